@@ -1,0 +1,38 @@
+"""Structured logs: one JSON object a line on standard error, never a prompt or a key."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+import orjson
+
+_PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """time, level, logger, event, and whatever the call gave as ``extra``."""
+
+    def __init__(self, service: str, node: str) -> None:
+        super().__init__()
+        self._fixed = {"service": service, "node": node}
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            **self._fixed,
+            "event": record.getMessage(),
+        }
+        entry.update({k: v for k, v in vars(record).items() if k not in _PLAIN})
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(entry, default=str).decode()
+
+
+def configure_logs(service: str, node: str, level: str) -> None:
+    """Send this process's logs to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service, node))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,213 @@
+"""Control plane: what each service states of itself, once a second and at every change.
+
+A beacon is whole, never a difference: a late subscriber needs no snapshot, and a lost
+beacon costs a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Text = Annotated[str, StringConstraints(max_length=4096)]
+Endpoint = Annotated[str, StringConstraints(max_length=256)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+LayerIndex = Annotated[int, Field(ge=0, le=4096)]
+
+ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
+State = Literal["starting", "ready", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a machine is.
+
+    Attributes:
+        chip: marketing name of the processor, such as ``Apple M4 Pro``.
+        cores: logical cores.
+        memory_bytes: all physical memory.
+        usable_memory_bytes: what MLX may use of it (Metal's recommended working set on a
+            Mac, all but a reserve elsewhere).
+        os_name: ``macOS`` or ``Linux``.
+        os_version: such as ``26.2``.
+    """
+
+    chip: Text
+    cores: Count
+    memory_bytes: Count
+    usable_memory_bytes: Count
+    os_name: Text
+    os_version: Text
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryFacts:
+    """Attributes: peers: peer endpoints of the other nodes' discovery services in use."""
+
+    service: Literal["discovery"]
+    hardware: Hardware
+    peers: Annotated[tuple[Endpoint, ...], Field(max_length=256)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Layers ``[start, stop)`` of one model on the stage worker called ``worker``."""
+
+    worker: Name
+    start: LayerIndex
+    stop: LayerIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What the planner wants: the ordered stages that together hold one model.
+
+    Attributes:
+        model: the name clients use.
+        source: where workers find it: a hub id, a folder, or a GGUF file.
+        epoch: the version of this plan. It only rises.
+        layer_count: the layers of the model; the stages cover ``[0, layer_count)``.
+        state: ``forming`` until every stage says ready, then ``active``; ``impossible``
+            when no plan exists, and ``reason`` says what is missing.
+    """
+
+    model: Text
+    source: Text
+    epoch: Count
+    layer_count: LayerIndex
+    state: Literal["forming", "active", "impossible"]
+    stages: Annotated[tuple[Stage, ...], Field(max_length=64)] = ()
+    reason: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerFacts:
+    service: Literal["planner"]
+    pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=64)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """One stage as its worker has it.
+
+    Attributes:
+        loaded_bytes: weights in memory so far.
+        total_bytes: weights this stage will hold.
+        error: why the stage ``failed``: file, tensor and what to do.
+    """
+
+    model: Text
+    epoch: Count
+    start: LayerIndex
+    stop: LayerIndex
+    state: Literal["loading", "ready", "failed"]
+    loaded_bytes: Count = 0
+    total_bytes: Count = 0
+    error: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageWorkerFacts:
+    """Attributes:
+    device: ``metal`` or ``cpu``.
+    usable_memory_bytes: what this worker may fill with weights and caches.
+    resident_bytes: resident memory of the process now.
+    cache_bytes: KV caches and prefixes held now.
+    sequences: sequences with a cache in this worker.
+    prefixes: prefixes kept for reuse.
+    lanes: lanes in this worker.
+    waiting: requests admitted by the head but not begun (0 elsewhere).
+    tokens_per_second: what the tail produced over the last seconds (0 elsewhere).
+    broken_epoch: newest epoch that failed here, which the planner must replace.
+    broken_reason: why.
+    """
+
+    service: Literal["stage_worker"]
+    device: Text
+    usable_memory_bytes: Count
+    resident_bytes: Count
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=64)] = ()
+    cache_bytes: Count = 0
+    sequences: Count = 0
+    prefixes: Count = 0
+    lanes: Count = 0
+    waiting: Count = 0
+    tokens_per_second: Annotated[float, Field(ge=0)] = 0.0
+    broken_epoch: Count = 0
+    broken_reason: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFacts:
+    """Attributes:
+    url: where clients reach the API.
+    running: requests in the journal.
+    proven_epochs: for each model, the epoch in which a real token last came through.
+    """
+
+    service: Literal["gateway"]
+    url: Text
+    running: Count = 0
+    proven_epochs: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that is wrong now.
+
+    Attributes:
+        key: identity of the alert: the same trouble has the same key.
+        since: Unix time in seconds at which it was first seen.
+    """
+
+    key: Text
+    severity: Literal["warning", "critical"]
+    summary: Text
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class HealthWatcherFacts:
+    service: Literal["health_watcher"]
+    alerts: Annotated[tuple[Alert, ...], Field(max_length=1024)] = ()
+
+
+Facts = Annotated[
+    DiscoveryFacts | PlannerFacts | StageWorkerFacts | GatewayFacts | HealthWatcherFacts,
+    Field(discriminator="service"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Beacon:
+    """Everything true of one service, said by itself.
+
+    Attributes:
+        cluster: beacons of another cluster are dropped.
+        name: identity of the service in the cluster, stable over restarts.
+        node: the machine it runs on.
+        boot: random, new with every start of the process.
+        seq: rises by one with every beacon of this boot.
+        version: of Pomona.
+        progress: counts finished work.
+        queued: work begun or waiting. ``progress`` standing still while this is above
+            zero is a hang, even though beacons arrive.
+        endpoints: where it listens: ``data``, ``peer``, ``metrics``, ``http``.
+        facts: what only this kind of service has to say; ``facts.service`` names the kind.
+    """
+
+    cluster: Name
+    name: Name
+    node: Name
+    boot: Name
+    seq: Count
+    version: Text
+    pid: Count
+    state: State
+    progress: Count
+    queued: Count
+    endpoints: dict[str, Endpoint]
+    facts: Facts

@@ -1,0 +1,342 @@
+"""Data plane: what travels on the links between gateway, head, stages and tail.
+
+::
+
+    gateway --Submit, Cancel--> head --Step--> stage --Step--> tail
+       ^                          ^                              |
+       |                          +----------- StepDone ---------+
+       +------ Rejected, Started -+------------ Tokens ----------+
+
+Every message travels in an :class:`Envelope`; the tensors follow as raw frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from pomona.messages.control import Count, Endpoint, Name, Text
+
+MAX_TENSORS = 16
+MAX_ROWS = 4096
+MAX_OPS = 65536
+MAX_STAGES = 64
+
+RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Dimension = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Identifier = Annotated[int, Field(ge=0, le=2**53)]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Shape and dtype of one raw frame. ``dtype`` is MLX's name, such as ``bfloat16``."""
+
+    dtype: Literal[
+        "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+        "float16", "bfloat16", "float32",
+    ]  # fmt: skip
+    shape: Annotated[tuple[Dimension, ...], Field(max_length=8)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tail draws a sequence's tokens. The defaults leave the model's distribution.
+
+    Attributes:
+        temperature: 0 takes the most likely token.
+        top_p: keep the smallest set of tokens whose probability reaches this.
+        top_k: keep this many tokens; 0 keeps all.
+        min_p: keep tokens at least this likely relative to the most likely one.
+        repetition_penalty: divides (multiplies when negative) the logits of tokens seen in
+            prompt and reply (https://arxiv.org/abs/1909.05858).
+        presence_penalty, frequency_penalty: subtracted once, and once an occurrence, from
+            the logits of tokens in the reply, as the OpenAI API defines them.
+        logit_bias: added to the logits of single tokens.
+        seed: with the token's index it keys every draw, so a resumed request draws what it
+            would have drawn.
+        max_tokens: ends the reply with ``length``.
+        min_tokens: no stop id may be drawn before this many tokens.
+        stop_ids: tokens that end the reply with ``stop``.
+        logprobs: None, or how many alternatives (0 to 20) are reported for each token.
+    """
+
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
+    logit_bias: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=4096)] = ()
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
+    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=1024)] = ()
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+# To the head ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Run a prompt. The one tensor is int32 (n,): prompt ids, then ids already emitted.
+
+    Attributes:
+        attempt: rises when the gateway submits the request again in a later epoch.
+        emitted: how many ids at the end of the tensor are the reply so far; the next
+            token has this index.
+        reply: the gateway's data endpoint.
+        share: prompts are matched with kept prefixes only within the same share.
+        deadline_s: seconds the request may wait before its prompt is begun.
+    """
+
+    kind: Literal["submit"]
+    request: RequestId
+    attempt: Count
+    model: Text
+    reply: Endpoint
+    sampling: Sampling
+    emitted: Count = 0
+    share: Text = ""
+    priority: Annotated[int, Field(ge=0, le=9)] = 0
+    deadline_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    kind: Literal["cancel"]
+    request: RequestId
+    attempt: Count
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The token drawn for a sequence; ``finish`` when it is the last one."""
+
+    seq: Identifier
+    token: TokenId
+    finish: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """The tail finished a step. ``elapsed_us``: compute time of every stage, in order."""
+
+    kind: Literal["step_done"]
+    step: Identifier
+    tokens: Annotated[tuple[SampledToken, ...], Field(max_length=MAX_ROWS)]
+    elapsed_us: Annotated[tuple[Count, ...], Field(max_length=MAX_STAGES)]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFailed:
+    """A stage cannot go on in this epoch. The head tells the gateways and the planner."""
+
+    kind: Literal["epoch_failed"]
+    reason: Text
+
+
+# To the stages -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A sequence begins, with an empty cache. Only the tail reads beyond ``seq``.
+
+    Attributes:
+        index: index of the first token to be drawn.
+        history: prompt and reply ids, when a penalty needs them.
+        replied: how many of ``history``, at its end, are the reply.
+    """
+
+    op: Literal["open"]
+    seq: Identifier
+    request: RequestId
+    attempt: Count
+    reply: Endpoint
+    sampling: Sampling
+    index: Count = 0
+    history: tuple[TokenId, ...] = ()
+    replied: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The opened sequence takes over the first ``length`` tokens of a kept prefix."""
+
+    op: Literal["fork"]
+    prefix: Identifier
+    seq: Identifier
+    length: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """The kept prefix forgets all but its first ``length`` tokens."""
+
+    op: Literal["trim"]
+    prefix: Identifier
+    length: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The sequence, which is in no lane, ends.
+
+    With ``keep`` its cache of ``length`` tokens stays as that prefix. Only the tokens
+    from ``shared`` on are stored; those before are ``parent``'s.
+    """
+
+    op: Literal["close"]
+    seq: Identifier
+    keep: Identifier | None = None
+    length: Count = 0
+    parent: Identifier | None = None
+    shared: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The kept prefix, which is nobody's parent, is freed."""
+
+    op: Literal["drop"]
+    prefix: Identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Sequences become the last rows of a lane, which begins to exist if it did not."""
+
+    op: Literal["join"]
+    lane: Identifier
+    seqs: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_ROWS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Rows leave a lane, each with its own cache again. An empty lane ceases to exist."""
+
+    op: Literal["leave"]
+    lane: Identifier
+    seqs: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_ROWS)]
+
+
+Op = Annotated[Open | Fork | Trim | Close | Drop | Join | Leave, Field(discriminator="op")]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass through the pipeline. Every stage applies ``ops``, then runs its layers.
+
+    The first tensor is int32 (rows, length): token ids. The activations of the stage
+    before follow; the head's own step has none. A step without rows carries only ops.
+
+    Attributes:
+        step: number of the step in this epoch.
+        lane: the lane whose rows all take one token; None for a chunk of the prompt of
+            the one sequence in ``rows``.
+        rows: the sequences, in the order of the tensor's first axis.
+        sample: the tail draws a token for each row from its last position.
+        elapsed_us: compute time of the stages passed so far.
+    """
+
+    kind: Literal["step"]
+    step: Identifier
+    lane: Identifier | None
+    rows: Annotated[tuple[Identifier, ...], Field(max_length=MAX_ROWS)]
+    sample: bool
+    ops: Annotated[tuple[Op, ...], Field(max_length=MAX_OPS)] = ()
+    elapsed_us: Annotated[tuple[Count, ...], Field(max_length=MAX_STAGES)] = ()
+
+
+# To the gateway ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a reply.
+
+    Attributes:
+        index: 0 for the first token of the reply; the journal takes only the next one.
+        logprob: natural logarithm of the token's probability, when asked for.
+        top: the most likely (id, logprob) pairs, most likely first, when asked for.
+    """
+
+    request: RequestId
+    attempt: Count
+    index: Count
+    token: TokenId
+    finish: FinishReason | None = None
+    logprob: float | None = None
+    top: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=20)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    kind: Literal["tokens"]
+    tokens: Annotated[tuple[Token, ...], Field(max_length=MAX_ROWS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The head has begun a prompt, or a chunk of it is done.
+
+    Attributes:
+        cached: prompt tokens that a kept prefix supplied.
+        prefilled: prompt tokens done so far, ``cached`` included, of ``total``.
+    """
+
+    kind: Literal["started"]
+    request: RequestId
+    attempt: Count
+    cached: Count
+    prefilled: Count
+    total: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The head will not finish this attempt. ``status`` and ``code`` are the client's."""
+
+    kind: Literal["rejected"]
+    request: RequestId
+    attempt: Count
+    status: Annotated[int, Field(ge=400, le=599)]
+    code: Text
+    message: Text
+    retry_after_s: Count | None = None
+
+
+Body = Annotated[
+    Submit | Cancel | StepDone | EpochFailed | Step | Tokens | Started | Rejected,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The header of every message on a link.
+
+    Attributes:
+        version: of this protocol; another one is dropped.
+        sender: name of the sending service, and ``boot`` its boot id.
+        link: which of the sender's links this is.
+        seq: rises by one with every message of the link; a gap ends the epoch.
+        epoch: the pipeline's epoch; 0 on messages that belong to none.
+        tensors: what the frames after the header hold.
+    """
+
+    version: Count
+    cluster: Name
+    sender: Name
+    boot: Name
+    link: Count
+    seq: Count
+    epoch: Count
+    body: Body
+    tensors: Annotated[tuple[Tensor, ...], Field(max_length=MAX_TENSORS)] = ()

@@ -1,0 +1,301 @@
+"""Typed wrappers over ZeroMQ; no other module imports it.
+
+Control plane (asyncio): :class:`BeaconSender` and :class:`BeaconReceiver` connect to the
+discovery service of their node, whose sockets are a :class:`Switchboard`.
+Data plane (plain threads): a :class:`Push` carries messages to one :class:`Pull`. A socket
+belongs to the thread that uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import zmq
+import zmq.asyncio
+
+from pomona import codec
+from pomona.codec import Buffer, Message
+from pomona.errors import AddressInUseError, LinkBusyError, LinkError, ProtocolError
+from pomona.messages.control import Beacon
+from pomona.messages.data import Body, Envelope, Tensor
+
+DATA_HIGH_WATER_MARK: Final = 4096
+CONTROL_HIGH_WATER_MARK: Final = 1024
+MAX_MESSAGE_BYTES: Final = codec.MAX_TENSOR_BYTES
+
+_link_numbers = itertools.count(1)
+
+
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The one Context of this process."""
+    return zmq.Context.instance()
+
+
+def _configure(socket: zmq.Socket[Any], high_water_mark: int) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, high_water_mark)
+    socket.setsockopt(zmq.RCVHWM, high_water_mark)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+
+
+def _bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        if error.errno == zmq.EADDRINUSE:
+            raise AddressInUseError(endpoint, setting) from error
+        raise LinkError(f"cannot listen on {endpoint}: {error}; change {setting}") from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who sends: what every envelope says of its sender."""
+
+    cluster: str
+    name: str
+    boot: str
+
+
+class Push:
+    """The sending end of a link: connects to one PULL. Not thread-safe."""
+
+    def __init__(self, identity: Identity, endpoint: str, deadline_s: float = 3.0) -> None:
+        self.endpoint = endpoint
+        self._identity = identity
+        self._deadline_s = deadline_s
+        self._link = next(_link_numbers)
+        self._seq = 0
+        self._socket = _context().socket(zmq.PUSH)
+        _configure(self._socket, DATA_HIGH_WATER_MARK)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.SNDTIMEO, int(deadline_s * 1000))
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise LinkError(f"{endpoint} is no address to send to: {error}") from error
+
+    def send(
+        self,
+        body: Body,
+        epoch: int = 0,
+        tensors: tuple[Tensor, ...] = (),
+        buffers: Sequence[Buffer] = (),
+        wait: bool = True,
+    ) -> None:
+        """Send a message. Raises LinkBusyError when the peer takes none before the deadline,
+        or, without ``wait``, when it cannot take one now; nothing was sent then."""
+        envelope = Envelope(
+            version=codec.PROTOCOL_VERSION,
+            cluster=self._identity.cluster,
+            sender=self._identity.name,
+            boot=self._identity.boot,
+            link=self._link,
+            seq=self._seq,
+            epoch=epoch,
+            body=body,
+            tensors=tensors,
+        )
+        frames = codec.encode_message(envelope, buffers)
+        try:
+            self._socket.send_multipart(frames, flags=0 if wait else zmq.DONTWAIT, copy=False)
+        except zmq.Again as error:
+            raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
+        self._seq += 1
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+
+
+class Pull:
+    """The receiving end of links. Not thread-safe, but for :meth:`waker`'s result."""
+
+    def __init__(self, host: str, port: int = 0, setting: str = "the data port") -> None:
+        self._socket = _context().socket(zmq.PULL)
+        _configure(self._socket, DATA_HIGH_WATER_MARK)
+        self.endpoint = _bind(self._socket, f"tcp://{host}:{port or '*'}", setting)
+        self._wake_endpoint = f"inproc://wake-{id(self)}-{next(_link_numbers)}"
+        self._socket.bind(self._wake_endpoint)
+        self._close_wakers: list[Callable[[], None]] = []
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message; None when none came in time or a waker was called.
+
+        Raises ProtocolError for bytes that are no message; the next call goes on.
+        """
+        if not self._socket.poll(int(timeout_s * 1000)):
+            return None
+        frames = self._socket.recv_multipart(copy=False)
+        if len(frames) == 1 and not len(frames[0].buffer):
+            return None
+        return codec.decode_message([frame.buffer for frame in frames])
+
+    def waker(self) -> Callable[[], None]:
+        """A function with which one other thread ends a :meth:`receive` at once."""
+        socket = _context().socket(zmq.PUSH)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(self._wake_endpoint)
+
+        def wake() -> None:
+            if not socket.closed:
+                socket.send(b"")
+
+        def close() -> None:
+            socket.close(linger=0)
+
+        self._close_wakers.append(close)
+        return wake
+
+    def close(self) -> None:
+        for close_waker in self._close_wakers:
+            close_waker()
+        self._socket.close(linger=0)
+
+
+class LinkOrder:
+    """Watches the sequence numbers of every link that ends here."""
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[str, int], int] = {}
+
+    def gap(self, envelope: Envelope) -> tuple[int, int] | None:
+        """(expected, got) when messages before this one were lost, else None.
+
+        A link that is heard for the first time begins at 0.
+        """
+        key = (envelope.boot, envelope.link)
+        expected = self._next.get(key, 0)
+        self._next[key] = envelope.seq + 1
+        return None if envelope.seq == expected else (expected, envelope.seq)
+
+
+class BeaconSender:
+    """Publishes beacons to the discovery service of this node."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._socket = _context().socket(zmq.PUB)
+        _configure(self._socket, CONTROL_HIGH_WATER_MARK)
+        self._socket.connect(endpoint)
+
+    def send(self, beacon: Beacon) -> None:
+        """Never blocks: a beacon that cannot go is lost, and the next one replaces it."""
+        self._socket.send_multipart(codec.encode_beacon(beacon), flags=zmq.DONTWAIT)
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+
+
+class BeaconReceiver:
+    """Hears every beacon of the cluster through the discovery service of this node.
+
+    One task lives as long as the receiver and feeds a bounded queue: cancelling a receive
+    can lose a message, so no receive is ever cancelled but at the end.
+    """
+
+    def __init__(self, endpoint: str, cluster: str) -> None:
+        self.refused = 0
+        self._cluster = cluster
+        self._socket = zmq.asyncio.Context(_context()).socket(zmq.SUB)
+        _configure(self._socket, CONTROL_HIGH_WATER_MARK)
+        self._socket.setsockopt(zmq.SUBSCRIBE, b"beacon/")
+        self._socket.connect(endpoint)
+        self._queue: asyncio.Queue[Beacon] = asyncio.Queue(CONTROL_HIGH_WATER_MARK)
+        self._task = asyncio.create_task(self._receive())
+
+    async def _receive(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            try:
+                beacon = codec.decode_beacon(frames)
+            except ProtocolError:
+                self.refused += 1
+                continue
+            if beacon.cluster != self._cluster:
+                self.refused += 1
+            elif not self._queue.full():
+                self._queue.put_nowait(beacon)
+
+    async def receive(self, timeout_s: float) -> Beacon | None:
+        """The next beacon, or None when none came in time."""
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._socket.close(linger=0)
+
+
+class Switchboard:
+    """The sockets of a discovery service.
+
+    Services of this node publish to ``publish`` (XSUB) and hear everything at
+    ``subscribe`` (XPUB). Other nodes' switchboards publish to ``peer`` (a bound SUB), and
+    this one to theirs (one PUB, connected to each).
+    """
+
+    def __init__(self, publish: str, subscribe: str, peer: str) -> None:
+        context = zmq.asyncio.Context(_context())
+        self._local_in = context.socket(zmq.XSUB)
+        self._local_out = context.socket(zmq.XPUB)
+        self._peer_in = context.socket(zmq.SUB)
+        self._peer_out = context.socket(zmq.PUB)
+        self._sockets = [self._local_in, self._local_out, self._peer_in, self._peer_out]
+        for socket in self._sockets:
+            _configure(socket, CONTROL_HIGH_WATER_MARK)
+        try:
+            _bind(self._local_in, publish, "POMONA_CONTROL_PUBLISH")
+            _bind(self._local_out, subscribe, "POMONA_CONTROL_SUBSCRIBE")
+            self.peer_endpoint = _bind(self._peer_in, peer, "POMONA_DISCOVERY_PEER_PORT")
+        except LinkError:
+            self.close()
+            raise
+        # XSUB asks its publishers for everything by sending a subscription itself.
+        self._local_in.send(b"\x01")
+        self._peer_in.setsockopt(zmq.SUBSCRIBE, b"")
+
+    async def receive_local(self) -> list[bytes]:
+        """Frames published by a service of this node. One task only; never cancelled midway."""
+        return await self._local_in.recv_multipart()
+
+    async def receive_peer(self) -> list[bytes]:
+        """Frames published by another node's switchboard."""
+        return await self._peer_in.recv_multipart()
+
+    async def drain_subscriptions(self) -> None:
+        """Take in what XPUB reports of its subscribers, for ever; it is not needed."""
+        while True:
+            await self._local_out.recv()
+
+    async def send_local(self, frames: Sequence[bytes]) -> None:
+        await self._local_out.send_multipart(frames)
+
+    async def send_peers(self, frames: Sequence[bytes]) -> None:
+        await self._peer_out.send_multipart(frames)
+
+    def connect_peer(self, endpoint: str) -> None:
+        self._peer_out.connect(endpoint)
+
+    def disconnect_peer(self, endpoint: str) -> None:
+        self._peer_out.disconnect(endpoint)
+
+    def close(self) -> None:
+        for socket in self._sockets:
+            socket.close(linger=0)
