@@ -1,0 +1,204 @@
+"""A contiguous range of a model's layers, run with the model's own forward pass."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from .anatomy import Anatomy, Crossing
+from .caches import advance, copy_state, kind_of, leaf_caches, state_arrays
+from .errors import ActivationsError
+from .sites import StandIn
+from .trees import lookup, replaced
+from .watch import last_position, run_model
+
+Activations = mx.array | tuple[mx.array, ...]
+Logits = Literal["all", "last", "none"]
+
+
+class StageModel:
+    """The layers `[start, stop)` of a model.
+
+    The model itself is not changed: during a call, others stand in for its layers. One that
+    another stage owns becomes a phantom, which hands on what it is given and advances its
+    caches by entries of no size. The first owned layer takes the activations that arrived in
+    place of what the model made, which is then never evaluated; neither is what the model
+    makes of the output of the last owned layer, unless this is the tail.
+
+    Two stages may be cut from one model object, but not be called at the same time.
+    Quantise a model before cutting it; its weights may be loaded before or after.
+
+    Attributes:
+        start, stop: the range of layers.
+        layer_count: the number of layers of the whole model.
+        is_head, is_tail: whether the stage begins or ends the pipeline.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy, start: int, stop: int) -> None:
+        anatomy.check(start, stop)
+        self.model = model
+        self.start = start
+        self.stop = stop
+        self.layer_count = anatomy.layer_count
+        self.is_head = start == 0
+        self.is_tail = stop == anatomy.layer_count
+        self._anatomy = anatomy
+        self._arriving: list[Crossing] = anatomy.boundaries.get(start, [])
+        self._leaving: list[Crossing] = anatomy.boundaries.get(stop, [])
+        self._foreign = anatomy.foreign_leaves(start, stop)
+        self._kinds = [kind_of(leaf) for _, leaf in leaf_caches(self.make_cache())]
+        self._stand_ins = self._make_stand_ins()
+        self._step = _Step((), [], 0, 0, "all")
+
+    def make_cache(self) -> list[Any]:
+        """New caches, one for each entry of the model's own list, phantom or real."""
+        return make_prompt_cache(self.model)
+
+    def owned_caches(self, cache: list[Any]) -> list[Any]:
+        """The entries that hold state of this stage: those to evaluate after a call, with
+        `mx.eval([c.state for c in ...])`, and those whose bytes count."""
+        owned = {e for i, (e, _) in enumerate(leaf_caches(cache)) if i not in self._foreign}
+        return [cache[entry] for entry in sorted(owned)]
+
+    def __call__(
+        self,
+        tokens: mx.array,
+        activations: Activations | None,
+        cache: list[Any],
+        *,
+        logits: Logits = "all",
+    ) -> Any:
+        """Run one step of the stage over its caches, lazily.
+
+        Args:
+            tokens: ids of this step, shape (batch, length), an integer dtype. Every stage
+                is given them; only the head reads the embedding.
+            activations: what the stage before returned; None at the head.
+            cache: a list from `make_cache`, or one merged from several by mlx-lm's `merge`.
+            logits: at the tail, which positions to apply the vocabulary head to.
+
+        Returns:
+            What to give the next stage: an array, or a tuple of them. At the tail the
+            logits, shape (batch, length, vocabulary), with length 1 for "last"; for "none"
+            None, and only the caches are left to evaluate.
+
+        Raises:
+            ActivationsError: when `activations` are not what the first layer takes.
+        """
+        arrived = () if activations is None else activations
+        arrived = arrived if isinstance(arrived, tuple) else (arrived,)
+        if len(arrived) != len(self._arriving):
+            raise ActivationsError(self.start, len(self._arriving), len(arrived))
+        leaves = [leaf for _, leaf in leaf_caches(cache)]
+        self._step = step = _Step(arrived, leaves, *tokens.shape, logits)
+        with self._anatomy.sites.replaced_by(self._stand_ins):
+            output = run_model(self.model, tokens, cache)
+        self._step = _Step((), [], 0, 0, "all")
+
+        if self.is_tail:
+            if logits == "none":
+                return None
+            if logits == "last" and not self._anatomy.last_suffices:
+                output = output[:, -1:]
+            return mx.depends([output], step.pending())[0]
+        leaving = [step.found.get(i) for i in range(len(self._leaving))]
+        sent = [mx.zeros((0,)) if array is None else array for array in leaving]
+        sent = mx.depends(sent, step.pending())
+        return sent[0] if len(sent) == 1 else tuple(sent)
+
+    # ---- the stand-ins
+
+    def _make_stand_ins(self) -> dict[int, StandIn]:
+        taking: dict[int, list[tuple[int, Any]]] = {}
+        for index, crossing in enumerate(self._arriving):
+            for layer, path in crossing.places:
+                taking.setdefault(layer, []).append((index, path))
+        finding: dict[int, list[tuple[int, Any]]] = {}
+        for index, crossing in enumerate(self._leaving):
+            layer, path = crossing.places[0]
+            finding.setdefault(layer, []).append((index, path))
+
+        stand_ins: dict[int, StandIn] = {}
+        for index, layer in enumerate(self._anatomy.sites.layers):
+            if not self.start <= index < self.stop:
+                call = self._phantom(index, finding.get(index, []))
+            elif index in taking or (index == self.layer_count - 1 and self._anatomy.last_suffices):
+                call = self._owned(index, layer, taking.get(index, []))
+            else:
+                continue
+            stand_ins[index] = StandIn(layer, call)
+        return stand_ins
+
+    def _phantom(self, index: int, finding: list[tuple[int, Any]]) -> Callable[..., Any]:
+        effects = self._anatomy.effects[index]
+        count = self._anatomy.returns[index]
+        handed_on = [self._anatomy.handed_on.get(i) for i in range(count or 1)]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+            step = self._step
+            for crossing, path in finding:
+                step.found[crossing] = lookup(arguments, path)
+            for leaf, effect in effects.items():
+                step.advance(leaf, (effect, self._kinds[leaf]))
+            result = tuple(None if key is None else arguments.get(key) for key in handed_on)
+            return result[0] if count is None else result
+
+        return call
+
+    def _owned(
+        self, index: int, layer: nn.Module, taking: list[tuple[int, Any]]
+    ) -> Callable[..., Any]:
+        is_last = index == self.layer_count - 1
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+            step = self._step
+            for crossing, path in taking:
+                # An array of no elements stands for one that was not there.
+                if step.arrived[crossing].size:
+                    arguments = replaced(arguments, path, step.arrived[crossing])
+            result = layer(  # type: ignore[operator]  # Module declares no __call__
+                *(arguments[i] for i in range(len(args))), **{k: arguments[k] for k in kwargs}
+            )
+            if is_last and step.logits == "last":
+                return last_position(result, self._anatomy.last_axes)
+            return result
+
+        return call
+
+
+class _Step:
+    """One call of a stage: what arrived, what was found to pass on, which phantoms advanced."""
+
+    def __init__(
+        self,
+        arrived: tuple[mx.array, ...],
+        leaves: list[Any],
+        batch: int,
+        length: int,
+        logits: Logits,
+    ) -> None:
+        self.arrived = arrived
+        self.found: dict[int, Any] = {}
+        self.logits: Logits = logits
+        self._leaves = leaves
+        self._batch = batch
+        self._length = length
+        self._leaders: dict[Any, Any] = {}
+
+    def advance(self, index: int, kind: tuple[Any, Any]) -> None:
+        """Advance a phantom: by mlx-lm when it is the first of its kind, else by copying."""
+        leaf = self._leaves[index]
+        if kind in self._leaders:
+            copy_state(self._leaders[kind], leaf)
+        else:
+            advance(leaf, kind[0], self._batch, self._length)
+            self._leaders[kind] = leaf
+
+    def pending(self) -> list[mx.array]:
+        """The arrays of the phantoms, to be evaluated with the output: left alone, they
+        would remember every step since the first."""
+        return [array for leaf in self._leaders.values() for array in state_arrays(leaf)]

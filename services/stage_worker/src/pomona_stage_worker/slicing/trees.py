@@ -1,0 +1,130 @@
+"""Reaching into what a layer is given: nested arguments, and where the layers live."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+# The key of an argument (an index, or a keyword) and then the way into it.
+Path = tuple[int | str, ...]
+
+
+def is_record(value: object) -> bool:
+    """Whether `value` is a plain object that a model keeps arrays in (kimi_k3's blocks)."""
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, nn.Module | type)
+        and not callable(value)
+    )
+
+
+def leaves(
+    value: Any, opaque: Callable[[object], bool], path: Path = ()
+) -> Iterator[tuple[Path, mx.array]]:
+    """Every array inside `value`, with its path; `opaque` objects are not entered."""
+    if isinstance(value, mx.array):
+        yield path, value
+    elif value is None or isinstance(value, str | int | float | bool) or opaque(value):
+        return
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from leaves(item, opaque, (*path, index))
+    elif isinstance(value, nn.Module):
+        return
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, opaque, (*path, key))
+    elif is_record(value):
+        for key, item in vars(value).items():
+            yield from leaves(item, opaque, (*path, key))
+
+
+def lookup(value: Any, path: Path) -> Any:
+    """What lies at `path` in `value`, or None when the way there is absent."""
+    for key in path:
+        if value is None:
+            return None
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, tuple | list):
+            value = value[key] if isinstance(key, int) and key < len(value) else None
+        else:
+            value = getattr(value, str(key), None)
+    return value
+
+
+def replaced(value: Any, path: Path, leaf: mx.array) -> Any:
+    """`value` with `leaf` at `path`. Tuples and lists are rebuilt; dictionaries and
+    records, which a model shares between its layers, are changed in place."""
+    if not path:
+        return leaf
+    key, rest = path[0], path[1:]
+    if isinstance(value, tuple | list):
+        items = list(value)
+        items[int(key)] = replaced(items[int(key)], rest, leaf)
+        return type(value)(items)
+    if isinstance(value, dict):
+        value[key] = replaced(value.get(key), rest, leaf)
+    else:
+        setattr(value, str(key), replaced(getattr(value, str(key), None), rest, leaf))
+    return value
+
+
+def modules_in(value: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module below `value` with its dotted name; one held twice comes twice."""
+    if isinstance(value, nn.Module):
+        yield name, value
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from modules_in(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from modules_in(item, f"{name}.{index}" if name else str(index))
+
+
+def arrays_of(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """The parameters a module holds itself, not in a submodule: (key, dotted name below it)."""
+
+    def walk(value: Any, name: str) -> Iterator[str]:
+        if isinstance(value, mx.array):
+            yield name
+        elif isinstance(value, nn.Module):
+            return
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield from walk(item, f"{name}.{key}")
+        elif isinstance(value, tuple | list):
+            for index, item in enumerate(value):
+                yield from walk(item, f"{name}.{index}")
+
+    for key, value in module.items():
+        if not key.startswith("_"):
+            for name in walk(value, key):
+                yield key, name
+
+
+def substituted(value: Any, stand_ins: dict[int, Any]) -> Any:
+    """A copy of a container of layers in which some, known by id, have stand-ins."""
+    if id(value) in stand_ins:
+        return stand_ins[id(value)]
+    if isinstance(value, nn.Module):
+        return value
+    if isinstance(value, tuple | list):
+        return type(value)(substituted(item, stand_ins) for item in value)
+    if isinstance(value, dict):
+        return {key: substituted(item, stand_ins) for key, item in value.items()}
+    return value
+
+
+def holds(value: Any, ids: set[int]) -> bool:
+    """Whether a container, not entering modules, holds one of the objects `ids`."""
+    if id(value) in ids:
+        return True
+    if isinstance(value, nn.Module):
+        return False
+    if isinstance(value, tuple | list):
+        return any(holds(item, ids) for item in value)
+    if isinstance(value, dict):
+        return any(holds(item, ids) for item in value.values())
+    return False
