@@ -18,6 +18,7 @@ import prometheus_client
 from pomona import __version__
 from pomona.errors import AddressInUseError, PomonaError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
+from pomona.lifeline import watch_lifeline
 from pomona.logs import configure_logs
 from pomona.messages.control import Beacon, Facts, State
 from pomona.settings import ServiceSettings
@@ -161,6 +162,7 @@ def run_service(
 ) -> None:
     """Run a service until SIGTERM or SIGINT sets the event that ``main`` is given.
 
+    Under ``pomona up`` the end of the supervisor counts as SIGTERM.
     Exits with 78 when a setting or a port cannot be used, with 1 on any other failure.
     """
     configure_logs(service, settings.node, settings.log_level)
@@ -170,6 +172,7 @@ def run_service(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        watch_lifeline()
         await main(stop)
 
     gc.freeze()

@@ -1,0 +1,44 @@
+# `make up` runs a cluster on this machine, `make test` checks everything.
+# Both install what they need into this clone first: .tools (uv) and .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help up test install lint types bench format clean
+
+# The caller's Python settings must not reach ours.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
+
+ARGS ?=
+BIN := .venv/bin
+POMONA := $(BIN)/python -I -m pomona_ops
+CODE := shared services ops tests
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: install ## run a cluster here; options go into ARGS: make up ARGS="--stages 3"
+	@exec $(POMONA) up $(ARGS)
+
+test: lint types ## lint, types and every test
+	$(BIN)/python -m pytest $(ARGS)
+
+install: ## make .venv what uv.lock says
+	@ops/bootstrap.sh
+
+lint: install ## style and common mistakes
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: install ## strict types
+	$(BIN)/pyright
+
+bench: install ## measure decoding: make bench ARGS="--json"
+	@exec $(POMONA) bench decode $(ARGS)
+
+format: install ## rewrite the code as lint wants it
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+clean: ## remove what was installed and built here
+	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis
+	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +

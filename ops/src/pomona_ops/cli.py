@@ -1,0 +1,114 @@
+"""The `pomona` command: arguments in, exit codes out. The work is in the other modules.
+
+Exit codes: 0 done, 1 failed or degraded, 2 wrong usage or no cluster, 78 a setting or a port
+cannot be used.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pomona.settings import DEFAULT_PORT
+
+# Modules are imported by the command that needs them, so that --help is quick.
+
+app = typer.Typer(
+    help="Pomona: one inference server out of several Macs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+service_app = typer.Typer(help="Units with which launchd runs the services.", no_args_is_help=True)
+app.add_typer(service_app, name="service")
+
+PortOption = Annotated[int, typer.Option("--port", help="First port of the cluster.")]
+
+
+@app.command()
+def up(
+    model: Annotated[
+        str, typer.Argument(help="Name, Hugging Face id, folder or GGUF file.")
+    ] = "SmolLM2-135M-Instruct",
+    stages: Annotated[int, typer.Option(help="Stage workers, each with one stage.")] = 2,
+    port: PortOption = DEFAULT_PORT,
+    pin: Annotated[bool, typer.Option("--pin", help="Give each worker its own cores.")] = False,
+) -> None:
+    """Run a whole cluster on this machine until Ctrl-C."""
+    from pomona_ops.cluster import cluster_options
+    from pomona_ops.up import run_up
+
+    raise typer.Exit(run_up(cluster_options(model, stages, port, pin)))
+
+
+@app.command()
+def status(
+    port: Annotated[int | None, typer.Option("--port", help="First port of the cluster.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show nodes, stages, memory, users and alerts. Exits 0 serving, 1 degraded, 2 no cluster."""
+    from pomona.settings import ServiceSettings, read_settings
+
+    from pomona_ops.ports import LOOPBACK, ClusterPorts
+    from pomona_ops.status import show_status
+
+    settings = read_settings(ServiceSettings)
+    endpoint = settings.control_subscribe
+    if port is not None:
+        endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
+    raise typer.Exit(show_status(endpoint, settings.cluster, as_json))
+
+
+@app.command()
+def chat(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Ask this once; without it, talk until Ctrl-D.")
+    ] = None,
+    port: PortOption = DEFAULT_PORT,
+    model: Annotated[str | None, typer.Option(help="Default: the first the gateway has.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token.")] = None,
+) -> None:
+    """Talk to the model, or ask it one thing."""
+    from pomona_ops.chat import ChatOptions, run_chat
+
+    raise typer.Exit(run_chat(ChatOptions(port, model, system, temperature), prompt))
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> None:
+    """Measure a cluster; `pomona bench --help` lists what."""
+    from pomona_ops.bench import app as bench_app
+
+    bench_app(args=context.args, prog_name="pomona bench")
+
+
+@service_app.command()
+def render(
+    role: Annotated[str, typer.Option(help="head (all five services) or worker.")],
+    output: Annotated[Path, typer.Option(help="Folder to write the units to.")],
+    user: Annotated[str, typer.Option(help="Service account.")] = "_pomona",
+    settings: Annotated[Path, typer.Option(help="The settings file that the units name.")] = Path(
+        "/usr/local/etc/pomona/pomona.toml"
+    ),
+    logs: Annotated[Path, typer.Option(help="Folder for logs.")] = Path(
+        "/usr/local/var/log/pomona"
+    ),
+    python: Annotated[Path, typer.Option(help="Interpreter that has Pomona installed.")] = Path(
+        sys.executable
+    ),
+) -> None:
+    """Write the launchd units of a node."""
+    from pomona_ops.launchd import UnitOptions, write_units
+
+    for path in write_units(role, UnitOptions(user, python, settings, logs), output):
+        print(path)

@@ -1,0 +1,153 @@
+"""Which processes make a whole cluster on this machine, and what each is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pomona.errors import ConfigurationError
+from pomona.lifeline import LIFELINE_GRACE_S
+from pomona.settings import ServiceSettings
+
+from pomona_ops.blas import stage_worker_environment
+from pomona_ops.ports import LOOPBACK, MAX_STAGES, ClusterPorts
+
+EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
+GATEWAY_DRAIN_S = 35.0
+STOP_S = LIFELINE_GRACE_S
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """One process of the cluster.
+
+    Attributes:
+        name: unique among the processes; names the log file.
+        module: started with ``python -m``.
+        environment: variables on top of the supervisor's own.
+        stop_rank: processes of the lowest rank are stopped first.
+        stop_s: seconds from SIGTERM to SIGKILL.
+        cores: CPU cores it is kept on; empty leaves it to the system.
+    """
+
+    name: str
+    module: str
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    stop_rank: int = 1
+    stop_s: float = STOP_S
+    cores: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What ``pomona up`` was asked for.
+
+    Attributes:
+        model: a name, a hub id, a folder or a GGUF file.
+        stages: stage workers to run, each with one stage.
+        state_dir: folder for logs and for what must outlive a process.
+        pin: keep each stage worker on cores of its own.
+    """
+
+    model: str
+    stages: int
+    ports: ClusterPorts
+    state_dir: Path
+    node: str
+    cluster: str
+    pin: bool = False
+
+
+def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> ClusterOptions:
+    """Complete the command's arguments from the settings. Raises ConfigurationError."""
+    if not 1 <= stages <= MAX_STAGES:
+        raise ConfigurationError(f"{stages} stages cannot be run: choose 1 to {MAX_STAGES}")
+    if pin and sys.platform != "linux":
+        raise ConfigurationError("--pin works on Linux only: macOS keeps no process on a core")
+    settings = ServiceSettings()
+    asked = os.environ.get("POMONA_STATE_DIR")
+    path = Path(model).expanduser()
+    return ClusterOptions(
+        # A path is meant from here, but is read by services that may stand elsewhere.
+        model=str(path.absolute()) if path.exists() else model,
+        stages=stages,
+        ports=ClusterPorts(port),
+        state_dir=Path(asked) if asked else Path.home() / ".pomona" / str(port),
+        node=settings.node,
+        cluster=settings.cluster,
+        pin=pin,
+    )
+
+
+def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
+    """The processes of a cluster, in the order in which they are started."""
+    ports = options.ports
+    common = {
+        "POMONA_CLUSTER": options.cluster,
+        "POMONA_NODE": options.node,
+        "POMONA_STATE_DIR": str(options.state_dir),
+        "POMONA_CONTROL_PUBLISH": f"tcp://{LOOPBACK}:{ports.control_publish}",
+        "POMONA_CONTROL_SUBSCRIBE": f"tcp://{LOOPBACK}:{ports.control_subscribe}",
+    }
+    discovery = ServiceSpec(
+        "discovery",
+        "pomona_discovery",
+        common
+        | {
+            "POMONA_DISCOVERY_PEER_PORT": str(ports.peer),
+            "POMONA_DISCOVERY_METRICS_PORT": str(ports.discovery_metrics),
+        },
+        stop_rank=2,
+    )
+    planner = ServiceSpec(
+        "planner",
+        "pomona_planner",
+        common
+        | {
+            "POMONA_PLANNER_MODELS": json.dumps([options.model]),
+            "POMONA_PLANNER_STAGES": str(options.stages),
+            "POMONA_PLANNER_METRICS_PORT": str(ports.planner_metrics),
+        },
+    )
+    gateway = ServiceSpec(
+        "gateway",
+        "pomona_gateway",
+        common | {"POMONA_GATEWAY_PORT": str(ports.gateway)},
+        stop_rank=0,
+        stop_s=GATEWAY_DRAIN_S,
+    )
+    health_watcher = ServiceSpec(
+        "health_watcher",
+        "pomona_health_watcher",
+        common | {"POMONA_HEALTH_WATCHER_METRICS_PORT": str(ports.health_watcher_metrics)},
+    )
+    workers = [_stage_worker(options, index, common) for index in range(options.stages)]
+    return [discovery, *workers, planner, gateway, health_watcher]
+
+
+def _stage_worker(options: ClusterOptions, index: int, common: dict[str, str]) -> ServiceSpec:
+    return ServiceSpec(
+        f"stage_worker.{index}",
+        "pomona_stage_worker",
+        common
+        | stage_worker_environment(options.stages)
+        | {
+            "POMONA_STAGE_WORKER_NAME": f"{options.node}.stage_worker.{index}",
+            "POMONA_STAGE_WORKER_METRICS_PORT": str(options.ports.stage_worker_metrics(index)),
+        },
+        cores=_cores(index, options.stages) if options.pin else frozenset(),
+    )
+
+
+def _cores(index: int, workers: int) -> frozenset[int]:
+    """The cores of one of ``workers`` stage workers; shared when there are too few."""
+    if sys.platform != "linux":
+        return frozenset()
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // workers
+    if share == 0:
+        return frozenset({cores[index % len(cores)]})
+    return frozenset(cores[index * share : (index + 1) * share])

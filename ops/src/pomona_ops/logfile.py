@@ -1,0 +1,55 @@
+"""A log file that stays small: past its bound it becomes ``NAME.1`` and starts over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+MAX_LOG_BYTES = 8 << 20
+_TAIL_BYTES = 8192
+
+
+class LogFile:
+    """Takes in what a process writes; keeps at most twice MAX_LOG_BYTES of it."""
+
+    def __init__(self, path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._tail = b""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+
+    def write(self, chunk: bytes) -> None:
+        if self._file.tell() + len(chunk) > self._max_bytes:
+            self._file.close()
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+            self._file = self.path.open("ab")
+        self._file.write(chunk)
+        self._file.flush()
+        self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
+
+    def last_words(self) -> str:
+        """What the process last said was wrong, in one line; empty when it said nothing.
+
+        That is the newest log entry of level error or above, or a plain line after it, such
+        as the last of a traceback.
+        """
+        for raw in reversed(self._tail.splitlines()):
+            line = raw.decode(errors="replace").strip()
+            if not line:
+                continue
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                return line[:500]
+            if isinstance(entry, dict) and entry.get("level") in ("error", "critical"):
+                return str(entry.get("event", ""))[:500]
+        return ""
+
+    def new_life(self) -> None:
+        """Forget the last words of the process before."""
+        self._tail = b""
+
+    def close(self) -> None:
+        self._file.close()
