@@ -33,9 +33,13 @@ def default_node() -> str:
     return cleaned.lstrip("._-")[:48] or "node"
 
 
-def _shared(name: str, field: str) -> AliasChoices:
-    """A setting that every service reads from one variable."""
-    return AliasChoices(f"POMONA_{name}", field)
+def _shared(name: str) -> AliasChoices:
+    """A setting that every service reads from one variable.
+
+    The variable is the only alias: an alias without the prefix would be read from the
+    environment too, and ``NODE`` or ``LOG_LEVEL`` of somebody else taken for ours.
+    """
+    return AliasChoices(f"POMONA_{name}")
 
 
 SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -47,34 +51,28 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
     section: ClassVar[str] = ""
 
-    cluster: SettingName = Field(default="pomona", validation_alias=_shared("CLUSTER", "cluster"))
+    cluster: SettingName = Field(default="pomona", validation_alias=_shared("CLUSTER"))
     """Name of the cluster; beacons of another cluster are dropped."""
-    node: SettingName = Field(
-        default_factory=default_node, validation_alias=_shared("NODE", "node")
-    )
+    node: SettingName = Field(default_factory=default_node, validation_alias=_shared("NODE"))
     """Name of this machine, unique in the cluster. Default: its host name."""
     control_publish: str = Field(
         default=f"tcp://127.0.0.1:{DEFAULT_PORT + 1}",
-        validation_alias=_shared("CONTROL_PUBLISH", "control_publish"),
+        validation_alias=_shared("CONTROL_PUBLISH"),
     )
     """Where this node's discovery service takes beacons in (XSUB)."""
     control_subscribe: str = Field(
         default=f"tcp://127.0.0.1:{DEFAULT_PORT + 2}",
-        validation_alias=_shared("CONTROL_SUBSCRIBE", "control_subscribe"),
+        validation_alias=_shared("CONTROL_SUBSCRIBE"),
     )
     """Where this node's discovery service gives beacons out (XPUB)."""
-    data_host: str = Field(default="127.0.0.1", validation_alias=_shared("DATA_HOST", "data_host"))
+    data_host: str = Field(default="127.0.0.1", validation_alias=_shared("DATA_HOST"))
     """Address of this node on which its links listen, and which other nodes connect to."""
-    state_dir: Path = Field(
-        default=Path.home() / ".pomona", validation_alias=_shared("STATE_DIR", "state_dir")
-    )
+    state_dir: Path = Field(default=Path.home() / ".pomona", validation_alias=_shared("STATE_DIR"))
     """Folder for what must outlive a process, such as the newest epoch."""
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", validation_alias=_shared("LOG_LEVEL", "log_level")
+        default="info", validation_alias=_shared("LOG_LEVEL")
     )
-    metrics_host: str = Field(
-        default="127.0.0.1", validation_alias=_shared("METRICS_HOST", "metrics_host")
-    )
+    metrics_host: str = Field(default="127.0.0.1", validation_alias=_shared("METRICS_HOST"))
     """Address on which ``/metrics`` listens."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of ``/metrics``; 0 takes a free one, which the beacon tells."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,7 @@ from pomona.messages.data import Body, Envelope, Tensor
 DATA_HIGH_WATER_MARK: Final = 4096
 CONTROL_HIGH_WATER_MARK: Final = 1024
 MAX_MESSAGE_BYTES: Final = codec.MAX_TENSOR_BYTES
+FAREWELL_LINGER_MS: Final = 500
 
 _link_numbers = itertools.count(1)
 
@@ -35,11 +37,24 @@ def _context() -> zmq.Context[zmq.Socket[bytes]]:
     return zmq.Context.instance()
 
 
-def _configure(socket: zmq.Socket[Any], high_water_mark: int) -> None:
+def terminate(deadline_s: float = 2 * FAREWELL_LINGER_MS / 1000) -> None:
+    """End ZeroMQ in this process, so that what was just sent still leaves.
+
+    A socket that somebody forgot to close would hold this up for ever: past the deadline
+    it is left to the end of the process.
+    """
+    thread = threading.Thread(target=_context().term, name="zmq-term", daemon=True)
+    thread.start()
+    thread.join(deadline_s)
+
+
+def _configure(
+    socket: zmq.Socket[Any], high_water_mark: int, max_bytes: int = MAX_MESSAGE_BYTES
+) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, high_water_mark)
     socket.setsockopt(zmq.RCVHWM, high_water_mark)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -182,11 +197,14 @@ class LinkOrder:
 
 
 class BeaconSender:
-    """Publishes beacons to the discovery service of this node."""
+    """Publishes beacons to the discovery service of this node.
+
+    Closing lets the last beacon, which is the farewell, leave first.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self._socket = _context().socket(zmq.PUB)
-        _configure(self._socket, CONTROL_HIGH_WATER_MARK)
+        _configure(self._socket, CONTROL_HIGH_WATER_MARK, codec.MAX_BEACON_BYTES)
         self._socket.connect(endpoint)
 
     def send(self, beacon: Beacon) -> None:
@@ -194,7 +212,7 @@ class BeaconSender:
         self._socket.send_multipart(codec.encode_beacon(beacon), flags=zmq.DONTWAIT)
 
     def close(self) -> None:
-        self._socket.close(linger=0)
+        self._socket.close(linger=FAREWELL_LINGER_MS)
 
 
 class BeaconReceiver:
@@ -208,7 +226,7 @@ class BeaconReceiver:
         self.refused = 0
         self._cluster = cluster
         self._socket = zmq.asyncio.Context(_context()).socket(zmq.SUB)
-        _configure(self._socket, CONTROL_HIGH_WATER_MARK)
+        _configure(self._socket, CONTROL_HIGH_WATER_MARK, codec.MAX_BEACON_BYTES)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"beacon/")
         self._socket.connect(endpoint)
         self._queue: asyncio.Queue[Beacon] = asyncio.Queue(CONTROL_HIGH_WATER_MARK)
@@ -259,7 +277,7 @@ class Switchboard:
         self._peer_out = context.socket(zmq.PUB)
         self._sockets = [self._local_in, self._local_out, self._peer_in, self._peer_out]
         for socket in self._sockets:
-            _configure(socket, CONTROL_HIGH_WATER_MARK)
+            _configure(socket, CONTROL_HIGH_WATER_MARK, codec.MAX_BEACON_BYTES)
         try:
             _bind(self._local_in, publish, "POMONA_CONTROL_PUBLISH")
             _bind(self._local_out, subscribe, "POMONA_CONTROL_SUBSCRIBE")
@@ -291,11 +309,15 @@ class Switchboard:
         await self._peer_out.send_multipart(frames)
 
     def connect_peer(self, endpoint: str) -> None:
-        self._peer_out.connect(endpoint)
+        """Send to this switchboard too. Raises LinkError when it is no address."""
+        try:
+            self._peer_out.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise LinkError(f"{endpoint} is no address of a peer: {error}") from error
 
     def disconnect_peer(self, endpoint: str) -> None:
         self._peer_out.disconnect(endpoint)
 
     def close(self) -> None:
         for socket in self._sockets:
-            socket.close(linger=0)
+            socket.close(linger=FAREWELL_LINGER_MS)

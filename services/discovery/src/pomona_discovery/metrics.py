@@ -1,0 +1,16 @@
+"""What discovery counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+FORWARDED = Counter("pomona_discovery_beacons", "Beacons forwarded", ["service", "origin"])
+DROPPED = Counter("pomona_discovery_dropped", "Beacons not forwarded", ["origin", "reason"])
+PEERS = Gauge(
+    "pomona_discovery_peers",
+    "Peers: connected (sent to), heard (their node spoke within a lease)",
+    ["state"],
+)
+CONFLICTS = Gauge(
+    "pomona_discovery_name_conflicts", "Service names that two living processes claim"
+)

@@ -1,0 +1,198 @@
+"""The discovery service: a switchboard with a gate, and a mesh of peers.
+
+Beacons of this node go to this node's services and to every peer; beacons of peers go to
+this node's services only, so nothing goes round in a circle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from pomona.errors import LinkError
+from pomona.messages.control import Beacon, DiscoveryFacts, Hardware
+from pomona.service import ControlPlane, start_metrics
+from pomona.transport import Switchboard
+
+from pomona_discovery import metrics
+from pomona_discovery.gate import Dropped, Gate, Origin
+from pomona_discovery.hardware import this_machine
+from pomona_discovery.mesh import Link, Mesh
+from pomona_discovery.settings import DiscoverySettings
+
+log = logging.getLogger(__name__)
+
+CHECK_INTERVAL_S = 0.5
+FAREWELL_DEADLINE_S = 0.5
+
+
+async def serve(settings: DiscoverySettings, stop: asyncio.Event) -> None:
+    """Run discovery until ``stop`` is set."""
+    hardware = await asyncio.to_thread(this_machine)
+    peer = f"tcp://{settings.peer_host}:{settings.peer_port or '*'}"
+    board = Switchboard(settings.control_publish, settings.control_subscribe, peer)
+    try:
+        metrics_url, stop_metrics = start_metrics(settings, "POMONA_DISCOVERY_METRICS_PORT")
+        try:
+            await Discovery(settings, board, hardware, metrics_url).run(stop)
+        finally:
+            stop_metrics()
+    finally:
+        board.close()
+
+
+class Discovery:
+    """One node's switchboard at work."""
+
+    def __init__(
+        self,
+        settings: DiscoverySettings,
+        board: Switchboard,
+        hardware: Hardware,
+        metrics_url: str,
+    ) -> None:
+        self._board = board
+        self._hardware = hardware
+        self._gate = Gate(settings.cluster, settings.node)
+        own = settings.advertised(board.peer_endpoint)
+        self._mesh = Mesh({own, board.peer_endpoint}, settings.peers, time.monotonic())
+        self._conflicts: frozenset[str] = frozenset()
+        self._said_farewell = asyncio.Event()
+        self.control = ControlPlane(
+            settings,
+            f"{settings.node}.discovery",
+            self._facts,
+            {"peer": own, "metrics": metrics_url},
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Forward beacons until ``stop`` is set or a socket fails."""
+        self._obey(self._mesh.begin())
+        async with self._forwarding() as failed:
+            async with self.control.running():
+                self.control.state = "ready"
+                log.info("discovery is ready", extra={"peer": self.control.endpoints["peer"]})
+                await _first_of(stop, failed)
+                self.control.state = "draining"
+            # The farewell above came in through this switchboard: let it out to the others.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL_DEADLINE_S):
+                    await self._said_farewell.wait()
+
+    @asynccontextmanager
+    async def _forwarding(self) -> AsyncGenerator[asyncio.Future[None]]:
+        """One task for each socket while the block runs, and a future of the first failure."""
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not failed.done():
+                failed.set_exception(error)
+
+        loops: list[Callable[[], Awaitable[None]]] = [
+            self._forward_local,
+            self._forward_peers,
+            self._board.drain_subscriptions,
+            self._check,
+        ]
+        tasks = [asyncio.ensure_future(_task(loop)) for loop in loops]
+        for task in tasks:
+            task.add_done_callback(ended)
+        try:
+            yield failed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _forward_local(self) -> None:
+        while True:
+            frames = await self._board.receive_local()
+            beacon = self._admit(frames, "local")
+            if beacon is None:
+                continue
+            await self._board.send_local(frames)
+            await self._board.send_peers(frames)
+            if beacon.boot == self.control.identity.boot and beacon.state == "draining":
+                self._said_farewell.set()
+
+    async def _forward_peers(self) -> None:
+        while True:
+            frames = await self._board.receive_peer()
+            beacon = self._admit(frames, "peer")
+            if beacon is None:
+                continue
+            await self._board.send_local(frames)
+            self._obey(self._mesh.hear(beacon, time.monotonic()))
+
+    async def _check(self) -> None:
+        """Notice what silence tells."""
+        while True:
+            now = time.monotonic()
+            self._gate.expire(now)
+            self._obey(self._mesh.expire(now))
+            self._tell_conflicts()
+            metrics.PEERS.labels("connected").set(len(self._mesh.connected()))
+            metrics.PEERS.labels("heard").set(len(self._mesh.heard(now)))
+            await asyncio.sleep(CHECK_INTERVAL_S)
+
+    def _admit(self, frames: list[bytes], origin: Origin) -> Beacon | None:
+        verdict = self._gate.admit(frames, origin, time.monotonic())
+        if isinstance(verdict, Dropped):
+            metrics.DROPPED.labels(origin, verdict.reason).inc()
+            log.debug("beacon dropped: %s", verdict.detail, extra={"reason": verdict.reason})
+            return None
+        metrics.FORWARDED.labels(verdict.facts.service, origin).inc()
+        return verdict
+
+    def _obey(self, links: list[Link]) -> None:
+        for link in links:
+            if link.action == "connect":
+                try:
+                    self._board.connect_peer(link.endpoint)
+                except LinkError as error:
+                    log.warning("%s", error)
+                    continue
+            else:
+                self._board.disconnect_peer(link.endpoint)
+            log.info("peer: %s", link.action, extra={"endpoint": link.endpoint})
+        if links:
+            self.control.changed()
+
+    def _tell_conflicts(self) -> None:
+        now = self._gate.conflicts
+        for name in sorted(now - self._conflicts):
+            log.error(
+                "two processes are called %s: give each machine its own POMONA_NODE, "
+                "and run each service once",
+                name,
+            )
+        for name in sorted(self._conflicts - now):
+            log.info("only one process is called %s again", name)
+        self._conflicts = now
+        metrics.CONFLICTS.set(len(now))
+
+    def _facts(self) -> DiscoveryFacts:
+        return DiscoveryFacts(
+            service="discovery",
+            hardware=self._hardware,
+            peers=tuple(self._mesh.heard(time.monotonic())),
+        )
+
+
+async def _task(loop: Callable[[], Awaitable[None]]) -> None:
+    await loop()
+
+
+async def _first_of(stop: asyncio.Event, failed: asyncio.Future[None]) -> None:
+    """Wait for either. Raises what ``failed`` holds."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+    finally:
+        stopped.cancel()
