@@ -55,10 +55,15 @@ class LeaseTable:
         return True
 
     def expire(self, now: float) -> list[Beacon]:
-        """Forget who was silent too long; their last beacons."""
+        """Forget who was silent too long; their last beacons.
+
+        The boot that a silent one had replaced may speak again: when two processes bore
+        one name, the one that is left is heard.
+        """
         silent = [x for x in self._leases.values() if now - x.heard_at > self._lease_s]
         for lease in silent:
             del self._leases[lease.beacon.name]
+            self._ended_boots.pop(lease.beacon.name, None)
         return [lease.beacon for lease in silent]
 
     def get(self, name: str) -> Lease | None:

@@ -36,3 +36,6 @@ def configure_logs(service: str, node: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service, node))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # An HTTP client logs whole URLs, and a webhook's URL is its key.
+    for client in ("httpx", "httpcore"):
+        logging.getLogger(client).setLevel(logging.WARNING)

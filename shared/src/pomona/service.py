@@ -22,7 +22,7 @@ from pomona.lifeline import watch_lifeline
 from pomona.logs import configure_logs
 from pomona.messages.control import Beacon, Facts, State
 from pomona.settings import ServiceSettings
-from pomona.transport import BeaconReceiver, BeaconSender, Identity
+from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
 
 log = logging.getLogger(__name__)
 
@@ -99,19 +99,26 @@ class ControlPlane:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Send and hear beacons while the block runs."""
+        """Send and hear beacons while the block runs.
+
+        The last beacon says ``draining``, a farewell, when the block ends well, and
+        ``failed`` when it raises.
+        """
         sender = BeaconSender(self._settings.control_publish)
         receiver = BeaconReceiver(self._settings.control_subscribe, self.identity.cluster)
         tasks = [
             asyncio.create_task(self._send(sender)),
             asyncio.create_task(self._hear(receiver)),
         ]
+        last_word: State = "failed"
         try:
             yield
+            last_word = "draining"
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._state = last_word
             with suppress(PomonaError):
                 sender.send(self.beacon())
             sender.close()
@@ -184,3 +191,5 @@ def run_service(
     except PomonaError as error:
         log.error("%s", error)
         raise SystemExit(1) from error
+    finally:
+        terminate()
