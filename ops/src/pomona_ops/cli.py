@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from pomona.settings import DEFAULT_PORT
 
 # Modules are imported by the command that needs them, so that --help is quick.
@@ -50,7 +51,6 @@ def status(
 ) -> None:
     """Show nodes, stages, memory, users and alerts. Exits 0 serving, 1 degraded, 2 no cluster."""
     from pomona.settings import ServiceSettings, read_settings
-
     from pomona_ops.ports import LOOPBACK, ClusterPorts
     from pomona_ops.status import show_status
 

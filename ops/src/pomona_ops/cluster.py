@@ -10,14 +10,14 @@ from pathlib import Path
 
 from pomona.errors import ConfigurationError
 from pomona.lifeline import LIFELINE_GRACE_S
-from pomona.settings import ServiceSettings
-
+from pomona.settings import ServiceSettings, read_settings
+from pomona_gateway.settings import GatewaySettings
 from pomona_ops.blas import stage_worker_environment
 from pomona_ops.ports import LOOPBACK, MAX_STAGES, ClusterPorts
 
-EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
-GATEWAY_DRAIN_S = 35.0
 STOP_S = LIFELINE_GRACE_S
+AFTER_DRAIN_S = 10.0
+"""Seconds between the end of the gateway's drain deadline and SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
         raise ConfigurationError(f"{stages} stages cannot be run: choose 1 to {MAX_STAGES}")
     if pin and sys.platform != "linux":
         raise ConfigurationError("--pin works on Linux only: macOS keeps no process on a core")
-    settings = ServiceSettings()
+    settings = read_settings(ServiceSettings)
     asked = os.environ.get("POMONA_STATE_DIR")
     path = Path(model).expanduser()
     return ClusterOptions(
@@ -117,7 +117,7 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
         "pomona_gateway",
         common | {"POMONA_GATEWAY_PORT": str(ports.gateway)},
         stop_rank=0,
-        stop_s=GATEWAY_DRAIN_S,
+        stop_s=read_settings(GatewaySettings).drain_deadline_s + AFTER_DRAIN_S,
     )
     health_watcher = ServiceSpec(
         "health_watcher",

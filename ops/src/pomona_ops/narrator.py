@@ -15,7 +15,6 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-
 from pomona_ops.supervisor import Died, Started, Stopped, SupervisorEvent
 from pomona_ops.words import in_bytes
 

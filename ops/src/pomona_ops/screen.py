@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
-from pomona.messages.control import StageStatus
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from pomona.messages.control import StageStatus
 from pomona_ops.narrator import Line, Tone
 from pomona_ops.words import in_bytes
 

@@ -8,10 +8,10 @@ import time
 from typing import Final
 
 import orjson
+
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
-
 from pomona_ops.report import ClusterReport, ClusterState, cluster_report
 from pomona_ops.words import in_bytes
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from pomona.errors import ConfigurationError
 from pomona.lifeline import LIFELINE_VARIABLE
-
 from pomona_ops.cluster import ServiceSpec
 from pomona_ops.logfile import LogFile
 from pomona_ops.restart import GiveUp, RestartPolicy

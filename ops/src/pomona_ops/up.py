@@ -9,11 +9,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 import httpx
+
 from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.service import EXIT_CONFIGURATION
 from pomona.transport import BeaconReceiver
-
 from pomona_ops.cluster import ClusterOptions, service_specs
 from pomona_ops.narrator import Line, Narrator
 from pomona_ops.ports import LOOPBACK, require_free

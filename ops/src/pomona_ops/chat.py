@@ -1,0 +1,195 @@
+"""``pomona chat``: a conversation in the terminal, over the gateway's HTTP API."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from pomona.errors import PomonaError
+from pomona_ops.ports import LOOPBACK
+
+CONNECT_S = 5.0
+NEXT_TOKEN_S = 900.0
+
+EXIT_FAILED = 1
+EXIT_NO_CLUSTER = 2
+
+Message = dict[str, str]
+
+
+class ChatError(PomonaError):
+    """The gateway refused or broke off an answer; the message is the gateway's own."""
+
+
+class NoGatewayError(PomonaError):
+    """Nobody answers at the gateway's address."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"no gateway answers at {url}. Start a cluster with `pomona up`, "
+            "or name its port with --port"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """Attributes: model, temperature: None leaves the choice to the gateway."""
+
+    port: int
+    model: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+
+
+def run_chat(options: ChatOptions, prompt: str | None) -> int:
+    """Talk until the end of input, or answer ``prompt`` (or a piped text) once.
+
+    The exit code: 0 answered, 1 the gateway refused, 2 there is no gateway.
+    """
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read().strip()
+        if not prompt:
+            print("pomona: nothing to ask: standard input is empty", file=sys.stderr)
+            return EXIT_NO_CLUSTER
+    url = f"http://{LOOPBACK}:{options.port}"
+    timeout = httpx.Timeout(NEXT_TOKEN_S, connect=CONNECT_S)
+    # A proxy of the environment has no business between this machine and itself.
+    with httpx.Client(base_url=url, timeout=timeout, trust_env=False) as client:
+        try:
+            chat = Chat(client, options)
+            return _talk(chat) if prompt is None else _ask_once(chat, prompt)
+        except NoGatewayError as error:
+            print(f"pomona: {error}", file=sys.stderr)
+            return EXIT_NO_CLUSTER
+        except ChatError as error:
+            print(f"pomona: {error}", file=sys.stderr)
+            return EXIT_FAILED
+
+
+class Chat:
+    """A conversation: the messages so far, and how to get the next answer."""
+
+    def __init__(self, client: httpx.Client, options: ChatOptions) -> None:
+        self._client = client
+        self._options = options
+        self.model = options.model or self._first_model()
+        self._messages: list[Message] = []
+        if options.system:
+            self._messages.append({"role": "system", "content": options.system})
+
+    def ask(self, text: str) -> Generator[str]:
+        """The pieces of the answer as they come.
+
+        Question and answer join the history, the answer as far as it was taken; a question
+        that failed does not. Raises ChatError and NoGatewayError.
+        """
+        question: Message = {"role": "user", "content": text}
+        pieces: list[str] = []
+        try:
+            for piece in self._stream([*self._messages, question]):
+                pieces.append(piece)
+                yield piece
+        finally:
+            if pieces:
+                self._messages += [question, {"role": "assistant", "content": "".join(pieces)}]
+
+    def _first_model(self) -> str:
+        try:
+            answer = self._client.get("/v1/models")
+        except httpx.HTTPError as error:
+            raise NoGatewayError(str(self._client.base_url)) from error
+        if answer.status_code != 200:
+            raise ChatError(_message(answer.content, answer.status_code))
+        models = orjson.loads(answer.content)["data"]
+        if not models:
+            raise ChatError("the cluster has no model yet; `pomona status` tells why")
+        return str(models[0]["id"])
+
+    def _stream(self, messages: list[Message]) -> Iterator[str]:
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": True}
+        if self._options.temperature is not None:
+            body["temperature"] = self._options.temperature
+        try:
+            with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                if answer.status_code != 200:
+                    raise ChatError(_message(answer.read(), answer.status_code))
+                yield from _pieces(answer.iter_lines())
+        except httpx.ConnectError as error:
+            raise NoGatewayError(str(self._client.base_url)) from error
+        except httpx.TimeoutException as error:
+            raise ChatError(f"the gateway sent nothing for {NEXT_TOKEN_S:g} s") from error
+        except httpx.HTTPError as error:
+            raise ChatError("the gateway broke the connection; is it restarting?") from error
+
+
+def _pieces(lines: Iterator[str]) -> Iterator[str]:
+    """The text in a stream of server-sent events. Raises ChatError for an error event, and
+    when the stream ends before ``[DONE]``."""
+    for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        event = orjson.loads(data)
+        if "error" in event:
+            raise ChatError(str(event["error"].get("message", event["error"])))
+        for choice in event.get("choices", []):
+            piece = choice.get("delta", {}).get("content")
+            if piece:
+                yield piece
+    raise ChatError("the answer broke off: the gateway ended the stream early")
+
+
+def _message(body: bytes, status: int) -> str:
+    """What an error answer in OpenAI's form says."""
+    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+        return str(orjson.loads(body)["error"]["message"])
+    return f"the gateway answered with status {status}"
+
+
+def _ask_once(chat: Chat, prompt: str) -> int:
+    try:
+        for piece in chat.ask(prompt):
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        print()
+        return 130
+    print()
+    return 0
+
+
+def _talk(chat: Chat) -> int:
+    # Importing it gives input() a history and line editing.
+    with suppress(ImportError):
+        importlib.import_module("readline")
+    print(f"{chat.model}. Ctrl-C stops an answer, Ctrl-D ends the chat.")
+    while True:
+        try:
+            text = input("\n> ").strip()
+        except EOFError:
+            print()
+            return 0
+        except KeyboardInterrupt:
+            continue
+        if not text:
+            continue
+        answer = chat.ask(text)
+        try:
+            for piece in answer:
+                print(piece, end="", flush=True)
+            print()
+        except KeyboardInterrupt:
+            # Closing the stream makes the gateway free the request.
+            print("\n(stopped)")
+        except (ChatError, NoGatewayError) as error:
+            print(f"\npomona: {error}", file=sys.stderr)
+        finally:
+            answer.close()
