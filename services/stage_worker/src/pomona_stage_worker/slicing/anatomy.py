@@ -61,6 +61,8 @@ class Anatomy:
                 self._learn(model)
             except Untraceable as reason:
                 self.why_whole = str(reason)
+            except Exception as failure:  # whatever a model raises when it is run
+                self.why_whole = f"it cannot run a prompt: {failure}"
 
     def check(self, start: int, stop: int) -> None:
         """Raises IllegalCutError unless `[start, stop)` can be a stage."""
