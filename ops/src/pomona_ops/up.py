@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -23,6 +25,7 @@ from pomona_ops.supervisor import Supervisor, SupervisorEvent
 READY_POLL_S = 0.2
 READY_WATCH_S = 1.0
 READY_ANSWER_S = 5.0
+OPEN_FILES = 8192
 
 
 def run_up(options: ClusterOptions) -> int:
@@ -39,7 +42,17 @@ def run_up(options: ClusterOptions) -> int:
             f"{options.state_dir} cannot be made: {error.strerror}; "
             "set POMONA_STATE_DIR to a folder that can be written"
         ) from error
+    _allow_open_files()
     return asyncio.run(_Up(options).run())
+
+
+def _allow_open_files() -> None:
+    """Let every process hold OPEN_FILES sockets and files; macOS starts out with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Up:
