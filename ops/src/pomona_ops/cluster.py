@@ -26,7 +26,7 @@ class ServiceSpec:
 
     Attributes:
         name: unique among the processes; names the log file.
-        module: started with ``python -m``.
+        command: program and arguments.
         environment: variables on top of the supervisor's own.
         stop_rank: processes of the lowest rank are stopped first.
         stop_s: seconds from SIGTERM to SIGKILL.
@@ -34,7 +34,7 @@ class ServiceSpec:
     """
 
     name: str
-    module: str
+    command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict[str, str])
     stop_rank: int = 1
     stop_s: float = STOP_S
@@ -94,7 +94,7 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
     }
     discovery = ServiceSpec(
         "discovery",
-        "pomona_discovery",
+        _command("discovery"),
         common
         | {
             "POMONA_DISCOVERY_PEER_PORT": str(ports.peer),
@@ -104,7 +104,7 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
     )
     planner = ServiceSpec(
         "planner",
-        "pomona_planner",
+        _command("planner"),
         common
         | {
             "POMONA_PLANNER_MODELS": json.dumps([options.model]),
@@ -114,24 +114,29 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
     )
     gateway = ServiceSpec(
         "gateway",
-        "pomona_gateway",
+        _command("gateway"),
         common | {"POMONA_GATEWAY_PORT": str(ports.gateway)},
         stop_rank=0,
         stop_s=read_settings(GatewaySettings).drain_deadline_s + AFTER_DRAIN_S,
     )
     health_watcher = ServiceSpec(
         "health_watcher",
-        "pomona_health_watcher",
+        _command("health_watcher"),
         common | {"POMONA_HEALTH_WATCHER_METRICS_PORT": str(ports.health_watcher_metrics)},
     )
     workers = [_stage_worker(options, index, common) for index in range(options.stages)]
     return [discovery, *workers, planner, gateway, health_watcher]
 
 
+def _command(service: str) -> tuple[str, ...]:
+    # -I: neither the caller's Python variables nor its folder reach the process.
+    return (sys.executable, "-I", "-m", f"pomona_{service}")
+
+
 def _stage_worker(options: ClusterOptions, index: int, common: dict[str, str]) -> ServiceSpec:
     return ServiceSpec(
         f"stage_worker.{index}",
-        "pomona_stage_worker",
+        _command("stage_worker"),
         common
         | stage_worker_environment(options.stages)
         | {

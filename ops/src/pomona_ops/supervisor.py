@@ -169,8 +169,7 @@ class Supervisor:
         reading_end = self._lifeline[0]
         try:
             process = await asyncio.create_subprocess_exec(
-                # -I: neither the caller's Python variables nor its folder reach the process.
-                *(sys.executable, "-I", "-m", spec.module),
+                *spec.command,
                 env={**os.environ, **spec.environment, LIFELINE_VARIABLE: str(reading_end)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -179,7 +178,7 @@ class Supervisor:
                 pass_fds=(reading_end,),
             )
         except OSError as error:
-            log.write(f"cannot start {spec.module}: {error}\n".encode())
+            log.write(f"cannot start {spec.command[0]}: {error}\n".encode())
             return os.EX_OSERR
         self._processes[spec.name] = process
         try:

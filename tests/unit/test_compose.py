@@ -1,0 +1,156 @@
+"""The files beside a cluster: what can be checked of them without a container engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pomona_ops.ports import ClusterPorts
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "compose" / "docker-compose.yml"
+PROMETHEUS = ROOT / "ops" / "prometheus"
+GRAFANA = ROOT / "ops" / "grafana"
+HOST = "host.docker.internal"
+
+METRIC = re.compile(r"pomona_[a-z0-9_]+")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+SERVICES: dict[str, dict[str, Any]] = _read(COMPOSE)["services"]
+
+
+def test_it_has_a_chat_page_metrics_and_dashboards() -> None:
+    assert set(SERVICES) == {"open-webui", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_an_image_is_pinned_and_checked(name: str) -> None:
+    service = SERVICES[name]
+    tag = service["image"].rpartition(":")[2]
+    assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag), service["image"]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"][0] == "CMD"
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_port_is_open_to_this_machine_only(name: str) -> None:
+    for port in SERVICES[name]["ports"]:
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
+
+
+def test_no_two_services_take_one_port_nor_a_port_of_the_cluster() -> None:
+    ports = [int(port.split(":")[1]) for s in SERVICES.values() for port in s["ports"]]
+    assert len(set(ports)) == len(ports)
+    assert not set(ports) & set(ClusterPorts().by_use(64).values())
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_mounted_file_exists_and_a_named_volume_is_declared(name: str) -> None:
+    volumes = _read(COMPOSE)["volumes"]
+    for volume in SERVICES[name]["volumes"]:
+        source, _, rest = volume.partition(":")
+        if source.startswith("."):
+            assert (COMPOSE.parent / source).resolve().exists(), source
+            assert rest.endswith(":ro"), "what the repository holds is not written to"
+        else:
+            assert source in volumes
+
+
+def test_open_webui_and_prometheus_reach_the_gateway_of_this_machine() -> None:
+    url = f"http://{HOST}:{ClusterPorts().gateway}/v1"
+    assert SERVICES["open-webui"]["environment"]["OPENAI_API_BASE_URL"] == url
+    for name in ("open-webui", "prometheus"):
+        assert SERVICES[name]["extra_hosts"] == [f"{HOST}:host-gateway"]
+
+
+def test_prometheus_scrapes_every_service_of_a_default_cluster() -> None:
+    config = _read(PROMETHEUS / "prometheus.yml")
+    (job,) = config["scrape_configs"]
+    ports = ClusterPorts()
+    wanted = {
+        "gateway": [ports.gateway],
+        "discovery": [ports.discovery_metrics],
+        "planner": [ports.planner_metrics],
+        "health_watcher": [ports.health_watcher_metrics],
+        "stage_worker": [ports.stage_worker_metrics(0), ports.stage_worker_metrics(1)],
+    }
+    scraped = {entry["labels"]["service"]: entry["targets"] for entry in job["static_configs"]}
+    assert scraped == {
+        service: [f"{HOST}:{port}" for port in those] for service, those in wanted.items()
+    }
+    mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
+    assert set(config["rule_files"]) <= mounted
+
+
+def test_a_rule_says_how_bad_it_is_and_what_to_do() -> None:
+    (group,) = _read(PROMETHEUS / "rules.yml")["groups"]
+    names = [rule["alert"] for rule in group["rules"]]
+    assert len(set(names)) == len(names)
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert rule["expr"]
+        assert rule["for"]
+        assert {"summary", "action"} <= set(rule["annotations"])
+
+
+def test_grafana_finds_its_data_source_and_its_dashboards() -> None:
+    (source,) = _read(GRAFANA / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = _read(GRAFANA / "provisioning" / "dashboards" / "pomona.yml")["providers"]
+    folder = provider["options"]["path"]
+    assert f"../ops/grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (GRAFANA / "dashboards" / Path(home).name).exists()
+    for dashboard in _dashboards():
+        for panel in dashboard["panels"]:
+            assert panel["datasource"]["uid"] == source["uid"]
+
+
+def test_a_dashboard_is_complete_and_its_panels_do_not_overlap() -> None:
+    for dashboard in _dashboards():
+        taken: set[tuple[int, int]] = set()
+        for panel in dashboard["panels"]:
+            assert panel["title"]
+            assert all(target["expr"] for target in panel["targets"])
+            place = panel["gridPos"]
+            assert place["x"] + place["w"] <= 24
+            cells = {
+                (place["x"] + column, place["y"] + row)
+                for column in range(place["w"])
+                for row in range(place["h"])
+            }
+            assert not cells & taken
+            taken |= cells
+
+
+def test_every_metric_that_is_drawn_or_watched_is_one_that_the_services_have() -> None:
+    written = "\n".join(path.read_text() for path in (ROOT / "services").glob("*/src/**/*.py"))
+    # Where a service gives all its metrics one prefix, the prefix is not in the name.
+    for name in sorted(_used_metrics()):
+        stem = re.sub(r"_(total|bucket|sum|count)$", "", name)
+        assert f'"{stem}"' in written or f'"{stem.removeprefix("pomona_")}"' in written, name
+
+
+def _dashboards() -> list[dict[str, Any]]:
+    found = sorted((GRAFANA / "dashboards").glob("*.json"))
+    assert found
+    return [json.loads(path.read_text()) for path in found]
+
+
+def _used_metrics() -> set[str]:
+    (group,) = _read(PROMETHEUS / "rules.yml")["groups"]
+    expressions = [rule["expr"] for rule in group["rules"]]
+    for dashboard in _dashboards():
+        expressions += [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    return {name for text in expressions for name in METRIC.findall(text)}
