@@ -127,7 +127,10 @@ class ControlPlane:
     async def _send(self, sender: BeaconSender) -> None:
         while True:
             self._changed.clear()
-            sender.send(self.beacon())
+            try:
+                sender.send(self.beacon())
+            except Exception:
+                log.exception("no beacon can be sent")
             with suppress(TimeoutError):
                 async with asyncio.timeout(BEACON_INTERVAL_S):
                     await self._changed.wait()
@@ -137,11 +140,17 @@ class ControlPlane:
             beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
             now = time.monotonic()
             if beacon is not None and self.leases.hear(beacon, now):
-                for heard in self._heard:
-                    heard(beacon)
+                self._tell(self._heard, beacon)
             for silent in self.leases.expire(now):
-                for lost in self._lost:
-                    lost(silent)
+                self._tell(self._lost, silent)
+
+    def _tell(self, listeners: list[Callable[[Beacon], None]], beacon: Beacon) -> None:
+        """One listener's error must not make this service deaf."""
+        for listener in listeners:
+            try:
+                listener(beacon)
+            except Exception:
+                log.exception("a beacon could not be dealt with", extra={"from": beacon.name})
 
 
 def start_metrics(settings: ServiceSettings, setting: str) -> tuple[str, Callable[[], None]]:

@@ -2,7 +2,6 @@
 
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
-
 from pomona_discovery.service import serve
 from pomona_discovery.settings import DiscoverySettings
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import psutil
+
 from pomona.messages.control import Hardware
 
 log = logging.getLogger(__name__)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 from pomona.errors import LinkError
 from pomona.messages.control import Beacon, DiscoveryFacts, Hardware
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Switchboard
-
 from pomona_discovery import metrics
 from pomona_discovery.gate import Dropped, Gate, Origin
 from pomona_discovery.hardware import this_machine
@@ -92,13 +91,12 @@ class Discovery:
             if error is not None and not failed.done():
                 failed.set_exception(error)
 
-        loops: list[Callable[[], Awaitable[None]]] = [
-            self._forward_local,
-            self._forward_peers,
-            self._board.drain_subscriptions,
-            self._check,
+        tasks = [
+            asyncio.create_task(self._forward_local()),
+            asyncio.create_task(self._forward_peers()),
+            asyncio.create_task(self._board.drain_subscriptions()),
+            asyncio.create_task(self._check()),
         ]
-        tasks = [asyncio.ensure_future(_task(loop)) for loop in loops]
         for task in tasks:
             task.add_done_callback(ended)
         try:
@@ -181,10 +179,6 @@ class Discovery:
             hardware=self._hardware,
             peers=tuple(self._mesh.heard(time.monotonic())),
         )
-
-
-async def _task(loop: Callable[[], Awaitable[None]]) -> None:
-    await loop()
 
 
 async def _first_of(stop: asyncio.Event, failed: asyncio.Future[None]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 import orjson
-from pomona.settings import DEFAULT_PORT, ServiceSettings
 from pydantic import Field, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from pomona.settings import DEFAULT_PORT, ServiceSettings
 from pomona_discovery.mesh import MAX_PEERS, PEER_PATTERN
 
 WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})

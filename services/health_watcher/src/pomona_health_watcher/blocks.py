@@ -1,0 +1,93 @@
+"""A notice as a Slack message: Block Kit, and plain text for where blocks are not shown.
+
+Pure. The limits are Slack's: https://docs.slack.dev/reference/block-kit/blocks. What
+people or models wrote is escaped, so that it cannot mention a channel or forge a link:
+https://docs.slack.dev/messaging/formatting-message-text#escaping
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pomona_health_watcher.book import Notice
+
+MAX_HEADER: Final = 150
+MAX_SECTION: Final = 3000
+MAX_CONTEXT: Final = 2000
+MAX_TEXT: Final = 4000
+
+TITLES: Final = {
+    "service_lost": "Service lost",
+    "node_lost": "Node lost",
+    "stalled": "Stage stands still",
+    "memory": "Memory pressure",
+    "stage_failed": "Stage failed",
+    "service_failed": "Service failed",
+    "pipeline": "Pipeline impossible",
+}
+_SIGNS: Final = {"critical": ":red_circle:", "warning": ":large_orange_circle:"}
+_ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
+    """The JSON body to post to an incoming webhook."""
+    alert = notice.alert
+    title = TITLES.get(alert.key.partition("/")[0], "Alert")
+    if notice.kind == "resolved":
+        header = f":large_green_circle: Resolved: {title.lower()}"
+        plain = f"[resolved] {title}: "
+        when = f"after {_duration(notice.at - alert.since)}, since {_date(alert.since)}"
+    else:
+        header = f"{_SIGNS[alert.severity]} {title}"
+        plain = f"[{alert.severity}] {title}: "
+        when = f"{alert.severity}, since {_date(alert.since)}"
+        if notice.times > 1:
+            when += f", happened {notice.times} times"
+    context = f"cluster {escape(cluster, 100)} · {escape(alert.key, 1500)} · {when}"
+    return {
+        "text": plain + escape(alert.summary, MAX_TEXT - len(plain)),
+        "blocks": [
+            {
+                "type": "header",
+                "text": {"type": "plain_text", "text": header[:MAX_HEADER], "emoji": True},
+            },
+            {
+                "type": "section",
+                "text": {"type": "mrkdwn", "text": escape(alert.summary, MAX_SECTION) or " "},
+            },
+            {"type": "context", "elements": [{"type": "mrkdwn", "text": context[:MAX_CONTEXT]}]},
+        ],
+    }
+
+
+def escape(text: str, limit: int) -> str:
+    """``text`` with Slack's control characters escaped, in at most ``limit`` characters."""
+    escaped = [_ESCAPES.get(character, character) for character in text]
+    if sum(map(len, escaped)) <= limit:
+        return "".join(escaped)
+    kept: list[str] = []
+    left = limit - 1
+    for piece in escaped:
+        left -= len(piece)
+        if left < 0:
+            break
+        kept.append(piece)
+    return "".join(kept) + "…"
+
+
+def _date(unix: float) -> str:
+    """Slack shows it in the reader's own time zone; the fallback is UTC."""
+    fallback = datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"<!date^{int(unix)}^{{date_short_pretty}} {{time_secs}}|{fallback}>"
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
