@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pomona.errors import ConfigurationError
-from pomona.lifeline import LIFELINE_GRACE_S
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.blas import stage_worker_environment
 from pomona_ops.ports import LOOPBACK, MAX_STAGES, ClusterPorts
 
-STOP_S = LIFELINE_GRACE_S
+STOP_S = 10.0
 AFTER_DRAIN_S = 10.0
 """Seconds between the end of the gateway's drain deadline and SIGKILL."""
 

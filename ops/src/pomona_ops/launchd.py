@@ -15,10 +15,14 @@ from typing import Final, Literal, get_args
 
 from pomona.errors import ConfigurationError
 from pomona_gateway.settings import GatewaySettings
+from pomona_health_watcher.settings import HealthWatcherSettings
 
 Role = Literal["head", "worker"]
 
 GATEWAY_DRAIN_S: Final[float] = GatewaySettings.model_fields["drain_deadline_s"].default
+HEALTH_WATCHER_DRAIN_S: Final[float] = HealthWatcherSettings.model_fields[
+    "drain_deadline_s"
+].default
 STOP_S: Final = 5.0
 _MARGIN_S: Final = 10
 
@@ -60,7 +64,7 @@ UNITS: Final[Sequence[UnitDescription]] = (
         open_files=16384,
         process_type="Interactive",
     ),
-    UnitDescription("health_watcher", _HEAD),
+    UnitDescription("health_watcher", _HEAD, drain_s=HEALTH_WATCHER_DRAIN_S),
 )
 
 

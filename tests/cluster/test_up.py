@@ -1,0 +1,181 @@
+"""``pomona up`` and the commands beside it, on a real cluster with the embedded model."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from clusters import ANSWER, MODEL, QUESTION, Cluster, free_ports, run_pomona, until
+from pomona.service import EXIT_CONFIGURATION
+
+LAYERS = 30
+
+
+def test_the_default_model_answers(cluster: Cluster) -> None:
+    assert cluster.ask() == ANSWER
+
+
+def test_the_openai_package_gets_the_same_answer_as_a_stream(cluster: Cluster) -> None:
+    with OpenAI(base_url=f"{cluster.url}/v1", api_key="none") as client:
+        (model,) = client.models.list().data
+        assert model.id == MODEL
+        with client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            temperature=0,
+            stream=True,
+        ) as stream:
+            pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert "".join(pieces) == ANSWER
+    assert len(pieces) > 2
+
+
+def test_two_processes_share_the_layers_and_the_weights(cluster: Cluster) -> None:
+    cluster.ask()
+    report = cluster.status()
+    (pipeline,) = report["pipelines"]
+    stages = pipeline["stages"]
+    assert (pipeline["model"], pipeline["state"], pipeline["layer_count"]) == (
+        MODEL, "active", LAYERS,
+    )  # fmt: skip
+    layers = [layer for stage in stages for layer in range(stage["start"], stage["stop"])]
+    assert layers == list(range(LAYERS))
+    assert len({stage["pid"] for stage in stages}) == len(stages) == 2
+    assert os.getpid() not in {stage["pid"] for stage in stages}
+    loaded = [stage["loaded_bytes"] for stage in stages]
+    assert all(0 < part < 0.75 * sum(loaded) for part in loaded)
+
+
+def test_status_says_serving_with_its_exit_code(cluster: Cluster) -> None:
+    cluster.ask()
+    port = str(cluster.ports.first)
+    said = run_pomona("status", "--port", port)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "serving" in said.stdout
+    assert MODEL in said.stdout
+    services = {service["service"] for service in cluster.status()["services"]}
+    assert services == {"discovery", "planner", "stage_worker", "gateway", "health_watcher"}
+
+
+def test_every_service_serves_metrics_where_prometheus_looks(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        ports = [port for use, port in cluster.ports.by_use(2).items() if "metrics" in use]
+        for port in [cluster.ports.gateway, *ports]:
+            answer = client.get(f"http://127.0.0.1:{port}/metrics").raise_for_status()
+            assert "# TYPE" in answer.text
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_chat_answers_an_argument_and_a_piped_text(cluster: Cluster, piped: bool) -> None:
+    arguments = ["chat", "--port", str(cluster.ports.first), "--temperature", "0"]
+    asked = [] if piped else [QUESTION]
+    done = run_pomona(*arguments, *asked, given=QUESTION if piped else None)
+    assert (done.returncode, done.stdout.strip()) == (0, ANSWER), done.stderr
+
+
+def test_chat_passes_on_what_the_gateway_refuses(cluster: Cluster) -> None:
+    done = run_pomona("chat", "--port", str(cluster.ports.first), "--model", "nobody", "hi")
+    assert done.returncode == 1
+    assert "nobody" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_cluster_on_the_same_ports_is_refused_before_it_starts(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    done = run_pomona(
+        "up", "--port", str(cluster.ports.first), POMONA_STATE_DIR=str(state)
+    )  # fmt: skip
+    assert done.returncode == EXIT_CONFIGURATION
+    assert str(cluster.ports.first) in done.stderr
+    assert "--port" in done.stderr
+    assert not state.exists()
+    assert cluster.ask() == ANSWER
+
+
+def test_it_says_what_it_does_in_single_lines(cluster: Cluster) -> None:
+    said = cluster.output
+    for expected in ("discovery       started", "holds layers [", "is active", "ready after"):
+        assert expected in said
+    assert f"{cluster.url}/v1" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_another_number_of_stages_gives_the_same_answer(tmp_path: Path, stages: int) -> None:
+    cluster = Cluster.start(tmp_path, stages=stages)
+    try:
+        cluster.wait_ready()
+        assert cluster.ask() == ANSWER
+        (pipeline,) = cluster.status()["pipelines"]
+        assert len(pipeline["stages"]) == stages
+        assert cluster.stop(signal.SIGTERM) == 0, cluster.output
+    finally:
+        cluster.destroy()
+
+
+def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    cluster = Cluster.start(tmp_path)
+    try:
+        cluster.wait_ready()
+        processes = cluster.processes()
+        assert len(processes) == 7
+        cluster.process.kill()
+        cluster.process.wait(10)
+        until(lambda: not any(p.is_running() for p in processes[1:]), 20, "the services ended")
+        assert not cluster.taken_ports()
+    finally:
+        cluster.destroy()
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    cluster = Cluster.start(tmp_path)
+    try:
+        until(lambda: "health_watcher  started" in cluster.output, 30, "the services started")
+        assert cluster.stop() == 0, cluster.output
+    finally:
+        cluster.destroy()
+
+
+def test_a_model_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    cluster = Cluster.start(tmp_path, "/nowhere/model.gguf")
+    try:
+        until(lambda: "/nowhere/model.gguf cannot run" in cluster.output, 60, "it is named")
+        assert not cluster.is_ready()
+        done = run_pomona("status", "--port", str(cluster.ports.first))
+        assert done.returncode == 1
+        assert cluster.stop() == 0, cluster.output
+    finally:
+        cluster.destroy()
+
+
+def test_arguments_that_cannot_be_used_are_said_before_anything_starts(tmp_path: Path) -> None:
+    for arguments in (["--stages", "0"], ["--stages", "65"], ["--port", "80"]):
+        done = run_pomona("up", *arguments, POMONA_STATE_DIR=str(tmp_path / "state"))
+        assert done.returncode == EXIT_CONFIGURATION, arguments
+        assert "choose" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_setting_that_no_service_can_use_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    cluster = Cluster.start(tmp_path, variables={"POMONA_METRICS_HOST": "not-an-address.invalid"})
+    try:
+        assert cluster.process.wait(60) == EXIT_CONFIGURATION, cluster.output
+        assert "METRICS" in cluster.output
+        assert not cluster.taken_ports()
+    finally:
+        cluster.destroy()
+
+
+def test_without_a_cluster_status_and_chat_say_so() -> None:
+    port = str(free_ports().first)
+    for arguments in (["status"], ["status", "--json"], ["chat", "hi"]):
+        done = run_pomona(*arguments, "--port", port)
+        assert done.returncode == 2, arguments
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,197 @@
+"""A real cluster for tests: ``pomona up`` in a process of its own, on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from pomona_ops.ports import MAX_STAGES, ClusterPorts, is_free
+
+READY_S = 120.0
+STOP_S = 60.0
+QUESTION = "What is the capital of France?"
+ANSWER = "The capital of France is Paris."
+MODEL = "SmolLM2-135M-Instruct"
+
+
+def free_ports() -> ClusterPorts:
+    """A block of ports that nobody uses, below those that systems give to clients."""
+    while True:
+        ports = ClusterPorts(random.randrange(20000, 30000))
+        if all(is_free(port) for port in ports.by_use(MAX_STAGES).values()):
+            return ports
+
+
+def until(condition: Callable[[], bool], within_s: float, what: str) -> None:
+    """Poll a condition. Raises TimeoutError saying ``what`` did not happen."""
+    ends_at = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > ends_at:
+            raise TimeoutError(f"not within {within_s:g} s: {what}")
+        time.sleep(0.05)
+
+
+def pomona(*arguments: str) -> list[str]:
+    """The command line of the ``pomona`` command."""
+    return [sys.executable, "-I", "-m", "pomona_ops", *arguments]
+
+
+def run_pomona(
+    *arguments: str, given: str | None = None, within_s: float = 120.0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the ``pomona`` command to its end."""
+    return subprocess.run(
+        pomona(*arguments),
+        env=os.environ | variables,
+        input=given,
+        stdin=subprocess.DEVNULL if given is None else None,
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+    )
+
+
+@dataclass
+class Cluster:
+    """A running ``pomona up``."""
+
+    process: subprocess.Popen[bytes]
+    ports: ClusterPorts
+    output_path: Path
+    stages: int
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path,
+        *arguments: str,
+        stages: int = 2,
+        ports: ClusterPorts | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Cluster:
+        """Start ``pomona up``; ``folder`` takes its state and its output."""
+        ports = ports or free_ports()
+        folder.mkdir(parents=True, exist_ok=True)
+        output = folder / "up.txt"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                pomona("up", *arguments, "--stages", str(stages), "--port", str(ports.first)),
+                env={
+                    **os.environ,
+                    "POMONA_STATE_DIR": str(folder / "state"),
+                    **(variables or {}),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(process, ports, output, stages)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.gateway}"
+
+    @property
+    def output(self) -> str:
+        return self.output_path.read_text(errors="replace")
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60.0, trust_env=False)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5.0, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def wait_ready(self, within_s: float = READY_S) -> None:
+        def settled() -> bool:
+            return self.is_ready() or self.process.poll() is not None
+
+        try:
+            until(settled, within_s, "the cluster became ready")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; `pomona up` said:\n{self.output}") from error
+        if self.process.poll() is not None:
+            raise RuntimeError(f"`pomona up` ended with {self.process.returncode}:\n{self.output}")
+
+    def ask(self, text: str = QUESTION, max_tokens: int = 32) -> str:
+        """The answer at temperature 0. Raises httpx.HTTPError for anything but a 200."""
+        with self.client() as client:
+            answer = client.post(
+                "/v1/chat/completions",
+                json={
+                    "model": MODEL,
+                    "messages": [{"role": "user", "content": text}],
+                    "temperature": 0,
+                    "max_tokens": max_tokens,
+                },
+            ).raise_for_status()
+        return answer.json()["choices"][0]["message"]["content"]
+
+    def status(self) -> dict[str, Any]:
+        """``pomona status --json``."""
+        done = run_pomona("status", "--json", "--port", str(self.ports.first))
+        return json.loads(done.stdout)
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by service name without the node, as their beacons tell them."""
+        return {
+            service["name"].removeprefix(f"{service['node']}."): service["pid"]
+            for service in self.status()["services"]
+        }
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and every process below it."""
+        with suppress(psutil.NoSuchProcess):
+            supervisor = psutil.Process(self.process.pid)
+            return [supervisor, *supervisor.children(recursive=True)]
+        return []
+
+    def taken_ports(self) -> list[int]:
+        used = self.ports.by_use(self.stages).values()
+        return [port for port in used if not is_free(port)]
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ask the cluster to stop; the exit code. Asserts that nothing of it is left."""
+        processes = self.processes()
+        self.process.send_signal(number)
+        code = self.process.wait(STOP_S)
+        left = [process for process in processes if _runs(process)]
+        assert not left, f"left behind: {left}\n{self.output}"
+        assert not self.taken_ports()
+        return code
+
+    def destroy(self) -> None:
+        """End the cluster whatever state it is in; for the end of a test."""
+        processes = self.processes()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_S)
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(STOP_S)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
