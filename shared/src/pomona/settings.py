@@ -44,6 +44,9 @@ def _shared(name: str) -> AliasChoices:
 
 SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
+NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")]
+"""Short enough that a service's name, such as ``<node>.stage_worker.12``, fits a beacon."""
+
 
 class ServiceSettings(BaseSettings):
     """What every service needs to know. A service adds its own."""
@@ -53,7 +56,7 @@ class ServiceSettings(BaseSettings):
 
     cluster: SettingName = Field(default="pomona", validation_alias=_shared("CLUSTER"))
     """Name of the cluster; beacons of another cluster are dropped."""
-    node: SettingName = Field(default_factory=default_node, validation_alias=_shared("NODE"))
+    node: NodeName = Field(default_factory=default_node, validation_alias=_shared("NODE"))
     """Name of this machine, unique in the cluster. Default: its host name."""
     control_publish: str = Field(
         default=f"tcp://127.0.0.1:{DEFAULT_PORT + 1}",

@@ -84,9 +84,15 @@ class Identity:
 
 
 class Push:
-    """The sending end of a link: connects to one PULL. Not thread-safe."""
+    """The sending end of a link: connects to one PULL. Not thread-safe.
 
-    def __init__(self, identity: Identity, endpoint: str, deadline_s: float = 3.0) -> None:
+    A ``patient`` link takes messages, up to the high-water mark, also while its peer cannot
+    be reached; any other takes none then.
+    """
+
+    def __init__(
+        self, identity: Identity, endpoint: str, deadline_s: float = 3.0, patient: bool = False
+    ) -> None:
         self.endpoint = endpoint
         self._identity = identity
         self._deadline_s = deadline_s
@@ -94,7 +100,7 @@ class Push:
         self._seq = 0
         self._socket = _context().socket(zmq.PUSH)
         _configure(self._socket, DATA_HIGH_WATER_MARK)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.IMMEDIATE, 0 if patient else 1)
         self._socket.setsockopt(zmq.SNDTIMEO, int(deadline_s * 1000))
         try:
             self._socket.connect(endpoint)
@@ -130,8 +136,9 @@ class Push:
             raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
         self._seq += 1
 
-    def close(self) -> None:
-        self._socket.close(linger=0)
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close; what was sent may still go out within ``linger_s`` seconds."""
+        self._socket.close(linger=int(linger_s * 1000))
 
 
 class Pull:

@@ -54,11 +54,16 @@ class DiscoveryFacts:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers ``[start, stop)`` of one model on the stage worker called ``worker``."""
+    """Layers ``[start, stop)`` of one model on the stage worker called ``worker``.
+
+    ``endpoint`` is the data endpoint of that worker's process as it was when the plan was
+    made: a worker that has started anew does not mistake the plan of its past for its own.
+    """
 
     worker: Name
     start: LayerIndex
     stop: LayerIndex
+    endpoint: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,10 @@ class Pipeline:
         layer_count: the layers of the model; the stages cover ``[0, layer_count)``.
         state: ``forming`` until every stage says ready, then ``active``; ``impossible``
             when no plan exists, and ``reason`` says what is missing.
+        context_length: tokens that prompt and reply of one request may have together.
+        cache_tokens: tokens that fit in the caches of the tightest stage, all requests and
+            kept prefixes together.
+        cache_bits: keys and values are quantised to this many bits; 0 leaves them whole.
     """
 
     model: Text
@@ -80,6 +89,9 @@ class Pipeline:
     layer_count: LayerIndex
     state: Literal["forming", "active", "impossible"]
     stages: Annotated[tuple[Stage, ...], Field(max_length=64)] = ()
+    context_length: Count = 0
+    cache_tokens: Count = 0
+    cache_bits: Literal[0, 2, 3, 4, 6, 8] = 0
     reason: Text = ""
 
 
@@ -121,6 +133,8 @@ class StageWorkerFacts:
     lanes: lanes in this worker.
     waiting: requests admitted by the head but not begun (0 elsewhere).
     tokens_per_second: what the tail produced over the last seconds (0 elsewhere).
+    table: digest of the cache table, and the step after which it was taken, as
+        ``step:digest``. Stages of one epoch that agree say the same for the same step.
     broken_epoch: newest epoch that failed here, which the planner must replace.
     broken_reason: why.
     """
@@ -136,6 +150,7 @@ class StageWorkerFacts:
     lanes: Count = 0
     waiting: Count = 0
     tokens_per_second: Annotated[float, Field(ge=0)] = 0.0
+    table: Text = ""
     broken_epoch: Count = 0
     broken_reason: Text = ""
 

@@ -133,14 +133,6 @@ class StepDone:
     elapsed_us: Annotated[tuple[Count, ...], Field(max_length=MAX_STAGES)]
 
 
-@dataclass(frozen=True, slots=True)
-class EpochFailed:
-    """A stage cannot go on in this epoch. The head tells the gateways and the planner."""
-
-    kind: Literal["epoch_failed"]
-    reason: Text
-
-
 # To the stages -------------------------------------------------------------------------
 
 
@@ -313,7 +305,7 @@ class Rejected:
 
 
 Body = Annotated[
-    Submit | Cancel | StepDone | EpochFailed | Step | Tokens | Started | Rejected,
+    Submit | Cancel | StepDone | Step | Tokens | Started | Rejected,
     Field(discriminator="kind"),
 ]
 

@@ -88,22 +88,21 @@ class Anatomy:
         inside = {
             id(module) for layer in self.sites.layers[start:stop] for _, module in modules_in(layer)
         }
+        wanted: dict[int, set[str]] = {}
+        for (module_id, key), by in self._reads.items():
+            if by & readers:
+                wanted.setdefault(module_id, set()).add(key)
         names: set[str] = set()
         for prefix, module in modules_in(model):
-            simple = not any(
-                isinstance(child, nn.Module)
-                for _, child in modules_in(module)
-                if child is not module
-            )
-            read = {key for (m, key), by in self._reads.items() if m == id(module) and by & readers}
-            for key, name in arrays_of(module):
-                if (
-                    self.why_whole is not None
-                    or id(module) in inside
-                    or key in read
-                    or (simple and read)
-                ):
-                    names.add(f"{prefix}.{name}" if prefix else name)
+            read = wanted.get(id(module), set())
+            # A simple module, such as a linear layer, is needed whole when any of it is.
+            whole = self.why_whole is not None or id(module) in inside
+            whole = whole or (bool(read) and sum(1 for _ in modules_in(module)) == 1)
+            names |= {
+                f"{prefix}.{name}" if prefix else name
+                for key, name in arrays_of(module)
+                if whole or key in read
+            }
         return names
 
     def _learn(self, model: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """Where a model keeps its layers, and how others stand in for them during a call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,7 +63,7 @@ class LayerSites:
         ]
 
     @contextmanager
-    def replaced_by(self, stand_ins: dict[int, StandIn]) -> Iterator[None]:
+    def replaced_by(self, stand_ins: dict[int, StandIn]) -> Generator[None]:
         """The model with stand-ins, by layer index; as it was before when this is left."""
         by_id = {id(self.layers[index]): stand_in for index, stand_in in stand_ins.items()}
         with remembering(self._forgetful):
@@ -73,7 +73,7 @@ class LayerSites:
 
 
 @contextmanager
-def remembering(modules: list[nn.Module]) -> Iterator[None]:
+def remembering(modules: list[nn.Module]) -> Generator[None]:
     """Puts everything the modules hold back as it was."""
     kept = [(module, dict(module), dict(vars(module))) for module in modules]
     try:

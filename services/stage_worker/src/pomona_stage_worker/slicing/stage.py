@@ -47,10 +47,18 @@ class StageModel:
         self._anatomy = anatomy
         self._arriving: list[Crossing] = anatomy.boundaries.get(start, [])
         self._leaving: list[Crossing] = anatomy.boundaries.get(stop, [])
+        # What was made before the layers for layers of both this and later stages, or for
+        # later ones alone, is passed on as it arrived.
+        self._relayed = {
+            leaving: arriving
+            for leaving, on in enumerate(self._leaving)
+            for arriving, arrived in enumerate(self._arriving)
+            if on.places[0] in arrived.places
+        }
         self._foreign = anatomy.foreign_leaves(start, stop)
         self._kinds = [kind_of(leaf) for _, leaf in leaf_caches(self.make_cache())]
         self._stand_ins = self._make_stand_ins()
-        self._step = _Step((), [], 0, 0, "all")
+        self._step = _Step((), [], 0, 0)
 
     def make_cache(self) -> list[Any]:
         """New caches, one for each entry of the model's own list, phantom or real."""
@@ -92,10 +100,11 @@ class StageModel:
         if len(arrived) != len(self._arriving):
             raise ActivationsError(self.start, len(self._arriving), len(arrived))
         leaves = [leaf for _, leaf in leaf_caches(cache)]
-        self._step = step = _Step(arrived, leaves, *tokens.shape, logits)
+        batch, length = tokens.shape
+        self._step = step = _Step(arrived, leaves, batch, length, logits)
         with self._anatomy.sites.replaced_by(self._stand_ins):
             output = run_model(self.model, tokens, cache)
-        self._step = _Step((), [], 0, 0, "all")
+        self._step = _Step((), [], 0, 0)
 
         if self.is_tail:
             if logits == "none":
@@ -103,9 +112,9 @@ class StageModel:
             if logits == "last" and not self._anatomy.last_suffices:
                 output = output[:, -1:]
             return mx.depends([output], step.pending())[0]
-        leaving = [step.found.get(i) for i in range(len(self._leaving))]
-        sent = [mx.zeros((0,)) if array is None else array for array in leaving]
-        sent = mx.depends(sent, step.pending())
+        for leaving, arriving in self._relayed.items():
+            step.find(leaving, step.arrived[arriving])
+        sent = mx.depends([step.found[i] for i in range(len(self._leaving))], step.pending())
         return sent[0] if len(sent) == 1 else tuple(sent)
 
     # ---- the stand-ins
@@ -117,8 +126,9 @@ class StageModel:
                 taking.setdefault(layer, []).append((index, path))
         finding: dict[int, list[tuple[int, Any]]] = {}
         for index, crossing in enumerate(self._leaving):
-            layer, path = crossing.places[0]
-            finding.setdefault(layer, []).append((index, path))
+            if index not in self._relayed:
+                layer, path = crossing.places[0]
+                finding.setdefault(layer, []).append((index, path))
 
         stand_ins: dict[int, StandIn] = {}
         for index, layer in enumerate(self._anatomy.sites.layers):
@@ -140,7 +150,7 @@ class StageModel:
             arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
             step = self._step
             for crossing, path in finding:
-                step.found[crossing] = lookup(arguments, path)
+                step.find(crossing, lookup(arguments, path))
             for leaf, effect in effects.items():
                 step.advance(leaf, (effect, self._kinds[leaf]))
             result = tuple(None if key is None else arguments.get(key) for key in handed_on)
@@ -157,9 +167,8 @@ class StageModel:
             arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
             step = self._step
             for crossing, path in taking:
-                # An array of no elements stands for one that was not there.
-                if step.arrived[crossing].size:
-                    arguments = replaced(arguments, path, step.arrived[crossing])
+                if step.arrived[crossing].size:  # else it stands for one that was not there
+                    arguments = replaced(arguments, path, mx.array(step.arrived[crossing]))
             result = layer(  # type: ignore[operator]  # Module declares no __call__
                 *(arguments[i] for i in range(len(args))), **{k: arguments[k] for k in kwargs}
             )
@@ -179,15 +188,20 @@ class _Step:
         leaves: list[Any],
         batch: int,
         length: int,
-        logits: Logits,
+        logits: Logits = "all",
     ) -> None:
         self.arrived = arrived
-        self.found: dict[int, Any] = {}
+        self.found: dict[int, mx.array] = {}
         self.logits: Logits = logits
         self._leaves = leaves
         self._batch = batch
         self._length = length
         self._leaders: dict[Any, Any] = {}
+
+    def find(self, crossing: int, array: mx.array | None) -> None:
+        """Keep an array to pass on; one of no elements stands for one that is not there. It
+        becomes an object of its own, because some models change arrays in place (gemma3n)."""
+        self.found[crossing] = mx.zeros((0,)) if array is None else mx.array(array)
 
     def advance(self, index: int, kind: tuple[Any, Any]) -> None:
         """Advance a phantom: by mlx-lm when it is the first of its kind, else by copying."""

@@ -55,11 +55,14 @@ def lookup(value: Any, path: Path) -> Any:
 
 
 def replaced(value: Any, path: Path, leaf: mx.array) -> Any:
-    """`value` with `leaf` at `path`. Tuples and lists are rebuilt; dictionaries and
-    records, which a model shares between its layers, are changed in place."""
+    """`value` with `leaf` at `path`. Tuples and lists are rebuilt, and a tuple is made where
+    nothing is; dictionaries and records, which layers share, are changed in place."""
     if not path:
         return leaf
     key, rest = path[0], path[1:]
+    if value is None or isinstance(value, tuple):
+        known: tuple[Any, ...] = () if value is None else value
+        value = known + (None,) * (int(key) + 1 - len(known))
     if isinstance(value, tuple | list):
         items = list(value)
         items[int(key)] = replaced(items[int(key)], rest, leaf)

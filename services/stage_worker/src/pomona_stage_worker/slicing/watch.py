@@ -12,7 +12,7 @@ are loaded. From a few such passes, one after the other over the same caches, we
 No family is known by name here. Every rule is about what was seen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,7 +189,7 @@ class Watch:
     @contextmanager
     def _effects_noted(
         self, index: int, record: LayerRecord, given: list[Any], length: int
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         ids = {
             id(leaf) for cache in given if self.opaque(cache) for _, leaf in leaf_caches([cache])
         }
@@ -221,7 +221,7 @@ class Watch:
             _note_calls(leaf, "keys_and_values", credit)
 
     @contextmanager
-    def _reads_noted(self) -> Iterator[None]:
+    def _reads_noted(self) -> Generator[None]:
         """Notes in `reads` which module reads which of its entries, and for whom."""
         modules = [module for _, module in modules_in(self._model)]
         classes = [type(module) for module in modules]

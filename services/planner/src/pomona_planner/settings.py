@@ -1,0 +1,29 @@
+"""Settings of the planner: ``POMONA_PLANNER_*``."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from pomona.models import EMBEDDED_MODEL
+from pomona.settings import ServiceSettings
+
+
+class PlannerSettings(ServiceSettings):
+    """What the planner needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="POMONA_PLANNER_")
+    section: ClassVar[str] = "planner"
+
+    models: tuple[str, ...] = (EMBEDDED_MODEL,)
+    """Models that should be loaded: folders, GGUF files or embedded names."""
+    stages: int = Field(default=0, ge=0, le=64)
+    """Stages of each pipeline. 0: as few as hold the model."""
+    context_length: int = Field(default=0, ge=0, le=2**24)
+    """Tokens that prompt and reply may have together. 0: what the model can."""
+    cache_bits: Literal[0, 2, 3, 4, 6, 8] = 0
+    """Quantise keys and values to this many bits; such sequences run one to a lane. 0: no."""
+    settle_s: float = Field(default=2.0, ge=0, le=60)
+    """Without a fixed number of stages: how long to wait for more workers, seconds."""

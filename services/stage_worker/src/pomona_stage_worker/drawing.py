@@ -1,0 +1,80 @@
+"""What the tail remembers of each sequence, and what it has drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pomona.messages.data import FinishReason, Open, SampledToken, Sampling, Token
+
+
+@dataclass(slots=True)
+class Drawing:
+    """A sequence as the tail sees it.
+
+    Attributes:
+        opened: the op that began it.
+        index: of the next token.
+        prompt: ids of the prompt, kept only when a penalty needs them.
+        reply: how often each id stands in the reply, kept likewise.
+    """
+
+    opened: Open
+    index: int
+    prompt: frozenset[int]
+    reply: Counter[int] = field(default_factory=Counter[int])
+
+    @classmethod
+    def begin(cls, op: Open) -> Drawing:
+        split = len(op.history) - op.replied
+        return cls(op, op.index, frozenset(op.history[:split]), Counter(op.history[split:]))
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.opened.sampling
+
+    def accept(self, drawn: Drawn) -> Result:
+        """Take in a drawn token: it counts, and may be the last one."""
+        sampling = self.sampling
+        index = self.index
+        self.index += 1
+        if needs_history(sampling):
+            self.reply[drawn.token] += 1
+        finish: FinishReason | None = None
+        if drawn.token in sampling.stop_ids and self.index > sampling.min_tokens:
+            finish = "stop"
+        elif self.index >= sampling.max_tokens:
+            finish = "length"
+        op = self.opened
+        return Result(
+            op.reply,
+            SampledToken(op.seq, drawn.token, finish),
+            Token(op.request, op.attempt, index, drawn.token, finish, drawn.logprob, drawn.top),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A drawn token; ``logprob`` and ``top`` only when the request asks for them."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A token as the head hears of it, and as the gateway at ``reply`` does."""
+
+    reply: str
+    sampled: SampledToken
+    token: Token
+
+
+def needs_history(sampling: Sampling) -> bool:
+    """Whether a penalty looks at the tokens so far."""
+    return (
+        sampling.repetition_penalty != 1.0
+        or sampling.presence_penalty != 0.0
+        or sampling.frequency_penalty != 0.0
+    )

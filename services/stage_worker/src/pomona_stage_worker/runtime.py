@@ -1,0 +1,281 @@
+"""A stage in its pipeline: messages in, steps run, messages out, for one epoch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import orjson
+from prometheus_client import Counter, Histogram
+
+from pomona.codec import Buffer, Message
+from pomona.errors import LinkBusyError, LinkGapError, PomonaError, ProtocolError
+from pomona.messages.control import Pipeline
+from pomona.messages.data import (
+    Body,
+    Cancel,
+    Rejected,
+    Step,
+    StepDone,
+    Submit,
+    Tensor,
+    Token,
+    Tokens,
+)
+from pomona.transport import Identity, LinkOrder, Push
+from pomona_stage_worker.drawing import Result
+from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
+from pomona_stage_worker.stage import Stage
+
+log = logging.getLogger(__name__)
+
+MAX_GATEWAY_LINKS = 64
+
+STEPS = Counter("pomona_stage_steps", "Steps run", ["model_name"])
+STEP_SECONDS = Histogram(
+    "pomona_stage_step_seconds",
+    "Compute time of a step",
+    ["model_name"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+LOST_TOKENS = Counter(
+    "pomona_stage_lost_messages", "Messages that a gateway could not take", ["model_name"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is going on in a runtime; read by other threads, replaced as a whole."""
+
+    steps: int = 0
+    tokens: int = 0
+    waiting: int = 0
+    active: int = 0
+    lanes: int = 0
+    prefixes: int = 0
+    sequences: int = 0
+    cache_bytes: int = 0
+    table: str = ""
+
+
+class Runtime:
+    """One stage of one pipeline in one epoch. Used by the step thread only, but for ``load``.
+
+    Args:
+        pipeline: the plan; ``position`` is the index of this stage in it.
+        limits: makes the scheduler's limits when this is the head.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        pipeline: Pipeline,
+        position: int,
+        stage: Stage,
+        limits: Callable[[Pipeline, Stage], Limits],
+        link_deadline_s: float,
+    ) -> None:
+        self.pipeline = pipeline
+        self.stage = stage
+        self.is_head = position == 0
+        self.is_tail = position == len(pipeline.stages) - 1
+        self.failure: str | None = None
+        self.busy = False
+        self.load = Load()
+        self._identity = identity
+        self._order = LinkOrder()
+        self._gateways: dict[str, Push] = {}
+        self._steps = 0
+        self._tokens = 0
+        self._last_step = 0
+        self._steps_metric = STEPS.labels(pipeline.model)
+        self._seconds_metric = STEP_SECONDS.labels(pipeline.model)
+        self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
+        self._next: Push | None = None
+        self._head: Push | None = None
+        if not self.is_tail:
+            following = pipeline.stages[position + 1].endpoint
+            self._next = Push(identity, following, link_deadline_s)
+        elif not self.is_head:
+            self._head = Push(identity, pipeline.stages[0].endpoint, link_deadline_s)
+
+    # Messages in -----------------------------------------------------------------------
+
+    def handle(self, message: Message) -> None:
+        """Take in a message of this epoch. A failure ends the epoch, not the process."""
+        if self.failure is not None:
+            return
+        body = message.envelope.body
+        try:
+            match body:
+                case Submit():
+                    self._submit(body, message)
+                case Cancel() if self.scheduler is not None:
+                    self.scheduler.cancel(body.request, body.attempt)
+                case StepDone() if self.scheduler is not None:
+                    self._check_order(message)
+                    self.scheduler.step_done(body)
+                case Step() if not self.is_head:
+                    self._check_order(message)
+                    self._run(body, message.envelope.tensors, message.buffers)
+                case _:
+                    raise ProtocolError(f"a {body.kind} is not for this stage")
+        except ProtocolError as error:
+            self._fail_if_fatal(error, body)
+        except Exception as error:  # whatever a model raises ends its epoch, nothing else
+            self._fail(error)
+
+    def advance(self) -> bool:
+        """On the head: run the next step, if there is one. True when there was."""
+        if self.scheduler is None or self.failure is not None:
+            return False
+        try:
+            planned = self.scheduler.next_step(time.monotonic())
+            for notice in self.scheduler.take_notices():
+                self._tell(notice.reply, notice.body)
+            if planned is None:
+                return False
+            self._run(planned.step, *_frames(planned))
+        except Exception as error:  # as in handle
+            self._fail(error)
+        return True
+
+    def publish_load(self, idle: bool) -> None:
+        """Let other threads see what is going on; the costly parts only when idle."""
+        old = self.load
+        scheduler = self.scheduler
+        table = old.table
+        cache_bytes, sequences = old.cache_bytes, old.sequences
+        if idle:
+            contents = self.stage.table()
+            packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+            table = f"{self._last_step}:{blake2b(packed, digest_size=8).hexdigest()}"
+            cache_bytes = self.stage.cache_bytes()
+            rows = sum(len(lane) for lane in contents["lanes"].values())
+            sequences = len(contents["sequences"]) + rows
+        self.load = Load(
+            steps=self._steps,
+            tokens=self._tokens,
+            waiting=scheduler.waiting if scheduler else 0,
+            active=scheduler.active if scheduler else 0,
+            lanes=scheduler.lanes if scheduler else 0,
+            prefixes=len(scheduler.prefixes) if scheduler else 0,
+            sequences=sequences,
+            cache_bytes=cache_bytes,
+            table=table,
+        )
+
+    def close(self, reason: str) -> None:
+        """End the epoch here: whoever waits is told, links are closed."""
+        if self.scheduler is not None and self.failure is None:
+            self._reject_all(reason)
+        for link in (self._next, self._head, *self._gateways.values()):
+            if link is not None:
+                link.close()
+
+    # Steps -----------------------------------------------------------------------------
+
+    def _run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
+        self.busy = True
+        begin = time.perf_counter_ns()
+        output = self.stage.run(step, tensors, buffers)
+        elapsed_us = (time.perf_counter_ns() - begin) // 1000
+        elapsed = (*step.elapsed_us, elapsed_us)
+        if self._next is not None:
+            onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed)
+            self._next.send(onward, self.pipeline.epoch, output.tensors, output.buffers)
+        elif step.rows:
+            self._finish(step, output.results, elapsed)
+        self._steps += 1
+        self._last_step = step.step
+        self._steps_metric.inc()
+        self._seconds_metric.observe(elapsed_us / 1e6)
+        self.busy = False
+
+    def _finish(self, step: Step, results: Sequence[Result], elapsed_us: tuple[int, ...]) -> None:
+        """On the tail: tell the head first, since it waits, then the gateways."""
+        done = StepDone(
+            "step_done", step.step, tuple(result.sampled for result in results), elapsed_us
+        )
+        if self._head is not None:
+            self._head.send(done, self.pipeline.epoch)
+        elif self.scheduler is not None:
+            self.scheduler.step_done(done)
+        by_gateway: dict[str, list[Token]] = {}
+        for result in results:
+            by_gateway.setdefault(result.reply, []).append(result.token)
+        for reply, tokens in by_gateway.items():
+            self._tell(reply, Tokens("tokens", tuple(tokens)))
+        self._tokens += len(results)
+
+    def _submit(self, body: Submit, message: Message) -> None:
+        if self.scheduler is None:
+            raise ProtocolError("a submit is for the head")
+        if [tensor.dtype for tensor in message.envelope.tensors] != ["int32"]:
+            raise ProtocolError("a submit has one tensor, int32 token ids")
+        tokens = memoryview(message.buffers[0]).cast("B").cast("i").tolist()
+        self.scheduler.submit(body, tokens, time.monotonic())
+
+    # Messages out ----------------------------------------------------------------------
+
+    def _tell(self, reply: str, body: Body) -> None:
+        """Send to a gateway without ever waiting for it."""
+        link = self._gateways.get(reply)
+        try:
+            if link is None:
+                if len(self._gateways) >= MAX_GATEWAY_LINKS:
+                    self._gateways.pop(next(iter(self._gateways))).close()
+                link = self._gateways[reply] = Push(self._identity, reply, patient=True)
+            link.send(body, self.pipeline.epoch, wait=False)
+        except PomonaError as error:
+            LOST_TOKENS.labels(self.pipeline.model).inc()
+            log.warning("a gateway cannot be told: %s", error)
+
+    # Failure ---------------------------------------------------------------------------
+
+    def _check_order(self, message: Message) -> None:
+        gap = self._order.gap(message.envelope)
+        if gap is not None:
+            raise LinkGapError(message.envelope.sender, *gap)
+
+    def _fail_if_fatal(self, error: ProtocolError, body: Body) -> None:
+        """What a gateway sends wrongly harms nobody; a step that is wrong ends the epoch."""
+        if isinstance(body, Step | StepDone):
+            self._fail(error)
+        else:
+            log.warning("dropped: %s", error)
+
+    def _fail(self, error: Exception) -> None:
+        self.busy = False
+        self.failure = f"{type(error).__name__}: {error}"
+        expected = isinstance(error, LinkBusyError | LinkGapError)
+        log.error(
+            "epoch %d failed: %s",
+            self.pipeline.epoch,
+            self.failure,
+            exc_info=None if expected else error,
+            extra={"epoch": self.pipeline.epoch},
+        )
+        self._reject_all(f"the pipeline failed and is being formed again ({self.failure})")
+
+    def _reject_all(self, reason: str) -> None:
+        for submit in self.scheduler.requests() if self.scheduler else ():
+            self._tell(submit.reply, rejected_epoch(submit, reason))
+
+
+def rejected_epoch(submit: Submit, reason: str) -> Rejected:
+    """Tells a gateway to submit again in the next epoch."""
+    return Rejected("rejected", submit.request, submit.attempt, 503, "epoch_failed", reason, 1)
+
+
+def _frames(planned: PlannedStep) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...]]:
+    """Token ids as a tensor, int32 (rows, length)."""
+    if not planned.tokens:
+        return (), ()
+    flat = [token for row in planned.tokens for token in row]
+    shape = (len(planned.tokens), len(planned.tokens[0]))
+    return (Tensor("int32", shape),), (memoryview(array("i", flat)).cast("B"),)

@@ -1,0 +1,129 @@
+"""Drawing tokens on the tail, for all rows of a step at once.
+
+A draw is keyed by (seed, index): the same request draws the same numbers alone or among
+others, in any epoch and at any number of stages. Where the logits differ in their last
+bits (a batch multiplies in another order than a single row does), a draw that falls on the
+boundary between two tokens may differ; nothing else can.
+
+Order of the filters, as vLLM has it: penalties and bias, temperature, min_p, top_k, top_p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import mlx.core as mx
+
+from pomona_stage_worker.drawing import Drawing, Drawn
+
+
+def uniform(seed: int, index: int) -> float:
+    """The number in [0, 1) that belongs to (seed, index), with the 24 bits of a float32."""
+    digest = blake2b(seed.to_bytes(8, "little") + index.to_bytes(8, "little"), digest_size=8)
+    return (int.from_bytes(digest.digest(), "little") >> 40) / (1 << 24)
+
+
+def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
+    """Draw one token for each row of ``logits`` (rows, vocabulary), any float dtype."""
+    raw = logits = logits.astype(mx.float32)
+    adjusted = [_adjust(logits[row], drawing) for row, drawing in enumerate(drawings)]
+    if any(row is not None for row in adjusted):
+        rows = [logits[i] if row is None else row for i, row in enumerate(adjusted)]
+        logits = mx.stack(rows)
+    greedy = [i for i, drawing in enumerate(drawings) if drawing.sampling.temperature == 0]
+    random = [i for i, drawing in enumerate(drawings) if drawing.sampling.temperature > 0]
+    picked: dict[int, mx.array] = {}
+    if greedy:
+        best = mx.argmax(logits if len(greedy) == len(drawings) else logits[mx.array(greedy)], -1)
+        picked.update({row: best[i] for i, row in enumerate(greedy)})
+    if random:
+        chosen = _sample(logits[mx.array(random)], [drawings[i] for i in random])
+        picked.update({row: chosen[i] for i, row in enumerate(random)})
+    tokens = [int(x) for x in _as_list(mx.stack([picked[i] for i in range(len(drawings))]))]
+    reported = [i for i, drawing in enumerate(drawings) if drawing.sampling.logprobs is not None]
+    details = _report(raw, drawings, tokens, reported) if reported else {}
+    return [details.get(i, Drawn(token)) for i, token in enumerate(tokens)]
+
+
+def _adjust(row: mx.array, drawing: Drawing) -> mx.array | None:
+    """The row with penalties, bias and the ban on stop ids; None when it stays as it is."""
+    sampling = drawing.sampling
+    changed = row
+    if sampling.repetition_penalty != 1.0:
+        seen = sorted(drawing.prompt | drawing.reply.keys())
+        if seen:
+            ids = mx.array(seen)
+            values = changed[ids]
+            penalty = sampling.repetition_penalty
+            values = mx.where(values > 0, values / penalty, values * penalty)
+            changed = mx.array(changed)
+            changed[ids] = values
+    if (sampling.presence_penalty or sampling.frequency_penalty) and drawing.reply:
+        ids = mx.array(list(drawing.reply))
+        counts = mx.array(list(drawing.reply.values()), dtype=mx.float32)
+        penalty = sampling.presence_penalty + sampling.frequency_penalty * counts
+        changed = changed.at[ids].add(-penalty)
+    if sampling.logit_bias:
+        in_vocabulary = [(i, b) for i, b in sampling.logit_bias if i < row.shape[0]]
+        if in_vocabulary:
+            ids = mx.array([i for i, _ in in_vocabulary])
+            changed = changed.at[ids].add(mx.array([b for _, b in in_vocabulary]))
+    if drawing.index < sampling.min_tokens and sampling.stop_ids:
+        changed = mx.array(changed)
+        changed[mx.array([i for i in sampling.stop_ids if i < row.shape[0]])] = -mx.inf
+    return None if changed is row else changed
+
+
+def _sample(logits: mx.array, drawings: Sequence[Drawing]) -> mx.array:
+    """Draw by inverting the cumulative distribution; (rows, vocabulary) -> (rows,)."""
+
+    def column(values: list[float]) -> mx.array:
+        return mx.array(values)[:, None]
+
+    samplings = [drawing.sampling for drawing in drawings]
+    threshold = column([uniform(d.sampling.seed, d.index) for d in drawings])
+    probabilities = mx.softmax(logits / column([s.temperature for s in samplings]), axis=-1)
+    if any(s.min_p > 0 for s in samplings):
+        floor = column([s.min_p for s in samplings]) * probabilities.max(axis=-1, keepdims=True)
+        probabilities = mx.where(probabilities >= floor, probabilities, 0.0)
+    if not any(s.top_p < 1 or s.top_k > 0 for s in samplings):
+        return _invert(probabilities, threshold)
+    vocabulary = logits.shape[-1]
+    order = mx.argsort(-probabilities, axis=-1)
+    ranked = mx.take_along_axis(probabilities, order, axis=-1)
+    top_k = column([float(s.top_k or vocabulary) for s in samplings])
+    ranked = mx.where(mx.arange(vocabulary)[None] < top_k, ranked, 0.0)
+    before = mx.cumsum(ranked, axis=-1) - ranked
+    top_p = column([s.top_p for s in samplings])
+    reached = top_p * ranked.sum(axis=-1, keepdims=True)
+    ranked = mx.where((before < reached) | (top_p >= 1), ranked, 0.0)
+    rank = _invert(ranked, threshold)
+    return mx.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
+
+
+def _invert(probabilities: mx.array, threshold: mx.array) -> mx.array:
+    """Index of the first entry at which the running sum passes ``threshold`` of the whole."""
+    running = mx.cumsum(probabilities, axis=-1)
+    return mx.argmax(running > threshold * running[:, -1:], axis=-1)
+
+
+def _report(
+    logits: mx.array, drawings: Sequence[Drawing], tokens: Sequence[int], rows: Sequence[int]
+) -> dict[int, Drawn]:
+    """Log-probabilities, before penalties, temperature and filters."""
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    details: dict[int, Drawn] = {}
+    for row in rows:
+        count = drawings[row].sampling.logprobs or 0
+        top: tuple[tuple[int, float], ...] = ()
+        if count:
+            ids = mx.argsort(-logprobs[row])[:count]
+            values = _as_list(logprobs[row][ids])
+            top = tuple((int(i), v) for i, v in zip(_as_list(ids), values, strict=True))
+        details[row] = Drawn(tokens[row], _as_list(logprobs[row, tokens[row]][None])[0], top)
+    return details
+
+
+def _as_list(array: mx.array) -> list[float]:
+    return array.tolist()  # type: ignore[return-value]  # mlx types tolist as object

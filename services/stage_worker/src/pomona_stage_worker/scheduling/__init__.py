@@ -1,0 +1,8 @@
+"""What the head decides: pure state and events in, steps and notices out.
+
+Nothing here knows a clock, a socket or MLX.
+"""
+
+from pomona_stage_worker.scheduling.scheduler import Limits, PlannedStep, Scheduler
+
+__all__ = ["Limits", "PlannedStep", "Scheduler"]

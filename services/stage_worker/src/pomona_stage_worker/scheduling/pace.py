@@ -1,0 +1,69 @@
+"""How long steps take, and how much prompt fits between the steps of running streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_WEIGHT = 0.2
+_GUESSED_TOKENS = 32
+
+
+class Pace:
+    """Learns the cost of steps from the compute times that the stages report.
+
+    A chunk of n tokens takes about ``fixed + n * per_token`` in the slowest stage, where
+    ``fixed`` is what a step of one token takes there: reading all weights once.
+
+    Args:
+        share: time of chunks in the slowest stage for each cycle of the running streams,
+            relative to that cycle. A stream's tokens come about (1 + 1.5 * share) times
+            slower while a prompt is read.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._cycle_us = 0.0
+        self._fixed_us = 0.0
+        self._per_token_us = 0.0
+        self._credit_us = 0.0
+
+    @property
+    def cycle_us(self) -> float:
+        """Compute time of one decode step over all stages; 0 before one was seen."""
+        return self._cycle_us
+
+    def observe_decode(self, elapsed_us: Sequence[int]) -> None:
+        self._cycle_us = _blend(self._cycle_us, sum(elapsed_us))
+        self._fixed_us = _blend(self._fixed_us, max(elapsed_us))
+
+    def observe_chunk(self, tokens: int, elapsed_us: Sequence[int]) -> None:
+        over = max(max(elapsed_us) - self._fixed_us, 0.0)
+        self._per_token_us = _blend(self._per_token_us, over / tokens)
+
+    def decode_issued(self, lanes: int) -> None:
+        """A lane has stepped: chunks may take their share of the time until it steps again."""
+        most = self._share * self._cycle_us
+        self._credit_us = min(self._credit_us + most / lanes, most)
+
+    def chunk_issued(self, tokens: int) -> None:
+        self._credit_us -= self.cost_us(tokens)
+
+    def cost_us(self, tokens: int) -> float:
+        return self._fixed_us + tokens * self._per_token_us
+
+    def affordable(self, most: int, least: int) -> int:
+        """Tokens of the chunk that may go now, beside running streams; 0 for none.
+
+        ``least`` tokens go whenever the credit is whole, so that a prompt always advances.
+        """
+        if self._cycle_us == 0.0 or self._per_token_us == 0.0:
+            return min(most, _GUESSED_TOKENS)
+        whole = self._credit_us >= 0.99 * self._share * self._cycle_us
+        tokens = int((self._credit_us - self._fixed_us) / self._per_token_us)
+        if tokens < least:
+            return min(least, most) if whole else 0
+        return min(tokens, most)
+
+
+def _blend(old: float, new: float) -> float:
+    return new if old == 0.0 else old + _WEIGHT * (new - old)

@@ -1,0 +1,525 @@
+"""The head's scheduler: which step goes next.
+
+Events come in by :meth:`Scheduler.submit`, :meth:`~Scheduler.cancel` and
+:meth:`~Scheduler.step_done`; instructions go out by :meth:`~Scheduler.next_step` and
+:meth:`~Scheduler.take_notices`. The caller's clock is a parameter.
+
+A request waits, then its prompt is read in chunks (prefilling), then it is a row of a
+lane. There are about as many lanes as stages; each has at most one step in the pipeline,
+so that while one lane is in the last stage another is in the first. Chunks go between the
+steps of lanes, as large as :class:`Pace` allows. Whatever changes a cache is an op; ops
+ride on the next step, and all stages apply them in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pomona.messages.data import (
+    Close,
+    Fork,
+    Join,
+    Leave,
+    Op,
+    Open,
+    Rejected,
+    Started,
+    Step,
+    StepDone,
+    Submit,
+)
+from pomona_stage_worker.drawing import needs_history
+from pomona_stage_worker.scheduling.pace import Pace
+from pomona_stage_worker.scheduling.prefixes import PrefixIndex
+from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
+
+RETRY_AFTER_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a pipeline allows.
+
+    Attributes:
+        stages: stages of the pipeline; about as many lanes are kept.
+        context_length: tokens that prompt and reply of one request may have together.
+        cache_tokens: tokens that fit in the caches of the tightest stage.
+        can_batch: whether sequences can share a lane.
+        can_slice: whether a part of a kept prefix can be used.
+        max_waiting: requests that may wait; one more is refused with 429.
+        max_running: sequences that may be in lanes.
+        max_prefilling: prompts that are read in turns.
+        chunk: most tokens of a chunk; ``least_chunk`` go even beside busy streams.
+        pace: see :class:`Pace`.
+        least_prefix: shorter prefixes are not worth keeping.
+    """
+
+    stages: int
+    context_length: int
+    cache_tokens: int
+    can_batch: bool = True
+    can_slice: bool = True
+    max_waiting: int = 256
+    max_running: int = 64
+    max_prefilling: int = 4
+    chunk: int = 512
+    least_chunk: int = 8
+    pace: float = 0.9
+    least_prefix: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step to run now. ``tokens``: for each row its ids, all rows equally many."""
+
+    step: Step
+    tokens: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message for a gateway."""
+
+    reply: str
+    body: Started | Rejected
+
+
+class Scheduler:
+    """Not thread-safe; holds no resources."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.pace = Pace(limits.pace)
+        self.prefixes = PrefixIndex(partial=limits.can_slice)
+        self._lane_limit = limits.stages if limits.can_batch else limits.max_running
+        self._in_flight_limit = limits.stages + 1
+        self._waiting: list[Sequence] = []
+        self._prefilling: list[Sequence] = []
+        self._sampling: dict[int, Sequence] = {}
+        self._running: dict[int, Sequence] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._in_flight: dict[int, InFlight] = {}
+        self._ops: list[Op] = []
+        self._notices: list[Notice] = []
+        self._sequence_number = 0
+        self._lane_number = 0
+        self._step_number = 0
+        self._arrivals = 0
+        self._last_was_decode = False
+
+    # What it holds ---------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def active(self) -> int:
+        """Sequences that have caches."""
+        return len(self._prefilling) + len(self._sampling) + len(self._running)
+
+    @property
+    def lanes(self) -> int:
+        return len(self._lanes)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Cache that sequences and kept prefixes take in each stage, in tokens."""
+        return sum(x.reserved for x in self._live()) + self.prefixes.stored_tokens
+
+    def requests(self) -> list[Submit]:
+        """Every request that has not ended, for whom it may concern when the epoch fails."""
+        return [sequence.submit for sequence in (*self._waiting, *self._live())]
+
+    # Events ----------------------------------------------------------------------------
+
+    def submit(self, submit: Submit, tokens: list[int], now: float) -> None:
+        """A request arrives; ``tokens`` are its prompt and what was emitted before."""
+        limits = self.limits
+        room = min(limits.context_length, limits.cache_tokens) - len(tokens)
+        if not tokens or submit.emitted >= len(tokens):
+            self._reject(submit, 400, "empty_prompt", "the prompt holds no token; send some text")
+        elif room <= 0:
+            self._reject(
+                submit,
+                400,
+                "context_length_exceeded",
+                f"{len(tokens)} tokens do not fit: the model reads {limits.context_length} tokens "
+                f"and this cluster's caches hold {limits.cache_tokens}; shorten the prompt",
+            )
+        elif len(self._waiting) >= limits.max_waiting:
+            self._reject(
+                submit,
+                429,
+                "queue_full",
+                f"{len(self._waiting)} requests are waiting already; try again later",
+                RETRY_AFTER_S,
+            )
+        elif not any(x.key == (submit.request, submit.attempt) for x in self._everyone()):
+            most = min(submit.sampling.max_tokens, submit.emitted + room)
+            submit = replace(submit, sampling=replace(submit.sampling, max_tokens=most))
+            self._arrivals += 1
+            self._wait(
+                Sequence(
+                    number=0,
+                    submit=submit,
+                    tokens=list(tokens),
+                    replied=submit.emitted,
+                    expires_at=now + submit.deadline_s,
+                    arrived=self._arrivals,
+                )
+            )
+
+    def cancel(self, request: str, attempt: int) -> None:
+        """A request is no longer wanted; unknown ones are ignored."""
+        for sequence in self._everyone():
+            if sequence.key == (request, attempt):
+                self._end(sequence)
+
+    def step_done(self, done: StepDone) -> None:
+        """The tail has finished a step."""
+        flight = self._in_flight.pop(done.step, None)
+        if flight is None:
+            return
+        if flight.lane is not None:
+            self.pace.observe_decode(done.elapsed_us)
+            if flight.lane in self._lanes:
+                self._lanes[flight.lane].stepping = False
+        elif flight.seqs:
+            self.pace.observe_chunk(flight.tokens, done.elapsed_us)
+            self._tell_progress(flight.seqs[0])
+        for drawn in done.tokens:
+            sequence = self._sampling.pop(drawn.seq, None)
+            if sequence is not None:
+                self._running[drawn.seq] = sequence
+                sequence.phase = "running"
+            else:
+                sequence = self._running.get(drawn.seq)
+            if sequence is None:
+                continue
+            sequence.tokens.append(drawn.token)
+            sequence.replied += 1
+            if drawn.finish is not None:
+                self._end(sequence)
+            elif sequence.lane is None:
+                self._join(sequence, self._lane_for_one_more())
+
+    # Instructions ----------------------------------------------------------------------
+
+    def take_notices(self) -> list[Notice]:
+        notices, self._notices = self._notices, []
+        return notices
+
+    def next_step(self, now: float) -> PlannedStep | None:
+        """The step to run now, or None when there is nothing to do before an event."""
+        self._expire(now)
+        self._admit()
+        self._balance()
+        if len(self._in_flight) < self._in_flight_limit:
+            planned = None
+            if self._last_was_decode:
+                planned = self._chunk() or self._decode()
+            else:
+                planned = self._decode() or self._chunk()
+            if planned is not None:
+                return planned
+        return self._plan(None, (), (), sample=False) if self._ops else None
+
+    def next_deadline(self) -> float | None:
+        """When a waiting request expires next, in the caller's clock."""
+        return min((x.expires_at for x in self._waiting), default=None)
+
+    # Waiting ---------------------------------------------------------------------------
+
+    def _wait(self, sequence: Sequence) -> None:
+        sequence.phase = "waiting"
+        self._waiting.append(sequence)
+        self._waiting.sort(key=lambda x: (x.submit.priority, x.arrived))
+
+    def _expire(self, now: float) -> None:
+        late = [x for x in self._waiting if x.expires_at <= now]
+        for sequence in late:
+            self._waiting.remove(sequence)
+            self._reject(
+                sequence.submit,
+                503,
+                "queue_timeout",
+                f"the request waited {sequence.submit.deadline_s:g} s and was not begun: "
+                "the cluster is busy; try again later",
+                RETRY_AFTER_S,
+            )
+
+    def _admit(self) -> None:
+        while (
+            self._waiting
+            and len(self._prefilling) < self.limits.max_prefilling
+            and self.active < self.limits.max_running
+            and self._make_room(len(self._waiting[0].tokens) + 1)
+        ):
+            self._open(self._waiting.pop(0))
+
+    def _make_room(self, tokens: int) -> bool:
+        """Drop kept prefixes until ``tokens`` more fit. False when they cannot."""
+        while self.reserved_tokens + tokens > self.limits.cache_tokens:
+            op = self.prefixes.evict()
+            if op is None:
+                return False
+            self._ops.append(op)
+        return True
+
+    def _open(self, sequence: Sequence) -> None:
+        submit = sequence.submit
+        self._sequence_number += 1
+        sequence.number = self._sequence_number
+        sequence.target = len(sequence.tokens)
+        sequence.computed = 0
+        sequence.lane = None
+        sequence.phase = "prefilling"
+        history = sequence.tokens if needs_history(submit.sampling) else ()
+        self._ops.append(
+            Open(
+                "open",
+                seq=sequence.number,
+                request=submit.request,
+                attempt=submit.attempt,
+                reply=submit.reply,
+                sampling=submit.sampling,
+                index=sequence.replied,
+                history=tuple(history),
+                replied=sequence.replied if history else 0,
+            )
+        )
+        sequence.origin = self.prefixes.find(sequence.tokens, submit.share)
+        if sequence.origin is not None:
+            prefix, length = sequence.origin
+            self._ops.append(Fork("fork", prefix, sequence.number, length))
+            sequence.computed = length
+        self._prefilling.append(sequence)
+        self._notices.append(
+            Notice(
+                submit.reply,
+                Started(
+                    "started",
+                    submit.request,
+                    submit.attempt,
+                    cached=sequence.computed,
+                    prefilled=sequence.computed,
+                    total=len(sequence.tokens),
+                ),
+            )
+        )
+
+    # Prefilling ------------------------------------------------------------------------
+
+    def _chunk(self) -> PlannedStep | None:
+        """The next chunk of the prompt whose turn it is."""
+        if not self._prefilling:
+            return None
+        sequence = self._prefilling[0]
+        left = sequence.target - sequence.computed
+        size = self._chunk_size(sequence, left)
+        if size == 0:
+            return None
+        self._prefilling.pop(0)
+        begin, end = sequence.computed, sequence.computed + size
+        sequence.computed = end
+        last = end == sequence.target
+        if last:
+            sequence.phase = "sampling"
+            self._sampling[sequence.number] = sequence
+        else:
+            self._prefilling.append(sequence)
+        self.pace.chunk_issued(size)
+        self._last_was_decode = False
+        return self._plan(None, (sequence,), (tuple(sequence.tokens[begin:end]),), sample=last)
+
+    def _chunk_size(self, sequence: Sequence, left: int) -> int:
+        """Eight chunks a stage keep all stages busy but for an eighth of the time."""
+        spread = -(-(sequence.target - (sequence.origin or (0, 0))[1]) // (8 * self.limits.stages))
+        most = min(left, max(32, min(spread, self.limits.chunk)))
+        if not self._lanes:
+            return most
+        return self.pace.affordable(most, self.limits.least_chunk)
+
+    def _tell_progress(self, number: int) -> None:
+        for sequence in (*self._prefilling, *self._sampling.values()):
+            if sequence.number == number:
+                submit = sequence.submit
+                cached = sequence.origin[1] if sequence.origin else 0
+                flying = sum(x.tokens for x in self._in_flight.values() if x.seqs == (number,))
+                body = Started(
+                    "started",
+                    submit.request,
+                    submit.attempt,
+                    cached=cached,
+                    prefilled=sequence.computed - flying,
+                    total=sequence.target,
+                )
+                self._notices.append(Notice(submit.reply, body))
+
+    # Running ---------------------------------------------------------------------------
+
+    def _decode(self) -> PlannedStep | None:
+        """A step of the lane that has waited longest."""
+        idle = sorted(
+            (lane for lane in self._lanes.values() if not lane.stepping),
+            key=lambda lane: lane.stepped_at,
+        )
+        for lane in idle:
+            if not self._make_room_for_step(lane):
+                continue
+            for row in lane.rows:
+                row.computed += 1
+            lane.stepping = True
+            lane.stepped_at = self._step_number
+            self.pace.decode_issued(len(self._lanes))
+            self._last_was_decode = True
+            tokens = tuple((row.tokens[-1],) for row in lane.rows)
+            return self._plan(lane.number, tuple(lane.rows), tokens, sample=True)
+        return None
+
+    def _make_room_for_step(self, lane: Lane) -> bool:
+        """Room for one more token of every row, at the cost of the youngest sequence.
+
+        False when the lane cannot step now; others in the pipeline will make room.
+        """
+        while lane.number in self._lanes and not self._make_room(len(lane.rows)):
+            idle = [x for other in self._lanes.values() if not other.stepping for x in other.rows]
+            candidates = [*self._prefilling, *idle]
+            if len(candidates) < 2:
+                return False
+            self._preempt(max(candidates, key=lambda x: (x.submit.priority, x.arrived)))
+        return lane.number in self._lanes
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Free a sequence's caches; it begins again, tokens so far as its prompt, later."""
+        self._detach(sequence)
+        self._ops.append(Close("close", sequence.number))
+        sequence.target = sequence.computed = 0
+        self._wait(sequence)
+
+    def _lane_for_one_more(self) -> Lane:
+        if len(self._lanes) < self._lane_limit:
+            return self._new_lane()
+        return min(self._lanes.values(), key=lambda lane: (len(lane.rows), lane.stepping))
+
+    def _new_lane(self) -> Lane:
+        self._lane_number += 1
+        lane = Lane(self._lane_number)
+        self._lanes[lane.number] = lane
+        return lane
+
+    def _join(self, sequence: Sequence, lane: Lane) -> None:
+        self._ops.append(Join("join", lane.number, (sequence.number,)))
+        lane.rows.append(sequence)
+        sequence.lane = lane.number
+
+    def _leave(self, lane: Lane, leaving: Iterable[Sequence]) -> None:
+        rows = list(leaving)
+        self._ops.append(Leave("leave", lane.number, tuple(row.number for row in rows)))
+        lane.rows = [row for row in lane.rows if row not in rows]
+        for row in rows:
+            row.lane = None
+        if not lane.rows:
+            del self._lanes[lane.number]
+
+    def _balance(self) -> None:
+        """Move rows from the fullest lane to the emptiest, both at rest."""
+        if not self.limits.can_batch:
+            return
+        while True:
+            idle = [lane for lane in self._lanes.values() if not lane.stepping]
+            if not idle:
+                return
+            fullest = max(idle, key=lambda lane: len(lane.rows))
+            if len(self._lanes) < self._lane_limit:
+                target_size = 0
+            else:
+                target_size = min(len(lane.rows) for lane in idle)
+            moving = (len(fullest.rows) - target_size) // 2
+            if moving == 0:
+                return
+            rows = fullest.rows[-moving:]
+            self._leave(fullest, rows)
+            if len(self._lanes) < self._lane_limit:
+                target = self._new_lane()
+            else:
+                target = min(idle, key=lambda lane: len(lane.rows))
+            self._ops.append(Join("join", target.number, tuple(row.number for row in rows)))
+            for row in rows:
+                row.lane = target.number
+            target.rows.extend(rows)
+
+    # Ending ----------------------------------------------------------------------------
+
+    def _end(self, sequence: Sequence) -> None:
+        """A request is over: its caches become a kept prefix, or are freed."""
+        if sequence.phase == "waiting":
+            self._waiting.remove(sequence)
+            return
+        self._detach(sequence)
+        kept = None
+        if sequence.computed >= self.limits.least_prefix:
+            share = sequence.submit.share
+            kept = self.prefixes.add(sequence.tokens[: sequence.computed], share, sequence.origin)
+        if kept is None:
+            self._ops.append(Close("close", sequence.number))
+            return
+        self._ops.append(
+            Close(
+                "close",
+                sequence.number,
+                keep=kept.number,
+                length=len(kept.tokens),
+                parent=kept.parent,
+                shared=kept.shared,
+            )
+        )
+        while self.prefixes.overfull() and (op := self.prefixes.evict()) is not None:
+            self._ops.append(op)
+
+    def _detach(self, sequence: Sequence) -> None:
+        """Take a sequence out of wherever it is, so that its caches stand alone."""
+        if sequence.phase == "prefilling":
+            self._prefilling.remove(sequence)
+        elif sequence.phase == "sampling":
+            del self._sampling[sequence.number]
+        else:
+            del self._running[sequence.number]
+            if sequence.lane is not None:
+                self._leave(self._lanes[sequence.lane], [sequence])
+
+    # Helpers ---------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        lane: int | None,
+        rows: tuple[Sequence, ...],
+        tokens: tuple[tuple[int, ...], ...],
+        sample: bool,
+    ) -> PlannedStep:
+        self._step_number += 1
+        seqs = tuple(row.number for row in rows)
+        ops, self._ops = tuple(self._ops), []
+        if rows:
+            self._in_flight[self._step_number] = InFlight(lane, seqs, sum(map(len, tokens)))
+        return PlannedStep(Step("step", self._step_number, lane, seqs, sample, ops), tokens)
+
+    def _live(self) -> list[Sequence]:
+        return [*self._prefilling, *self._sampling.values(), *self._running.values()]
+
+    def _everyone(self) -> list[Sequence]:
+        return [*self._waiting, *self._live()]
+
+    def _reject(
+        self, submit: Submit, status: int, code: str, message: str, retry: int | None = None
+    ) -> None:
+        body = Rejected(
+            "rejected", submit.request, submit.attempt, status, code, message, retry_after_s=retry
+        )
+        self._notices.append(Notice(submit.reply, body))

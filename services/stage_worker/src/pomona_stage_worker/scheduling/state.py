@@ -1,0 +1,66 @@
+"""What the scheduler remembers of a sequence and of a lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pomona.messages.data import Submit
+
+Phase = Literal["waiting", "prefilling", "sampling", "running"]
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A request in the scheduler.
+
+    Attributes:
+        number: of the sequence in every stage's table; new whenever it is opened again.
+        tokens: prompt and reply so far.
+        replied: how many of ``tokens``, at their end, are the reply.
+        target: tokens to compute before the next one can be drawn.
+        computed: tokens whose steps were issued, so that every stage has them or will.
+        phase: ``sampling`` from the last chunk until its token is back.
+        origin: the kept prefix it was forked from, and how much of it.
+        expires_at: when waiting ends, in seconds of the caller's clock.
+    """
+
+    number: int
+    submit: Submit
+    tokens: list[int]
+    replied: int
+    expires_at: float
+    arrived: int
+    target: int = 0
+    computed: int = 0
+    phase: Phase = "waiting"
+    lane: int | None = None
+    origin: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.submit.request, self.submit.attempt
+
+    @property
+    def reserved(self) -> int:
+        """Tokens of cache that this sequence has or is about to have, in each stage."""
+        return max(self.target, self.computed)
+
+
+@dataclass(slots=True)
+class Lane:
+    """Rows that step together. ``stepping`` while a step of it is in the pipeline."""
+
+    number: int
+    rows: list[Sequence] = field(default_factory=list[Sequence])
+    stepping: bool = False
+    stepped_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A step in the pipeline: of a lane, or a chunk of one sequence."""
+
+    lane: int | None
+    seqs: tuple[int, ...]
+    tokens: int

@@ -1,0 +1,51 @@
+"""Settings of a stage worker: ``POMONA_STAGE_WORKER_*``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import psutil
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from pomona.settings import ServiceSettings
+
+
+class StageWorkerSettings(ServiceSettings):
+    """What a stage worker needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="POMONA_STAGE_WORKER_")
+    section: ClassVar[str] = "stage_worker"
+
+    name: str = Field(default="", max_length=64)
+    """Name of this worker in the cluster. Default: ``<node>.stage_worker``."""
+    data_port: int = Field(default=0, ge=0, le=65535)
+    """Port on which links end; 0 takes a free one, which the beacon tells."""
+    memory_bytes: int = Field(default=0, ge=0)
+    """Most memory for weights and caches, in bytes. 0: what the machine allows."""
+    link_deadline_s: float = Field(default=3.0, gt=0, le=60)
+    """How long the next stage may take no message before the epoch is given up, seconds."""
+    max_waiting: int = Field(default=256, ge=0, le=65536)
+    """Requests that may wait at the head; one more is refused with 429."""
+    max_running: int = Field(default=64, ge=1, le=4096)
+    """Requests that may generate at once."""
+    prefill_chunk: int = Field(default=512, ge=8, le=16384)
+    """Most prompt tokens in one step."""
+    pace: float = Field(default=0.9, gt=0, le=10)
+    """Time prompts may take between two tokens of a running stream, relative to that time."""
+
+    @property
+    def instance(self) -> str:
+        return self.name or f"{self.node}.stage_worker"
+
+    def usable_memory(self) -> int:
+        """Bytes for weights and caches."""
+        if self.memory_bytes:
+            return self.memory_bytes
+        from mlx.core import metal
+
+        if metal.is_available():
+            import mlx.core as mx
+
+            return int(mx.device_info()["max_recommended_working_set_size"])
+        return psutil.virtual_memory().total * 3 // 4

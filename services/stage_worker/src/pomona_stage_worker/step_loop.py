@@ -1,0 +1,126 @@
+"""The thread that runs the steps: it owns the data sockets and all of MLX's work."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from prometheus_client import Counter
+
+from pomona.codec import Message
+from pomona.errors import PomonaError, ProtocolError
+from pomona.messages.data import Cancel, Submit
+from pomona.transport import Identity, Pull, Push
+from pomona_stage_worker.runtime import Runtime, rejected_epoch
+
+log = logging.getLogger(__name__)
+
+IDLE_POLL_S = 0.5
+
+DROPPED = Counter("pomona_stage_dropped_messages", "Messages dropped", ["reason"])
+
+
+class StepLoop(threading.Thread):
+    """Receive, decide, compute, send: nothing stands between a message and its step.
+
+    The control thread hands over what to do with :meth:`call`; the loop is woken for it.
+    """
+
+    def __init__(self, identity: Identity, pull: Pull) -> None:
+        super().__init__(name="steps", daemon=True)
+        self.runtimes: dict[int, Runtime] = {}
+        self._identity = identity
+        self._pull = pull
+        self._wake = pull.waker()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopping = False
+
+    # From the control thread -----------------------------------------------------------
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the loop call ``function`` between two steps."""
+        self._calls.put(function)
+        self._wake()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the loop after the step that runs now. False when it does not end in time."""
+
+        def end() -> None:
+            self._stopping = True
+
+        self.call(end)
+        self.join(timeout_s)
+        return not self.is_alive()
+
+    # In the loop -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        working = False
+        while not self._stopping:
+            self._receive_all(0.0 if working else self._idle_s())
+            self._make_calls()
+            working = False
+            for runtime in self._each():
+                working |= runtime.advance()
+                runtime.publish_load(idle=not working)
+        for runtime in self._each():
+            runtime.close("the stage worker is stopping; the request goes on elsewhere if it can")
+        self._pull.close()
+
+    def _receive_all(self, timeout_s: float) -> None:
+        """Take in what has arrived, waiting for the first message only."""
+        while True:
+            try:
+                message = self._pull.receive(timeout_s)
+            except ProtocolError as error:
+                DROPPED.labels("malformed").inc()
+                log.warning("dropped: %s", error)
+                continue
+            if message is None:
+                return
+            self._dispatch(message)
+            timeout_s = 0.0
+
+    def _dispatch(self, message: Message) -> None:
+        envelope = message.envelope
+        if envelope.cluster != self._identity.cluster:
+            DROPPED.labels("other_cluster").inc()
+            return
+        body = envelope.body
+        runtime = self.runtimes.get(envelope.epoch)
+        if runtime is not None and runtime.failure is None:
+            runtime.handle(message)
+        elif isinstance(body, Submit):
+            self._refuse(body)
+        elif not isinstance(body, Cancel):
+            DROPPED.labels("stale_epoch").inc()
+
+    def _refuse(self, body: Submit) -> None:
+        """A gateway that has not heard of the new epoch yet must not wait in vain."""
+        try:
+            link = Push(self._identity, body.reply, patient=True)
+            link.send(rejected_epoch(body, "the pipeline has changed"), wait=False)
+            link.close(linger_s=1.0)
+        except PomonaError as error:
+            log.warning("a gateway cannot be told: %s", error)
+
+    def _make_calls(self) -> None:
+        while not self._calls.empty():
+            self._calls.get()()
+
+    def _idle_s(self) -> float:
+        deadlines = [
+            deadline
+            for runtime in self._each()
+            if runtime.scheduler is not None
+            and (deadline := runtime.scheduler.next_deadline()) is not None
+        ]
+        if not deadlines:
+            return IDLE_POLL_S
+        return min(IDLE_POLL_S, max(min(deadlines) - time.monotonic(), 0.001))
+
+    def _each(self) -> Iterable[Runtime]:
+        return list(self.runtimes.values())
