@@ -18,6 +18,8 @@ from pomona_planner.settings import PlannerSettings
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+GRACE_S = 2.5
+"""After hearing nothing at all, how long to wait for workers before they count as gone."""
 
 EPOCH = Gauge("pomona_planner_epoch", "Epoch of the plan", ["model_name"])
 ACTIVE = Gauge("pomona_planner_pipeline_active", "1 when every stage is ready", ["model_name"])
@@ -46,6 +48,7 @@ class Planner:
             for source in settings.models
         ]
         self._changes = 0
+        self._hearing_since: float | None = None
         self._control = ControlPlane(
             settings, f"{settings.node}.planner", self._facts, work=lambda: (self._changes, 0)
         )
@@ -84,10 +87,21 @@ class Planner:
         self._news.clear()
 
     def _decide(self) -> None:
+        """Decide, unless nothing is heard: then discovery is gone, and the workers may not be."""
+        now = time.monotonic()
+        if self._control.leases.get(self._control.identity.name) is None:
+            self._hearing_since = None
+            return
+        if self._hearing_since is None:
+            self._hearing_since = now
         workers = self._control.leases.of("stage_worker")
+        there = {worker.name for worker in workers}
         for decider in self._deciders:
             before = decider.pipeline
-            after = decider.decide(workers, self._next_epoch(workers), time.monotonic())
+            absent = {stage.worker for stage in before.stages} - there
+            if absent and now - self._hearing_since < GRACE_S:
+                continue
+            after = decider.decide(workers, self._next_epoch(workers), now)
             if after != before:
                 self._tell(before, after)
 
