@@ -32,7 +32,7 @@ class HealthWatcherSettings(ServiceSettings):
     """Seconds a message is tried again while Slack cannot take it."""
     outbox_size: int = Field(default=256, ge=2, le=65536)
     """Messages that wait for Slack at most."""
-    drain_deadline_s: float = Field(default=5.0, gt=0, le=60)
+    drain_deadline_s: float = Field(default=3.0, gt=0, le=60)
     """Seconds after SIGTERM in which waiting messages are still posted."""
     repeat_after_s: float = Field(default=30.0, ge=0, le=86400)
     """The same alert is raised at most once in this many seconds; what happens in between

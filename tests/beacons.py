@@ -1,0 +1,70 @@
+"""Beacons for tests, whole but for what a test cares about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pomona import __version__
+from pomona.messages.control import (
+    Beacon,
+    DiscoveryFacts,
+    Facts,
+    GatewayFacts,
+    Hardware,
+    HealthWatcherFacts,
+    PlannerFacts,
+    ServiceName,
+    StageWorkerFacts,
+)
+
+GIB = 1 << 30
+HARDWARE = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")
+
+
+def facts_of(service: ServiceName, **fields: Any) -> Facts:
+    """Facts of a service of a kind; ``fields`` replaces what is there by default."""
+    base: dict[ServiceName, dict[str, Any]] = {
+        "discovery": {"hardware": HARDWARE},
+        "gateway": {"url": "http://127.0.0.1:1"},
+        "stage_worker": {
+            "device": "cpu",
+            "usable_memory_bytes": 8 * GIB,
+            "resident_bytes": GIB,
+        },
+    }
+    kinds: dict[ServiceName, Callable[..., Facts]] = {
+        "discovery": DiscoveryFacts,
+        "planner": PlannerFacts,
+        "gateway": GatewayFacts,
+        "health_watcher": HealthWatcherFacts,
+        "stage_worker": StageWorkerFacts,
+    }
+    return kinds[service](**{"service": service, **base.get(service, {}), **fields})
+
+
+def beacon_of(
+    service: ServiceName,
+    node: str = "mac",
+    *,
+    boot: str = "boot1",
+    seq: int = 1,
+    facts: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Beacon:
+    """A beacon of ``node``'s service of a kind; ``fields`` replaces any of its own."""
+    base: dict[str, Any] = {
+        "cluster": "pomona",
+        "name": f"{node}.{service}",
+        "node": node,
+        "boot": boot,
+        "seq": seq,
+        "version": __version__,
+        "pid": 4711,
+        "state": "ready",
+        "progress": 0,
+        "queued": 0,
+        "endpoints": {},
+        "facts": facts_of(service, **(facts or {})),
+    }
+    return Beacon(**{**base, **fields})

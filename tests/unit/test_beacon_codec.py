@@ -1,0 +1,235 @@
+"""Bytes to messages and back: round trips, and every limit."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beacons import HARDWARE, beacon_of
+from pomona import codec
+from pomona.errors import ProtocolError
+from pomona.messages.control import Alert, Beacon, DiscoveryFacts, HealthWatcherFacts
+from pomona.messages.data import MAX_TENSORS, Cancel, Envelope, Tensor
+from strategies import messages
+
+BEACONS = messages(Beacon)
+TENSORS = st.builds(
+    Tensor,
+    dtype=st.sampled_from(sorted(codec.ITEM_BYTES)),
+    shape=st.lists(st.integers(0, 5), max_size=4).map(tuple),
+)
+ENVELOPES = st.builds(
+    replace,
+    messages(Envelope),
+    version=st.just(codec.PROTOCOL_VERSION),
+    tensors=st.lists(TENSORS, max_size=3).map(tuple),
+)
+
+
+def envelope_of(**fields: Any) -> Envelope:
+    base: dict[str, Any] = {
+        "version": codec.PROTOCOL_VERSION,
+        "cluster": "pomona",
+        "sender": "mac.gateway",
+        "boot": "boot1",
+        "link": 1,
+        "seq": 0,
+        "epoch": 1,
+        "body": Cancel("cancel", "request", 1),
+    }
+    return Envelope(**{**base, **fields})
+
+
+# Beacons -------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(BEACONS)
+def test_every_beacon_survives_the_wire(beacon: Beacon) -> None:
+    assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=64), max_size=4))
+def test_any_bytes_are_a_beacon_or_a_protocol_error(frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode_beacon(frames)
+
+
+@settings(deadline=None)
+@given(BEACONS, st.data())
+def test_a_damaged_beacon_is_refused_or_still_whole(beacon: Beacon, data: st.DataObject) -> None:
+    topic, body = codec.encode_beacon(beacon)
+    place = data.draw(st.integers(0, len(body) - 1))
+    byte = data.draw(st.integers(0, 255))
+    damaged = body[:place] + bytes([byte]) + body[place + 1 :]
+    with suppress(ProtocolError):
+        assert isinstance(codec.decode_beacon([topic, damaged]), Beacon)
+
+
+@settings(deadline=None)
+@given(BEACONS, st.data())
+def test_a_cut_beacon_is_refused(beacon: Beacon, data: st.DataObject) -> None:
+    topic, body = codec.encode_beacon(beacon)
+    with pytest.raises(ProtocolError):
+        codec.decode_beacon([topic, body[: data.draw(st.integers(0, len(body) - 1))]])
+
+
+def too_large() -> Beacon:
+    alerts = tuple(Alert(f"k{i}", "warning", "x" * 4000, 0.0) for i in range(300))
+    return beacon_of("health_watcher", facts={"alerts": alerts})
+
+
+@pytest.mark.parametrize(
+    ("beacon", "what"),
+    [
+        (beacon_of("gateway", cluster="no spaces"), "cluster"),
+        (beacon_of("gateway", node="n" * 65, name="mac.gateway"), "node"),
+        (beacon_of("gateway", boot=""), "boot"),
+        (beacon_of("gateway", seq=-1), "seq"),
+        (beacon_of("gateway", state="asleep"), "state"),
+        (beacon_of("gateway", pid="4711"), "pid"),
+        (beacon_of("gateway", endpoints={"data": "x" * 257}), "endpoints"),
+        (beacon_of("gateway", facts={"url": "x" * 4097}), "url"),
+        (beacon_of("discovery", facts={"peers": ("x",) * 257}), "peers"),
+        (
+            beacon_of("discovery", facts={"hardware": replace(HARDWARE, cores=2**63)}),
+            "cores",
+        ),
+        (too_large(), "over"),
+    ],
+)
+def test_a_beacon_beyond_a_limit_is_refused_and_the_error_names_it(
+    beacon: Beacon, what: str
+) -> None:
+    with pytest.raises(ProtocolError, match=what):
+        codec.decode_beacon(codec.encode_beacon(beacon))
+
+
+def test_a_beacon_at_its_limits_passes() -> None:
+    facts = DiscoveryFacts("discovery", HARDWARE, ("x" * 256,) * 256)
+    beacon = beacon_of("discovery", "n" * 64, name="m" * 64, facts=None, seq=2**63 - 1)
+    beacon = replace(beacon, facts=facts)
+    assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
+
+
+def test_facts_of_an_unknown_kind_are_refused() -> None:
+    topic, body = codec.encode_beacon(beacon_of("gateway"))
+    content = orjson.loads(body)
+    content["facts"]["service"] = "stranger"
+    with pytest.raises(ProtocolError, match="facts"):
+        codec.decode_beacon([topic, orjson.dumps(content)])
+
+
+def test_a_beacon_under_a_topic_of_another_is_refused() -> None:
+    topic, _ = codec.encode_beacon(beacon_of("gateway", "one"))
+    _, body = codec.encode_beacon(beacon_of("gateway", "two"))
+    with pytest.raises(ProtocolError, match="topic"):
+        codec.decode_beacon([topic, body])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_beacon_has_two_frames(count: int) -> None:
+    frames = [*codec.encode_beacon(beacon_of("gateway")), b"more"][:count]
+    with pytest.raises(ProtocolError, match="2 frames"):
+        codec.decode_beacon(frames)
+
+
+def test_what_a_beacon_held_does_not_reach_the_error() -> None:
+    frames = codec.encode_beacon(beacon_of("gateway", node="secret words " * 9))
+    with pytest.raises(ProtocolError) as caught:
+        codec.decode_beacon(frames)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_number_that_json_cannot_hold_is_refused() -> None:
+    facts = HealthWatcherFacts("health_watcher", (Alert("k", "warning", "s", float("nan")),))
+    beacon = replace(beacon_of("health_watcher"), facts=facts)
+    with pytest.raises(ProtocolError, match="since"):
+        codec.decode_beacon(codec.encode_beacon(beacon))
+
+
+# Data messages -------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(ENVELOPES, st.randoms(use_true_random=False))
+def test_every_message_survives_the_wire(envelope: Envelope, random: Any) -> None:
+    buffers = [random.randbytes(codec.tensor_bytes(tensor)) for tensor in envelope.tensors]
+    message = codec.decode_message(codec.encode_message(envelope, buffers))
+    assert message.envelope == envelope
+    assert [bytes(buffer) for buffer in message.buffers] == buffers
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=64), max_size=4))
+def test_any_bytes_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode_message(frames)
+
+
+@settings(deadline=None)
+@given(ENVELOPES, st.integers(1, 9))
+def test_a_tensor_that_its_bytes_do_not_fill_is_refused(envelope: Envelope, extra: int) -> None:
+    tensor = Tensor("float32", (2, 3))
+    envelope = replace(envelope, tensors=(tensor,))
+    for size in (24 - min(extra, 24), 24 + extra):
+        with pytest.raises(ProtocolError, match="does not fill"):
+            codec.decode_message(codec.encode_message(envelope, [b"\0" * size]))
+
+
+def test_tensors_are_passed_on_without_a_copy() -> None:
+    payload = bytearray(24)
+    envelope = envelope_of(tensors=(Tensor("float32", (2, 3)),))
+    frames = codec.encode_message(envelope, [payload])
+    assert codec.decode_message(frames).buffers[0] is payload
+
+
+@pytest.mark.parametrize(
+    ("envelope", "what"),
+    [
+        (envelope_of(version=codec.PROTOCOL_VERSION + 1), "protocol"),
+        (envelope_of(epoch=-1), "epoch"),
+        (envelope_of(body=Cancel("cancel", "r" * 129, 1)), "request"),
+        (envelope_of(body=Cancel("cancel", "", 1)), "request"),
+        (envelope_of(tensors=(Tensor("int32", (-1,)),)), "shape"),
+        (envelope_of(tensors=(Tensor("int32", (1,) * 9),)), "shape"),
+        (envelope_of(tensors=(Tensor("int32", (1,)),)), "announced"),
+        (envelope_of(tensors=(Tensor("int32", (1,)),) * (MAX_TENSORS + 1)), "tensors"),
+    ],
+)
+def test_a_message_beyond_a_limit_is_refused_and_the_error_names_it(
+    envelope: Envelope, what: str
+) -> None:
+    with pytest.raises(ProtocolError, match=what):
+        codec.decode_message(codec.encode_message(envelope))
+
+
+def test_a_message_of_an_unknown_kind_is_refused() -> None:
+    header = orjson.loads(orjson.dumps(envelope_of()))
+    header["body"]["kind"] = "exec"
+    with pytest.raises(ProtocolError, match="body"):
+        codec.decode_message([orjson.dumps(header)])
+
+
+def test_too_many_frames_are_refused() -> None:
+    frames: list[bytes] = [b"{}"] * (2 + MAX_TENSORS)
+    with pytest.raises(ProtocolError, match="frames"):
+        codec.decode_message(frames)
+
+
+def test_a_tensor_over_the_limit_is_refused_before_it_is_looked_at() -> None:
+    envelope = envelope_of(tensors=(Tensor("float32", (2**31 - 1, 2**31 - 1)),))
+    with pytest.raises(ProtocolError, match="over"):
+        codec.decode_message(codec.encode_message(envelope, [b""]))
+
+
+def test_a_header_over_the_limit_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="over"):
+        codec.decode_message([b" " * (codec.MAX_HEADER_BYTES + 1)])
