@@ -1,0 +1,12 @@
+"""``python -m pomona_gateway``"""
+
+from __future__ import annotations
+
+from pomona.service import run_service
+from pomona.settings import settings_or_exit
+from pomona_gateway.service import serve
+from pomona_gateway.settings import GatewaySettings
+
+if __name__ == "__main__":
+    settings = settings_or_exit(GatewaySettings)
+    run_service("gateway", settings, lambda stop: serve(settings, stop))

@@ -1,0 +1,61 @@
+"""The ASGI application: every path of the API."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pomona.errors import RequestError
+from pomona_gateway.api import operations
+from pomona_gateway.api.body import ClientGone
+from pomona_gateway.api.errors import error_response, from_http
+from pomona_gateway.api.middleware import LastResort, Linger, RequestIds
+from pomona_gateway.api.openai_chat import chat_completions
+from pomona_gateway.gateway import Gateway
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    gateway: Gateway = request.app.state.gateway
+    headers: dict[str, str] = {}
+    match error:
+        case RequestError():
+            refused = error
+        case HTTPException():
+            refused = from_http(request, error)
+            headers = dict(error.headers or {})
+        case _:
+            raise error
+    gateway.metrics.refused.labels(str(refused.status), refused.code).inc()
+    return error_response(refused, headers)
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    """The client is gone: this answer is never read."""
+    return Response(status_code=499)
+
+
+def build_app(gateway: Gateway) -> Starlette:
+    """The application that serves ``gateway``."""
+    app = Starlette(
+        routes=[
+            Route("/health", operations.health),
+            Route("/readyz", operations.readyz),
+            Route("/metrics", operations.metrics),
+            Route("/v1/models", operations.list_models),
+            Route("/v1/models/{model:path}", operations.get_model),
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        ],
+        middleware=[Middleware(RequestIds), Middleware(LastResort), Middleware(Linger)],
+        exception_handlers={
+            ClientGone: _nobody,
+            RequestError: _refuse,
+            HTTPException: _refuse,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.state.gateway = gateway
+    return app

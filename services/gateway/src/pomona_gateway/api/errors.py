@@ -1,0 +1,70 @@
+"""Errors as the OpenAI API shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pomona.errors import RequestError
+from pomona_gateway.api.json_response import JsonResponse
+
+MAX_RETRY_AFTER_S = 60
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+def error_type(status: int) -> str:
+    default = "invalid_request_error" if status < 500 else "server_error"
+    return _TYPES.get(status, default)
+
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """OpenAI's error object, for an answer or an event in a stream."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error_type(error.status),
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def retry_headers(error: RequestError) -> dict[str, str]:
+    if error.retry_after_s is None:
+        return {}
+    return {"retry-after": str(min(max(error.retry_after_s, 1), MAX_RETRY_AFTER_S))}
+
+
+def from_http(request: Request, error: HTTPException) -> RequestError:
+    """What Starlette raises for a path or method that is not there."""
+    target = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return RequestError(404, "not_found", f"there is no {target}")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return RequestError(405, "method_not_allowed", f"{target} is not allowed; use {allowed}")
+    return RequestError(error.status_code, "http_error", str(error.detail))
+
+
+def internal_error() -> RequestError:
+    return RequestError(
+        500, "internal_error", "the gateway failed on this request; its log says why"
+    )
+
+
+def error_response(error: RequestError, headers: dict[str, str] | None = None) -> Response:
+    return JsonResponse(
+        error_body(error), error.status, {**(headers or {}), **retry_headers(error)}
+    )

@@ -1,0 +1,121 @@
+"""Chat messages as OpenAI's clients write them, and as chat templates read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, StringConstraints
+
+from pomona.errors import RequestError
+from pomona_gateway.api.body import Body
+
+MAX_MESSAGES = 4096
+
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,256}$")]
+CallId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+Content = str | Parts
+
+
+class SystemMessage(Body):
+    role: Literal["system", "developer"]
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(Body):
+    role: Literal["user"]
+    content: Content
+    name: str | None = None
+
+
+class CalledFunction(Body):
+    name: FunctionName
+    arguments: str
+
+
+class ToolCall(Body):
+    id: CallId
+    type: Literal["function"] = "function"
+    index: int | None = None
+    function: CalledFunction
+
+
+class AssistantMessage(Body):
+    role: Literal["assistant"]
+    content: Content | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    # Clients send back what they were given, empty fields included.
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+class ToolMessage(Body):
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: CallId
+    name: str | None = None
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
+def content_text(content: Content | None) -> str:
+    if content is None:
+        return ""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+def template_message(message: Message, place: int) -> dict[str, Any]:
+    """One message as chat templates know it. ``place`` is its index in the request."""
+    text = content_text(message.content)
+    match message:
+        case SystemMessage():
+            out: dict[str, Any] = {"role": "system", "content": text}
+        case UserMessage():
+            out = {"role": "user", "content": text}
+        case ToolMessage(tool_call_id=call):
+            out = {"role": "tool", "content": text, "tool_call_id": call}
+        case AssistantMessage():
+            out = {"role": "assistant", "content": text or message.refusal or ""}
+            reasoning = message.reasoning_content or message.reasoning
+            if reasoning:
+                out |= {"reasoning_content": reasoning, "reasoning": reasoning}
+            if message.tool_calls:
+                where = f"messages[{place}].tool_calls"
+                out["tool_calls"] = [
+                    _template_call(call, f"{where}[{n}]")
+                    for n, call in enumerate(message.tool_calls)
+                ]
+    if message.name:
+        out["name"] = message.name
+    return out
+
+
+def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
+    try:
+        arguments = orjson.loads(call.function.arguments or "{}")
+    except orjson.JSONDecodeError as error:
+        name = f"{where}.function.arguments"
+        raise RequestError(400, "invalid_value", f"{name!r} is not JSON: {error}", name) from error
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.function.name, "arguments": arguments},
+    }

@@ -1,0 +1,83 @@
+"""``/health``, ``/readyz``, ``/metrics`` and ``/v1/models``: what a gateway says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pomona.errors import RequestError
+from pomona_gateway.api.json_response import JsonResponse
+from pomona_gateway.gateway import Gateway
+
+RETRY_AFTER_S = 2
+
+
+async def health(request: Request) -> Response:
+    """Alive: the event loop answers."""
+    return JsonResponse({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """Ready: a real token came through a pipeline in its present epoch."""
+    gateway: Gateway = request.app.state.gateway
+    ready = gateway.ready()
+    table = gateway.engine.table
+    proven = gateway.engine.proven_epochs()
+    models: dict[str, Any] = {}
+    for name, pipeline in sorted(table.pipelines.items()):
+        reason = table.reason(name) or gateway.catalogue.problem(name)
+        if not reason and name not in proven:
+            reason = f"no token has come through epoch {pipeline.epoch} yet"
+        models[name] = {
+            "ready": not reason,
+            "reason": reason,
+            "epoch": pipeline.epoch,
+            "state": pipeline.state,
+            "stages": [asdict(stage) for stage in table.stages(name)],
+        }
+    reasons = [f"{name}: {entry['reason']}" for name, entry in models.items() if entry["reason"]]
+    reason = "; ".join(reasons) or "no planner has been heard yet"
+    if gateway.draining:
+        reason = "the gateway is shutting down"
+    state = "ready" if ready else ("draining" if gateway.draining else "loading")
+    body = {"status": state, "reason": "" if ready else reason, "models": models}
+    headers = {} if ready else {"retry-after": str(RETRY_AFTER_S)}
+    return JsonResponse(body, 200 if ready else 503, headers)
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus' exposition format."""
+    gateway: Gateway = request.app.state.gateway
+    return Response(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+async def list_models(request: Request) -> Response:
+    """Every model of the cluster, those still loading included."""
+    gateway: Gateway = request.app.state.gateway
+    names = gateway.catalogue.names()
+    return JsonResponse({"object": "list", "data": [model_object(gateway, x) for x in names]})
+
+
+async def get_model(request: Request) -> Response:
+    """One model; its id may hold slashes."""
+    gateway: Gateway = request.app.state.gateway
+    name: str = request.path_params["model"]
+    if name not in gateway.catalogue.names():
+        raise RequestError(404, "model_not_found", f"there is no model {name!r}", "model")
+    return JsonResponse(model_object(gateway, name))
+
+
+def model_object(gateway: Gateway, name: str) -> dict[str, Any]:
+    ready = name in gateway.engine.proven_epochs() and not gateway.catalogue.problem(name)
+    return {
+        "id": name,
+        "object": "model",
+        "created": gateway.catalogue.created(name),
+        "owned_by": "pomona",
+        "ready": ready,
+        "context_length": gateway.catalogue.context_length(name),
+    }

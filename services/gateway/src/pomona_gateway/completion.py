@@ -1,0 +1,152 @@
+"""One client request, whatever dialect it came in, and its replies."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+
+from pomona.messages.data import Sampling, Started
+from pomona_gateway.engine import Engine, Generation, Inbox, Running
+from pomona_gateway.metrics import Metrics
+from pomona_gateway.reply_text import Piece, ReplyText
+from pomona_gateway.tokenizer import LanguageModel
+
+SEED_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What every dialect is translated to.
+
+    Attributes:
+        model: the model's own name; ``language`` is how it reads and writes.
+        stops: strings that end a reply; none of their text is given.
+        count: replies to the same prompt, each with a seed of its own.
+        share: kept prefixes are shared only within it.
+        priority: 0 is the most urgent.
+    """
+
+    model: str
+    language: LanguageModel
+    prompt: array[int]
+    sampling: Sampling
+    stops: tuple[str, ...] = ()
+    count: int = 1
+    share: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt: int
+    reply: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No text yet, or for a while: how many of the prompt's tokens are done."""
+
+    prefilled: int
+    total: int
+
+
+class Replies:
+    """The running replies to one completion. Close it, or the work goes on."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, completion: Completion) -> None:
+        """Begins the work. Raises RequestError when it cannot begin now."""
+        self.completion = completion
+        self._engine = engine
+        self._metrics = metrics
+        self._inbox = Inbox()
+        self._received = 0
+        self._sequences: list[Running] = []
+        self._open: set[int] = set()
+        sampling = completion.sampling
+        self._texts = [
+            ReplyText(completion.language.tokenizer, completion.stops, frozenset(sampling.stop_ids))
+            for _ in range(completion.count)
+        ]
+        metrics.request_n.labels(completion.model).observe(completion.count)
+        metrics.request_max_tokens.labels(completion.model).observe(sampling.max_tokens)
+        try:
+            for index in range(completion.count):
+                seeded = replace(sampling, seed=(sampling.seed + index) & SEED_MASK)
+                generation = Generation(
+                    completion.model,
+                    completion.prompt,
+                    seeded,
+                    completion.share,
+                    completion.priority,
+                )
+                self._sequences.append(engine.submit(generation, self._inbox, index))
+                self._open.add(index)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def usage(self) -> Usage:
+        cached = self._sequences[0].cached if self._sequences else 0
+        return Usage(len(self.completion.prompt), self._received, cached)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait a moment for the first news, so that a refusal still gets its own status."""
+        await self._inbox.settle(timeout_s)
+
+    async def events(self, pause_s: float) -> AsyncGenerator[tuple[int, Piece] | Waiting]:
+        """Index of a reply and what it adds, until every reply has ended; and signs of
+        life, at the latest every ``pause_s`` seconds.
+
+        Raises RequestError when one of them fails.
+        """
+        waiting = Waiting(0, len(self.completion.prompt))
+        while self._open:
+            arrived = await self._inbox.receive(pause_s)
+            if arrived is None:
+                yield waiting
+                continue
+            index, event = arrived
+            if index not in self._open:
+                continue
+            if isinstance(event, Started):
+                waiting = Waiting(event.prefilled, event.total)
+                yield waiting
+                continue
+            self._received += 1
+            piece = self._texts[index].push(event)
+            if piece.finish is not None:
+                self._finish(index, piece.finish)
+            if piece.text or piece.chances or piece.finish:
+                yield index, piece
+
+    def _finish(self, index: int, reason: str) -> None:
+        self._open.discard(index)
+        running = self._sequences[index]
+        self._engine.abandon(running)
+        self._metrics.finished(
+            self.completion.model,
+            reason,
+            len(self.completion.prompt),
+            running.received,
+            running.timing,
+            time.monotonic(),
+        )
+
+    def close(self) -> None:
+        """Stop what still runs; its caches are freed in every stage."""
+        for index in list(self._open):
+            running = self._sequences[index]
+            self._open.discard(index)
+            self._engine.abandon(running)
+            self._metrics.finished(
+                self.completion.model,
+                "abort",
+                len(self.completion.prompt),
+                running.received,
+                running.timing,
+                time.monotonic(),
+            )

@@ -1,0 +1,121 @@
+"""The parts of a gateway, tied together: what HTTP handlers reach through ``app.state``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from array import array
+
+from pomona.errors import RequestError
+from pomona.messages.control import Beacon, GatewayFacts
+from pomona.messages.data import Sampling, Token
+from pomona.service import ControlPlane
+from pomona_gateway.catalogue import Catalogue
+from pomona_gateway.engine import Engine, Generation, Inbox
+from pomona_gateway.metrics import Metrics
+from pomona_gateway.routes import Route
+from pomona_gateway.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+PROBE_RETRY_S = 1.0
+DRAIN_RETRY_AFTER_S = 5
+
+
+class Gateway:
+    """One gateway: its engine, its models, and its place in the cluster."""
+
+    def __init__(self, settings: GatewaySettings, url: str) -> None:
+        self.settings = settings
+        self.url = url
+        self.metrics = Metrics()
+        self.control = ControlPlane(
+            settings,
+            f"{settings.node}.gateway",
+            self.facts,
+            work=lambda: (self.engine.progress, self.engine.running),
+        )
+        self.engine = Engine(settings, self.control.identity, self.metrics, self._proved)
+        self.catalogue = Catalogue(self.engine.table)
+        self.control.endpoints |= {"http": url, "data": self.engine.endpoint}
+        self.control.on_beacon(self._heard)
+        self.draining = False
+        self._probes: dict[str, tuple[Route, asyncio.Task[None]]] = {}
+
+    def facts(self) -> GatewayFacts:
+        return GatewayFacts("gateway", self.url, self.engine.running, self.engine.proven_epochs())
+
+    def ready(self) -> bool:
+        """Whether a token came through some pipeline in its present epoch."""
+        return not self.draining and any(
+            not self.catalogue.problem(model) for model in self.engine.proven_epochs()
+        )
+
+    def drain(self) -> None:
+        """Take no new requests; those that run go on."""
+        self.draining = True
+        self.control.state = "draining"
+        self.engine.stop(
+            RequestError(
+                503,
+                "shutting_down",
+                "this gateway is shutting down",
+                retry_after_s=DRAIN_RETRY_AFTER_S,
+            )
+        )
+
+    async def close(self) -> None:
+        probes = [task for _, task in self._probes.values()]
+        for task in probes:
+            task.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
+        await self.catalogue.close()
+        await self.engine.close()
+
+    def _heard(self, beacon: Beacon) -> None:
+        changed = self.engine.hear(beacon)
+        self.catalogue.follow()
+        if changed:
+            self._restate()
+        self._probe()
+
+    def _proved(self) -> None:
+        self._restate()
+        self.control.changed()
+
+    def _restate(self) -> None:
+        if not self.draining:
+            self.control.state = "ready" if self.engine.proven_epochs() else "starting"
+
+    def _probe(self) -> None:
+        """Send a token through every pipeline of which none is known in its epoch."""
+        routes = self.engine.table.routes
+        for model, route in routes.items():
+            known = self._probes.get(model)
+            if self.draining or self.engine.proven.get(model) == route:
+                continue
+            if known is None or known[0] != route:
+                if known is not None:
+                    known[1].cancel()
+                self._probes[model] = (route, asyncio.create_task(self._prove(route)))
+
+    async def _prove(self, route: Route) -> None:
+        sampling = Sampling(max_tokens=1, temperature=0.0)
+        generation = Generation(route.model, array("i", [0]), sampling, measured=False)
+        while self.engine.table.route(route.model) == route:
+            inbox = Inbox()
+            try:
+                running = self.engine.submit(generation, inbox)
+                try:
+                    while True:
+                        arrived = await inbox.receive(self.settings.first_token_deadline_s)
+                        if arrived is not None and isinstance(arrived[1], Token):
+                            return
+                finally:
+                    self.engine.abandon(running)
+            except RequestError as error:
+                log.warning(
+                    "the probe of a pipeline failed",
+                    extra={"model": route.model, "epoch": route.epoch, "reason": error.message},
+                )
+            await asyncio.sleep(PROBE_RETRY_S)

@@ -1,0 +1,143 @@
+"""What ``/metrics`` says: vLLM's names and buckets under ``pomona_``, label ``model_name``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_FIRST_TOKEN = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+)  # fmt: skip
+_TOKEN = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0,
+)  # fmt: skip
+_REQUEST = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0,
+    240.0, 480.0, 960.0, 1920.0, 7680.0,
+)  # fmt: skip
+_COUNTS = tuple(float(d * 10**e) for e in range(6) for d in (1, 2, 5))
+_MODEL = ("model_name",)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When things happened to one sequence, in monotonic seconds; 0 for what did not."""
+
+    opened: float
+    started: float
+    first: float
+    last: float
+
+
+class Metrics:
+    """The counters of one gateway."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(
+                f"pomona_{name}", text, _MODEL, buckets=buckets, registry=self.registry
+            )
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = _MODEL) -> Counter:
+            return Counter(f"pomona_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"pomona_{name}", text, _MODEL, registry=self.registry)
+
+        self.running = gauge("num_requests_running", "Sequences whose prompt was begun")
+        self.waiting = gauge("num_requests_waiting", "Sequences waiting for their prompt")
+        self.kv_cache_usage = gauge("kv_cache_usage_perc", "Memory of caches in use, 1 is all")
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished prompts")
+        self.generation_tokens = counter("generation_tokens", "Tokens of replies")
+        self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up")
+        self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in kept prefixes")
+        self.success = counter(
+            "request_success", "Sequences that ended well", (*_MODEL, "finished_reason")
+        )
+        self.refused = counter(
+            "request_refused", "Requests answered with an error", ("status", "code")
+        )
+        self.dropped = counter(
+            "messages_dropped", "Messages not taken from the data plane", ("reason",)
+        )
+        self.resubmitted = counter("request_resubmitted", "Attempts after the first")
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "From request to first token", _FIRST_TOKEN
+        )
+        self.inter_token = histogram(
+            "inter_token_latency_seconds", "Between two tokens of a reply", _TOKEN
+        )
+        self.per_token = histogram(
+            "time_per_output_token_seconds", "Between two tokens of a reply", _TOKEN
+        )
+        self.mean_per_token = histogram(
+            "request_time_per_output_token_seconds", "Mean time a token of a reply", _TOKEN
+        )
+        self.e2e = histogram("e2e_request_latency_seconds", "From request to last token", _REQUEST)
+        self.queue = histogram(
+            "request_queue_time_seconds", "From request to its prompt being begun", _REQUEST
+        )
+        self.inference = histogram(
+            "request_inference_time_seconds", "From the prompt's begin to the end", _REQUEST
+        )
+        self.prefill = histogram(
+            "request_prefill_time_seconds", "From the prompt's begin to the first token", _REQUEST
+        )
+        self.decode = histogram(
+            "request_decode_time_seconds", "From the first token to the last", _REQUEST
+        )
+        self.request_prompt = histogram(
+            "request_prompt_tokens", "Prompt tokens of a sequence", _COUNTS
+        )
+        self.request_generation = histogram(
+            "request_generation_tokens", "Reply tokens of a sequence", _COUNTS
+        )
+        self.request_max_tokens = histogram(
+            "request_params_max_tokens", "Most tokens a request allowed", _COUNTS
+        )
+        self.request_n = histogram(
+            "request_params_n", "Replies a request asked for", (1, 2, 5, 10, 20)
+        )
+
+    def token(self, model: str, count: int, timing: Timing, now: float) -> None:
+        """A token arrived; ``count`` of its reply came before it."""
+        self.generation_tokens.labels(model).inc()
+        if count == 0:
+            self.first_token.labels(model).observe(now - timing.opened)
+            return
+        self.inter_token.labels(model).observe(now - timing.last)
+        self.per_token.labels(model).observe(now - timing.last)
+
+    def prompt(self, model: str, length: int, cached: int) -> None:
+        """A prompt is done."""
+        self.prompt_tokens.labels(model).inc(length)
+        self.prefix_queries.labels(model).inc(length)
+        self.prefix_hits.labels(model).inc(cached)
+
+    def finished(
+        self, model: str, reason: str, prompt: int, reply: int, timing: Timing, now: float
+    ) -> None:
+        """A sequence ended, well or by its client's wish."""
+        self.success.labels(model, reason).inc()
+        self.e2e.labels(model).observe(now - timing.opened)
+        self.request_prompt.labels(model).observe(prompt)
+        self.request_generation.labels(model).observe(reply)
+        begun = timing.started or timing.first
+        if not begun:
+            return
+        self.queue.labels(model).observe(begun - timing.opened)
+        self.inference.labels(model).observe(now - begun)
+        if timing.first:
+            self.prefill.labels(model).observe(timing.first - begun)
+            self.decode.labels(model).observe(timing.last - timing.first)
+        if reply > 1:
+            self.mean_per_token.labels(model).observe((timing.last - timing.first) / (reply - 1))
+
+    def text(self) -> bytes:
+        """The exposition format of Prometheus."""
+        return generate_latest(self.registry)

@@ -1,0 +1,162 @@
+"""Which pipeline serves which model, by the beacons heard: pure.
+
+A route stays until a beacon contradicts it. Losing the planner or the discovery service
+therefore changes nothing for requests, as long as the head of the pipeline answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageStatus, StageWorkerFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the requests of a model go: the head of its active pipeline.
+
+    Attributes:
+        boot: boot id of the head; with another one its caches are gone.
+        endpoint: the head's data endpoint.
+    """
+
+    model: str
+    epoch: int
+    head: str
+    boot: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage as ``/readyz`` shows it. ``state`` is ``unheard`` before its worker spoke."""
+
+    worker: str
+    start: int
+    stop: int
+    state: str
+    loaded_bytes: int
+    total_bytes: int
+    error: str
+
+
+class RouteTable:
+    """Follows the planner's and the stage workers' beacons."""
+
+    def __init__(self) -> None:
+        self._pipelines: dict[str, Pipeline] = {}
+        self._workers: dict[str, Beacon] = {}
+        self._routes: dict[str, Route] = {}
+
+    @property
+    def pipelines(self) -> dict[str, Pipeline]:
+        """The newest plan of each model, by the name clients use."""
+        return dict(self._pipelines)
+
+    @property
+    def routes(self) -> dict[str, Route]:
+        """The models that can be served now."""
+        return dict(self._routes)
+
+    def hear(self, beacon: Beacon) -> bool:
+        """Take in a beacon. True when a plan or a route changed."""
+        before = (dict(self._pipelines), dict(self._routes))
+        match beacon.facts:
+            case PlannerFacts(pipelines=pipelines):
+                stated = {x.model: x for x in sorted(pipelines, key=lambda x: x.epoch)}
+                if beacon.state == "ready":
+                    self._pipelines = stated
+                else:
+                    self._pipelines |= stated
+            case StageWorkerFacts():
+                self._workers[beacon.name] = beacon
+            case _:
+                return False
+        found = {model: self._route(pipeline) for model, pipeline in self._pipelines.items()}
+        self._routes = {model: route for model, route in found.items() if route is not None}
+        return before != (self._pipelines, self._routes)
+
+    def route(self, model: str) -> Route | None:
+        return self._routes.get(model)
+
+    def reason(self, model: str) -> str:
+        """Why the model cannot be served now, for a person; empty when it can."""
+        pipeline = self._pipelines.get(model)
+        if model in self._routes:
+            return ""
+        if pipeline is None:
+            return "no planner has been heard yet" if not self._pipelines else "no such model"
+        if pipeline.state == "impossible":
+            return pipeline.reason or "no pipeline can be formed"
+        for stage in self.stages(model):
+            where = f"stage [{stage.start}, {stage.stop}) on {stage.worker}"
+            if stage.state == "unheard":
+                return f"{where} has not been heard yet"
+            if stage.state == "failed":
+                return f"{where} failed: {stage.error}"
+            if stage.state != "ready":
+                share = 100 * stage.loaded_bytes // stage.total_bytes if stage.total_bytes else 0
+                return f"{where} is {stage.state}, {share}% of its weights are in memory"
+        return pipeline.reason or f"epoch {pipeline.epoch} is {pipeline.state}"
+
+    def stages(self, model: str) -> list[StageView]:
+        """The stages of the model's newest plan, in order, as their workers have them."""
+        pipeline = self._pipelines.get(model)
+        if pipeline is None:
+            return []
+        views: list[StageView] = []
+        for stage in pipeline.stages:
+            status = self._status(stage.worker, pipeline)
+            heard = stage.worker in self._workers
+            views.append(
+                StageView(
+                    worker=stage.worker,
+                    start=stage.start,
+                    stop=stage.stop,
+                    state=status.state if status else ("waiting" if heard else "unheard"),
+                    loaded_bytes=status.loaded_bytes if status else 0,
+                    total_bytes=status.total_bytes if status else 0,
+                    error=status.error if status else "",
+                )
+            )
+        return views
+
+    def _status(self, worker: str, pipeline: Pipeline) -> StageStatus | None:
+        beacon = self._workers.get(worker)
+        if beacon is None or not isinstance(beacon.facts, StageWorkerFacts):
+            return None
+        for status in beacon.facts.stages:
+            if status.model == pipeline.model and status.epoch == pipeline.epoch:
+                return status
+        return None
+
+    def _route(self, pipeline: Pipeline) -> Route | None:
+        if pipeline.state != "active" or not pipeline.stages:
+            # A planner that has just restarted may not know yet that its epoch is active.
+            known = self._routes.get(pipeline.model)
+            same = known is not None and known.epoch == pipeline.epoch
+            return known if known and same and self._still_ready(known) else None
+        head = pipeline.stages[0]
+        status = self._status(head.worker, pipeline)
+        beacon = self._workers.get(head.worker)
+        if beacon is None or status is None or status.state != "ready":
+            return None
+        # Another endpoint is another process, which does not hold this epoch's caches.
+        if beacon.endpoints.get("data") != head.endpoint or _broken(beacon, pipeline.epoch):
+            return None
+        return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, head.endpoint)
+
+    def _still_ready(self, route: Route) -> bool:
+        beacon = self._workers.get(route.head)
+        if beacon is None or beacon.boot != route.boot:
+            return False
+        facts = beacon.facts
+        return isinstance(facts, StageWorkerFacts) and any(
+            x.model == route.model and x.epoch == route.epoch and x.state == "ready"
+            for x in facts.stages
+        )
+
+
+def _broken(beacon: Beacon, epoch: int) -> bool:
+    """Whether the worker has said that this epoch failed."""
+    return isinstance(beacon.facts, StageWorkerFacts) and beacon.facts.broken_epoch == epoch

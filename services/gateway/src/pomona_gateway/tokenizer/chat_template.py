@@ -1,0 +1,107 @@
+"""From messages to the text a model was trained on, by its own Jinja template.
+
+The environment gives templates what Hugging Face's does
+(https://huggingface.co/docs/transformers/chat_templating_writing): block trimming,
+``raise_exception``, ``strftime_now``, ``tojson`` that keeps Unicode, ``break`` and
+``continue``, and ``generation`` blocks. It is sandboxed: a template is data of a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from pomona.errors import ModelUnsupportedError, RequestError
+
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+"""Template variables that a client's ``chat_template_kwargs`` may not set."""
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks what the assistant wrote; it changes no text."""
+
+    tags = {"generation"}  # noqa: RUF012 - that is how jinja2 declares it
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+class ChatTemplate:
+    """A model's chat template.
+
+    Raises ModelUnsupportedError when it is no valid Jinja.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        )
+        environment.filters["tojson"] = _to_json
+        names = cast("dict[str, Any]", environment.globals)
+        names |= {"raise_exception": _raise, "strftime_now": _now}
+        self.source = source
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise ModelUnsupportedError(
+                f"the model's chat template is invalid in line {error.lineno}: {error.message}"
+            ) from error
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The prompt. Raises RequestError when the template refuses the messages."""
+        try:
+            return self._template.render(
+                **{
+                    **self._special_tokens,
+                    **variables,
+                    "messages": messages,
+                    "tools": tools or None,
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
+            )
+        except TemplateError as error:
+            reason = str(error)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise RequestError(
+            400,
+            "invalid_messages",
+            f"the model's chat template refuses these messages: {reason}",
+            "messages",
+        )

@@ -1,0 +1,75 @@
+"""A tokenizer from the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from pomona.errors import ModelUnsupportedError
+from pomona.models.gguf_file import field
+
+CONTROL, USER_DEFINED = 3, 4
+"""Token types (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
+
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _split(pattern: str) -> Any:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _pre_tokenizer(name: str) -> Any:
+    """How the text is cut before merges apply, by ``tokenizer.ggml.pre``."""
+    match name:
+        case "gpt-2" | "default":
+            return pre_tokenizers.ByteLevel(add_prefix_space=False)
+        case "smollm":
+            return pre_tokenizers.Sequence(
+                [
+                    pre_tokenizers.Digits(individual_digits=True),
+                    pre_tokenizers.ByteLevel(add_prefix_space=False),
+                ]
+            )
+        case "llama-bpe" | "llama3" | "llama-v3":
+            return _split(_WORDS % 3)
+        case "qwen2" | "deepseek-r1-qwen":
+            return _split(_WORDS.replace("{1,%d}", ""))
+        case _:
+            raise ModelUnsupportedError(
+                f"the tokenizer of this GGUF file cuts text as {name!r}, which is not known yet; "
+                "use the model as a folder with tokenizer.json"
+            )
+
+
+def gguf_backend(reader: GGUFReader, path: Path) -> Backend:
+    """The tokenizer that the file describes. Raises ModelUnsupportedError saying why not."""
+    kind = field(reader, "tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise ModelUnsupportedError(
+            f"{path} has a tokenizer of kind {kind!r}; byte-level BPE ('gpt2') is supported, "
+            "so use the model as a folder with tokenizer.json"
+        )
+    tokens: list[str] = field(reader, "tokenizer.ggml.tokens", [])
+    merges: list[str] = field(reader, "tokenizer.ggml.merges", [])
+    types: list[int] = field(reader, "tokenizer.ggml.token_type", [])
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    backend = Backend(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=pairs))
+    backend.pre_tokenizer = _pre_tokenizer(field(reader, "tokenizer.ggml.pre", "gpt-2"))
+    backend.decoder = decoders.ByteLevel()
+    for kind_id, special in ((CONTROL, True), (USER_DEFINED, False)):
+        found = [tokens[i] for i, value in enumerate(types) if value == kind_id]
+        added = [AddedToken(text, special=special, normalized=False) for text in found]
+        (backend.add_special_tokens if special else backend.add_tokens)(added)
+    return backend

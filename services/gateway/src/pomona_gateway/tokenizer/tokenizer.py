@@ -1,0 +1,134 @@
+"""Ids and text of one model."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from array import array
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import tokenizers
+from tokenizers.decoders import DecodeStream
+
+_REPLACEMENT = "\ufffd"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable characters by which byte-level vocabularies write the 256 bytes.
+
+    Printable Latin-1 stands for itself; the other bytes take the characters from U+0100 on
+    (https://github.com/openai/gpt-2/blob/master/src/encoder.py, ``bytes_to_unicode``).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in printable]
+    return alphabet | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+BYTE_ALPHABET = _byte_alphabet()
+
+
+class TextDecoder(Protocol):
+    """Turns the ids of one reply into text, as early as it is certain."""
+
+    def push(self, token: int) -> str:
+        """Text that is certain after this token; empty while a character is incomplete."""
+        ...
+
+    def flush(self) -> str:
+        """What an unfinished character at the end of the reply becomes."""
+        ...
+
+
+class Tokenizer:
+    """Ids and text of one model.
+
+    Args:
+        backend: the rules, as the ``tokenizers`` library runs them.
+        prefix: ids that begin a prompt which is no chat, such as BOS. None leaves that to
+            the backend's own rules.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, prefix: list[int] | None = None) -> None:
+        self._backend = backend
+        self._prefix = prefix
+        self.size: int = backend.get_vocab_size(with_added_tokens=True)
+        added: dict[int, Any] = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.byte_level = _is_byte_level(backend)
+
+    def encode(self, text: str, chat: bool) -> array[int]:
+        """Ids of a text. A rendered chat brings its own first token; another text gets
+        the model's."""
+        own = self._prefix is None and not chat
+        ids = self._backend.encode(text, add_special_tokens=own).ids
+        prefix = self._prefix if self._prefix and not chat else []
+        return array("i", [*prefix, *ids])
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def decoder(self) -> TextDecoder:
+        """A decoder for one reply. All it gives is together :meth:`decode` of all ids."""
+        return _ByteDecoder(self) if self.byte_level else _WindowDecoder(self._backend)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; a special token's are those of its name."""
+        piece = self._backend.id_to_token(token)
+        if piece is None:
+            return b""
+        if self.byte_level:
+            mapped = [BYTE_ALPHABET.get(character, -1) for character in piece]
+            return piece.encode() if -1 in mapped else bytes(mapped)
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace("\u2581", " ").encode()
+
+    def token_text(self, token: int) -> str:
+        """A token as text, for log-probabilities; incomplete characters show as U+FFFD."""
+        return self.token_bytes(token).decode(errors="replace")
+
+
+def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
+    decoder = backend.decoder
+    if decoder is None:
+        return False
+    state = json.loads(decoder.__getstate__())
+    return state.get("type") == "ByteLevel"
+
+
+class _ByteDecoder:
+    """Byte-level vocabularies: every token is bytes, and the text is their UTF-8."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        if token in self._tokenizer.special_ids:
+            return ""
+        return self._utf8.decode(self._tokenizer.token_bytes(token))
+
+    def flush(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _WindowDecoder:
+    """Other vocabularies, where a token's text may depend on its neighbours."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._given = 0
+
+    def push(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._stream.step(self._backend, token) or ""
+        self._given += len(text)
+        return text
+
+    def flush(self) -> str:
+        whole = self._backend.decode(self._ids, skip_special_tokens=True)
+        return whole[self._given :]

@@ -1,0 +1,215 @@
+"""The gateway answers chats over real HTTP and real links, as OpenAI's own client asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from doubles.scripted_head import Script, ScriptedCluster, Submitted, scripted_cluster
+from doubles.tiny_model import end_id, tiny_tokenizer, write_tiny_model
+from pomona.messages.data import Rejected
+
+MODEL = "org/tiny"
+REPLY = "hello wörld 😀, said 日本"
+TOKENIZER = tiny_tokenizer()
+
+
+def say(text: str, **script: Any) -> Script:
+    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedCluster]:
+    source: Path = write_tiny_model(tmp_path_factory.mktemp("model"))
+    with scripted_cluster(lambda _: say(REPLY), MODEL, str(source)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: ScriptedCluster) -> Iterator[GatewayThread]:
+    with running_gateway(cluster) as gateway:
+        yield gateway
+
+
+@pytest.fixture(autouse=True)
+def _fresh(cluster: ScriptedCluster) -> None:  # pyright: ignore[reportUnusedFunction]
+    cluster.head.script = lambda _: say(REPLY)
+    cluster.head.submitted.clear()
+    cluster.head.cancelled.clear()
+
+
+@pytest.fixture
+def client(gateway: GatewayThread) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
+    whole = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **body}
+    return httpx.post(f"{gateway.url}/v1/chat/completions", json=whole)
+
+
+def only(cluster: ScriptedCluster) -> Submitted:
+    [submitted] = cluster.head.requests()
+    return submitted
+
+
+def test_a_whole_reply_has_text_finish_reason_and_usage(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}]
+    )
+    assert reply.choices[0].message.content == REPLY
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage is not None
+    length = len(TOKENIZER.encode(REPLY, chat=True)) + 1
+    assert reply.usage.completion_tokens == length
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + length
+
+
+def test_a_streamed_reply_is_the_same_text_and_counts_when_asked(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hi"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == REPLY
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert len({c.id for c in chunks}) == 1
+
+
+def test_the_prompt_is_the_rendered_template(
+    client: openai.OpenAI, cluster: ScriptedCluster
+) -> None:
+    client.chat.completions.create(
+        model=MODEL,
+        messages=[
+            {"role": "developer", "content": "be brief"},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}],
+            },
+            {"role": "assistant", "content": "yes?"},
+            {"role": "user", "content": "go"},
+        ],
+    )
+    text = TOKENIZER.decode(only(cluster).ids, skip_special=False)
+    assert text == (
+        "<|begin|>system\nbe brief<|end|><|begin|>user\nhi<|end|>"
+        "<|begin|>assistant\nyes?<|end|><|begin|>user\ngo<|end|><|begin|>assistant\n"
+    )
+
+
+def test_every_sampling_parameter_reaches_the_head(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    answer = ask(
+        gateway,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=7,
+        min_p=0.1,
+        repetition_penalty=1.5,
+        presence_penalty=0.25,
+        frequency_penalty=-0.5,
+        logit_bias={"5": 3, "9": -100},
+        seed=-1,
+        max_completion_tokens=4,
+        min_tokens=2,
+        stop_token_ids=[3],
+        logprobs=True,
+        top_logprobs=2,
+    )
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["finish_reason"] == "length"
+    sampling = only(cluster).submit.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)
+    assert (sampling.min_p, sampling.repetition_penalty) == (0.1, 1.5)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.25, -0.5)
+    assert sampling.logit_bias == ((5, 3.0), (9, -100.0))
+    assert sampling.seed == 2**64 - 1
+    assert (sampling.max_tokens, sampling.min_tokens, sampling.logprobs) == (4, 2, 2)
+    assert set(sampling.stop_ids) == {3, end_id()}
+
+
+def test_defaults_are_openais_and_the_rest_of_the_context(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    ask(gateway)
+    ask(gateway)
+    first, second = cluster.head.requests()
+    assert first.submit.sampling.temperature == 1.0
+    assert first.submit.sampling.max_tokens == 512 - len(first.ids)
+    assert first.submit.sampling.seed != second.submit.sampling.seed
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+@pytest.mark.parametrize("stop", ["world", ["x", "wörld"], ["hello wörld 😀, said 日本語", "😀"]])
+def test_a_stop_string_ends_the_reply_before_it_and_frees_the_caches(
+    gateway: GatewayThread, cluster: ScriptedCluster, stop: str | list[str], batch: int
+) -> None:
+    cluster.head.script = lambda _: say(REPLY, batch=batch)
+    body = ask(gateway, stop=stop).json()
+    stops = [stop] if isinstance(stop, str) else stop
+    cut = min((REPLY.find(s) for s in stops if s in REPLY), default=len(REPLY))
+    assert body["choices"][0]["message"]["content"] == REPLY[:cut]
+    assert body["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_stop_string_cancels_the_rest(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
+    cluster.head.script = lambda _: say(REPLY * 8, step_s=0.01)
+    assert ask(gateway, stop="w").json()["choices"][0]["message"]["content"] == "hello "
+    wait_for(lambda: cluster.head.cancelled, "a cancel")
+
+
+def test_n_replies_have_seeds_of_their_own(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}], n=3, seed=7
+    )
+    assert [c.index for c in reply.choices] == [0, 1, 2]
+    assert [c.message.content for c in reply.choices] == [REPLY] * 3
+    assert [x.submit.sampling.seed for x in cluster.head.requests()] == [7, 8, 9]
+
+
+def test_logprobs_name_every_token_of_the_text(
+    client: openai.OpenAI, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = lambda _: say(REPLY, chances=lambda i: (-0.5, ((i, -0.5), (65, -1.5))))
+    reply = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}], logprobs=True, top_logprobs=2
+    )
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert b"".join(bytes(t.bytes or ()) for t in logprobs.content).decode() == REPLY
+    assert {t.logprob for t in logprobs.content} == {-0.5}
+    assert [t.token for t in logprobs.content[0].top_logprobs] == ["hello", "A"]
+
+
+def test_cached_prompt_tokens_are_counted(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
+    cluster.head.script = lambda _: say(REPLY, cached=5)
+    usage = ask(gateway).json()["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
+
+
+def test_a_full_head_is_a_429_with_retry_after_even_for_a_stream(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    full = Rejected("rejected", "", 0, 429, "queue_full", "32 requests wait", 90)
+    cluster.head.script = lambda _: Script(reject=full)
+    for stream in (False, True):
+        answer = ask(gateway, stream=stream)
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "60"
+        assert answer.json()["error"]["code"] == "queue_full"

@@ -1,0 +1,84 @@
+"""A real gateway in a thread of the test's process: real HTTP, real links."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from doubles.scripted_head import ScriptedCluster
+from pomona_gateway.service import serve
+from pomona_gateway.settings import GatewaySettings
+
+
+def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 10.0) -> None:
+    """Poll until the condition holds; fail naming what did not come."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen within {deadline_s:g} s"
+        time.sleep(0.005)
+
+
+class GatewayThread:
+    """Runs ``serve`` in a loop of its own."""
+
+    def __init__(self, cluster: ScriptedCluster, **settings: Any) -> None:
+        self.settings = GatewaySettings(
+            node="near",
+            port=0,
+            control_publish=cluster.publish,
+            control_subscribe=cluster.subscribe,
+            **settings,
+        )
+        self.failure: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        known = set(cluster.gateways)
+        self._thread = threading.Thread(target=self._run, name="gateway")
+        self._thread.start()
+        wait_for(lambda: self.failure or set(cluster.gateways) - known, "a gateway's beacon")
+        if self.failure is not None:
+            raise self.failure
+        url = cluster.gateway_url()
+        assert url is not None
+        self.url = url
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(serve(self.settings, self._stop))
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self._loop.close()
+
+    def ready(self) -> None:
+        """Wait until /readyz is green."""
+        wait_for(lambda: httpx.get(f"{self.url}/readyz").status_code == 200, "readiness")
+
+    def stop(self) -> None:
+        """Ask the gateway to drain and end."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    def join(self, deadline_s: float = 10.0) -> None:
+        self._thread.join(deadline_s)
+        assert not self._thread.is_alive(), "the gateway did not end"
+        if self.failure is not None:
+            raise self.failure
+
+
+@contextmanager
+def running_gateway(cluster: ScriptedCluster, **settings: Any) -> Iterator[GatewayThread]:
+    """A gateway that is ready, while the block runs."""
+    gateway = GatewayThread(cluster, **{"drain_deadline_s": 1.0, **settings})
+    try:
+        gateway.ready()
+        yield gateway
+    finally:
+        gateway.stop()
+        gateway.join()

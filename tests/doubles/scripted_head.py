@@ -1,0 +1,330 @@
+"""Stands for planner, discovery and stage workers towards a gateway.
+
+A real :class:`Pull` takes ``Submit`` and ``Cancel``; a script says what comes back. A real
+switchboard carries beacons both ways, so a gateway finds the head as it finds a real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+from pomona.errors import LinkError
+from pomona.messages.control import (
+    Beacon,
+    Facts,
+    GatewayFacts,
+    Pipeline,
+    PlannerFacts,
+    Stage,
+    StageStatus,
+    StageWorkerFacts,
+    State,
+)
+from pomona.messages.data import Body, Cancel, Rejected, Started, Submit, Token, Tokens
+from pomona.transport import BeaconReceiver, BeaconSender, Identity, Pull, Push, Switchboard
+
+WORKERS = ("near.stage_worker", "far.stage_worker")
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a head does with one submitted request.
+
+    Attributes:
+        ids: the reply, from index 0. A resumed request gets it from ``Submit.emitted`` on.
+        end: the id that ends the reply with ``stop``, after ``ids``; None ends with
+            ``length`` at the last of them.
+        step_s: seconds between tokens.
+        batch: tokens in one message.
+        fail_after: refuse the attempt with ``epoch_failed`` before this many tokens of it.
+        reject: answer with this instead (request and attempt are filled in).
+        silent_after: say nothing more after this many tokens.
+        cached: prompt tokens that a kept prefix supplied.
+        chances: what ``logprob`` and ``top`` are for an id.
+        indexes: the index of each token instead of the right one.
+    """
+
+    ids: tuple[int, ...] = ()
+    end: int | None = None
+    step_s: float = 0.0
+    batch: int = 1
+    fail_after: int | None = None
+    reject: Rejected | None = None
+    silent_after: int | None = None
+    cached: int = 0
+    chances: Callable[[int], tuple[float, tuple[tuple[int, float], ...]]] | None = None
+    indexes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    submit: Submit
+    ids: list[int]
+    epoch: int
+
+
+@dataclass(order=True)
+class _Due:
+    at: float
+    order: int
+    send: Callable[[], None] = field(compare=False)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ScriptedHead:
+    """The data plane of a pipeline: one thread, one Pull, one Push to each gateway."""
+
+    def __init__(self, script: Callable[[Submitted], Script]) -> None:
+        self.script = script
+        self.boot = f"boot{time.monotonic_ns():x}"
+        self.submitted: list[Submitted] = []
+        self.cancelled: list[tuple[float, Cancel]] = []
+        self.listening = True
+        self._identity = Identity("pomona", WORKERS[0], self.boot)
+        self._pull = Pull("127.0.0.1")
+        self.endpoint = self._pull.endpoint
+        self._pushes: dict[str, Push] = {}
+        self._due: list[_Due] = []
+        self._order = itertools.count()
+        self._stopped: set[tuple[str, int]] = set()
+        self._closing = threading.Event()
+        self._wake = self._pull.waker()
+        self._thread = threading.Thread(target=self._run, name="scripted head")
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._wake()
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+    def requests(self) -> list[Submitted]:
+        """What clients asked for, without the gateway's probes."""
+        return [x for x in list(self.submitted) if len(x.ids) > 1]
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            now = time.monotonic()
+            while self._due and self._due[0].at <= now:
+                heapq.heappop(self._due).send()
+            wait = min(0.5, self._due[0].at - now) if self._due else 0.5
+            message = self._pull.receive(max(0.001, wait)) if self.listening else None
+            if not self.listening:
+                time.sleep(0.01)
+            if message is None:
+                continue
+            match message.envelope.body:
+                case Submit() as submit:
+                    ids = array("i", bytes(message.buffers[0])).tolist()
+                    self._submit(Submitted(submit, ids, message.envelope.epoch))
+                case Cancel() as cancel:
+                    self._stopped.add((cancel.request, cancel.attempt))
+                    self.cancelled.append((time.monotonic(), cancel))
+                case _:
+                    raise AssertionError(message.envelope.body)
+        for push in self._pushes.values():
+            push.close()
+        self._pull.close()
+
+    def _send(self, submitted: Submitted, body: Body) -> None:
+        submit = submitted.submit
+        if (submit.request, submit.attempt) in self._stopped:
+            return
+        push = self._pushes.get(submit.reply)
+        if push is None:
+            push = self._pushes[submit.reply] = Push(self._identity, submit.reply, 1.0)
+        with suppress(LinkError):
+            push.send(body, submitted.epoch)
+
+    def _later(self, after_s: float, submitted: Submitted, body: Body) -> None:
+        due = _Due(
+            time.monotonic() + after_s, next(self._order), lambda: self._send(submitted, body)
+        )
+        heapq.heappush(self._due, due)
+
+    def _submit(self, submitted: Submitted) -> None:
+        self.submitted.append(submitted)
+        submit = submitted.submit
+        probe = len(submitted.ids) == 1
+        script = Script(ids=(0,)) if probe else self.script(submitted)
+        key = (submit.request, submit.attempt)
+        if script.reject is not None:
+            refused = replace(script.reject, request=key[0], attempt=key[1])
+            self._later(0, submitted, refused)
+            return
+        prompt = len(submitted.ids) - submit.emitted
+        started = Started("started", *key, script.cached, script.cached, prompt)
+        self._later(0, submitted, started)
+        tokens = list(_tokens(submitted, script))
+        after = 0.0
+        for n in range(0, len(tokens), script.batch):
+            if script.silent_after is not None and n >= script.silent_after:
+                return
+            if script.fail_after is not None and n >= script.fail_after:
+                break
+            after += script.step_s
+            part = Tokens("tokens", tuple(tokens[n : n + script.batch]))
+            self._later(after, submitted, part)
+        if script.fail_after is not None:
+            failed = Rejected("rejected", *key, 503, "epoch_failed", "a stage is gone")
+            self._later(after, submitted, failed)
+
+
+def _tokens(submitted: Submitted, script: Script) -> Iterator[Token]:
+    submit = submitted.submit
+    whole = [*script.ids, *([] if script.end is None else [script.end])]
+    limit = submit.sampling.max_tokens
+    for index in range(submit.emitted, min(len(whole), limit)):
+        last = index == len(whole) - 1
+        finish = "stop" if last and script.end is not None else None
+        if finish is None and (last or index == limit - 1):
+            finish = "length"
+        logprob, top = script.chances(whole[index]) if script.chances else (None, ())
+        yield Token(
+            request=submit.request,
+            attempt=submit.attempt,
+            index=script.indexes[index] if script.indexes else index,
+            token=whole[index],
+            finish=finish,
+            logprob=logprob,
+            top=top,
+        )
+
+
+class ScriptedCluster:
+    """A switchboard, and the beacons of a planner and two stage workers.
+
+    Attributes:
+        state: of the pipeline, as the planner says it.
+        silent: services that publish nothing more.
+        gateways: newest beacon of each gateway heard.
+    """
+
+    def __init__(self, head: ScriptedHead, model: str, source: str) -> None:
+        self.head = head
+        self.model = model
+        self.source = source
+        self.epoch = 1
+        self.state = "active"
+        self.stage_state = "ready"
+        self.planner_state: State = "ready"
+        self.silent: set[str] = set()
+        self.gateways: dict[str, Beacon] = {}
+        self.publish = f"tcp://127.0.0.1:{free_port()}"
+        self.subscribe = f"tcp://127.0.0.1:{free_port()}"
+        self._seq = itertools.count(1)
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="scripted cluster")
+        self._thread.start()
+
+    def change(self) -> None:
+        """Publish beacons now."""
+        self._loop.call_soon_threadsafe(self._changed.set)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+    def gateway_url(self) -> str | None:
+        """Where the gateway that was heard last listens."""
+        beacons = list(self.gateways.values())
+        return beacons[-1].endpoints["http"] if beacons else None
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        board = Switchboard(self.publish, self.subscribe, "tcp://127.0.0.1:*")
+        sender = BeaconSender(self.publish)
+        receiver = BeaconReceiver(self.subscribe, "pomona")
+
+        async def forward() -> None:
+            while True:
+                await board.send_local(await board.receive_local())
+
+        async def hear() -> None:
+            while True:
+                beacon = await receiver.receive(1.0)
+                if beacon is not None and isinstance(beacon.facts, GatewayFacts):
+                    self.gateways.pop(beacon.boot, None)
+                    self.gateways[beacon.boot] = beacon
+
+        async def beat() -> None:
+            while True:
+                self._changed.clear()
+                for beacon in self._beacons():
+                    sender.send(beacon)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await self._changed.wait()
+
+        work = (forward(), hear(), beat(), board.drain_subscriptions())
+        tasks = [asyncio.ensure_future(x) for x in work]
+        await self._stop.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        sender.close()
+        await receiver.close()
+        board.close()
+
+    def _beacons(self) -> list[Beacon]:
+        stages = tuple(Stage(name, n, n + 1, self.head.endpoint) for n, name in enumerate(WORKERS))
+        state = self.state
+        assert state in ("forming", "active", "impossible")
+        pipeline = Pipeline(self.model, self.source, self.epoch, 2, state, stages)
+        assert self.stage_state in ("loading", "ready", "failed")
+        beacons = [self._beacon("near.planner", "plan", PlannerFacts("planner", (pipeline,)), {})]
+        for n, name in enumerate(WORKERS):
+            status = StageStatus(
+                self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100
+            )
+            facts = StageWorkerFacts("stage_worker", "cpu", 1, 1, (status,))
+            boot = f"{self.head.boot}-{n}"
+            beacons.append(self._beacon(name, boot, facts, {"data": self.head.endpoint}))
+        return [beacon for beacon in beacons if beacon.facts.service not in self.silent]
+
+    def _beacon(self, name: str, boot: str, facts: Facts, endpoints: dict[str, str]) -> Beacon:
+        state = self.planner_state if facts.service == "planner" else "ready"
+        seq = next(self._seq)
+        node = name.split(".")[0]
+        return Beacon("pomona", name, node, boot, seq, "0", 1, state, 0, 0, endpoints, facts)
+
+
+@contextmanager
+def scripted_cluster(
+    script: Callable[[Submitted], Script], model: str, source: str
+) -> Iterator[ScriptedCluster]:
+    """A head and its cluster while the block runs."""
+    head = ScriptedHead(script)
+    try:
+        cluster = ScriptedCluster(head, model, source)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+    finally:
+        head.close()
