@@ -16,6 +16,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 READY_S = 300.0
 STOP_S = 60.0
@@ -41,10 +43,10 @@ def main() -> None:
             print(f"==> ready after {time.monotonic() - began:.1f} s")
             check_answer(url)
             check_status(port)
-            if len(descendants(cluster.pid)) < SERVICES:
+            if len(family(cluster.pid)) < SERVICES:
                 fail("the services are not processes below make up")
         finally:
-            processes = descendants(cluster.pid)
+            processes = family(cluster.pid)
             # As a terminal's Ctrl-C does: to make, and to what make runs.
             os.killpg(cluster.pid, signal.SIGINT)
             cluster.wait(STOP_S)
@@ -132,36 +134,22 @@ def check_status(port: int) -> None:
         fail(f"the stages are not two that share {LAYERS} layers: {stages}")
 
 
-def check_nothing_left(port: int, processes: dict[int, str]) -> None:
+def check_nothing_left(port: int, processes: list[psutil.Process]) -> None:
     taken = [port + offset for offset in PORTS_USED if not is_free(port + offset)]
     if taken:
         fail(f"ports still taken: {taken}")
-    running = {pid: arguments for pid, (_, arguments) in listed_processes().items()}
-    left = [f"{pid} {said}" for pid, said in processes.items() if running.get(pid) == said]
+    _, left = psutil.wait_procs(processes, timeout=5)
     if left:
         fail(f"processes left behind: {left}")
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """The command lines of a process and of all below it, by process id."""
-    listed = listed_processes()
-    found = {pid}
-    while more := {child for child, (parent, _) in listed.items() if parent in found} - found:
-        found |= more
-    return {pid: listed[pid][1] for pid in found if pid in listed}
-
-
-def listed_processes() -> dict[int, tuple[int, str]]:
-    """Parent and command line of every process that is not a zombie."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
-    )
-    lines = [line.split(maxsplit=3) for line in listed.stdout.splitlines()]
-    return {
-        int(line[0]): (int(line[1]), line[3])
-        for line in lines
-        if len(line) == 4 and not line[2].startswith("Z")
-    }
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all below it."""
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
 def test_a_model_that_does_not_exist_is_named(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path, "/nowhere/model.gguf")
     try:
-        until(lambda: "/nowhere/model.gguf cannot run" in cluster.output, 60, "it is named")
+        until(lambda: "no pipeline for /nowhere/model.gguf" in cluster.output, 60, "it is named")
         assert not cluster.is_ready()
         done = run_pomona("status", "--port", str(cluster.ports.first))
         assert done.returncode == 1

@@ -93,7 +93,8 @@ class Narrator:
         )
         match pipeline.state:
             case "impossible":
-                yield Line("planner", f"{pipeline.model} cannot run: {pipeline.reason}", "bad")
+                text = f"no pipeline for {pipeline.model}: {pipeline.reason}"
+                yield Line("planner", text, "warning")
             case "forming":
                 yield Line(
                     "planner", f"epoch {pipeline.epoch} of {pipeline.model}: layers {stages}"
