@@ -19,7 +19,7 @@ from pomona.messages.control import Beacon, DiscoveryFacts
 
 MAX_PEERS = 64
 PEER_SILENCE_S = 30.0
-PEER_PATTERN = r"^tcp://[A-Za-z0-9._:\[\]%-]{1,200}:[0-9]{1,5}$"
+PEER_PATTERN = r"^tcp://[A-Za-z0-9._-]{1,200}:[0-9]{1,5}$"
 
 _PEER = re.compile(PEER_PATTERN)
 
