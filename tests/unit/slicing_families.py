@@ -9,12 +9,13 @@ import importlib
 import pkgutil
 import sys
 import types
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
+
 from unit.slicing_metal import use_plain_kernels
 
 COMMON: dict[str, Any] = {
@@ -470,7 +471,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
             {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 1.5}},
             {"attention": {"no_op": True}, "ffn": {"ffn_mult": 1.5}},
             {"attention": {"n_heads_in_group": 4}, "ffn": {"no_op": True}},
-            {"attention": {"replace_with_linear": True}, "ffn": {"ffn_mult": 1.5}},
+            {"attention": {"n_heads_in_group": 2}, "ffn": {"replace_with_linear": True}},
+        ]
+    },
+    "nemotron-nas:linear": {
+        "block_configs": [
+            {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 1.5}},
+            {"attention": {"no_op": True}, "ffn": {"ffn_mult": 1.5}},
+            {"attention": {"replace_with_linear": True}, "ffn": {"no_op": True}},
+            {"attention": {"n_heads_in_group": 4}, "ffn": {"ffn_mult": 1.5}},
         ]
     },
     "nemotron_h": {
@@ -634,7 +643,7 @@ def randomise(model: nn.Module) -> None:
     """Give every parameter, biases and norms included, values that matter."""
     key = mx.random.key(11)
     drawn: list[tuple[str, mx.array]] = []
-    for name, array in tree_flatten(model.parameters()):
+    for name, array in cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters())):
         key, subkey = mx.random.split(key)
         if not mx.issubdtype(array.dtype, mx.floating):  # packed weights
             bits = mx.random.randint(0, 256, (*array.shape, array.itemsize), mx.uint8, key=subkey)

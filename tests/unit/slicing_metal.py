@@ -14,7 +14,7 @@ def use_plain_kernels() -> None:
     """Replace the Metal kernels of bitnet and muse_spark, when there is no Metal."""
     if mx.metal.is_available():
         return
-    vars(bitlinear_layers)["_bitlinear_kernel"] = _bitlinear
+    setattr(bitlinear_layers, "_bitlinear_kernel", _bitlinear)  # noqa: B010  # not of its type
     for kernel in (
         expert_routing,
         norm_add_norm,
@@ -23,7 +23,7 @@ def use_plain_kernels() -> None:
         qk_norm_rope,
         rms_norm_sigmoid_gate,
     ):
-        vars(muse_spark)[kernel.__name__] = kernel
+        setattr(muse_spark, kernel.__name__, kernel)
 
 
 def _bitlinear(inputs: list[mx.array], **_: Any) -> list[mx.array]:

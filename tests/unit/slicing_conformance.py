@@ -1,0 +1,257 @@
+"""Whether the stages of a model compute, bit for bit, what the model computes.
+
+`conform` runs one session on the whole model and then on every pair of stages and an uneven
+three: prompts whole and in chunks, decoding, copies, trims, and batches merged, extended,
+filtered, taken apart and padded by mlx-lm. Each stage runs on a model of its own in which every
+parameter it does not own is not a number.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.cache import make_prompt_cache
+
+from pomona_stage_worker.slicing import Anatomy, StageModel
+from unit.slicing_families import build, randomise
+
+# The cache list of each stage.
+Caches = dict[Any, list[Any]]
+FIRST = mx.array([[3, 14, 15, 9, 26, 5, 35]])
+SECOND = mx.array([[8, 9, 7, 9, 32, 38, 46, 26, 43]])
+THIRD = mx.array([[2, 7, 1]])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found about one row of the table of families.
+
+    Attributes:
+        wrong: the cuts at which something differed, and what.
+    """
+
+    layer_count: int
+    cuts: list[int]
+    arrays: list[int]
+    batches: bool
+    trims: bool
+    why_whole: str | None
+    wrong: list[str]
+
+
+class Pipeline:
+    """Stages in a row, or a whole model, run step by step."""
+
+    def __init__(self, stages: list[Any], make_cache: Callable[[Any], list[Any]]) -> None:
+        self._stages = stages
+        self._make_cache = make_cache
+
+    def caches(self) -> Caches:
+        return {stage: self._make_cache(stage) for stage in self._stages}
+
+    def step(self, tokens: mx.array, caches: Caches, **options: Any) -> Any:
+        activations: Any = None
+        for stage, cache in caches.items():
+            if stage is self._stages[-1]:
+                activations = stage(tokens, activations, cache, **options)
+            else:
+                activations = stage(tokens, activations, cache)
+            mx.eval(activations, [entry.state for entry in stage.owned_caches(cache)])
+        return activations
+
+
+class Whole:
+    """A model that is not cut, as one stage."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, tokens: mx.array, _: None, cache: list[Any]) -> mx.array:
+        logits = self.model(tokens, cache=cache)  # type: ignore[operator]  # Module has no __call__
+        return logits[0] if isinstance(logits, tuple) else logits
+
+    def owned_caches(self, cache: list[Any]) -> list[Any]:
+        return cache
+
+
+def whole(model: nn.Module) -> Pipeline:
+    return Pipeline([Whole(model)], lambda _: make_prompt_cache(model))
+
+
+def alone(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
+    """A session of single sequences."""
+    first, second = pipeline.caches(), pipeline.caches()
+    yield "prompt", pipeline.step(FIRST, first), first
+    yield "decode", pipeline.step(THIRD[:, :1], first), first
+    yield "first chunk", pipeline.step(SECOND[:, :4], second), second
+    yield "second chunk", pipeline.step(SECOND[:, 4:], second), second
+    forked = {stage: copy.deepcopy(cache) for stage, cache in second.items()}
+    yield "decode", pipeline.step(THIRD[:, 1:2], second), second
+    yield "fork", pipeline.step(THIRD, forked), forked
+    short = pipeline.caches()
+    yield "short prompt", pipeline.step(SECOND[:, :5], short), short
+    if trimmable(short):
+        for cache in short.values():
+            for entry in cache:
+                entry.trim(2)
+        yield "after trim", pipeline.step(THIRD, short), short
+    if trimmable(first):
+        for cache in first.values():
+            for entry in cache:
+                entry.trim(3)
+        yield "after long trim", pipeline.step(THIRD[:, :2], first), first
+
+
+def together(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
+    """A session of batches: sequences prefilled alone, that join and leave."""
+    prefilled: list[Caches] = []
+    for prompt in (FIRST, SECOND, THIRD):
+        caches = pipeline.caches()
+        pipeline.step(prompt, caches)
+        prefilled.append(caches)
+    batch = merged(prefilled[:2])
+    yield "merged", pipeline.step(mx.array([[1], [2]]), batch), batch
+    yield "merged again", pipeline.step(mx.array([[3], [4]]), batch), batch
+    joining = merged(prefilled[2:])
+    for stage, cache in batch.items():
+        for entry, other in zip(cache, joining[stage], strict=True):
+            entry.extend(other)
+    yield "extended", pipeline.step(mx.array([[5], [6], [7]]), batch), batch
+    for cache in batch.values():
+        for entry in cache:
+            entry.filter(mx.array([0, 2]))
+    yield "filtered", pipeline.step(mx.array([[8], [9]]), batch), batch
+    left = {stage: [e.extract(1) for e in cache] for stage, cache in batch.items()}
+    yield "extracted", pipeline.step(mx.array([[10]]), left), left
+    yield "left", pipeline.step(mx.array([[11], [12]]), batch), batch
+
+
+def padded(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
+    """A session of sequences of different lengths, prefilled as one batch."""
+    prompts = [cast("list[list[int]]", p.tolist())[0] for p in (FIRST, SECOND, THIRD)]
+    lengths = [len(prompt) for prompt in prompts]
+    missing = [max(lengths) - length for length in lengths]
+    batch = merged([pipeline.caches() for _ in prompts])
+    for cache in batch.values():
+        for entry in cache:
+            entry.prepare(lengths=lengths, right_padding=missing)
+    tokens = mx.array([p + [0] * m for p, m in zip(prompts, missing, strict=True)])
+    yield "padded", pipeline.step(tokens, batch), batch
+    for cache in batch.values():
+        for entry in cache:
+            entry.finalize()
+    yield "after padding", pipeline.step(mx.array([[1], [2], [3]]), batch), batch
+
+
+def merged(sequences: list[Caches]) -> Caches:
+    return {
+        stage: [
+            entries[0].merge(list(entries))
+            for entries in zip(*(caches[stage] for caches in sequences), strict=True)
+        ]
+        for stage in sequences[0]
+    }
+
+
+def trimmable(caches: Caches) -> bool:
+    return all(entry.is_trimmable() for cache in caches.values() for entry in cache)
+
+
+def conform(row: str) -> Outcome:
+    """Everything about one row of `FAMILIES`."""
+    model = build(row)
+    randomise(model)
+    anatomy = Anatomy(model)
+    count, cuts = anatomy.layer_count, sorted(anatomy.boundaries)
+    arrays = [len(anatomy.boundaries[cut]) for cut in cuts]
+    singles = session_of(alone, model)
+    if not singles:
+        return Outcome(count, cuts, arrays, False, False, anatomy.why_whole, [])
+    batches = session_of(together, model)
+    expected = {alone: singles, together: batches, padded: session_of(padded, model)}
+
+    splits = [[0, cut, count] for cut in cuts] or [[0, count]]
+    if len(cuts) > 1:
+        splits.append([0, cuts[0], cuts[-1], count])
+    ranges = {ends for split in splits for ends in pairwise(split)}
+    stages = {ends: poisoned_stage(row, model, anatomy, *ends) for ends in ranges}
+    wrong: list[str] = []
+    for split in splits:
+        pipeline = Pipeline([stages[ends] for ends in pairwise(split)], StageModel.make_cache)
+        found: list[str] = []
+        for session, right in expected.items():
+            if right:
+                found += differences(session(pipeline), right)
+        if split is splits[-1]:
+            found += shorter_logits_differ(pipeline)
+        wrong += [f"{split}: {what}" for what in found]
+    trims = any(name == "after trim" for name, _ in singles)
+    return Outcome(count, cuts, arrays, bool(batches), trims, anatomy.why_whole, wrong)
+
+
+def session_of(
+    session: Callable[[Pipeline], Iterator[tuple[str, mx.array, Caches]]], model: nn.Module
+) -> list[tuple[str, mx.array]]:
+    """The steps of a session of the whole model; none if mlx-lm itself cannot run it."""
+    try:
+        return [(name, logits) for name, logits, _ in session(whole(model))]
+    except (AttributeError, TypeError, ValueError):
+        return []
+
+
+def poisoned_stage(
+    row: str, model: nn.Module, anatomy: Anatomy, start: int, stop: int
+) -> StageModel:
+    """A stage on a model that has the parameters it owns, and in place of others no numbers."""
+    own = build(row)
+    owned = anatomy.parameters(model, start, stop)
+    poison = {
+        name: array
+        if name in owned
+        else mx.full(array.shape, float("nan"), array.dtype)
+        if mx.issubdtype(array.dtype, mx.floating)
+        else mx.full(array.shape, 7, array.dtype)
+        for name, array in dict(tree_flatten(model.parameters())).items()
+    }
+    own.update(tree_unflatten(list(poison.items())))
+    return StageModel(own, Anatomy(own), start, stop)
+
+
+def differences(
+    session: Iterator[tuple[str, mx.array, Caches]], expected: list[tuple[str, mx.array]]
+) -> list[str]:
+    """The steps of a session whose logits are not exactly those expected."""
+    found: list[str] = []
+    steps: list[str] = []
+    for (name, logits, caches), (_, right) in zip(session, expected, strict=False):
+        steps.append(name)
+        if not mx.array_equal(logits, right):
+            found.append(f"{name}: logits differ")
+        for stage, cache in caches.items():
+            owned = {id(entry) for entry in stage.owned_caches(cache)}
+            if any(entry.nbytes for entry in cache if id(entry) not in owned):
+                found.append(f"{name}: a phantom takes memory")
+    if steps != [name for name, _ in expected]:
+        found.append("other steps were possible")
+    return found
+
+
+def shorter_logits_differ(pipeline: Pipeline) -> list[str]:
+    """Whether the tail's logits of the last position, or none, spoil anything."""
+    every, last, none = pipeline.caches(), pipeline.caches(), pipeline.caches()
+    right = pipeline.step(SECOND, every)[:, -1:]
+    found: list[str] = []
+    if not mx.array_equal(pipeline.step(SECOND, last, logits="last"), right):
+        found.append("logits of the last position differ")
+    if pipeline.step(SECOND, none, logits="none") is not None:
+        found.append("there are logits where none were asked for")
+    right = pipeline.step(THIRD, every)
+    for caches in (last, none):
+        if not mx.array_equal(pipeline.step(THIRD, caches), right):
+            found.append("the step after differs")
+    return found

@@ -1,0 +1,203 @@
+"""Any mlx-lm model, cut anywhere legal, computes exactly what it computes uncut."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models import llama
+from mlx_lm.models.cache import make_prompt_cache
+
+from pomona_stage_worker.slicing import (
+    ActivationsError,
+    IllegalCutError,
+    StageModel,
+    legal_cuts,
+    owned_parameters,
+    slice_model,
+    why_whole,
+)
+from unit.slicing_conformance import conform
+from unit.slicing_families import FAMILIES, build, installed_families, randomise
+from unit.slicing_table import TABLE, line
+
+# What cannot be cut at every layer: those that share keys and values across layers, and those
+# that cannot be cut at all.
+RESTRICTED = {
+    "afm7": [1, 2],
+    "deepseek_v41": [1, 3, 4],
+    "deepseek_v41:candidates": [1, 3, 4],
+    "gemma3n": [1],
+    "gemma4": [1, 2],
+    "gemma4_text": [1, 2],
+    "iquestloopcoder": [],
+    "nanbeige:loops": [],
+    "olmo": [],
+    "olmo:tied": [],
+}
+# What mlx-lm itself cannot run as a batch.
+UNBATCHED = {
+    "deepseek_v41",
+    "deepseek_v41:candidates",
+    "gemma2",
+    "gpt_bigcode",
+    "llama4",
+    "nemotron-nas:linear",
+    "olmo",
+    "olmo:tied",
+    "phi3small",
+}
+TOKENS = mx.array([[3, 1, 4, 1, 5]])
+
+
+def built(row: str) -> nn.Module:
+    model = build(row)
+    randomise(model)
+    return model
+
+
+def run(model: nn.Module, tokens: mx.array, cache: list[Any]) -> mx.array:
+    return cast("Callable[..., mx.array]", model)(tokens, cache=cache)
+
+
+def two_stages(model: nn.Module, cut: int) -> tuple[StageModel, StageModel]:
+    return slice_model(model, 0, cut), slice_model(model, cut, len(cast("Any", model).layers))
+
+
+def test_every_family_of_the_installed_mlx_lm_has_a_row() -> None:
+    # solar_open and its like are another family's Model under their own configuration.
+    assert installed_families() == {row.partition(":")[0] for row in FAMILIES}
+
+
+@pytest.mark.parametrize("row", FAMILIES)
+def test_stages_compute_exactly_what_the_model_computes(row: str) -> None:
+    outcome = conform(row)
+    assert outcome.wrong == []
+    assert outcome.cuts == RESTRICTED.get(row, list(range(1, outcome.layer_count)))
+    assert (outcome.why_whole is None) == bool(outcome.cuts)
+    assert outcome.batches == (row not in UNBATCHED)
+    assert line(row, outcome) in TABLE.read_text().splitlines(), "generate the table again"
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_half_precision_is_exact_too(dtype: mx.Dtype) -> None:
+    model = built("llama")
+    model.set_dtype(dtype)
+    head, tail = two_stages(model, 1)
+    sent = head(TOKENS, None, head.make_cache())
+    assert sent.dtype == dtype
+    expected = run(model, TOKENS, make_prompt_cache(model))
+    assert mx.array_equal(tail(TOKENS, sent, tail.make_cache()), expected)
+
+
+@pytest.mark.parametrize("row", ["llama", "llama:sliding", "qwen3_moe"])
+def test_a_quantised_model_is_exact_and_its_scales_are_owned(row: str) -> None:
+    model = built(row)
+    nn.quantize(model, group_size=32, bits=4, class_predicate=_divisible)
+    head, tail = two_stages(model, 2)
+    expected = run(model, TOKENS, make_prompt_cache(model))
+    sent = head(TOKENS, None, head.make_cache())
+    assert mx.array_equal(tail(TOKENS, sent, tail.make_cache()), expected)
+    assert "model.embed_tokens.scales" in owned_parameters(model, 0, 2)
+
+
+def _divisible(_: str, module: nn.Module) -> bool:
+    return hasattr(module, "to_quantized") and module["weight"].shape[-1] % 32 == 0
+
+
+def test_stages_own_every_parameter_once_but_a_tied_embedding_twice() -> None:
+    for row, twice in (("llama", set[str]()), ("llama:sliding", {"model.embed_tokens.weight"})):
+        model = built(row)
+        head, tail = owned_parameters(model, 0, 3), owned_parameters(model, 3, 4)
+        assert head | tail == set(dict(cast("Any", tree_flatten(model.parameters()))))
+        assert head & tail == twice
+
+
+def test_a_vision_tower_is_nobodys() -> None:
+    model = built("llama")
+    model["vision_tower"] = nn.Linear(4, 4)
+    owned = owned_parameters(model, 0, 2) | owned_parameters(model, 2, 4)
+    assert not any(name.startswith("vision_tower") for name in owned)
+
+
+def test_learning_where_a_model_may_be_cut_evaluates_nothing() -> None:
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    huge = llama.Model(
+        llama.ModelArgs(
+            model_type="llama",
+            hidden_size=16384,
+            num_hidden_layers=80,
+            intermediate_size=53248,
+            num_attention_heads=128,
+            num_key_value_heads=8,
+            rms_norm_eps=1e-5,
+            vocab_size=128256,
+        )
+    )
+    assert legal_cuts(huge) == list(range(1, 80))
+    assert len(owned_parameters(huge, 79, 80)) == 11
+    assert mx.get_peak_memory() - before < 100e6
+
+
+def test_weights_may_be_loaded_after_the_model_is_cut() -> None:
+    model = build("kimi_k3")
+    head, tail = two_stages(model, 2)
+    randomise(model)
+    expected = run(model, TOKENS, make_prompt_cache(model))
+    sent = head(TOKENS, None, head.make_cache())
+    assert mx.array_equal(tail(TOKENS, sent, tail.make_cache()), expected)
+
+
+def test_a_model_is_as_it_was_after_it_was_cut_and_run() -> None:
+    model = built("llama")
+    layers = list(cast("Any", model).layers)
+    head, _ = two_stages(model, 2)
+    head(TOKENS, None, head.make_cache())
+    with pytest.raises(IndexError):
+        head(TOKENS, None, [])
+    assert all(a is b for a, b in zip(cast("Any", model).layers, layers, strict=True))
+    assert all(type(module).__module__.startswith("mlx") for module in model.modules())
+
+
+def test_phantoms_keep_no_history_of_what_was_never_evaluated() -> None:
+    model = built("qwen3_next")
+    head, _ = two_stages(model, 1)
+    prefilled = [head.make_cache() for _ in range(2)]
+    for cache in prefilled:
+        head(TOKENS, None, cache)
+    batch = [entries[0].merge(list(entries)) for entries in zip(*prefilled, strict=True)]
+    sizes: list[int] = []
+    for _ in range(60):
+        sent = head(mx.array([[1], [2]]), None, batch)
+        mx.eval(sent, [entry.state for entry in head.owned_caches(batch)])
+        sizes.append(mx.get_active_memory())
+    assert sizes[-1] - sizes[10] < 1024
+
+
+def test_a_model_that_cannot_be_cut_says_why_and_runs_whole() -> None:
+    model = built("iquestloopcoder")
+    assert legal_cuts(model) == []
+    assert "layers" in (why_whole(model) or "")
+    stage = slice_model(model, 0, 4)
+    assert stage.is_head
+    assert stage.is_tail
+    logits = stage(TOKENS, None, stage.make_cache(), logits="last")
+    assert logits.shape == (1, 1, 64)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 2), (2, 7), (1, 1), (-1, 3), (0, 9)])
+def test_an_illegal_cut_is_refused_with_the_legal_ones(start: int, stop: int) -> None:
+    with pytest.raises(IllegalCutError, match=r"\[1\]") as raised:
+        slice_model(build("gemma3n"), start, stop)
+    assert raised.value.legal == [1]
+
+
+def test_activations_of_another_boundary_are_refused() -> None:
+    head, tail = two_stages(built("rwkv7"), 2)
+    with pytest.raises(ActivationsError, match="takes 2 activation arrays, got 1"):
+        tail(TOKENS, mx.zeros((1, 5, 32)), tail.make_cache())
+    with pytest.raises(ActivationsError, match="takes 0 activation arrays, got 1"):
+        head(TOKENS, mx.zeros((1, 5, 32)), head.make_cache())
