@@ -1,0 +1,268 @@
+"""Discovery as the other services meet it: real processes, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import zmq
+
+from beacons import beacon_of
+from pomona.codec import MAX_BEACON_BYTES, encode_beacon
+from pomona.messages.control import Beacon, DiscoveryFacts
+from pomona.transport import BeaconSender
+from processes import Listener, Node, ServiceProcess, metrics_of, wait_until, wait_until_async
+
+Heard = dict[str, Beacon]
+
+
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(60):
+            await body()
+
+    asyncio.run(within())
+
+
+def peers_of(heard: Heard, node: str) -> set[str]:
+    beacon = heard.get(f"{node}.discovery")
+    if beacon is None:
+        return set()
+    assert isinstance(beacon.facts, DiscoveryFacts)
+    return set(beacon.facts.peers)
+
+
+async def publish(sender: BeaconSender, beacon: Beacon, until: Callable[[], object]) -> None:
+    """Publish a service's beacons, with rising numbers, until ``until`` holds."""
+    seq = beacon.seq
+    async with asyncio.timeout(20):
+        while not until():
+            sender.send(beacon_of(
+                beacon.facts.service, beacon.node, boot=beacon.boot, seq=seq,
+                cluster=beacon.cluster,
+            ))  # fmt: skip
+            seq += 1
+            await asyncio.sleep(0.1)
+
+
+class RawPublisher:
+    """Something that connects to a socket of discovery and sends what it likes."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(endpoint)
+
+    def send(self, *frames: bytes) -> None:
+        self._socket.send_multipart(list(frames))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+def test_a_service_hears_itself_and_the_hardware_of_its_node(tmp_path: Path) -> None:
+    node = Node("a", tmp_path)
+
+    async def body() -> None:
+        listener, sender = Listener(node), BeaconSender(node.publish)
+        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.heard)
+        await listener.hears(lambda heard: "a.discovery" in heard, "discovery's own beacon")
+        beacon = listener.heard["a.discovery"]
+        assert isinstance(beacon.facts, DiscoveryFacts)
+        assert beacon.facts.hardware.cores > 0
+        assert beacon.endpoints["peer"] == node.peer
+        page = metrics_of(beacon)
+        assert re.search(
+            r'pomona_discovery_beacons_total\{origin="local",service="gateway"\} \d', page
+        )
+        sender.close()
+        await listener.close()
+
+    with node.discovery() as discovery:
+        run(body)
+        assert discovery.stop() == 0
+
+
+def test_one_side_that_knows_the_other_is_enough(tmp_path: Path) -> None:
+    a, b = Node("a", tmp_path), Node("b", tmp_path)
+
+    async def body() -> None:
+        at_a, at_b = Listener(a), Listener(b)
+        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b")
+        await at_b.hears(lambda heard: peers_of(heard, "b") == {a.peer}, "b hears a")
+        sender = BeaconSender(a.publish)
+        await publish(sender, beacon_of("planner", "a"), lambda: "a.planner" in at_b.heard)
+        sender.close()
+        await at_a.close()
+        await at_b.close()
+
+    # b is told of a; a is told nothing.
+    with a.discovery() as first, b.discovery(a.peer) as second:
+        run(body)
+        assert (first.stop(), second.stop()) == (0, 0)
+
+
+def test_three_nodes_of_which_two_know_one_form_a_mesh_without_echoes(tmp_path: Path) -> None:
+    a, b, c = (Node(name, tmp_path) for name in "abc")
+    mesh = {"a": {b.peer, c.peer}, "b": {a.peer, c.peer}, "c": {a.peer, b.peer}}
+
+    async def body() -> None:
+        listeners = [Listener(node) for node in (a, b, c)]
+        for listener in listeners:
+            await listener.hears(
+                lambda heard: all(peers_of(heard, name) == mesh[name] for name in mesh),
+                f"a full mesh, not {[peers_of(listener.heard, name) for name in mesh]}",
+            )
+        for listener in listeners:
+            seen = [(beacon.boot, beacon.seq) for beacon in listener.every]
+            assert len(seen) == len(set(seen)), "a beacon came twice"
+            await listener.close()
+
+    with ExitStack() as stack:
+        for process in (a.discovery(b.peer), c.discovery(b.peer), b.discovery()):
+            stack.enter_context(process)
+        run(body)
+
+
+def test_a_farewell_reaches_this_node_and_the_others(tmp_path: Path) -> None:
+    a, b = Node("a", tmp_path), Node("b", tmp_path)
+
+    def left(heard: Heard) -> bool:
+        return "a.discovery" in heard and heard["a.discovery"].state == "draining"
+
+    async def body(stopped: ServiceProcess) -> None:
+        at_a, at_b = Listener(a), Listener(b)
+        await at_b.hears(lambda heard: "a.discovery" in heard, "a is heard at b")
+        await at_a.hears(lambda heard: "a.discovery" in heard, "a is heard at a")
+        assert await asyncio.to_thread(stopped.stop) == 0
+        await at_a.hears(left, "the farewell at a")
+        await at_b.hears(left, "the farewell at b")
+        await at_a.close()
+        await at_b.close()
+
+    with a.discovery() as first, b.discovery(a.peer):
+        run(lambda: body(first))
+
+
+def test_what_is_no_beacon_of_this_cluster_is_counted_and_hurts_nobody(tmp_path: Path) -> None:
+    node = Node("a", tmp_path)
+    foreign = encode_beacon(beacon_of("gateway", "x", cluster="foreign"))
+    hostile = [
+        (b"",),
+        (b"beacon/gateway/a", b"not json"),
+        (b"beacon/gateway/a", b"[" * 100_000),
+        (b"one", b"two", b"three"),
+        tuple(foreign),
+        (b"beacon/", b" " * (MAX_BEACON_BYTES + 1)),
+    ]
+
+    def dropped(page: str, origin: str, reason: str) -> bool:
+        pattern = rf'dropped_total\{{origin="{origin}",reason="{reason}"\}} [1-9]'
+        return re.search(pattern, page) is not None
+
+    async def body() -> None:
+        listener = Listener(node)
+        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is there")
+        for origin, endpoint in (("local", node.publish), ("peer", node.peer)):
+            publisher = RawPublisher(endpoint)
+
+            def both_counted(origin: str = origin, publisher: RawPublisher = publisher) -> bool:
+                for frames in hostile:
+                    publisher.send(*frames)
+                page = metrics_of(listener.heard["a.discovery"])
+                return dropped(page, origin, "invalid") and dropped(page, origin, "foreign_cluster")
+
+            await wait_until_async(both_counted, f"drops of {origin} are counted")
+            publisher.close()
+        sender = BeaconSender(node.publish)
+        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.heard)
+        assert "x.gateway" not in {beacon.name for beacon in listener.every}
+        sender.close()
+        await listener.close()
+
+    with node.discovery() as discovery:
+        run(body)
+        assert discovery.stop() == 0
+
+
+def test_two_machines_of_one_name_are_said_in_log_and_metric(tmp_path: Path) -> None:
+    ours, theirs, third = Node("twin", tmp_path), Node("twin", tmp_path), Node("c", tmp_path)
+
+    async def body(*processes: ServiceProcess) -> None:
+        listener = Listener(third)
+        await listener.hears(lambda heard: {"c.discovery", "twin.discovery"} <= set(heard), "all")
+        for process in processes:
+            await wait_until_async(
+                lambda process=process: (
+                    "two processes are called twin.discovery" in process.logged()
+                ),
+                f"{process.log.name} says it",
+            )
+        page = metrics_of(listener.heard["c.discovery"])
+        assert "pomona_discovery_name_conflicts 1.0" in page
+        await listener.close()
+
+    with (
+        ours.discovery(theirs.peer) as first,
+        theirs.discovery(ours.peer) as second,
+        third.discovery(ours.peer, theirs.peer) as other,
+    ):
+        run(lambda: body(first, second, other))
+
+
+def test_a_node_that_is_its_own_peer_does_no_harm(tmp_path: Path) -> None:
+    node = Node("a", tmp_path)
+
+    async def body() -> None:
+        listener = Listener(node)
+        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is there")
+        await wait_until_async(
+            lambda: re.search(
+                r'origin="peer",reason="echo"\} [1-9]', metrics_of(listener.heard["a.discovery"])
+            ),
+            "the echo is counted",
+        )
+        assert "name_conflicts 0.0" in metrics_of(listener.heard["a.discovery"])
+        await listener.close()
+
+    # Under a name that the settings cannot know to be its own.
+    with node.discovery(f"localhost:{node.peer_port}"):
+        run(body)
+
+
+def test_after_a_kill_services_and_peers_find_the_new_process(tmp_path: Path) -> None:
+    a, b = Node("a", tmp_path), Node("b", tmp_path)
+
+    async def body(killed: ServiceProcess) -> None:
+        at_a, at_b = Listener(a), Listener(b)
+        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b")
+        await at_b.hears(lambda heard: "a.discovery" in heard, "b hears a")
+        boots = {at_a.heard["a.discovery"].boot}
+        killed.kill()
+        killed.start()
+        for listener in (at_a, at_b):
+            await listener.hears(lambda heard: heard["a.discovery"].boot not in boots, "new boot")
+        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b again")
+        sender = BeaconSender(b.publish)
+        await publish(sender, beacon_of("gateway", "b"), lambda: "b.gateway" in at_a.heard)
+        sender.close()
+        await at_a.close()
+        await at_b.close()
+
+    with a.discovery() as first, b.discovery(a.peer):
+        run(lambda: body(first))
+
+
+def test_a_taken_port_is_said_with_the_setting_that_changes_it(tmp_path: Path) -> None:
+    a = Node("a", tmp_path)
+    with a.discovery() as first:
+        wait_until(lambda: "discovery is ready" in first.logged(), "the first is ready")
+        b = Node("b", tmp_path)
+        with b.discovery(POMONA_DISCOVERY_PEER_PORT=str(a.peer_port)) as second:
+            assert second.wait() == 78
+            assert "POMONA_DISCOVERY_PEER_PORT" in second.logged()
