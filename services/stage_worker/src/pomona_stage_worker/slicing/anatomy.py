@@ -108,7 +108,7 @@ class Anatomy:
     def _learn(self, model: nn.Module) -> None:
         watch = Watch(model, self.sites, _SHORT)
         lengths = _SHORT
-        if _unresolved(watch.passes[1]):
+        if any(_unresolved(records) for records in watch.passes[:2]):
             watch, lengths = Watch(model, self.sites, _LONG), _LONG
         first, second = watch.passes[0], watch.passes[1]
         self.last_axes = watch.last_axes

@@ -1,0 +1,65 @@
+"""``pomona bench``: measurements, as ratios taken in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pomona.errors import PomonaError
+from pomona.models import EMBEDDED_MODEL
+from pomona_ops.bench.decode import run_decode
+
+app = typer.Typer(
+    help="Measure a cluster that the command starts for itself.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+ModelOption = Annotated[str, typer.Option(help="Model to measure with.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+@app.callback()
+def main() -> None:
+    """Measure a cluster that the command starts for itself."""
+
+
+@app.command()
+def decode(
+    model: ModelOption = EMBEDDED_MODEL,
+    stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
+    tokens: Annotated[int, typer.Option(min=8, help="Tokens a turn.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """One user against mlx-lm alone, and what a hop of the bus costs."""
+    _report(run_decode(model, stages, rounds, tokens), as_json)
+
+
+def _report(measuring: Coroutine[Any, Any, dict[str, Any]], as_json: bool) -> None:
+    """Run a measurement; print its results as a table, or as JSON."""
+    errors = Console(stderr=True)
+    try:
+        if as_json:
+            results = asyncio.run(measuring)
+        else:
+            with errors.status("measuring; leave the machine alone"):
+                results = asyncio.run(measuring)
+    except PomonaError as error:
+        errors.print(f"pomona bench: {error}", style="red")
+        raise typer.Exit(1) from error
+    if as_json:
+        sys.stdout.write(orjson.dumps(results, option=orjson.OPT_INDENT_2).decode() + "\n")
+        return
+    for name, values in results.items():
+        table = Table("measure", "value", title=name, title_justify="left")
+        for key, value in values.items():
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        Console().print(table)

@@ -1,0 +1,121 @@
+"""What a hop costs: an emulated pipeline beside a bare PUSH/PULL ping-pong of the same bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import zmq  # the yardstick must not use what it measures, so not pomona.transport
+
+from pomona import codec
+from pomona.messages.data import Envelope, SampledToken, Sampling, Step, StepDone, Tensor
+from pomona.settings import ServiceSettings, read_settings
+from pomona_ops.bench.clusters import running_cluster
+from pomona_ops.bench.driver import Driver, active_pipeline
+from pomona_ops.bench.numbers import median, percentile
+from pomona_ops.ports import LOOPBACK
+
+WIDTH = 576
+_ECHO = """
+import zmq
+context = zmq.Context()
+pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+port = pull.bind_to_random_port("tcp://127.0.0.1")
+print(port, flush=True)
+push.connect("tcp://127.0.0.1:" + input())
+back = eval(input())
+while True:
+    if len(pull.recv_multipart(copy=False)) == 1:
+        break
+    push.send(back, copy=False)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HopCost:
+    """Microseconds; ``ratio`` of ours to the bare hop."""
+
+    hop_median_us: float
+    hop_p99_us: float
+    bare_median_us: float
+    bare_p99_us: float
+    median_ratio: float
+    p99_ratio: float
+
+
+async def measure_hops(model: str, rounds: int = 3, tokens: int = 1000) -> dict[str, Any]:
+    """One user through two emulated stages that hold nothing, and the bare hop, in turns."""
+    ours: list[float] = []
+    bare: list[float] = []
+    async with running_cluster(model, 2, hold_ms=0.0) as options:
+        endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
+        pipeline = await active_pipeline(endpoint, options.cluster, 10.0)
+        with Driver(pipeline, options.cluster) as driver:
+            for _ in range(rounds):
+                await asyncio.sleep(0.5)
+                reply = driver.submit(list(range(1000, 1020)), Sampling(max_tokens=tokens))
+                driver.collect([reply])
+                ours += [interval / 2 for interval in reply.intervals[20:]]
+                bare += bare_hops(tokens)[20:]
+    result = HopCost(
+        hop_median_us=median(ours) * 1e6,
+        hop_p99_us=percentile(ours, 0.99) * 1e6,
+        bare_median_us=median(bare) * 1e6,
+        bare_p99_us=percentile(bare, 0.99) * 1e6,
+        median_ratio=median(ours) / median(bare),
+        p99_ratio=percentile(ours, 0.99) / percentile(bare, 0.99),
+    )
+    return asdict(result)
+
+
+def bare_hops(count: int) -> list[float]:
+    """Seconds a hop, half of each round trip: a step's bytes there, a step_done's bytes back."""
+    there = codec.encode_message(_envelope(_step()), [bytes(4), bytes(4 * WIDTH)])
+    back = codec.encode_message(_envelope(_done()))[0]
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-c", _ECHO],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+        push.connect(f"tcp://{LOOPBACK}:{process.stdout.readline().strip()}")
+        port = pull.bind_to_random_port(f"tcp://{LOOPBACK}")
+        print(port, bytes(back), sep="\n", file=process.stdin, flush=True)
+        trips: list[float] = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            push.send_multipart(there, copy=False)
+            pull.recv_multipart(copy=False)
+            trips.append((time.perf_counter() - begin) / 2)
+        push.send(b"")
+        process.wait(5)
+    finally:
+        process.kill()
+        process.communicate()
+        context.destroy(linger=0)
+    return trips
+
+
+def _step() -> tuple[Any, tuple[Tensor, ...]]:
+    tensors = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
+    return Step("step", 1000, 1, (1,), True, (), (25000,)), tensors
+
+
+def _done() -> tuple[Any, tuple[Tensor, ...]]:
+    return StepDone("step_done", 1000, (SampledToken(1, 1000),), (25000, 25000)), ()
+
+
+def _envelope(message: tuple[Any, tuple[Tensor, ...]]) -> Envelope:
+    body, tensors = message
+    settings = read_settings(ServiceSettings)
+    name = f"{settings.node}.stage_worker.0"
+    return Envelope(1, settings.cluster, name, "0123456789abcdef", 1, 1000, 1, body, tensors)

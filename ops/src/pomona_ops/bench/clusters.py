@@ -1,0 +1,166 @@
+"""Clusters and yardsticks that a benchmark starts for itself and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from pomona.errors import PomonaError
+from pomona_ops.blas import stage_worker_environment
+from pomona_ops.cluster import ClusterOptions, ServiceSpec, cluster_options, service_specs
+from pomona_ops.ports import LOOPBACK, ClusterPorts, is_free
+from pomona_ops.supervisor import Supervisor, SupervisorEvent
+
+READY_DEADLINE_S = 120.0
+FIRST_PORT, LAST_PORT = 20000, 30000
+
+
+class BenchError(PomonaError):
+    """A benchmark could not be run."""
+
+
+@asynccontextmanager
+async def running_cluster(
+    model: str,
+    stages: int,
+    hold_ms: float | None = None,
+    worker_environment: dict[str, str] | None = None,
+) -> AsyncGenerator[ClusterOptions]:
+    """A cluster of its own ports and folder, ready to answer; gone when the block ends.
+
+    Args:
+        hold_ms: run emulated stage workers whose steps take this long.
+        worker_environment: variables for the stage workers on top of the usual ones.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pomona-bench-"))
+    options = replace(
+        cluster_options(model, stages, free_ports(stages), pin=hold_ms is None and _can_pin()),
+        state_dir=folder,
+    )
+    specs = [_adapted(spec, hold_ms, worker_environment or {}) for spec in service_specs(options)]
+    deaths: list[str] = []
+
+    def tell(event: SupervisorEvent) -> None:
+        how = getattr(event, "how", None)
+        if how is not None:
+            deaths.append(f"{event.name} {how} {getattr(event, 'last_words', '')}")
+
+    supervisor = Supervisor(specs, folder / "logs", tell)
+    supervisor.start()
+    try:
+        await _until_ready(options, deaths)
+        yield options
+        if deaths:
+            raise BenchError(f"a service died during the measurement: {deaths[0]}")
+    finally:
+        await supervisor.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _can_pin() -> bool:
+    return sys.platform == "linux"
+
+
+def _adapted(
+    spec: ServiceSpec, hold_ms: float | None, worker_environment: dict[str, str]
+) -> ServiceSpec:
+    if not spec.name.startswith("stage_worker"):
+        return spec
+    environment = {**spec.environment, **worker_environment}
+    if hold_ms is None:
+        return replace(spec, environment=environment)
+    environment |= {"POMONA_STAGE_WORKER_HOLD_MS": str(hold_ms), "LD_PRELOAD": ""}
+    command = (sys.executable, "-I", "-m", "pomona_stage_worker.testing.emulated")
+    return replace(spec, command=command, environment=environment)
+
+
+def free_ports(stages: int) -> int:
+    """First port of a block that nobody uses now."""
+    for first in range(FIRST_PORT + os.getpid() % 50 * 100, LAST_PORT, 100):
+        if all(is_free(port) for port in ClusterPorts(first).by_use(stages).values()):
+            return first
+    raise BenchError(f"no free ports between {FIRST_PORT} and {LAST_PORT}")
+
+
+async def _until_ready(options: ClusterOptions, deaths: Sequence[str]) -> None:
+    url = f"http://{LOOPBACK}:{options.ports.gateway}/readyz"
+    loop = asyncio.get_running_loop()
+    end = loop.time() + READY_DEADLINE_S
+    reason = "it never answered"
+    async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+        while loop.time() < end and not deaths:
+            try:
+                answer = await client.get(url)
+                if answer.status_code == 200:
+                    return
+                reason = answer.text
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(0.1)
+    why = deaths[0] if deaths else f"not ready within {READY_DEADLINE_S:g} s: {reason}"
+    raise BenchError(f"the cluster did not come up: {why}")
+
+
+class Yardstick:
+    """mlx-lm alone in a process of its own; see pomona_stage_worker.testing.baseline."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def run(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> dict[str, Any]:
+        """Generate from all prompts at once; what the process answered."""
+        task = {"prompts": [list(prompt) for prompt in prompts], "max_tokens": max_tokens}
+        return await self._ask(orjson.dumps(task) + b"\n")
+
+    async def _ask(self, line: bytes) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line)
+        await self._process.stdin.drain()
+        async with asyncio.timeout(600):
+            answer = await self._process.stdout.readline()
+        if not answer:
+            raise BenchError("mlx-lm's own process ended")
+        return orjson.loads(answer)
+
+
+@asynccontextmanager
+async def running_yardstick(model: str, threads: int) -> AsyncGenerator[Yardstick]:
+    """mlx-lm with ``threads`` BLAS threads, on as many cores."""
+    environment = stage_worker_environment(1) | {
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-m",
+        "pomona_stage_worker.testing.baseline",
+        model,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 26,
+    )
+    if sys.platform == "linux":
+        os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:threads])
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(READY_DEADLINE_S):
+            await process.stdout.readline()
+        yield Yardstick(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

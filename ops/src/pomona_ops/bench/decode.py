@@ -1,0 +1,61 @@
+"""One user: two stages against mlx-lm's own loop in one process, in turns."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pomona.messages.data import Sampling
+from pomona_ops.bench.bus import measure_hops
+from pomona_ops.bench.clusters import running_cluster, running_yardstick
+from pomona_ops.bench.driver import Driver, active_pipeline
+from pomona_ops.bench.numbers import median, rate
+from pomona_ops.ports import LOOPBACK
+
+PROMPT_TOKENS = 32
+
+
+def prompt(length: int, salt: int = 0) -> list[int]:
+    """Made-up token ids, different for each salt."""
+    return [1000 + (7919 * (i + 131 * salt)) % 20000 for i in range(length)]
+
+
+async def measure_decode(model: str, stages: int, rounds: int, tokens: int) -> dict[str, Any]:
+    """Tokens a second of both, each with one BLAS thread a process."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    same = True
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    async with (
+        running_cluster(model, stages, worker_environment=one_thread) as options,
+        running_yardstick(model, threads=1) as yardstick,
+    ):
+        endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
+        pipeline = await active_pipeline(endpoint, options.cluster, 10.0)
+        with Driver(pipeline, options.cluster) as driver:
+            for number in range(rounds):
+                await asyncio.sleep(0.5)
+                ids = prompt(PROMPT_TOKENS, number)
+                answer = await yardstick.run([ids], tokens)
+                theirs.append(rate(answer["seconds"]))
+                await asyncio.sleep(0.5)
+                reply = driver.submit(ids, Sampling(max_tokens=tokens, temperature=0.0))
+                driver.collect([reply])
+                ours.append(rate(reply.moments))
+                same &= reply.tokens == answer["tokens"][0]
+    return {
+        "stages": stages,
+        "rounds": rounds,
+        "tokens": tokens,
+        "same_tokens": same,
+        "tokens_per_second": median(ours),
+        "mlx_lm_tokens_per_second": median(theirs),
+        "ratio": median([a / b for a, b in zip(ours, theirs, strict=True)]),
+    }
+
+
+async def run_decode(model: str, stages: int, rounds: int, tokens: int) -> dict[str, Any]:
+    return {
+        "decode": await measure_decode(model, stages, rounds, tokens),
+        "bus": await measure_hops(model),
+    }

@@ -1,0 +1,125 @@
+"""A gateway without HTTP: submits token ids to the head and times what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from pomona.messages.control import Pipeline, PlannerFacts
+from pomona.messages.data import Cancel, Rejected, Sampling, Started, Submit, Tensor, Tokens
+from pomona.transport import BeaconReceiver, Identity, Pull, Push
+from pomona_ops.bench.clusters import BenchError
+
+_numbers = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Reply:
+    """What came back of one request; moments in seconds of time.perf_counter()."""
+
+    request: str
+    submitted_at: float
+    tokens: list[int] = field(default_factory=list[int])
+    moments: list[float] = field(default_factory=list[float])
+    cached: int = 0
+    finish: str | None = None
+    refusal: str | None = None
+
+    @property
+    def first_token_s(self) -> float:
+        return self.moments[0] - self.submitted_at
+
+    @property
+    def intervals(self) -> list[float]:
+        """Seconds between tokens."""
+        return [b - a for a, b in itertools.pairwise(self.moments)]
+
+
+async def active_pipeline(control_subscribe: str, cluster: str, timeout_s: float) -> Pipeline:
+    """The first active pipeline that the planner tells of. Raises BenchError."""
+    receiver = BeaconReceiver(control_subscribe, cluster)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout_s
+    try:
+        while loop.time() < end:
+            beacon = await receiver.receive(0.5)
+            if beacon is not None and isinstance(beacon.facts, PlannerFacts):
+                for pipeline in beacon.facts.pipelines:
+                    if pipeline.state == "active":
+                        return pipeline
+    finally:
+        await receiver.close()
+    raise BenchError(f"no pipeline became active within {timeout_s:g} s")
+
+
+class Driver:
+    """Talks to the head of one pipeline. Blocking; not thread-safe."""
+
+    def __init__(self, pipeline: Pipeline, cluster: str) -> None:
+        self._pipeline = pipeline
+        identity = Identity(cluster, f"driver-{secrets.token_hex(4)}", secrets.token_hex(8))
+        self._pull = Pull("127.0.0.1")
+        self._push = Push(identity, pipeline.stages[0].endpoint)
+        self._replies: dict[str, Reply] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._push.close()
+        self._pull.close()
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, share: str = "") -> Reply:
+        """Send a request; :meth:`collect` brings its tokens."""
+        request = f"bench-{next(_numbers)}"
+        body = Submit(
+            "submit", request, 1, self._pipeline.model, self._pull.endpoint, sampling, share=share
+        )
+        buffer = memoryview(array("i", prompt)).cast("B")
+        reply = self._replies[request] = Reply(request, time.perf_counter())
+        tensor = Tensor("int32", (len(prompt),))
+        self._push.send(body, self._pipeline.epoch, (tensor,), (buffer,))
+        return reply
+
+    def cancel(self, reply: Reply) -> None:
+        """The request is not wanted any more; nothing more of it is waited for."""
+        self._push.send(Cancel("cancel", reply.request, 1), self._pipeline.epoch)
+        reply.finish = "cancelled"
+
+    def collect(self, replies: Iterable[Reply], timeout_s: float = 300.0) -> None:
+        """Until all of these have ended. Raises BenchError when one is refused or late."""
+        wanted = list(replies)
+        end = time.perf_counter() + timeout_s
+        while any(reply.finish is None for reply in wanted):
+            self.receive(max(end - time.perf_counter(), 0.0))
+            refused = next((reply for reply in wanted if reply.refusal), None)
+            if refused is not None:
+                raise BenchError(f"{refused.request} was refused: {refused.refusal}")
+            if time.perf_counter() >= end:
+                raise BenchError(f"requests did not end within {timeout_s:g} s")
+
+    def receive(self, timeout_s: float) -> None:
+        """Take in one message, if one comes in time."""
+        message = self._pull.receive(timeout_s)
+        now = time.perf_counter()
+        if message is None:
+            return
+        match message.envelope.body:
+            case Tokens() as body:
+                for token in body.tokens:
+                    reply = self._replies[token.request]
+                    reply.tokens.append(token.token)
+                    reply.moments.append(now)
+                    reply.finish = token.finish or reply.finish
+            case Started() as body:
+                self._replies[body.request].cached = body.cached
+            case Rejected() as body:
+                self._replies[body.request].refusal = body.message
+            case body:
+                raise BenchError(f"a {body.kind} came to a gateway")

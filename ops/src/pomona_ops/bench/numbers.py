@@ -1,0 +1,29 @@
+"""Small statistics that every measurement reports."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` (0 to 1) of the values lie; nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def rate(moments: Sequence[float]) -> float:
+    """Tokens a second between the first and the last token."""
+    return (len(moments) - 1) / (moments[-1] - moments[0])
+
+
+def total_rate(streams: Sequence[Sequence[float]]) -> float:
+    """Tokens a second of several streams together, while all of them run."""
+    begin = max(moments[0] for moments in streams)
+    end = min(moments[-1] for moments in streams)
+    tokens = sum(1 for moments in streams for moment in moments if begin < moment <= end)
+    return tokens / (end - begin)

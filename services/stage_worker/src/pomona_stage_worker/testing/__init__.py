@@ -1,0 +1,1 @@
+"""Test doubles and yardsticks: never a default, never part of a running cluster."""

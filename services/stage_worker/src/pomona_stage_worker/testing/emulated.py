@@ -1,0 +1,123 @@
+"""``python -m pomona_stage_worker.testing.emulated``: a stage worker that computes nothing.
+
+Everything around the computation is real: bus, codec, scheduler, ops and cache tables. A
+step holds its turn for a fixed time, whatever it carries; the tail draws made-up tokens.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from pomona.codec import Buffer
+from pomona.messages.control import Pipeline
+from pomona.messages.data import Close, Open, Step, Tensor
+from pomona.service import run_service
+from pomona.settings import settings_or_exit
+from pomona_stage_worker.caches import CacheTable
+from pomona_stage_worker.drawing import Drawing, Drawn
+from pomona_stage_worker.loading import Progress, StageWeights
+from pomona_stage_worker.settings import StageWorkerSettings
+from pomona_stage_worker.stage import Output, Stage
+from pomona_stage_worker.worker import Engine, StageWorker
+
+SPIN_S = 0.0003
+"""A sleep may end this much late; the rest of a hold is spent spinning."""
+FIRST_TOKEN, TOKENS = 1000, 20000
+"""Made-up tokens are of this range, where the default model has plain words."""
+
+
+class EmulatedSettings(StageWorkerSettings):
+    model_config = SettingsConfigDict(env_prefix="POMONA_STAGE_WORKER_")
+    section: ClassVar[str] = "emulated"
+
+    hold_ms: float = Field(default=10.0, ge=0, le=10000)
+    """How long a step takes in this stage, milliseconds."""
+    width: int = Field(default=576, ge=1, le=65536)
+    """Numbers that cross to the next stage for each token, float32."""
+
+
+class EmulatedStage:
+    """Holds its turn. Its caches are empty lists, so ops cost what they cost without MLX."""
+
+    can_batch = True
+    can_slice = True
+
+    def __init__(self, hold_s: float, width: int, is_tail: bool) -> None:
+        self._hold_s = hold_s
+        self._width = width
+        self._is_tail = is_tail
+        self._table = CacheTable(list[Any])
+        self._drawings: dict[int, Drawing] = {}
+
+    def run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> Output:
+        until = time.perf_counter() + self._hold_s
+        for op in step.ops:
+            self._table.apply(op)
+            if self._is_tail and isinstance(op, Open):
+                self._drawings[op.seq] = Drawing.begin(op)
+            elif isinstance(op, Close):
+                self._drawings.pop(op.seq, None)
+        if not step.rows:
+            return Output()
+        self._hold(until)
+        if self._is_tail:
+            if not step.sample:
+                return Output()
+            drawings = [self._drawings[seq] for seq in step.rows]
+            return Output(results=tuple(d.accept(_made_up(d)) for d in drawings))
+        rows, length = tensors[0].shape
+        activations = Tensor("float32", (rows, length, self._width))
+        return Output(
+            (tensors[0], activations), (buffers[0], bytes(4 * rows * length * self._width))
+        )
+
+    def table(self) -> dict[str, Any]:
+        return self._table.table()
+
+    def cache_bytes(self) -> int:
+        return 0
+
+    @staticmethod
+    def _hold(until: float) -> None:
+        left = until - time.perf_counter()
+        if left > SPIN_S:
+            time.sleep(left - SPIN_S)
+        while time.perf_counter() < until:
+            pass
+
+
+def _made_up(drawing: Drawing) -> Drawn:
+    return Drawn(FIRST_TOKEN + (drawing.index * 7919 + drawing.opened.seq) % TOKENS)
+
+
+def emulated_engine(settings: EmulatedSettings) -> Engine:
+    def read(
+        source: str, start: int, stop: int, progress: Progress, have: StageWeights | None
+    ) -> StageWeights:
+        def no_model() -> Any:
+            raise NotImplementedError("an emulated stage has no model")
+
+        return StageWeights(source, start, stop, no_model, {})
+
+    def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
+        is_tail = weights.stop == pipeline.layer_count
+        return EmulatedStage(settings.hold_ms / 1000, settings.width, is_tail)
+
+    return Engine("emulated", read, make)
+
+
+def main() -> None:
+    sys.setswitchinterval(0.0005)
+    settings = settings_or_exit(EmulatedSettings)
+    engine = emulated_engine(settings)
+    run_service(settings.instance, settings, lambda stop: StageWorker(settings, engine).run(stop))
+
+
+if __name__ == "__main__":
+    main()
