@@ -31,7 +31,7 @@ PortOption = Annotated[int, typer.Option("--port", help="First port of the clust
 @app.command()
 def up(
     model: Annotated[
-        str, typer.Argument(help="Name, Hugging Face id, folder or GGUF file.")
+        str, typer.Argument(help="Name, folder of safetensors or GGUF file.")
     ] = "SmolLM2-135M-Instruct",
     stages: Annotated[int, typer.Option(help="Stage workers, each with one stage.")] = 2,
     port: PortOption = DEFAULT_PORT,

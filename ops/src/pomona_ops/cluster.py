@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pomona.errors import ConfigurationError
+from pomona.errors import ConfigurationError, ModelError
+from pomona.models import resolve
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.blas import stage_worker_environment
@@ -45,7 +46,7 @@ class ClusterOptions:
     """What ``pomona up`` was asked for.
 
     Attributes:
-        model: a name, a hub id, a folder or a GGUF file.
+        model: a name, a folder or a GGUF file.
         stages: stage workers to run, each with one stage.
         state_dir: folder for logs and for what must outlive a process.
         pin: keep each stage worker on cores of its own.
@@ -67,6 +68,10 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
     if pin and sys.platform != "linux":
         raise ConfigurationError("--pin works on Linux only: macOS keeps no process on a core")
     settings = read_settings(ServiceSettings)
+    try:
+        resolve(model)
+    except ModelError as error:
+        raise ConfigurationError(str(error)) from error
     asked = os.environ.get("POMONA_STATE_DIR")
     path = Path(model).expanduser()
     return ClusterOptions(

@@ -159,6 +159,8 @@ class Supervisor:
                     self.gave_up.set()
                     return
                 await asyncio.sleep(delay_s)
+                if self._stopping:
+                    return
         finally:
             log.close()
 

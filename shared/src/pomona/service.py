@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import prometheus_client
 
 from pomona import __version__
-from pomona.errors import AddressInUseError, PomonaError
+from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.lifeline import watch_lifeline
 from pomona.logs import configure_logs
@@ -161,7 +162,12 @@ def start_metrics(settings: ServiceSettings, setting: str) -> tuple[str, Callabl
             settings.metrics_port, settings.metrics_host
         )
     except OSError as error:
-        raise AddressInUseError(endpoint, setting) from error
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUseError(endpoint, setting) from error
+        raise ConfigurationError(
+            f"cannot listen on {endpoint} for metrics: {error.strerror}; "
+            "change POMONA_METRICS_HOST to an address of this machine"
+        ) from error
 
     def stop() -> None:
         server.shutdown()
@@ -194,7 +200,7 @@ def run_service(
     gc.freeze()
     try:
         asyncio.run(body())
-    except AddressInUseError as error:
+    except (AddressInUseError, ConfigurationError) as error:
         log.error("%s", error)
         raise SystemExit(EXIT_CONFIGURATION) from error
     except PomonaError as error:

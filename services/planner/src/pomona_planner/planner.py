@@ -8,8 +8,9 @@ import time
 
 from prometheus_client import Counter, Gauge
 
+from pomona.errors import ConfigurationError, ModelError
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
-from pomona.models import read_facts
+from pomona.models import ModelFacts, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.deciding import Decider, Wish
 from pomona_planner.memory import PlanMemory
@@ -24,6 +25,14 @@ GRACE_S = 2.5
 EPOCH = Gauge("pomona_planner_epoch", "Epoch of the plan", ["model_name"])
 ACTIVE = Gauge("pomona_planner_pipeline_active", "1 when every stage is ready", ["model_name"])
 CHANGES = Counter("pomona_planner_plan_changes", "New epochs", ["model_name"])
+
+
+def _usable_facts(source: str) -> ModelFacts:
+    """Raises ConfigurationError: a model that cannot be read now will not be by a restart."""
+    try:
+        return read_facts(source)
+    except ModelError as error:
+        raise ConfigurationError(f"POMONA_PLANNER_MODELS: {error}") from error
 
 
 class Planner:
@@ -42,7 +51,7 @@ class Planner:
                     settings.cache_bits,
                     settings.settle_s,
                 ),
-                read_facts(source),
+                _usable_facts(source),
                 remembered.get(source),
             )
             for source in settings.models
