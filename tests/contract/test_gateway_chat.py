@@ -185,7 +185,10 @@ def test_n_replies_have_seeds_of_their_own(client: openai.OpenAI, cluster: Scrip
 def test_logprobs_name_every_token_of_the_text(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = lambda _: say(REPLY, chances=lambda i: (-0.5, ((i, -0.5), (65, -1.5))))
+    def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+        return -0.5, ((token, -0.5), (65, -1.5))
+
+    cluster.head.script = lambda _: say(REPLY, chances=chances)
     reply = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "hi"}], logprobs=True, top_logprobs=2
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,7 +73,7 @@ class GatewayThread:
 
 
 @contextmanager
-def running_gateway(cluster: ScriptedCluster, **settings: Any) -> Iterator[GatewayThread]:
+def running_gateway(cluster: ScriptedCluster, **settings: Any) -> Generator[GatewayThread]:
     """A gateway that is ready, while the block runs."""
     gateway = GatewayThread(cluster, **{"drain_deadline_s": 1.0, **settings})
     try:

@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -49,7 +49,7 @@ class Script:
         silent_after: say nothing more after this many tokens.
         cached: prompt tokens that a kept prefix supplied.
         chances: what ``logprob`` and ``top`` are for an id.
-        indexes: the index of each token instead of the right one.
+        order: the indexes in the order in which their tokens are sent, instead of each once.
     """
 
     ids: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ class Script:
     silent_after: int | None = None
     cached: int = 0
     chances: Callable[[int], tuple[float, tuple[tuple[int, float], ...]]] | None = None
-    indexes: tuple[int, ...] | None = None
+    order: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ScriptedHead:
     """The data plane of a pipeline: one thread, one Pull, one Push to each gateway."""
 
     def __init__(self, script: Callable[[Submitted], Script]) -> None:
-        self.script = script
+        self.script: Callable[[Submitted], Script] = script
         self.boot = f"boot{time.monotonic_ns():x}"
         self.submitted: list[Submitted] = []
         self.cancelled: list[tuple[float, Cancel]] = []
@@ -190,7 +190,7 @@ def _tokens(submitted: Submitted, script: Script) -> Iterator[Token]:
     submit = submitted.submit
     whole = [*script.ids, *([] if script.end is None else [script.end])]
     limit = submit.sampling.max_tokens
-    for index in range(submit.emitted, min(len(whole), limit)):
+    for index in script.order or range(submit.emitted, min(len(whole), limit)):
         last = index == len(whole) - 1
         finish = "stop" if last and script.end is not None else None
         if finish is None and (last or index == limit - 1):
@@ -199,7 +199,7 @@ def _tokens(submitted: Submitted, script: Script) -> Iterator[Token]:
         yield Token(
             request=submit.request,
             attempt=submit.attempt,
-            index=script.indexes[index] if script.indexes else index,
+            index=index,
             token=whole[index],
             finish=finish,
             logprob=logprob,
@@ -317,7 +317,7 @@ class ScriptedCluster:
 @contextmanager
 def scripted_cluster(
     script: Callable[[Submitted], Script], model: str, source: str
-) -> Iterator[ScriptedCluster]:
+) -> Generator[ScriptedCluster]:
     """A head and its cluster while the block runs."""
     head = ScriptedHead(script)
     try:

@@ -33,6 +33,7 @@ class Server(uvicorn.Server):
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set, then let running requests finish."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     listener = _listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     gateway = Gateway(settings, f"http://{host}:{listener.getsockname()[1]}")

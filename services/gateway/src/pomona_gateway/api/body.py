@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
 from pomona.errors import RequestError
@@ -19,8 +19,6 @@ class Body(BaseModel):
 
 
 BodyT = TypeVar("BodyT", bound=Body)
-
-_FIELD = re.compile(r"^[A-Za-z_$][A-Za-z0-9_$.-]{0,127}$")
 
 
 class ClientGone(Exception):
@@ -70,61 +68,52 @@ def parse_body(kind: type[BodyT], body: bytes) -> BodyT:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise explain(kind, error) from error
+        raise explain(error, body) from error
 
 
-def explain(kind: type[BaseModel], error: ValidationError) -> RequestError:
-    """The first thing wrong, as a 400. What a client sent is not repeated."""
+def explain(error: ValidationError, body: bytes) -> RequestError:
+    """The fault that says most, as a 400. Values that a client sent are not repeated."""
     details = error.errors(include_url=False, include_input=False, include_context=False)
-    detail = next((x for x in details if x["type"] == "extra_forbidden"), details[0])
-    # Of the members of a union the deepest complaint is about the one that was meant.
-    if detail["type"] != "extra_forbidden":
-        root = detail["loc"][:1]
-        detail = max((x for x in details if x["loc"][:1] == root), key=lambda x: len(x["loc"]))
-    name = parameter_name(detail["loc"])
+    detail = max(details, key=_weight)
+    if detail["type"] == "json_invalid":
+        return RequestError(400, "invalid_json", f"the body is not JSON: {detail['msg']}")
+    missing = detail["type"] == "missing"
+    name = parameter_name(detail["loc"], from_json(body), missing)
     match detail["type"]:
-        case "json_invalid":
-            return RequestError(400, "invalid_json", f"the body is not JSON: {detail['msg']}")
         case "extra_forbidden":
-            return RequestError(
-                400, "unknown_parameter", f"unknown parameter: {name!r}", name or None
-            )
+            code, message = "unknown_parameter", f"unknown parameter: {name!r}"
         case "missing":
-            return RequestError(
-                400, "missing_required_parameter", f"missing parameter: {name!r}", name or None
-            )
+            code, message = "missing_required_parameter", f"missing parameter: {name!r}"
         case _:
             where = f"invalid {name!r}" if name else "invalid body"
-            return RequestError(400, "invalid_value", f"{where}: {_reason(detail)}", name or None)
+            reason = detail["msg"].removeprefix("Value error, ")
+            code, message = "invalid_value", f"{where}: {reason}"
+    return RequestError(400, code, message, name or None)
 
 
-def _reason(detail: Any) -> str:
-    message = str(detail["msg"])
-    return message.removeprefix("Value error, ")
+def _weight(detail: ErrorDetails) -> tuple[int, int]:
+    """Which of several faults is told: a wrong ``type``, which explains the others; then
+    what is unknown; then the deepest, which is in the member of a union that was meant."""
+    if detail["type"] == "literal_error" and detail["loc"][-1:] == ("type",):
+        return 2, 0
+    if detail["type"] == "extra_forbidden":
+        return 1, 0
+    return 0, len(detail["loc"])
 
 
-def parameter_name(location: tuple[int | str, ...]) -> str:
+def parameter_name(location: tuple[int | str, ...], body: Any, missing: bool = False) -> str:
     """``messages[0].content`` from where pydantic found the fault.
 
-    pydantic also names the member of a union there; those are no fields of the body:
-    the tag after an index, type names, and what holds brackets.
+    pydantic names members of unions there too; what is not in the body is such a name.
     """
     name = ""
-    after_index = False
-    for part in location:
+    for place, part in enumerate(location):
+        last = place == len(location) - 1
         if isinstance(part, int):
-            name += f"[{part}]"
-            after_index = True
-            continue
-        tag = (after_index and part in _TAGS) or part in _TYPE_NAMES or not _FIELD.match(part)
-        after_index = False
-        if not tag:
-            name += f".{part}" if name else part
+            if isinstance(body, list) and part < len(items := cast("list[Any]", body)):
+                name, body = f"{name}[{part}]", items[part]
+        elif isinstance(body, dict):
+            fields = cast("dict[str, Any]", body)
+            if part in fields or (missing and last):
+                name, body = f"{name}.{part}" if name else part, fields.get(part)
     return name
-
-
-_TYPE_NAMES = {"str", "int", "float", "bool", "dict", "list", "none"}
-_TAGS = {
-    "system", "developer", "user", "assistant", "tool", "text", "function", "refusal",
-    "thinking", "redacted_thinking", "tool_use", "tool_result",
-}  # fmt: skip

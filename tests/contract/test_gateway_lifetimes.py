@@ -1,0 +1,369 @@
+"""Requests outlive epochs, and end with their clients; the gateway ends with its requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from doubles.scripted_head import Script, ScriptedCluster, Submitted, free_port, scripted_cluster
+from doubles.tiny_model import end_id, tiny_tokenizer, write_tiny_model
+
+MODEL = "tiny"
+REPLY = "hello wörld 😀, said 日本 and hello again"
+TOKENIZER = tiny_tokenizer()
+IDS = tuple(TOKENIZER.encode(REPLY, chat=True))
+WHOLE = Script(ids=IDS, end=end_id())
+FAST: dict[str, Any] = {
+    "first_token_deadline_s": 5.0,
+    "token_deadline_s": 5.0,
+    "recovery_deadline_s": 5.0,
+    "send_deadline_s": 0.3,
+    "keep_alive_s": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def cluster(source: str) -> Generator[ScriptedCluster]:
+    with scripted_cluster(lambda _: WHOLE, MODEL, source) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
+    with running_gateway(cluster, **FAST) as gateway:
+        yield gateway
+
+
+def request(**body: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **body}
+
+
+def stream_text(gateway: GatewayThread, meanwhile: Callable[[], None] | None = None) -> str:
+    """The text of a streamed reply; ``meanwhile`` is called after the first text."""
+    text = ""
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
+        for chunk in client.chat.completions.create(**request(stream=True)):
+            piece = chunk.choices[0].delta.content or ""
+            if piece and not text and meanwhile is not None:
+                meanwhile()
+            text += piece
+    return text
+
+
+def events(lines: str) -> list[Any]:
+    """What the ``data:`` lines of a stream hold."""
+    parts = [x.removeprefix("data: ") for x in lines.splitlines() if x.startswith("data: ")]
+    return [x if x == "[DONE]" else json.loads(x) for x in parts]
+
+
+def in_turns(*scripts: Script) -> Callable[[Submitted], Script]:
+    """The first attempt gets the first script, and so on; the last one stays."""
+    return lambda submitted: scripts[min(submitted.submit.attempt, len(scripts) - 1)]
+
+
+def raise_epoch(cluster: ScriptedCluster) -> None:
+    cluster.epoch += 1
+    cluster.change()
+
+
+def test_a_reply_goes_on_in_the_next_epoch_where_it_stopped(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = in_turns(replace(WHOLE, fail_after=7), WHOLE)
+    assert stream_text(gateway, lambda: raise_epoch(cluster)) == REPLY
+    first, second = cluster.head.requests()
+    assert second.submit.request == first.submit.request
+    assert (first.submit.attempt, second.submit.attempt) == (0, 1)
+    assert (second.submit.emitted, second.ids) == (7, [*first.ids, *IDS[:7]])
+    assert second.submit.sampling == first.submit.sampling
+    assert second.epoch == 2
+
+
+def test_a_raised_epoch_moves_a_request_whose_head_says_nothing(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = in_turns(replace(WHOLE, silent_after=5), WHOLE)
+    assert stream_text(gateway, lambda: raise_epoch(cluster)) == REPLY
+
+
+def test_a_request_waits_while_the_pipeline_forms_and_its_stream_shows_life(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = in_turns(replace(WHOLE, silent_after=5), WHOLE)
+    cluster.state, cluster.epoch = "active", 1
+
+    def form() -> None:
+        cluster.state, cluster.epoch = "forming", 2
+        cluster.change()
+        time.sleep(0.4)
+        cluster.state = "active"
+        cluster.change()
+
+    with httpx.stream(
+        "POST", f"{gateway.url}/v1/chat/completions", json=request(stream=True)
+    ) as answer:
+        lines = answer.iter_lines()
+        begun = [next(lines) for _ in range(4)]
+        former = threading.Thread(target=form)
+        former.start()
+        rest = list(lines)
+        former.join()
+    assert any(line.startswith(": ") for line in rest)
+    text = "".join(
+        x["choices"][0]["delta"].get("content", "")
+        for x in events("\n".join([*begun, *rest]))
+        if x != "[DONE]"
+    )
+    assert text == REPLY
+
+
+def test_lost_repeated_and_stale_tokens_never_reach_the_text(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    gap = (0, 1, 2, 3, 4, 8, 9)
+    doubled = (5, 6, 5, 6, 7, 7)
+    cluster.head.script = in_turns(
+        replace(WHOLE, order=gap), replace(WHOLE, order=doubled, silent_after=6), WHOLE
+    )
+    assert stream_text(gateway, lambda: wait_and_raise(cluster, 2)) == REPLY
+    text = httpx.get(f"{gateway.url}/metrics").text
+    assert 'pomona_messages_dropped_total{reason="gap"} 1.0' in text
+    assert 'pomona_messages_dropped_total{reason="duplicate"} 3.0' in text
+
+
+def wait_and_raise(cluster: ScriptedCluster, attempts: int) -> None:
+    wait_for(lambda: len(cluster.head.requests()) == attempts, "a resubmission")
+    raise_epoch(cluster)
+
+
+def test_a_request_that_fails_three_epochs_ends_with_an_error_event(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    def script(submitted: Submitted) -> Script:
+        raise_epoch(cluster)
+        return replace(WHOLE, fail_after=2, step_s=0.02)
+
+    cluster.head.script = script
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request(stream=True))
+    assert answer.status_code == 200
+    *_, error, done = events(answer.text)
+    assert error["error"]["code"] == "pipeline_failed"
+    assert done == "[DONE]"
+    assert len(cluster.head.requests()) == 3
+    cluster.head.script = lambda _: WHOLE
+    gateway.ready()
+    assert stream_text(gateway) == REPLY
+
+
+def test_a_pipeline_that_does_not_come_back_is_an_error_within_the_deadline(
+    cluster: ScriptedCluster,
+) -> None:
+    with running_gateway(cluster, **{**FAST, "recovery_deadline_s": 0.3}) as gateway:
+        cluster.head.script = lambda _: replace(WHOLE, fail_after=3)
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "pipeline_lost"
+
+
+@pytest.mark.parametrize(
+    ("silent_after", "code"), [(0, "first_token_timeout"), (3, "token_timeout")]
+)
+def test_silence_of_the_pipeline_has_a_deadline(
+    cluster: ScriptedCluster, silent_after: int, code: str
+) -> None:
+    deadlines = {"first_token_deadline_s": 0.3, "token_deadline_s": 0.3}
+    with running_gateway(cluster, **{**FAST, **deadlines}) as gateway:
+        cluster.head.script = lambda _: replace(WHOLE, silent_after=silent_after)
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, code)
+        wait_for(lambda: cluster.head.cancelled, "a cancel")
+
+
+def test_a_head_that_takes_no_messages_is_a_503(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.silent = {"planner", "stage_worker"}
+    cluster.head.close()
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "pipeline_busy"
+    assert answer.headers["retry-after"]
+
+
+def test_losing_planner_and_beacons_does_not_stop_serving(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.silent = {"planner", "stage_worker"}
+    time.sleep(3.6)
+    assert stream_text(gateway) == REPLY
+
+
+def test_a_planner_that_starts_anew_does_not_stop_serving(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.planner_state, cluster.state = "starting", "forming"
+    cluster.change()
+    time.sleep(0.1)
+    assert stream_text(gateway) == REPLY
+
+
+def test_without_a_pipeline_readyz_and_requests_say_what_is_missing(
+    cluster: ScriptedCluster,
+) -> None:
+    cluster.state, cluster.stage_state = "forming", "loading"
+    gateway = GatewayThread(cluster, **FAST)
+    try:
+
+        def told() -> bool:
+            body = httpx.get(f"{gateway.url}/readyz").json()
+            return "25% of its weights" in body["reason"]
+
+        wait_for(told, "a reason")
+        assert httpx.get(f"{gateway.url}/health").status_code == 200
+        wait_for(lambda: chat_code(gateway) == "model_not_ready", "a refusal")
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        cluster.state, cluster.stage_state = "active", "ready"
+        cluster.change()
+        gateway.ready()
+        facts = list(cluster.gateways.values())[-1].facts
+        wait_for(lambda: list(cluster.gateways.values())[-1].state == "ready", "a ready beacon")
+        facts = list(cluster.gateways.values())[-1].facts
+        assert getattr(facts, "proven_epochs", None) == {MODEL: 1}
+    finally:
+        gateway.stop()
+        gateway.join()
+
+
+def chat_code(gateway: GatewayThread) -> str:
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
+    return str(answer.json()["error"]["code"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_client_that_leaves_is_a_cancel_within_100_milliseconds(
+    gateway: GatewayThread, cluster: ScriptedCluster, stream: bool, silent: bool
+) -> None:
+    slow = Script(ids=IDS * 20, end=end_id(), step_s=0.02)
+    cluster.head.script = lambda _: replace(slow, silent_after=0) if silent else slow
+    body = json.dumps(request(stream=stream)).encode()
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as raw:
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
+        wait_for(cluster.head.requests, "a submit")
+        if stream:
+            assert raw.recv(64)
+        time.sleep(0.05)
+    left = time.monotonic()
+    wait_for(lambda: cluster.head.cancelled, "a cancel", 1.0)
+    at, cancel = cluster.head.cancelled[0]
+    assert at - left < 0.1
+    assert cancel.request == cluster.head.requests()[0].submit.request
+
+
+def test_a_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> None:
+    with running_gateway(cluster, **{**FAST, "stream_buffer_tokens": 64}) as gateway:
+        cluster.head.script = lambda _: Script(ids=(65,) * 400, step_s=0.0)
+        many = request(stream=True, n=16)
+        body = json.dumps(many).encode()
+        host, port = gateway.url.removeprefix("http://").split(":")
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect((host, int(port)))
+            raw.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s"
+                % (len(body), body)
+            )
+            wait_for(lambda: cluster.head.cancelled, "a cancel")
+            cluster.head.script = lambda _: WHOLE
+            assert stream_text(gateway) == REPLY
+
+
+def test_a_drain_lets_replies_finish_and_refuses_new_ones(cluster: ScriptedCluster) -> None:
+    gateway = GatewayThread(cluster, **FAST)
+    gateway.ready()
+    cluster.head.script = lambda _: replace(WHOLE, step_s=0.01)
+    assert stream_text(gateway, gateway.stop) == REPLY
+    gateway.join()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{gateway.url}/health")
+    assert list(cluster.gateways.values())[-1].state == "draining"
+
+
+def test_a_drain_past_its_deadline_ends_streams_with_an_error(cluster: ScriptedCluster) -> None:
+    gateway = GatewayThread(cluster, **{**FAST, "drain_deadline_s": 0.2})
+    gateway.ready()
+    cluster.head.script = lambda _: replace(WHOLE, silent_after=3)
+    with httpx.stream(
+        "POST", f"{gateway.url}/v1/chat/completions", json=request(stream=True)
+    ) as answer:
+        wait_for(cluster.head.requests, "a submit")
+        gateway.stop()
+        *_, error, done = events("\n".join(answer.iter_lines()))
+    gateway.join()
+    assert error["error"]["code"] == "shutting_down"
+    assert done == "[DONE]"
+    assert cluster.head.cancelled
+
+
+def test_the_process_starts_serves_and_ends_on_sigterm_leaving_nothing(
+    cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "POMONA_GATEWAY_PORT": str(port),
+        "POMONA_CONTROL_PUBLISH": cluster.publish,
+        "POMONA_CONTROL_SUBSCRIBE": cluster.subscribe,
+        "POMONA_STATE_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-W", "error", "-m", "pomona_gateway"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        url = f"http://127.0.0.1:{port}"
+
+        def ready() -> bool:
+            try:
+                return httpx.get(f"{url}/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            wait_for(ready, "readiness", 20)
+            second = subprocess.run(command, env=environment, capture_output=True, timeout=20)
+            assert second.returncode == 78
+            assert b"POMONA_GATEWAY_PORT" in second.stderr
+            answer = httpx.post(f"{url}/v1/chat/completions", json=request())
+            assert answer.json()["choices"][0]["message"]["content"] == REPLY
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=15)
+    assert process.returncode == 0, errors.decode()
+    assert b"Traceback" not in errors
+    assert REPLY.encode() not in errors
+    with socket.socket() as again:
+        again.bind(("127.0.0.1", port))

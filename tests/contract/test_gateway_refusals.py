@@ -1,0 +1,239 @@
+"""What the gateway refuses, it refuses clearly, at once, and goes on."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from doubles.gateway_thread import GatewayThread, running_gateway
+from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
+from doubles.tiny_model import CONTEXT_LENGTH, write_tiny_model
+
+MODEL = "org/tiny"
+USER = [{"role": "user", "content": "hi"}]
+OK: dict[str, Any] = {"model": MODEL, "messages": USER}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedCluster]:
+    source: Path = write_tiny_model(tmp_path_factory.mktemp("model"))
+    with scripted_cluster(lambda _: Script(ids=(65,)), MODEL, str(source)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: ScriptedCluster) -> Iterator[GatewayThread]:
+    with running_gateway(cluster) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def http(gateway: GatewayThread) -> Generator[httpx.Client]:
+    with httpx.Client(base_url=gateway.url, timeout=10) as client:
+        yield client
+        assert client.post("/v1/chat/completions", json=OK).status_code == 200
+
+
+def refused(answer: httpx.Response, status: int, code: str, param: str | None = None) -> str:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["x-request-id"]
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == (code, param), error
+    assert error["type"]
+    assert error["message"]
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "empty_body"),
+        (b"  \n", "empty_body"),
+        (b"{", "invalid_json"),
+        (b"\xff\xfe", "invalid_json"),
+        (b'{"model": "\\ud800"}', "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b"[]", "invalid_value"),
+        (b"null", "invalid_value"),
+        (b'"text"', "invalid_value"),
+    ],
+)
+def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, body: bytes, code: str) -> None:
+    refused(http.post("/v1/chat/completions", content=body), 400, code)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"colour": 1}, "unknown_parameter", "colour"),
+        ({"best_of": 2}, "unknown_parameter", "best_of"),
+        ({"stream_options": {"x": 1}, "stream": True}, "unknown_parameter", "stream_options.x"),
+        ({"temperature": "hot"}, "invalid_value", "temperature"),
+        ({"temperature": "0.5"}, "invalid_value", "temperature"),
+        ({"temperature": True}, "invalid_value", "temperature"),
+        ({"temperature": -1}, "invalid_value", "temperature"),
+        ({"top_p": 0}, "invalid_value", "top_p"),
+        ({"max_tokens": 0}, "invalid_value", "max_tokens"),
+        ({"max_tokens": 1.5}, "invalid_value", "max_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "invalid_value", "max_tokens"),
+        ({"n": 0}, "invalid_value", "n"),
+        ({"n": 1000}, "invalid_value", "n"),
+        ({"stop": [""]}, "invalid_value", "stop[0]"),
+        ({"stop": ["x"] * 99}, "invalid_value", "stop"),
+        ({"stop": 5}, "invalid_value", "stop"),
+        ({"seed": "7"}, "invalid_value", "seed"),
+        ({"logit_bias": {"x": 1}}, "invalid_value", "logit_bias"),
+        ({"logit_bias": {"999999": 1}}, "invalid_value", "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "invalid_value", "logit_bias.1"),
+        ({"stop_token_ids": [-1]}, "invalid_value", "stop_token_ids"),
+        ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
+        ({"response_format": {"type": "json_object"}}, "invalid_value", "response_format.type"),
+        (
+            {"chat_template_kwargs": {"messages": []}},
+            "invalid_value",
+            "chat_template_kwargs.messages",
+        ),
+        ({"messages": []}, "invalid_value", "messages"),
+        ({"messages": "hi"}, "invalid_value", "messages"),
+        ({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content"),
+        ({"messages": [{"role": "pope", "content": "x"}]}, "invalid_value", "messages[0]"),
+        ({"messages": [{"content": "x"}]}, "invalid_value", "messages[0]"),
+        ({"messages": [{"role": "user", "content": 5}]}, "invalid_value", "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "invalid_value",
+            "messages[0].content[0].type",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "size": 1}]},
+            "unknown_parameter",
+            "messages[0].size",
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "missing_required_parameter",
+            "messages[0].tool_call_id",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_parameter_is_a_400_that_names_it(
+    http: httpx.Client, change: dict[str, Any], code: str, param: str
+) -> None:
+    refused(http.post("/v1/chat/completions", json={**OK, **change}), 400, code, param)
+
+
+def test_a_missing_parameter_is_named(http: httpx.Client) -> None:
+    answer = http.post("/v1/chat/completions", json={"messages": USER})
+    refused(answer, 400, "missing_required_parameter", "model")
+
+
+def test_an_unknown_model_is_a_404_that_names_those_there_are(gateway: GatewayThread) -> None:
+    with (
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client,
+        pytest.raises(openai.NotFoundError, match=MODEL) as caught,
+    ):
+        client.chat.completions.create(model="nope", messages=[{"role": "user", "content": "x"}])
+    assert caught.value.code == "model_not_found"
+
+
+def test_a_prompt_past_the_context_is_a_400_with_the_numbers(http: httpx.Client) -> None:
+    body = {**OK, "messages": [{"role": "user", "content": "x" * 600}]}
+    answer = http.post("/v1/chat/completions", json=body)
+    message = refused(answer, 400, "context_length_exceeded", "messages")
+    assert str(CONTEXT_LENGTH) in message
+    assert "618" in message
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_100_megabytes_is_a_413_within_a_second(
+    http: httpx.Client, chunked: bool
+) -> None:
+    size = 100 << 20
+    part = bytes(1 << 20)
+
+    def parts() -> Iterator[bytes]:
+        for _ in range(size // len(part)):
+            yield part
+
+    headers = {} if chunked else {"content-length": str(size)}
+    begun = time.monotonic()
+    answer = http.post("/v1/chat/completions", content=parts(), headers=headers)
+    assert time.monotonic() - begun < 1.0
+    refused(answer, 413, "body_too_large")
+
+
+def test_a_declared_length_is_refused_before_the_body_comes(gateway: GatewayThread) -> None:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=1) as raw:
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"
+        )
+        assert raw.recv(64).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_that_does_not_come_is_a_408(cluster: ScriptedCluster) -> None:
+    with running_gateway(cluster, body_deadline_s=0.2) as gateway:
+        host, port = gateway.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            raw.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"
+            )
+            assert raw.recv(64).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "not_found"),
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("POST", "/v1/chat/completions/", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("DELETE", "/v1/models", 405, "method_not_allowed"),
+    ],
+)
+def test_wrong_paths_and_methods_are_refused_in_the_same_form(
+    http: httpx.Client, method: str, path: str, status: int, code: str
+) -> None:
+    refused(http.request(method, path), status, code)
+
+
+def test_models_are_listed_and_found_by_ids_with_slashes(http: httpx.Client) -> None:
+    [model] = http.get("/v1/models").json()["data"]
+    assert model["id"] == MODEL
+    assert model["context_length"] == CONTEXT_LENGTH
+    assert http.get(f"/v1/models/{MODEL}").json() == model
+    assert http.get("/v1/models/org%2Ftiny").json() == model
+    refused(http.get("/v1/models/org/other"), 404, "model_not_found", "model")
+
+
+def test_a_request_id_is_kept_when_usable_and_replaced_when_not(http: httpx.Client) -> None:
+    kept = http.get("/health", headers={"x-request-id": "mine-1"})
+    assert kept.headers["x-request-id"] == "mine-1"
+    other = http.get("/health", headers={"x-request-id": "a b<c>"})
+    assert other.headers["x-request-id"].startswith("req_")
+
+
+def test_metrics_have_vllms_names_and_count_refusals(http: httpx.Client) -> None:
+    http.post("/v1/chat/completions", json={**OK, "stream": True})
+    http.post("/v1/chat/completions", json={})
+    text = http.get("/metrics").text
+    label = f'{{model_name="{MODEL}"}}'
+    for name in (
+        f"pomona_prompt_tokens_total{label}",
+        f"pomona_generation_tokens_total{label}",
+        f"pomona_time_to_first_token_seconds_count{label}",
+        f"pomona_e2e_request_latency_seconds_count{label}",
+        f"pomona_num_requests_running{label} 0.0",
+        f'pomona_request_success_total{{finished_reason="length",model_name="{MODEL}"}}',
+        'pomona_request_refused_total{code="missing_required_parameter",status="400"}',
+    ):
+        assert name in text, name

@@ -1,0 +1,199 @@
+"""The journal: whatever the links do, a reply is each of its tokens once and in order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pomona.messages.data import Rejected, Sampling, Started, Token
+from pomona_gateway.journal import (
+    Deliver,
+    Fail,
+    Instruction,
+    Journal,
+    Limits,
+    Progress,
+    Send,
+    SendCancel,
+    opened,
+)
+from pomona_gateway.routes import Route
+
+LIMITS = Limits(first_token_s=10, token_s=5, recovery_s=3, max_attempts=3)
+ONE = Route("m", 1, "head", "boot", "tcp://head")
+TWO = replace(ONE, epoch=2)
+PROMPT = [7, 8, 9]
+
+
+def begun() -> Journal:
+    journal = Journal(LIMITS)
+    entry = opened("r", "m", PROMPT, Sampling(max_tokens=100), 0.0)
+    [send] = journal.open(entry, ONE)
+    assert isinstance(send, Send)
+    assert (send.attempt, list(send.ids), send.emitted) == (0, PROMPT, 0)
+    return journal
+
+
+def token(index: int, attempt: int = 0, finish: bool = False) -> Token:
+    return Token("r", attempt, index, 100 + index, "stop" if finish else None)
+
+
+def delivered(instructions: list[Instruction]) -> list[int]:
+    return [x.token.index for x in instructions if isinstance(x, Deliver)]
+
+
+def failure(instructions: list[Instruction]) -> str:
+    [fail] = [x for x in instructions if isinstance(x, Fail)]
+    return fail.error.code
+
+
+def test_the_last_token_ends_the_request() -> None:
+    journal = begun()
+    assert delivered(journal.token(token(0), 1)) == [0]
+    assert delivered(journal.token(token(1, finish=True), 2)) == [1]
+    assert len(journal) == 0
+    assert journal.token(token(2), 3) == []
+    assert journal.dropped.unknown == 1
+
+
+def test_a_new_epoch_resubmits_prompt_and_reply_as_the_next_attempt() -> None:
+    journal = begun()
+    journal.token(token(0), 1)
+    [send] = journal.routed({"m": TWO}, 2)
+    assert isinstance(send, Send)
+    assert (send.route, send.attempt, send.emitted) == (TWO, 1, 1)
+    assert list(send.ids) == [*PROMPT, 100]
+    assert journal.token(token(1), 3) == []
+    assert journal.dropped.stale == 1
+    assert delivered(journal.token(token(1, attempt=1), 3)) == [1]
+
+
+def test_a_failed_epoch_is_not_tried_again_before_another_route_comes() -> None:
+    journal = begun()
+    failed = Rejected("rejected", "r", 0, 503, "epoch_failed", "gone")
+    assert journal.rejected(failed, 1) == []
+    assert journal.routed({"m": ONE}, 1.5) == []
+    assert journal.routed({}, 2) == []
+    [send] = journal.routed({"m": TWO}, 2)
+    assert isinstance(send, Send)
+
+
+def test_another_boot_of_the_head_is_another_route() -> None:
+    journal = begun()
+    [send] = journal.routed({"m": replace(ONE, boot="again")}, 1)
+    assert isinstance(send, Send)
+    assert send.attempt == 1
+
+
+def test_a_gap_cancels_the_attempt_and_begins_the_next_on_the_same_route() -> None:
+    journal = begun()
+    journal.token(token(0), 1)
+    cancel, send = journal.token(token(2), 2)
+    assert cancel == SendCancel(ONE, "r", 0)
+    assert isinstance(send, Send)
+    assert (send.route, send.attempt, send.emitted) == (ONE, 1, 1)
+
+
+def test_lost_messages_of_a_link_begin_only_the_attempts_of_their_epoch_anew() -> None:
+    journal = begun()
+    assert journal.messages_lost(9, 1) == []
+    assert [type(x) for x in journal.messages_lost(1, 1)] == [SendCancel, Send]
+
+
+def test_attempts_are_bounded() -> None:
+    journal = begun()
+    for epoch in (2, 3):
+        assert len(journal.routed({"m": replace(ONE, epoch=epoch)}, epoch)) == 1
+    assert failure(journal.routed({"m": replace(ONE, epoch=4)}, 4)) == "pipeline_failed"
+    assert len(journal) == 0
+
+
+def test_another_refusal_fails_the_request_with_the_heads_own_words() -> None:
+    journal = begun()
+    [fail] = journal.rejected(Rejected("rejected", "r", 0, 429, "full", "wait", 9), 1)
+    assert isinstance(fail, Fail)
+    assert (fail.error.status, fail.error.code, fail.error.retry_after_s) == (429, "full", 9)
+
+
+def test_a_refusal_of_an_earlier_attempt_changes_nothing() -> None:
+    journal = begun()
+    journal.routed({"m": TWO}, 1)
+    assert journal.rejected(Rejected("rejected", "r", 0, 503, "epoch_failed", ""), 2) == []
+    assert journal.routed({"m": TWO}, 3) == []
+
+
+def test_an_unsent_submit_fails_before_the_first_token_and_waits_after_it() -> None:
+    assert failure(begun().unsent("r", 0, 1)) == "pipeline_busy"
+    journal = begun()
+    journal.token(token(0), 1)
+    assert journal.unsent("r", 0, 2) == []
+    assert [type(x) for x in journal.routed({"m": TWO}, 3)] == [Send]
+
+
+def test_deadlines_bound_every_wait() -> None:
+    assert begun().expire(10.0) == []
+    assert failure(begun().expire(10.1)) == "first_token_timeout"
+    journal = begun()
+    journal.token(token(0), 9)
+    assert journal.expire(13.9) == []
+    assert failure(journal.expire(14.1)) == "token_timeout"
+    journal = begun()
+    journal.routed({}, 2)
+    assert journal.expire(4.9) == []
+    assert failure(journal.expire(5.1)) == "pipeline_lost"
+
+
+def test_progress_of_the_current_attempt_is_told() -> None:
+    journal = begun()
+    started = Started("started", "r", 0, 1, 2, 3)
+    assert journal.started(started, 1) == [Progress(started)]
+    journal.routed({"m": TWO}, 2)
+    assert journal.started(started, 3) == []
+
+
+def test_closing_cancels_what_runs_and_nothing_else() -> None:
+    assert begun().close("r") == [SendCancel(ONE, "r", 0)]
+    assert begun().close("x") == []
+    journal = begun()
+    journal.routed({}, 1)
+    assert journal.close("r") == []
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("token"), st.integers(0, 6), st.integers(0, 3)),
+        st.tuples(st.just("epoch"), st.integers(1, 9), st.just(0)),
+        st.tuples(st.just("failed"), st.integers(0, 3), st.just(0)),
+        st.tuples(st.just("gap"), st.integers(1, 9), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@given(EVENTS)
+def test_whatever_arrives_the_client_gets_each_token_once_and_in_order(
+    events: list[tuple[str, int, int]],
+) -> None:
+    journal = begun()
+    out: list[Instruction] = []
+    for now, (kind, number, attempt) in enumerate(events):
+        match kind:
+            case "token":
+                out += journal.token(token(number, attempt), now)
+            case "epoch":
+                out += journal.routed({"m": replace(ONE, epoch=number)}, now)
+            case "failed":
+                refused = Rejected("rejected", "r", number, 503, "epoch_failed", "")
+                out += journal.rejected(refused, now)
+            case _:
+                out += journal.messages_lost(number, now)
+    indexes = delivered(out)
+    assert indexes == list(range(len(indexes)))
+    sends = [x for x in out if isinstance(x, Send)]
+    assert [x.attempt for x in sends] == sorted({x.attempt for x in sends})
+    assert all(x.attempt < LIMITS.max_attempts for x in sends)
+    for send in sends:
+        assert list(send.ids) == [*PROMPT, *(100 + n for n in range(send.emitted))]
+    assert (len(journal) == 0) == any(isinstance(x, Fail) for x in out)

@@ -1,0 +1,116 @@
+"""The default model's tokenizer and template, as its makers' own tools would run them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from doubles.tiny_model import TEMPLATE, write_tiny_model
+from pomona.errors import ModelUnsupportedError, RequestError
+from pomona.models import EMBEDDED_MODEL
+from pomona_gateway.tokenizer import ChatTemplate, LanguageModel, load_language_model
+
+
+@cache
+def smollm() -> LanguageModel:
+    return load_language_model(EMBEDDED_MODEL)
+
+
+@cache
+def known_bytes() -> frozenset[int]:
+    """A few bytes that no common character has are missing in this vocabulary."""
+    tokenizer = smollm().tokenizer
+    tokens = (tokenizer.token_bytes(i) for i in range(tokenizer.size))
+    return frozenset(token[0] for token in tokens if len(token) == 1)
+
+
+def test_the_default_model_reads_its_question_as_trained() -> None:
+    language = smollm()
+    prompt = language.templates["default"].render(
+        [{"role": "user", "content": "What is the capital of France?"}]
+    )
+    assert prompt == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+        "trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids = list(language.tokenizer.encode(prompt, chat=True))
+    assert ids[:3] == [1, 9690, 198]
+    assert ids[-8:] == [4649, 47, 2, 198, 1, 520, 9531, 198]
+    assert language.stop_ids == (2,)
+    assert language.context_length == 8192
+
+
+def test_digits_are_tokens_of_their_own() -> None:
+    tokenizer = smollm().tokenizer
+    ids = tokenizer.encode("12345", chat=True)
+    assert [tokenizer.token_text(i) for i in ids] == list("12345")
+
+
+@given(st.text())
+@settings(deadline=None, max_examples=200)
+def test_every_text_whose_bytes_the_vocabulary_has_survives_encoding(text: str) -> None:
+    tokenizer = smollm().tokenizer
+    assume(known_bytes().issuperset(text.encode()))
+    ids = tokenizer.encode(text, chat=True)
+    assert tokenizer.decode(ids, skip_special=False) == text
+    assert b"".join(tokenizer.token_bytes(i) for i in ids) == text.encode()
+
+
+@given(st.lists(st.integers(0, 49151)))
+@settings(deadline=None, max_examples=100)
+def test_the_pieces_of_any_ids_are_their_whole_decoding(ids: list[int]) -> None:
+    tokenizer = smollm().tokenizer
+    decoder = tokenizer.decoder()
+    assert "".join(map(decoder.push, ids)) + decoder.flush() == tokenizer.decode(ids)
+
+
+def test_a_folder_reads_as_its_tokenizer_json_says(tmp_path: Path) -> None:
+    language = load_language_model(str(write_tiny_model(tmp_path / "tiny")))
+    assert language.templates["default"].source == TEMPLATE
+    assert list(language.tokenizer.encode("<|begin|>hello", chat=False)) == [260, 259]
+
+
+def test_a_template_file_wins_over_the_one_in_the_configuration(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny")
+    (folder / "chat_template.jinja").write_text("file")
+    assert load_language_model(str(folder)).templates["default"].render([]) == "file"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ raise_exception('no system here') }}", "no system here"),
+        ("{{ messages[0].content.nothing.at.all }}", "nothing"),
+        ("{{ messages[9]['x'] }}", "undefined"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ 'x' * none }}", "TypeError"),
+    ],
+)
+def test_what_a_template_refuses_is_a_400_with_its_words(source: str, expected: str) -> None:
+    with pytest.raises(RequestError, match=expected) as caught:
+        ChatTemplate(source, {}).render([{"role": "user", "content": "x"}])
+    assert caught.value.status == 400
+
+
+def test_templates_get_what_hugging_face_gives_them() -> None:
+    source = (
+        "{%- for m in messages %}\n"
+        "    {%- if loop.index == 3 %}{% break %}{% endif %}\n"
+        "    {% generation %}{{ m | tojson }}{% endgeneration %}\n"
+        "{% endfor %}{{ bos_token }}{{ strftime_now('%Y')|length }}{{ enable_thinking }}"
+    )
+    template = ChatTemplate(source, {"bos_token": "<s>"})
+    messages = [{"role": "user", "content": "ü<'"}] * 5
+    text = template.render(messages, enable_thinking=False)
+    assert text.count('{"role": "user", "content": "ü<\'"}') == 2
+    assert text.endswith("<s>4False")
+
+
+def test_an_invalid_template_is_named_with_its_line() -> None:
+    with pytest.raises(ModelUnsupportedError, match="line 2"):
+        ChatTemplate("a\n{% if %}", {})
