@@ -245,7 +245,8 @@ class HealthRules:
             nodes.setdefault(member.node, []).append(member)
         for node, members in nodes.items():
             lost = [member for member in members if member.lost_at is not None]
-            if self._is_node_lost(node, members, lost):
+            node_lost = self._is_node_lost(node, members, lost)
+            if node_lost:
                 self._lost_nodes.add(node)
                 for member in lost:
                     member.with_node = True
@@ -259,10 +260,9 @@ class HealthRules:
             elif node in self._lost_nodes:
                 self._lost_nodes.remove(node)
                 for member in lost:
-                    member.with_node = False
                     member.alone_from = now + RETURN_GRACE_S
             for member in lost:
-                if not member.with_node and now >= member.alone_from:
+                if not node_lost and now >= member.alone_from:
                     member.alone = True
                 if member.alone:
                     yield _lost(member)

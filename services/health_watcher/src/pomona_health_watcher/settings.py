@@ -19,7 +19,11 @@ class HealthWatcherSettings(ServiceSettings):
     """What the health watcher needs to know beyond what every service does."""
 
     model_config = SettingsConfigDict(
-        env_prefix="POMONA_HEALTH_WATCHER_", frozen=True, extra="ignore", populate_by_name=True
+        env_prefix="POMONA_HEALTH_WATCHER_",
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
     section: ClassVar[str] = "health_watcher"
 
