@@ -1,4 +1,4 @@
-"""One cluster of two stages for every test that only asks it things."""
+"""One cluster of two stages for all tests of a module that only ask it things."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from clusters import Cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
     """A serving cluster of two stages. At the end, Ctrl-C must leave nothing of it."""
     running = Cluster.start(tmp_path_factory.mktemp("cluster"))

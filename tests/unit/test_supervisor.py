@@ -56,6 +56,7 @@ class Running:
 @asynccontextmanager
 async def supervising(tmp_path: Path, *specs: ServiceSpec) -> AsyncGenerator[Running]:
     events: list[SupervisorEvent] = []
+    before = set(psutil.Process().children())
     supervisor = Supervisor(specs, tmp_path, events.append)
     supervisor.start()
     try:
@@ -63,7 +64,7 @@ async def supervising(tmp_path: Path, *specs: ServiceSpec) -> AsyncGenerator[Run
     finally:
         supervisor.hasten()
         await supervisor.stop()
-        assert not psutil.Process().children()
+        assert not set(psutil.Process().children()) - before
 
 
 def _printed(tmp_path: Path, name: str) -> str:
