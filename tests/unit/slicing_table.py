@@ -16,8 +16,8 @@ the tests check every line. One line for each configuration in `tests/unit/slici
 small and random. *Exact* means that at every legal cut, and at an uneven cut in three, each stage
 without the parameters of the others, the logits are bit for bit those of the uncut model: prompts
 whole and in chunks, decoding, copies of a cache, after a trim, and in batches whose sequences are
-merged, extended, filtered, taken out
-and padded by mlx-lm.
+merged, extended, filtered, taken
+out and padded by mlx-lm.
 
 - **legal cuts**: of the configuration in the table. Where layers share keys and values, the rule
   is that a cut may not part a layer from the one whose cache it reads.

@@ -28,7 +28,7 @@ from unit.slicing_table import TABLE, line
 RESTRICTED = {
     "afm7": [1, 2],
     "deepseek_v41": [1, 3, 4],
-    "deepseek_v41:candidates": [1, 3, 4],
+    "deepseek_v41:candidates": [1, 3, 5],
     "gemma3n": [1],
     "gemma4": [1, 2],
     "gemma4_text": [1, 2],

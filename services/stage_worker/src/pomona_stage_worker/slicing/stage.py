@@ -27,7 +27,8 @@ class StageModel:
     place of what the model made, which is then never evaluated; neither is what the model
     makes of the output of the last owned layer, unless this is the tail.
 
-    Two stages may be cut from one model object, but not be called at the same time.
+    Several stages may be cut from one model object, but only one at a time may run, and none
+    while the model is being looked at.
     Quantise a model before cutting it; its weights may be loaded before or after.
 
     Attributes:
