@@ -1,0 +1,220 @@
+"""Posting to Slack: against a server that answers as Slack does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import pairwise
+
+import pytest
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
+
+from pomona.messages.control import Alert
+from pomona_health_watcher.blocks import slack_message
+from pomona_health_watcher.book import Notice
+from pomona_health_watcher.courier import Courier
+from pomona_health_watcher.outbox import Outbox
+from pomona_health_watcher.webhook import Outcome, Webhook
+from processes import free_port, wait_until_async
+from slack import OK, PATH, Answer, Slack
+
+
+def notice(number: int = 1) -> Notice:
+    return Notice("raised", Alert(f"service_lost/{number}", "critical", f"n{number}", 1.7e9), 1.7e9)
+
+
+MESSAGE = slack_message(notice(), "home")
+
+
+async def post(url: str, give_up_after_s: float = 20.0) -> Outcome:
+    webhook = Webhook(SecretStr(url), 2.0, give_up_after_s)
+    try:
+        return await webhook.post(MESSAGE)
+    finally:
+        await webhook.close()
+
+
+def test_a_message_arrives_as_blocks_and_plain_text() -> None:
+    with Slack() as slack:
+        assert asyncio.run(post(slack.url)) == "delivered"
+        assert slack.messages == [MESSAGE]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(500, "rollup_error"),
+        Answer(503, "<html>Service Unavailable</html>"),
+        Answer(408, ""),
+        Answer(429, "rate_limited"),
+        Answer(429, "rate_limited", {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+        Answer(hang_up=True),
+    ],
+)
+def test_what_may_pass_is_tried_again(answer: Answer) -> None:
+    with Slack([answer, answer]) as slack:
+        assert asyncio.run(post(slack.url)) == "delivered"
+        assert len(slack.attempts) == 3
+        assert slack.messages == [MESSAGE]
+
+
+def test_slack_is_left_alone_for_as_long_as_it_says() -> None:
+    with Slack([Answer(429, "rate_limited", {"Retry-After": "1"})]) as slack:
+        assert asyncio.run(post(slack.url)) == "delivered"
+        [pause] = [later - earlier for (earlier, _), (later, _) in pairwise(slack.attempts)]
+        assert 1.0 <= pause < 3.0
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, "invalid_payload"),
+        (400, "user_not_found"),
+        (403, "action_prohibited"),
+        (403, "invalid_token"),
+        (404, "channel_not_found"),
+        (404, "no_service"),
+        (410, "channel_is_archived"),
+        (302, ""),
+    ],
+)
+def test_what_is_permanent_is_not_tried_again_but_said(
+    status: int, error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Slack([Answer(status, error, {"Location": "/elsewhere"})]) as slack:
+        assert asyncio.run(post(slack.url)) == "rejected"
+        assert len(slack.attempts) == 1
+    assert f"status {status}, {error}" in caplog.text
+
+
+def test_nobody_listening_is_waited_for() -> None:
+    port = free_port()
+
+    async def late() -> None:
+        url = f"http://127.0.0.1:{port}{PATH}"
+        posting = asyncio.create_task(post(url))
+        await asyncio.sleep(0.3)
+        with Slack(port=port) as slack:
+            assert await posting == "delivered"
+            assert slack.messages == [MESSAGE]
+
+    asyncio.run(late())
+
+
+def test_what_lasts_too_long_is_given_up() -> None:
+    with Slack([Answer(500, "")] * 99) as slack:
+        assert asyncio.run(post(slack.url, give_up_after_s=0.5)) == "given_up"
+        assert len(slack.attempts) >= 1
+
+
+def test_a_pause_longer_than_our_patience_is_given_up_at_once() -> None:
+    with Slack([Answer(429, "", {"Retry-After": "999999"})]) as slack:
+        assert asyncio.run(post(slack.url, give_up_after_s=5)) == "given_up"
+
+
+def test_neither_the_key_nor_a_stranger_s_answer_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "pomona_health_watcher")
+    strange = Answer(404, "<b>strange page</b>")
+    with Slack([Answer(500, "strange page"), strange]) as slack:
+        assert asyncio.run(post(slack.url)) == "rejected"
+    assert asyncio.run(post("http://127.0.0.1:1" + PATH, give_up_after_s=0.1)) == "given_up"
+    ours = "\n".join(x.getMessage() + str(vars(x)) for x in caplog.records if "pomona" in x.name)
+    assert ours
+    assert "secret" not in ours
+    assert "strange page" not in ours
+
+
+# The courier: one after the other --------------------------------------------------------
+
+
+def posts(outcome: str) -> float:
+    value = REGISTRY.get_sample_value("pomona_health_watcher_posts_total", {"outcome": outcome})
+    return value or 0.0
+
+
+def courier_run(
+    slack: Slack,
+    body: Callable[[Courier], Awaitable[None]],
+    size: int = 10,
+    told: Iterable[Alert] = (),
+) -> Courier:
+    async def run() -> Courier:
+        webhook = Webhook(SecretStr(slack.url), 2.0, 20.0)
+        courier = Courier("home", webhook, Outbox(size), told)
+        task = asyncio.create_task(courier.run())
+        try:
+            await body(courier)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await webhook.close()
+        return courier
+
+    return asyncio.run(run())
+
+
+def test_order_holds_over_failures() -> None:
+    async def body(courier: Courier) -> None:
+        courier.take([notice(1), notice(2)])
+        courier.take([notice(3)])
+        await courier.drain(10)
+
+    trouble = [Answer(500, ""), OK, Answer(hang_up=True), OK, Answer(429, "")]
+    with Slack(trouble) as slack:
+        courier = courier_run(slack, body)
+        assert [text.rpartition(" ")[2] for text in slack.texts] == ["n1", "n2", "n3"]
+        assert [alert.summary for alert in courier.told()] == ["n1", "n2", "n3"]
+
+
+def test_a_refused_alert_does_not_stand_in_the_way_and_is_counted() -> None:
+    before = posts("rejected")
+
+    async def body(courier: Courier) -> None:
+        courier.take([notice(1), notice(2)])
+        await courier.drain(10)
+
+    with Slack([Answer(404, "no_service")]) as slack:
+        courier = courier_run(slack, body)
+        assert len(slack.messages) == 1
+    assert posts("rejected") == before + 1
+    assert [alert.summary for alert in courier.told()] == ["n2"]
+
+
+def test_what_is_resolved_is_no_longer_told() -> None:
+    raised = notice(1)
+
+    async def body(courier: Courier) -> None:
+        courier.take([Notice("resolved", raised.alert, 1.7e9 + 9)])
+        await courier.drain(10)
+
+    with Slack() as slack:
+        assert courier_run(slack, body, told=[raised.alert]).told() == ()
+        assert slack.texts[0].startswith("[resolved]")
+
+
+def test_a_full_outbox_counts_what_it_gives_up() -> None:
+    before = posts("dropped")
+
+    async def body(courier: Courier) -> None:
+        courier.take([notice(number) for number in range(5)])
+        await courier.drain(10)
+
+    with Slack() as slack:
+        courier_run(slack, body, size=2)
+        assert [text.rpartition(" ")[2] for text in slack.texts] == ["n3", "n4"]
+    assert posts("dropped") == before + 3
+
+
+def test_draining_ends_at_its_deadline_though_slack_is_down() -> None:
+    async def body(courier: Courier) -> None:
+        courier.take([notice(1)])
+        await wait_until_async(lambda: slack.attempts, "an attempt")
+        async with asyncio.timeout(3):
+            await courier.drain(0.2)
+
+    with Slack([Answer(500, "")] * 99) as slack:
+        assert courier_run(slack, body).told() == ()
