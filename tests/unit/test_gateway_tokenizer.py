@@ -86,7 +86,7 @@ def test_a_template_file_wins_over_the_one_in_the_configuration(tmp_path: Path) 
     [
         ("{{ raise_exception('no system here') }}", "no system here"),
         ("{{ messages[0].content.nothing.at.all }}", "nothing"),
-        ("{{ messages[9]['x'] }}", "undefined"),
+        ("{{ messages[9]['x'] }}", "no element 9"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ 'x' * none }}", "TypeError"),
     ],

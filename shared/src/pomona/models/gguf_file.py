@@ -11,6 +11,7 @@ from gguf import GGUFReader
 
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.facts import LayerFacts, ModelFacts
+from pomona.models.gguf_header import read_gguf_header
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
@@ -33,13 +34,13 @@ def field(reader: GGUFReader, key: str, default: Any = None) -> Any:
 
 
 def read_gguf_facts(path: Path, name: str) -> ModelFacts:
-    reader = open_gguf(path)
-    kind = field(reader, "general.architecture")
+    header = read_gguf_header(path)
+    kind = header.fields.get("general.architecture")
     if kind is None:
         raise ModelUnsupportedError(f"{path} names no architecture (general.architecture)")
 
     def need(key: str) -> Any:
-        value = field(reader, f"{kind}.{key}")
+        value = header.fields.get(f"{kind}.{key}")
         if value is None:
             raise ModelUnsupportedError(f"{path} lacks the metadata {kind}.{key}")
         return value
@@ -47,12 +48,12 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
     layer_count = int(need("block_count"))
     hidden_size = int(need("embedding_length"))
     heads = int(need("attention.head_count"))
-    kv_heads = int(field(reader, f"{kind}.attention.head_count_kv", heads))
-    key_length = int(field(reader, f"{kind}.attention.key_length", hidden_size // heads))
-    value_length = int(field(reader, f"{kind}.attention.value_length", key_length))
+    kv_heads = int(header.fields.get(f"{kind}.attention.head_count_kv", heads))
+    key_length = int(header.fields.get(f"{kind}.attention.key_length", hidden_size // heads))
+    value_length = int(header.fields.get(f"{kind}.attention.value_length", key_length))
 
     stored: dict[str, tuple[int, int]] = {
-        str(tensor.name): (int(tensor.n_bytes), int(tensor.n_elements)) for tensor in reader.tensors
+        tensor.name: (tensor.stored_bytes, tensor.elements) for tensor in header.tensors
     }
     kv = kv_heads * (key_length + value_length)
     layers = tuple(
@@ -66,8 +67,8 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
     embedding = _facts([stored["token_embd.weight"]])
     tail = [v for k, v in stored.items() if k.startswith("output")]
     head = _facts([*tail, stored["token_embd.weight"]] if tied else tail)
-    eos = field(reader, "tokenizer.ggml.eos_token_id")
-    eot = field(reader, "tokenizer.ggml.eot_token_id")
+    eos = header.fields.get("tokenizer.ggml.eos_token_id")
+    eot = header.fields.get("tokenizer.ggml.eot_token_id")
     return ModelFacts(
         name=name,
         path=path,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from pomona.errors import ModelUnsupportedError
-from pomona.models.gguf_file import field
 
 CONTROL, USER_DEFINED = 3, 4
 """Token types (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
@@ -53,20 +52,20 @@ def _pre_tokenizer(name: str) -> Any:
             )
 
 
-def gguf_backend(reader: GGUFReader, path: Path) -> Backend:
+def gguf_backend(fields: Mapping[str, Any], path: Path) -> Backend:
     """The tokenizer that the file describes. Raises ModelUnsupportedError saying why not."""
-    kind = field(reader, "tokenizer.ggml.model")
+    kind = fields.get("tokenizer.ggml.model")
     if kind != "gpt2":
         raise ModelUnsupportedError(
             f"{path} has a tokenizer of kind {kind!r}; byte-level BPE ('gpt2') is supported, "
             "so use the model as a folder with tokenizer.json"
         )
-    tokens: list[str] = field(reader, "tokenizer.ggml.tokens", [])
-    merges: list[str] = field(reader, "tokenizer.ggml.merges", [])
-    types: list[int] = field(reader, "tokenizer.ggml.token_type", [])
+    tokens: list[str] = fields.get("tokenizer.ggml.tokens", [])
+    merges: list[str] = fields.get("tokenizer.ggml.merges", [])
+    types: list[int] = fields.get("tokenizer.ggml.token_type", [])
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     backend = Backend(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=pairs))
-    backend.pre_tokenizer = _pre_tokenizer(field(reader, "tokenizer.ggml.pre", "gpt-2"))
+    backend.pre_tokenizer = _pre_tokenizer(fields.get("tokenizer.ggml.pre", "gpt-2"))
     backend.decoder = decoders.ByteLevel()
     for kind_id, special in ((CONTROL, True), (USER_DEFINED, False)):
         found = [tokens[i] for i, value in enumerate(types) if value == kind_id]

@@ -11,7 +11,7 @@ import tokenizers
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import ModelFacts, read_facts
 from pomona.models.folder import read_json
-from pomona.models.gguf_file import field, open_gguf
+from pomona.models.gguf_header import read_gguf_header
 from pomona_gateway.tokenizer.chat_template import ChatTemplate
 from pomona_gateway.tokenizer.gguf_vocabulary import gguf_backend
 from pomona_gateway.tokenizer.tokenizer import Tokenizer
@@ -53,17 +53,17 @@ def load_language_model(source: str) -> LanguageModel:
 
 
 def _from_gguf(path: Path) -> tuple[Tokenizer, dict[str, ChatTemplate]]:
-    reader = open_gguf(path)
-    backend = gguf_backend(reader, path)
+    fields = read_gguf_header(path).fields
+    backend = gguf_backend(fields, path)
     special: dict[str, str] = {}
     for name, key in zip(_SPECIAL, ("bos", "eos", "unknown", "padding"), strict=True):
-        token = field(reader, f"tokenizer.ggml.{key}_token_id")
+        token = fields.get(f"tokenizer.ggml.{key}_token_id")
         text = None if token is None else backend.id_to_token(int(token))
         if text is not None:
             special[name] = text
-    bos = field(reader, "tokenizer.ggml.bos_token_id")
-    starts = field(reader, "tokenizer.ggml.add_bos_token", False)
-    template = field(reader, "tokenizer.chat_template")
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    starts = fields.get("tokenizer.ggml.add_bos_token", False)
+    template = fields.get("tokenizer.chat_template")
     templates = {} if not template else {"default": ChatTemplate(template, special)}
     return Tokenizer(backend, [int(bos)] if starts and bos is not None else []), templates
 
