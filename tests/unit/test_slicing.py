@@ -1,5 +1,6 @@
 """Any mlx-lm model, cut anywhere legal, computes exactly what it computes uncut."""
 
+import gc
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -140,6 +141,19 @@ def test_learning_where_a_model_may_be_cut_evaluates_nothing() -> None:
     assert legal_cuts(huge) == list(range(1, 80))
     assert len(owned_parameters(huge, 79, 80)) == 11
     assert mx.get_peak_memory() - before < 100e6
+
+
+def test_nothing_holds_a_model_that_was_looked_at() -> None:
+    before = mx.get_active_memory()
+    model = built("llama")
+    mx.eval(run(model, TOKENS, make_prompt_cache(model)))
+    gc.disable()
+    try:
+        assert legal_cuts(model) == [1, 2, 3]
+        del model
+        assert mx.get_active_memory() - before < 20_000
+    finally:
+        gc.enable()
 
 
 def test_weights_may_be_loaded_after_the_model_is_cut() -> None:

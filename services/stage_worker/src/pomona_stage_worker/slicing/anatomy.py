@@ -1,5 +1,6 @@
 """What there is to know about a model in order to cut it."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -106,10 +107,13 @@ class Anatomy:
         return names
 
     def _learn(self, model: nn.Module) -> None:
-        watch = Watch(model, self.sites, _SHORT)
-        lengths = _SHORT
-        if any(_unresolved(records) for records in watch.passes[:2]):
-            watch, lengths = Watch(model, self.sites, _LONG), _LONG
+        for lengths in (_SHORT, _LONG):
+            with closing(Watch(model, self.sites, lengths)) as watch:
+                if lengths is _LONG or not any(map(_unresolved, watch.passes[:2])):
+                    self._judge(watch, lengths)
+                    return
+
+    def _judge(self, watch: Watch, lengths: tuple[int, ...]) -> None:
         first, second = watch.passes[0], watch.passes[1]
         self.last_axes = watch.last_axes
         self.last_suffices = watch.last_suffices

@@ -103,9 +103,11 @@ class StageModel:
         leaves = [leaf for _, leaf in leaf_caches(cache)]
         batch, length = tokens.shape
         self._step = step = _Step(arrived, leaves, batch, length, logits)
-        with self._anatomy.sites.replaced_by(self._stand_ins):
-            output = run_model(self.model, tokens, cache)
-        self._step = _Step((), [], 0, 0)
+        try:
+            with self._anatomy.sites.replaced_by(self._stand_ins):
+                output = run_model(self.model, tokens, cache)
+        finally:
+            self._step = _Step((), [], 0, 0)
 
         if self.is_tail:
             if logits == "none":

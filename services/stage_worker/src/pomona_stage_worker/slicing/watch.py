@@ -116,6 +116,13 @@ class Watch:
             full, short = self._run(lengths[1])[1], self._run(lengths[1], last_only=True)[1]
             self.last_suffices = short.shape == (1, 1, *full.shape[2:])
 
+    def close(self) -> None:
+        """Let go of the model and its arrays: the spies refer to themselves and to this, and
+        may be collected late."""
+        for leaf in self._leaves:
+            vars(leaf).clear()
+        vars(self).clear()
+
     def opaque(self, value: object) -> bool:
         """Whether `value` is no container of arrays for our purpose."""
         return id(value) in self._cache_ids or isinstance(value, StandIn)
