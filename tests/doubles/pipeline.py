@@ -1,0 +1,135 @@
+"""A pipeline in one thread: real stages and scheduler, links as queues that a test drives.
+
+The order in which stages take their next message is the test's, so every interleaving that
+processes could show can be tried; each link stays first-in first-out, as ZeroMQ's are.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pomona.codec import Buffer
+from pomona.messages.data import Rejected, Sampling, Step, StepDone, Submit, Tensor, Token
+from pomona_stage_worker.scheduling import Limits, Scheduler
+from pomona_stage_worker.stage import Output, Stage
+
+
+@dataclass
+class Client:
+    """What a gateway would know of one request."""
+
+    request: str
+    tokens: list[int] = field(default_factory=list[int])
+    finish: str | None = None
+    rejected: Rejected | None = None
+    cached: int = 0
+
+
+class InProcessPipeline:
+    """Args: stages: in order. Time stands still unless the test moves ``now``."""
+
+    def __init__(self, stages: Sequence[Stage], limits: Limits) -> None:
+        self.stages = list(stages)
+        self.scheduler = Scheduler(limits)
+        self.clients: dict[str, Client] = {}
+        self.now = 0.0
+        self.steps: list[Step] = []
+        self._inboxes: list[deque[tuple[Step, Output]]] = [deque() for _ in stages]
+        self._done: deque[StepDone] = deque()
+
+    # What a test can do -----------------------------------------------------------------
+
+    def submit(
+        self, request: str, prompt: Sequence[int], sampling: Sampling, share: str = "",
+        deadline_s: float = 60.0,
+    ) -> Client:  # fmt: skip
+        client = self.clients[request] = Client(request)
+        body = Submit(
+            "submit", request, 1, "m", "tcp://gateway", sampling, share=share, deadline_s=deadline_s
+        )
+        self.scheduler.submit(body, list(prompt), self.now)
+        self._notices()
+        return client
+
+    def cancel(self, request: str) -> None:
+        self.scheduler.cancel(request, 1)
+
+    def moves(self) -> list[Callable[[], None]]:
+        """What could happen next."""
+        possible: list[Callable[[], None]] = [self._head]
+        for index in range(1, len(self.stages)):
+            if self._inboxes[index]:
+                possible.append(lambda index=index: self._stage(index))
+        if self._done:
+            possible.append(self._deliver)
+        return possible
+
+    def run(self, limit: int = 100_000) -> None:
+        """In pipeline order until nothing moves."""
+        for _ in range(limit):
+            before = len(self.steps)
+            for index in reversed(range(1, len(self.stages))):
+                while self._inboxes[index]:
+                    self._stage(index)
+            while self._done:
+                self._deliver()
+            self._head()
+            if len(self.steps) == before and not self._done and not any(self._inboxes):
+                return
+        raise AssertionError("the pipeline never came to rest")
+
+    def tables(self) -> list[object]:
+        return [stage.table() for stage in self.stages]
+
+    # What happens -----------------------------------------------------------------------
+
+    def _head(self) -> None:
+        planned = self.scheduler.next_step(self.now)
+        self._notices()
+        if planned is None:
+            return
+        self.steps.append(planned.step)
+        tensors: tuple[Tensor, ...] = ()
+        buffers: tuple[Buffer, ...] = ()
+        if planned.tokens:
+            tensors = (Tensor("int32", (len(planned.tokens), len(planned.tokens[0]))),)
+            flat = array("i", [token for row in planned.tokens for token in row])
+            buffers = (memoryview(flat).cast("B"),)
+        self._run(0, planned.step, Output(tensors, buffers))
+
+    def _stage(self, index: int) -> None:
+        step, output = self._inboxes[index].popleft()
+        self._run(index, step, output)
+
+    def _run(self, index: int, step: Step, given: Output) -> None:
+        output = self.stages[index].run(step, given.tensors, given.buffers)
+        if index + 1 < len(self.stages):
+            self._inboxes[index + 1].append((step, output))
+            return
+        if not step.rows:
+            return
+        elapsed = tuple(1000 for _ in self.stages)
+        sampled = tuple(result.sampled for result in output.results)
+        self._done.append(StepDone("step_done", step.step, sampled, elapsed))
+        for result in output.results:
+            self._token(result.token)
+
+    def _deliver(self) -> None:
+        self.scheduler.step_done(self._done.popleft())
+
+    def _token(self, token: Token) -> None:
+        client = self.clients[token.request]
+        if token.index == len(client.tokens) and client.finish is None:
+            client.tokens.append(token.token)
+            client.finish = token.finish
+
+    def _notices(self) -> None:
+        for notice in self.scheduler.take_notices():
+            client = self.clients[notice.body.request]
+            if isinstance(notice.body, Rejected):
+                client.rejected = notice.body
+            else:
+                client.cached = notice.body.cached

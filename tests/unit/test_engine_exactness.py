@@ -1,0 +1,203 @@
+"""Split, batched, chunked, cached: every request gets the greedy ids it gets alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlx_lm.generate import generate_step
+from mlx_lm.models import llama
+
+from doubles.pipeline import InProcessPipeline
+from pomona.messages.data import Sampling
+from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.slicing import slice_model
+from pomona_stage_worker.stage import MlxStage
+
+VOCABULARY = 97
+LAYERS = 5
+REPLY = 12
+CUTS: list[tuple[int, ...]] = [(0, 5), (0, 2, 5), (0, 1, 3, 5)]
+
+
+@cache
+def model() -> Any:
+    """A small random llama in float32, sharp enough that no two tokens are almost equal."""
+    mx.random.seed(7)
+    arguments = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+    )
+    built = llama.Model(arguments)
+    built.apply(lambda x: mx.random.normal(x.shape) * 0.25 if x.ndim > 1 else x)
+    mx.eval(built.parameters())
+    built.eval()
+    return built
+
+
+@cache
+def alone(prompt: tuple[int, ...]) -> list[int]:
+    """What mlx-lm generates for this prompt by itself."""
+    steps = generate_step(mx.array(prompt), model(), max_tokens=REPLY)
+    return [int(token) for token, _ in steps]
+
+
+def pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
+    stages = [
+        MlxStage(slice_model(model(), a, b)) for a, b in pairwise(bounds)
+    ]
+    allowed = {"context_length": 4096, "cache_tokens": 20_000, "least_prefix": 4, **limits}
+    return InProcessPipeline(stages, Limits(stages=len(stages), **allowed))
+
+
+def prompts(count: int, length: int = 40) -> list[tuple[int, ...]]:
+    return [
+        tuple((31 * i + 17 * n * i + n) % VOCABULARY for i in range(1 + (length * (n + 3)) % 53))
+        for n in range(count)
+    ]
+
+
+GREEDY = Sampling(max_tokens=REPLY, temperature=0.0)
+
+
+@pytest.mark.parametrize("bounds", CUTS)
+def test_many_at_once_get_what_each_gets_alone(bounds: tuple[int, ...]) -> None:
+    line = pipeline(bounds)
+    wanted = prompts(7)
+    clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
+    line.run()
+    assert [client.tokens for client in clients] == [alone(prompt) for prompt in wanted]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    bounds=st.sampled_from(CUTS),
+    schedule=st.lists(
+        st.one_of(
+            st.tuples(st.just("submit"), st.integers(0, 9)),
+            st.tuples(st.just("cancel"), st.integers(0, 20)),
+            st.tuples(st.just("move"), st.integers(0, 1000)),
+            st.tuples(st.just("moves"), st.integers(0, 1000)),
+        ),
+        max_size=60,
+    ),
+)
+def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
+    bounds: tuple[int, ...], schedule: list[tuple[str, int]]
+) -> None:
+    line = pipeline(bounds, chunk=16)
+    texts = prompts(10)
+    asked: dict[str, tuple[int, ...]] = {}
+    cancelled: set[str] = set()
+    for kind, number in schedule:
+        if kind == "submit":
+            request = f"r{len(asked)}"
+            asked[request] = texts[number]
+            line.submit(request, texts[number], GREEDY)
+        elif kind == "cancel" and f"r{number}" in asked:
+            cancelled.add(f"r{number}")
+            line.cancel(f"r{number}")
+        else:
+            for _ in range(1 if kind == "move" else 15):
+                moves = line.moves()
+                moves[number % len(moves)]()
+    line.run()
+    for request, prompt in asked.items():
+        got = line.clients[request].tokens
+        assert got == alone(prompt)[: len(got)]
+        assert len(got) == REPLY or request in cancelled
+    tables = line.tables()
+    assert all(table == tables[0] for table in tables)
+
+
+@pytest.mark.parametrize("bounds", CUTS)
+def test_a_second_turn_from_kept_caches_gives_the_same_ids(bounds: tuple[int, ...]) -> None:
+    line = pipeline(bounds)
+    first = prompts(1, 50)[0] * 8
+    reply = line.submit("a", first, GREEDY)
+    line.run()
+    second = (*first, *reply.tokens, 5, 6, 7)
+    again = line.submit("b", second, GREEDY)
+    line.run()
+    third = (*second, *again.tokens, 9)
+    last = line.submit("c", third, GREEDY)
+    line.run()
+    branch = (*first[:-3], 11, 12)
+    other = line.submit("d", branch, GREEDY)
+    line.run()
+    assert [again.tokens, last.tokens, other.tokens] == [alone(second), alone(third), alone(branch)]
+    assert again.cached == len(first) + REPLY - 1
+    assert last.cached == len(second) + REPLY - 1
+    assert other.cached == len(first) - 3
+
+
+def test_evicted_and_trimmed_prefixes_leave_the_others_exact() -> None:
+    line = pipeline((0, 2, 5), cache_tokens=420)
+    system = prompts(1, 50)[0] * 3
+    for number in range(12):
+        prompt = (*system, *(((number * 13 + i) % VOCABULARY) for i in range(40)))
+        client = line.submit(f"r{number}", prompt, GREEDY)
+        line.run()
+        assert client.tokens == alone(prompt)
+        assert number == 0 or client.cached >= len(system)
+
+
+def test_preempted_sequences_end_with_the_ids_they_would_have_had() -> None:
+    line = pipeline((0, 2, 5), cache_tokens=110)
+    wanted = [prompt[:25] for prompt in prompts(6)]
+    clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
+    line.run()
+    assert [client.tokens for client in clients] == [alone(prompt) for prompt in wanted]
+
+
+def test_caches_in_bits_run_one_to_a_lane_and_agree_with_mlx_lm() -> None:
+    wide = wide_model()
+    stages = [MlxStage(slice_model(wide, a, b), cache_bits=8) for a, b in [(0, 1), (1, 3)]]
+    assert not stages[0].can_batch
+    limits = Limits(stages=2, context_length=4096, cache_tokens=9999, can_batch=False, chunk=2048)
+    line = InProcessPipeline(stages, limits)
+    wanted = prompts(4)
+    clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
+    line.run()
+    for client, prompt in zip(clients, wanted, strict=True):
+        steps = generate_step(
+            mx.array(prompt), wide, max_tokens=REPLY, kv_bits=8, quantized_kv_start=0
+        )
+        # mlx-lm reads the prompt into whole caches and quantises them then; the first
+        # token, from the prompt's own keys and values, is where both agree exactly.
+        assert client.tokens[0] == int(next(iter(steps))[0])
+        assert len(client.tokens) == REPLY
+
+
+@cache
+def wide_model() -> Any:
+    mx.random.seed(3)
+    arguments = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=128,
+        num_hidden_layers=3,
+        intermediate_size=128,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=4096,
+    )
+    built = llama.Model(arguments)
+    built.apply(lambda x: mx.random.normal(x.shape) * 0.2 if x.ndim > 1 else x)
+    built.eval()
+    return built

@@ -1,0 +1,311 @@
+"""The head's scheduler keeps its promises under any interleaving."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from doubles.pipeline import InProcessPipeline
+from pomona.messages.data import Close, Join, Leave, Open, Sampling, Step
+from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.testing.emulated import EmulatedStage
+
+LIMITS = Limits(
+    stages=3, context_length=400, cache_tokens=600, max_waiting=8, max_running=12, least_prefix=4
+)
+
+
+def pipeline(limits: Limits = LIMITS) -> InProcessPipeline:
+    stages = [
+        EmulatedStage(0.0, 1, is_tail=index == limits.stages - 1) for index in range(limits.stages)
+    ]
+    return InProcessPipeline(stages, limits)
+
+
+def greedy(max_tokens: int) -> Sampling:
+    return Sampling(max_tokens=max_tokens, temperature=0.0)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("submit"),
+            st.integers(1, 150),
+            st.integers(1, 40),
+            st.integers(0, 3),
+            st.sampled_from(["", "a"]),
+        ),
+        st.tuples(st.just("cancel"), st.integers(0, 30)),
+        st.tuples(st.just("move"), st.integers(0, 1000)),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(events=EVENTS, can_slice=st.booleans(), can_batch=st.booleans())
+def test_every_request_ends_and_nothing_leaks_whatever_happens(
+    events: list[tuple[Any, ...]], can_slice: bool, can_batch: bool
+) -> None:
+    limits = Limits(
+        stages=3,
+        context_length=400,
+        cache_tokens=600,
+        can_slice=can_slice,
+        can_batch=can_batch,
+        max_waiting=8,
+        max_running=12,
+        least_prefix=4,
+    )
+    line = pipeline(limits)
+    cancelled: set[str] = set()
+    for event in events:
+        if event[0] == "submit":
+            _, length, most, salt, share = event
+            request = f"r{len(line.clients)}"
+            line.submit(request, [salt * 1000 + i for i in range(length)], greedy(most), share)
+        elif event[0] == "cancel":
+            request = f"r{event[1]}"
+            if request in line.clients:
+                cancelled.add(request)
+                line.cancel(request)
+        else:
+            moves = line.moves()
+            moves[event[1] % len(moves)]()
+        assert line.scheduler.reserved_tokens <= limits.cache_tokens
+        assert line.scheduler.in_flight <= limits.stages + 1
+        if can_batch:
+            assert line.scheduler.lanes <= limits.stages
+    line.run()
+
+    for request, client in line.clients.items():
+        ended = client.finish is not None or client.rejected is not None
+        assert ended or request in cancelled, f"{request} was forgotten"
+    assert line.scheduler.active == line.scheduler.waiting == line.scheduler.in_flight == 0
+    first, *others = line.tables()
+    assert all(table == first for table in others)
+    assert isinstance(first, dict)
+    assert first["sequences"] == {}
+    assert first["lanes"] == {}
+    assert len(first["prefixes"]) == len(line.scheduler.prefixes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=2, max_size=10),
+    order=st.lists(st.integers(0, 1000), max_size=400),
+)
+def test_tokens_of_a_sequence_come_in_order_and_none_is_missing(
+    lengths: list[int], order: list[int]
+) -> None:
+    line = pipeline()
+    for number, length in enumerate(lengths):
+        line.submit(f"r{number}", range(1 + number, 1 + number + length), greedy(12))
+    for pick in order:
+        moves = line.moves()
+        moves[pick % len(moves)]()
+    line.run()
+    for number in range(len(lengths)):
+        client = line.clients[f"r{number}"]
+        assert client.rejected is not None or len(client.tokens) == 12
+
+
+def test_one_user_means_one_lane_and_a_step_for_every_token() -> None:
+    line = pipeline()
+    line.submit("a", range(10), greedy(5))
+    line.run()
+    decode = [step for step in line.steps if step.lane is not None]
+    assert len({step.lane for step in decode}) == 1
+    assert len(decode) == 4
+    assert all(len(step.rows) == 1 for step in decode)
+
+
+def test_as_many_users_as_stages_get_a_lane_each() -> None:
+    line = pipeline()
+    for number in range(3):
+        line.submit(f"r{number}", range(10 * number, 10 * number + 10), greedy(30))
+    line.run()
+    assert max_lanes(line.steps) == 3
+
+
+def test_more_users_share_lanes_evenly() -> None:
+    line = pipeline(Limits(stages=3, context_length=400, cache_tokens=10_000))
+    for number in range(9):
+        line.submit(f"r{number}", range(10 * number, 10 * number + 10), greedy(40))
+    line.run()
+    assert max_lanes(line.steps) == 3
+    widest = [step for step in line.steps if step.lane is not None and len(step.rows) == 3]
+    assert len({step.lane for step in widest}) == 3
+    assert max(len(step.rows) for step in line.steps) == 3
+
+
+def test_lanes_are_balanced_when_users_leave() -> None:
+    line = pipeline(Limits(stages=2, context_length=1000, cache_tokens=10_000))
+    for number, most in enumerate([3, 60, 3, 60, 3, 60]):
+        line.submit(f"r{number}", range(10 * number, 10 * number + 10), greedy(most))
+    line.run()
+    late = [step for step in line.steps if step.lane is not None][-30:-10]
+    assert {len(step.rows) for step in late} <= {1, 2}
+    assert all(a.lane != b.lane for a, b in pairwise(late))
+
+
+def test_a_cancelled_request_leaves_every_stage_with_the_next_step() -> None:
+    line = pipeline()
+    line.submit("a", range(20), greedy(100))
+    line.submit("b", range(50, 70), greedy(100))
+    for _ in range(40):
+        for move in line.moves():
+            move()
+    line.cancel("a")
+    line.moves()[0]()
+    ops = line.steps[-1].ops
+    assert any(isinstance(op, Leave) for op in ops)
+    assert any(isinstance(op, Close) for op in ops)
+
+
+def test_a_long_prompt_does_not_stop_running_streams() -> None:
+    limits = Limits(stages=2, context_length=5000, cache_tokens=20_000)
+    line = pipeline(limits)
+    line.submit("stream", range(10), greedy(400))
+    for _ in range(60):
+        for move in line.moves():
+            move()
+    begun = len(line.steps)
+    line.submit("long", range(3000), greedy(1))
+    line.run()
+    during = line.steps[begun:]
+    last_chunk = max(i for i, step in enumerate(during) if step.lane is None and step.rows)
+    between = during[:last_chunk]
+    chunks = sum(1 for step in between if step.lane is None and step.rows)
+    decodes = sum(1 for step in between if step.lane is not None)
+    assert decodes >= chunks - 2
+
+
+def test_prompts_are_read_in_turns() -> None:
+    limits = Limits(stages=2, context_length=5000, cache_tokens=20_000)
+    line = pipeline(limits)
+    line.submit("a", range(2000), greedy(1))
+    line.submit("b", range(5000, 7000), greedy(1))
+    line.run()
+    chunks = [step.rows[0] for step in line.steps if step.lane is None and step.rows]
+    switches = sum(1 for x, y in pairwise(chunks) if x != y)
+    assert switches >= len(chunks) - 3
+
+
+def test_no_request_is_served_twice_before_another_of_its_kind_once() -> None:
+    limits = Limits(stages=2, context_length=500, cache_tokens=20_000, max_running=2)
+    line = pipeline(limits)
+    for number in range(8):
+        line.submit(f"r{number}", range(10 * number, 10 * number + 10), greedy(5))
+    line.run()
+    opened = [op.request for step in line.steps for op in step.ops if isinstance(op, Open)]
+    assert opened == [f"r{number}" for number in range(8)]
+
+
+def test_a_second_turn_computes_only_what_is_new() -> None:
+    line = pipeline()
+    first = line.submit("a", range(100), greedy(20))
+    line.run()
+    history = [*range(100), *first.tokens]
+    second = line.submit("b", [*history, 1, 2, 3], greedy(5))
+    line.run()
+    assert second.cached == len(history) - 1
+
+
+def test_prefixes_are_not_shared_across_shares() -> None:
+    line = pipeline()
+    line.submit("a", range(100), greedy(2), share="alice")
+    line.run()
+    other = line.submit("b", range(100), greedy(2), share="bob")
+    line.run()
+    same = line.submit("c", range(100), greedy(2), share="alice")
+    line.run()
+    assert (other.cached, same.cached) == (0, 99)
+
+
+def test_a_shared_system_prompt_is_stored_once() -> None:
+    line = pipeline(Limits(stages=3, context_length=400, cache_tokens=5000, least_prefix=4))
+    system = range(200)
+    for user in range(5):
+        line.submit(f"u{user}", [*system, *range(1000 * user + 500, 1000 * user + 510)], greedy(3))
+        line.run()
+    assert line.scheduler.prefixes.stored_tokens < 200 + 5 * 20
+
+
+def test_without_slicing_only_whole_prefixes_are_used() -> None:
+    limits = Limits(
+        stages=2, context_length=400, cache_tokens=5000, can_slice=False, least_prefix=4
+    )
+    line = pipeline(limits)
+    first = line.submit("a", range(100), greedy(4))
+    line.run()
+    other = line.submit("b", [*range(90), 7777], greedy(4))
+    line.run()
+    again = line.submit("c", [*range(100), *first.tokens, 5], greedy(4))
+    line.run()
+    assert (other.cached, again.cached) == (0, 103)
+
+
+def test_the_queue_is_bounded() -> None:
+    line = pipeline()
+    for number in range(40):
+        line.submit(f"r{number}", range(200), greedy(300))
+    refused = [client.rejected for client in line.clients.values() if client.rejected]
+    assert refused
+    assert all(x.status == 429 and x.retry_after_s for x in refused)
+
+
+def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
+    line = pipeline(Limits(stages=2, context_length=4000, cache_tokens=300))
+    client = line.submit("a", range(301), greedy(1))
+    assert client.rejected is not None
+    assert client.rejected.status == 400
+    assert "301" in client.rejected.message
+    assert "300" in client.rejected.message
+
+
+def test_waiting_has_an_end() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
+    line.submit("a", range(10), greedy(300))
+    late = line.submit("b", range(10), greedy(5), deadline_s=3.0)
+    for _ in range(10):
+        for move in line.moves():
+            move()
+    line.now = 3.5
+    line.run()
+    assert late.rejected is not None
+    assert late.rejected.status == 503
+
+
+def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> None:
+    limits = Limits(stages=2, context_length=400, cache_tokens=300, least_prefix=4)
+    line = pipeline(limits)
+    for number in range(5):
+        line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
+    line.run()
+    assert all(len(client.tokens) == 100 for client in line.clients.values())
+
+
+@pytest.mark.parametrize("stages", [1, 2, 8])
+def test_an_idle_scheduler_has_nothing_to_do(stages: int) -> None:
+    assert pipeline(Limits(stages, 100, 100)).scheduler.next_step(0.0) is None
+
+
+def max_lanes(steps: list[Step]) -> int:
+    """Most lanes that existed at once."""
+    rows: dict[int, set[int]] = {}
+    most = 0
+    for step in steps:
+        for op in step.ops:
+            if isinstance(op, Join):
+                rows.setdefault(op.lane, set()).update(op.seqs)
+            elif isinstance(op, Leave):
+                rows[op.lane] -= set(op.seqs)
+                if not rows[op.lane]:
+                    del rows[op.lane]
+        most = max(most, len(rows))
+    return most
