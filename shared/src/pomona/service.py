@@ -28,6 +28,7 @@ from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
 log = logging.getLogger(__name__)
 
 EXIT_CONFIGURATION = 78
+UNHEARD_INTERVAL_S = 0.1
 
 
 class ControlPlane:
@@ -133,8 +134,15 @@ class ControlPlane:
             except Exception:
                 log.exception("no beacon can be sent")
             with suppress(TimeoutError):
-                async with asyncio.timeout(BEACON_INTERVAL_S):
+                async with asyncio.timeout(
+                    BEACON_INTERVAL_S if self._is_heard() else UNHEARD_INTERVAL_S
+                ):
                     await self._changed.wait()
+
+    def _is_heard(self) -> bool:
+        """Whether beacons come back from discovery: what is sent before that may be lost."""
+        own = self.leases.get(self.identity.name)
+        return own is not None and own.beacon.boot == self.identity.boot
 
     async def _hear(self, receiver: BeaconReceiver) -> None:
         while True:
