@@ -308,7 +308,7 @@ class HealthRules:
             yield Condition(
                 f"stalled/{member.name}",
                 "critical",
-                f"{member.title} stands still: {beacon.queued} steps wait and none was "
+                f"{member.title} stands still: its queue holds {beacon.queued}, and nothing was "
                 f"finished for {still_s:.0f} s.",
             )
 
