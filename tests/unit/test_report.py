@@ -26,7 +26,12 @@ from pomona_ops.status import EXIT_CODES
 
 MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
 PIPELINE = Pipeline(
-    "tiny", "tiny.gguf", 7, 30, "active", (Stage("mac.w0", 0, 16), Stage("mac.w1", 16, 30))
+    "tiny",
+    "tiny.gguf",
+    7,
+    30,
+    "active",
+    (Stage("mac.w0", 0, 16, "tcp://h:2"), Stage("mac.w1", 16, 30, "tcp://h:3")),
 )
 ALERT = Alert("lost:mac.w1", "critical", "mac.w1 fell silent", 100.0)
 
