@@ -150,7 +150,8 @@ class Decider:
             return Proposal((), reason=f"{wanted} stage workers are wanted; there: {names}")
         if not usable:
             return Proposal((), reason="no stage worker is there; start one on each node")
-        if not wanted and now - (self._first_seen or now) < self._wish.settle_s:
+        first = now if self._first_seen is None else self._first_seen
+        if not wanted and now - first < self._wish.settle_s:
             return Proposal((), reason="waiting for more stage workers")
         if wanted > self._facts.layer_count:
             return Proposal(

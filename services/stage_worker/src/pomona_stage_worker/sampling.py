@@ -10,12 +10,17 @@ Order of the filters, as vLLM has it: penalties and bias, temperature, min_p, to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import TypeAlias
 
 import mlx.core as mx
 
+from pomona.messages.data import Sampling
 from pomona_stage_worker.drawing import Drawing, Drawn
+
+Way: TypeAlias = Callable[[mx.array, Sequence[Sampling], mx.array], mx.array]
+"""Picks a token for each row, given its number in [0, 1): (rows, vocabulary) -> (rows,)."""
 
 
 def uniform(seed: int, index: int) -> float:
@@ -31,15 +36,13 @@ def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
     if any(row is not None for row in adjusted):
         rows = [logits[i] if row is None else row for i, row in enumerate(adjusted)]
         logits = mx.stack(rows)
-    greedy = [i for i, drawing in enumerate(drawings) if drawing.sampling.temperature == 0]
-    random = [i for i, drawing in enumerate(drawings) if drawing.sampling.temperature > 0]
     picked: dict[int, mx.array] = {}
-    if greedy:
-        best = mx.argmax(logits if len(greedy) == len(drawings) else logits[mx.array(greedy)], -1)
-        picked.update({row: best[i] for i, row in enumerate(greedy)})
-    if random:
-        chosen = _sample(logits[mx.array(random)], [drawings[i] for i in random])
-        picked.update({row: chosen[i] for i, row in enumerate(random)})
+    for way in (_take_likeliest, _sample, _sample_ranked):
+        rows = [i for i, drawing in enumerate(drawings) if _way(drawing.sampling) is way]
+        if rows:
+            some = logits if len(rows) == len(drawings) else logits[mx.array(rows)]
+            chosen = way(some, [drawings[i].sampling for i in rows], _thresholds(drawings, rows))
+            picked.update({row: chosen[i] for i, row in enumerate(rows)})
     tokens = [int(x) for x in _as_list(mx.stack([picked[i] for i in range(len(drawings))]))]
     reported = [i for i, drawing in enumerate(drawings) if drawing.sampling.logprobs is not None]
     details = _report(raw, drawings, tokens, reported) if reported else {}
@@ -75,31 +78,57 @@ def _adjust(row: mx.array, drawing: Drawing) -> mx.array | None:
     return None if changed is row else changed
 
 
-def _sample(logits: mx.array, drawings: Sequence[Drawing]) -> mx.array:
-    """Draw by inverting the cumulative distribution; (rows, vocabulary) -> (rows,)."""
+def _way(sampling: Sampling) -> Way:
+    """How a row is drawn: by its own parameters alone, so that others never matter."""
+    if sampling.temperature == 0:
+        return _take_likeliest
+    return _sample_ranked if sampling.top_p < 1 or sampling.top_k > 0 else _sample
 
-    def column(values: list[float]) -> mx.array:
-        return mx.array(values)[:, None]
 
-    samplings = [drawing.sampling for drawing in drawings]
-    threshold = column([uniform(d.sampling.seed, d.index) for d in drawings])
-    probabilities = mx.softmax(logits / column([s.temperature for s in samplings]), axis=-1)
-    if any(s.min_p > 0 for s in samplings):
-        floor = column([s.min_p for s in samplings]) * probabilities.max(axis=-1, keepdims=True)
-        probabilities = mx.where(probabilities >= floor, probabilities, 0.0)
-    if not any(s.top_p < 1 or s.top_k > 0 for s in samplings):
-        return _invert(probabilities, threshold)
+def _thresholds(drawings: Sequence[Drawing], rows: Sequence[int]) -> mx.array:
+    return _column([uniform(drawings[i].sampling.seed, drawings[i].index) for i in rows])
+
+
+def _column(values: Sequence[float]) -> mx.array:
+    return mx.array(list(values))[:, None]
+
+
+def _take_likeliest(
+    logits: mx.array, samplings: Sequence[Sampling], thresholds: mx.array
+) -> mx.array:
+    return mx.argmax(logits, axis=-1)
+
+
+def _sample(logits: mx.array, samplings: Sequence[Sampling], thresholds: mx.array) -> mx.array:
+    """(rows, vocabulary) -> (rows,), by inverting the cumulative distribution."""
+    return _invert(_probabilities(logits, samplings), thresholds)
+
+
+def _sample_ranked(
+    logits: mx.array, samplings: Sequence[Sampling], thresholds: mx.array
+) -> mx.array:
+    """The same among the likeliest tokens that top_k and top_p leave."""
+    probabilities = _probabilities(logits, samplings)
     vocabulary = logits.shape[-1]
     order = mx.argsort(-probabilities, axis=-1)
     ranked = mx.take_along_axis(probabilities, order, axis=-1)
-    top_k = column([float(s.top_k or vocabulary) for s in samplings])
+    top_k = _column([float(s.top_k or vocabulary) for s in samplings])
     ranked = mx.where(mx.arange(vocabulary)[None] < top_k, ranked, 0.0)
     before = mx.cumsum(ranked, axis=-1) - ranked
-    top_p = column([s.top_p for s in samplings])
+    top_p = _column([s.top_p for s in samplings])
     reached = top_p * ranked.sum(axis=-1, keepdims=True)
     ranked = mx.where((before < reached) | (top_p >= 1), ranked, 0.0)
-    rank = _invert(ranked, threshold)
+    rank = _invert(ranked, thresholds)
     return mx.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
+
+
+def _probabilities(logits: mx.array, samplings: Sequence[Sampling]) -> mx.array:
+    """After temperature and min_p."""
+    probabilities = mx.softmax(logits / _column([s.temperature for s in samplings]), axis=-1)
+    if all(s.min_p == 0 for s in samplings):
+        return probabilities
+    floor = _column([s.min_p for s in samplings]) * probabilities.max(axis=-1, keepdims=True)
+    return mx.where(probabilities >= floor, probabilities, 0.0)
 
 
 def _invert(probabilities: mx.array, threshold: mx.array) -> mx.array:
