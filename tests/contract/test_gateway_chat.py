@@ -55,6 +55,10 @@ def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=whole)
 
 
+def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    return -0.5, ((token, -0.5), (65, -1.5))
+
+
 def only(cluster: ScriptedCluster) -> Submitted:
     [submitted] = cluster.head.requests()
     return submitted
@@ -185,9 +189,6 @@ def test_n_replies_have_seeds_of_their_own(client: openai.OpenAI, cluster: Scrip
 def test_logprobs_name_every_token_of_the_text(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
-    def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-        return -0.5, ((token, -0.5), (65, -1.5))
-
     cluster.head.script = lambda _: say(REPLY, chances=chances)
     reply = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "hi"}], logprobs=True, top_logprobs=2
@@ -216,3 +217,55 @@ def test_a_full_head_is_a_429_with_retry_after_even_for_a_stream(
         assert answer.status_code == 429
         assert answer.headers["retry-after"] == "60"
         assert answer.json()["error"]["code"] == "queue_full"
+
+
+def test_a_text_completion_continues_text_or_ids_and_can_echo_it(
+    client: openai.OpenAI, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = lambda _: say(REPLY, chances=chances)
+    reply = client.completions.create(model=MODEL, prompt="hello", logprobs=1, max_tokens=100)
+    assert reply.choices[0].text == REPLY
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert logprobs.text_offset is not None
+    assert logprobs.tokens[:2] == ["hello", " "]
+    assert logprobs.text_offset[:3] == [0, 5, 6]
+    reply = client.completions.create(model=MODEL, prompt=[259, 65], echo=True, max_tokens=1)
+    assert reply.choices[0].text == "helloAhello"
+    assert reply.choices[0].finish_reason == "length"
+    assert cluster.head.requests()[-1].ids == [259, 65]
+
+
+def test_a_streamed_text_completion_is_the_same_text(client: openai.OpenAI) -> None:
+    chunks = client.completions.create(model=MODEL, prompt="ab", stream=True, max_tokens=100)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == REPLY
+
+
+def test_several_prompts_have_their_replies_in_order(client: openai.OpenAI) -> None:
+    reply = client.completions.create(
+        model=MODEL, prompt=["one", "two"], n=2, echo=True, max_tokens=1
+    )
+    assert [x.text for x in reply.choices] == ["onehello", "onehello", "twohello", "twohello"]
+    assert reply.usage is not None
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"echo": True, "logprobs": 1}, "logprobs"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": [999999]}, "prompt"),
+    ],
+)
+def test_what_completions_cannot_do_is_refused(
+    gateway: GatewayThread, change: dict[str, Any], param: str
+) -> None:
+    body = {"model": MODEL, "prompt": "x", **change}
+    answer = httpx.post(f"{gateway.url}/v1/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

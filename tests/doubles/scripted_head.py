@@ -32,6 +32,8 @@ from pomona.messages.data import Body, Cancel, Rejected, Started, Submit, Token,
 from pomona.transport import BeaconReceiver, BeaconSender, Identity, Pull, Push, Switchboard
 
 WORKERS = ("near.stage_worker", "far.stage_worker")
+PROBE = [0]
+"""What a gateway submits to learn whether tokens come through."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class ScriptedHead:
 
     def requests(self) -> list[Submitted]:
         """What clients asked for, without the gateway's probes."""
-        return [x for x in list(self.submitted) if len(x.ids) > 1]
+        return [x for x in list(self.submitted) if x.ids != PROBE]
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -161,7 +163,7 @@ class ScriptedHead:
     def _submit(self, submitted: Submitted) -> None:
         self.submitted.append(submitted)
         submit = submitted.submit
-        probe = len(submitted.ids) == 1
+        probe = submitted.ids == PROBE
         script = Script(ids=(0,)) if probe else self.script(submitted)
         key = (submit.request, submit.attempt)
         if script.reject is not None:

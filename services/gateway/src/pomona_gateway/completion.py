@@ -23,19 +23,28 @@ class Completion:
     Attributes:
         model: the model's own name; ``language`` is how it reads and writes.
         stops: strings that end a reply; none of their text is given.
-        count: replies to the same prompt, each with a seed of its own.
+        prompts: each gets ``count`` replies; their seeds differ.
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
     """
 
     model: str
     language: LanguageModel
-    prompt: array[int]
+    prompts: tuple[array[int], ...]
     sampling: Sampling
     stops: tuple[str, ...] = ()
     count: int = 1
     share: str = ""
     priority: int = 0
+
+    @property
+    def replies(self) -> int:
+        """All replies: those to the first prompt, then those to the next."""
+        return len(self.prompts) * self.count
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prompt) for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +77,36 @@ class Replies:
         sampling = completion.sampling
         self._texts = [
             ReplyText(completion.language.tokenizer, completion.stops, frozenset(sampling.stop_ids))
-            for _ in range(completion.count)
+            for _ in range(completion.replies)
         ]
         metrics.request_n.labels(completion.model).observe(completion.count)
         metrics.request_max_tokens.labels(completion.model).observe(sampling.max_tokens)
         try:
-            for index in range(completion.count):
-                seeded = replace(sampling, seed=(sampling.seed + index) & SEED_MASK)
-                generation = Generation(
-                    completion.model,
-                    completion.prompt,
-                    seeded,
-                    completion.share,
-                    completion.priority,
-                )
+            for index in range(completion.replies):
+                generation = self._generation(index)
                 self._sequences.append(engine.submit(generation, self._inbox, index))
                 self._open.add(index)
         except BaseException:
             self.close()
             raise
 
+    def _generation(self, index: int) -> Generation:
+        completion = self.completion
+        sampling = completion.sampling
+        prompt = completion.prompts[index // completion.count]
+        own = replace(
+            sampling,
+            seed=(sampling.seed + index) & SEED_MASK,
+            max_tokens=min(sampling.max_tokens, completion.language.context_length - len(prompt)),
+        )
+        return Generation(completion.model, prompt, own, completion.share, completion.priority)
+
     @property
     def usage(self) -> Usage:
-        cached = self._sequences[0].cached if self._sequences else 0
-        return Usage(len(self.completion.prompt), self._received, cached)
+        """Tokens counted so far."""
+        firsts = self._sequences[:: self.completion.count]
+        cached = sum(running.cached for running in firsts)
+        return Usage(self.completion.prompt_tokens, self._received, cached)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait a moment for the first news, so that a refusal still gets its own status."""
@@ -103,7 +118,7 @@ class Replies:
 
         Raises RequestError when one of them fails.
         """
-        waiting = Waiting(0, len(self.completion.prompt))
+        waiting = Waiting(0, self.completion.prompt_tokens)
         while self._open:
             arrived = await self._inbox.receive(pause_s)
             if arrived is None:
@@ -130,7 +145,7 @@ class Replies:
         self._metrics.finished(
             self.completion.model,
             reason,
-            len(self.completion.prompt),
+            len(running.generation.prompt),
             running.received,
             running.timing,
             time.monotonic(),
@@ -138,15 +153,5 @@ class Replies:
 
     def close(self) -> None:
         """Stop what still runs; its caches are freed in every stage."""
-        for index in list(self._open):
-            running = self._sequences[index]
-            self._open.discard(index)
-            self._engine.abandon(running)
-            self._metrics.finished(
-                self.completion.model,
-                "abort",
-                len(self.completion.prompt),
-                running.received,
-                running.timing,
-                time.monotonic(),
-            )
+        for index in sorted(self._open):
+            self._finish(index, "abort")

@@ -15,6 +15,7 @@ from pomona_gateway.api.body import ClientGone
 from pomona_gateway.api.errors import error_response, from_http
 from pomona_gateway.api.middleware import LastResort, Linger, RequestIds
 from pomona_gateway.api.openai_chat import chat_completions
+from pomona_gateway.api.openai_completions import completions
 from pomona_gateway.gateway import Gateway
 
 
@@ -48,6 +49,7 @@ def build_app(gateway: Gateway) -> Starlette:
             Route("/v1/models", operations.list_models),
             Route("/v1/models/{model:path}", operations.get_model),
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
         ],
         middleware=[Middleware(RequestIds), Middleware(LastResort), Middleware(Linger)],
         exception_handlers={

@@ -1,0 +1,195 @@
+"""``POST /v1/completions`` (https://platform.openai.com/docs/api-reference/completions)."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from pomona.errors import RequestError
+from pomona_gateway.api import sse
+from pomona_gateway.api.answering import answer, gateway_of, receive
+from pomona_gateway.api.openai_objects import answer_head, usage_object
+from pomona_gateway.api.parameters import SamplingParameters, sampling
+from pomona_gateway.completion import Completion, Replies, Waiting
+from pomona_gateway.gateway import Gateway
+from pomona_gateway.prompts import text_prompt
+from pomona_gateway.reply_text import TokenChance
+from pomona_gateway.tokenizer import LanguageModel
+
+DEFAULT_MAX_TOKENS = 16
+"""As OpenAI has it."""
+MAX_PROMPTS = 128
+
+Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
+Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+Rows = Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
+Prompt = str | Texts | Ids | Rows
+
+
+class CompletionRequest(SamplingParameters):
+    """A text completion request."""
+
+    prompt: Prompt
+    """One text or several, each perhaps as token ids. Each gets ``n`` replies."""
+    max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    """Most tokens of the reply. Default 16."""
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    """Report each token's log-probability, and this many of the likeliest ones."""
+    echo: bool | None = None
+    """Begin the reply with the prompt. Not together with ``logprobs`` yet."""
+    best_of: Literal[1] | None = None
+    suffix: None = None
+
+    def check(self) -> None:
+        if self.echo and self.logprobs is not None:
+            raise RequestError(
+                400,
+                "echo_logprobs_not_supported",
+                "the pipeline reports no log-probabilities of prompt tokens yet, so echo and "
+                "logprobs cannot be combined",
+                "logprobs",
+            )
+
+
+async def completions(request: Request) -> Response | ASGIApp:
+    """Answer one completion request, streamed or whole."""
+    asked = await receive(request, CompletionRequest)
+    asked.check_stream_options()
+    asked.check()
+    completion, prompts = await translate(gateway_of(request), asked)
+    writer = CompletionWriter(asked, completion, prompts if asked.echo else ())
+    return await answer(request, completion, writer, bool(asked.stream))
+
+
+async def translate(
+    gateway: Gateway, asked: CompletionRequest
+) -> tuple[Completion, tuple[str, ...]]:
+    """The dialect's request as the gateway's own, and the prompts as text."""
+    name, language = gateway.catalogue.find(asked.model)
+    texts, prompts = await _prompts(asked.prompt, language)
+    if not all(prompts):
+        raise RequestError(400, "invalid_value", "invalid 'prompt': it has no tokens", "prompt")
+    limit = asked.max_tokens or DEFAULT_MAX_TOKENS
+    longest = max(len(prompt) for prompt in prompts)
+    completion = Completion(
+        model=name,
+        language=language,
+        prompts=prompts,
+        sampling=replace(
+            sampling(asked, language, longest, limit, asked.logprobs), max_tokens=limit
+        ),
+        stops=asked.stops(),
+        count=asked.n or 1,
+    )
+    return completion, texts
+
+
+async def _prompts(
+    given: Prompt, language: LanguageModel
+) -> tuple[tuple[str, ...], tuple[array[int], ...]]:
+    """Each prompt as text and as ids."""
+    if isinstance(given, str):
+        texts = (given,)
+        return texts, (await text_prompt(language, given),)
+    if isinstance(given[0], str):
+        texts = tuple(str(x) for x in given)
+        return texts, tuple([await text_prompt(language, text) for text in texts])
+    rows = given if isinstance(given[0], list) else [given]
+    prompts = tuple(array("i", cast("list[int]", row)) for row in rows)
+    size = language.facts.vocab_size
+    if max(max(prompt) for prompt in prompts) >= size:
+        message = f"invalid 'prompt': this model has only {size} tokens"
+        raise RequestError(400, "invalid_value", message, "prompt")
+    decode = language.tokenizer.decode
+    return tuple(decode(prompt, skip_special=False) for prompt in prompts), prompts
+
+
+@dataclass(slots=True)
+class Written:
+    """One whole reply as it grows."""
+
+    text: list[str] = field(default_factory=list[str])
+    chances: list[TokenChance] = field(default_factory=list[TokenChance])
+    finish: str | None = None
+
+
+class CompletionWriter:
+    """Writes replies as text completion objects. ``echo``: the prompts, to come before."""
+
+    media_type = sse.MEDIA_TYPE
+
+    def __init__(
+        self, asked: CompletionRequest, completion: Completion, echo: Sequence[str]
+    ) -> None:
+        self._asked = asked
+        self._tokenizer = completion.language.tokenizer
+        self._count = completion.replies
+        self._echo = [text for text in echo for _ in range(completion.count)]
+        self._head = answer_head("text_completion", "cmpl", completion)
+
+    def failure(self, error: RequestError) -> bytes:
+        return sse.openai_failure(error)
+
+    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+        written = [Written(self._echo[n : n + 1]) for n in range(self._count)]
+        async with aclosing(replies.events(pause_s)) as events:
+            async for event in events:
+                if isinstance(event, Waiting):
+                    continue
+                index, piece = event
+                written[index].text.append(piece.text)
+                written[index].chances += piece.chances
+                written[index].finish = piece.finish
+        choices = [
+            self._choice(index, "".join(x.text), x.chances, x.finish)
+            for index, x in enumerate(written)
+        ]
+        return {**self._head, "choices": choices, "usage": usage_object(replies.usage)}
+
+    async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+        options = self._asked.stream_options
+        counted = options is not None and options.include_usage
+        head = {**self._head, "usage": None} if counted else self._head
+        yield sse.comment("accepted")
+        for index, text in enumerate(self._echo):
+            yield sse.data({**head, "choices": [self._choice(index, text, (), None)]})
+        async with aclosing(replies.events(pause_s)) as events:
+            async for event in events:
+                if isinstance(event, Waiting):
+                    yield sse.comment(f"prompt {event.prefilled}/{event.total}")
+                    continue
+                index, piece = event
+                choice = self._choice(index, piece.text, piece.chances, piece.finish)
+                yield sse.data({**head, "choices": [choice]})
+        if counted:
+            yield sse.data({**head, "choices": [], "usage": usage_object(replies.usage)})
+        yield sse.DONE
+
+    def _choice(
+        self, index: int, text: str, chances: Sequence[TokenChance], finish: str | None
+    ) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": self._logprobs(chances),
+            "finish_reason": finish,
+        }
+
+    def _logprobs(self, chances: Sequence[TokenChance]) -> dict[str, Any] | None:
+        if self._asked.logprobs is None:
+            return None
+        name = self._tokenizer.token_text
+        return {
+            "tokens": [name(x.token) for x in chances],
+            "token_logprobs": [x.logprob for x in chances],
+            "top_logprobs": [{name(i): p for i, p in x.top} for x in chances],
+            "text_offset": [x.offset for x in chances],
+        }

@@ -1,0 +1,32 @@
+"""Parts of answers that OpenAI's endpoints share."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from pomona import __version__
+from pomona_gateway.completion import Completion, Usage
+
+FINGERPRINT = f"pomona-{__version__}"
+
+
+def answer_head(kind: str, prefix: str, completion: Completion) -> dict[str, Any]:
+    """What every chunk of an answer begins with. ``kind`` is OpenAI's ``object``."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": completion.model,
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.reply,
+        "total_tokens": usage.prompt + usage.reply,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }
