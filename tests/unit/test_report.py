@@ -20,7 +20,7 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-from pomona_ops.narrator import Line, Narrator
+from pomona_ops.narrator import PATIENCE_S, Line, Narrator
 from pomona_ops.report import cluster_report
 from pomona_ops.status import EXIT_CODES
 
@@ -133,7 +133,7 @@ def test_the_narrator_says_what_is_new_and_says_it_once() -> None:
     narrator = Narrator("mac")
 
     def said(beacon: Beacon) -> list[str]:
-        return [line.text for line in narrator.heard(beacon)]
+        return [line.text for line in narrator.heard(beacon, 0.0)]
 
     forming = replace(PIPELINE, state="forming")
     planner = _beacon("planner", PlannerFacts("planner", (forming,)))
@@ -154,16 +154,27 @@ def test_the_narrator_tells_an_alert_and_its_end() -> None:
     narrator = Narrator("mac")
     raised = _beacon("health_watcher", HealthWatcherFacts("health_watcher", (ALERT,)))
     calm = _beacon("health_watcher", HealthWatcherFacts("health_watcher"))
-    assert list(narrator.heard(raised)) == [
+    assert list(narrator.heard(raised, 0.0)) == [
         Line("health_watcher", "ALERT critical: mac.w1 fell silent", "bad")
     ]
-    assert list(narrator.heard(raised)) == []
-    assert [line.text for line in narrator.heard(calm)] == ["resolved: mac.w1 fell silent"]
+    assert list(narrator.heard(raised, 0.0)) == []
+    assert [line.text for line in narrator.heard(calm, 0.0)] == ["resolved: mac.w1 fell silent"]
 
 
 def test_the_narrator_tells_a_broken_epoch_once() -> None:
     narrator = Narrator("mac")
     facts = StageWorkerFacts("stage_worker", "cpu", 1, 1, broken_epoch=4, broken_reason="lost w1")
     beacon = _beacon("w0", facts)
-    assert [line.text for line in narrator.heard(beacon)] == ["epoch 4 broke: lost w1"]
-    assert list(narrator.heard(beacon)) == []
+    assert [line.text for line in narrator.heard(beacon, 0.0)] == ["epoch 4 broke: lost w1"]
+    assert list(narrator.heard(beacon, 0.0)) == []
+
+
+def test_the_narrator_tells_a_missing_pipeline_when_it_stays_missing() -> None:
+    narrator = Narrator("mac")
+    pipeline = replace(PIPELINE, state="impossible", stages=(), reason="no worker has room")
+    beacon = _beacon("planner", PlannerFacts("planner", (pipeline,)))
+    assert list(narrator.heard(beacon, 10.0)) == []
+    assert list(narrator.heard(beacon, 10.0 + PATIENCE_S / 2)) == []
+    (line,) = narrator.heard(beacon, 10.0 + PATIENCE_S)
+    assert line.text == "no pipeline for tiny: no worker has room"
+    assert list(narrator.heard(beacon, 60.0)) == []

@@ -18,6 +18,9 @@ from pomona.messages.control import (
 from pomona_ops.supervisor import Died, Started, Stopped, SupervisorEvent
 from pomona_ops.words import in_bytes
 
+PATIENCE_S = 3.0
+"""How long a missing pipeline is not worth a line: at a start the workers come one by one."""
+
 Tone = Literal["plain", "good", "warning", "bad"]
 
 
@@ -37,6 +40,7 @@ class Narrator:
         """Args: node: this machine; its name is left out of its services' names."""
         self._node = node
         self._pipelines: dict[str, Pipeline] = {}
+        self._impossible_since: dict[str, float] = {}
         self._stages: dict[str, dict[tuple[str, str, int], str]] = {}
         self._alerts: dict[str, Alert] = {}
         self._broken: dict[str, int] = {}
@@ -62,12 +66,12 @@ class Narrator:
                     return Line(name, "did not stop in time and was killed", "warning")
                 return Line(name, "stopped")
 
-    def heard(self, beacon: Beacon) -> Iterator[Line]:
-        """Lines on what a beacon tells that was not known before."""
+    def heard(self, beacon: Beacon, now: float) -> Iterator[Line]:
+        """Lines on what a beacon tells that was not known before. Args: now: seconds."""
         match beacon.facts:
             case PlannerFacts(pipelines=pipelines):
                 for pipeline in pipelines:
-                    yield from self._pipeline(pipeline)
+                    yield from self._pipeline(pipeline, now)
             case StageWorkerFacts() as facts:
                 yield from self._worker(beacon, facts)
             case HealthWatcherFacts(alerts=alerts):
@@ -82,7 +86,11 @@ class Narrator:
     def _short(self, name: str) -> str:
         return name.removeprefix(f"{self._node}.")
 
-    def _pipeline(self, pipeline: Pipeline) -> Iterator[Line]:
+    def _pipeline(self, pipeline: Pipeline, now: float) -> Iterator[Line]:
+        if pipeline.state != "impossible":
+            self._impossible_since.pop(pipeline.model, None)
+        elif now - self._impossible_since.setdefault(pipeline.model, now) < PATIENCE_S:
+            return
         known = self._pipelines.get(pipeline.model)
         if known == pipeline:
             return

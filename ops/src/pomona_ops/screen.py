@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from pomona.messages.control import StageStatus
@@ -71,21 +71,24 @@ class Screen:
             self._progress = Progress(
                 TextColumn(f"{'':8} {{task.description:<{_NAME_WIDTH}}}"),
                 BarColumn(),
-                DownloadColumn(),
+                TextColumn("{task.fields[loaded]}"),
                 console=self._console,
                 transient=True,
+                auto_refresh=False,
             )
             self._progress.start()
         for who, status in stages.items():
             if who not in self._bars:
-                self._bars[who] = self._progress.add_task(who, total=None)
+                self._bars[who] = self._progress.add_task(who, total=None, loaded="")
             self._progress.update(
                 self._bars[who],
                 completed=status.loaded_bytes,
                 total=status.total_bytes or None,
+                loaded=_loaded(status) if status.total_bytes else "",
             )
         for who in [who for who in self._bars if who not in stages]:
             self._progress.remove_task(self._bars.pop(who))
+        self._progress.refresh()
 
     def _say_quarters(self, stages: Mapping[str, StageStatus]) -> None:
         for who, status in stages.items():
@@ -96,5 +99,8 @@ class Screen:
             if quarter > self._quarters.get(key, 0):
                 self._quarters = {k: v for k, v in self._quarters.items() if k[0] != who}
                 self._quarters[key] = quarter
-                loaded, total = in_bytes(status.loaded_bytes), in_bytes(status.total_bytes)
-                self.line(Line(who, f"loaded {loaded} of {total}"))
+                self.line(Line(who, f"loaded {_loaded(status)}"))
+
+
+def _loaded(status: StageStatus) -> str:
+    return f"{in_bytes(status.loaded_bytes)} of {in_bytes(status.total_bytes)}"

@@ -127,7 +127,7 @@ class _Up:
                 beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
                 now = time.monotonic()
                 if beacon is not None and leases.hear(beacon, now):
-                    for line in self._narrator.heard(beacon):
+                    for line in self._narrator.heard(beacon, now):
                         self._screen.line(line)
                 for silent in leases.expire(now):
                     self._narrator.lost(silent)
