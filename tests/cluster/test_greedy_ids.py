@@ -1,0 +1,78 @@
+"""However many stages: the greedy ids are those of mlx-lm alone in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from clusters import MODEL, Cluster
+from pomona.messages.data import Sampling
+from pomona.settings import ServiceSettings, read_settings
+from pomona_gateway.tokenizer import load_language_model
+from pomona_ops.bench.clusters import running_yardstick
+from pomona_ops.bench.driver import Driver, Reply, active_pipeline
+from pomona_ops.ports import LOOPBACK
+
+REPLY = 16
+STORY = "The lighthouse keeper counted the ships, wrote their names down, and lit the lamp. "
+TEXTS = [
+    "What is the capital of France?",
+    "Write a haiku about the sea.",
+    "def fibonacci(n):",
+    "1, 1, 2, 3, 5, 8,",
+    "Zażółć gęślą jaźń. 你好，世界。 🐑",
+    "Once upon a time",
+    "The three laws of thermodynamics are",
+    "Q: Why is the sky blue?\nA:",
+    "x",
+    STORY * 12,
+    STORY * 36,
+]
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    tokenizer = load_language_model(MODEL).tokenizer
+    ids = [list(tokenizer.encode(text, chat=False)) for text in TEXTS]
+    assert max(map(len, ids)) > 512, "some prompt must be longer than one chunk"
+    return ids
+
+
+@pytest.fixture(scope="module")
+def alone(prompts: list[list[int]]) -> list[list[int]]:
+    """What mlx-lm generates from each prompt by itself."""
+
+    async def generate() -> list[list[int]]:
+        async with running_yardstick(MODEL, threads=2) as yardstick:
+            return [(await yardstick.run([ids], REPLY))["tokens"][0] for ids in prompts]
+
+    return asyncio.run(generate())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("stages", [1, 2, 3, 5])
+def test_greedy_ids_are_those_of_mlx_lm(
+    stages: int, prompts: list[list[int]], alone: list[list[int]], tmp_path: Path
+) -> None:
+    cluster = Cluster.start(tmp_path, stages=stages)
+    try:
+        cluster.wait_ready()
+        endpoint = f"tcp://{LOOPBACK}:{cluster.ports.control_subscribe}"
+        name = read_settings(ServiceSettings).cluster
+        pipeline = asyncio.run(active_pipeline(endpoint, name, 30.0))
+        assert len(pipeline.stages) == stages
+        with Driver(pipeline, name) as driver:
+            greedy = Sampling(max_tokens=REPLY, temperature=0.0)
+            one_by_one: list[Reply] = []
+            for ids in prompts:
+                one_by_one.append(driver.submit(ids, greedy, share="one by one"))
+                driver.collect(one_by_one)
+            together = [driver.submit(ids, greedy, share="together") for ids in prompts]
+            driver.collect(together)
+    finally:
+        cluster.stop()
+    assert [reply.tokens for reply in one_by_one] == alone
+    assert [reply.tokens for reply in together] == alone
