@@ -24,6 +24,7 @@ class Completion:
         model: the model's own name; ``language`` is how it reads and writes.
         stops: strings that end a reply; none of their text is given.
         prompts: each gets ``count`` replies; their seeds differ.
+        visible: special tokens that are part of the text.
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
     """
@@ -34,6 +35,7 @@ class Completion:
     sampling: Sampling
     stops: tuple[str, ...] = ()
     count: int = 1
+    visible: frozenset[int] = frozenset()
     share: str = ""
     priority: int = 0
 
@@ -134,11 +136,12 @@ class Replies:
             self._received += 1
             piece = self._texts[index].push(event)
             if piece.finish is not None:
-                self._finish(index, piece.finish)
+                self.end(index, piece.finish)
             if piece.text or piece.chances or piece.finish:
                 yield index, piece
 
-    def _finish(self, index: int, reason: str) -> None:
+    def end(self, index: int, reason: str) -> None:
+        """One reply is over, by its last token or because no more of it is wanted."""
         self._open.discard(index)
         running = self._sequences[index]
         self._engine.abandon(running)
@@ -154,4 +157,4 @@ class Replies:
     def close(self) -> None:
         """Stop what still runs; its caches are freed in every stage."""
         for index in sorted(self._open):
-            self._finish(index, "abort")
+            self.end(index, "abort")

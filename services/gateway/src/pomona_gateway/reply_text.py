@@ -70,9 +70,14 @@ class ReplyText:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str], stop_ids: frozenset[int]
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        stop_ids: frozenset[int],
+        visible: frozenset[int] = frozenset(),
     ) -> None:
-        self._decoder = tokenizer.decoder()
+        """Args: visible: special tokens that are part of the text."""
+        self._decoder = tokenizer.decoder(visible)
         self._scanner = StopScanner(stops)
         self._stop_ids = stop_ids
         self._decoded = 0

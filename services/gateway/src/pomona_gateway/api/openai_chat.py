@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,10 +17,13 @@ from pomona_gateway.api.answering import answer, gateway_of, receive
 from pomona_gateway.api.body import Body
 from pomona_gateway.api.messages import Messages, template_message
 from pomona_gateway.api.openai_objects import answer_head, usage_object
-from pomona_gateway.api.parameters import Label, SamplingParameters, sampling
-from pomona_gateway.completion import Completion, Replies, Waiting
+from pomona_gateway.api.opening import Effort, open_dialogue
+from pomona_gateway.api.parameters import Label, SamplingParameters
+from pomona_gateway.api.tools import ToolChoice, ToolDefinitions, chosen_tools
+from pomona_gateway.completion import Replies, Waiting
+from pomona_gateway.dialogue import Dialogue, DialogueReplies, ToolCall, Turn, WholeReply
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.prompts import chat_prompt
+from pomona_gateway.output import Said, Thought
 from pomona_gateway.reply_text import TokenChance
 from pomona_gateway.tokenizer import Tokenizer
 
@@ -44,6 +46,14 @@ class ChatRequest(SamplingParameters):
     """Report also this many of the likeliest tokens at each place. Needs ``logprobs``."""
     response_format: ResponseFormat | None = None
     """Only plain text yet."""
+    tools: ToolDefinitions | None = None
+    """Functions the model may call."""
+    tool_choice: ToolChoice | None = None
+    """``auto`` or ``none``; the others need a grammar, which is not there yet."""
+    parallel_tool_calls: bool | None = None
+    """Whether a reply may have more than one call. Default true."""
+    reasoning_effort: Effort | None = None
+    """How much the model reasons, if its chat template has a place for that."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the model's chat template."""
     metadata: Annotated[dict[Label, Label], Field(max_length=16)] | None = None
@@ -74,36 +84,26 @@ class ChatRequest(SamplingParameters):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-@dataclass(slots=True)
-class Written:
-    """One whole reply as it grows."""
-
-    text: list[str] = field(default_factory=list[str])
-    chances: list[TokenChance] = field(default_factory=list[TokenChance])
-    finish: str | None = None
-
-
 async def chat_completions(request: Request) -> Response | ASGIApp:
     """Answer one chat request, streamed or whole."""
     chat = await receive(request, ChatRequest)
     chat.check_stream_options()
-    completion = await translate(gateway_of(request), chat)
-    return await answer(request, completion, ChatWriter(chat, completion), bool(chat.stream))
+    dialogue = await translate(gateway_of(request), chat)
+    return await answer(request, dialogue.completion, ChatWriter(chat, dialogue), bool(chat.stream))
 
 
-async def translate(gateway: Gateway, chat: ChatRequest) -> Completion:
+async def translate(gateway: Gateway, chat: ChatRequest) -> Dialogue:
     """The dialect's request as the gateway's own."""
-    name, language = gateway.catalogue.find(chat.model)
-    limit, chances = chat.limit(), chat.chances()
     messages = [template_message(message, n) for n, message in enumerate(chat.messages)]
-    _, prompt = await chat_prompt(language, messages, (), chat.chat_template_kwargs)
-    return Completion(
-        model=name,
-        language=language,
-        prompts=(prompt,),
-        sampling=sampling(chat, language, len(prompt), limit, chances),
-        stops=chat.stops(),
-        count=chat.n or 1,
+    return await open_dialogue(
+        gateway,
+        chat,
+        messages,
+        chosen_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls),
+        max_tokens=chat.limit(),
+        logprobs=chat.chances(),
+        effort=chat.reasoning_effort,
+        variables=chat.chat_template_kwargs or {},
     )
 
 
@@ -112,38 +112,30 @@ class ChatWriter:
 
     media_type = sse.MEDIA_TYPE
 
-    def __init__(self, chat: ChatRequest, completion: Completion) -> None:
+    def __init__(self, chat: ChatRequest, dialogue: Dialogue) -> None:
         self._chat = chat
-        self._tokenizer = completion.language.tokenizer
-        self._count = completion.replies
+        self._dialogue = dialogue
+        self._tokenizer = dialogue.completion.language.tokenizer
         kind = "chat.completion.chunk" if chat.stream else "chat.completion"
-        self._head = answer_head(kind, "chatcmpl", completion)
+        self._head = answer_head(kind, "chatcmpl", dialogue.completion)
 
     def failure(self, error: RequestError) -> bytes:
         return sse.openai_failure(error)
 
     async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
         """One object with every reply."""
-        written = [Written() for _ in range(self._count)]
-        async with aclosing(replies.events(pause_s)) as events:
-            async for event in events:
-                if isinstance(event, Waiting):
-                    continue
-                index, piece = event
-                reply = written[index]
-                reply.text.append(piece.text)
-                reply.chances += piece.chances
-                reply.finish = piece.finish
+        read = DialogueReplies(self._dialogue, replies)
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "".join(reply.text), "refusal": None},
+                "message": message_object(reply),
                 "logprobs": self._logprobs(reply.chances),
                 "finish_reason": reply.finish,
             }
-            for index, reply in enumerate(written)
+            for index, reply in enumerate(await read.whole(pause_s))
         ]
-        return {**self._head, "choices": choices, "usage": usage_object(replies.usage)}
+        usage = usage_object(replies.usage, read.thought_tokens)
+        return {**self._head, "choices": choices, "usage": usage}
 
     async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
         """Chunks as events, and comments while there is no text."""
@@ -151,28 +143,34 @@ class ChatWriter:
         counted = options is not None and options.include_usage
         head = {**self._head, "usage": None} if counted else self._head
         begun: set[int] = set()
+        read = DialogueReplies(self._dialogue, replies)
         yield sse.comment("accepted")
-        async with aclosing(replies.events(pause_s)) as events:
-            async for event in events:
-                if isinstance(event, Waiting):
-                    yield sse.comment(f"prompt {event.prefilled}/{event.total}")
+        async with aclosing(read.turns(pause_s)) as turns:
+            async for turn in turns:
+                if isinstance(turn, Waiting):
+                    yield sse.comment(f"prompt {turn.prefilled}/{turn.total}")
                     continue
-                index, piece = event
-                if index not in begun:
-                    begun.add(index)
-                    role = {"role": "assistant", "content": ""}
-                    yield sse.data({**head, "choices": [self._delta(index, role)]})
-                if piece.text or piece.chances:
-                    choice = self._delta(index, {"content": piece.text}, piece.chances)
-                    yield sse.data({**head, "choices": [choice]})
-                if piece.finish is not None:
-                    choice = self._delta(index, {}, finish=piece.finish)
+                if turn.index not in begun:
+                    begun.add(turn.index)
+                    first = self._choice(turn.index, {"role": "assistant", "content": ""})
+                    yield sse.data({**head, "choices": [first]})
+                for choice in self._choices(turn):
                     yield sse.data({**head, "choices": [choice]})
         if counted:
-            yield sse.data({**head, "choices": [], "usage": usage_object(replies.usage)})
+            usage = usage_object(replies.usage, read.thought_tokens)
+            yield sse.data({**head, "choices": [], "usage": usage})
         yield sse.DONE
 
-    def _delta(
+    def _choices(self, turn: Turn) -> Iterator[dict[str, Any]]:
+        chances = turn.chances
+        deltas = [delta_object(part) for part in turn.parts]
+        for delta in deltas or ([{"content": ""}] if chances else []):
+            yield self._choice(turn.index, delta, chances)
+            chances = ()
+        if turn.finish is not None:
+            yield self._choice(turn.index, {}, finish=turn.finish)
+
+    def _choice(
         self,
         index: int,
         delta: dict[str, Any],
@@ -202,6 +200,32 @@ class ChatWriter:
             ],
             "refusal": None,
         }
+
+
+def message_object(reply: WholeReply) -> dict[str, Any]:
+    """OpenAI's assistant message."""
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+    if reply.thought:
+        message["reasoning_content"] = reply.thought
+    if reply.calls:
+        message["content"] = reply.text or None
+        message["tool_calls"] = [call_object(call) for call in reply.calls]
+    return message
+
+
+def delta_object(part: Said | Thought | ToolCall) -> dict[str, Any]:
+    match part:
+        case Said(text=text):
+            return {"content": text}
+        case Thought(text=text):
+            return {"reasoning_content": text}
+        case ToolCall():
+            return {"tool_calls": [{"index": part.place, **call_object(part)}]}
+
+
+def call_object(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def token_object(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:

@@ -23,10 +23,14 @@ def answer_head(kind: str, prefix: str, completion: Completion) -> dict[str, Any
     }
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
-    return {
+def usage_object(usage: Usage, thought: int | None = None) -> dict[str, Any]:
+    """Token counts; ``thought``: those of the reply that were reasoning."""
+    counts: dict[str, Any] = {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.reply,
         "total_tokens": usage.prompt + usage.reply,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
     }
+    if thought is not None:
+        counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+    return counts

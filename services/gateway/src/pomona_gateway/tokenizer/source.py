@@ -12,6 +12,7 @@ from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import ModelFacts, read_facts
 from pomona.models.folder import read_json
 from pomona.models.gguf_header import read_gguf_header
+from pomona_gateway.output import OutputFormat, output_format
 from pomona_gateway.tokenizer.chat_template import ChatTemplate
 from pomona_gateway.tokenizer.gguf_vocabulary import gguf_backend
 from pomona_gateway.tokenizer.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ class LanguageModel:
         templates: chat templates by name; ``default`` is the one for chats.
         context_length: tokens that prompt and reply may have together.
         stop_ids: tokens that end a reply.
+        output: how the model marks reasoning and tool calls in its replies.
     """
 
     facts: ModelFacts
@@ -34,6 +36,7 @@ class LanguageModel:
     templates: dict[str, ChatTemplate]
     context_length: int
     stop_ids: tuple[int, ...]
+    output: OutputFormat
 
 
 def load_language_model(source: str) -> LanguageModel:
@@ -49,6 +52,7 @@ def load_language_model(source: str) -> LanguageModel:
         templates=templates,
         context_length=facts.context_length,
         stop_ids=facts.eos_token_ids,
+        output=output_format(templates["default"].source if "default" in templates else ""),
     )
 
 

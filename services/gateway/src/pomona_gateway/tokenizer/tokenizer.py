@@ -69,9 +69,17 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
 
-    def decoder(self) -> TextDecoder:
-        """A decoder for one reply. All it gives is together :meth:`decode` of all ids."""
-        return _ByteDecoder(self) if self.byte_level else _WindowDecoder(self._backend)
+    def decoder(self, visible: frozenset[int] = frozenset()) -> TextDecoder:
+        """A decoder for one reply. All it gives is together :meth:`decode` of all ids, and
+        the names of the ``visible`` special tokens."""
+        hidden = self.special_ids - visible
+        if self.byte_level:
+            return _ByteDecoder(self, hidden)
+        return _WindowDecoder(self, self._backend, visible)
+
+    def named(self, names: frozenset[str]) -> frozenset[int]:
+        """The special tokens that have these names."""
+        return frozenset(i for i in self.special_ids if self._backend.id_to_token(i) in names)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for; a special token's are those of its name."""
@@ -101,12 +109,13 @@ def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
 class _ByteDecoder:
     """Byte-level vocabularies: every token is bytes, and the text is their UTF-8."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
         self._tokenizer = tokenizer
+        self._hidden = hidden
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        if token in self._tokenizer.special_ids:
+        if token in self._hidden:
             return ""
         return self._utf8.decode(self._tokenizer.token_bytes(token))
 
@@ -117,13 +126,22 @@ class _ByteDecoder:
 class _WindowDecoder:
     """Other vocabularies, where a token's text may depend on its neighbours."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, backend: tokenizers.Tokenizer, visible: frozenset[int]
+    ) -> None:
+        self._tokenizer = tokenizer
         self._backend = backend
+        self._visible = visible
+        self._restart()
+
+    def _restart(self) -> None:
         self._stream = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
         self._given = 0
 
     def push(self, token: int) -> str:
+        if token in self._visible:
+            return self.flush() + self._tokenizer.token_text(token)
         self._ids.append(token)
         text = self._stream.step(self._backend, token) or ""
         self._given += len(text)
@@ -131,4 +149,6 @@ class _WindowDecoder:
 
     def flush(self) -> str:
         whole = self._backend.decode(self._ids, skip_special_tokens=True)
-        return whole[self._given :]
+        rest = whole[self._given :]
+        self._restart()
+        return rest

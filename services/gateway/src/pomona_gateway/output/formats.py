@@ -1,0 +1,81 @@
+"""Which notation a model uses, told from its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pomona_gateway.output.harmony import MARKS as HARMONY_MARKS
+from pomona_gateway.output.harmony import HarmonyParser
+from pomona_gateway.output.parts import OutputParser
+from pomona_gateway.output.tagged import CallMarks, TaggedParser
+from pomona_gateway.output.tool_calls import (
+    read_deepseek_calls,
+    read_glm_call,
+    read_json_call,
+    read_mistral_calls,
+    read_xml_call,
+)
+
+_THINK = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_CALLS = (
+    ("<function=", CallMarks("<tool_call>", "</tool_call>", read_xml_call)),
+    ("<arg_key>", CallMarks("<tool_call>", "</tool_call>", read_glm_call)),
+    ("<tool_call>", CallMarks("<tool_call>", "</tool_call>", read_json_call)),
+    ("[TOOL_CALLS]", CallMarks("[TOOL_CALLS]", "", read_mistral_calls)),
+    ("<|python_tag|>", CallMarks("<|python_tag|>", "", read_json_call, bare=True)),
+    (
+        "<｜tool▁calls▁begin｜>",
+        CallMarks("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek_calls),
+    ),
+    ("<|eom_id|>", CallMarks("<|python_tag|>", "", read_json_call, bare=True)),
+)
+_INNER = ("[ARGS]", "[CALL_ID]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>")
+_INNER_TEXT = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</parameter>")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """How a model marks reasoning and tool calls. ``calls`` None: it cannot call tools."""
+
+    harmony: bool = False
+    thought: tuple[str, str] | None = None
+    calls: CallMarks | None = None
+
+    def marks(self, tools: bool) -> frozenset[str]:
+        """Special tokens that must stay visible in the text for the parser; ``tools``:
+        whether calls are read."""
+        if self.harmony:
+            return frozenset(HARMONY_MARKS)
+        read = self.calls if tools else None
+        calls = (read.open, read.close, *_INNER, *_INNER_TEXT) if read else ()
+        return frozenset({*(self.thought or ()), *calls} - {""})
+
+    @property
+    def calls_tools(self) -> bool:
+        return self.harmony or self.calls is not None
+
+    def parser(self, tools: Mapping[str, Mapping[str, Any]] | None, prompt: str) -> OutputParser:
+        """A parser for one reply.
+
+        Args:
+            tools: parameter schemas by tool name; None when no tool may be called.
+            prompt: the rendered prompt, which may have opened the reasoning.
+        """
+        if self.harmony:
+            return HarmonyParser()
+        opened = self.thought is not None and prompt.rstrip().endswith(self.thought[0])
+        calls = None if tools is None else self.calls
+        return TaggedParser(self.thought, calls, tools or {}, opened)
+
+
+def output_format(template: str) -> OutputFormat:
+    """The notation that a chat template teaches its model."""
+    if "<|channel|>" in template and "<|message|>" in template:
+        return OutputFormat(harmony=True)
+    thought = next(
+        (marks for marks in _THINK if marks[0] in template or marks[1] in template), None
+    )
+    calls = next((marks for sign, marks in _CALLS if sign in template), None)
+    return OutputFormat(thought=thought, calls=calls)

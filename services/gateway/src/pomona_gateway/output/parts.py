@@ -1,0 +1,55 @@
+"""The parts of a reply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Text for the reader."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning before the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """One whole tool call. ``arguments`` is a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+Part: TypeAlias = Said | Thought | Called
+
+
+class OutputParser(Protocol):
+    """Reads one reply as it comes. Text that may be the begin of a mark is held back."""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes now is reasoning."""
+        ...
+
+    def push(self, text: str) -> list[Part]:
+        """What the text adds."""
+        ...
+
+    def finish(self) -> list[Part]:
+        """What was held back, at the end of the reply. Nothing is ever lost: what looks
+        like a call but cannot be read as one is said."""
+        ...
+
+
+def overlap(text: str, mark: str) -> int:
+    """The longest end of ``text`` that is a begin of ``mark``, but not all of it."""
+    longest = min(len(mark) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)

@@ -1,0 +1,168 @@
+"""Tools and reasoning over the wire, as OpenAI's own client sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from typing import Any, cast
+
+import httpx
+import openai
+import pytest
+
+from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
+from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
+
+MODEL = "tiny"
+TOKENIZER = tiny_tokenizer()
+TOOLS_TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}"
+    "{% if reasoning_effort %}{{ reasoning_effort }}{% endif %}"
+    "{% for m in messages %}{% for call in m.tool_calls or [] %}"
+    "{{ call.function.name }}({{ call.function.arguments | tojson }})"
+    "{% endfor %}{% endfor %}" + TEMPLATE
+)
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+BROKEN_CALL: dict[str, Any] = {
+    "id": "x",
+    "type": "function",
+    "function": {"name": "f", "arguments": "{"},
+}
+CALL = '<tool_call>{"name": "weather", "arguments": {"city": "%s"}}</tool_call>'
+REPLY = "<think>hm</think>Let me see." + CALL % "Rome" + CALL % "Oslo"
+
+
+def say(text: str, **script: Any) -> Script:
+    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
+    source = write_tiny_model(tmp_path_factory.mktemp("model"), TOOLS_TEMPLATE)
+    with scripted_cluster(lambda _: say(REPLY), MODEL, str(source)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
+    with running_gateway(cluster) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def client(gateway: GatewayThread, cluster: ScriptedCluster) -> Generator[openai.OpenAI]:
+    cluster.head.script = lambda _: say(REPLY)
+    cluster.head.submitted.clear()
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
+    whole = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **body}
+    return httpx.post(f"{gateway.url}/v1/chat/completions", json=whole)
+
+
+def test_a_whole_reply_has_its_calls_and_its_reasoning(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}], tools=cast("Any", [TOOL])
+    )
+    message = reply.choices[0].message
+    assert reply.choices[0].finish_reason == "tool_calls"
+    assert message.content == "Let me see."
+    assert message.model_extra is not None
+    assert message.model_extra["reasoning_content"] == "hm"
+    calls = [json.loads(x.function.arguments) for x in cast("Any", message.tool_calls)]
+    assert calls == [{"city": "Rome"}, {"city": "Oslo"}]
+    assert len({x.id for x in message.tool_calls or []}) == 2
+
+
+def test_a_streamed_reply_has_the_same_calls(client: openai.OpenAI) -> None:
+    calls: list[Any] = []
+    finish = None
+    for chunk in client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "hi"}],
+        tools=cast("Any", [TOOL]),
+        stream=True,
+    ):
+        calls += chunk.choices[0].delta.tool_calls or []
+        finish = chunk.choices[0].finish_reason or finish
+    assert [(x.index, x.function.name) for x in calls] == [(0, "weather"), (1, "weather")]
+    assert finish == "tool_calls"
+
+
+def test_one_call_is_enough_without_parallel_calls(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.head.cancelled.clear()
+    cluster.head.script = lambda _: say(REPLY * 3, step_s=0.001)
+    body = ask(gateway, tools=[TOOL], parallel_tool_calls=False).json()
+    assert len(body["choices"][0]["message"]["tool_calls"]) == 1
+    assert body["choices"][0]["finish_reason"] == "tool_calls"
+    wait_for(lambda: cluster.head.cancelled, "a cancel")
+
+
+def test_calls_and_their_results_go_back_into_the_prompt(
+    client: openai.OpenAI, cluster: ScriptedCluster
+) -> None:
+    first = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}], tools=cast("Any", [TOOL])
+    )
+    message = first.choices[0].message
+    client.chat.completions.create(
+        model=MODEL,
+        messages=cast(
+            "Any",
+            [
+                {"role": "user", "content": "hi"},
+                message.model_dump(),
+                {"role": "tool", "content": "sunny", "tool_call_id": "x"},
+            ],
+        ),
+        tools=cast("Any", [TOOL]),
+    )
+    prompt = TOKENIZER.decode(cluster.head.requests()[-1].ids)
+    assert 'weather({"city": "Rome"})weather({"city": "Oslo"})' in prompt
+    assert "tool\nsunny" in prompt
+
+
+def test_tool_choice_none_hides_the_tools(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
+    body = ask(gateway, tools=[TOOL], tool_choice="none").json()
+    assert "tool_calls" not in body["choices"][0]["message"]
+    assert "weather" not in TOKENIZER.decode(cluster.head.requests()[-1].ids)
+
+
+def test_reasoning_effort_reaches_a_template_that_reads_it(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    ask(gateway, reasoning_effort="high")
+    assert TOKENIZER.decode(cluster.head.requests()[-1].ids).startswith("high")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "x", "strict": True}}]},
+            "tools[0].function.strict",
+        ),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [BROKEN_CALL]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+    ],
+)  # fmt: skip
+def test_what_needs_a_grammar_or_is_wrong_is_a_400(
+    gateway: GatewayThread, change: dict[str, Any], param: str
+) -> None:
+    answer = ask(gateway, **{"tools": [TOOL], **change})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

@@ -1,0 +1,170 @@
+"""Tool calls and reasoning are read from every notation, however the text is cut."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pomona_gateway.output import Called, OutputParser, Part, Said, Thought, output_format
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    template: str
+    reply: str
+    parts: tuple[Part, ...]
+    prompt: str = ""
+
+
+def call(**arguments: Any) -> Called:
+    return Called("weather", json.dumps(arguments))
+
+
+CASES = {
+    "text": Case("", "just <text>", (Said("just <text>"),)),
+    "hermes": Case(
+        "<tool_call>",
+        'Let me see.<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>',
+        (Said("Let me see."), call(city="Rome"), call(city="Oslo")),
+    ),
+    "hermes broken": Case(
+        "<tool_call>",
+        "<tool_call>\n{broken\n</tool_call> on",
+        (Said("<tool_call>\n{broken\n</tool_call>"), Said("on")),
+    ),
+    "hermes unclosed": Case(
+        "<tool_call>",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}',
+        (call(city="Rome"),),
+    ),
+    "thought and call": Case(
+        "</think> <tool_call>",
+        "<think>\nhm, a <b>\n</think>\n\nYes."
+        '<tool_call>{"name": "weather", "arguments": {}}</tool_call>',
+        (Thought("hm, a <b>\n"), Said("Yes."), call()),
+    ),
+    "thought opened by the prompt": Case(
+        "<think>",
+        "hm</think>\n\nYes.",
+        (Thought("hm"), Said("Yes.")),
+        prompt="<|assistant|><think>\n",
+    ),
+    "thought that never ends": Case("<think>", "<think>hm", (Thought("hm"),)),
+    "qwen coder": Case(
+        "<function=",
+        "<tool_call>\n<function=weather>\n<parameter=city>\n5\n</parameter>\n"
+        "<parameter=days>\n5\n</parameter>\n</function>\n</tool_call>",
+        (call(city="5", days=5),),
+    ),
+    "glm": Case(
+        "<arg_key>",
+        "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>5</arg_value>\n"
+        "<arg_key>days</arg_key>\n<arg_value>5</arg_value>\n</tool_call>",
+        (call(city="5", days=5),),
+    ),
+    "mistral list": Case(
+        "[TOOL_CALLS]",
+        '[TOOL_CALLS][{"name": "weather", "arguments": {"days": 1}}]',
+        (call(days=1),),
+    ),
+    "mistral names": Case(
+        "[TOOL_CALLS]",
+        'ok [TOOL_CALLS]weather[ARGS]{"days": 1}[TOOL_CALLS]weather[ARGS]{"days": 2}',
+        (Said("ok "), call(days=1), call(days=2)),
+    ),
+    "llama tag": Case(
+        "<|python_tag|>",
+        '<|python_tag|>{"name": "weather", "parameters": {"days": 1}}',
+        (call(days=1),),
+    ),
+    "llama bare": Case(
+        "<|python_tag|>", '\n{"name": "weather", "parameters": {"days": 1}}', (call(days=1),)
+    ),
+    "llama text": Case("<|python_tag|>", "no {call}", (Said("no {call}"),)),
+    "llama other json": Case("<|python_tag|>", '{"a": 1}', (Said('{"a": 1}'),)),
+    "deepseek": Case(
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
+        '{"days": 1}\n```<｜tool▁call▁end｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"days": 2}'
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        (call(days=1), call(days=2)),
+    ),
+    "harmony": Case(
+        "<|channel|><|message|>",
+        "<|channel|>analysis<|message|>hm <x><|end|><|start|>assistant<|channel|>commentary "
+        'to=functions.weather <|constrain|>json<|message|>{"city": "\\"R\\""}<|call|>',
+        (Thought("hm <x>"), call(city='"R"')),
+    ),
+    "harmony final": Case(
+        "<|channel|><|message|>",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+        (Thought("hm"), Said("Yes.")),
+    ),
+}
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """Neighbours of one kind as one."""
+    out: list[Part] = []
+    for part in parts:
+        last = out[-1] if out else None
+        if isinstance(part, Said) and isinstance(last, Said):
+            out[-1] = Said(last.text + part.text)
+        elif isinstance(part, Thought) and isinstance(last, Thought):
+            out[-1] = Thought(last.text + part.text)
+        else:
+            out.append(part)
+    return out
+
+
+def parser(case: Case, tools: bool = True) -> OutputParser:
+    return output_format(case.template).parser(SCHEMAS if tools else None, case.prompt)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_every_notation_is_read_however_it_is_cut(name: str, size: int) -> None:
+    case = CASES[name]
+    reader = parser(case)
+    parts: list[Part] = []
+    for at in range(0, len(case.reply), size):
+        parts += reader.push(case.reply[at : at + size])
+    parts += reader.finish()
+    assert joined(parts) == joined(list(case.parts))
+
+
+def test_text_comes_out_at_once_when_no_mark_can_follow() -> None:
+    reader = parser(CASES["hermes"])
+    assert reader.push("hello <") == [Said("hello ")]
+    assert reader.push("b>") == [Said("<b>")]
+
+
+def test_without_tools_calls_are_text() -> None:
+    reader = parser(CASES["hermes"], tools=False)
+    assert reader.push("<tool_call>{}</tool_call>") == [Said("<tool_call>{}</tool_call>")]
+
+
+PIECES = ["<", "<think>", "</think>", "<tool_call>", "</tool_call>", "{", "z"]
+
+
+@given(
+    st.sampled_from(sorted(CASES)),
+    st.lists(st.sampled_from(PIECES), max_size=9),
+)
+def test_whatever_a_model_writes_the_parser_ends_and_says_something(
+    name: str, pieces: list[str]
+) -> None:
+    reader = parser(CASES[name])
+    parts = [part for piece in pieces for part in reader.push(piece)] + reader.finish()
+    visible = "".join(x.text for x in parts if isinstance(x, Said | Thought))
+    assert visible.count("z") == pieces.count("z")
