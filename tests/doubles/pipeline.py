@@ -59,7 +59,7 @@ class InProcessPipeline:
 
     def moves(self) -> list[Callable[[], None]]:
         """What could happen next."""
-        possible: list[Callable[[], None]] = [self._head]
+        possible: list[Callable[[], None]] = [self._head, self._prepare]
         for index in range(1, len(self.stages)):
             if self._inboxes[index]:
                 possible.append(lambda index=index: self._stage(index))
@@ -77,6 +77,7 @@ class InProcessPipeline:
             while self._done:
                 self._deliver()
             self._head()
+            self._prepare()
             if len(self.steps) == before and not self._done and not any(self._inboxes):
                 return
         raise AssertionError("the pipeline never came to rest")
@@ -99,6 +100,10 @@ class InProcessPipeline:
             flat = array("i", [token for row in planned.tokens for token in row])
             buffers = (memoryview(flat).cast("B"),)
         self._run(0, planned.step, Output(tensors, buffers))
+
+    def _prepare(self) -> None:
+        for stage in self.stages:
+            stage.prepare()
 
     def _stage(self, index: int) -> None:
         step, output = self._inboxes[index].popleft()

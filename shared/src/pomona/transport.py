@@ -150,6 +150,7 @@ class Pull:
         self.endpoint = _bind(self._socket, f"tcp://{host}:{port or '*'}", setting)
         self._wake_endpoint = f"inproc://wake-{id(self)}-{next(_link_numbers)}"
         self._socket.bind(self._wake_endpoint)
+        self._timeout_ms = -1
         self._close_wakers: list[Callable[[], None]] = []
 
     def receive(self, timeout_s: float) -> Message | None:
@@ -157,9 +158,14 @@ class Pull:
 
         Raises ProtocolError for bytes that are no message; the next call goes on.
         """
-        if not self._socket.poll(int(timeout_s * 1000)):
+        timeout_ms = int(timeout_s * 1000)
+        if timeout_ms and timeout_ms != self._timeout_ms:
+            self._timeout_ms = timeout_ms
+            self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
+        try:
+            frames = self._socket.recv_multipart(0 if timeout_ms else zmq.DONTWAIT, copy=False)
+        except zmq.Again:
             return None
-        frames = self._socket.recv_multipart(copy=False)
         if len(frames) == 1 and not len(frames[0].buffer):
             return None
         return codec.decode_message([frame.buffer for frame in frames])

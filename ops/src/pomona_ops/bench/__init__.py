@@ -15,6 +15,7 @@ from rich.table import Table
 from pomona.errors import PomonaError
 from pomona.models import EMBEDDED_MODEL
 from pomona_ops.bench.decode import run_decode
+from pomona_ops.bench.trace import run_trace
 
 app = typer.Typer(
     help="Measure a cluster that the command starts for itself.",
@@ -41,6 +42,17 @@ def decode(
 ) -> None:
     """One user against mlx-lm alone, and what a hop of the bus costs."""
     _report(run_decode(model, stages, rounds, tokens), as_json)
+
+
+@app.command()
+def trace(
+    model: ModelOption = EMBEDDED_MODEL,
+    stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
+    tokens: Annotated[int, typer.Option(min=16, help="Tokens to trace.")] = 96,
+    as_json: JsonOption = False,
+) -> None:
+    """Where the time of one token goes."""
+    _report(run_trace(model, stages, tokens), as_json)
 
 
 def _report(measuring: Coroutine[Any, Any, dict[str, Any]], as_json: bool) -> None:

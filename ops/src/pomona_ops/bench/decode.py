@@ -10,14 +10,10 @@ from pomona_ops.bench.bus import measure_hops
 from pomona_ops.bench.clusters import running_cluster, running_yardstick
 from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.numbers import median, rate
+from pomona_ops.bench.prompts import made_up_prompt
 from pomona_ops.ports import LOOPBACK
 
 PROMPT_TOKENS = 32
-
-
-def prompt(length: int, salt: int = 0) -> list[int]:
-    """Made-up token ids, different for each salt."""
-    return [1000 + (7919 * (i + 131 * salt)) % 20000 for i in range(length)]
 
 
 async def measure_decode(model: str, stages: int, rounds: int, tokens: int) -> dict[str, Any]:
@@ -35,7 +31,7 @@ async def measure_decode(model: str, stages: int, rounds: int, tokens: int) -> d
         with Driver(pipeline, options.cluster) as driver:
             for number in range(rounds):
                 await asyncio.sleep(0.5)
-                ids = prompt(PROMPT_TOKENS, number)
+                ids = made_up_prompt(PROMPT_TOKENS, number)
                 answer = await yardstick.run([ids], tokens)
                 theirs.append(rate(answer["seconds"]))
                 await asyncio.sleep(0.5)

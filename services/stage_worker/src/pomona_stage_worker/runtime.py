@@ -6,8 +6,9 @@ import logging
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 
 import orjson
 from prometheus_client import Counter, Histogram
@@ -30,6 +31,7 @@ from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.drawing import Result
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
 from pomona_stage_worker.stage import Stage
+from pomona_stage_worker.trace import StepTrace
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ LOST_TOKENS = Counter(
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is going on in a runtime; read by other threads, replaced as a whole."""
+    """What is going on in a runtime. The last three are as of the last moment of rest."""
 
     steps: int = 0
     tokens: int = 0
@@ -78,6 +80,7 @@ class Runtime:
         stage: Stage,
         limits: Callable[[Pipeline, Stage], Limits],
         link_deadline_s: float,
+        trace_dir: Path | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.stage = stage
@@ -85,7 +88,7 @@ class Runtime:
         self.is_tail = position == len(pipeline.stages) - 1
         self.failure: str | None = None
         self.busy = False
-        self.load = Load()
+        self._at_rest = Load()
         self._identity = identity
         self._order = LinkOrder()
         self._gateways: dict[str, Push] = {}
@@ -95,6 +98,7 @@ class Runtime:
         self._steps_metric = STEPS.labels(pipeline.model)
         self._seconds_metric = STEP_SECONDS.labels(pipeline.model)
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
+        self._trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
         self._next: Push | None = None
         self._head: Push | None = None
         if not self.is_tail:
@@ -144,29 +148,41 @@ class Runtime:
             self._fail(error)
         return True
 
-    def publish_load(self, idle: bool) -> None:
-        """Let other threads see what is going on; the costly parts only when idle."""
-        old = self.load
+    def prepare(self) -> bool:
+        """Use a moment in which nothing has arrived. False when there is nothing to prepare."""
+        if self.failure is not None:
+            return False
+        try:
+            return self.stage.prepare()
+        except Exception as error:  # as in handle
+            self._fail(error)
+            return False
+
+    @property
+    def load(self) -> Load:
+        """What is going on, as other threads may see it."""
         scheduler = self.scheduler
-        table = old.table
-        cache_bytes, sequences = old.cache_bytes, old.sequences
-        if idle:
-            contents = self.stage.table()
-            packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
-            table = f"{self._last_step}:{blake2b(packed, digest_size=8).hexdigest()}"
-            cache_bytes = self.stage.cache_bytes()
-            rows = sum(len(lane) for lane in contents["lanes"].values())
-            sequences = len(contents["sequences"]) + rows
-        self.load = Load(
+        return replace(
+            self._at_rest,
             steps=self._steps,
             tokens=self._tokens,
             waiting=scheduler.waiting if scheduler else 0,
             active=scheduler.active if scheduler else 0,
             lanes=scheduler.lanes if scheduler else 0,
             prefixes=len(scheduler.prefixes) if scheduler else 0,
-            sequences=sequences,
-            cache_bytes=cache_bytes,
-            table=table,
+        )
+
+    def rest(self) -> None:
+        """Nothing is to be done: take stock of what is too costly at any other time."""
+        if self._trace is not None:
+            self._trace.write()
+        contents = self.stage.table()
+        packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+        rows = sum(len(lane) for lane in contents["lanes"].values())
+        self._at_rest = Load(
+            sequences=len(contents["sequences"]) + rows,
+            cache_bytes=self.stage.cache_bytes(),
+            table=f"{self._last_step}:{blake2b(packed, digest_size=8).hexdigest()}",
         )
 
     def close(self, reason: str) -> None:
@@ -176,20 +192,25 @@ class Runtime:
         for link in (self._next, self._head, *self._gateways.values()):
             if link is not None:
                 link.close()
+        if self._trace is not None:
+            self._trace.write()
 
     # Steps -----------------------------------------------------------------------------
 
     def _run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
         self.busy = True
-        begin = time.perf_counter_ns()
+        begin = time.monotonic_ns()
         output = self.stage.run(step, tensors, buffers)
-        elapsed_us = (time.perf_counter_ns() - begin) // 1000
+        computed = time.monotonic_ns()
+        elapsed_us = (computed - begin) // 1000
         elapsed = (*step.elapsed_us, elapsed_us)
         if self._next is not None:
             onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed)
             self._next.send(onward, self.pipeline.epoch, output.tensors, output.buffers)
         elif step.rows:
             self._finish(step, output.results, elapsed)
+        if self._trace is not None:
+            self._trace.add(step, begin, output.built_ns, computed, time.monotonic_ns())
         self._steps += 1
         self._last_step = step.step
         self._steps_metric.inc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import psutil
@@ -33,6 +34,8 @@ class StageWorkerSettings(ServiceSettings):
     """Most prompt tokens in one step."""
     pace: float = Field(default=0.9, gt=0, le=10)
     """Time prompts may take between two tokens of a running stream, relative to that time."""
+    trace_dir: Path | None = None
+    """Folder to which every step's moments are written, for ``pomona bench trace``."""
 
     @property
     def instance(self) -> str:

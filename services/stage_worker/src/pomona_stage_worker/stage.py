@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +12,8 @@ import numpy as np
 
 from pomona.codec import Buffer
 from pomona.errors import ProtocolError
-from pomona.messages.data import Close, Open, Step, Tensor, Trim
+from pomona.messages.data import Close, Join, Leave, Open, Step, Tensor, Trim
+from pomona_stage_worker.ahead import StepAhead, build_ahead
 from pomona_stage_worker.caches import (
     Caches,
     CacheTable,
@@ -27,11 +29,15 @@ from pomona_stage_worker.slicing import StageModel
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a step leaves: activations for the next stage, or, on the tail, tokens."""
+    """What a step leaves: activations for the next stage, or, on the tail, tokens.
+
+    ``built_ns``: when its graph was built and its computation began, by time.monotonic_ns.
+    """
 
     tensors: tuple[Tensor, ...] = ()
     buffers: tuple[Buffer, ...] = ()
     results: tuple[Result, ...] = ()
+    built_ns: int = 0
 
 
 class Stage(Protocol):
@@ -47,6 +53,10 @@ class Stage(Protocol):
             tensors, buffers: as they arrived: token ids, int32 (rows, length), then the
                 activations of the stage before. None when the step carries only ops.
         """
+        ...
+
+    def prepare(self) -> bool:
+        """Do something useful in advance while nothing has arrived. False when nothing is."""
         ...
 
     def table(self) -> dict[str, Any]:
@@ -68,12 +78,16 @@ class MlxStage:
         self._cache_bits = cache_bits
         self._table = CacheTable(self._make_caches)
         self._drawings: dict[int, Drawing] = {}
+        self._ahead: dict[int, StepAhead] = {}
+        self._expected: dict[int, tuple[Tensor, ...]] = {}
         caches = self._make_caches()
         self.can_batch = can_batch(caches)
         self.can_slice = can_slice(caches)
 
     def run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> Output:
         for op in step.ops:
+            if isinstance(op, Join | Leave):
+                self._take_back(op.lane)
             self._table.apply(op)
             if self._model.is_tail:
                 self._note(op)
@@ -81,25 +95,39 @@ class MlxStage:
                 self._settle(op)
         if not step.rows:
             return Output()
-        tokens, activations = _arrays(tensors, buffers)
-        if tokens.shape[0] != len(step.rows):
-            raise ProtocolError(f"{len(step.rows)} rows, but token ids of shape {tokens.shape}")
+        _check_tokens(step, tensors)
         caches = self._caches_of(step)
-        owned = self._model.owned_caches(caches)
-        logits = "last" if step.sample else "none"
-        output = self._model(tokens, activations, caches, logits=logits)
+        output = self._build(step, tensors, buffers, caches)
+        owned = cache_arrays(self._model.owned_caches(caches))
+        built = time.monotonic_ns()
+        if step.lane is not None:
+            self._expected[step.lane] = tuple(tensors)
         if not self._model.is_tail:
             passed = output if isinstance(output, tuple) else (output,)
-            mx.eval(passed, cache_arrays(owned))
-            described = [_describe(array) for array in (tokens, *passed)]
-            return Output(tuple(t for t, _ in described), tuple(b for _, b in described))
+            mx.eval(passed, owned)
+            described = [_describe(array) for array in passed]
+            return Output(
+                (tensors[0], *(tensor for tensor, _ in described)),
+                (buffers[0], *(buffer for _, buffer in described)),
+                built_ns=built,
+            )
         if not step.sample:
-            mx.eval(cache_arrays(owned))
-            return Output()
-        mx.async_eval(cache_arrays(owned))
+            mx.eval(owned)
+            return Output(built_ns=built)
+        mx.async_eval(owned)
         drawings = [self._drawings[seq] for seq in step.rows]
         drawn = draw(output[:, -1, :], drawings)
-        return Output(results=tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True)))
+        results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
+        return Output(results=results, built_ns=built)
+
+    def prepare(self) -> bool:
+        for number, tensors in self._expected.items():
+            lane = self._table.lanes.get(number)
+            if lane is not None and number not in self._ahead:
+                rows = tuple(lane.rows)
+                self._ahead[number] = build_ahead(self._model, lane.caches, rows, tensors)
+                return True
+        return False
 
     def table(self) -> dict[str, Any]:
         return self._table.table()
@@ -122,6 +150,28 @@ class MlxStage:
             raise ProtocolError(f"lane {step.lane} has rows {lane.rows}, not {step.rows}")
         return lane.caches
 
+    def _build(
+        self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer], caches: Caches
+    ) -> Any:
+        """The lazy output of a step, built now unless it was built ahead."""
+        ahead = self._ahead.pop(step.lane, None) if step.lane is not None else None
+        if ahead is not None and ahead.fits(step.rows, tensors):
+            for item, buffer in zip(ahead.inputs, buffers, strict=True):
+                item.fill(buffer)
+            return ahead.output
+        if ahead is not None:
+            ahead.take_back()
+        arrays = [_array(t, b) for t, b in zip(tensors, buffers, strict=True)]
+        logits = "last" if step.sample else "none"
+        return self._model(arrays[0], tuple(arrays[1:]) or None, caches, logits=logits)
+
+    def _take_back(self, lane: int) -> None:
+        """The lane changes: what was built or expected of it is void."""
+        self._expected.pop(lane, None)
+        ahead = self._ahead.pop(lane, None)
+        if ahead is not None:
+            ahead.take_back()
+
     def _note(self, op: object) -> None:
         if isinstance(op, Open):
             self._drawings[op.seq] = Drawing.begin(op)
@@ -135,14 +185,12 @@ class MlxStage:
             mx.async_eval(cache_arrays(self._table.prefixes[number].caches))
 
 
-def _arrays(
-    tensors: Sequence[Tensor], buffers: Sequence[Buffer]
-) -> tuple[mx.array, tuple[mx.array, ...] | None]:
-    """Token ids, and activations if there are any."""
-    if not tensors or tensors[0].dtype != "int32" or len(tensors[0].shape) != 2:
+def _check_tokens(step: Step, tensors: Sequence[Tensor]) -> None:
+    first = tensors[0] if tensors else None
+    if first is None or first.dtype != "int32" or len(first.shape) != 2:
         raise ProtocolError("a step's first tensor must be token ids, int32 (rows, length)")
-    arrays = [_array(t, b) for t, b in zip(tensors, buffers, strict=True)]
-    return arrays[0], tuple(arrays[1:]) or None
+    if first.shape[0] != len(step.rows):
+        raise ProtocolError(f"{len(step.rows)} rows, but token ids of shape {first.shape}")
 
 
 def _array(tensor: Tensor, buffer: Buffer) -> mx.array:

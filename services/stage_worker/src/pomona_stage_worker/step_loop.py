@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from prometheus_client import Counter
 
@@ -19,6 +19,9 @@ from pomona_stage_worker.runtime import Runtime, rejected_epoch
 log = logging.getLogger(__name__)
 
 IDLE_POLL_S = 0.5
+BREATH_S = 0.001
+"""Before work in advance: what was just sent must leave first, and its thread may have to
+share a core with this one."""
 
 DROPPED = Counter("pomona_stage_dropped_messages", "Messages dropped", ["reason"])
 
@@ -58,31 +61,38 @@ class StepLoop(threading.Thread):
     # In the loop -----------------------------------------------------------------------
 
     def run(self) -> None:
-        working = False
         while not self._stopping:
-            self._receive_all(0.0 if working else self._idle_s())
+            busy = self._receive_all(0.0)
             self._make_calls()
-            working = False
-            for runtime in self._each():
-                working |= runtime.advance()
-                runtime.publish_load(idle=not working)
-        for runtime in self._each():
+            runtimes = list(self.runtimes.values())
+            for runtime in runtimes:
+                busy |= runtime.advance()
+            if busy or self._receive_all(BREATH_S):
+                continue
+            if any(runtime.prepare() for runtime in runtimes):
+                continue
+            if not self._receive_all(self._idle_s()):
+                for runtime in runtimes:
+                    runtime.rest()
+        for runtime in self.runtimes.values():
             runtime.close("the stage worker is stopping; the request goes on elsewhere if it can")
         self._pull.close()
 
-    def _receive_all(self, timeout_s: float) -> None:
-        """Take in what has arrived, waiting for the first message only."""
+    def _receive_all(self, timeout_s: float) -> bool:
+        """Take in what has arrived, waiting for the first message only. False if none did."""
+        received = False
         while True:
             try:
-                message = self._pull.receive(timeout_s)
+                message = self._pull.receive(0.0 if received else timeout_s)
             except ProtocolError as error:
                 DROPPED.labels("malformed").inc()
                 log.warning("dropped: %s", error)
+                received = True
                 continue
             if message is None:
-                return
+                return received
+            received = True
             self._dispatch(message)
-            timeout_s = 0.0
 
     def _dispatch(self, message: Message) -> None:
         envelope = message.envelope
@@ -114,13 +124,10 @@ class StepLoop(threading.Thread):
     def _idle_s(self) -> float:
         deadlines = [
             deadline
-            for runtime in self._each()
+            for runtime in self.runtimes.values()
             if runtime.scheduler is not None
             and (deadline := runtime.scheduler.next_deadline()) is not None
         ]
         if not deadlines:
             return IDLE_POLL_S
         return min(IDLE_POLL_S, max(min(deadlines) - time.monotonic(), 0.001))
-
-    def _each(self) -> Iterable[Runtime]:
-        return list(self.runtimes.values())

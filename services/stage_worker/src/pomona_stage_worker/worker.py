@@ -231,6 +231,7 @@ class StageWorker:
                     self._engine.assemble(weights, install.pipeline),
                     self._limits,
                     self._settings.link_deadline_s,
+                    self._settings.trace_dir,
                 )
             except Exception as error:
                 loop.call_soon_threadsafe(done.set_exception, error)

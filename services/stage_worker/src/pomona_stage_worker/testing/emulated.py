@@ -77,6 +77,9 @@ class EmulatedStage:
             (tensors[0], activations), (buffers[0], bytes(4 * rows * length * self._width))
         )
 
+    def prepare(self) -> bool:
+        return False
+
     def table(self) -> dict[str, Any]:
         return self._table.table()
 
