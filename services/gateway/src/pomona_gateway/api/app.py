@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pomona.errors import RequestError
-from pomona_gateway.api import operations
+from pomona_gateway.api import anthropic, ollama, ollama_models, operations
 from pomona_gateway.api.body import ClientGone
 from pomona_gateway.api.errors import error_response, from_http
 from pomona_gateway.api.middleware import LastResort, Linger, RequestIds
@@ -31,7 +31,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         case _:
             raise error
     gateway.metrics.refused.labels(str(refused.status), refused.code).inc()
-    return error_response(refused, headers)
+    return error_response(refused, request.url.path, request.state.request_id, headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
@@ -50,6 +50,14 @@ def build_app(gateway: Gateway) -> Starlette:
             Route("/v1/models/{model:path}", operations.get_model),
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", anthropic.count_tokens, methods=["POST"]),
+            Route("/api/chat", ollama.chat, methods=["POST"]),
+            Route("/api/generate", ollama.generate, methods=["POST"]),
+            Route("/api/tags", ollama_models.tags),
+            Route("/api/ps", ollama_models.ps),
+            Route("/api/show", ollama_models.show, methods=["POST"]),
+            Route("/api/version", ollama_models.version),
         ],
         middleware=[Middleware(RequestIds), Middleware(LastResort), Middleware(Linger)],
         exception_handlers={
