@@ -64,10 +64,17 @@ else
     new_enough "$uv" || fail "$uv does not run on this machine"
 fi
 
-if [ ! -x .venv/bin/python ]; then
+sync() {
+    "$uv" sync --frozen "$@" && return
+    # Behind a proxy that signs with a certificate of its own, only the system trusts it.
+    say "once more, with the certificates that this system trusts"
+    UV_SYSTEM_CERTS=1 "$uv" sync --frozen "$@" || fail "the installation failed; see above"
+}
+
+if [ ! -x .venv/bin/python ] || [ ! -x .venv/bin/pomona ]; then
     say "installing Pomona and what it needs into .venv (once; some hundred megabytes)"
-    "$uv" sync --frozen
+    sync
     say "installed"
 else
-    "$uv" sync --frozen --quiet
+    sync --quiet
 fi

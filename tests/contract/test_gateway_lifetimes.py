@@ -272,7 +272,7 @@ def test_a_client_that_leaves_is_a_cancel_within_100_milliseconds(
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as raw:
         raw.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s"
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s"
             % (len(body), body)
         )
         wait_for(cluster.head.requests, "a submit")
@@ -296,7 +296,7 @@ def test_a_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> N
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             raw.connect((host, int(port)))
             raw.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s"
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s"
                 % (len(body), body)
             )
             wait_for(lambda: cluster.head.cancelled, "a cancel")

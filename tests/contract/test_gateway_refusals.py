@@ -175,7 +175,7 @@ def test_a_declared_length_is_refused_before_the_body_comes(gateway: GatewayThre
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=1) as raw:
         raw.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n"
         )
         assert raw.recv(64).startswith(b"HTTP/1.1 413")
 
@@ -185,7 +185,7 @@ def test_a_body_that_does_not_come_is_a_408(cluster: ScriptedCluster) -> None:
         host, port = gateway.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as raw:
             raw.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{"
             )
             assert raw.recv(64).startswith(b"HTTP/1.1 408")
 

@@ -31,7 +31,7 @@ def test_peers_are_a_list_however_they_are_written(
 )
 def test_what_is_no_peer_is_refused_by_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMONA_DISCOVERY_PEERS", text)
-    with pytest.raises(ConfigurationError, match="peers"):
+    with pytest.raises(ConfigurationError, match="POMONA_DISCOVERY_PEERS"):
         read_settings(DiscoverySettings)
 
 

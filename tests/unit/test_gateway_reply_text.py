@@ -20,23 +20,24 @@ def test_text_before_the_first_stop_string_comes_out_and_nothing_after(
 ) -> None:
     scanner = StopScanner(stops)
     whole = "".join(pieces)
-    out, stopped = "", False
+    out, stopped = "", None
     for piece in pieces:
         released, stopped = scanner.push(piece)
         out += released
-        if stopped:
+        if stopped is not None:
             break
-    if not stopped:
+    if stopped is None:
         out += scanner.flush()
     # The scanner sees piece by piece: the first end of a stop string decides.
     ends = [(at + len(s), at) for s in stops if (at := whole.find(s)) >= 0]
-    assert stopped == bool(ends)
+    assert (stopped is not None) == bool(ends)
     if not ends:
         assert out == whole
     else:
         assert whole.startswith(out)
         assert not any(stop in out for stop in stops)
-        assert any(whole.startswith(stop, len(out)) for stop in stops)
+        assert stopped is not None
+        assert whole.startswith(stopped, len(out))
 
 
 def reply(ids: list[int], finish: FinishReason, stops: tuple[str, ...] = ()) -> list[Piece]:

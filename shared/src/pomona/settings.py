@@ -117,10 +117,18 @@ def read_settings(kind: type[SettingsT]) -> SettingsT:
         return kind()
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+            f"{_variable(kind, detail['loc'])}: {detail['msg']}"
             for detail in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError("settings cannot be used: " + "; ".join(lines)) from error
+
+
+def _variable(kind: type[ServiceSettings], place: tuple[int | str, ...]) -> str:
+    """The variable that a validation error is about, however the setting was given."""
+    name = ".".join(map(str, place))
+    if name.startswith("POMONA_"):
+        return name
+    return kind.model_config.get("env_prefix", "") + name.upper()
 
 
 def settings_or_exit(kind: type[SettingsT]) -> SettingsT:

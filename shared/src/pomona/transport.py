@@ -9,6 +9,7 @@ belongs to the thread that uses it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -70,6 +71,11 @@ def _bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:
         socket.close()
         if error.errno == zmq.EADDRINUSE:
             raise AddressInUseError(endpoint, setting) from error
+        if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+            raise LinkError(
+                f"cannot listen on {endpoint}: this machine has no such address now; change "
+                f"POMONA_DATA_HOST, or the host that goes with {setting}"
+            ) from error
         raise LinkError(f"cannot listen on {endpoint}: {error}; change {setting}") from error
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

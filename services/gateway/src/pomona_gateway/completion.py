@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pomona.messages.data import Sampling, Started
 from pomona_gateway.engine import Engine, Generation, Inbox, Running
-from pomona_gateway.metrics import Metrics
+from pomona_gateway.metrics import Metrics, Timing
 from pomona_gateway.reply_text import Piece, ReplyText
 from pomona_gateway.tokenizer import LanguageModel
 
@@ -109,6 +109,11 @@ class Replies:
         firsts = self._sequences[:: self.completion.count]
         cached = sum(running.cached for running in firsts)
         return Usage(self.completion.prompt_tokens, self._received, cached)
+
+    @property
+    def timing(self) -> Timing:
+        """When things happened to the first reply."""
+        return self._sequences[0].timing
 
     async def settle(self, timeout_s: float) -> None:
         """Wait a moment for the first news, so that a refusal still gets its own status."""

@@ -52,12 +52,14 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a moment adds to one reply. ``finish``: stop, length or tool_calls."""
+    """What a moment adds to one reply. ``finish``: stop, length or tool_calls; ``stop``:
+    the stop string that ended it."""
 
     index: int
     parts: tuple[Said | Thought | ToolCall, ...]
     chances: tuple[TokenChance, ...] = ()
     finish: str | None = None
+    stop: str | None = None
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class WholeReply:
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     chances: list[TokenChance] = field(default_factory=list[TokenChance])
     finish: str | None = None
+    stop: str | None = None
 
     def add(self, turn: Turn) -> None:
         for part in turn.parts:
@@ -81,6 +84,7 @@ class WholeReply:
                     self.calls.append(part)
         self.chances += turn.chances
         self.finish = turn.finish or self.finish
+        self.stop = turn.stop or self.stop
 
 
 class DialogueReplies:
@@ -117,7 +121,7 @@ class DialogueReplies:
                 if finish == "stop" and self._calls[index]:
                     finish = "tool_calls"
                 if identified or piece.chances or finish:
-                    yield Turn(index, identified, piece.chances, finish)
+                    yield Turn(index, identified, piece.chances, finish, piece.stop)
 
     async def whole(self, pause_s: float) -> list[WholeReply]:
         """Every reply, when all have ended."""

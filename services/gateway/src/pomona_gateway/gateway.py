@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from array import array
 
-from pomona.errors import RequestError
+from pomona.errors import ConfigurationError, RequestError
+from pomona.keys import KeyStore
 from pomona.messages.control import Beacon, GatewayFacts
 from pomona.messages.data import Sampling, Token
 from pomona.service import ControlPlane
+from pomona_gateway.allowance import Allowances
 from pomona_gateway.catalogue import Catalogue
 from pomona_gateway.engine import Engine, Generation, Inbox
 from pomona_gateway.metrics import Metrics
@@ -22,12 +25,38 @@ PROBE_RETRY_S = 1.0
 DRAIN_RETRY_AFTER_S = 5
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def requires_key(settings: GatewaySettings, keys: KeyStore) -> bool:
+    """Whether requests need a key. Raises ConfigurationError when they do and there is none."""
+    reachable = not is_loopback(settings.host)
+    required = reachable if settings.require_key is None else settings.require_key
+    if required and not keys.list():
+        raise ConfigurationError(
+            f"the API on {settings.host} needs an API key, and there is none in {keys.path}: "
+            "make one with `pomona keys create NAME`, or set POMONA_GATEWAY_HOST to 127.0.0.1"
+        )
+    return required
+
+
 class Gateway:
     """One gateway: its engine, its models, and its place in the cluster."""
 
     def __init__(self, settings: GatewaySettings, url: str) -> None:
+        """Raises ConfigurationError when others than this machine could use it without a key."""
         self.settings = settings
         self.url = url
+        self.keys = KeyStore(settings.state_dir)
+        self.requires_key = requires_key(settings, self.keys)
+        self.allowances = Allowances()
         self.metrics = Metrics()
         self.control = ControlPlane(
             settings,

@@ -62,6 +62,8 @@ class Metrics:
         self.refused = counter(
             "request_refused", "Requests answered with an error", ("status", "code")
         )
+        self.key_requests = counter("key_requests", "Requests answered, by key", ("key",))
+        self.key_tokens = counter("key_tokens", "Tokens used, by key", ("key", "kind"))
         self.dropped = counter(
             "messages_dropped", "Messages not taken from the data plane", ("reason",)
         )
@@ -137,6 +139,12 @@ class Metrics:
             self.decode.labels(model).observe(timing.last - timing.first)
         if reply > 1:
             self.mean_per_token.labels(model).observe((timing.last - timing.first) / (reply - 1))
+
+    def key_used(self, key: str, prompt: int, reply: int) -> None:
+        """A request of a key has ended; "" is no key."""
+        self.key_requests.labels(key).inc()
+        self.key_tokens.labels(key, "prompt").inc(prompt)
+        self.key_tokens.labels(key, "reply").inc(reply)
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

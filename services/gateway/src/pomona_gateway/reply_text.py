@@ -22,11 +22,13 @@ class TokenChance:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one or more tokens add to a reply. ``finish`` ends it."""
+    """What one or more tokens add to a reply. ``finish`` ends it; ``stop`` is the stop
+    string that did."""
 
     text: str
     chances: tuple[TokenChance, ...] = ()
     finish: str | None = None
+    stop: str | None = None
 
 
 class StopScanner:
@@ -36,20 +38,20 @@ class StopScanner:
         self._stops = tuple(stops)
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """The text that is certain, and whether a stop string followed it."""
+    def push(self, text: str) -> tuple[str, str | None]:
+        """The text that is certain, and the stop string that followed it, if one did."""
         if not self._stops:
-            return text, False
+            return text, None
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            released = self._held[: min(found)]
-            self._held = ""
-            return released, True
+            at, stop = min(found)
+            released, self._held = self._held[:at], ""
+            return released, stop
         keep = max(self._overlap(stop) for stop in self._stops)
         cut = len(self._held) - keep
         released, self._held = self._held[:cut], self._held[cut:]
-        return released, False
+        return released, None
 
     def flush(self) -> str:
         """What was held back, at the end of the reply."""
@@ -95,9 +97,9 @@ class ReplyText:
             chance = TokenChance(token.token, token.logprob, token.top, begin)
             self._pending.append((self._decoded, chance))
         released, stopped = self._scanner.push(text)
-        if stopped:
+        if stopped is not None:
             self._released += len(released)
-            return Piece(released, self._cut(), "stop")
+            return Piece(released, self._cut(), "stop", stopped)
         if token.finish is not None:
             released += self._scanner.flush()
         self._released += len(released)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import uvicorn
 
-from pomona.errors import AddressInUseError, LinkError, RequestError
+from pomona.errors import AddressInUseError, ConfigurationError, LinkError, RequestError
 from pomona_gateway.api.app import build_app
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.settings import GatewaySettings
@@ -34,9 +34,15 @@ class Server(uvicorn.Server):
 async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set, then let running requests finish."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    _check_tls(settings)
     listener = _listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    gateway = Gateway(settings, f"http://{host}:{listener.getsockname()[1]}")
+    scheme = "https" if settings.tls_certificate else "http"
+    try:
+        gateway = Gateway(settings, f"{scheme}://{host}:{listener.getsockname()[1]}")
+    except BaseException:
+        listener.close()
+        raise
     gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
     server = Server(
         uvicorn.Config(
@@ -46,6 +52,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             access_log=False,
             server_header=False,
             ws="none",
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
             timeout_graceful_shutdown=int(settings.drain_deadline_s) + CLOSE_GRACE_S,
         )
     )
@@ -72,6 +80,19 @@ async def _drain(gateway: Gateway, serving: asyncio.Task[None], deadline_s: floa
     gateway.engine.fail_all(
         RequestError(503, "shutting_down", "the gateway shut down before the reply was complete")
     )
+
+
+def _check_tls(settings: GatewaySettings) -> None:
+    """Raises ConfigurationError when TLS is half set, or a file is missing."""
+    names = {
+        "POMONA_GATEWAY_TLS_CERTIFICATE": settings.tls_certificate,
+        "POMONA_GATEWAY_TLS_KEY": settings.tls_key,
+    }
+    if not any(names.values()):
+        return
+    for name, path in names.items():
+        if path is None or not path.is_file():
+            raise ConfigurationError(f"{name} must name a file: HTTPS needs certificate and key")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -22,6 +23,17 @@ class GatewaySettings(ServiceSettings):
     """Address on which the API listens."""
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
     """Port of the API; 0 takes a free one, which the beacon tells."""
+    require_key: bool | None = None
+    """Refuse requests without an API key. Default: unless only this machine reaches the API."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names by which the API may be asked, besides this machine's own names and plain
+    addresses; ``*`` allows any."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may use the API; none by default."""
+    tls_certificate: Path | None = None
+    """File with the certificate chain (PEM); with ``tls_key`` the API speaks HTTPS."""
+    tls_key: Path | None = None
+    """File with the certificate's key (PEM)."""
     data_port: int = Field(default=0, ge=0, le=65535)
     """Port on which tokens arrive; 0 takes a free one."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -10,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
+from pomona.keys import ApiKey, KeyLimits
 from pomona_gateway.api.body import Body, parse_body, read_body
 from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.api.respond import StreamAnswer, while_connected
@@ -58,30 +61,71 @@ async def answer(
     or, when not streamed, fails."""
     gateway = gateway_of(request)
     pause_s = gateway.settings.keep_alive_s
-    replies = Replies(gateway.engine, gateway.metrics, completion)
+    visit = Visit(gateway, request.state.key)
+    replies = visit.begin(completion, stream)
     try:
         if not stream:
             whole = writer.whole(replies, pause_s)
             body = await while_connected(request.receive, whole)
-            replies.close()
+            visit.end(replies)
             return JsonResponse(body)
         await while_connected(request.receive, replies.settle(SETTLE_S))
     except BaseException:
-        replies.close()
+        visit.end(replies)
         raise
     return StreamAnswer(
-        _closing(writer, replies, pause_s),
+        _closing(writer, replies, visit, pause_s),
         writer.failure,
         writer.media_type,
         gateway.settings.stall_deadline_s,
+        lambda: visit.end(replies),
     )
 
 
-async def _closing(writer: Writer, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+class Visit:
+    """One request of one key, for its limits and its counters."""
+
+    def __init__(self, gateway: Gateway, key: ApiKey | None) -> None:
+        self._gateway = gateway
+        self._name = key.name if key else ""
+        self._limits = key.limits if key else KeyLimits()
+        self._ended = False
+
+    def begin(self, completion: Completion, interactive: bool) -> Replies:
+        """Begin the work. Raises RequestError when the key's limits or the engine refuse."""
+        gateway = self._gateway
+        allowances = gateway.allowances
+        placed = replace(
+            completion,
+            share=self._name,
+            priority=allowances.priority(self._name, interactive),
+        )
+        allowances.begin(self._name, self._limits, time.monotonic())
+        try:
+            return Replies(gateway.engine, gateway.metrics, placed)
+        except BaseException:
+            allowances.end(self._name, 0, time.monotonic())
+            raise
+
+    def end(self, replies: Replies) -> None:
+        """Stop the work and count it, once."""
+        if self._ended:
+            return
+        self._ended = True
+        replies.close()
+        usage = replies.usage
+        now = time.monotonic()
+        self._gateway.allowances.end(self._name, usage.prompt + usage.reply, now)
+        self._gateway.metrics.key_used(self._name, usage.prompt, usage.reply)
+
+
+async def _closing(
+    writer: Writer, replies: Replies, visit: Visit, pause_s: float
+) -> AsyncGenerator[bytes]:
     chunks = writer.stream(replies, pause_s)
     try:
         async for chunk in chunks:
             yield chunk
     finally:
         await chunks.aclose()
-        replies.close()
+        visit.end(replies)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from pomona.errors import RequestError
-from pomona_gateway.api import operations
+from pomona_gateway.api import anthropic, ollama, ollama_models, operations
+from pomona_gateway.api.access import Hosts, Keys
 from pomona_gateway.api.body import ClientGone
 from pomona_gateway.api.errors import error_response, from_http
 from pomona_gateway.api.middleware import LastResort, Linger, RequestIds
@@ -31,12 +33,34 @@ async def _refuse(request: Request, error: Exception) -> Response:
         case _:
             raise error
     gateway.metrics.refused.labels(str(refused.status), refused.code).inc()
-    return error_response(refused, headers)
+    return error_response(refused, request.url.path, request.state.request_id, headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
     """The client is gone: this answer is never read."""
     return Response(status_code=499)
+
+
+def _middleware(gateway: Gateway) -> list[Middleware]:
+    """From the outside in."""
+    settings = gateway.settings
+    own = ("localhost", settings.node, f"{settings.node}.local", "host.docker.internal")
+    layers = [
+        Middleware(RequestIds),
+        Middleware(LastResort),
+        Middleware(Hosts, allowed=(*own, *settings.allowed_hosts)),
+        Middleware(Keys, store=gateway.keys, required=gateway.requires_key),
+        Middleware(Linger),
+    ]
+    if settings.cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+        layers.insert(2, cors)
+    return layers
 
 
 def build_app(gateway: Gateway) -> Starlette:
@@ -50,8 +74,16 @@ def build_app(gateway: Gateway) -> Starlette:
             Route("/v1/models/{model:path}", operations.get_model),
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", anthropic.count_tokens, methods=["POST"]),
+            Route("/api/chat", ollama.chat, methods=["POST"]),
+            Route("/api/generate", ollama.generate, methods=["POST"]),
+            Route("/api/tags", ollama_models.tags),
+            Route("/api/ps", ollama_models.ps),
+            Route("/api/show", ollama_models.show, methods=["POST"]),
+            Route("/api/version", ollama_models.version),
         ],
-        middleware=[Middleware(RequestIds), Middleware(LastResort), Middleware(Linger)],
+        middleware=_middleware(gateway),
         exception_handlers={
             ClientGone: _nobody,
             RequestError: _refuse,

@@ -1,4 +1,4 @@
-"""Errors as the OpenAI API shows them."""
+"""Errors as the dialects show them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ _TYPES = {
     408: "timeout_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
     504: "timeout_error",
 }
 
@@ -64,7 +74,22 @@ def internal_error() -> RequestError:
     )
 
 
-def error_response(error: RequestError, headers: dict[str, str] | None = None) -> Response:
-    return JsonResponse(
-        error_body(error), error.status, {**(headers or {}), **retry_headers(error)}
-    )
+def error_response(
+    error: RequestError, path: str, request_id: str, headers: dict[str, str] | None = None
+) -> Response:
+    """An error in the form of the dialect that the path belongs to."""
+    body: dict[str, Any]
+    if path.startswith("/v1/messages"):
+        body = {**anthropic_error(error), "request_id": request_id}
+    elif path.startswith("/api/"):
+        body = {"error": error.message}
+    else:
+        body = error_body(error)
+    return JsonResponse(body, error.status, {**(headers or {}), **retry_headers(error)})
+
+
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    """Anthropic's error object (https://docs.claude.com/en/api/errors)."""
+    default = "invalid_request_error" if error.status < 500 else "api_error"
+    kind = _ANTHROPIC_TYPES.get(error.status, default)
+    return {"type": "error", "error": {"type": kind, "message": error.message}}

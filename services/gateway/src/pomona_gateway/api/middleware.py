@@ -62,7 +62,8 @@ class LastResort:
             request_id = scope.get("state", {}).get("request_id", "")
             log.exception("a request failed", extra={"request": request_id})
             if not begun:
-                await error_response(internal_error())(scope, receive, send)
+                answer = error_response(internal_error(), scope["path"], request_id)
+                await answer(scope, receive, send)
 
 
 class Linger:

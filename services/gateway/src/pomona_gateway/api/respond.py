@@ -50,6 +50,7 @@ class StreamAnswer:
             that the stream ends with it and never in silence.
         on_error: encodes an error as the last part.
         stalled_s: seconds a client may leave a part unread.
+        ended: called when the answer is over, even if it never began.
     """
 
     def __init__(
@@ -58,17 +59,21 @@ class StreamAnswer:
         on_error: Callable[[RequestError], bytes],
         media_type: str,
         stalled_s: float,
+        ended: Callable[[], None],
     ) -> None:
         self._chunks = chunks
         self._on_error = on_error
         self._media_type = media_type
         self._stalled_s = stalled_s
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await while_connected(receive, self._stream(send))
         except (ClientGone, TimeoutError, OSError):
             log.info("a client left its stream")
+        finally:
+            self._ended()
 
     async def _stream(self, send: Send) -> None:
         headers = [

@@ -1,0 +1,230 @@
+"""Requests of Anthropic's Messages API, and what they mean
+(https://docs.claude.com/en/api/messages)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, StringConstraints
+
+from pomona.errors import RequestError
+from pomona_gateway.api.body import Body
+from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
+from pomona_gateway.api.opening import Effort
+from pomona_gateway.api.parameters import MAX_STOPS, Label, SamplingParameters, StopString
+from pomona_gateway.api.tools import MAX_TOOLS, refuse_grammar
+from pomona_gateway.dialogue import Tools
+
+
+class CacheControl(Body):
+    """A hint: prompts are always kept for reuse here."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class Block(Body):
+    cache_control: CacheControl | None = None
+
+
+class TextBlock(Block):
+    type: Literal["text"]
+    text: str
+    citations: None = None
+
+
+class ThinkingBlock(Body):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str = ""
+
+
+class RedactedThinkingBlock(Body):
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+class ToolUseBlock(Block):
+    type: Literal["tool_use"]
+    id: CallId
+    name: FunctionName
+    input: dict[str, Any]
+
+
+class ToolResultBlock(Block):
+    type: Literal["tool_result"]
+    tool_use_id: CallId
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+
+
+AnyBlock = Annotated[
+    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock,
+    Field(discriminator="type"),
+]
+
+
+class AnthropicMessage(Body):
+    role: Literal["user", "assistant"]
+    content: str | Annotated[list[AnyBlock], Field(max_length=4096)]
+
+
+class AnthropicTool(Block):
+    type: Literal["custom"] | None = None
+    name: FunctionName
+    description: str | None = None
+    input_schema: dict[str, Any]
+
+
+class ToolChoice(Body):
+    type: Literal["auto", "any", "tool", "none"]
+    name: FunctionName | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(Body):
+    type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    """A hint: no model here can be held to it."""
+    display: Literal["summarized", "omitted"] | None = None
+
+    @property
+    def shown(self) -> bool:
+        return self.type != "disabled" and self.display != "omitted"
+
+
+class OutputConfig(Body):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: None = None
+
+
+class Metadata(Body):
+    user_id: Label | None = None
+
+
+class CountRequest(Body):
+    """What ``count_tokens`` counts: all of a request that becomes prompt."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    system: str | list[TextBlock] | None = None
+    tools: Annotated[list[AnthropicTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+
+
+class MessagesRequest(CountRequest):
+    """A request for a message."""
+
+    max_tokens: int = Field(ge=1, le=2**31 - 1)
+    """Most tokens of the reply."""
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stream: bool | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    metadata: Metadata | None = None
+    output_config: OutputConfig | None = None
+    cache_control: CacheControl | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+
+    def effort(self) -> Effort | None:
+        effort = self.output_config.effort if self.output_config else None
+        return "xhigh" if effort == "max" else effort
+
+    def parameters(self) -> SamplingParameters:
+        return SamplingParameters(
+            model=self.model,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop=self.stop_sequences,
+        )
+
+
+def anthropic_tools(asked: CountRequest) -> Tools:
+    """What the model may call. Raises RequestError for what needs a grammar."""
+    choice = asked.tool_choice
+    if choice is not None and choice.type in ("any", "tool"):
+        refuse_grammar("tool_choice.type", "tool_choice 'any' or 'tool'")
+    parallel = choice is None or not choice.disable_parallel_tool_use
+    if not asked.tools or (choice is not None and choice.type == "none"):
+        return Tools(parallel=parallel)
+    definitions = tuple(
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                **({"description": tool.description} if tool.description else {}),
+                "parameters": tool.input_schema,
+            },
+        }
+        for tool in asked.tools
+    )
+    return Tools(definitions, parallel)
+
+
+def anthropic_messages(asked: CountRequest) -> list[dict[str, Any]]:
+    """The conversation as chat templates know it."""
+    out: list[dict[str, Any]] = []
+    if asked.system is not None:
+        out.append({"role": "system", "content": _text(asked.system)})
+    for place, message in enumerate(asked.messages):
+        if isinstance(message.content, str):
+            out.append({"role": message.role, "content": message.content})
+        elif message.role == "user":
+            out += _user_turn(message.content, f"messages[{place}].content")
+        else:
+            out.append(_assistant_turn(message.content, f"messages[{place}].content"))
+    return out
+
+
+def _user_turn(blocks: list[AnyBlock], where: str) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    texts: list[str] = []
+    for place, block in enumerate(blocks):
+        match block:
+            case TextBlock(text=text):
+                texts.append(text)
+            case ToolResultBlock(tool_use_id=call, content=content):
+                result = {"role": "tool", "content": _text(content or ""), "tool_call_id": call}
+                results.append(result)
+            case _:
+                raise _misplaced(block.type, "user", f"{where}[{place}].type")
+    said = [{"role": "user", "content": "".join(texts)}] if texts or not results else []
+    return [*results, *said]
+
+
+def _assistant_turn(blocks: list[AnyBlock], where: str) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": "assistant", "content": ""}
+    for place, block in enumerate(blocks):
+        match block:
+            case TextBlock(text=text):
+                turn["content"] += text
+            case ThinkingBlock(thinking=thinking):
+                turn["reasoning_content"] = turn.get("reasoning_content", "") + thinking
+            case ToolUseBlock(id=call, name=name, input=arguments):
+                function = {"name": name, "arguments": arguments}
+                turn.setdefault("tool_calls", []).append(
+                    {"id": call, "type": "function", "function": function}
+                )
+            case RedactedThinkingBlock():
+                pass
+            case _:
+                raise _misplaced(block.type, "assistant", f"{where}[{place}].type")
+    return turn
+
+
+def _misplaced(kind: str, role: str, where: str) -> RequestError:
+    message = f"invalid {where!r}: a message of the {role} holds no {kind}"
+    return RequestError(400, "invalid_value", message, where)
+
+
+def _text(content: str | list[TextBlock]) -> str:
+    return content if isinstance(content, str) else "".join(block.text for block in content)
+
+
+def tool_use_input(arguments: str) -> Any:
+    """Arguments of a call as Anthropic has them: an object."""
+    return orjson.loads(arguments)

@@ -1,0 +1,112 @@
+"""``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version`` of Ollama's API."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pomona import __version__
+from pomona.errors import RequestError
+from pomona_gateway.api.answering import gateway_of, receive
+from pomona_gateway.api.json_response import JsonResponse
+from pomona_gateway.api.ollama_request import ShowRequest
+from pomona_gateway.gateway import Gateway
+from pomona_gateway.tokenizer import LanguageModel
+
+FOREVER = "9999-12-31T23:59:59Z"
+
+
+async def tags(request: Request) -> Response:
+    """Every model of the cluster."""
+    gateway = gateway_of(request)
+    names = gateway.catalogue.names()
+    return JsonResponse({"models": [_entry(gateway, name) for name in names]})
+
+
+async def ps(request: Request) -> Response:
+    """The models that answer now."""
+    gateway = gateway_of(request)
+    models = [
+        {**_entry(gateway, name), "expires_at": FOREVER, "size_vram": _size(gateway, name)}
+        for name in sorted(gateway.engine.proven_epochs())
+    ]
+    return JsonResponse({"models": models})
+
+
+async def show(request: Request) -> Response:
+    """One model: its template, its limits, what it can do."""
+    asked = await receive(request, ShowRequest)
+    gateway = gateway_of(request)
+    name, language = find(gateway, asked.model)
+    facts = language.facts
+    template = language.templates.get("default")
+    abilities = ["completion"]
+    if template is not None and language.output.calls_tools and "tools" in template.source:
+        abilities.append("tools")
+    if language.output.harmony or language.output.thought is not None:
+        abilities.append("thinking")
+    entry = _entry(gateway, name)
+    return JsonResponse(
+        {
+            "modified_at": entry["modified_at"],
+            "template": template.source if template else "",
+            "details": entry["details"],
+            "model_info": {
+                "general.architecture": facts.architecture,
+                f"{facts.architecture}.block_count": facts.layer_count,
+                f"{facts.architecture}.context_length": language.context_length,
+                f"{facts.architecture}.embedding_length": facts.hidden_size,
+                f"{facts.architecture}.vocab_size": facts.vocab_size,
+            },
+            "capabilities": abilities,
+        }
+    )
+
+
+async def version(request: Request) -> Response:
+    return JsonResponse({"version": __version__})
+
+
+def find(gateway: Gateway, name: str) -> tuple[str, LanguageModel]:
+    """A model by its name, which Ollama's clients may end with ``:latest``."""
+    try:
+        return gateway.catalogue.find(name)
+    except RequestError as error:
+        if error.status != 404 or not name.endswith(":latest"):
+            raise
+        return gateway.catalogue.find(name.removesuffix(":latest"))
+
+
+def timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _size(gateway: Gateway, name: str) -> int:
+    return sum(stage.total_bytes for stage in gateway.engine.table.stages(name))
+
+
+def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
+    pipeline = gateway.engine.table.pipelines[name]
+    try:
+        facts = gateway.catalogue.find(name)[1].facts
+        details = {"format": facts.format, "family": facts.architecture}
+    except RequestError:
+        details = {"format": "", "family": ""}
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": timestamp(gateway.catalogue.created(name)),
+        "size": _size(gateway, name),
+        "digest": hashlib.sha256(f"{name} {pipeline.source}".encode()).hexdigest(),
+        "details": {
+            **details,
+            "families": [details["family"]],
+            "parent_model": "",
+            "parameter_size": "",
+            "quantization_level": "",
+        },
+    }

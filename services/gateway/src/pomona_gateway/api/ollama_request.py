@@ -1,0 +1,142 @@
+"""Requests of Ollama's API, and what they mean
+(https://github.com/ollama/ollama/blob/main/docs/api.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from pomona.errors import RequestError
+from pomona_gateway.api.body import Body
+from pomona_gateway.api.messages import MAX_MESSAGES, FunctionName
+from pomona_gateway.api.parameters import MAX_STOPS, SamplingParameters, StopString
+from pomona_gateway.api.tools import ToolDefinitions
+
+TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
+"""Ollama's own defaults."""
+
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class Options(Body):
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repeat_penalty: float | None = Field(default=None, gt=0, le=100)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    num_predict: int | None = Field(default=None, ge=-2, le=2**31 - 1)
+    """Most tokens of the reply; below 1: what is left of the context."""
+    num_ctx: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    """At most the context of the model; it is always all there."""
+
+
+class OllamaRequest(Body):
+    """What both endpoints share."""
+
+    model: ModelName
+    stream: bool | None = None
+    """Default true."""
+    format: None = None
+    options: Options | None = None
+    keep_alive: str | float | None = None
+    """Models stay loaded while the cluster serves them, whatever this says."""
+    think: bool | Literal["low", "medium", "high"] | None = None
+
+    @property
+    def streams(self) -> bool:
+        return self.stream is not False
+
+    def limit(self) -> int | None:
+        wanted = self.options.num_predict if self.options else None
+        return wanted if wanted is not None and wanted > 0 else None
+
+    def parameters(self, model: str) -> SamplingParameters:
+        options = self.options or Options()
+        return SamplingParameters(
+            model=model,
+            temperature=TEMPERATURE if options.temperature is None else options.temperature,
+            top_p=TOP_P if options.top_p is None else options.top_p,
+            top_k=TOP_K if options.top_k is None else options.top_k,
+            min_p=options.min_p,
+            repetition_penalty=options.repeat_penalty,
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+            seed=options.seed,
+            stop=options.stop,
+        )
+
+    def check_context(self, length: int) -> None:
+        wanted = self.options.num_ctx if self.options else None
+        if wanted is not None and wanted > length:
+            message = f"invalid 'options.num_ctx': this model's context is {length} tokens"
+            raise RequestError(400, "invalid_value", message, "options.num_ctx")
+
+
+class OllamaCall(Body):
+    name: FunctionName
+    arguments: dict[str, Any]
+    index: int | None = None
+
+
+class OllamaToolCall(Body):
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: OllamaCall
+
+
+class OllamaMessage(Body):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    thinking: str | None = None
+    images: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: Annotated[list[OllamaToolCall], Field(max_length=128)] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+    def turn(self) -> dict[str, Any]:
+        """The message as chat templates know it."""
+        out: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.thinking:
+            out["reasoning_content"] = self.thinking
+        if self.tool_name:
+            out["name"] = self.tool_name
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {
+                    "id": call.id or f"call_{place}",
+                    "type": "function",
+                    "function": {"name": call.function.name, "arguments": call.function.arguments},
+                }
+                for place, call in enumerate(self.tool_calls)
+            ]
+        return out
+
+
+class OllamaChat(OllamaRequest):
+    """``/api/chat``"""
+
+    messages: Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES)]
+    tools: ToolDefinitions | None = None
+
+
+class OllamaGenerate(OllamaRequest):
+    """``/api/generate``"""
+
+    prompt: str = ""
+    system: str | None = None
+    raw: bool | None = None
+    """The prompt is no message but the text itself."""
+    suffix: Literal[""] | None = None
+    images: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+class ShowRequest(Body):
+    """``/api/show``"""
+
+    model: ModelName
+    verbose: bool | None = None

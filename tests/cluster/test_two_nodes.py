@@ -1,0 +1,93 @@
+"""README's two Macs by hand: two nodes that know of each other by one address."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from clusters import ANSWER, MODEL, READY_S, STOP_S, Cluster, free_ports, run_pomona, until
+from pomona_ops.blas import stage_worker_environment
+
+HEAD = ("discovery", "stage_worker", "planner", "gateway", "health_watcher")
+SECOND = ("discovery", "stage_worker")
+
+
+class Node:
+    """The services of one node, each started by hand."""
+
+    def __init__(self, folder: Path, name: str, services: tuple[str, ...], **own: str) -> None:
+        self.ports = free_ports()
+        variables = {
+            "POMONA_NODE": name,
+            "POMONA_STATE_DIR": str(folder / name),
+            "POMONA_DATA_HOST": "127.0.0.1",
+            "POMONA_CONTROL_PUBLISH": f"tcp://127.0.0.1:{self.ports.control_publish}",
+            "POMONA_CONTROL_SUBSCRIBE": f"tcp://127.0.0.1:{self.ports.control_subscribe}",
+            "POMONA_DISCOVERY_PEER_HOST": "0.0.0.0",
+            "POMONA_DISCOVERY_PEER_PORT": str(self.ports.peer),
+            "POMONA_GATEWAY_PORT": str(self.ports.gateway),
+            **stage_worker_environment(2),
+            **own,
+        }
+        self.output = folder / f"{name}.txt"
+        with self.output.open("wb") as file:
+            self.processes = [
+                subprocess.Popen(
+                    [sys.executable, "-I", "-m", f"pomona_{service}"],
+                    env=os.environ | variables,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+                for service in services
+            ]
+
+    def stop(self) -> list[int]:
+        """SIGTERM to all; their exit codes."""
+        for process in self.processes:
+            process.terminate()
+        try:
+            return [process.wait(STOP_S) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait(STOP_S)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Generator[tuple[Node, Node]]:
+    head = Node(
+        tmp_path, "head", HEAD,
+        POMONA_PLANNER_STAGES="2", POMONA_PLANNER_MODELS=f'["{MODEL}"]',
+    )  # fmt: skip
+    try:
+        second = Node(
+            tmp_path, "second", SECOND, POMONA_DISCOVERY_PEERS=f"127.0.0.1:{head.ports.peer}"
+        )
+        try:
+            yield head, second
+        finally:
+            second.stop()
+    finally:
+        head.stop()
+
+
+def test_two_nodes_share_a_model_and_answer(nodes: tuple[Node, Node]) -> None:
+    head, second = nodes
+    cluster = Cluster(head.processes[0], head.ports, head.output, stages=2)
+    until(cluster.is_ready, READY_S, f"ready; the head said {head.output.read_text()}")
+    assert cluster.ask() == ANSWER
+    for node in (head, second):
+        said = run_pomona("status", "--json", "--port", str(node.ports.first))
+        assert said.returncode == 0, said.stdout
+        report = json.loads(said.stdout)
+        assert {node["name"] for node in report["nodes"]} == {"head", "second"}
+        assert [stage["node"] for stage in report["pipelines"][0]["stages"]] == ["head", "second"]
+    assert second.stop() == [0, 0]
+    assert head.stop() == [0] * len(HEAD)

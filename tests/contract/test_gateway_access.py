@@ -1,0 +1,142 @@
+"""Who may use the API: nobody needs a key on loopback, everybody else does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
+from doubles.tiny_model import write_tiny_model
+from pomona.errors import ConfigurationError
+from pomona.keys import KeyLimits, KeyStore
+from pomona_gateway.service import serve
+from pomona_gateway.settings import GatewaySettings
+
+MODEL = "tiny"
+ASKED: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyStore:
+    return KeyStore(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
+    source = write_tiny_model(tmp_path_factory.mktemp("model"))
+    with scripted_cluster(lambda _: Script(ids=(65,)), MODEL, str(source)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: ScriptedCluster, keys: KeyStore) -> Generator[GatewayThread]:
+    keys.create("first")
+    with running_gateway(cluster, require_key=True, state_dir=keys.path.parent) as gateway:
+        yield gateway
+
+
+def ask(
+    gateway: GatewayThread, path: str = "/v1/chat/completions", **headers: str
+) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(f"{gateway.url}{path}", json=ASKED, headers=named)
+
+
+def test_a_required_key_is_asked_for_in_the_form_of_each_dialect(gateway: GatewayThread) -> None:
+    for headers in ({}, {"authorization": "Bearer nope"}, {"x_api_key": "nope"}):
+        answer = ask(gateway, **headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert answer.headers["x-request-id"]
+    assert ask(gateway, "/v1/messages").json()["error"]["type"] == "authentication_error"
+    assert isinstance(ask(gateway, "/api/chat").json()["error"], str)
+    assert httpx.get(f"{gateway.url}/health").status_code == 200
+    assert httpx.get(f"{gateway.url}/readyz").status_code == 200
+
+
+def test_a_key_works_from_its_creation_to_its_revocation(
+    gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
+) -> None:
+    secret = keys.create("alice")
+    assert ask(gateway, authorization=f"Bearer {secret}").status_code == 200
+    assert ask(gateway, x_api_key=secret).status_code == 200
+    assert cluster.head.requests()[-1].submit.share == "alice"
+    keys.revoke("alice")
+    assert ask(gateway, x_api_key=secret).status_code == 401
+
+
+def test_limits_of_a_key_are_a_429_with_retry_after(gateway: GatewayThread, keys: KeyStore) -> None:
+    secret = keys.create("slow", limits=KeyLimits(requests=1))
+    assert ask(gateway, x_api_key=secret).status_code == 200
+    answer = ask(gateway, x_api_key=secret)
+    assert answer.status_code == 429
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+
+
+def test_only_an_administrator_sees_metrics_which_count_by_key(
+    gateway: GatewayThread, keys: KeyStore
+) -> None:
+    user, administrator = keys.create("bob"), keys.create("root", "administrator")
+    ask(gateway, x_api_key=user)
+    url = f"{gateway.url}/metrics"
+    assert httpx.get(url, headers={"x-api-key": user}).status_code == 403
+    text = httpx.get(url, headers={"x-api-key": administrator}).text
+    assert 'pomona_key_requests_total{key="bob"} 1.0' in text
+    assert user not in text
+
+
+def test_without_a_required_key_any_key_is_accepted(cluster: ScriptedCluster) -> None:
+    with running_gateway(cluster) as gateway:
+        assert ask(gateway).status_code == 200
+        assert ask(gateway, authorization="Bearer sk-anything").status_code == 200
+
+
+def test_other_host_names_are_refused(cluster: ScriptedCluster) -> None:
+    with running_gateway(cluster, allowed_hosts=("mine.example",)) as gateway:
+        for host in ("localhost:1", "127.0.0.1", "[::1]:52415", "near.local", "mine.example:80"):
+            assert ask(gateway, host=host).status_code == 200, host
+        answer = ask(gateway, host="evil.example")
+        assert answer.status_code == 403
+        assert answer.json()["error"]["code"] == "host_not_allowed"
+
+
+def test_cors_is_off_unless_an_origin_is_named(cluster: ScriptedCluster) -> None:
+    origin = "https://chat.example"
+    with running_gateway(cluster, cors_origins=(origin,)) as gateway:
+        allowed = ask(gateway, origin=origin)
+        assert allowed.headers["access-control-allow-origin"] == origin
+        assert "access-control-allow-origin" not in ask(gateway, origin="https://x.example").headers
+    with running_gateway(cluster) as gateway:
+        assert "access-control-allow-origin" not in ask(gateway, origin=origin).headers
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"host": "0.0.0.0"}, "pomona keys create"), ({"tls_key": "missing"}, "TLS_CERTIFICATE")],
+)
+def test_settings_that_would_be_unsafe_do_not_start(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    settings = GatewaySettings(port=0, state_dir=tmp_path, **change)
+    with pytest.raises(ConfigurationError, match=named):
+        asyncio.run(serve(settings, asyncio.Event()))
+
+
+def test_requests_carry_priority_by_how_they_are_asked(
+    gateway: GatewayThread, cluster: ScriptedCluster, keys: KeyStore
+) -> None:
+    secret = keys.create("carol")
+    cluster.head.submitted.clear()
+    for stream in (False, True):
+        headers = {"x-api-key": secret}
+        url = f"{gateway.url}/v1/chat/completions"
+        httpx.post(url, json={**ASKED, "stream": stream}, headers=headers)
+    wait_for(lambda: len(cluster.head.requests()) == 2, "two submits")
+    background, interactive = cluster.head.requests()
+    assert interactive.submit.priority < background.submit.priority
