@@ -15,6 +15,8 @@ from rich.table import Table
 from pomona.errors import PomonaError
 from pomona.models import EMBEDDED_MODEL
 from pomona_ops.bench.decode import run_decode
+from pomona_ops.bench.engine import measure_emulated, measure_real, run_engine
+from pomona_ops.bench.streams import run_streams
 from pomona_ops.bench.trace import run_trace
 
 app = typer.Typer(
@@ -42,6 +44,31 @@ def decode(
 ) -> None:
     """One user against mlx-lm alone, and what a hop of the bus costs."""
     _report(run_decode(model, stages, rounds, tokens), as_json)
+
+
+@app.command()
+def engine(
+    model: ModelOption = EMBEDDED_MODEL,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement.")] = 3,
+    part: Annotated[str, typer.Option(help="all, real or emulated.")] = "all",
+    as_json: JsonOption = False,
+) -> None:
+    """Many users, long prompts, second turns; and emulated stages for the bus alone."""
+    measurements = {"all": run_engine, "real": measure_real, "emulated": measure_emulated}
+    if part not in measurements:
+        raise typer.BadParameter(f"{part!r} is none of {', '.join(measurements)}")
+    _report(measurements[part](model, rounds), as_json)
+
+
+@app.command()
+def streams(
+    model: ModelOption = EMBEDDED_MODEL,
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 10.0,
+    count: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Many streams through the gateway over emulated stages, and the memory they take."""
+    _report(run_streams(model, minutes, count), as_json)
 
 
 @app.command()

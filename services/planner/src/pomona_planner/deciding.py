@@ -90,6 +90,7 @@ class Decider:
                     wish.context_length or facts.context_length, facts.context_length
                 ),
                 cache_tokens=proposal.cache_tokens,
+                vocab_size=facts.vocab_size,
                 cache_bits=wish.cache_bits,  # type: ignore[arg-type]  # the settings check it
                 reason=why,
             )

@@ -44,6 +44,7 @@ STEP_SECONDS = Histogram(
     ["model_name"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+TOKENS = Counter("pomona_stage_tokens", "Tokens drawn by the tail", ["model_name"])
 LOST_TOKENS = Counter(
     "pomona_stage_lost_messages", "Messages that a gateway could not take", ["model_name"]
 )
@@ -96,6 +97,7 @@ class Runtime:
         self._tokens = 0
         self._last_step = 0
         self._steps_metric = STEPS.labels(pipeline.model)
+        self._tokens_metric = TOKENS.labels(pipeline.model)
         self._seconds_metric = STEP_SECONDS.labels(pipeline.model)
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         self._trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
@@ -232,6 +234,7 @@ class Runtime:
         for reply, tokens in by_gateway.items():
             self._tell(reply, Tokens("tokens", tuple(tokens)))
         self._tokens += len(results)
+        self._tokens_metric.inc(len(results))
 
     def _submit(self, body: Submit, message: Message) -> None:
         if self.scheduler is None:
@@ -239,6 +242,15 @@ class Runtime:
         if [tensor.dtype for tensor in message.envelope.tensors] != ["int32"]:
             raise ProtocolError("a submit has one tensor, int32 token ids")
         tokens = memoryview(message.buffers[0]).cast("B").cast("i").tolist()
+        end = self.pipeline.vocab_size or 2**31
+        wrong = next((token for token in tokens if not 0 <= token < end), None)
+        if wrong is not None:
+            reason = f"{wrong} is no token of this model, whose ids lie from 0 to {end - 1}"
+            self._tell(
+                body.reply,
+                Rejected("rejected", body.request, body.attempt, 400, "unknown_token", reason),
+            )
+            return
         self.scheduler.submit(body, tokens, time.monotonic())
 
     # Messages out ----------------------------------------------------------------------

@@ -96,6 +96,8 @@ class StageWorker:
             async with self._control.running():
                 self._control.state = "ready"
                 while not stop.is_set():
+                    if not self._loop.is_alive():
+                        raise PomonaError("the thread that runs the steps has ended; starting anew")
                     self._look_for_failures()
                     try:
                         async with asyncio.timeout(0.1):

@@ -81,6 +81,7 @@ class Pipeline:
         cache_tokens: tokens that fit in the caches of the tightest stage, all requests and
             kept prefixes together.
         cache_bits: keys and values are quantised to this many bits; 0 leaves them whole.
+        vocab_size: token ids lie below this; 0 when it is not known.
     """
 
     model: Text
@@ -92,6 +93,7 @@ class Pipeline:
     context_length: Count = 0
     cache_tokens: Count = 0
     cache_bits: Literal[0, 2, 3, 4, 6, 8] = 0
+    vocab_size: Count = 0
     reason: Text = ""
 
 
