@@ -47,6 +47,16 @@ BODIES: dict[str, dict[str, Any]] = {
         ]}],
         "stop_sequences": ["x"], "thinking": {"type": "disabled"}, "stream": True,
     },
+    "/v1/responses": {
+        "model": MODEL, "instructions": "x", "max_output_tokens": 3, "stream": True,
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+            {"type": "reasoning", "id": "r", "summary": []},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "x"},
+        ],
+        "text": {"format": {"type": "text"}},
+    },
     "/api/chat": {
         "model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": False,
         "options": {"seed": 1, "stop": ["x"], "num_ctx": 10, "num_predict": 2},

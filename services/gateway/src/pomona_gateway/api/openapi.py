@@ -20,6 +20,8 @@ from pomona_gateway.api.embeddings import EmbeddingRequest, embeddings
 from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, ShowRequest
 from pomona_gateway.api.openai_chat import ChatRequest, chat_completions
 from pomona_gateway.api.openai_completions import CompletionRequest, completions
+from pomona_gateway.api.responses import responses
+from pomona_gateway.api.responses_request import ResponsesRequest
 
 _STREAMS = "text/event-stream"
 _LINES = "application/x-ndjson"
@@ -45,6 +47,7 @@ OPERATIONS = (
     Operation("GET", "/v1/models/{model}", operations.get_model),
     Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, _STREAMS),
     Operation("POST", "/v1/completions", completions, CompletionRequest, _STREAMS),
+    Operation("POST", "/v1/responses", responses, ResponsesRequest, _STREAMS),
     Operation("POST", "/v1/embeddings", embeddings, EmbeddingRequest),
     Operation("POST", "/v1/messages", anthropic.messages, MessagesRequest, _STREAMS),
     Operation("POST", "/v1/messages/count_tokens", anthropic.count_tokens, CountRequest),
