@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from openai import OpenAI
+from openai import APIError, OpenAI
+from openai.types.chat import ChatCompletionChunk
 
-from clusters import ANSWER, MODEL, QUESTION, Cluster, free_ports, run_pomona, until
+from clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, free_ports, run_pomona, until
 from pomona.service import EXIT_CONFIGURATION
 
 LAYERS = 30
@@ -117,6 +120,53 @@ def test_another_number_of_stages_gives_the_same_answer(tmp_path: Path, stages: 
         assert cluster.stop(signal.SIGTERM) == 0, cluster.output
     finally:
         cluster.destroy()
+
+
+def test_ctrl_c_lets_a_running_answer_finish(tmp_path: Path) -> None:
+    cluster = Cluster.start(tmp_path)
+    try:
+        cluster.wait_ready()
+        with OpenAI(base_url=f"{cluster.url}/v1", api_key="none") as client:
+            chunks = _story(client, max_tokens=60)
+            next(chunks)
+            cluster.process.send_signal(signal.SIGINT)
+            reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
+        assert reasons[-1] == "length"
+        assert cluster.process.wait(STOP_S) == 0, cluster.output
+    finally:
+        cluster.destroy()
+
+
+def test_a_second_ctrl_c_waits_for_no_answer(tmp_path: Path) -> None:
+    cluster = Cluster.start(
+        tmp_path, variables={"POMONA_GATEWAY_DRAIN_DEADLINE_S": "600"}
+    )  # fmt: skip
+    try:
+        cluster.wait_ready()
+        with OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
+            chunks = _story(client, max_tokens=4000)
+            next(chunks)
+            cluster.process.send_signal(signal.SIGINT)
+            until(lambda: "draining" in cluster.output, STOP_S, "it drains")
+            assert cluster.stop() == 0, cluster.output
+            assert "stopping at once" in cluster.output
+            # The gateway was killed in the middle of its answer, which the client can tell.
+            with pytest.raises((httpx.HTTPError, APIError)):
+                for _ in chunks:
+                    pass
+    finally:
+        cluster.destroy()
+
+
+def _story(client: OpenAI, max_tokens: int) -> Iterator[ChatCompletionChunk]:
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Tell me a long story about a fox."}],
+        temperature=0,
+        max_tokens=max_tokens,
+        stream=True,
+    )
+    return iter(stream)
 
 
 def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path) -> None:

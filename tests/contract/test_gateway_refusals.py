@@ -237,3 +237,13 @@ def test_metrics_have_vllms_names_and_count_refusals(http: httpx.Client) -> None
         'pomona_request_refused_total{code="missing_required_parameter",status="400"}',
     ):
         assert name in text, name
+
+
+def test_answers_do_not_wait_for_the_network_stack(http: httpx.Client) -> None:
+    """Nagle's algorithm and delayed acknowledgements together cost 40 ms an answer."""
+    spans: list[float] = []
+    for _ in range(20):
+        begun = time.monotonic()
+        http.get("/health")
+        spans.append(time.monotonic() - begun)
+    assert sorted(spans)[len(spans) // 2] < 0.03

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -13,7 +14,7 @@ import httpx
 import orjson
 
 from pomona.errors import PomonaError
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster import gateway_url
 
 CONNECT_S = 5.0
 NEXT_TOKEN_S = 900.0
@@ -58,10 +59,16 @@ def run_chat(options: ChatOptions, prompt: str | None) -> int:
         if not prompt:
             print("pomona: nothing to ask: standard input is empty", file=sys.stderr)
             return EXIT_NO_CLUSTER
-    url = f"http://{LOOPBACK}:{options.port}"
-    timeout = httpx.Timeout(NEXT_TOKEN_S, connect=CONNECT_S)
-    # A proxy of the environment has no business between this machine and itself.
-    with httpx.Client(base_url=url, timeout=timeout, trust_env=False) as client:
+    key = os.environ.get("POMONA_API_KEY")
+    with httpx.Client(
+        base_url=gateway_url(options.port),
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx.Timeout(NEXT_TOKEN_S, connect=CONNECT_S),
+        # A proxy of the environment has no business between this machine and itself, and
+        # a certificate is for the names that others use.
+        trust_env=False,
+        verify=False,
+    ) as client:
         try:
             chat = Chat(client, options)
             return _talk(chat) if prompt is None else _ask_once(chat, prompt)

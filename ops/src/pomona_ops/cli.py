@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pomona.settings import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from pomona.keys import KeyStore
 
 # Modules are imported by the command that needs them, so that --help is quick.
 
@@ -24,6 +27,8 @@ app = typer.Typer(
 )
 service_app = typer.Typer(help="Units with which launchd runs the services.", no_args_is_help=True)
 app.add_typer(service_app, name="service")
+keys_app = typer.Typer(help="Keys for a gateway that others can reach.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 
 PortOption = Annotated[int, typer.Option("--port", help="First port of the cluster.")]
 
@@ -112,3 +117,48 @@ def render(
 
     for path in write_units(role, UnitOptions(user, python, settings, logs), output):
         print(path)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="What you call it.")],
+    administrator: Annotated[
+        bool, typer.Option("--administrator", help="It may also read /metrics.")
+    ] = False,
+    requests: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens a minute.")] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Requests at once.")] = None,
+    port: PortOption = DEFAULT_PORT,
+) -> None:
+    """Make a key and print it once."""
+    from pomona.keys import KeyLimits
+    from pomona_ops.keys import create_key
+
+    limits = KeyLimits(requests, tokens, concurrent)
+    create_key(_key_store(port), name, "administrator" if administrator else "user", limits)
+
+
+@keys_app.command("list")
+def keys_list(
+    port: PortOption = DEFAULT_PORT,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show the keys, not what they are."""
+    from pomona_ops.keys import list_keys
+
+    list_keys(_key_store(port), as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(help="The key's name.")], port: PortOption = DEFAULT_PORT
+) -> None:
+    """Make a key useless at once."""
+    _key_store(port).revoke(name)
+
+
+def _key_store(port: int) -> KeyStore:
+    from pomona.keys import KeyStore
+    from pomona_ops.cluster import state_dir
+
+    return KeyStore(state_dir(port))

@@ -72,18 +72,31 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
         resolve(model)
     except ModelError as error:
         raise ConfigurationError(str(error)) from error
-    asked = os.environ.get("POMONA_STATE_DIR")
     path = Path(model).expanduser()
     return ClusterOptions(
         # A path is meant from here, but is read by services that may stand elsewhere.
         model=str(path.absolute()) if path.exists() else model,
         stages=stages,
         ports=ClusterPorts(port),
-        state_dir=Path(asked) if asked else Path.home() / ".pomona" / str(port),
+        state_dir=state_dir(port),
         node=settings.node,
         cluster=settings.cluster,
         pin=pin,
     )
+
+
+def state_dir(port: int) -> Path:
+    """Folder of the cluster whose first port this is: ``~/.pomona/<port>``, unless
+    ``POMONA_STATE_DIR`` says another."""
+    asked = os.environ.get("POMONA_STATE_DIR")
+    return Path(asked) if asked else Path.home() / ".pomona" / str(port)
+
+
+def gateway_url(port: int) -> str:
+    """Where this machine reaches the gateway of the cluster whose first port this is."""
+    settings = read_settings(GatewaySettings)
+    host = {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(settings.host, settings.host)
+    return f"{'https' if settings.tls_certificate else 'http'}://{host}:{port}"
 
 
 def service_specs(options: ClusterOptions) -> list[ServiceSpec]:

@@ -16,7 +16,7 @@ from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.service import EXIT_CONFIGURATION
 from pomona.transport import BeaconReceiver
-from pomona_ops.cluster import ClusterOptions, service_specs
+from pomona_ops.cluster import ClusterOptions, gateway_url, service_specs
 from pomona_ops.narrator import Line, Narrator
 from pomona_ops.ports import LOOPBACK, require_free
 from pomona_ops.screen import Screen
@@ -60,7 +60,7 @@ class _Up:
 
     def __init__(self, options: ClusterOptions) -> None:
         self._options = options
-        self._url = f"http://{LOOPBACK}:{options.ports.gateway}"
+        self._url = gateway_url(options.ports.gateway)
         self._stop = asyncio.Event()
         self._screen = Screen(reader_gone=self._stop.set)
         self._narrator = Narrator(options.node)
@@ -139,7 +139,10 @@ class _Up:
         """Say when the gateway becomes ready, and when it is not any more."""
         since = time.monotonic()
         was_ready: bool | None = None
-        async with httpx.AsyncClient(timeout=READY_ANSWER_S, trust_env=False) as client:
+        # The certificate is for the names that clients use, not for this machine's address.
+        async with httpx.AsyncClient(
+            timeout=READY_ANSWER_S, trust_env=False, verify=False
+        ) as client:
             while True:
                 ready, reason = await self._readiness(client)
                 if ready and not was_ready:

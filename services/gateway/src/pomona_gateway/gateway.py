@@ -14,6 +14,7 @@ from pomona.messages.data import Sampling, Token
 from pomona.service import ControlPlane
 from pomona_gateway.allowance import Allowances
 from pomona_gateway.catalogue import Catalogue
+from pomona_gateway.conversations import Conversations
 from pomona_gateway.engine import Engine, Generation, Inbox
 from pomona_gateway.metrics import Metrics
 from pomona_gateway.routes import Route
@@ -57,6 +58,7 @@ class Gateway:
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
         self.allowances = Allowances()
+        self.conversations = Conversations()
         self.metrics = Metrics()
         self.control = ControlPlane(
             settings,

@@ -51,7 +51,6 @@ class Metrics:
 
         self.running = gauge("num_requests_running", "Sequences whose prompt was begun")
         self.waiting = gauge("num_requests_waiting", "Sequences waiting for their prompt")
-        self.kv_cache_usage = gauge("kv_cache_usage_perc", "Memory of caches in use, 1 is all")
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished prompts")
         self.generation_tokens = counter("generation_tokens", "Tokens of replies")
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up")

@@ -11,13 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pomona.errors import RequestError
-from pomona_gateway.api import anthropic, ollama, ollama_models, operations
 from pomona_gateway.api.access import Hosts, Keys
 from pomona_gateway.api.body import ClientGone
 from pomona_gateway.api.errors import error_response, from_http
+from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.api.middleware import LastResort, Linger, RequestIds
-from pomona_gateway.api.openai_chat import chat_completions
-from pomona_gateway.api.openai_completions import completions
+from pomona_gateway.api.openapi import DOCUMENT, OPERATIONS
 from pomona_gateway.gateway import Gateway
 
 
@@ -39,6 +38,11 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _nobody(request: Request, error: Exception) -> Response:
     """The client is gone: this answer is never read."""
     return Response(status_code=499)
+
+
+async def _document(request: Request) -> Response:
+    """The OpenAPI document of this API."""
+    return JsonResponse(DOCUMENT)
 
 
 def _middleware(gateway: Gateway) -> list[Middleware]:
@@ -67,21 +71,15 @@ def build_app(gateway: Gateway) -> Starlette:
     """The application that serves ``gateway``."""
     app = Starlette(
         routes=[
-            Route("/health", operations.health),
-            Route("/readyz", operations.readyz),
-            Route("/metrics", operations.metrics),
-            Route("/v1/models", operations.list_models),
-            Route("/v1/models/{model:path}", operations.get_model),
-            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/messages", anthropic.messages, methods=["POST"]),
-            Route("/v1/messages/count_tokens", anthropic.count_tokens, methods=["POST"]),
-            Route("/api/chat", ollama.chat, methods=["POST"]),
-            Route("/api/generate", ollama.generate, methods=["POST"]),
-            Route("/api/tags", ollama_models.tags),
-            Route("/api/ps", ollama_models.ps),
-            Route("/api/show", ollama_models.show, methods=["POST"]),
-            Route("/api/version", ollama_models.version),
+            Route("/openapi.json", _document),
+            *(
+                Route(
+                    operation.path.replace("{model}", "{model:path}"),
+                    operation.handler,
+                    methods=[operation.method],
+                )
+                for operation in OPERATIONS
+            ),
         ],
         middleware=_middleware(gateway),
         exception_handlers={

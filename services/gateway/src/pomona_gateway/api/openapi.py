@@ -1,0 +1,124 @@
+"""The paths of the API, and the OpenAPI document made of the models that validate them
+(https://spec.openapis.org/oas/v3.1.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from pomona import __version__
+from pomona_gateway.api import anthropic, ollama, ollama_models, operations
+from pomona_gateway.api.anthropic_request import CountRequest, MessagesRequest
+from pomona_gateway.api.embeddings import EmbeddingRequest, embeddings
+from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, ShowRequest
+from pomona_gateway.api.openai_chat import ChatRequest, chat_completions
+from pomona_gateway.api.openai_completions import CompletionRequest, completions
+from pomona_gateway.api.responses import responses
+from pomona_gateway.api.responses_request import ResponsesRequest
+
+_STREAMS = "text/event-stream"
+_LINES = "application/x-ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. ``stream``: the media type of a streamed answer."""
+
+    method: str
+    path: str
+    handler: Callable[[Request], Awaitable[Response | ASGIApp]]
+    body: type[BaseModel] | None = None
+    stream: str = ""
+    answer: str = "application/json"
+
+
+OPERATIONS = (
+    Operation("GET", "/health", operations.health),
+    Operation("GET", "/readyz", operations.readyz),
+    Operation("GET", "/metrics", operations.metrics, answer="text/plain"),
+    Operation("GET", "/v1/models", operations.list_models),
+    Operation("GET", "/v1/models/{model}", operations.get_model),
+    Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, _STREAMS),
+    Operation("POST", "/v1/completions", completions, CompletionRequest, _STREAMS),
+    Operation("POST", "/v1/responses", responses, ResponsesRequest, _STREAMS),
+    Operation("POST", "/v1/embeddings", embeddings, EmbeddingRequest),
+    Operation("POST", "/v1/messages", anthropic.messages, MessagesRequest, _STREAMS),
+    Operation("POST", "/v1/messages/count_tokens", anthropic.count_tokens, CountRequest),
+    Operation("POST", "/api/chat", ollama.chat, OllamaChat, _LINES),
+    Operation("POST", "/api/generate", ollama.generate, OllamaGenerate, _LINES),
+    Operation("GET", "/api/tags", ollama_models.tags),
+    Operation("GET", "/api/ps", ollama_models.ps),
+    Operation("POST", "/api/show", ollama_models.show, ShowRequest),
+    Operation("GET", "/api/version", ollama_models.version),
+)
+
+_REFUSALS = {
+    "400": "The request cannot be honoured; the message names the parameter.",
+    "401": "A key is needed.",
+    "403": "The key or the host name is not allowed.",
+    "404": "There is no such model.",
+    "408": "The body came too slowly.",
+    "413": "The body is too large.",
+    "429": "Too much at once; see Retry-After.",
+    "503": "The model cannot answer now; see Retry-After.",
+    "504": "The pipeline let a deadline pass.",
+}
+
+
+def _document() -> dict[str, Any]:
+    bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
+    _, schemas = models_json_schema(
+        [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Pomona", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas.get("$defs", {}),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _describe(operation: Operation) -> dict[str, Any]:
+    summary = (operation.handler.__doc__ or "").strip().split("\n")[0]
+    content: dict[str, Any] = {operation.answer: {"schema": _answer_schema(operation)}}
+    if operation.stream:
+        content[operation.stream] = {"schema": {"type": "string"}}
+    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
+    for status, text in _REFUSALS.items():
+        responses[status] = {
+            "description": text,
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+    described: dict[str, Any] = {"summary": summary, "responses": responses}
+    if operation.body is not None:
+        reference = {"$ref": f"#/components/schemas/{operation.body.__name__}"}
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": reference}},
+        }
+    if "{model}" in operation.path:
+        described["parameters"] = [
+            {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    return described
+
+
+def _answer_schema(operation: Operation) -> dict[str, Any]:
+    return {"type": "object" if operation.answer == "application/json" else "string"}
+
+
+DOCUMENT = _document()

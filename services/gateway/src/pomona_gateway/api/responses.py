@@ -1,0 +1,184 @@
+"""``POST /v1/responses`` (https://platform.openai.com/docs/api-reference/responses)."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from pomona.errors import RequestError
+from pomona_gateway.api import sse
+from pomona_gateway.api.answering import answer, gateway_of, receive
+from pomona_gateway.api.opening import open_dialogue
+from pomona_gateway.api.responses_items import OutputItems
+from pomona_gateway.api.responses_request import ResponsesRequest
+from pomona_gateway.completion import Replies, Waiting
+from pomona_gateway.conversations import Conversations
+from pomona_gateway.dialogue import Dialogue, DialogueReplies, WholeReply
+
+
+async def responses(request: Request) -> Response | ASGIApp:
+    """Answer one request for a response, streamed or whole."""
+    asked = await receive(request, ResponsesRequest)
+    gateway = gateway_of(request)
+    share = request.state.key.name if request.state.key else ""
+    earlier: tuple[dict[str, Any], ...] = ()
+    if asked.previous_response_id is not None:
+        found = gateway.conversations.find(asked.previous_response_id, share)
+        if found is None:
+            message = f"there is no response {asked.previous_response_id!r}, or it is forgotten"
+            name = "previous_response_id"
+            raise RequestError(400, "previous_response_not_found", message, name)
+        earlier = found
+    turns = [*earlier, *asked.turns()]
+    system = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
+    dialogue = await open_dialogue(
+        gateway,
+        asked.parameters(),
+        [*system, *turns],
+        asked.allowed_tools(),
+        max_tokens=asked.max_output_tokens,
+        effort=asked.reasoning.effort if asked.reasoning else None,
+    )
+    keeper = Keeper(gateway.conversations, share, turns) if asked.store is not False else None
+    writer = ResponseWriter(asked, dialogue, keeper)
+    return await answer(request, dialogue.completion, writer, bool(asked.stream))
+
+
+class Keeper:
+    """Remembers a conversation when its response is complete."""
+
+    def __init__(
+        self, conversations: Conversations, share: str, turns: list[dict[str, Any]]
+    ) -> None:
+        self._conversations = conversations
+        self._share = share
+        self._turns = turns
+
+    def keep(self, response: str, reply: WholeReply) -> None:
+        turn: dict[str, Any] = {"role": "assistant", "content": reply.text}
+        if reply.thought:
+            turn["reasoning_content"] = reply.thought
+        if reply.calls:
+            turn["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": orjson.loads(call.arguments)},
+                }
+                for call in reply.calls
+            ]
+        self._conversations.keep(response, self._share, [*self._turns, turn])
+
+
+class ResponseWriter:
+    """Writes a reply as a response object, whole or as events."""
+
+    media_type = sse.MEDIA_TYPE
+
+    def __init__(self, asked: ResponsesRequest, dialogue: Dialogue, keeper: Keeper | None) -> None:
+        self._asked = asked
+        self._dialogue = dialogue
+        self._keeper = keeper
+        self._numbers = itertools.count()
+        self._id = f"resp_{secrets.token_hex(16)}"
+        self._created = time.time()
+
+    def failure(self, error: RequestError) -> bytes:
+        told = {"code": error.code, "message": error.message}
+        body = {**self._object("failed", []), "error": told}
+        return self._event({"type": "response.failed", "response": body})
+
+    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+        async with aclosing(self._events(replies, pause_s)) as events:
+            async for event in events:
+                last = event or last
+        return last["response"]
+
+    async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+        async with aclosing(self._events(replies, pause_s)) as events:
+            async for event in events:
+                yield sse.comment("working") if event is None else self._event(event)
+
+    async def _events(
+        self, replies: Replies, pause_s: float
+    ) -> AsyncGenerator[dict[str, Any] | None]:
+        """The events of a response; None as a sign of life."""
+        begun = self._object("in_progress", [])
+        yield {"type": "response.created", "response": begun}
+        yield {"type": "response.in_progress", "response": begun}
+        items = OutputItems()
+        read = DialogueReplies(self._dialogue, replies)
+        reply = WholeReply()
+        async with aclosing(read.turns(pause_s)) as turns:
+            async for turn in turns:
+                if isinstance(turn, Waiting):
+                    yield None
+                    continue
+                reply.add(turn)
+                for event in items.write(turn):
+                    yield event
+        for event in items.close():
+            yield event
+        if self._keeper is not None:
+            self._keeper.keep(self._id, reply)
+        status = "incomplete" if reply.finish == "length" else "completed"
+        body = self._object(status, items.output)
+        if status == "incomplete":
+            body["incomplete_details"] = {"reason": "max_output_tokens"}
+        body["usage"] = _usage(replies, read.thought_tokens)
+        yield {"type": f"response.{status}", "response": body}
+
+    def _event(self, event: dict[str, Any]) -> bytes:
+        kind = str(event["type"]).encode()
+        numbered = {**event, "sequence_number": next(self._numbers)}
+        return b"event: " + kind + b"\ndata: " + orjson.dumps(numbered) + b"\n\n"
+
+    def _object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+        asked = self._asked
+        drawn = self._dialogue.completion.sampling
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": asked.instructions,
+            "max_output_tokens": asked.max_output_tokens,
+            "model": self._dialogue.completion.model,
+            "output": output,
+            "parallel_tool_calls": asked.parallel_tool_calls is not False,
+            "previous_response_id": asked.previous_response_id,
+            "reasoning": {"effort": asked.reasoning.effort if asked.reasoning else None},
+            "store": asked.store is not False,
+            "temperature": drawn.temperature,
+            "text": {"format": {"type": "text"}},
+            "tool_choice": "none" if asked.tool_choice == "none" else "auto",
+            "tools": [tool.model_dump() for tool in asked.tools or []],
+            "top_p": drawn.top_p,
+            "truncation": "disabled",
+            "usage": None,
+            "user": asked.user,
+            "metadata": asked.metadata or {},
+        }
+
+
+def _usage(replies: Replies, thought: int) -> dict[str, Any]:
+    usage = replies.usage
+    return {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {"cached_tokens": usage.cached},
+        "output_tokens": usage.reply,
+        "output_tokens_details": {"reasoning_tokens": thought},
+        "total_tokens": usage.prompt + usage.reply,
+    }

@@ -1,0 +1,97 @@
+"""The output items of a response as they grow, and the events that tell of it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from pomona_gateway.dialogue import ToolCall, Turn
+from pomona_gateway.output import Said, Thought
+
+
+class OutputItems:
+    """Numbers items; one is open at a time. ``output`` holds those that are done."""
+
+    def __init__(self) -> None:
+        self.output: list[dict[str, Any]] = []
+        self._kind = ""
+        self._id = ""
+        self._text = ""
+
+    def write(self, turn: Turn) -> Iterator[dict[str, Any]]:
+        """The events of what a turn adds."""
+        for part in turn.parts:
+            match part:
+                case Said(text=text):
+                    yield from self._in("message")
+                    self._text += text
+                    yield self._event("response.output_text.delta", delta=text, logprobs=[])
+                case Thought(text=text):
+                    yield from self._in("reasoning")
+                    self._text += text
+                    yield self._event("response.reasoning_text.delta", delta=text)
+                case ToolCall():
+                    yield from self.close()
+                    yield from self._call(part)
+
+    def close(self) -> Iterator[dict[str, Any]]:
+        """The events that end the open item."""
+        if not self._kind:
+            return
+        part = self._part(self._text)
+        kind = "output_text" if self._kind == "message" else "reasoning_text"
+        logprobs: dict[str, Any] = {"logprobs": []} if self._kind == "message" else {}
+        yield self._event(f"response.{kind}.done", text=self._text, **logprobs)
+        yield self._event("response.content_part.done", part=part)
+        item = self._item([part], "completed")
+        yield {**self._place("response.output_item.done"), "item": item}
+        self.output.append(item)
+        self._kind = ""
+
+    def _in(self, kind: str) -> Iterator[dict[str, Any]]:
+        if self._kind == kind:
+            return
+        yield from self.close()
+        prefix = "msg" if kind == "message" else "rs"
+        self._kind, self._text, self._id = kind, "", f"{prefix}_{secrets.token_hex(12)}"
+        item = self._item([], "in_progress")
+        yield {**self._place("response.output_item.added"), "item": item}
+        yield self._event("response.content_part.added", part=self._part(""))
+
+    def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
+        self._id = f"fc_{secrets.token_hex(12)}"
+        item = {
+            "id": self._id,
+            "type": "function_call",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": "",
+            "status": "in_progress",
+        }
+        whole = {**item, "arguments": call.arguments, "status": "completed"}
+        place = {"item_id": self._id, "output_index": len(self.output)}
+        yield {**self._place("response.output_item.added"), "item": item}
+        kind = "response.function_call_arguments"
+        yield {"type": f"{kind}.delta", **place, "delta": call.arguments}
+        done = {"name": call.name, "arguments": call.arguments}
+        yield {"type": f"{kind}.done", **place, **done}
+        yield {**self._place("response.output_item.done"), "item": whole}
+        self.output.append(whole)
+
+    def _item(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
+        item: dict[str, Any] = {"id": self._id, "type": self._kind, "status": status}
+        if self._kind == "message":
+            return {**item, "role": "assistant", "content": content}
+        return {**item, "summary": [], "content": content}
+
+    def _part(self, text: str) -> dict[str, Any]:
+        if self._kind == "message":
+            return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {"type": "reasoning_text", "text": text}
+
+    def _place(self, kind: str) -> dict[str, Any]:
+        return {"type": kind, "output_index": len(self.output)}
+
+    def _event(self, kind: str, **content: Any) -> dict[str, Any]:
+        return {**self._place(kind), "item_id": self._id, "content_index": 0, **content}

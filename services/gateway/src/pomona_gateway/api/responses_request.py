@@ -1,0 +1,213 @@
+"""Requests of OpenAI's Responses API, and what they mean
+(https://platform.openai.com/docs/api-reference/responses)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+import orjson
+from pydantic import Discriminator, Field, StringConstraints, Tag
+
+from pomona.errors import RequestError
+from pomona_gateway.api.body import Body
+from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
+from pomona_gateway.api.opening import Effort
+from pomona_gateway.api.parameters import Label, SamplingParameters
+from pomona_gateway.api.tools import MAX_TOOLS, refuse_grammar
+from pomona_gateway.dialogue import Tools
+
+Identity = Annotated[str, StringConstraints(max_length=256)]
+
+
+class InputText(Body):
+    type: Literal["input_text", "output_text", "text", "refusal"]
+    text: str = ""
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class InputMessage(Body):
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[InputText], Field(max_length=1024)]
+    id: Identity | None = None
+    status: str | None = None
+    phase: str | None = None
+
+
+class InputCall(Body):
+    type: Literal["function_call"]
+    call_id: CallId
+    name: FunctionName
+    arguments: str
+    id: Identity | None = None
+    status: str | None = None
+    namespace: None = None
+    caller: None = None
+
+
+class InputCallOutput(Body):
+    type: Literal["function_call_output"]
+    call_id: CallId
+    output: str | list[InputText]
+    id: Identity | None = None
+    status: str | None = None
+
+
+class ReasoningText(Body):
+    type: Literal["reasoning_text", "summary_text"]
+    text: str
+
+
+class InputReasoning(Body):
+    type: Literal["reasoning"]
+    id: Identity | None = None
+    summary: list[ReasoningText] | None = None
+    content: list[ReasoningText] | None = None
+    encrypted_content: None = None
+    status: str | None = None
+
+
+def _kind(item: Any) -> str:
+    """A message need not say that it is one."""
+    if isinstance(item, dict):
+        return str(cast("dict[str, Any]", item).get("type", "message"))
+    return str(getattr(item, "type", ""))
+
+
+Item = Annotated[
+    Annotated[InputMessage, Tag("message")]
+    | Annotated[InputCall, Tag("function_call")]
+    | Annotated[InputCallOutput, Tag("function_call_output")]
+    | Annotated[InputReasoning, Tag("reasoning")],
+    Discriminator(_kind),
+]
+AnyItem = InputMessage | InputCall | InputCallOutput | InputReasoning
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class NamedChoice(Body):
+    type: Literal["function"]
+    name: FunctionName
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class TextOptions(Body):
+    format: TextFormat | None = None
+    verbosity: None = None
+
+
+class Reasoning(Body):
+    effort: Effort | None = None
+    summary: None = None
+
+
+class ResponsesRequest(Body):
+    """A request for a response."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
+    """A message of the user, or the conversation so far."""
+    instructions: str | None = None
+    """A system message, for this response only."""
+    previous_response_id: Identity | None = None
+    """Go on with the conversation that ended with this response."""
+    store: bool | None = None
+    """Keep the conversation for ``previous_response_id``. Default true."""
+    max_output_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    stream: bool | None = None
+    metadata: Annotated[dict[Label, Label], Field(max_length=16)] | None = None
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    truncation: Literal["disabled"] | None = None
+    background: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    include: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    def parameters(self) -> SamplingParameters:
+        return SamplingParameters(model=self.model, temperature=self.temperature, top_p=self.top_p)
+
+    def allowed_tools(self) -> Tools:
+        """What the model may call. Raises RequestError for what needs a grammar."""
+        if self.tool_choice not in (None, "auto", "none"):
+            refuse_grammar("tool_choice", "tool_choice 'required' or a named tool")
+        for place, tool in enumerate(self.tools or []):
+            if tool.strict:
+                refuse_grammar(f"tools[{place}].strict", "strict tools")
+        parallel = self.parallel_tool_calls is not False
+        if self.tool_choice == "none" or not self.tools:
+            return Tools(parallel=parallel)
+        definitions = tuple(
+            {
+                "type": "function",
+                "function": tool.model_dump(exclude_none=True, exclude={"type", "strict"}),
+            }
+            for tool in self.tools
+        )
+        return Tools(definitions, parallel)
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The input as chat templates know it."""
+        if isinstance(self.input, str):
+            return [{"role": "user", "content": self.input}]
+        out: list[dict[str, Any]] = []
+        for place, item in enumerate(self.input):
+            _add(out, item, f"input[{place}]")
+        return out
+
+
+def _add(out: list[dict[str, Any]], item: AnyItem, where: str) -> None:
+    match item:
+        case InputMessage(role="assistant", content=content):
+            _assistant(out)["content"] += _text(content)
+        case InputMessage(role=role, content=content):
+            known = "system" if role == "developer" else role
+            out.append({"role": known, "content": _text(content)})
+        case InputReasoning():
+            text = "".join(x.text for x in item.content or item.summary or [])
+            _assistant(out)["reasoning_content"] = text
+        case InputCall():
+            try:
+                arguments = orjson.loads(item.arguments or "{}")
+            except orjson.JSONDecodeError as error:
+                name = f"{where}.arguments"
+                message = f"{name!r} is not JSON: {error}"
+                raise RequestError(400, "invalid_value", message, name) from error
+            function = {"name": item.name, "arguments": arguments}
+            call = {"id": item.call_id, "type": "function", "function": function}
+            _assistant(out).setdefault("tool_calls", []).append(call)
+        case InputCallOutput():
+            text = _text(item.output)
+            out.append({"role": "tool", "content": text, "tool_call_id": item.call_id})
+
+
+def _assistant(out: list[dict[str, Any]]) -> dict[str, Any]:
+    """The assistant's turn that items which follow each other make up together."""
+    if not out or out[-1]["role"] != "assistant":
+        out.append({"role": "assistant", "content": ""})
+    return out[-1]
+
+
+def _text(content: str | list[InputText]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.text or part.refusal or "" for part in content)

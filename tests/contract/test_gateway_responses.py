@@ -1,0 +1,138 @@
+"""The Responses API, as OpenAI's own client speaks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from typing import Any, cast
+
+import openai
+import pytest
+
+from doubles.gateway_thread import GatewayThread, running_gateway
+from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
+from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
+from pomona.messages.data import Rejected
+
+MODEL = "tiny"
+TOKENIZER = tiny_tokenizer()
+TOOLS_TEMPLATE = "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}" + TEMPLATE
+CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+REPLY = "<think>hm</think>hello wörld."
+TOOL: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+
+
+def say(text: str, **script: Any) -> Script:
+    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
+    source = write_tiny_model(tmp_path_factory.mktemp("model"), TOOLS_TEMPLATE)
+    with scripted_cluster(lambda _: say(REPLY), MODEL, str(source)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
+    with running_gateway(cluster) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def client(gateway: GatewayThread, cluster: ScriptedCluster) -> Generator[openai.OpenAI]:
+    cluster.head.script = lambda _: say(REPLY)
+    cluster.head.submitted.clear()
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def prompt(cluster: ScriptedCluster) -> str:
+    return TOKENIZER.decode(cluster.head.requests()[-1].ids, skip_special=False)
+
+
+def test_a_whole_response_has_reasoning_text_and_usage(client: openai.OpenAI) -> None:
+    reply = client.responses.create(model=MODEL, input="hi", instructions="be brief")
+    assert reply.output_text == "hello wörld."
+    assert [x.type for x in reply.output] == ["reasoning", "message"]
+    assert reply.status == "completed"
+    assert reply.usage is not None
+    assert reply.usage.output_tokens_details.reasoning_tokens > 0
+    short = client.responses.create(model=MODEL, input="hi", max_output_tokens=3)
+    assert short.status == "incomplete"
+
+
+def test_a_streamed_response_is_the_same_and_its_events_are_numbered(
+    client: openai.OpenAI, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = lambda _: say(REPLY + CALL)
+    events = list(
+        client.responses.create(model=MODEL, input="hi", stream=True, tools=cast("Any", [TOOL]))
+    )
+    assert [x.sequence_number for x in events] == list(range(len(events)))
+    text = "".join(x.delta for x in events if x.type == "response.output_text.delta")
+    assert text == "hello wörld."
+    last = events[-1]
+    assert last.type == "response.completed"
+    thought, said, call = cast("Any", last.response.output)
+    assert (thought.type, said.type, call.type) == ("reasoning", "message", "function_call")
+    assert json.loads(call.arguments) == {"city": "Rome"}
+    cluster.head.script = lambda _: say(REPLY)
+    with client.responses.stream(model=MODEL, input="hi") as stream:
+        assert stream.get_final_response().output_text == "hello wörld."
+
+
+def test_a_conversation_goes_on_by_the_id_of_its_last_response(
+    client: openai.OpenAI, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = lambda _: say("hello")
+    first = client.responses.create(model=MODEL, input="one", instructions="only now")
+    second = client.responses.create(model=MODEL, input="two", previous_response_id=first.id)
+    client.responses.create(model=MODEL, input="three", previous_response_id=second.id)
+    assert prompt(cluster) == (
+        "<|begin|>user\none<|end|><|begin|>assistant\nhello<|end|>"
+        "<|begin|>user\ntwo<|end|><|begin|>assistant\nhello<|end|>"
+        "<|begin|>user\nthree<|end|><|begin|>assistant\n"
+    )
+    unkept = client.responses.create(model=MODEL, input="x", store=False)
+    for unknown in (unkept.id, "resp_none"):
+        with pytest.raises(openai.BadRequestError, match="forgotten"):
+            client.responses.create(model=MODEL, input="x", previous_response_id=unknown)
+
+
+def test_output_items_come_back_as_input(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
+    cluster.head.script = lambda _: say(REPLY + CALL)
+    first = client.responses.create(model=MODEL, input="hi", tools=cast("Any", [TOOL]))
+    items: list[Any] = [{"role": "user", "content": "hi"}]
+    items += first.output
+    call = cast("Any", first.output[-1])
+    items.append({"type": "function_call_output", "call_id": call.call_id, "output": "sun"})
+    client.responses.create(model=MODEL, input=items, tools=cast("Any", [TOOL]))
+    assert "assistant\nhello wörld.<|end|><|begin|>tool\nsun<|end|>" in prompt(cluster)
+
+
+def test_failures_are_an_event_of_their_own(
+    client: openai.OpenAI, cluster: ScriptedCluster
+) -> None:
+    gone = Rejected("rejected", "", 0, 503, "gone", "the model went away")
+    cluster.head.script = lambda _: Script(reject=gone)
+    with pytest.raises(openai.InternalServerError):
+        client.responses.create(model=MODEL, input="hi")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tool_choice": "required", "tools": [TOOL]}, "tool_choice"),
+        ({"background": True}, "background"),
+        ({"input": []}, "input"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(
+    client: openai.OpenAI, change: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        cast("Any", client.responses).create(model=MODEL, **{"input": "x", **change})
+    assert caught.value.param == param

@@ -1,0 +1,115 @@
+"""The search finds what trying everything finds."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+
+from pomona_planner.search import Array, Costs, Found, Question, cheapest
+
+
+def random_costs(random_: random.Random, nodes: int, positions: int, kind: str) -> Costs:
+    """Args: kind: ``different`` nodes and links, ``twins`` of two kinds, or ``flat`` links."""
+    layers = [random_.choice([1.0, 1.0, 1.0, 2.5]) for _ in range(positions - 1)]
+    speeds = [
+        random_.choice([1.0, 2.0]) if kind == "twins" else random_.uniform(1, 4)
+        for _ in range(nodes)
+    ]
+    kernel = [0.1 if kind == "twins" else random_.uniform(0, 0.3) for _ in range(nodes)]
+    times = [
+        [layer / speed + k for layer in layers] for speed, k in zip(speeds, kernel, strict=True)
+    ]
+    before = np.concatenate((np.zeros((nodes, 1)), np.cumsum(times, axis=1)), axis=1)
+    if kind == "different":
+        link = np.array([[random_.uniform(0, 2) for _ in range(nodes)] for _ in range(nodes)])
+    else:
+        link = np.full((nodes, nodes), random_.choice([0.0, 0.2, 1.0]))
+    fixed = (
+        np.full(nodes, 0.1)
+        if kind == "twins"
+        else np.array([random_.uniform(0, 0.5) for _ in range(nodes)])
+    )
+    return Costs(fixed, before, random_.uniform(0, 3) / np.array(speeds), link, link.T / 2)
+
+
+def random_allowed(random_: random.Random, nodes: int, positions: int, kind: str) -> Array:
+    """Ranges of a few layers, fewer at the two ends, as memory allows them."""
+    allowed = np.zeros((nodes, positions, positions), dtype=bool)
+    most = [random_.randint(1, positions) for _ in range(nodes)]
+    for node in range(nodes):
+        room = most[0] if kind == "twins" else most[node]
+        for start, stop in combinations(range(positions), 2):
+            ends = (start == 0) + (stop == positions - 1)
+            allowed[node, start, stop] = stop - start + ends <= room + 1
+    return allowed
+
+
+def brute_force(question: Question) -> float | None:
+    count, positions = question.costs.before.shape
+    best: float | None = None
+    for stages in range(1, min(count, positions - 1, question.most_stages) + 1):
+        if question.stages not in (None, stages):
+            continue
+        for nodes in permutations(range(count), stages):
+            if not question.required <= set(nodes):
+                continue
+            for inner in combinations(range(1, positions - 1), stages - 1):
+                cuts = [0, *inner, positions - 1]
+                ranges = zip(nodes, cuts[:-1], cuts[1:], strict=True)
+                if not all(question.allowed[n, a, b] for n, a, b in ranges):
+                    continue
+                if (
+                    question.second
+                    and question.second.of(list(nodes), cuts) > question.second_limit
+                ):
+                    continue
+                cost = question.costs.of(list(nodes), cuts)
+                best = cost if best is None else min(best, cost)
+    return best
+
+
+def valid(question: Question, found: Found) -> bool:
+    ranges = zip(found.nodes, found.cuts[:-1], found.cuts[1:], strict=True)
+    return (
+        len(set(found.nodes)) == len(found.nodes)
+        and question.required <= set(found.nodes)
+        and all(question.allowed[n, a, b] for n, a, b in ranges)
+        and question.stages in (None, len(found.nodes))
+    )
+
+
+def random_question(seed: int) -> Question:
+    random_ = random.Random(seed)
+    kind = random_.choice(["different", "twins", "flat"])
+    nodes, positions = random_.randint(1, 4), random_.randint(2, 7)
+    costs = random_costs(random_, nodes, positions, kind)
+    second, limit = None, float("inf")
+    if random_.random() < 0.4:
+        second = random_costs(random_, nodes, positions, kind)
+        limit = random_.uniform(1, 15)
+    return Question(
+        costs,
+        random_allowed(random_, nodes, positions, kind),
+        stages=random_.choice([None, None, 1, 2, 3]),
+        required=frozenset({random_.randrange(nodes)}) if random_.random() < 0.3 else frozenset(),
+        second=second,
+        second_limit=limit,
+    )
+
+
+@pytest.mark.parametrize("block", range(12))
+def test_it_is_never_worse_than_trying_everything(block: int) -> None:
+    for seed in range(250 * block, 250 * block + 250):
+        question = random_question(seed)
+        best, found = brute_force(question), cheapest(question)
+        if best is None:
+            assert found is None, seed
+            continue
+        assert found is not None, seed
+        assert valid(question, found), seed
+        assert found.proven, seed
+        assert found.cost == pytest.approx(best, rel=1e-8), seed
+        assert question.costs.of(list(found.nodes), list(found.cuts)) == pytest.approx(found.cost)
