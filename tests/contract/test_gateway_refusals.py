@@ -18,6 +18,7 @@ from doubles.tiny_model import CONTEXT_LENGTH, write_tiny_model
 
 MODEL = "org/tiny"
 USER = [{"role": "user", "content": "hi"}]
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
 OK: dict[str, Any] = {"model": MODEL, "messages": USER}
 
 
@@ -174,9 +175,7 @@ def test_a_body_of_100_megabytes_is_a_413_within_a_second(
 def test_a_declared_length_is_refused_before_the_body_comes(gateway: GatewayThread) -> None:
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=1) as raw:
-        raw.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n"
-        )
+        raw.sendall(POST % 99_999_999_999)
         assert raw.recv(64).startswith(b"HTTP/1.1 413")
 
 
@@ -184,9 +183,7 @@ def test_a_body_that_does_not_come_is_a_408(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster, body_deadline_s=0.2) as gateway:
         host, port = gateway.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as raw:
-            raw.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{"
-            )
+            raw.sendall(POST % 9 + b"{")
             assert raw.recv(64).startswith(b"HTTP/1.1 408")
 
 

@@ -58,7 +58,8 @@ class GatewayThread:
 
     def ready(self) -> None:
         """Wait until /readyz is green."""
-        wait_for(lambda: httpx.get(f"{self.url}/readyz").status_code == 200, "readiness")
+        with httpx.Client(verify=False) as client:
+            wait_for(lambda: client.get(f"{self.url}/readyz").status_code == 200, "readiness")
 
     def stop(self) -> None:
         """Ask the gateway to drain and end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pomona.messages.control import Pipeline
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
-from pomona_stage_worker.loading.loader import on_metal
+from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.stage import MlxStage, Stage
 from pomona_stage_worker.worker import Engine
 

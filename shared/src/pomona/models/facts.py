@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +16,28 @@ class LayerFacts:
         stored_bytes: its tensors as they are in the file.
         parameters: numbers in its tensors.
         kv_values_per_token: numbers that its cache grows by with each token.
+        idle_bytes, idle_parameters: of these, what one token does not use: the experts it
+            is not routed to.
+        window: most tokens that its cache holds; 0 when it holds all.
+        state_values: numbers in its cache whatever its length, such as a recurrent state.
     """
 
     stored_bytes: int
     parameters: int
     kv_values_per_token: int
+    idle_bytes: int = 0
+    idle_parameters: int = 0
+    window: int = 0
+    state_values: int = 0
+
+    @property
+    def active_bytes(self) -> int:
+        """Bytes read to decode one token."""
+        return self.stored_bytes - self.idle_bytes
+
+    @property
+    def active_parameters(self) -> int:
+        return self.parameters - self.idle_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +46,28 @@ class ModelFacts:
 
     Attributes:
         name: what clients call it.
-        path: the folder or the GGUF file.
+        path: the folder or the GGUF file; of a model known from data alone, where the data is.
+        format: ``data`` when only published figures are known and no file is here.
         architecture: mlx-lm's ``model_type``.
         context_length: tokens that prompt and reply may have together.
         embedding: the token embedding, which the head stage holds.
         head: final norm and vocabulary head, which the tail holds. A tied head counts
             in full, since the tail then holds the embedding too.
         eos_token_ids: tokens that end a reply.
+        quantization: how most weights are stored, such as ``bfloat16``, ``4-bit affine,
+            groups of 64`` or ``mxfp4``.
+        tokenizer: the file or kind of the tokenizer; empty when there is none.
+        tool_parser, reasoning_parser: names of the notations, told from the chat template;
+            empty when the model has none.
+        sampling: the sampling that its makers recommend (generation_config.json).
+        legal_cuts: layers before which the model may be cut; None when everywhere.
+        source: where the figures come from, when not from files.
+        computed: the figures that were computed, not published.
     """
 
     name: str
     path: Path
-    format: Literal["gguf", "folder"]
+    format: Literal["gguf", "folder", "data"]
     architecture: str
     hidden_size: int
     vocab_size: int
@@ -49,6 +77,15 @@ class ModelFacts:
     embedding: LayerFacts
     head: LayerFacts
     eos_token_ids: tuple[int, ...]
+    quantization: str = ""
+    tokenizer: str = ""
+    has_chat_template: bool = False
+    tool_parser: str = ""
+    reasoning_parser: str = ""
+    sampling: Mapping[str, float] = field(default_factory=dict[str, float])
+    legal_cuts: tuple[int, ...] | None = None
+    source: str = ""
+    computed: tuple[str, ...] = ()
 
     @property
     def layer_count(self) -> int:
@@ -57,5 +94,27 @@ class ModelFacts:
     @property
     def stored_bytes(self) -> int:
         """All tensors as stored, a tied head counted once."""
-        head = 0 if self.tied_embedding else self.head.stored_bytes
-        return sum(layer.stored_bytes for layer in self.layers) + self.embedding.stored_bytes + head
+        head = self.head.stored_bytes + (0 if self.tied_embedding else self.embedding.stored_bytes)
+        return sum(layer.stored_bytes for layer in self.layers) + head
+
+    @property
+    def parameters(self) -> int:
+        """All numbers, a tied head counted once."""
+        head = self.head.parameters + (0 if self.tied_embedding else self.embedding.parameters)
+        return sum(layer.parameters for layer in self.layers) + head
+
+    @property
+    def active_bytes(self) -> int:
+        """Bytes read to decode one token: of the embedding only a row."""
+        return sum(layer.active_bytes for layer in self.layers) + self.head.active_bytes
+
+    @property
+    def active_parameters(self) -> int:
+        """Numbers that one token uses, the embedding among them once."""
+        layers = sum(layer.active_parameters for layer in self.layers)
+        return layers + self.parameters - sum(layer.parameters for layer in self.layers)
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Numbers that all caches grow by with each token, windows not considered."""
+        return sum(layer.kv_values_per_token for layer in self.layers)

@@ -2,104 +2,187 @@
 
 from __future__ import annotations
 
-import json
 import re
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
+from pomona.errors import ModelError, ModelUnsupportedError
+from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
 from pomona.models.facts import LayerFacts, ModelFacts
+from pomona.models.parsers import parsers_of_template
+from pomona.models.safetensors_index import TensorPlace, read_json, read_tensor_places
 
-MAX_HEADER_BYTES = 100 << 20
-"""The safetensors format allows no longer header."""
+__all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
 
-_LAYER = re.compile(r"\blayers\.(\d+)\.|\bh\.(\d+)\.|\bblocks\.(\d+)\.")
-_DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16,
-    "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
-}  # fmt: skip
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ModelError naming the file when it is missing or no JSON object."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ModelNotFoundError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object")
-    return cast("dict[str, Any]", content)
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_NOT_TEXT = re.compile(r"vision|visual|audio|projector|image|vit\.")
+_ROUTED = re.compile(r"\bexperts\.|switch_mlp\.|block_sparse_moe\.experts")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "fp8"}
+_GROUP_SIZES = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
 
 
-def read_tensor_index(path: Path) -> dict[str, tuple[int, int]]:
-    """(bytes, numbers) of every tensor in the folder, from the files' headers."""
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelNotFoundError(f"{path} holds no safetensors file")
-    return {name: size for file in files for name, size in _read_header(file).items()}
+def refuse_own_code(config: Mapping[str, Any], file: Path) -> None:
+    """Raises ModelUnsupportedError when the model wants its own code to be run."""
+    if "model_file" in config:
+        raise ModelUnsupportedError(
+            f"{file} asks to run {config['model_file']}, and Pomona never runs a model's own "
+            "code; use a model of an architecture that mlx-lm has"
+        )
 
 
 def read_folder_facts(path: Path) -> ModelFacts:
-    config = read_json(path / "config.json")
-    text = cast("dict[str, Any]", config.get("text_config") or config)
+    """Raises ModelError naming the file, and the tensor, at fault."""
+    file = path / "config.json"
+    config = read_json(file)
+    refuse_own_code(config, file)
+    text = TextConfig(config, file)
+    places = read_tensor_places(path)
+    sizes = _Sizes(config, places)
 
-    def number(*keys: str, default: int | None = None) -> int:
-        for key in keys:
-            value = text.get(key)
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
-        if default is None:
-            raise ModelUnsupportedError(f"{path / 'config.json'} lacks {' or '.join(keys)}")
-        return default
-
-    layer_count = number("num_hidden_layers", "n_layers", "n_layer", "num_layers")
-    hidden_size = number("hidden_size", "d_model", "n_embd", "dim", "model_dim")
-    heads = number("num_attention_heads", "n_heads", "n_head", default=1)
-    kv_heads = number("num_key_value_heads", default=heads)
-    head_dim = number("head_dim", default=hidden_size // heads)
-    latent = number("kv_lora_rank", default=0) + number("qk_rope_head_dim", default=0)
-    kv = latent if text.get("kv_lora_rank") else 2 * kv_heads * head_dim
-
-    index = read_tensor_index(path)
-    per_layer = [[0, 0] for _ in range(layer_count)]
-    embedding, head, embed_seen, head_seen = [0, 0], [0, 0], False, False
-    for name, (size, count) in index.items():
+    layers: list[list[str]] = [[] for _ in range(text.layer_count)]
+    embedding: list[str] = []
+    head: list[str] = []
+    for name in places:
         found = _LAYER.search(name)
-        if found and (layer := int(next(g for g in found.groups() if g is not None))) < layer_count:
-            target = per_layer[layer]
-        elif "embed" in name or ".wte." in name:
-            target, embed_seen = embedding, True
+        if _NOT_TEXT.search(name):
+            continue
+        if found:
+            if (layer := int(found[1])) < len(layers):
+                layers[layer].append(name)
+        elif "embed" in name or name.startswith("wte.") or ".wte." in name:
+            embedding.append(name)
         else:
-            target, head_seen = head, head_seen or "head" in name
-        target[0] += size
-        target[1] += count
-    if not embed_seen:
+            head.append(name)
+    if not embedding:
         raise ModelError(f"{path} holds no token embedding; its safetensors files are incomplete")
-    tied = not head_seen
-    if tied:
-        head = [head[0] + embedding[0], head[1] + embedding[1]]
+    tied = not any("head" in name for name in head)
+    caches = [layer_cache(text, i, names) for i, names in enumerate(layers)]
+    idle = text.idle_share
+    templates = _chat_template(path)
+    tools, reasoning = parsers_of_template(templates)
     return ModelFacts(
         name=path.name,
         path=path,
         format="folder",
-        architecture=str(config.get("model_type", "")),
-        hidden_size=hidden_size,
-        vocab_size=number("vocab_size"),
-        context_length=number(
-            "max_position_embeddings", "n_positions", "max_seq_len", default=4096
+        architecture=text.family,
+        hidden_size=text.hidden_size,
+        vocab_size=text.number("vocab_size", "padded_vocab_size"),
+        context_length=text.number(
+            "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=4096
         ),
         tied_embedding=tied,
-        layers=tuple(LayerFacts(b, n, kv) for b, n in per_layer),
-        embedding=LayerFacts(embedding[0], embedding[1], 0),
-        head=LayerFacts(head[0], head[1], 0),
-        eos_token_ids=_eos(path, config, text),
+        layers=tuple(
+            sizes.facts(names, idle, (x.values_per_token, x.window, x.state_values))
+            for names, x in zip(layers, caches, strict=True)
+        ),
+        embedding=sizes.facts(embedding),
+        head=sizes.facts([*head, *embedding] if tied else head),
+        eos_token_ids=_eos(path, config, text.values),
+        quantization=_quantization(config, places),
+        tokenizer=next((name for name in _TOKENIZERS if (path / name).is_file()), ""),
+        has_chat_template=bool(templates),
+        tool_parser=tools,
+        reasoning_parser=reasoning,
+        sampling=_sampling(path),
+        legal_cuts=legal_cuts(text),
     )
 
 
-def _eos(path: Path, *configs: dict[str, Any]) -> tuple[int, ...]:
+class _Sizes:
+    """Bytes in memory and count of numbers of the tensors of a model.
+
+    The numbers of a matrix that is stored quantised are those of its scales times the size
+    of a group. What mlx-lm unpacks when it loads it (fp8) counts unpacked.
+    """
+
+    def __init__(self, config: Mapping[str, Any], places: Mapping[str, TensorPlace]) -> None:
+        self._places = places
+        self._quantization = cast("dict[str, Any]", config.get("quantization") or {})
+        own = cast("dict[str, Any]", config.get("quantization_config") or {})
+        self._unpacks = own.get("quant_method") == "fp8" and own.get("scale_fmt") != "ue8m0"
+
+    def facts(
+        self, names: list[str], idle_share: float = 0.0, cache: tuple[int, int, int] = (0, 0, 0)
+    ) -> LayerFacts:
+        stored = count = idle_bytes = idle = 0
+        for name in names:
+            size, numbers = self._size(name)
+            stored += size
+            count += numbers
+            if _ROUTED.search(name) and "shared" not in name:
+                idle_bytes += size
+                idle += numbers
+        return LayerFacts(
+            stored, count, cache[0], int(idle_bytes * idle_share), int(idle * idle_share), *cache[1:]
+        )  # fmt: skip
+
+    def _size(self, name: str) -> tuple[int, int]:
+        place = self._places[name]
+        module, _, kind = name.rpartition(".")
+        if kind in ("scales", "biases", "weight_scale_inv") or name.endswith("_scales"):
+            return (0 if kind == "weight_scale_inv" and self._unpacks else place.stored_bytes), 0
+        if name.endswith("_blocks"):  # as OpenAI stores mxfp4: two numbers in a byte
+            return place.stored_bytes, 2 * place.elements
+        scales = self._places.get(f"{module}.scales") if kind == "weight" else None
+        if scales is not None:
+            return place.stored_bytes, scales.elements * self._group_size(module)
+        unpacked = self._unpacks and place.dtype == "F8_E4M3"
+        return place.stored_bytes * (2 if unpacked else 1), place.elements
+
+    def _group_size(self, module: str) -> int:
+        own = self._quantization.get(module)
+        asked = cast("dict[str, Any]", own) if isinstance(own, dict) else self._quantization
+        default = _GROUP_SIZES.get(str(asked.get("mode")), 64)
+        return int(asked.get("group_size", self._quantization.get("group_size", default)))
+
+
+def _quantization(config: Mapping[str, Any], places: Mapping[str, TensorPlace]) -> str:
+    own = cast("dict[str, Any]", config.get("quantization") or {})
+    if own:
+        mode, bits, group = own.get("mode", "affine"), own.get("bits"), own.get("group_size")
+        mixed = any(isinstance(x, dict) and x.get("bits", bits) != bits for x in own.values())
+        return f"{bits}-bit {mode}, groups of {group}" + (", mixed" if mixed else "")
+    foreign = cast("dict[str, Any]", config.get("quantization_config") or {})
+    if foreign:
+        return str(foreign.get("quant_method", "unknown"))
+    sizes: dict[str, int] = {}
+    for place in places.values():
+        sizes[place.dtype] = sizes.get(place.dtype, 0) + place.stored_bytes
+    dtype = max(sizes, key=lambda x: sizes[x], default="")
+    return _DTYPES.get(dtype, dtype.lower())
+
+
+def _chat_template(path: Path) -> str:
+    """All of the folder's chat templates in one text, to look for marks in."""
+    found: list[str] = []
+    for file in sorted(path.glob("*.jinja")):
+        found.append(file.read_text(errors="replace"))
+    config = path / "tokenizer_config.json"
+    inline = read_json(config).get("chat_template") if config.is_file() else None
+    if isinstance(inline, str):
+        found.append(inline)
+    elif isinstance(inline, list):
+        found += [str(cast("dict[str, Any]", x).get("template", "")) for x in inline]
+    return "\n".join(found)
+
+
+def _sampling(path: Path) -> dict[str, float]:
+    file = path / "generation_config.json"
+    content = read_json(file) if file.is_file() else {}
+    if content.get("do_sample") is False:
+        return {"temperature": 0.0}
+    values = {name: content.get(name) for name in _SAMPLING}
+    return {
+        name: float(x)
+        for name, x in values.items()
+        if isinstance(x, int | float) and not isinstance(x, bool)
+    }
+
+
+def _eos(path: Path, *configs: Mapping[str, Any]) -> tuple[int, ...]:
     generation = path / "generation_config.json"
     places = [read_json(generation)] if generation.is_file() else []
     for config in (*places, *configs):
@@ -109,30 +192,3 @@ def _eos(path: Path, *configs: dict[str, Any]) -> tuple[int, ...]:
         if isinstance(value, list):
             return tuple(int(x) for x in cast("list[int]", value))
     return ()
-
-
-def _read_header(path: Path) -> dict[str, tuple[int, int]]:
-    """The format: 8 bytes little-endian length, then JSON (huggingface.co/docs/safetensors)."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
-            raise ModelError(f"{path} is damaged: its header of {length} bytes cannot be")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ModelError(f"{path} is damaged: its header is no JSON") from error
-    sizes: dict[str, tuple[int, int]] = {}
-    end = 0
-    for name, tensor in cast("dict[str, dict[str, Any]]", header).items():
-        if name == "__metadata__":
-            continue
-        begin, end_of_tensor = tensor["data_offsets"]
-        end = max(end, end_of_tensor)
-        count = prod(tensor["shape"])
-        if count * _DTYPE_BITS.get(tensor["dtype"], 8) // 8 > end_of_tensor - begin > 0:
-            raise ModelError(f"{path}: tensor {name} is shorter than its shape says")
-        sizes[name] = (end_of_tensor - begin, count)
-    if path.stat().st_size < 8 + length + end:
-        missing = 8 + length + end - path.stat().st_size
-        raise ModelError(f"{path} is cut short: {missing} bytes are missing; fetch it again")
-    return sizes

@@ -7,34 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
-
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.facts import LayerFacts, ModelFacts
-from pomona.models.gguf_header import read_gguf_header
+from pomona.models.gguf_header import GgufHeader, GgufTensor, read_gguf_header
+from pomona.models.parsers import parsers_of_template
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 
-def open_gguf(path: Path) -> GGUFReader:
-    """Raises ModelError when the file is damaged."""
-    try:
-        return GGUFReader(path)
-    except Exception as error:  # the reader raises whatever numpy does on a damaged file
-        raise ModelError(
-            f"{path} cannot be read as GGUF ({error}): it is damaged or incomplete; "
-            "copy or download it again"
-        ) from error
-
-
-def field(reader: GGUFReader, key: str, default: Any = None) -> Any:
-    """A metadata value, or ``default`` when the file has none."""
-    found = reader.fields.get(key)
-    return default if found is None else found.contents()
-
-
 def read_gguf_facts(path: Path, name: str) -> ModelFacts:
-    header = read_gguf_header(path)
+    """Raises ModelError naming what the file lacks."""
+    header = read_gguf_header(path, lists=False)
     kind = header.fields.get("general.architecture")
     if kind is None:
         raise ModelUnsupportedError(f"{path} names no architecture (general.architecture)")
@@ -45,30 +28,37 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
             raise ModelUnsupportedError(f"{path} lacks the metadata {kind}.{key}")
         return value
 
+    def optional(key: str, default: Any) -> Any:
+        return header.fields.get(f"{kind}.{key}", default)
+
     layer_count = int(need("block_count"))
     hidden_size = int(need("embedding_length"))
     heads = int(need("attention.head_count"))
-    kv_heads = int(header.fields.get(f"{kind}.attention.head_count_kv", heads))
-    key_length = int(header.fields.get(f"{kind}.attention.key_length", hidden_size // heads))
-    value_length = int(header.fields.get(f"{kind}.attention.value_length", key_length))
+    kv_heads = int(optional("attention.head_count_kv", heads))
+    key_length = int(optional("attention.key_length", hidden_size // heads))
+    value_length = int(optional("attention.value_length", key_length))
+    experts = int(optional("expert_count", 0))
+    active_share = int(optional("expert_used_count", experts)) / experts if experts else 1.0
 
-    stored: dict[str, tuple[int, int]] = {
-        tensor.name: (tensor.stored_bytes, tensor.elements) for tensor in header.tensors
-    }
     kv = kv_heads * (key_length + value_length)
-    layers = tuple(
-        _facts((v for k, v in stored.items() if _block(k) == i), kv) for i in range(layer_count)
-    )
-    if any(layer.parameters == 0 for layer in layers):
-        raise ModelError(f"{path} lacks the tensors of some of its {layer_count} layers")
-    if "token_embd.weight" not in stored:
+    blocks: dict[int, list[GgufTensor]] = {}
+    for tensor in header.tensors:
+        if found := _BLOCK.match(tensor.name):
+            blocks.setdefault(int(found[1]), []).append(tensor)
+    lacking = [str(i) for i in range(layer_count) if i not in blocks]
+    if lacking:
+        raise ModelError(f"{path} lacks the tensors of layer {', '.join(lacking)}")
+    outer = {tensor.name: tensor for tensor in header.tensors}
+    if "token_embd.weight" not in outer:
         raise ModelError(f"{path} lacks the tensor token_embd.weight")
-    tied = "output.weight" not in stored
-    embedding = _facts([stored["token_embd.weight"]])
-    tail = [v for k, v in stored.items() if k.startswith("output")]
-    head = _facts([*tail, stored["token_embd.weight"]] if tied else tail)
+    tied = "output.weight" not in outer
+    embedding = _facts([outer["token_embd.weight"]])
+    tail = [tensor for name, tensor in outer.items() if name.startswith("output")]
+    head = _facts([*tail, outer["token_embd.weight"]] if tied else tail)
     eos = header.fields.get("tokenizer.ggml.eos_token_id")
     eot = header.fields.get("tokenizer.ggml.eot_token_id")
+    template = str(header.fields.get("tokenizer.chat_template", ""))
+    tools, reasoning = parsers_of_template(template)
     return ModelFacts(
         name=name,
         path=path,
@@ -78,18 +68,32 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
         vocab_size=embedding.parameters // hidden_size,
         context_length=int(need("context_length")),
         tied_embedding=tied,
-        layers=layers,
+        layers=tuple(_facts(blocks[i], kv, active_share) for i in range(layer_count)),
         embedding=embedding,
         head=head,
         eos_token_ids=tuple(sorted({int(x) for x in (eos, eot) if x is not None})),
+        quantization=_most_common_type(header),
+        tokenizer=str(header.fields.get("tokenizer.ggml.model", "")),
+        has_chat_template=bool(template),
+        tool_parser=tools,
+        reasoning_parser=reasoning,
     )
 
 
-def _block(tensor: str) -> int | None:
-    found = _BLOCK.match(tensor)
-    return int(found[1]) if found else None
+def _most_common_type(header: GgufHeader) -> str:
+    sizes: dict[str, int] = {}
+    for tensor in header.tensors:
+        sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.stored_bytes
+    return max(sizes, key=lambda kind: sizes[kind], default="").lower()
 
 
-def _facts(tensors: Iterable[tuple[int, int]], kv: int = 0) -> LayerFacts:
+def _facts(tensors: Iterable[GgufTensor], kv: int = 0, active_share: float = 1.0) -> LayerFacts:
     sizes = list(tensors)
-    return LayerFacts(sum(b for b, _ in sizes), sum(n for _, n in sizes), kv)
+    stored = sum(tensor.held_bytes for tensor in sizes)
+    count = sum(tensor.elements for tensor in sizes)
+    idle_bytes = idle = 0.0
+    for tensor in sizes:
+        if "_exps." in tensor.name:
+            idle_bytes += (1 - active_share) * tensor.held_bytes
+            idle += (1 - active_share) * tensor.elements
+    return LayerFacts(stored, count, kv, round(idle_bytes), round(idle))

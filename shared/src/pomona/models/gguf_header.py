@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from pomona.errors import ModelError, ModelUnsupportedError
 
 MAX_DIMENSIONS = 8
+DEFAULT_ALIGNMENT = 32
+"""Of the tensors' bytes, where the file names none (``general.alignment``)."""
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
@@ -25,13 +27,41 @@ _SCALARS = {
 }  # fmt: skip
 
 
+KEPT_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q8_0": 8}
+"""Types that MLX computes with as they are, and their bits; its groups are then of 32."""
+CONVERTED_BITS = 8
+"""Bits that a matrix of any other quantised type gets on a machine with Metal."""
+PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
+
+
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor's name, its count of numbers, and its bytes in the file."""
+    """A tensor in the file.
+
+    Attributes:
+        kind: ggml's name of its type, such as ``Q4_0``.
+        shape: outermost dimension first.
+        begin: where its bytes begin in the file.
+        stored_bytes: how many they are.
+    """
 
     name: str
-    elements: int
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
     stored_bytes: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def held_bytes(self) -> int:
+        """Its bytes in the memory of a machine with Metal: a matrix of a quantised type that
+        MLX does not know is converted."""
+        if self.kind in PLAIN_TYPES or self.kind in KEPT_BITS:
+            return self.stored_bytes
+        return self.elements * CONVERTED_BITS // 8 + self.elements // 32 * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +72,15 @@ class GgufHeader:
     tensors: tuple[GgufTensor, ...]
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
-    """Raises ModelError when the file is damaged."""
+def read_gguf_header(path: Path, *, lists: bool = True) -> GgufHeader:
+    """Raises ModelError when the file is damaged.
+
+    Args:
+        lists: whether metadata that are lists, such as the vocabulary, are wanted too.
+    """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(data).header()
+            return _Reader(data, lists).header()
     except (OSError, ValueError, struct.error) as error:
         raise ModelError(
             f"{path} cannot be read as GGUF ({error}): it is damaged or incomplete; "
@@ -55,8 +89,9 @@ def read_gguf_header(path: Path) -> GgufHeader:
 
 
 class _Reader:
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap, lists: bool) -> None:
         self._data = data
+        self._lists = lists
         self._at = 0
 
     def header(self) -> GgufHeader:
@@ -68,9 +103,22 @@ class _Reader:
         tensor_count, field_count = self._number("<Q"), self._number("<Q")
         fields: dict[str, Any] = {}
         for _ in range(field_count):
-            key = self._string()
-            fields[key] = self._value(self._number("<I"))
-        return GgufHeader(fields, tuple(self._tensor() for _ in range(tensor_count)))
+            key, kind = self._string(), self._number("<I")
+            if kind == _ARRAY and not self._lists:
+                self._skip_array()
+            else:
+                fields[key] = self._value(kind)
+        announced = [self._tensor() for _ in range(tensor_count)]
+        alignment = int(fields.get("general.alignment", DEFAULT_ALIGNMENT))
+        if alignment < 1:
+            raise ValueError(f"an alignment of {alignment} cannot be")
+        data_begins = -(-self._at // alignment) * alignment
+        tensors = tuple(replace(x, begin=x.begin + data_begins) for x in announced)
+        for tensor in tensors:
+            if tensor.begin + tensor.stored_bytes > len(self._data):
+                missing = tensor.begin + tensor.stored_bytes - len(self._data)
+                raise ValueError(f"tensor {tensor.name} lacks {missing} bytes")
+        return GgufHeader(fields, tensors)
 
     def _tensor(self) -> GgufTensor:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -79,10 +127,11 @@ class _Reader:
         dimensions = self._number("<I")
         if dimensions > MAX_DIMENSIONS:
             raise ValueError(f"tensor {name} has {dimensions} dimensions")
-        elements = prod(self._number("<Q") for _ in range(dimensions))
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(self._number("<I"))]
-        self._number("<Q")
-        return GgufTensor(name, elements, elements // block * block_bytes)
+        shape = tuple(self._number("<Q") for _ in range(dimensions))[::-1]
+        kind = GGMLQuantizationType(self._number("<I"))
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        begin = self._number("<Q")
+        return GgufTensor(name, kind.name, shape, begin, prod(shape) // block * block_bytes)
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
@@ -106,6 +155,17 @@ class _Reader:
         if kind not in _SCALARS:
             raise ValueError(f"there is no metadata type {kind}")
         return self._number(_SCALARS[kind])
+
+    def _skip_array(self) -> None:
+        kind, count = self._number("<I"), self._number("<Q")
+        if kind == _STRING:
+            for _ in range(count):
+                self._take(self._number("<Q"))
+        elif kind in _SCALARS:
+            self._at += struct.calcsize(_SCALARS[kind]) * count
+            self._take(0)
+        else:
+            raise ValueError(f"there is no array of metadata type {kind}")
 
     def _array(self) -> list[Any]:
         kind, count = self._number("<I"), self._number("<Q")

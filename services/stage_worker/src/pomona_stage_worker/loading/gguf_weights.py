@@ -1,213 +1,166 @@
-"""Tensors of a GGUF file as mlx-lm's parameters, read one by one, only when asked for.
-
-Block formats: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h. MLX stores
-a 4-bit group as eight values in a uint32, first value lowest, and ``w = scale * q + bias``.
-"""
+"""Tensors of a GGUF file as mlx-lm's parameters, read one by one, only when asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
-from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.gguf_file import field, open_gguf
+from pomona.models.gguf_header import (
+    CONVERTED_BITS,
+    KEPT_BITS,
+    PLAIN_TYPES,
+    GgufTensor,
+    read_gguf_header,
+)
+from pomona_stage_worker.loading.gguf_blocks import GROUP_SIZE, Quantized, quantized
+from pomona_stage_worker.loading.gguf_families import Metadata, config_of, family_of
+from pomona_stage_worker.loading.precision import on_metal
 
-GROUP_SIZE = 32
-
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_OUTER_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Quantized:
-    """An affine-quantised matrix in MLX's layout. ``bits`` is 4 or 8, groups are of 32."""
-
-    weight: mx.array
-    scales: mx.array
-    biases: mx.array
-    bits: int
+log = logging.getLogger(__name__)
 
 
 class GgufWeights:
-    """A GGUF file of the llama family.
+    """A GGUF file. ``config`` is what mlx-lm would find in config.json.
 
-    ``config`` is what mlx-lm would find in config.json; ``quantized_bits`` tells for each
-    module name whether its matrix is stored in a form MLX computes with (4 or 8 bits).
+    On a machine with Metal a matrix stays quantised: as it is when MLX knows its type,
+    converted to 8 bits when it does not. Elsewhere everything becomes float32.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._reader: GGUFReader = open_gguf(path)
-        kind = field(self._reader, "general.architecture")
-        if kind != "llama":
-            raise ModelUnsupportedError(
-                f"{path} is of the architecture {kind}; of GGUF files only llama can be read "
-                "so far. Use the model's safetensors folder"
-            )
-        self.config = self._read_config()
-        self._tensors: dict[str, ReaderTensor] = {}
-        for tensor in self._reader.tensors:
-            name = self._module_name(str(tensor.name))
-            if name is not None:
-                self._tensors[name] = tensor
+        header = read_gguf_header(path, lists=False)
+        kind = str(header.fields.get("general.architecture"))
+        self._family = family_of(kind, path)
+        self._tensors: dict[str, GgufTensor] = {}
+        named = {tensor.name: tensor for tensor in header.tensors}
+        if "token_embd.weight" not in named:
+            raise ModelError(f"{path} lacks the tensor token_embd.weight")
+        shapes = {name: tensor.shape for name, tensor in named.items()}
+        self.config = config_of(Metadata(path, kind, header.fields), self._family, shapes)
+        for name, tensor in named.items():
+            module = self._family.module(name)
+            if module is not None:
+                self._tensors[f"{module}.{name.rpartition('.')[2]}"] = tensor
+        self._rope = named.get("rope_freqs.weight")
+        self._wide = self._family.wide or any(x.kind == "BF16" for x in header.tensors)
+        self._converted: dict[str, int] = {}
+
+    def make_model(self) -> nn.Module:
+        """The whole model; its weights are mlx-lm's own random ones, never evaluated."""
+        architecture = import_module(f"mlx_lm.models.{self.config['model_type']}")
+        try:
+            arguments = architecture.ModelArgs.from_dict(self.config)
+            model: nn.Module = architecture.Model(arguments)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelUnsupportedError(f"{self.path} cannot be built: {error}") from error
+        if on_metal():
+            nn.quantize(model, class_predicate=self._quantization)
+        model.set_dtype(self._dtype)
+        if self._rope is not None:
+            self._set_frequencies(model, self._rope)
+        model.eval()
+        return model
+
+    def parameters(self, parameter: str) -> dict[str, mx.array]:
+        """The parameter, and with it what its module needs beside it (scales and biases)."""
+        module, _, last = parameter.rpartition(".")
+        name = f"{module}.weight" if last in ("scales", "biases") else parameter
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise ModelError(f"{self.path} lacks the tensor of {parameter}")
+        kept = self._kept_bits(name)
+        if not on_metal() or kept is None:
+            return {name: self._plain(module, tensor).astype(self._dtype)}
+        if tensor.kind in KEPT_BITS:
+            q = quantized(tensor.kind, self._rows(module, tensor))
+            parts = (q.weight, q.scales, q.biases)
+        else:
+            self._converted[tensor.kind] = self._converted.get(tensor.kind, 0) + 1
+            plain = self._plain(module, tensor)
+            parts = mx.quantize(plain, group_size=GROUP_SIZE, bits=CONVERTED_BITS)
+        weight, scales, biases = parts
+        return {
+            name: weight,
+            f"{module}.scales": scales.astype(self._dtype),
+            f"{module}.biases": biases.astype(self._dtype),
+        }
+
+    def say_what_was_converted(self) -> None:
+        """A notice of the matrices that MLX cannot compute with as they are."""
+        if self._converted:
+            kinds = ", ".join(f"{n} of {kind}" for kind, n in sorted(self._converted.items()))
+            log.warning(
+                "matrices were converted to %d bits, since MLX has no such types: %s",
+                CONVERTED_BITS, kinds, extra={"source": str(self.path)},
+            )  # fmt: skip
+            self._converted.clear()
 
     @property
-    def quantized_bits(self) -> dict[str, int]:
-        bits = {
-            GGMLQuantizationType.Q4_0: 4,
-            GGMLQuantizationType.Q4_1: 4,
-            GGMLQuantizationType.Q8_0: 8,
-        }
-        return {
-            name: bits[tensor.tensor_type]
-            for name, tensor in self._tensors.items()
-            if tensor.tensor_type in bits
-        }
+    def _dtype(self) -> mx.Dtype:
+        if not on_metal():
+            return mx.float32
+        return mx.bfloat16 if self._wide else mx.float16
 
-    def stored_bytes(self, modules: set[str]) -> int:
-        return sum(int(t.n_bytes) for name, t in self._tensors.items() if name in modules)
-
-    def matrix(self, module: str) -> mx.array:
-        """The tensor of a module as float32, dequantised when it was quantised."""
-        tensor = self._tensor(module)
-        if module in self.quantized_bits:
-            q = self.quantized(module)
-            return mx.dequantize(
-                q.weight,
-                q.scales.astype(mx.float32),
-                q.biases.astype(mx.float32),
-                group_size=GROUP_SIZE,
-                bits=q.bits,
-            )
-        data = dequantize(tensor.data, tensor.tensor_type)
-        return mx.array(self._rows_in_order(module, data.astype(np.float32)))
-
-    def quantized(self, module: str) -> Quantized:
-        """The tensor of a module in MLX's quantised form."""
-        tensor = self._tensor(module)
-        unpack = _UNPACK[tensor.tensor_type]
-        rows = self._rows_in_order(module, np.asarray(tensor.data))
-        return unpack(rows)
-
-    def _tensor(self, module: str) -> ReaderTensor:
-        tensor = self._tensors.get(module)
-        if tensor is None:
-            raise ModelError(f"{self.path} lacks the tensor of {module}")
-        return tensor
-
-    def _rows_in_order(self, module: str, rows: NDArray[Any]) -> NDArray[Any]:
-        """Undo llama.cpp's interleaving of the two rotary halves in q and k."""
-        if module.endswith(("self_attn.q_proj", "self_attn.k_proj")):
-            heads = self.config[
-                "num_attention_heads" if module.endswith("q_proj") else "num_key_value_heads"
-            ]
-            half = rows.shape[0] // heads // 2
-            rows = rows.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(rows.shape)
-        return rows
-
-    def _read_config(self) -> dict[str, Any]:
-        def need(key: str) -> Any:
-            value = field(self._reader, f"llama.{key}")
-            if value is None:
-                raise ModelUnsupportedError(f"{self.path} lacks the metadata llama.{key}")
-            return value
-
-        if field(self._reader, "llama.expert_count"):
-            raise ModelUnsupportedError(f"{self.path} has experts; only dense llama is read so far")
-        if field(self._reader, "llama.rope.scaling.type", "none") not in ("none", ""):
-            raise ModelUnsupportedError(f"{self.path} scales its rotary embedding; not read so far")
-        heads = int(need("attention.head_count"))
-        tensors = {str(tensor.name): tensor for tensor in self._reader.tensors}
-        if "token_embd.weight" not in tensors:
-            raise ModelError(f"{self.path} lacks the tensor token_embd.weight")
-        hidden = int(need("embedding_length"))
-        return {
-            "model_type": "llama",
-            "hidden_size": hidden,
-            "num_hidden_layers": int(need("block_count")),
-            "intermediate_size": int(need("feed_forward_length")),
-            "num_attention_heads": heads,
-            "num_key_value_heads": int(field(self._reader, "llama.attention.head_count_kv", heads)),
-            "head_dim": int(field(self._reader, "llama.attention.key_length", hidden // heads)),
-            "rms_norm_eps": float(need("attention.layer_norm_rms_epsilon")),
-            "vocab_size": int(tensors["token_embd.weight"].shape[1]),
-            "rope_theta": float(field(self._reader, "llama.rope.freq_base", 10000.0)),
-            "max_position_embeddings": int(need("context_length")),
-            "tie_word_embeddings": "output.weight" not in tensors,
-        }
-
-    @staticmethod
-    def _module_name(tensor: str) -> str | None:
-        parts = tensor.split(".")
-        if parts[-1] != "weight":
+    def _kept_bits(self, parameter: str) -> int | None:
+        """Bits that a parameter has in memory; None when it is not quantised."""
+        tensor = self._tensors.get(parameter)
+        if tensor is None or tensor.kind in PLAIN_TYPES or len(tensor.shape) < 2:
             return None
-        if parts[0] == "blk" and parts[2] in _LAYER_NAMES:
-            return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}"
-        return _OUTER_NAMES.get(parts[0])
+        return KEPT_BITS.get(tensor.kind, CONVERTED_BITS)
 
+    def _quantization(self, name: str, module: nn.Module) -> bool | dict[str, int]:
+        bits = self._kept_bits(f"{name}.weight")
+        if bits is None or not hasattr(module, "to_quantized"):
+            return False
+        return {"group_size": GROUP_SIZE, "bits": bits}
 
-def _halves(blocks: NDArray[np.uint8], offset: int) -> NDArray[np.float16]:
-    """The float16 at ``offset`` of each block."""
-    return np.ascontiguousarray(blocks[..., offset : offset + 2]).view(np.float16)[..., 0]
+    def _plain(self, module: str, tensor: GgufTensor) -> mx.array:
+        """The tensor as float32."""
+        if tensor.kind in KEPT_BITS:
+            found: Quantized = quantized(tensor.kind, self._rows(module, tensor))
+            return found.dequantized()
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
 
+        rows = self._rows(module, tensor)
+        plain = dequantize(rows, GGMLQuantizationType[tensor.kind]).astype(np.float32, copy=False)
+        array = mx.array(plain.reshape(tensor.shape))
+        if self._family.norm_offset and len(tensor.shape) == 1 and tensor.name.endswith("weight"):
+            array = array - self._family.norm_offset
+        return array
 
-def _nibbles(blocks: NDArray[np.uint8], offset: int) -> NDArray[np.uint32]:
-    """16 bytes of 32 values (low nibbles first) as 4 words of 8 values."""
-    packed = blocks[..., offset : offset + 16]
-    values = np.concatenate([packed & 0xF, packed >> 4], axis=-1)
-    joined = values[..., 0::2] | (values[..., 1::2] << 4)
-    return np.ascontiguousarray(joined).view(np.uint32)
+    def _rows(self, module: str, tensor: GgufTensor) -> NDArray[np.uint8]:
+        """The bytes of a tensor, one row for each row of the matrix, rows in mlx-lm's order."""
+        with self.path.open("rb") as file:
+            file.seek(tensor.begin)
+            raw = np.fromfile(file, np.uint8, tensor.stored_bytes)
+        if raw.size != tensor.stored_bytes:
+            raise ModelError(
+                f"{self.path} is cut short: tensor {tensor.name} lacks "
+                f"{tensor.stored_bytes - raw.size} bytes; copy or download it again"
+            )
+        rotary = self._family.interleaved and module.endswith(("attn.q_proj", "attn.k_proj"))
+        if not rotary:
+            return raw.reshape(prod(tensor.shape[:-1]) if len(tensor.shape) > 1 else 1, -1)
+        rows = raw.reshape(tensor.shape[0], -1)
+        which = "num_attention_heads" if module.endswith("q_proj") else "num_key_value_heads"
+        heads = self.config[which]
+        half = rows.shape[0] // heads // 2
+        return rows.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
-
-def _quantized(
-    words: NDArray[np.uint32], scales: NDArray[Any], biases: NDArray[Any], bits: int
-) -> Quantized:
-    weight = words.reshape(words.shape[0], -1)
-    return Quantized(mx.array(weight), mx.array(scales), mx.array(biases), bits)
-
-
-def _q4_0(rows: NDArray[np.uint8]) -> Quantized:
-    blocks = rows.reshape(rows.shape[0], -1, 18)
-    scales = _halves(blocks, 0)
-    return _quantized(_nibbles(blocks, 2), scales, scales * np.float16(-8), 4)
-
-
-def _q4_1(rows: NDArray[np.uint8]) -> Quantized:
-    blocks = rows.reshape(rows.shape[0], -1, 20)
-    return _quantized(_nibbles(blocks, 4), _halves(blocks, 0), _halves(blocks, 2), 4)
-
-
-def _q8_0(rows: NDArray[np.uint8]) -> Quantized:
-    blocks = rows.reshape(rows.shape[0], -1, 34)
-    scales = _halves(blocks, 0)
-    values = np.ascontiguousarray(blocks[..., 2:]) ^ np.uint8(0x80)
-    return _quantized(values.view(np.uint32), scales, scales * np.float16(-128), 8)
-
-
-_UNPACK: dict[GGMLQuantizationType, Callable[[NDArray[np.uint8]], Quantized]] = {
-    GGMLQuantizationType.Q4_0: _q4_0,
-    GGMLQuantizationType.Q4_1: _q4_1,
-    GGMLQuantizationType.Q8_0: _q8_0,
-}
+    def _set_frequencies(self, model: Any, tensor: GgufTensor) -> None:
+        """Rotary frequencies as the file scales them (llama 3.1 and later)."""
+        factors = self._plain("", tensor)
+        size = self.config["head_dim"]
+        freqs = self.config["rope_theta"] ** (mx.arange(0, size, 2) / size) * factors
+        for layer in model.layers:
+            layer.self_attn.rope._freqs = freqs

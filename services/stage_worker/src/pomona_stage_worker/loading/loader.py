@@ -7,25 +7,29 @@ steps assembles the stage in an instant.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.utils import load_model
+from mlx.utils import tree_flatten
 
-from pomona.errors import ModelError, ModelUnsupportedError
+from pomona.errors import ModelError
 from pomona.models import resolve
-from pomona.models.folder import read_json
-from pomona_stage_worker.loading.gguf_weights import GROUP_SIZE, GgufWeights
+from pomona_stage_worker.loading.folder_weights import FolderWeights
+from pomona_stage_worker.loading.gguf_weights import GgufWeights
+from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
+
+log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes in memory so far, bytes in all)."""
+
+SPARE_SHARE = 1 / 20
+"""Share of a stage's bytes that MLX may keep for reuse while the stage is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,6 @@ class StageWeights:
         return sum(int(array.nbytes) for array in self.arrays.values())
 
 
-def on_metal() -> bool:
-    """Whether MLX computes on Apple's GPU here."""
-    return mx.metal.is_available()
-
-
 def read_weights(
     source: str, start: int, stop: int, progress: Progress, have: StageWeights | None = None
 ) -> StageWeights:
@@ -62,14 +61,19 @@ def read_weights(
     for other types there. What ``have`` holds of the same source is kept, not read again.
     Raises ModelError naming file and tensor.
     """
-    path = resolve(source)
     held = have.arrays if have is not None and have.source == source else {}
     try:
-        if path.is_dir():
-            return _read_folder(source, path, start, stop, progress, held)
-        return _read_gguf(source, path, start, stop, progress, held)
+        path = resolve(source)
+        reader = _Folder(FolderWeights(path)) if path.is_dir() else _Gguf(GgufWeights(path))
+        arrays = reader.read(start, stop, progress, held)
     except (ValueError, RuntimeError, OSError) as error:
-        raise ModelError(f"{path} cannot be loaded: {error}") from error
+        raise ModelError(f"{source} cannot be loaded: {error}") from error
+    if not on_metal():
+        log.info(
+            "layers [%d, %d) are held in float32: this machine has no Metal", start, stop,
+            extra={"source": source},
+        )  # fmt: skip
+    return StageWeights(source, start, stop, reader.make_model, arrays)
 
 
 def assemble(weights: StageWeights) -> StageModel:
@@ -80,132 +84,93 @@ def assemble(weights: StageWeights) -> StageModel:
 
 
 def _parameters(model: nn.Module) -> dict[str, mx.array]:
-    return dict(tree_flatten(model.parameters()))
+    return dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]  # pairs, as asked
 
 
-def _owned(path: Path, model: Any, start: int, stop: int) -> set[str]:
+def _owned(model: Any, start: int, stop: int) -> set[str]:
     layer_count = len(model.layers)
     if not 0 <= start < stop <= layer_count:
-        raise ModelError(f"{path} has {layer_count} layers; [{start}, {stop}) is no part of it")
+        raise ModelError(f"[{start}, {stop}) is no part of a model of {layer_count} layers")
     return owned_parameters(model, start, stop)
 
 
-def _read_folder(
-    source: str,
-    path: Path,
-    start: int,
-    stop: int,
-    progress: Progress,
-    held: Mapping[str, mx.array],
-) -> StageWeights:
-    config = read_json(path / "config.json")
-    if "model_file" in config:
-        raise ModelUnsupportedError(
-            f"{path / 'config.json'} asks to run {config['model_file']}, and Pomona never runs "
-            "a model's own code; use a model of an architecture that mlx-lm has"
-        )
+class _Folder:
+    """Evaluates parameter by parameter, the largest first: beside it, what it is made of must
+    fit, and then there is most room."""
 
-    def make_model() -> nn.Module:
-        model, _ = load_model(path, lazy=True, strict=True)
-        if not on_metal():
-            _make_float32(model)
-        model.eval()
-        return model
+    def __init__(self, weights: FolderWeights) -> None:
+        self._weights = weights
 
-    model = make_model()
-    owned = _owned(path, model, start, stop)
-    wanted = {name: array for name, array in _parameters(model).items() if name in owned}
-    total = sum(int(array.nbytes) for array in wanted.values())
-    arrays: dict[str, mx.array] = {}
-    done = 0
-    for name, lazy in wanted.items():
+    def make_model(self) -> nn.Module:
+        return self._weights.make_model().model
+
+    def read(
+        self, start: int, stop: int, progress: Progress, held: Mapping[str, mx.array]
+    ) -> dict[str, mx.array]:
+        model = self.make_model()
+        owned = _owned(model, start, stop)
+        wanted = {name: x for name, x in _parameters(model).items() if name in owned}
+        sizes = {name: int(array.nbytes) for name, array in wanted.items()}
+        total, done = sum(sizes.values()), 0
+        arrays: dict[str, mx.array] = {}
+        del model
+        for name in _largest_first(sizes):
+            progress(done, total)
+            array = held.get(name, wanted.pop(name))
+            try:
+                mx.eval(array)
+            except (RuntimeError, ValueError) as error:
+                raise ModelError(f"{self._place_of(name)} cannot be read: {error}") from error
+            arrays[name] = array
+            done += sizes[name]
+            _keep_little(total)
         progress(done, total)
-        array = held.get(name, lazy)
-        mx.eval(array)
-        arrays[name] = array
-        done += int(array.nbytes)
-    progress(done, total)
-    return StageWeights(source, start, stop, make_model, arrays)
+        return arrays
+
+    def _place_of(self, parameter: str) -> str:
+        lazy = self._weights.make_model()
+        array = _parameters(lazy.model)[parameter]
+        return self._weights.where(self._weights.tensors_of(lazy, [array])) or parameter
 
 
-def _make_float32(model: nn.Module) -> None:
-    """Replace quantised modules by plain ones, lazily, and every float by float32."""
+class _Gguf:
+    """Converts module by module, the largest first."""
 
-    def plain(module: Any) -> nn.Module:
-        weight = mx.dequantize(
-            module.weight,
-            module.scales.astype(mx.float32) if module.mode == "affine" else module.scales,
-            module.biases.astype(mx.float32) if module.mode == "affine" else None,
-            group_size=module.group_size,
-            bits=module.bits,
-            mode=module.mode,
-        )
-        if isinstance(module, nn.QuantizedEmbedding):
-            embedding = nn.Embedding(1, 1)
-            embedding.weight = weight
-            return embedding
-        linear = nn.Linear(1, 1, bias="bias" in module)
-        linear.weight = weight
-        if "bias" in module:
-            linear.bias = module.bias
-        return linear
+    def __init__(self, weights: GgufWeights) -> None:
+        self._weights = weights
 
-    replacements = [
-        (name, plain(module))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
-    ]
-    if replacements:
-        model.update_modules(tree_unflatten(replacements))
-    model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
+    def make_model(self) -> nn.Module:
+        return self._weights.make_model()
 
-
-def _read_gguf(
-    source: str,
-    path: Path,
-    start: int,
-    stop: int,
-    progress: Progress,
-    held: Mapping[str, mx.array],
-) -> StageWeights:
-    weights = GgufWeights(path)
-    bits = weights.quantized_bits if on_metal() else {}
-    config = weights.config
-
-    def quantization(name: str, module: nn.Module) -> bool | dict[str, int]:
-        if name in bits and hasattr(module, "to_quantized"):
-            return {"group_size": GROUP_SIZE, "bits": bits[name]}
-        return False
-
-    def make_model() -> nn.Module:
-        architecture = import_module(f"mlx_lm.models.{config['model_type']}")
-        model: nn.Module = architecture.Model(architecture.ModelArgs.from_dict(config))
-        if bits:
-            nn.quantize(model, class_predicate=quantization)
-        model.eval()
-        return model
-
-    owned = _owned(path, make_model(), start, stop)
-    modules = sorted({name.rpartition(".")[0] for name in owned})
-    total = weights.stored_bytes(set(modules))
-    arrays: dict[str, mx.array] = {}
-    done = 0
-    for module in modules:
+    def read(
+        self, start: int, stop: int, progress: Progress, held: Mapping[str, mx.array]
+    ) -> dict[str, mx.array]:
+        model = self.make_model()
+        owned = _owned(model, start, stop)
+        sizes = {n: int(x.nbytes) for n, x in _parameters(model).items() if n in owned}
+        del model
+        total, done = sum(sizes.values()), 0
+        arrays: dict[str, mx.array] = {}
+        for name in _largest_first(sizes):
+            progress(done, total)
+            if name not in arrays:
+                parts = {name: held[name]} if name in held else self._weights.parameters(name)
+                mx.eval(parts)
+                arrays.update(parts)
+            done += sizes[name]
+            _keep_little(total)
         progress(done, total)
-        names = {name for name in owned if name.rpartition(".")[0] == module}
-        if names <= held.keys():
-            parts = {name: held[name] for name in names}
-        elif module in bits:
-            q = weights.quantized(module)
-            parts = {
-                f"{module}.weight": q.weight,
-                f"{module}.scales": q.scales,
-                f"{module}.biases": q.biases,
-            }
-        else:
-            parts = {f"{module}.weight": weights.matrix(module)}
-        mx.eval(parts)
-        arrays.update(parts)
-        done += weights.stored_bytes({module})
-    progress(done, total)
-    return StageWeights(source, start, stop, make_model, arrays)
+        self._weights.say_what_was_converted()
+        return arrays
+
+
+def _largest_first(sizes: Mapping[str, int]) -> list[str]:
+    """Those that are an eighth of all or more, by size; the others as they come."""
+    large = sum(sizes.values()) // 8
+    return sorted(sizes, key=lambda name: -sizes[name] if sizes[name] >= large else 0)
+
+
+def _keep_little(total: int) -> None:
+    """Give back what MLX keeps for reuse, when it is much beside what is being loaded."""
+    if mx.get_cache_memory() > total * SPARE_SHARE:
+        mx.clear_cache()

@@ -1,0 +1,148 @@
+"""A folder of safetensors as mlx-lm's model with every tensor lazy.
+
+mlx-lm's own ``load_model`` builds it: renaming, stacking of experts and every mode of
+quantisation are its business. It sees the whole model, of which nothing but the headers is
+read; a tensor is read when somebody evaluates what was made of it.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm import utils as mlx_lm_utils
+
+from pomona.errors import ModelError, ModelUnsupportedError
+from pomona.models.folder import refuse_own_code
+from pomona.models.safetensors_index import read_json, read_tensor_places
+from pomona_stage_worker.loading.precision import make_float32, on_metal
+
+_SMALL_FILES = ("config.json", "generation_config.json", "hf_quant_config.json")
+_EDGE = re.compile(r'(\d+|"[^"]*") -> (\d+|"[^"]*")')
+
+
+@dataclass(frozen=True, slots=True)
+class LazyModel:
+    """Attributes: tensors: those of the files, lazy, by their names there."""
+
+    model: nn.Module
+    tensors: Mapping[str, mx.array]
+
+
+class FolderWeights:
+    """The model in ``folder``. Raises ModelError naming file and tensor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        config = read_json(folder / "config.json")
+        refuse_own_code(config, folder / "config.json")
+        if not config.get("model_type"):
+            raise ModelUnsupportedError(f"{folder / 'config.json'} names no model_type")
+        self.places = read_tensor_places(folder)
+
+    def make_model(self) -> LazyModel:
+        """The whole model, in float32 on a machine without Metal, nothing evaluated."""
+        seen: dict[str, mx.array] = {}
+        make_plain: list[Callable[[], nn.Module]] = []
+
+        def classes(config: dict[str, Any]) -> tuple[Callable[[Any], nn.Module], Any]:
+            find = mlx_lm_utils._get_classes  # type: ignore[reportPrivateUsage]  # the default
+            model_class, arguments_class = find(config)
+
+            def make(arguments: Any) -> nn.Module:
+                model = model_class(arguments)
+                make_plain.append(lambda: model_class(arguments))
+                _note_tensors(model, seen)
+                return model
+
+            return make, arguments_class
+
+        try:
+            with _overlay(self.folder, {place.file for place in self.places.values()}) as folder:
+                model, _ = mlx_lm_utils.load_model(
+                    folder,
+                    lazy=True,
+                    strict=True,
+                    get_model_classes=classes,  # type: ignore[arg-type]  # a maker is enough
+                )
+        except (Exception, SystemExit) as error:  # a family may raise, or exit, in any way
+            raise ModelError(self._why_not_built(error)) from error
+        if not on_metal():
+            make_float32(model, make_plain[0]())
+        model.eval()
+        return LazyModel(model, seen)
+
+    def tensors_of(self, lazy: LazyModel, parameters: Iterable[mx.array]) -> set[str]:
+        """The names of the tensors that must be read to evaluate ``parameters``."""
+        # A parameter may be a tensor as it is stored, and an array has only one name.
+        made = {f"made {n}": mx.expand_dims(array, 0) for n, array in enumerate(parameters)}
+        stored = {f"tensor {name}": array for name, array in lazy.tensors.items()}
+        with tempfile.NamedTemporaryFile("r", suffix=".dot") as file:
+            mx.export_to_dot(file.name, **(stored | made))
+            reached = _what_leads_to(made, file)
+        return {x.removeprefix("tensor ") for x in reached & stored.keys()} & self.places.keys()
+
+    def where(self, tensors: Iterable[str]) -> str:
+        """Files and tensors for the text of an error."""
+        return ", ".join(f"{self.places[name].file}: tensor {name}" for name in sorted(tensors))
+
+    def _why_not_built(self, error: BaseException) -> str:
+        text = " ".join(str(error).split()) or type(error).__name__
+        named = [
+            name for name in self.places if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
+        ]
+        if named:
+            places = self.where(named[:3])
+            return f"{places} cannot be loaded: {text[:600]}"
+        if isinstance(error, SystemExit):
+            text = "mlx-lm's code for this family ends the process on this machine"
+        return f"{self.folder} cannot be loaded: {text[:600]}"
+
+
+def _what_leads_to(ends: Iterable[str], graph: Iterable[str]) -> set[str]:
+    """The nodes of a graph in DOT from which one of ``ends`` can be reached."""
+    before: dict[str, list[str]] = {}
+    for line in graph:
+        if found := _EDGE.match(line):
+            before.setdefault(found[2].strip('"'), []).append(found[1].strip('"'))
+    reached: set[str] = set()
+    left = list(ends)
+    while left:
+        node = left.pop()
+        if node not in reached:
+            reached.add(node)
+            left += before.get(node, ())
+    return reached
+
+
+def _note_tensors(model: nn.Module, seen: dict[str, mx.array]) -> None:
+    """Note in ``seen`` what ``model`` is given to sanitize, or to load when it does not."""
+    name = "sanitize" if hasattr(model, "sanitize") else "load_weights"
+    method: Callable[..., Any] = getattr(model, name)
+
+    def noted(weights: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.update(weights)
+        delattr(model, name)
+        return method(weights, *args, **kwargs)
+
+    setattr(model, name, noted)
+
+
+@contextmanager
+def _overlay(folder: Path, files: Iterable[Path]) -> Generator[Path]:
+    """A folder in which mlx-lm finds the weights that the index names, and no others."""
+    with tempfile.TemporaryDirectory(prefix="pomona-") as name:
+        overlay = Path(name)
+        for small in _SMALL_FILES:
+            if (folder / small).is_file():
+                (overlay / small).symlink_to((folder / small).resolve())
+        for number, file in enumerate(sorted(files)):
+            (overlay / f"model-{number:05}.safetensors").symlink_to(file.resolve())
+        yield overlay

@@ -1,0 +1,172 @@
+"""What a config.json says of a model's layers: caches, experts, legal cuts.
+
+Without MLX, so that planner and gateway can ask. The rules follow mlx-lm's model classes;
+the tests compare them with what those classes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pomona.errors import ModelUnsupportedError
+
+_WINDOWED_BY_TYPE = frozenset({
+    "afmoe", "exaone_moe", "gear", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt_oss",
+    "laguna", "llama", "mellum", "ministral3", "mistral3", "muse_glimmer", "olmo3", "spark2_5",
+})  # fmt: skip
+"""Families whose caches mlx-lm bounds where ``layer_types`` says sliding_attention."""
+_WINDOWED_BY_PATTERN = frozenset({"gemma3", "gemma3_text", "cohere2"})
+"""Families in which every n-th layer, ``sliding_window_pattern``, sees everything."""
+_DEFAULT_PATTERN = {"gemma3": 6, "gemma3_text": 6, "cohere2": 4}
+_LLAMA4_FULL = 4
+_EXPANDED_LATENT = frozenset({"deepseek_v2", "minicpm3", "youtu_llm"})
+"""Families with latent attention whose caches mlx-lm keeps head by head."""
+_KEY_TENSORS = (
+    "k_proj", "kv_a_proj", "kv_b_proj", "qkv", "wqkv", "query_key_value", "c_attn", "kv_proj",
+    "wk.", "key_proj", "att_proj", "key.weight",
+)  # fmt: skip
+_RECURRENT_MARKS = ("linear_attn.", "mamba.", ".ssm", "A_log", "rglru", "conv1d", "time_mix")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What a layer's cache keeps: see LayerFacts."""
+
+    values_per_token: int = 0
+    window: int = 0
+    state_values: int = 0
+
+
+class TextConfig:
+    """The part of a config.json that is about text. Raises ModelUnsupportedError naming what
+    it lacks."""
+
+    def __init__(self, config: Mapping[str, Any], file: Path) -> None:
+        inner = config.get("text_config") or config.get("llm_config")
+        self.values: Mapping[str, Any] = cast("Mapping[str, Any]", inner or config)
+        self.family = str(config.get("model_type", ""))
+        self.text_family = str(self.values.get("model_type", self.family))
+        self._file = file
+
+    def number(self, *keys: str, default: int | None = None) -> int:
+        for key in keys:
+            value = self.values.get(key)
+            if isinstance(value, list) and value and isinstance(value[0], int):
+                value = max(cast("list[int]", value))
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+        if default is None:
+            raise ModelUnsupportedError(f"{self._file} lacks {' or '.join(keys)}")
+        return default
+
+    def is_one_of(self, families: frozenset[str]) -> bool:
+        return self.family in families or self.text_family in families
+
+    @property
+    def layer_count(self) -> int:
+        return self.number("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+
+    @property
+    def hidden_size(self) -> int:
+        return self.number("hidden_size", "d_model", "n_embd", "dim", "model_dim", "hidden_dim")
+
+    @property
+    def layer_types(self) -> Sequence[str]:
+        """One for each layer; empty when the configuration does not say."""
+        types = self.values.get("layer_types")
+        return cast("list[str]", types) if isinstance(types, list) else ()
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the routed experts that a token does not use."""
+        count = self.number(
+            "num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts", default=0
+        )
+        used = self.number(
+            "num_experts_per_tok", "moe_topk", "moe_top_k", "moe_k", "num_selected_experts",
+            "experts_per_token", "top_k_experts", default=count,
+        )  # fmt: skip
+        return max(0.0, 1 - used / count) if count else 0.0
+
+
+def layer_cache(text: TextConfig, layer: int, tensors: Sequence[str]) -> LayerCache:
+    """The cache of one layer, whose tensors have these names."""
+    recurrent = any(mark in name for name in tensors for mark in _RECURRENT_MARKS)
+    attends = any(
+        mark in name
+        for name in tensors
+        for mark in _KEY_TENSORS
+        if "cross" not in name and not any(x in name for x in _RECURRENT_MARKS)
+    )
+    state = _state_values(text) if recurrent else 0
+    if not attends:
+        return LayerCache(state_values=state)
+    return LayerCache(_values_per_token(text, layer), _window(text, layer), state)
+
+
+def _values_per_token(text: TextConfig, layer: int) -> int:
+    hidden, values = text.hidden_size, text.values
+    heads = text.number("num_attention_heads", "n_heads", "n_head", "num_heads", default=1)
+    rope, latent = text.number("qk_rope_head_dim", default=0), values.get("kv_lora_rank")
+    if latent:
+        if text.is_one_of(_EXPANDED_LATENT):
+            key = text.number("qk_nope_head_dim", default=0) + rope
+            return heads * (key + text.number("v_head_dim", default=key))
+        index = text.number("index_head_dim", default=0) if "index_topk" in values else 0
+        return int(latent) + rope + index
+    kv_heads = text.number(
+        "num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_attention_groups", default=heads
+    )
+    if text.values.get("multi_query") is True:
+        kv_heads = 1
+    head_dim = text.number("head_dim", "kv_channels", "attention_head_dim", default=hidden // heads)
+    if layer < len(text.layer_types) and text.layer_types[layer] == "full_attention":
+        head_dim = text.number("global_head_dim", default=head_dim)
+    return kv_heads * (head_dim + text.number("v_head_dim", default=head_dim))
+
+
+def _window(text: TextConfig, layer: int) -> int:
+    if text.family == "llama4":
+        chunk = text.number("attention_chunk_size", default=0)
+        return 0 if (layer + 1) % _LLAMA4_FULL == 0 else chunk
+    size = text.number("sliding_window", "window_size", default=0)
+    if text.is_one_of(_WINDOWED_BY_PATTERN):
+        default = _DEFAULT_PATTERN.get(text.text_family, 6)
+        pattern = text.number("sliding_window_pattern", default=default)
+        return size if layer % pattern != pattern - 1 else 0
+    if text.is_one_of(_WINDOWED_BY_TYPE) and layer < len(text.layer_types):
+        return size if text.layer_types[layer] == "sliding_attention" else 0
+    return 0
+
+
+def _state_values(text: TextConfig) -> int:
+    heads = text.number("linear_num_value_heads", "mamba_num_heads", "mamba_n_heads", default=0)
+    key = text.number("linear_key_head_dim", "ssm_state_size", "mamba_d_state", default=0)
+    value = text.number("linear_value_head_dim", "mamba_head_dim", "mamba_d_head", default=0)
+    return heads * key * value
+
+
+def legal_cuts(text: TextConfig) -> tuple[int, ...] | None:
+    """Layers before which the model may be cut; None when everywhere.
+
+    A cut may not part a layer from the one whose keys and values it reads.
+    """
+    count = text.layer_count
+    if text.number("num_loops", "loop_num", default=1) > 1:
+        return ()
+    if text.family in ("iquestloopcoder", "olmo"):
+        return ()
+    if text.family == "afm7":
+        return tuple(range(1, count - text.number("num_kv_reuse_layers")))
+    shared = text.number("num_kv_shared_layers", default=0)
+    if not shared or not text.layer_types:
+        return None
+    first = count - shared
+    last_of_type = {kind: i for i, kind in enumerate(text.layer_types[:first])}
+    sources = [(last_of_type.get(text.layer_types[i], first - 1), i) for i in range(first, count)]
+    return tuple(
+        cut for cut in range(1, count) if not any(a < cut <= reader for a, reader in sources)
+    )
