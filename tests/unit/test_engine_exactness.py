@@ -57,10 +57,13 @@ def alone(prompt: tuple[int, ...]) -> list[int]:
 
 
 def pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
-    stages = [
-        MlxStage(slice_model(model(), a, b)) for a, b in pairwise(bounds)
-    ]
-    allowed = {"context_length": 4096, "cache_tokens": 20_000, "least_prefix": 4, **limits}
+    stages = [MlxStage(slice_model(model(), a, b)) for a, b in pairwise(bounds)]
+    allowed: dict[str, Any] = {
+        "context_length": 4096,
+        "cache_tokens": 20_000,
+        "least_prefix": 4,
+        **limits,
+    }
     return InProcessPipeline(stages, Limits(stages=len(stages), **allowed))
 
 

@@ -74,7 +74,7 @@ def test_a_bad_webhook_is_refused_without_being_shown(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_HEALTH_WATCHER_SLACK_WEBHOOK_URL", url)
-    with pytest.raises(ConfigurationError, match="slack_webhook_url") as caught:
+    with pytest.raises(ConfigurationError, match="SLACK_WEBHOOK_URL") as caught:
         read_settings(HealthWatcherSettings)
     assert "secret" not in str(caught.value)
 

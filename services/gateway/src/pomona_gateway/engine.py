@@ -73,6 +73,7 @@ class Inbox:
     """What arrives for one client request, which may have several sequences."""
 
     def __init__(self) -> None:
+        self.sequences = 0
         self._buffer: deque[tuple[int, Token | Started]] = deque()
         self._error: RequestError | None = None
         self._news = asyncio.Event()
@@ -217,6 +218,7 @@ class Engine:
         now = time.monotonic()
         running = Running(request, generation, inbox, index, Timing(now, 0.0, 0.0, 0.0))
         self._running[request] = running
+        inbox.sequences += 1
         entry = opened(
             request,
             generation.model,
@@ -372,7 +374,8 @@ class Engine:
         if token.finish is not None:
             del self._running[token.request]
         waiting = running.inbox.put(running.index, token)
-        if waiting > self._settings.stream_buffer_tokens and token.finish is None:
+        allowed = self._settings.stream_buffer_tokens * running.inbox.sequences
+        if waiting > allowed and token.finish is None:
             self.abandon(running)
             message = "the client reads slower than the model writes; its reply was cancelled"
             running.inbox.fail(RequestError(408, "client_too_slow", message))

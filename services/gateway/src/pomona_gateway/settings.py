@@ -44,8 +44,8 @@ class GatewaySettings(ServiceSettings):
     max_running: int = Field(default=1024, ge=1, le=65536)
     """Most sequences in the journal at once; above it the answer is 429."""
     stream_buffer_tokens: int = Field(default=1024, ge=16, le=1 << 20)
-    """Tokens kept for a client that reads slower than the model writes; past it the
-    request of that client is cancelled."""
+    """Tokens of each reply kept for a client that reads slower than the model writes; past
+    it the request of that client is cancelled."""
     stall_deadline_s: float = Field(default=30.0, gt=0, le=3600)
     """Seconds a client may leave its stream unread before the connection is closed."""
     keep_alive_s: float = Field(default=5.0, gt=0, le=60)

@@ -15,7 +15,7 @@ numpy over arrays of labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -96,35 +96,54 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Attributes:
-    nodes: in the order of the stages.
-    cuts: positions, one more than nodes.
-    cost: what was minimised.
-    bound: no plan costs less than this: ``cost`` itself, unless labels had to be left out.
+    """A plan.
+
+    Attributes:
+        nodes: in the order of the stages.
+        cuts: positions, one more than nodes.
+        cost: what was minimised.
     """
 
     nodes: tuple[int, ...]
     cuts: tuple[int, ...]
     cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Attributes:
+    found: the cheapest plan, or None when none costs less than ``below``.
+    bound: no plan costs less than this, but for ``found``; infinite when the search was
+        whole.
+    labels: looked at.
+    """
+
+    found: Found | None
     bound: float
+    labels: int
 
     @property
     def proven(self) -> bool:
-        """Whether nothing is cheaper."""
-        return self.bound >= self.cost
+        return self.bound == float("inf") or (
+            self.found is not None and self.bound >= self.found.cost
+        )
 
 
-def cheapest(question: Question, most_labels: int = MOST_LABELS) -> Found | None:
-    """The cheapest plan, or None when there is none (``below`` included)."""
+def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEAM) -> Answer:
+    """The cheapest plan.
+
+    Args:
+        most_labels: looked at before the proof is given up.
+        beam: labels kept at each level of the quick search before the exact one.
+    """
     if question.costs.fixed.shape[0] > MAX_NODES:
         raise ValueError(f"at most {MAX_NODES} nodes can be planned for at once")
     search = _Search(question)
-    found = search.run(question.below, BEAM, most_labels)
-    if search.left_out == float("inf") or (found is not None and question.any_will_do):
-        return found
-    better = search.run(found.cost if found is not None else question.below, None, most_labels)
-    found = better or found
-    return found and replace(found, bound=min(found.cost, search.left_out))
+    found = search.run(question.below, beam, most_labels)
+    if search.left_out < float("inf") and not (found is not None and question.any_will_do):
+        limit = found.cost if found is not None else question.below
+        found = search.run(limit, None, most_labels) or found
+    return Answer(found and search.in_order(found), search.left_out, search.labels)
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +168,7 @@ class _Labels:
 class _Search:
     def __init__(self, question: Question) -> None:
         self.left_out = float("inf")
+        self.labels = 0
         self._question = question
         costs, allowed = question.costs, question.allowed
         self._count, self._positions = costs.before.shape
@@ -192,8 +212,9 @@ class _Search:
             keep = estimate < limit * (1 - TIE)
             rest, estimate = rest[keep], estimate[keep]
             seen += len(rest) * self._count
+            self.labels += len(rest) * self._count
             if beam is None and seen > most_labels:
-                beam = WIDE_BEAM
+                beam = min(WIDE_BEAM, max(BEAM, most_labels // 512))
             if beam is not None and len(rest) > beam:
                 order = np.argpartition(estimate, beam)
                 self.left_out = min(self.left_out, float(estimate[order[beam]]))
@@ -202,6 +223,17 @@ class _Search:
                 break
             growing = self._grow(labels.take(rest), rest, limit)
         return self._unwind(levels, *best, limit) if best else None
+
+    def in_order(self, found: Found) -> Found:
+        """The same plan with interchangeable nodes in their given order, the first ones used."""
+        groups: dict[int, list[int]] = {}
+        for node, twin in enumerate(self._twin):
+            first = node if twin is None else next(f for f, g in groups.items() if twin in g)
+            groups.setdefault(first, []).append(node)
+        of = {node: first for first, group in groups.items() for node in group}
+        turns = {first: iter(group) for first, group in groups.items()}
+        nodes = tuple(next(turns[of[node]]) for node in found.nodes)
+        return Found(nodes, found.cuts, found.cost)
 
     def _begin(self) -> _Labels:
         """Every stage that can be the tail."""
@@ -307,7 +339,7 @@ class _Search:
             cuts.append(int(labels.position[at]))
             at = int(labels.parent[at])
             level -= 1
-        return Found(tuple(nodes), (*cuts, self._positions - 1), cost, cost)
+        return Found(tuple(nodes), (*cuts, self._positions - 1), cost)
 
 
 class _Starts:
@@ -348,6 +380,11 @@ class _Bound:
         self._rate = (times / weights).min(axis=1)
         off = costs.link + np.where(np.eye(self._count, dtype=bool), np.inf, 0.0)
         self._entry = costs.fixed + (off.min(axis=1) if self._count > 1 else 0.0)
+        # A node from which no link leads on can only be the tail.
+        self._room[np.isinf(self._entry)] = 0.0
+        held_any = self._room > 0
+        self._entry_share = np.zeros(self._count)
+        self._entry_share[held_any] = self._entry[held_any] / self._room[held_any]
         back = costs.back + np.where(np.eye(self._count, dtype=bool), np.inf, 0.0)
         self._back = back.min(axis=1) if self._count > 1 else np.zeros(self._count)
         self._rows = np.full(1 << self._count, -1, dtype=np.int32)
@@ -370,7 +407,7 @@ class _Bound:
         room = np.where(free, self._room, 0.0)
         shape = (len(masks), self._positions)
         weight = np.broadcast_to(self._before, shape)
-        spread = self._rate + self._entry / np.maximum(self._room, 1e-15)
+        spread = self._rate + self._entry_share
         relaxed, left = self._filled(weight, room, spread)
         plain, _ = self._filled(weight, room, self._rate)
         needed = self._nodes_needed(weight, room)

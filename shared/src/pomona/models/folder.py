@@ -115,9 +115,8 @@ class _Sizes:
             if _ROUTED.search(name) and "shared" not in name:
                 idle_bytes += size
                 idle += numbers
-        return LayerFacts(
-            stored, count, cache[0], int(idle_bytes * idle_share), int(idle * idle_share), *cache[1:]
-        )  # fmt: skip
+        idle_bytes, idle = int(idle_bytes * idle_share), int(idle * idle_share)
+        return LayerFacts(stored, count, cache[0], idle_bytes, idle, *cache[1:])
 
     def _size(self, name: str) -> tuple[int, int]:
         place = self._places[name]
