@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pomona.messages.data import FinishReason, Open, SampledToken, Sampling, Token
+
+
+class Constraint(Protocol):
+    """What the next token may be, as far as the tokens before it allow."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """For each id of the vocabulary whether it may come next; at least one may."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """A token was drawn."""
+        ...
 
 
 @dataclass(slots=True)
@@ -17,17 +33,25 @@ class Drawing:
         index: of the next token.
         prompt: ids of the prompt, kept only when a penalty needs them.
         reply: how often each id stands in the reply, kept likewise.
+        constraint: what the reply must match, if anything.
     """
 
     opened: Open
     index: int
     prompt: frozenset[int]
     reply: Counter[int] = field(default_factory=Counter[int])
+    constraint: Constraint | None = None
 
     @classmethod
-    def begin(cls, op: Open) -> Drawing:
+    def begin(cls, op: Open, constraint: Constraint | None = None) -> Drawing:
         split = len(op.history) - op.replied
-        return cls(op, op.index, frozenset(op.history[:split]), Counter(op.history[split:]))
+        return cls(
+            op,
+            op.index,
+            frozenset(op.history[:split]),
+            Counter(op.history[split:]),
+            constraint,
+        )
 
     @property
     def sampling(self) -> Sampling:
@@ -40,6 +64,8 @@ class Drawing:
         self.index += 1
         if needs_history(sampling):
             self.reply[drawn.token] += 1
+        if self.constraint is not None:
+            self.constraint.accept(drawn.token)
         finish: FinishReason | None = None
         if drawn.token in sampling.stop_ids and self.index > sampling.min_tokens:
             finish = "stop"
@@ -72,9 +98,10 @@ class Result:
 
 
 def needs_history(sampling: Sampling) -> bool:
-    """Whether a penalty looks at the tokens so far."""
+    """Whether a penalty or a grammar looks at the tokens so far."""
     return (
-        sampling.repetition_penalty != 1.0
+        bool(sampling.grammar)
+        or sampling.repetition_penalty != 1.0
         or sampling.presence_penalty != 0.0
         or sampling.frequency_penalty != 0.0
     )

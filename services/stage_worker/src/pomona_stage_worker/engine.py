@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pomona.messages.control import Pipeline
+from pomona.models import resolve
+from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.stage import MlxStage, Stage
@@ -11,6 +13,10 @@ from pomona_stage_worker.worker import Engine
 
 def mlx_engine() -> Engine:
     def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
-        return MlxStage(assemble(weights), pipeline.cache_bits)
+        model = assemble(weights)
+        grammars = None
+        if model.is_tail:
+            grammars = Grammars(resolve(weights.source), pipeline.vocab_size)
+        return MlxStage(model, pipeline.cache_bits, grammars)
 
     return Engine("metal" if on_metal() else "cpu", read_weights, make)

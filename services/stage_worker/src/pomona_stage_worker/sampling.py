@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from pomona.messages.data import Sampling
 from pomona_stage_worker.drawing import Drawing, Drawn
@@ -36,6 +38,8 @@ def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
     if any(row is not None for row in adjusted):
         rows = [logits[i] if row is None else row for i, row in enumerate(adjusted)]
         logits = mx.stack(rows)
+    if any(drawing.constraint is not None for drawing in drawings):
+        logits = mx.where(_allowed(drawings, logits.shape[-1]), logits, -mx.inf)
     picked: dict[int, mx.array] = {}
     for way in (_take_likeliest, _sample, _sample_ranked):
         rows = [i for i, drawing in enumerate(drawings) if _way(drawing.sampling) is way]
@@ -47,6 +51,14 @@ def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
     reported = [i for i, drawing in enumerate(drawings) if drawing.sampling.logprobs is not None]
     details = _report(raw, drawings, tokens, reported) if reported else {}
     return [details.get(i, Drawn(token)) for i, token in enumerate(tokens)]
+
+
+def _allowed(drawings: Sequence[Drawing], vocabulary: int) -> mx.array:
+    """(rows, vocabulary) bool: what each row's grammar allows next; all where there is none."""
+    free = np.ones(vocabulary, dtype=np.bool_)
+    rows = [free if d.constraint is None else d.constraint.allowed() for d in drawings]
+    stacked: NDArray[Any] = np.stack(rows)
+    return mx.array(stacked)
 
 
 def _adjust(row: mx.array, drawing: Drawing) -> mx.array | None:

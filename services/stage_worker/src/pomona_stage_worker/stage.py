@@ -22,6 +22,7 @@ from pomona_stage_worker.caches import (
     can_slice,
     quantize,
 )
+from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.drawing import Drawing, Result
 from pomona_stage_worker.sampling import draw
 from pomona_stage_worker.slicing import StageModel
@@ -71,11 +72,15 @@ class MlxStage:
 
     Args:
         cache_bits: quantise keys and values to this many bits; 0 leaves them.
+        grammars: makes the constraints of replies, on the tail.
     """
 
-    def __init__(self, model: StageModel, cache_bits: int = 0) -> None:
+    def __init__(
+        self, model: StageModel, cache_bits: int = 0, grammars: Grammars | None = None
+    ) -> None:
         self._model = model
         self._cache_bits = cache_bits
+        self._grammars = grammars
         self._table = CacheTable(self._make_caches)
         self._drawings: dict[int, Drawing] = {}
         self._ahead: dict[int, StepAhead] = {}
@@ -174,7 +179,9 @@ class MlxStage:
 
     def _note(self, op: object) -> None:
         if isinstance(op, Open):
-            self._drawings[op.seq] = Drawing.begin(op)
+            wanted = self._grammars if op.sampling.grammar else None
+            constraint = wanted.begin(op) if wanted is not None else None
+            self._drawings[op.seq] = Drawing.begin(op, constraint)
         elif isinstance(op, Close):
             self._drawings.pop(op.seq, None)
 

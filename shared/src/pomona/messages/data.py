@@ -23,6 +23,7 @@ MAX_TENSORS = 16
 MAX_ROWS = 4096
 MAX_OPS = 65536
 MAX_STAGES = 64
+MAX_GRAMMAR = 1 << 20
 
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -62,6 +63,7 @@ class Sampling:
         min_tokens: no stop id may be drawn before this many tokens.
         stop_ids: tokens that end the reply with ``stop``.
         logprobs: None, or how many alternatives (0 to 20) are reported for each token.
+        grammar: the reply must match it: a grammar as llguidance writes it; empty for none.
     """
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -77,6 +79,7 @@ class Sampling:
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=1024)] = ()
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)] = ""
 
 
 # To the head ---------------------------------------------------------------------------
@@ -142,7 +145,7 @@ class Open:
 
     Attributes:
         index: index of the first token to be drawn.
-        history: prompt and reply ids, when a penalty needs them.
+        history: prompt and reply ids, when a penalty or a grammar needs them.
         replied: how many of ``history``, at its end, are the reply.
     """
 

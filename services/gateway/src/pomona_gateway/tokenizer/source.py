@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
-from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import ModelFacts, read_facts
 from pomona.models.folder import read_json
 from pomona.models.gguf_header import read_gguf_header
+from pomona.models.vocabulary import folder_backend, gguf_backend
 from pomona_gateway.output import OutputFormat, output_format
 from pomona_gateway.tokenizer.chat_template import ChatTemplate
-from pomona_gateway.tokenizer.gguf_vocabulary import gguf_backend
 from pomona_gateway.tokenizer.tokenizer import Tokenizer
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -73,17 +70,7 @@ def _from_gguf(path: Path) -> tuple[Tokenizer, dict[str, ChatTemplate]]:
 
 
 def _from_folder(path: Path) -> tuple[Tokenizer, dict[str, ChatTemplate]]:
-    rules = path / "tokenizer.json"
-    if not rules.is_file():
-        raise ModelUnsupportedError(
-            f"{path} has no tokenizer.json; save the model's fast tokenizer there"
-        )
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(rules))
-    except Exception as error:  # the library raises bare exceptions
-        raise ModelError(f"{rules} cannot be read: {error}") from error
-    backend.no_truncation()
-    backend.no_padding()
+    backend = folder_backend(path)
     config_file = path / "tokenizer_config.json"
     config = read_json(config_file) if config_file.is_file() else {}
     special = {name: text for name in _SPECIAL if (text := _token_text(config.get(name)))}

@@ -1,4 +1,4 @@
-"""A tokenizer from the metadata of a GGUF file."""
+"""A model's tokenizer, from its folder or from the metadata of its GGUF file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from pomona.errors import ModelUnsupportedError
+from pomona.errors import ModelError, ModelUnsupportedError
+from pomona.models.gguf_header import read_gguf_header
 
 CONTROL, USER_DEFINED = 3, 4
 """Token types (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
@@ -50,6 +51,29 @@ def _pre_tokenizer(name: str) -> Any:
                 f"the tokenizer of this GGUF file cuts text as {name!r}, which is not known yet; "
                 "use the model as a folder with tokenizer.json"
             )
+
+
+def read_vocabulary(path: Path) -> Backend:
+    """The tokenizer of a folder or a GGUF file. Raises ModelError naming the file."""
+    return (
+        folder_backend(path) if path.is_dir() else gguf_backend(read_gguf_header(path).fields, path)
+    )
+
+
+def folder_backend(path: Path) -> Backend:
+    """The tokenizer that the folder's tokenizer.json describes."""
+    rules = path / "tokenizer.json"
+    if not rules.is_file():
+        raise ModelUnsupportedError(
+            f"{path} has no tokenizer.json; save the model's fast tokenizer there"
+        )
+    try:
+        backend = Backend.from_file(str(rules))
+    except Exception as error:  # the library raises bare exceptions
+        raise ModelError(f"{rules} cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def gguf_backend(fields: Mapping[str, Any], path: Path) -> Backend:

@@ -1,0 +1,115 @@
+"""Replies that must match a grammar, by llguidance, on the tail.
+
+The state of a grammar belongs to the sequence: it follows it through lanes, and is made
+again from the ids that were emitted when a request goes on in a later epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from numpy.typing import NDArray
+
+from pomona.errors import PomonaError
+from pomona.messages.data import Open
+from pomona.models.vocabulary import read_vocabulary
+
+log = logging.getLogger(__name__)
+
+COMPILE_DEADLINE_S = 10.0
+
+
+class GrammarError(PomonaError):
+    """A grammar could not be followed; the gateway should have refused it."""
+
+
+class Grammars:
+    """Makes the constraints of one model's sequences, beside the thread that runs the steps.
+
+    Args:
+        path: the model's folder or GGUF file, for its vocabulary; read at the first use.
+        vocab_size: width of the logits, which may be more than the tokenizer knows.
+    """
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        self._path = path
+        self._vocab_size = vocab_size
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+
+    def begin(self, op: Open) -> GrammarConstraint:
+        """The constraint of a sequence; compiled while its prompt is read."""
+        emitted = op.history[len(op.history) - op.replied :] if op.replied else ()
+        stop_ids = op.sampling.stop_ids
+        matcher = self._pool.submit(self._compile, op.sampling.grammar, emitted, stop_ids)
+        return GrammarConstraint(matcher, self._vocab_size, stop_ids)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def _rules(self) -> str:
+        return read_vocabulary(self._path).to_str()
+
+    def _tokenizer(self, stop_ids: tuple[int, ...]) -> LLTokenizer:
+        known = self._tokenizers.get(stop_ids)
+        if known is None:
+            ends = [i for i in stop_ids if i < self._vocab_size] or None
+            known = LLTokenizer(self._rules, n_vocab=self._vocab_size, eos_token=ends)
+            self._tokenizers[stop_ids] = known
+        return known
+
+    @cached_property
+    def _tokenizers(self) -> dict[tuple[int, ...], LLTokenizer]:
+        return {}
+
+    def _compile(
+        self, grammar: str, emitted: Sequence[int], stop_ids: tuple[int, ...]
+    ) -> LLMatcher:
+        matcher = LLMatcher(self._tokenizer(stop_ids), grammar, log_level=0)
+        if emitted:
+            matcher.consume_tokens(list(emitted))
+        return matcher
+
+
+class GrammarConstraint:
+    """One sequence's place in its grammar."""
+
+    def __init__(
+        self, matcher: Future[LLMatcher], vocab_size: int, stop_ids: tuple[int, ...]
+    ) -> None:
+        self._compiling = matcher
+        self._mask = allocate_token_bitmask(1, vocab_size)
+        self._vocab_size = vocab_size
+        self._stop_ids = [i for i in stop_ids if i < vocab_size]
+
+    @cached_property
+    def _matcher(self) -> LLMatcher:
+        return self._compiling.result(COMPILE_DEADLINE_S)
+
+    def allowed(self) -> NDArray[np.bool_]:
+        matcher = self._matcher
+        if not matcher.is_error() and not matcher.is_stopped():
+            fill_next_token_bitmask(matcher, self._mask, 0)
+            bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")
+            allowed = bits.reshape(-1)[: self._vocab_size].astype(np.bool_)
+            if allowed.any():
+                return allowed
+        if matcher.is_error():
+            # A reply that broke off is better than a stream that stands still.
+            log.warning("a grammar cannot be followed further: %s", matcher.get_error())
+        if not self._stop_ids:
+            raise GrammarError("the grammar is at its end, and the request names no stop id")
+        allowed = np.zeros(self._vocab_size, dtype=np.bool_)
+        allowed[self._stop_ids] = True
+        return allowed
+
+    def accept(self, token: int) -> None:
+        if token not in self._stop_ids:
+            self._matcher.consume_token(token)
