@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from pomona.messages.data import Sampling, Started
-from pomona_gateway.engine import Engine, Generation, Inbox, Running
+from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics, Timing
 from pomona_gateway.reply_text import Piece, ReplyText
+from pomona_gateway.sequences import Generation, Inbox, Running
 from pomona_gateway.tokenizer import LanguageModel
 
 SEED_MASK = 2**64 - 1

@@ -15,9 +15,10 @@ from pomona.service import ControlPlane
 from pomona_gateway.allowance import Allowances
 from pomona_gateway.catalogue import Catalogue
 from pomona_gateway.conversations import Conversations
-from pomona_gateway.engine import Engine, Generation, Inbox
+from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics
 from pomona_gateway.routes import Route
+from pomona_gateway.sequences import Generation, Inbox
 from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)

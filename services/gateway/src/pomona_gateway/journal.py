@@ -116,7 +116,6 @@ class Journal:
 
     def __init__(self, limits: Limits) -> None:
         self.dropped = Dropped()
-        self.resubmitted = 0
         self._limits = limits
         self._entries: dict[str, Entry] = {}
 
@@ -293,7 +292,6 @@ class Journal:
         if route is None or route == entry.left:
             return []
         entry.since = now
-        self.resubmitted += 1
         return [self._send(entry, route)]
 
     def _send(self, entry: Entry, route: Route) -> Send:

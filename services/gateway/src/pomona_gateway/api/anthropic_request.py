@@ -187,9 +187,9 @@ def _user_turn(blocks: list[AnyBlock], where: str) -> list[dict[str, Any]]:
         match block:
             case TextBlock(text=text):
                 texts.append(text)
-            case ToolResultBlock(tool_use_id=call, content=content):
-                result = {"role": "tool", "content": _text(content or ""), "tool_call_id": call}
-                results.append(result)
+            case ToolResultBlock(tool_use_id=call, content=content, is_error=failed):
+                text = ("Error: " if failed else "") + _text(content or "")
+                results.append({"role": "tool", "content": text, "tool_call_id": call})
             case _:
                 raise _misplaced(block.type, "user", f"{where}[{place}].type")
     said = [{"role": "user", "content": "".join(texts)}] if texts or not results else []
