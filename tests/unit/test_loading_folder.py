@@ -29,7 +29,7 @@ LAYERS = CONFIG["num_hidden_layers"]
 MOE = {**CONFIG, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
 
 
-def nothing(done: int, total: int) -> None:
+def nothing(done: int, total: int, fetching: bool = False) -> None:
     pass
 
 

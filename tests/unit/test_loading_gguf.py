@@ -43,7 +43,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def nothing(done: int, total: int) -> None:
+def nothing(done: int, total: int, fetching: bool = False) -> None:
     pass
 
 

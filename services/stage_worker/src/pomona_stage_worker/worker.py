@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import psutil
 
@@ -19,13 +20,17 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
+from pomona.models.copies import Keeper
+from pomona.models.peers import Peer
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Pull
 from pomona_stage_worker.loading import Progress, StageWeights
+from pomona_stage_worker.loading.file_server import FileServer
 from pomona_stage_worker.reconcile import Install, Remove, reconcile, wanted_stages
 from pomona_stage_worker.runtime import Runtime
 from pomona_stage_worker.scheduling import Limits
 from pomona_stage_worker.settings import StageWorkerSettings
+from pomona_stage_worker.speed import Speed
 from pomona_stage_worker.stage import Stage
 from pomona_stage_worker.step_loop import StepLoop
 
@@ -41,12 +46,15 @@ class Engine:
 
     Attributes:
         device: what the beacon says the worker computes on.
+        measure: how fast this machine is, in a thread of its own, before anything is loaded; what
+            was measured is kept in the folder.
         read: brings a stage's weights into memory, in a thread of its own.
         assemble: makes the stage, in the step thread.
     """
 
     device: str
-    read: Callable[[str, int, int, Progress, StageWeights | None], StageWeights]
+    measure: Callable[[Path], Speed]
+    read: Callable[[str, int, int, Progress, StageWeights | None, Sequence[Keeper]], StageWeights]
     assemble: Callable[[StageWeights, Pipeline], Stage]
 
 
@@ -69,6 +77,8 @@ class StageWorker:
         self._held: dict[int, Held] = {}
         self._spare: StageWeights | None = None
         self._broken = (0, "")
+        self._speed = Speed()
+        self._sources: frozenset[str] = frozenset()
         self._rates: list[tuple[float, int]] = []
         self._retired_steps = 0
         self._process = psutil.Process()
@@ -91,9 +101,12 @@ class StageWorker:
         """Until ``stop`` is set."""
         url, stop_metrics = start_metrics(self._settings, "POMONA_STAGE_WORKER_METRICS_PORT")
         self._control.endpoints["metrics"] = url
+        files = FileServer(self._settings.data_host, lambda: self._sources)
+        self._control.endpoints["files"] = files.url
         self._loop.start()
         try:
             async with self._control.running():
+                await self._measure()
                 self._control.state = "ready"
                 while not stop.is_set():
                     if not self._loop.is_alive():
@@ -111,7 +124,18 @@ class StageWorker:
             self._loader.shutdown(wait=False, cancel_futures=True)
             if not self._loop.stop(STOP_DEADLINE_S):
                 log.error("a step did not end within %g s; leaving it", STOP_DEADLINE_S)
+            files.close()
             stop_metrics()
+
+    async def _measure(self) -> None:
+        """Learn how fast this machine is; what goes wrong costs predictions, nothing else."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._speed = await loop.run_in_executor(
+                self._loader, self._engine.measure, self._settings.state_dir
+            )
+        except Exception:
+            log.exception("the machine's speed cannot be measured")
 
     # What it says ----------------------------------------------------------------------
 
@@ -128,7 +152,7 @@ class StageWorker:
             device=self._engine.device,
             usable_memory_bytes=self._usable,
             resident_bytes=self._process.memory_info().rss,
-            stages=tuple(held.status for held in self._held.values()),
+            stages=tuple(_timed(held) for held in self._held.values()),
             cache_bytes=sum(load.cache_bytes for load in loads),
             sequences=sum(load.sequences for load in loads),
             prefixes=sum(load.prefixes for load in loads),
@@ -138,6 +162,10 @@ class StageWorker:
             table=loads[-1].table if loads else "",
             broken_epoch=self._broken[0],
             broken_reason=self._broken[1][:4096],
+            memory_bandwidth=self._speed.memory_bandwidth,
+            matrix_flops=self._speed.matrix_flops,
+            layer_us=self._speed.layer_us,
+            mlx_version=self._speed.mlx_version,
         )
 
     def _rate(self, tokens: int) -> float:
@@ -152,6 +180,7 @@ class StageWorker:
     def _hear(self, beacon: Beacon) -> None:
         if not isinstance(beacon.facts, PlannerFacts):
             return
+        self._sources = frozenset(pipeline.source for pipeline in beacon.facts.pipelines)
         wanted = wanted_stages(beacon.facts.pipelines, self._settings.instance, self._endpoint)
         for action in reconcile(wanted, self._held.keys()):
             match action:
@@ -161,8 +190,7 @@ class StageWorker:
                     task = asyncio.create_task(self._install(action))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
-        sources = {pipeline.source for pipeline in beacon.facts.pipelines}
-        if self._spare is not None and self._spare.source not in sources:
+        if self._spare is not None and self._spare.source not in self._sources:
             self._spare = None
 
     def _remove(self, epoch: int) -> None:
@@ -193,14 +221,18 @@ class StageWorker:
         self._control.changed()
         loop = asyncio.get_running_loop()
 
-        def progress(done: int, total: int) -> None:
-            held.status = _at(status, "loading", done, total)
+        def progress(done: int, total: int, fetching: bool = False) -> None:
+            if fetching:
+                held.status = replace(status, fetched_bytes=done, fetch_bytes=total)
+            else:
+                held.status = _at(status, "loading", done, total)
 
         try:
             have, self._spare = self._spare, None
             weights = await loop.run_in_executor(
                 self._loader,
                 self._engine.read, pipeline.source, stage.start, stage.stop, progress, have,
+                self._peers(),
             )  # fmt: skip
             del have
             if self._held.get(pipeline.epoch) is not held:
@@ -218,6 +250,16 @@ class StageWorker:
             held.status = _at(status, "ready", weights.nbytes, weights.nbytes)
             log.info("ready: %d MB", weights.nbytes >> 20, extra={"epoch": pipeline.epoch})
         self._control.changed()
+
+    def _peers(self) -> list[Keeper]:
+        """The other workers that serve files, those of this node first."""
+        others = [
+            beacon
+            for beacon in self._control.leases.of("stage_worker")
+            if beacon.name != self._control.identity.name and "files" in beacon.endpoints
+        ]
+        others.sort(key=lambda beacon: beacon.node != self._settings.node)
+        return [Peer(beacon.name, beacon.endpoints["files"]) for beacon in others]
 
     async def _start_runtime(self, install: Install, weights: StageWeights) -> Runtime:
         """Assemble the stage in the step thread, which alone may use it."""
@@ -265,6 +307,19 @@ class StageWorker:
                 self._broken = (epoch, failure)
                 held.status = _at(held.status, "failed", error=failure)
                 self._control.changed()
+
+
+def _timed(held: Held) -> StageStatus:
+    """The status, with how long steps take now."""
+    if held.runtime is None:
+        return held.status
+    timing = held.runtime.timing
+    return replace(
+        held.status,
+        decode_us=timing.decode_us,
+        prefill_us=timing.prefill_us,
+        token_us=timing.token_us,
+    )
 
 
 def _at(

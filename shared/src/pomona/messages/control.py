@@ -15,6 +15,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Endpoint = Annotated[str, StringConstraints(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Rate = Annotated[float, Field(ge=0)]
 LayerIndex = Annotated[int, Field(ge=0, le=4096)]
 
 ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
@@ -44,12 +45,109 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True)
+class ThunderboltPort:
+    """One Thunderbolt port of a Mac.
+
+    Attributes:
+        name: as printed on no case, such as ``Receptacle 1``.
+        generation: of the port: 3, 4 or 5; 0 when unknown.
+        gbps: speed of what is connected; 0 when nothing is.
+        peer: name of the machine or device at the other end; empty when nothing is.
+        hops: devices between this machine and the peer; 0 for a cable from Mac to Mac.
+    """
+
+    name: Text
+    generation: Count = 0
+    gbps: Rate = 0.0
+    peer: Text = ""
+    hops: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface with an address.
+
+    Attributes:
+        kind: such as ``thunderbolt``, ``ethernet``, ``wifi``, ``loopback`` or ``other``.
+        mbps: nominal speed; 0 when unknown.
+    """
+
+    name: Text
+    kind: Text
+    address: Text
+    mbps: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What is looked at again from time to time. What cannot be told is empty or 0.
+
+    Attributes:
+        model: of the machine, such as ``Mac16,11``.
+        wired_limit_bytes: set by the operator; 0 leaves it to the system.
+        rdma: of RDMA over Thunderbolt.
+        watts, celsius: of the whole package, now.
+        disk_free_bytes: where models are kept.
+        sleep_minutes: idle time after which the machine sleeps; 0 never, -1 unknown.
+        clock_s: Unix time when this was said.
+    """
+
+    model: Text = ""
+    wired_limit_bytes: Count = 0
+    thunderbolt: Annotated[tuple[ThunderboltPort, ...], Field(max_length=32)] = ()
+    rdma: Literal["unknown", "unsupported", "disabled", "enabled"] = "unknown"
+    rdma_devices: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
+    interfaces: Annotated[tuple[Interface, ...], Field(max_length=64)] = ()
+    watts: Rate = 0.0
+    celsius: Rate = 0.0
+    disk_free_bytes: Count = 0
+    disk_bytes: Count = 0
+    sleep_minutes: Annotated[int, Field(ge=-1, le=10**6)] = -1
+    automatic_updates: Literal["unknown", "on", "off"] = "unknown"
+    clock_s: Rate = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFacts:
+    """The way to another node, as measured from here.
+
+    Attributes:
+        node: the other one.
+        address: of it, the best of those measured.
+        kind: of the interface over which it is reached.
+        rtt_us, rtt_spread_us: round trip of a small message, median and half the distance
+            between the quartiles.
+        bytes_per_s, spread_bytes_per_s: one way, of a large message, the same.
+        others: addresses that were measured too, and are slower.
+        dead: addresses that do not answer.
+    """
+
+    node: Name
+    address: Text
+    kind: Text
+    rtt_us: Rate
+    rtt_spread_us: Rate
+    bytes_per_s: Rate
+    spread_bytes_per_s: Rate
+    others: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    dead: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoveryFacts:
-    """Attributes: peers: peer endpoints of the other nodes' discovery services in use."""
+    """Attributes:
+    peers: peer endpoints of the other nodes' discovery services in use.
+    machine: what may change while the service runs.
+    links: to the other nodes, measured.
+    troubles: what discovery sees that is wrong, in words.
+    """
 
     service: Literal["discovery"]
     hardware: Hardware
     peers: Annotated[tuple[Endpoint, ...], Field(max_length=256)] = ()
+    machine: NodeFacts = NodeFacts()
+    links: Annotated[tuple[LinkFacts, ...], Field(max_length=256)] = ()
+    troubles: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +162,35 @@ class Stage:
     start: LayerIndex
     stop: LayerIndex
     endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the planner expects of a pipeline.
+
+    Attributes:
+        tokens_per_second: of one user alone.
+        ceiling_tokens_per_second: the same, were nothing done but reading the weights.
+        users: requests at once that ``users_tokens_per_second`` is for, all together.
+        first_token_s: from a prompt of ``prompt_tokens`` to its first token, seconds.
+        cache_tokens: tokens that fit into the caches of the tightest stage.
+        stage_us: each stage's part of one user's token, microseconds.
+        link_us: each link's, the way back from tail to head last.
+        joules_per_token: when ``users`` are served; 0 when power is unknown.
+        notes: what a person should know of how the plan came about.
+    """
+
+    tokens_per_second: Rate
+    ceiling_tokens_per_second: Rate
+    users: Count
+    users_tokens_per_second: Rate
+    prompt_tokens: Count
+    first_token_s: Rate
+    cache_tokens: Count
+    stage_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    link_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    joules_per_token: Rate = 0.0
+    notes: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +209,9 @@ class Pipeline:
             kept prefixes together.
         cache_bits: keys and values are quantised to this many bits; 0 leaves them whole.
         vocab_size: token ids lie below this; 0 when it is not known.
+        prediction: what to expect of it.
+        proposal: a better plan, in words, when one would gain enough; it is not made while
+            requests run.
     """
 
     model: Text
@@ -95,6 +225,8 @@ class Pipeline:
     cache_bits: Literal[0, 2, 3, 4, 6, 8] = 0
     vocab_size: Count = 0
     reason: Text = ""
+    prediction: Prediction | None = None
+    proposal: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +243,8 @@ class StageStatus:
         loaded_bytes: weights in memory so far.
         total_bytes: weights this stage will hold.
         error: why the stage ``failed``: file, tensor and what to do.
+        fetched_bytes: of the weights that were not on this machine, those that came so far,
+            of ``fetch_bytes``.
     """
 
     model: Text
@@ -121,6 +255,8 @@ class StageStatus:
     loaded_bytes: Count = 0
     total_bytes: Count = 0
     error: Text = ""
+    fetched_bytes: Count = 0
+    fetch_bytes: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +275,10 @@ class StageWorkerFacts:
         ``step:digest``. Stages of one epoch that agree say the same for the same step.
     broken_epoch: newest epoch that failed here, which the planner must replace.
     broken_reason: why.
+    memory_bandwidth: measured through MLX: bytes of weights read a second; 0 before.
+    matrix_flops: measured through MLX: floating-point operations a second in products.
+    layer_us: measured through MLX: small kernels of one layer, microseconds.
+    mlx_version: of MLX.
     """
 
     service: Literal["stage_worker"]
@@ -155,6 +295,10 @@ class StageWorkerFacts:
     table: Text = ""
     broken_epoch: Count = 0
     broken_reason: Text = ""
+    memory_bandwidth: Rate = 0.0
+    matrix_flops: Rate = 0.0
+    layer_us: Rate = 0.0
+    mlx_version: Text = ""
 
 
 @dataclass(frozen=True, slots=True)

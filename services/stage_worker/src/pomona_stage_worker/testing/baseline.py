@@ -27,7 +27,7 @@ from pomona_stage_worker.loading import assemble, read_weights
 def main() -> None:
     source = sys.argv[1]
     layer_count = read_facts(source).layer_count
-    stage = assemble(read_weights(source, 0, layer_count, lambda done, total: None))
+    stage = assemble(read_weights(source, 0, layer_count, lambda done, total, fetching=False: None))
     print('{"ready": true}', flush=True)
     for line in sys.stdin:
         task = orjson.loads(line)

@@ -17,12 +17,14 @@ from pydantic_settings import SettingsConfigDict
 from pomona.codec import Buffer
 from pomona.messages.control import Pipeline
 from pomona.messages.data import Close, Open, Step, Tensor
+from pomona.models.copies import Keeper
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
 from pomona_stage_worker.caches import CacheTable
 from pomona_stage_worker.drawing import Drawing, Drawn
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.settings import StageWorkerSettings
+from pomona_stage_worker.speed import Speed
 from pomona_stage_worker.stage import Output, Stage
 from pomona_stage_worker.worker import Engine, StageWorker
 
@@ -101,7 +103,12 @@ def _made_up(drawing: Drawing) -> Drawn:
 
 def emulated_engine(settings: EmulatedSettings) -> Engine:
     def read(
-        source: str, start: int, stop: int, progress: Progress, have: StageWeights | None
+        source: str,
+        start: int,
+        stop: int,
+        progress: Progress,
+        have: StageWeights | None,
+        peers: Sequence[Keeper],
     ) -> StageWeights:
         def no_model() -> Any:
             raise NotImplementedError("an emulated stage has no model")
@@ -112,7 +119,7 @@ def emulated_engine(settings: EmulatedSettings) -> Engine:
         is_tail = weights.stop == pipeline.layer_count
         return EmulatedStage(settings.hold_ms / 1000, settings.width, is_tail)
 
-    return Engine("emulated", read, make)
+    return Engine("emulated", lambda _: Speed(), read, make)
 
 
 def main() -> None:

@@ -1,0 +1,75 @@
+"""Fills the holes of a copy that a stage needs, from peers before the hub."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from pomona.models.copies import Copy, Keeper, pieces
+from pomona.models.hub import Hub, is_hub_id
+from pomona.models.safetensors_index import TensorPlace
+from pomona_stage_worker.loading.progress import Progress
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 4
+"""Pieces that are fetched at once."""
+
+
+def copy_at(source: str, path: Path) -> Copy | None:
+    """The copy whose folder ``path`` is; None for a folder of the operator's own.
+
+    What the hub's client already has in its cache is taken from there.
+    """
+    copy = Copy.find(source)
+    if copy is None or copy.folder != path:
+        return None
+    if is_hub_id(source):
+        hub = Hub()
+        for file in copy.weight_files():
+            cached = None if (copy.folder / file).is_symlink() else hub.cached(copy.manifest, file)
+            if cached is not None:
+                copy.adopt(file, cached)
+    return copy
+
+
+def fetch(
+    copy: Copy, places: Iterable[TensorPlace], peers: Sequence[Keeper], progress: Progress
+) -> None:
+    """Bring these tensors to this machine. What came stays, also when something fails: the
+    next attempt goes on from there.
+
+    Raises ModelError saying what each keeper answered.
+    """
+    lacking = copy.lacking(places)
+    if not lacking:
+        return
+    keepers = [*peers, *([Hub()] if is_hub_id(copy.manifest.source) else [])]
+    held = {
+        file: [x for keeper in keepers for x in keeper.held(copy.manifest, file)]
+        for file in lacking
+    }
+    wanted = pieces(lacking, held)
+    total, done = sum(end - begin for _, begin, end in wanted), 0
+    by_keeper: Counter[str] = Counter()
+    progress(0, total, fetching=True)
+    executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
+    try:
+        running = {
+            executor.submit(copy.fetch, file, begin, end, keepers): end - begin
+            for file, begin, end in wanted
+        }
+        for finished in as_completed(running):
+            by_keeper[finished.result()] += running[finished]
+            done += running[finished]
+            progress(done, total, fetching=True)
+    finally:
+        executor.shutdown(cancel_futures=True)
+    log.info(
+        "fetched %d MB: %s", total >> 20,
+        ", ".join(f"{size >> 20} MB from {name}" for name, size in by_keeper.most_common()),
+        extra={"source": copy.manifest.source},
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""Serves what this machine has of a model on disk to its peers, read only.
+
+``GET /manifest?source=`` lists a model's files; ``/held?source=&version=&file=`` the ranges of
+one that are here; ``/bytes?source=&version=&file=&begin=&end=`` gives a range, with its SHA-256
+in a header. Only weights and small files of models that the
+plan names, or of which there is a copy here, are served, by bare file names: no path that
+a peer sends is ever opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+
+from pomona.errors import ModelError
+from pomona.models.copies import (
+    PIECE_BYTES,
+    Copy,
+    Manifest,
+    Range,
+    RemoteFile,
+    is_small_file,
+    is_weight_file,
+)
+from pomona.models.peers import DIGEST_HEADER
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 30.0
+"""Seconds a peer may take to send its request, or to take some of the answer."""
+
+
+class FileServer:
+    """To be closed.
+
+    Args:
+        sources: the models that the plan names now.
+        find: the copy of a model on this machine.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        sources: Callable[[], Collection[str]],
+        find: Callable[[str], Copy | None] = Copy.find,
+    ) -> None:
+        self._find = find
+        self._sources = sources
+        self._versions: dict[str, tuple[tuple[tuple[str, int, int], ...], str]] = {}
+        self._server = ThreadingHTTPServer((host, 0), _handler(self._answer))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="file server", daemon=True
+        )
+        self._thread.start()
+        self.url = f"http://{host}:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+    def _answer(self, path: str, query: dict[str, str]) -> bytes | None:
+        source, file = query.get("source", ""), query.get("file", "")
+        manifest = self._manifest(source)
+        if manifest is None:
+            return None
+        if path == "/manifest":
+            return orjson.dumps(manifest)
+        known = manifest.files.get(file)
+        if known is None or manifest.version != query.get("version"):
+            return None
+        whole = is_small_file(file, known.size)
+        if not whole and not is_weight_file(file):
+            return None
+        folder = self._own_folder(source)
+        held: Sequence[Range] = [(0, known.size)]
+        if folder is None:
+            copy = self._find(source)
+            if copy is None:
+                return None
+            folder, held = copy.folder, held if whole else copy.held(file)
+        if path == "/held":
+            return orjson.dumps(held)
+        try:
+            begin, end = int(query["begin"]), int(query["end"])
+        except (KeyError, ValueError):
+            return None
+        if path != "/bytes" or not any(a <= begin <= end <= b for a, b in held):
+            return None
+        if end - begin > PIECE_BYTES and not whole:
+            return None
+        with (folder / file).open("rb") as opened:
+            opened.seek(begin)
+            return opened.read(end - begin)
+
+    def _manifest(self, source: str) -> Manifest | None:
+        folder = self._own_folder(source)
+        if folder is None:
+            copy = self._find(source)
+            return copy.manifest if copy else None
+        files: dict[str, RemoteFile] = {}
+        stamps: list[tuple[str, int, int]] = []
+        for file in sorted(folder.rglob("*")):
+            name, stat = file.relative_to(folder).as_posix(), file.stat()
+            wanted = is_weight_file(name) or is_small_file(name, stat.st_size)
+            if wanted and file.is_file() and _belongs(file, folder):
+                files[name] = RemoteFile(stat.st_size)
+                stamps.append((name, stat.st_size, stat.st_mtime_ns))
+        known = self._versions.get(source)
+        if known is None or known[0] != tuple(stamps):
+            known = self._versions[source] = (tuple(stamps), _version(folder, files))
+        return Manifest(source, known[1], files)
+
+    def _own_folder(self, source: str) -> Path | None:
+        """A folder of this machine that the plan names."""
+        folder = Path(source).expanduser()
+        if source in self._sources() and folder.is_absolute() and folder.is_dir():
+            return folder
+        return None
+
+
+def _belongs(file: Path, folder: Path) -> bool:
+    """Whether a link leads elsewhere. In the hub's cache, snapshots link to blobs beside."""
+    home = folder.resolve()
+    homes = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
+    return any(file.resolve().is_relative_to(place) for place in homes)
+
+
+def _version(folder: Path, files: Mapping[str, RemoteFile]) -> str:
+    """A digest that tells two states of a folder apart without reading it all."""
+    digest = hashlib.sha256()
+    for name, file in files.items():
+        digest.update(f"{name} {file.size} ".encode())
+        with (folder / name).open("rb") as opened:
+            digest.update(opened.read(1 << 16 if is_weight_file(name) else file.size))
+    return digest.hexdigest()
+
+
+def _handler(
+    answer: Callable[[str, dict[str, str]], bytes | None],
+) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = DEADLINE_S
+        server_version = "Pomona"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            target = urlsplit(self.path)
+            query = {name: values[-1] for name, values in parse_qs(target.query).items()}
+            try:
+                content = answer(target.path, query)
+            except (OSError, ModelError) as error:
+                log.warning("a peer could not be served: %s", error)
+                content = None
+            if content is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.send_header(DIGEST_HEADER, hashlib.sha256(content).hexdigest())
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Requests of peers are no news."""
+
+    return Handler

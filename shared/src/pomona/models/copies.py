@@ -1,0 +1,315 @@
+"""Copies of models that are elsewhere: on the hub, or on the disk of a peer.
+
+A copy is a folder like any other, except that its weight files are sparse: each has its
+header and its full size, and of its tensors those that somebody here has wanted so far; the
+rest are holes, which take no disk. Beside each file stands what it holds. So whoever reads
+headers only, or only tensors that were asked for before, needs not know that it is a copy.
+
+Several processes may fill one copy: they write the same bytes to the same places.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from pomona.errors import ModelError, ModelNotFoundError
+from pomona.models.safetensors_index import (
+    LENGTH_BYTES,
+    TensorPlace,
+    header_length,
+    read_index,
+)
+
+Range = tuple[int, int]
+"""Begin and end of bytes in a file."""
+
+PIECE_BYTES = 32 << 20
+"""What is fetched, written and noted at once."""
+_HEADER_GUESS = 1 << 16
+_MANIFEST = ".pomona.json"
+_SMALL = re.compile(
+    r"[^/]+\.(json|jinja|txt|model|tiktoken)|additional_chat_templates/[^/]+\.jinja"
+)
+_SMALL_LIMIT = 128 << 20
+_WEIGHTS = re.compile(r"[^/]+\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a model. ``sha256`` is empty where its keeper does not know it."""
+
+    size: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model's keeper has.
+
+    Attributes:
+        version: names the state of all files: a commit of the hub, or a digest.
+    """
+
+    source: str
+    version: str
+    files: Mapping[str, RemoteFile]
+
+
+class Keeper(Protocol):
+    """Somebody who has a model, or parts of it: the hub or a peer."""
+
+    name: str
+
+    def manifest(self, source: str) -> Manifest:
+        """Raises ModelError when it does not have the model, or cannot be reached."""
+        ...
+
+    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
+        """The ranges of the file that it has; none when it cannot be reached."""
+        ...
+
+    def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
+        """The bytes, checked. Raises ModelError when it does not have them."""
+        ...
+
+
+_MANIFESTS = TypeAdapter(Manifest)
+_RANGES = TypeAdapter(tuple[Range, ...])
+
+
+def models_dir() -> Path:
+    """Where copies are kept: ``POMONA_MODELS_DIR``, else ``~/.pomona/models``."""
+    asked = os.environ.get("POMONA_MODELS_DIR")
+    return Path(asked).expanduser() if asked else Path.home() / ".pomona" / "models"
+
+
+def folder_name(source: str) -> str:
+    """The name of a copy's folder, readable for a hub id, without any way out of its parent."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "--", source).strip(".-")[-80:]
+    return f"{readable}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+class Copy:
+    """A copy in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.manifest = _MANIFESTS.validate_json((folder / _MANIFEST).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ModelError(
+                f"{folder} is no whole copy of a model; delete it to fetch it anew"
+            ) from error
+
+    @classmethod
+    def find(cls, source: str) -> Copy | None:
+        """The copy of ``source`` on this machine, if there is one."""
+        folder = models_dir() / folder_name(source)
+        return cls(folder) if (folder / _MANIFEST).is_file() else None
+
+    @classmethod
+    def begin(cls, source: str, keepers: Sequence[Keeper]) -> Copy:
+        """Make a copy with the small files and the headers, from the first keeper that has
+        them. Raises ModelError saying what each of them answered."""
+        refusals: list[str] = []
+        for keeper in keepers:
+            try:
+                return cls(_begun(source, keeper))
+            except ModelError as error:
+                refusals.append(f"{keeper.name}: {error}")
+        raise ModelNotFoundError(f"{source} cannot be fetched: {'; '.join(refusals) or 'no one'}")
+
+    def held(self, file: str) -> tuple[Range, ...]:
+        """The ranges of a weight file that are here, sorted and apart."""
+        try:
+            return _RANGES.validate_json(self._notes(file).read_bytes())
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValidationError) as error:
+            raise ModelError(f"{self._notes(file)} cannot be read; delete it") from error
+
+    def lacking(self, places: Iterable[TensorPlace]) -> dict[str, list[Range]]:
+        """By file, the ranges of these tensors that are not here, adjoining ones as one."""
+        wanted: dict[str, list[Range]] = {}
+        for place in places:
+            if place.end > place.begin:
+                wanted.setdefault(place.file.name, []).append((place.begin, place.end))
+        lacking: dict[str, list[Range]] = {}
+        for file, ranges in wanted.items():
+            missing = _without(_merged(ranges), self.held(file))
+            if missing:
+                lacking[file] = missing
+        return lacking
+
+    def adopt(self, file: str, whole: Path) -> None:
+        """Let ``whole``, which somebody else keeps, stand for a weight file."""
+        size = self.manifest.files[file].size
+        if not whole.is_file() or whole.stat().st_size != size:
+            return
+        link = self.folder / f".{file}.{os.getpid()}"
+        link.symlink_to(whole.resolve())
+        link.replace(self.folder / file)
+        self._note(file, (0, size))
+
+    def weight_files(self) -> list[str]:
+        """Those that this copy is made of."""
+        return sorted(x.name for x in self.folder.iterdir() if is_weight_file(x.name))
+
+    def fetch(self, file: str, begin: int, end: int, keepers: Sequence[Keeper]) -> str:
+        """Fetch one piece from the first keeper that has it; the keeper's name."""
+        refusals: list[str] = []
+        for keeper in keepers:
+            try:
+                content = keeper.read(self.manifest, file, begin, end)
+            except ModelError as error:
+                refusals.append(f"{keeper.name}: {error}")
+                continue
+            self.write(file, begin, content)
+            return keeper.name
+        raise ModelError(
+            f"{self.folder / file}: bytes {begin} to {end} cannot be fetched: "
+            f"{'; '.join(refusals) or 'nobody has them'}"
+        )
+
+    def write(self, file: str, begin: int, content: bytes) -> None:
+        """Put bytes in their place, durably, then note that they are here."""
+        with (self.folder / file).open("r+b") as opened:
+            opened.seek(begin)
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        self._note(file, (begin, begin + len(content)))
+
+    def _note(self, file: str, here: Range) -> None:
+        with self._locked():
+            ranges = _merged([*self.held(file), here])
+            notes = self._notes(file)
+            temporary = notes.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(orjson.dumps(ranges))
+            temporary.replace(notes)
+
+    def _notes(self, file: str) -> Path:
+        return self.folder / f".{file}.held"
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        """Held for the writing of a few bytes only."""
+        with (self.folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def pieces(
+    lacking: Mapping[str, Sequence[Range]], keepers: Mapping[str, Sequence[Range]]
+) -> list[tuple[str, int, int]]:
+    """File, begin and end of what to fetch at once: never across the end of a range that some
+    keeper has. ``keepers``: by file, the ranges of all of them."""
+    found: list[tuple[str, int, int]] = []
+    for file, ranges in lacking.items():
+        edges = sorted({edge for held in keepers.get(file, ()) for edge in held})
+        for begin, end in ranges:
+            cuts = [begin, *(edge for edge in edges if begin < edge < end), end]
+            found += [
+                (file, at, min(at + PIECE_BYTES, upper))
+                for lower, upper in pairwise(cuts)
+                for at in range(lower, upper, PIECE_BYTES)
+            ]
+    return found
+
+
+def is_small_file(name: str, size: int) -> bool:
+    """Whether the file is read whole: configuration, tokenizer, templates."""
+    return _SMALL.fullmatch(name) is not None and size <= _SMALL_LIMIT
+
+
+def is_weight_file(name: str) -> bool:
+    return _WEIGHTS.fullmatch(name) is not None
+
+
+def _begun(source: str, keeper: Keeper) -> Path:
+    told = keeper.manifest(source)
+    files = {n: x for n, x in told.files.items() if is_weight_file(n) or is_small_file(n, x.size)}
+    manifest = replace(told, source=source, files=files)
+    weights = {name: x for name, x in manifest.files.items() if is_weight_file(name)}
+    if "config.json" not in manifest.files or not weights:
+        raise ModelNotFoundError(
+            f"{source} holds no config.json with safetensors beside it, so it is no model "
+            "that can be run; executable formats are never read"
+        )
+    parent = models_dir()
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".begun-", dir=parent))
+    try:
+        for name, file in manifest.files.items():
+            if is_small_file(name, file.size):
+                target = folder / name
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(keeper.read(manifest, name, 0, file.size))
+        named = set(read_index(folder).values()) or set(weights)
+        for name in sorted(named & weights.keys()):
+            _begin_weights(folder / name, manifest, keeper)
+        (folder / _MANIFEST).write_bytes(orjson.dumps(asdict(manifest)))
+        final = parent / folder_name(source)
+        try:
+            folder.rename(final)
+        except OSError:  # another process was first
+            if not (final / _MANIFEST).is_file():
+                raise
+        return final
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begin_weights(path: Path, manifest: Manifest, keeper: Keeper) -> None:
+    """A sparse file with its header."""
+    size = manifest.files[path.name].size
+    head = keeper.read(manifest, path.name, 0, min(size, _HEADER_GUESS))
+    end = LENGTH_BYTES + header_length(path, head[:LENGTH_BYTES])
+    if end > size:
+        raise ModelError(f"{path.name} is damaged: its header is longer than itself")
+    if end > len(head):
+        head += keeper.read(manifest, path.name, len(head), end)
+    with path.open("wb") as file:
+        file.write(head[:end])
+        file.truncate(size)
+    (path.parent / f".{path.name}.held").write_bytes(orjson.dumps([(0, end)]))
+
+
+def _merged(ranges: Iterable[Range]) -> list[Range]:
+    merged: list[Range] = []
+    for begin, end in sorted(ranges):
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    return merged
+
+
+def _without(ranges: Iterable[Range], held: Iterable[Range]) -> list[Range]:
+    """The parts of ``ranges`` that no range of ``held``, sorted and apart, covers."""
+    left: list[Range] = []
+    for begin, end in ranges:
+        at = begin
+        for from_, to in held:
+            if to <= at or from_ >= end:
+                continue
+            if from_ > at:
+                left.append((at, from_))
+            at = max(at, to)
+        if at < end:
+            left.append((at, end))
+    return left

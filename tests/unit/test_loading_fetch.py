@@ -1,0 +1,265 @@
+"""A model that is elsewhere: a stage fetches its own bytes only, from peers before the hub."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+from collections.abc import Generator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import mlx.core as mx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx_lm.models import llama
+
+from doubles.folders import CONFIG, tensors_of, write_folder
+from doubles.hub import FakeHub, fake_hub
+from pomona.errors import ModelError
+from pomona.models import copies, read_facts, resolve
+from pomona.models.copies import Copy, Keeper, Manifest
+from pomona.models.peers import Peer
+from pomona_stage_worker.loading import read_weights
+from pomona_stage_worker.loading.file_server import FileServer
+
+NAME = "someone/small-model"
+LAYERS = CONFIG["num_hidden_layers"]
+
+
+def nothing(done: int, total: int, fetching: bool = False) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as its makers have it: three files, the cuts through the middle of layers."""
+    folder = tmp_path_factory.mktemp("original")
+    model = llama.Model(llama.ModelArgs.from_dict(CONFIG))
+    model.set_dtype(mx.bfloat16)
+    mx.eval(model.parameters())
+    write_folder(folder, tensors_of(model), files=3)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"never" * 1000)
+    (folder / "modeling.py").write_text("never")
+    return folder
+
+
+@pytest.fixture
+def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[FakeHub]:
+    with fake_hub({NAME: original}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+        monkeypatch.setattr(copies, "PIECE_BYTES", 1 << 16)
+        yield served
+
+
+def share(original: Path, start: int, stop: int) -> int:
+    """Bytes of the tensors of a stage as they are stored."""
+    facts = read_facts(str(original))
+    inner = sum(layer.stored_bytes for layer in facts.layers[start:stop])
+    head = facts.embedding.stored_bytes if start == 0 else 0
+    return inner + head + (facts.head.stored_bytes if stop == LAYERS else 0)
+
+
+def same(source: str, original: Path, start: int, stop: int, peers: list[Keeper]) -> bool:
+    fetched = read_weights(source, start, stop, nothing, peers=peers).arrays
+    own = read_weights(str(original), start, stop, nothing).arrays
+    return fetched.keys() == own.keys() and all(
+        bool(mx.array_equal(fetched[name], own[name])) for name in own
+    )
+
+
+def test_facts_of_a_hub_id_need_no_weights(hub: FakeHub, original: Path) -> None:
+    facts, own = read_facts(NAME), read_facts(str(original))
+    assert facts.name == NAME
+    assert facts.layers == own.layers
+    headers = sum(min(1 << 16, x.stat().st_size) for x in original.glob("*.safetensors"))
+    assert hub.weight_bytes() <= headers
+    assert "pytorch_model.bin" not in hub.served
+    assert "modeling.py" not in hub.served
+
+
+def test_a_stage_fetches_its_own_tensors_and_no_others(hub: FakeHub, original: Path) -> None:
+    resolve(NAME)
+    before = hub.weight_bytes()
+    assert same(NAME, original, 2, 5, [])
+    assert hub.weight_bytes() - before == share(original, 2, 5)
+    again = hub.weight_bytes()
+    assert same(NAME, original, 2, 5, [])
+    assert hub.weight_bytes() == again
+    folder = resolve(NAME)
+    on_disk = sum(x.stat().st_blocks * 512 for x in folder.glob("*.safetensors"))
+    assert on_disk <= share(original, 2, 5) + 64 * 4096
+
+
+def test_a_fetch_that_broke_off_goes_on_where_it_was(hub: FakeHub, original: Path) -> None:
+    resolve(NAME)
+    before = hub.weight_bytes()
+    hub.fail_after = before + share(original, 0, LAYERS) // 2
+    with pytest.raises(ModelError, match=r"model-0000.-of-00003\.safetensors: bytes .* the hub"):
+        read_weights(NAME, 0, LAYERS, nothing)
+    hub.fail_after = None
+    assert same(NAME, original, 0, LAYERS, [])
+    assert hub.weight_bytes() - before == share(original, 0, LAYERS)
+
+
+def test_a_token_goes_to_the_hub_and_into_no_message(
+    hub: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.token = "hf_secret"
+    with caplog.at_level(logging.DEBUG, "pomona"):
+        resolve(NAME)
+    assert hub.tokens == {"Bearer hf_secret"}
+    hub.token = "another"
+    with pytest.raises(ModelError, match="set HF_TOKEN") as told:
+        resolve("someone/other-model")
+    assert "hf_secret" not in caplog.text + str(told.value)
+
+
+def test_a_hub_that_is_not_there_is_said(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="is not on the hub"):
+        resolve("someone/no-such-model")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match="cannot be reached"):
+        resolve(NAME)
+
+
+@pytest.fixture
+def peer(original: Path) -> Generator[Peer]:
+    server = FileServer("127.0.0.1", lambda: {str(original)})
+    try:
+        yield Peer("other.stage_worker", server.url)
+    finally:
+        server.close()
+
+
+def test_a_peers_folder_is_fetched_by_the_path_the_plan_names(
+    peer: Peer, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+    manifest = peer.manifest(str(original))
+    assert "pytorch_model.bin" not in manifest.files
+    # Here the path exists; on another machine it does not.
+    copy = Copy.begin(str(original), [peer])
+    places = read_facts(str(original))
+    assert read_facts(str(copy.folder)).layers == places.layers
+
+
+class Counting:
+    """A keeper that notes what it gave."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.name = keeper.name
+        self._keeper = keeper
+        self.given = 0
+
+    def manifest(self, source: str) -> Manifest:
+        return self._keeper.manifest(source)
+
+    def held(self, manifest: Manifest, file: str) -> Sequence[copies.Range]:
+        return self._keeper.held(manifest, file)
+
+    def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
+        content = self._keeper.read(manifest, file, begin, end)
+        self.given += len(content)
+        return content
+
+
+def test_what_a_peer_holds_comes_from_there_and_the_rest_from_the_hub(
+    hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_weights(NAME, 0, 4, nothing)
+    first = Copy.find(NAME)
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "another machine"))
+    server = FileServer("127.0.0.1", lambda: {NAME}, lambda source: first)
+    try:
+        keeper = Counting(Peer("first", server.url))
+        resolve(NAME, [keeper])
+        from_peer, from_hub = keeper.given, hub.weight_bytes()
+        assert same(NAME, original, 2, 6, [keeper])
+        assert keeper.given - from_peer == share(original, 2, 4)
+        assert hub.weight_bytes() - from_hub == share(original, 4, 6)
+    finally:
+        server.close()
+
+
+class Liar(Peer):
+    """A peer whose answers were changed on the way."""
+
+    def _get(self, path: str) -> tuple[bytes, str]:
+        content, digest = super()._get(path)
+        return (b"\0" + content[1:], digest) if path.startswith("/bytes") else (content, digest)
+
+
+def test_bytes_without_the_stated_hash_are_not_taken(
+    peer: Peer, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+    with pytest.raises(ModelError, match="does not have the hash"):
+        Copy.begin(str(original), [Liar("liar", peer._url)])  # type: ignore[reportPrivateUsage]
+    assert Copy.begin(str(original), [Liar("liar", peer._url), peer])  # type: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/etc/passwd",
+        "/manifest?source=/etc",
+        "/manifest?source=../..",
+        "/manifest",
+        "/bytes?source=/etc&version=x&file=passwd&begin=0&end=10",
+        "/bytes?source={source}&version={version}&file=../secret.json&begin=0&end=10",
+        "/bytes?source={source}&version={version}&file=/etc/passwd&begin=0&end=10",
+        "/bytes?source={source}&version={version}&file=link.json&begin=0&end=4",
+        "/bytes?source={source}&version={version}&file=modeling.py&begin=0&end=4",
+        "/bytes?source={source}&version={version}&file=config.json&begin=-4&end=4",
+        "/bytes?source={source}&version={version}&file=config.json&begin=0&end=999999999",
+        "/bytes?source={source}&version={version}&file=config.json&begin=a&end=b",
+        "/bytes?source={source}&version=other&file=config.json&begin=0&end=4",
+        "/bytes?source={source}/../x&version={version}&file=config.json&begin=0&end=4",
+    ],
+)
+def test_nothing_but_a_models_files_is_served(
+    target: str, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+    (original / "link.json").unlink(missing_ok=True)
+    (original.parent / "secret.json").write_text("secret")
+    (original / "link.json").symlink_to(original.parent / "secret.json")
+    server = FileServer("127.0.0.1", lambda: {str(original)})
+    try:
+        version = Peer("p", server.url).manifest(str(original)).version
+        place = urlsplit(server.url)
+        connection = http.client.HTTPConnection("127.0.0.1", place.port or 0, timeout=5)
+        asked = target.format(source=quote(str(original), safe=""), version=version)
+        connection.request("GET", asked)
+        assert connection.getresponse().status == 404
+        connection.close()
+    finally:
+        server.close()
+        (original / "link.json").unlink()
+
+
+RANGES = st.lists(
+    st.tuples(st.integers(0, 200), st.integers(1, 60)).map(lambda x: (x[0], x[0] + x[1])),
+    max_size=12,
+)
+
+
+@given(wanted=RANGES, held=RANGES)
+def test_what_is_lacking_is_what_is_wanted_and_not_held(
+    wanted: list[tuple[int, int]], held: list[tuple[int, int]]
+) -> None:
+    merged = copies._merged(held)  # type: ignore[reportPrivateUsage]
+    assert all(a[1] < b[0] for a, b in pairwise(merged))
+    left = copies._without(copies._merged(wanted), merged)  # type: ignore[reportPrivateUsage]
+
+    def numbers(ranges: list[tuple[int, int]]) -> list[int]:
+        return [n for begin, end in ranges for n in range(begin, end)]
+
+    assert numbers(left) == sorted(set(numbers(wanted)) - set(numbers(held)))
