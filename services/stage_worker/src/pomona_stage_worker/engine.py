@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pomona.messages.control import Pipeline
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.loading.precision import on_metal
+from pomona_stage_worker.speed import Speed, known_speed, measure_speed, signature
 from pomona_stage_worker.stage import MlxStage, Stage
 from pomona_stage_worker.worker import Engine
 
@@ -13,4 +16,9 @@ def mlx_engine() -> Engine:
     def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
         return MlxStage(assemble(weights), pipeline.cache_bits)
 
-    return Engine("metal" if on_metal() else "cpu", read_weights, make)
+    device = "metal" if on_metal() else "cpu"
+
+    def measure(folder: Path) -> Speed:
+        return known_speed(folder, signature(device), lambda: measure_speed(device == "metal"))
+
+    return Engine(device, measure, read_weights, make)
