@@ -31,6 +31,7 @@ from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.drawing import Result
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
 from pomona_stage_worker.stage import Stage
+from pomona_stage_worker.timing import Timing
 from pomona_stage_worker.trace import StepTrace
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Runtime:
         self._tokens_metric = TOKENS.labels(pipeline.model)
         self._seconds_metric = STEP_SECONDS.labels(pipeline.model)
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
+        self.timing = Timing()
         self._trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
         self._next: Push | None = None
         self._head: Push | None = None
@@ -213,6 +215,9 @@ class Runtime:
             self._finish(step, output.results, elapsed)
         if self._trace is not None:
             self._trace.add(step, begin, output.built_ns, computed, time.monotonic_ns())
+        if tensors:
+            alone = self.scheduler is not None and self.scheduler.active == 1
+            self.timing.observe(step, tensors[0].shape, begin, elapsed_us, alone)
         self._steps += 1
         self._last_step = step.step
         self._steps_metric.inc()

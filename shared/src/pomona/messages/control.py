@@ -243,6 +243,10 @@ class StageStatus:
         loaded_bytes: weights in memory so far.
         total_bytes: weights this stage will hold.
         error: why the stage ``failed``: file, tensor and what to do.
+        decode_us: measured: a step of one token of one sequence here, microseconds; 0 before
+            one was seen.
+        prefill_us: measured: a prompt token in a long chunk here, microseconds.
+        token_us: measured, on the head: from one token of a lone sequence to the next.
         fetched_bytes: of the weights that were not on this machine, those that came so far,
             of ``fetch_bytes``.
     """
@@ -255,6 +259,9 @@ class StageStatus:
     loaded_bytes: Count = 0
     total_bytes: Count = 0
     error: Text = ""
+    decode_us: Rate = 0.0
+    prefill_us: Rate = 0.0
+    token_us: Rate = 0.0
     fetched_bytes: Count = 0
     fetch_bytes: Count = 0
 
