@@ -118,7 +118,7 @@ class InProcessPipeline:
             return
         elapsed = tuple(1000 for _ in self.stages)
         sampled = tuple(result.sampled for result in output.results)
-        self._done.append(StepDone("step_done", step.step, sampled, elapsed))
+        self._done.append(StepDone("step_done", step.step, step.lane, sampled, elapsed))
         for result in output.results:
             self._token(result.token)
 

@@ -76,10 +76,13 @@ def trace(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
     tokens: Annotated[int, typer.Option(min=16, help="Tokens to trace.")] = 96,
+    hold_ms: Annotated[
+        float | None, typer.Option(min=0, help="Trace emulated stages that hold so long.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Where the time of one token goes."""
-    _report(run_trace(model, stages, tokens), as_json)
+    _report(run_trace(model, stages, tokens, hold_ms), as_json)
 
 
 def _report(measuring: Coroutine[Any, Any, dict[str, Any]], as_json: bool) -> None:

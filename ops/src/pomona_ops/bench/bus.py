@@ -111,7 +111,7 @@ def _step() -> tuple[Any, tuple[Tensor, ...]]:
 
 
 def _done() -> tuple[Any, tuple[Tensor, ...]]:
-    return StepDone("step_done", 1000, (SampledToken(1, 1000),), (25000, 25000)), ()
+    return StepDone("step_done", 1000, 1, (SampledToken(1, 1000),), (25000, 25000)), ()
 
 
 def _envelope(message: tuple[Any, tuple[Tensor, ...]]) -> Envelope:

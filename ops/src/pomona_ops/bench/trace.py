@@ -18,15 +18,21 @@ from pomona_ops.bench.prompts import made_up_prompt
 from pomona_ops.ports import LOOPBACK
 
 
-async def run_trace(model: str, stages: int, tokens: int) -> dict[str, Any]:
-    """Median milliseconds of a decode step in each part of its way."""
+async def run_trace(
+    model: str, stages: int, tokens: int, hold_ms: float | None = None
+) -> dict[str, Any]:
+    """Median milliseconds of a decode step in each part of its way.
+
+    Args:
+        hold_ms: trace emulated stages, which hold each step this long.
+    """
     with tempfile.TemporaryDirectory(prefix="pomona-trace-") as folder:
         variables = {
             "POMONA_STAGE_WORKER_TRACE_DIR": folder,
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        async with running_cluster(model, stages, worker_environment=variables) as options:
+        async with running_cluster(model, stages, hold_ms, variables) as options:
             endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
             pipeline = await active_pipeline(endpoint, options.cluster, 10.0)
             with Driver(pipeline, options.cluster) as driver:

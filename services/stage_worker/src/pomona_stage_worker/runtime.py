@@ -227,7 +227,11 @@ class Runtime:
     def _finish(self, step: Step, results: Sequence[Result], elapsed_us: tuple[int, ...]) -> None:
         """On the tail: tell the head first, since it waits, then the gateways."""
         done = StepDone(
-            "step_done", step.step, tuple(result.sampled for result in results), elapsed_us
+            "step_done",
+            step.step,
+            step.lane,
+            tuple(result.sampled for result in results),
+            elapsed_us,
         )
         if self._head is not None:
             self._head.send(done, self.pipeline.epoch)

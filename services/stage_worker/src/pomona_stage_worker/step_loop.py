@@ -12,13 +12,15 @@ from prometheus_client import Counter
 
 from pomona.codec import Message
 from pomona.errors import PomonaError, ProtocolError
-from pomona.messages.data import Cancel, Submit
+from pomona.messages.data import Cancel, Step, StepDone, Submit
 from pomona.transport import Identity, Pull, Push
+from pomona_stage_worker.rhythm import Rhythm
 from pomona_stage_worker.runtime import Runtime, rejected_epoch
 
 log = logging.getLogger(__name__)
 
 IDLE_POLL_S = 0.5
+DOZE_S = 0.00002
 BREATH_S = 0.001
 """Before work in advance: what was just sent must leave first, and its thread may have to
 share a core with this one."""
@@ -39,6 +41,7 @@ class StepLoop(threading.Thread):
         self._pull = pull
         self._wake = pull.waker()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._rhythm = Rhythm()
         self._stopping = False
 
     # From the control thread -----------------------------------------------------------
@@ -71,9 +74,10 @@ class StepLoop(threading.Thread):
                 continue
             if any(runtime.prepare() for runtime in runtimes):
                 continue
-            if not self._receive_all(self._idle_s()):
-                for runtime in runtimes:
-                    runtime.rest()
+            if self._receive_when_due() or self._receive_all(self._idle_s()):
+                continue
+            for runtime in runtimes:
+                runtime.rest()
         for runtime in self.runtimes.values():
             runtime.close("the stage worker is stopping; the request goes on elsewhere if it can")
         self._pull.close()
@@ -94,12 +98,31 @@ class StepLoop(threading.Thread):
             received = True
             self._dispatch(message)
 
+    def _receive_when_due(self) -> bool:
+        """Sleep until a lone user's next message is due, and be awake when it comes."""
+        due = self._rhythm.due()
+        if due is None:
+            return False
+        begin, end = due
+        asleep_s = begin - time.monotonic()
+        if asleep_s > 0.001 and self._receive_all(asleep_s):
+            return True
+        self._pull.rehearse()
+        while time.monotonic() < end:
+            if self._receive_all(0.0):
+                return True
+            # The thread that takes the message off the wire may need this core.
+            time.sleep(DOZE_S)
+        return False
+
     def _dispatch(self, message: Message) -> None:
         envelope = message.envelope
         if envelope.cluster != self._identity.cluster:
             DROPPED.labels("other_cluster").inc()
             return
         body = envelope.body
+        if isinstance(body, Step | StepDone):
+            self._rhythm.arrived(body.lane, time.monotonic())
         runtime = self.runtimes.get(envelope.epoch)
         if runtime is not None and runtime.failure is None:
             runtime.handle(message)

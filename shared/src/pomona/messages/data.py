@@ -132,6 +132,7 @@ class StepDone:
 
     kind: Literal["step_done"]
     step: Identifier
+    lane: Identifier | None
     tokens: Annotated[tuple[SampledToken, ...], Field(max_length=MAX_ROWS)]
     elapsed_us: Annotated[tuple[Count, ...], Field(max_length=MAX_STAGES)]
 
