@@ -18,7 +18,11 @@ class PlannerSettings(ServiceSettings):
     section: ClassVar[str] = "planner"
 
     models: tuple[str, ...] = (EMBEDDED_MODEL,)
-    """Models that should be loaded: folders, GGUF files or embedded names."""
+    """Models that should be loaded: hub ids, folders, GGUF files or embedded names."""
+    known_models: tuple[str, ...] = ()
+    """Models that are loaded when somebody asks for them; written as ``models`` are."""
+    idle_unload_s: float = Field(default=0.0, ge=0, le=30 * 86400)
+    """Unload a model that nobody has asked anything for so long, seconds. 0: never."""
     stages: int = Field(default=0, ge=0, le=64)
     """Stages of each pipeline. 0: as few as hold the model."""
     context_length: int = Field(default=0, ge=0, le=2**24)
