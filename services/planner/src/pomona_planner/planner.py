@@ -189,6 +189,7 @@ class Planner:
         if self._hearing_since is None:
             self._hearing_since = now
         workers = self._control.leases.of("stage_worker")
+        others = [*self._control.leases.of("discovery"), *self._control.leases.of("gateway")]
         there = {worker.name for worker in workers}
         for source, decider in self._tenants.items():
             before = decider.pipeline

@@ -156,12 +156,15 @@ class Stage:
 
     ``endpoint`` is the data endpoint of that worker's process as it was when the plan was
     made: a worker that has started anew does not mistake the plan of its past for its own.
+    ``address`` is where the others reach it, when that is another: it listens on every
+    address, and this is the best one as measured.
     """
 
     worker: Name
     start: LayerIndex
     stop: LayerIndex
     endpoint: Endpoint
+    address: Endpoint = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,8 @@ class Prediction:
         cache_tokens: tokens that fit into the caches of the tightest stage.
         stage_us: each stage's part of one user's token, microseconds.
         link_us: each link's, the way back from tail to head last.
+        corrections: measured over predicted time that went into ``stage_us`` already, and
+            ``link_correction`` into ``link_us``.
         joules_per_token: when ``users`` are served; 0 when power is unknown.
         notes: what a person should know of how the plan came about.
     """
@@ -189,6 +194,8 @@ class Prediction:
     cache_tokens: Count
     stage_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
     link_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    corrections: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    link_correction: Rate = 1.0
     joules_per_token: Rate = 0.0
     notes: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
 
