@@ -150,7 +150,19 @@ class Planner:
     def _take_in(self, source: str, facts: ModelFacts) -> None:
         settings = self._settings
         wish = Wish(
-            source, settings.stages, settings.context_length, settings.cache_bits, settings.settle_s
+            source,
+            settings.stages,
+            settings.context_length,
+            settings.cache_bits,
+            settings.settle_s,
+            settings.aim,
+            settings.floor,
+            settings.users,
+            settings.promised_context,
+            frozenset(settings.require),
+            frozenset(settings.exclude),
+            settings.replan_gain,
+            settings.replan,
         )
         remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
         self._facts_of[source] = facts
@@ -189,7 +201,8 @@ class Planner:
         if self._hearing_since is None:
             self._hearing_since = now
         workers = self._control.leases.of("stage_worker")
-        others = [*self._control.leases.of("discovery"), *self._control.leases.of("gateway")]
+        leases = self._control.leases
+        heard = [*leases.of("discovery"), *leases.of("gateway")]
         there = {worker.name for worker in workers}
         for source, decider in self._tenants.items():
             before = decider.pipeline
@@ -198,7 +211,7 @@ class Planner:
                 continue
             others = [x for x in self._placed() if x.pipeline.source != source]
             room = leave_room(workers, others)
-            after = decider.decide(room, self._next_epoch(workers), now)
+            after = decider.decide(room, self._next_epoch(workers), now, heard)
             if after.epoch != before.epoch:
                 self._share_caches(workers)
                 after = decider.pipeline
