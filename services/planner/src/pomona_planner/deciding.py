@@ -229,6 +229,7 @@ class Decider:
             sight.machines(chosen, self._others, self._learnt),
             sight.links(chosen, self._others, self._learnt),
             Demand(context, wish.users, wish.cache_bits),
+            cuts=facts.legal_cuts,
             required=frozenset(w.name for w in chosen if self._named(w, wish.required)),
         )
 
