@@ -110,6 +110,19 @@ def plan(
 
 
 @app.command()
+def doctor(
+    port: PortOption = DEFAULT_PORT,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Check this machine, or the whole cluster when it runs. Exits 0 well, 1 warnings, 2 worse."""
+    from pomona_ops.doctor import run_doctor
+    from pomona_ops.ports import LOOPBACK, ClusterPorts
+
+    endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
+    raise typer.Exit(run_doctor(port, endpoint, as_json))
+
+
+@app.command()
 def chat(
     prompt: Annotated[
         str | None, typer.Argument(help="Ask this once; without it, talk until Ctrl-D.")
