@@ -79,7 +79,9 @@ def plan(
     users: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 1,
     context: Annotated[int, typer.Option(min=1, help="Tokens promised to each.")] = 8192,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt to time.")] = 1024,
-    bits: Annotated[float, typer.Option(help="Bits a parameter, for known names.")] = 4.5,
+    bits: Annotated[
+        float, typer.Option(min=0, help="Bits a parameter, for known names; 0: as usual.")
+    ] = 0.0,
     stages: Annotated[int, typer.Option(min=0, help="0: as many as are best.")] = 0,
     wired_percent: Annotated[
         int, typer.Option(min=0, max=95, help="Of memory that MLX may use; 0: as macOS sets it.")
@@ -151,6 +153,21 @@ def bench(context: typer.Context) -> None:
     from pomona_ops.bench import app as bench_app
 
     bench_app(args=context.args, prog_name="pomona bench")
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+    add_help_option=False,
+)
+def models(context: typer.Context) -> None:
+    """See, fetch, load and unload models; `pomona models --help` lists how."""
+    from pomona_ops.models import app as models_app
+
+    models_app(args=context.args, prog_name="pomona models")
 
 
 @service_app.command()

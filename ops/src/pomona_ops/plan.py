@@ -10,6 +10,7 @@ import orjson
 
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import ModelFacts, read_facts
+from pomona.models.published import published_facts, published_names
 from pomona_ops.words import in_bytes
 from pomona_planner.catalogue import machine_kinds
 from pomona_planner.choosing import Aim, Choice, Objective, Shortfall, choose
@@ -21,7 +22,6 @@ from pomona_planner.imagining import (
     link_named,
     parse_cluster,
 )
-from pomona_planner.known_models import SHAPES, known_facts
 from pomona_planner.problem import Demand, Problem
 from pomona_planner.tables import memory
 
@@ -36,7 +36,8 @@ class PlanOptions:
 
     Attributes:
         link: kind of every link of the imagined cluster.
-        bits: a parameter of a model that is known by name, scales included.
+        bits: a parameter of a model that is known by name, scales included; 0 for those of
+            the quantisation that most people run.
         context, users: promised; caches for them must fit.
         wired_percent: of memory that MLX may use, as the operator sets it; 0 for macOS's own.
     """
@@ -48,7 +49,7 @@ class PlanOptions:
     users: int = 1
     context: int = 8192
     prompt: int = 1024
-    bits: float = 4.5
+    bits: float = 0.0
     stages: int = 0
     wired_percent: int = 0
     compare: bool = False
@@ -61,13 +62,14 @@ class PlanOptions:
 
 def model_facts(name: str, bits: float) -> ModelFacts:
     """Facts of a model by a known name, a folder, a file or a hub id."""
-    known = known_facts(name, bits)
+    known = published_facts(name, bits or None)
     if known is not None:
         return known
     try:
         return read_facts(name)
     except ModelError as error:
-        raise ConfigurationError(f"{error}; known by name: {', '.join(SHAPES)}") from error
+        names = ", ".join(published_names())
+        raise ConfigurationError(f"{error}; known by name: {names}") from error
 
 
 def run_plan(options: PlanOptions) -> int:
