@@ -69,13 +69,15 @@ def _facts(
     text = TextConfig(config, path)
     embedding = text.number("vocab_size") * text.hidden_size
     outer = LayerFacts(int(embedding * other_bits / 8), embedding, 0)
+    latent = "kv_lora_rank" in config
+    attention = f"self_attn.{'kv_a_proj_with_mqa' if latent else 'k_proj'}.weight"
     layers: list[LayerFacts] = []
     for index in range(text.layer_count):
         routed = _routed(config, index)
         other, norms = _attention(config), 2 * text.hidden_size
         other += _feed_forward(config, index)
         stored = int((routed * expert_bits + other * other_bits + norms * _NORM_BITS) / 8)
-        held = layer_cache(text, index, ["self_attn.k_proj.weight"])
+        held = layer_cache(text, index, [attention])
         idle = text.idle_share
         layers.append(
             LayerFacts(
