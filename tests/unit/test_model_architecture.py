@@ -47,7 +47,7 @@ CUT_ROWS = ["afm7", "gemma3n", "gemma4_text", "gemma4_text:unshared", "nanbeige:
 
 def config_of(row: str) -> dict[str, Any]:
     config = {**COMMON, "model_type": row.partition(":")[0], **FAMILIES[row]}
-    if "num_layers" in FAMILIES[row]:  # a real one has only one of the two
+    if "num_layers" in FAMILIES[row] and "num_hidden_layers" not in FAMILIES[row]:
         del config["num_hidden_layers"]
     return config
 
