@@ -41,11 +41,12 @@ class GatewayClient:
         with console.status(f"loading {name}") as status:
             ends_at = time.monotonic() + LOAD_DEADLINE_S
             while time.monotonic() < ends_at:
-                entry = self.models().get(name) or self._by_source(model)
+                entry = self.models().get(name)
                 if entry is not None:
                     if entry["ready"]:
                         return {**asked, "state": "ready"}
-                    if entry["state"] == "impossible":
+                    failed = any(stage["state"] == "failed" for stage in entry["stages"])
+                    if failed or entry["state"] == "impossible":
                         raise ModelError(f"{name} cannot be loaded: {entry['reason']}")
                     status.update(f"loading {name}: {entry['reason']}")
                 time.sleep(POLL_S)
@@ -59,10 +60,6 @@ class GatewayClient:
                 return {**asked, "state": "unloaded"}
             time.sleep(POLL_S)
         return asked
-
-    def _by_source(self, source: str) -> dict[str, Any] | None:
-        entries = self.models().values()
-        return next((entry for entry in entries if entry.get("source") == source), None)
 
     def _post(self, what: str, model: str) -> dict[str, Any]:
         try:

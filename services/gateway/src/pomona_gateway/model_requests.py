@@ -45,14 +45,15 @@ class ModelRequests:
     def touch(self, model: str) -> None:
         self._used[model] = time.time()
 
-    def ask(self, model: str, loaded: bool) -> None:
-        """Ask the planner; ``model`` is a name or a source."""
+    def ask(self, model: str, loaded: bool) -> str:
+        """Ask the planner; ``model`` is a name or a source. What clients call the model."""
         known = self.find(model)
         name = known.name if known else model_name(model)
         self._asked[known.source if known else model] = ModelRequest(
             model, name, loaded, time.time()
         )
         self._changed()
+        return name
 
     def hear(self, beacon: Beacon) -> None:
         """Forget what the planner knows now."""
