@@ -26,7 +26,7 @@ _STYLES: Final[dict[Severity, str]] = {
 def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
     """Print what was found; the exit code: 0 well, 1 warnings, 2 something critical."""
     findings = diagnose(look(port, endpoint))
-    worst = max((finding.severity for finding in findings), key=lambda x: EXIT_CODES[x])
+    worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
     if as_json:
         content = {"worst": worst, "findings": findings}
         sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
