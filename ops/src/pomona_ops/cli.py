@@ -67,6 +67,64 @@ def status(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="Known name, folder, file or hub id.")],
+    cluster: Annotated[
+        str, typer.Option(help="Machines, such as 8x:m4-pro-64gb or m3-ultra-512gb,m4-max-128gb.")
+    ] = "8x:m4-pro-64gb",
+    link: Annotated[
+        str, typer.Option(help="tb5-rdma, tb5, tb4, 10gbe, 1gbe or wifi.")
+    ] = "tb5-rdma",
+    objective: Annotated[str, typer.Option(help="latency (one user) or throughput.")] = "latency",
+    users: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 1,
+    context: Annotated[int, typer.Option(min=1, help="Tokens promised to each.")] = 8192,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt to time.")] = 1024,
+    bits: Annotated[
+        float, typer.Option(min=0, help="Bits a parameter, for known names; 0: as usual.")
+    ] = 0.0,
+    stages: Annotated[int, typer.Option(min=0, help="0: as many as are best.")] = 0,
+    wired_percent: Annotated[
+        int, typer.Option(min=0, max=95, help="Of memory that MLX may use; 0: as macOS sets it.")
+    ] = 0,
+    compare: Annotated[bool, typer.Option("--compare", help="Beside other clusters.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say what would run where and how fast, on machines that one need not own."""
+    from pomona_ops.plan import PlanOptions, run_plan
+
+    if objective not in ("latency", "throughput"):
+        raise typer.BadParameter("choose latency or throughput", param_hint="--objective")
+    options = PlanOptions(
+        model=model,
+        cluster=cluster,
+        link=link,
+        objective=objective,
+        users=users,
+        context=context,
+        prompt=prompt,
+        bits=bits,
+        stages=stages,
+        wired_percent=wired_percent,
+        compare=compare,
+        as_json=as_json,
+    )
+    raise typer.Exit(run_plan(options))
+
+
+@app.command()
+def doctor(
+    port: PortOption = DEFAULT_PORT,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Check this machine, or the whole cluster when it runs. Exits 0 well, 1 warnings, 2 worse."""
+    from pomona_ops.doctor import run_doctor
+    from pomona_ops.ports import LOOPBACK, ClusterPorts
+
+    endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
+    raise typer.Exit(run_doctor(port, endpoint, as_json))
+
+
+@app.command()
 def chat(
     prompt: Annotated[
         str | None, typer.Argument(help="Ask this once; without it, talk until Ctrl-D.")
@@ -95,6 +153,21 @@ def bench(context: typer.Context) -> None:
     from pomona_ops.bench import app as bench_app
 
     bench_app(args=context.args, prog_name="pomona bench")
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+    add_help_option=False,
+)
+def models(context: typer.Context) -> None:
+    """See, fetch, load and unload models; `pomona models --help` lists how."""
+    from pomona_ops.models import app as models_app
+
+    models_app(args=context.args, prog_name="pomona models")
 
 
 @service_app.command()

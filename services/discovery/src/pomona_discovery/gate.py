@@ -84,13 +84,15 @@ class Gate:
             self._boots[beacon.name] = _Boots(beacon.boot, now)
         return beacon
 
-    def expire(self, now: float) -> None:
-        """Forget who was silent too long, and conflicts that are over."""
-        for silent in self._leases.expire(now):
-            self._boots.pop(silent.name, None)
+    def expire(self, now: float) -> list[Beacon]:
+        """Forget who was silent too long, and conflicts that are over; the last beacons."""
+        silent = self._leases.expire(now)
+        for beacon in silent:
+            self._boots.pop(beacon.name, None)
         for name, heard_at in list(self._conflicts.items()):
             if now - heard_at > CONFLICT_ENDS_S:
                 del self._conflicts[name]
+        return silent
 
     @property
     def conflicts(self) -> frozenset[str]:

@@ -19,6 +19,8 @@ from pomona.messages.control import Beacon, DiscoveryFacts
 
 MAX_PEERS = 64
 PEER_SILENCE_S = 30.0
+SILENT_S = 10.0
+"""After which a peer of the settings is said not to answer."""
 PEER_PATTERN = r"^tcp://[A-Za-z0-9._-]{1,200}:[0-9]{1,5}$"
 
 _PEER = re.compile(PEER_PATTERN)
@@ -71,6 +73,10 @@ class Mesh:
             links += self._learn(other, now)
         return links
 
+    def offer(self, endpoint: str, now: float) -> list[Link]:
+        """Take in an endpoint that was found otherwise: by multicast, or by measuring."""
+        return self._learn(endpoint, now)
+
     def expire(self, now: float) -> list[Link]:
         """Leave the learnt peers that were silent too long."""
         gone = [
@@ -85,6 +91,14 @@ class Mesh:
     def connected(self) -> list[str]:
         """The endpoints in use, whether somebody answers there or not."""
         return sorted(self._peers)
+
+    def silent(self, now: float) -> list[str]:
+        """Static endpoints whose node has not spoken for long."""
+        return sorted(
+            endpoint
+            for endpoint, peer in self._peers.items()
+            if peer.static and now - peer.silent_since() > SILENT_S
+        )
 
     def heard(self, now: float) -> list[str]:
         """The endpoints whose node speaks."""

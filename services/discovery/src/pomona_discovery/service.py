@@ -11,21 +11,29 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 from pomona.errors import LinkError
-from pomona.messages.control import Beacon, DiscoveryFacts, Hardware
+from pomona.leases import LEASE_S
+from pomona.messages.control import Beacon, DiscoveryFacts, Hardware, NodeFacts
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Switchboard
 from pomona_discovery import metrics
 from pomona_discovery.gate import Dropped, Gate, Origin
 from pomona_discovery.hardware import this_machine
+from pomona_discovery.links import Links, addresses_of
+from pomona_discovery.mdns import Mdns
 from pomona_discovery.mesh import Link, Mesh
+from pomona_discovery.node_facts import interfaces, node_facts
+from pomona_discovery.probing import ProbeServer
 from pomona_discovery.settings import DiscoverySettings
 
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 0.5
 FAREWELL_DEADLINE_S = 0.5
+MACHINE_INTERVAL_S = 60.0
+"""Between two looks at what may change on this machine."""
 
 
 async def serve(settings: DiscoverySettings, stop: asyncio.Event) -> None:
@@ -56,9 +64,21 @@ class Discovery:
         self._board = board
         self._hardware = hardware
         self._gate = Gate(settings.cluster, settings.node)
-        own = settings.advertised(board.peer_endpoint)
+        outside = [i.address for i in interfaces({}) if i.kind != "loopback"]
+        own = settings.advertised(board.peer_endpoint, outside[0] if outside else "")
         self._mesh = Mesh({own, board.peer_endpoint}, settings.peers, time.monotonic())
         self._conflicts: frozenset[str] = frozenset()
+        self._settings = settings
+        self._node_facts = NodeFacts()
+        self._planners: dict[str, float] = {}
+        self._probes = ProbeServer()
+        self._peer_ports: dict[str, str] = {}
+        self._links = Links(
+            settings.node,
+            lambda: self._node_facts.interfaces,
+            self._links_changed,
+            settings.probe_interval_s,
+        )
         self._said_farewell = asyncio.Event()
         self.control = ControlPlane(
             settings,
@@ -66,11 +86,14 @@ class Discovery:
             self._facts,
             {"peer": own, "metrics": metrics_url},
         )
+        identity = self.control.identity
+        self._mdns = Mdns(settings.cluster, settings.node, identity.boot, self._found)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Forward beacons until ``stop`` is set or a socket fails."""
         self._obey(self._mesh.begin())
-        async with self._forwarding() as failed:
+        await self._look_at_machine()
+        async with self._forwarding() as failed, self._measuring():
             async with self.control.running():
                 self.control.state = "ready"
                 log.info("discovery is ready", extra={"peer": self.control.endpoints["peer"]})
@@ -106,6 +129,61 @@ class Discovery:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    @asynccontextmanager
+    async def _measuring(self) -> AsyncGenerator[None]:
+        """Find nodes and measure the ways to them while the block runs. None of it is needed
+        to forward beacons: what fails is logged."""
+        settings = self._settings
+        try:
+            await self._probes.start(settings.peer_host, settings.probe_port)
+            self.control.endpoints["probe"] = f"tcp://{settings.peer_host}:{self._probes.port}"
+        except OSError as error:
+            log.warning("the way to this node cannot be measured: %s", error)
+        tasks = [
+            asyncio.create_task(self._links.run()),
+            asyncio.create_task(self._watch_machine()),
+        ]
+        if settings.mdns and not settings.is_local:
+            tasks.append(asyncio.create_task(self._announce()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._mdns.stop()
+            await self._probes.stop()
+
+    async def _announce(self) -> None:
+        host = self._settings.peer_host
+        addresses = addresses_of(host, self._node_facts.interfaces)
+        port = int(self._board.peer_endpoint.rpartition(":")[2])
+        await self._mdns.start(addresses, port)
+
+    def _found(self, node: str, addresses: list[str], port: int) -> None:
+        """Another node was found by multicast."""
+        if node == self._settings.node:
+            log.error("another machine bears this node's name, %s: set POMONA_NODE", node)
+        for address in addresses:
+            self._obey(self._mesh.offer(f"tcp://{address}:{port}", time.monotonic()))
+
+    def _links_changed(self) -> None:
+        """Beacons go by the best address too, so that one that dies is replaced."""
+        for link in self._links.facts():
+            port = self._peer_ports.get(link.node, "")
+            if link.address and port:
+                endpoint = f"tcp://{link.address}:{port}"
+                self._obey(self._mesh.offer(endpoint, time.monotonic()))
+        self.control.changed()
+
+    async def _watch_machine(self) -> None:
+        while True:
+            await asyncio.sleep(MACHINE_INTERVAL_S)
+            await self._look_at_machine()
+
+    async def _look_at_machine(self) -> None:
+        self._node_facts = await asyncio.to_thread(node_facts, self._settings.state_dir)
+
     async def _forward_local(self) -> None:
         while True:
             frames = await self._board.receive_local()
@@ -125,12 +203,17 @@ class Discovery:
                 continue
             await self._board.send_local(frames)
             self._obey(self._mesh.hear(beacon, time.monotonic()))
+            if beacon.facts.service == "discovery":
+                self._peer_ports[beacon.node] = beacon.endpoints.get("peer", "").rpartition(":")[2]
+            self._links.hear(beacon)
 
     async def _check(self) -> None:
         """Notice what silence tells."""
         while True:
             now = time.monotonic()
-            self._gate.expire(now)
+            for silent in self._gate.expire(now):
+                if silent.facts.service == "discovery":
+                    self._links.forget(silent.node)
             self._obey(self._mesh.expire(now))
             self._tell_conflicts()
             metrics.PEERS.labels("connected").set(len(self._mesh.connected()))
@@ -143,6 +226,8 @@ class Discovery:
             metrics.DROPPED.labels(origin, verdict.reason).inc()
             log.debug("beacon dropped: %s", verdict.detail, extra={"reason": verdict.reason})
             return None
+        if verdict.facts.service == "planner":
+            self._planners[verdict.name] = time.monotonic()
         metrics.FORWARDED.labels(verdict.facts.service, origin).inc()
         return verdict
 
@@ -178,7 +263,31 @@ class Discovery:
             service="discovery",
             hardware=self._hardware,
             peers=tuple(self._mesh.heard(time.monotonic())),
+            machine=replace(self._node_facts, clock_s=time.time()),
+            links=self._links.facts(),
+            troubles=tuple(self._troubles()),
         )
+
+    def _troubles(self) -> list[str]:
+        """What is wrong, in words."""
+        now = time.monotonic()
+        found = [f"two processes are called {name}" for name in sorted(self._gate.conflicts)]
+        found += [
+            f"{endpoint} of the settings does not answer" for endpoint in self._mesh.silent(now)
+        ]
+        found += [
+            f"{node} cannot be reached at any of its addresses"
+            for node in self._links.unreachable()
+        ]
+        if trouble := self._mdns.trouble():
+            found.append(trouble)
+        planners = sorted(name for name, at in self._planners.items() if now - at <= LEASE_S)
+        if len(planners) > 1:
+            found.append(
+                f"{len(planners)} planners are heard ({', '.join(planners)}): another cluster "
+                f"is called {self._settings.cluster} too, or a planner runs twice"
+            )
+        return found[:64]
 
 
 async def _first_of(stop: asyncio.Event, failed: asyncio.Future[None]) -> None:

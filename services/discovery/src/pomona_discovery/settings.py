@@ -36,6 +36,11 @@ class DiscoverySettings(ServiceSettings):
     """What other nodes connect to: an address or a host name of this machine. Default:
     ``peer_host``, or ``POMONA_DATA_HOST`` when that is every address."""
 
+    mdns: bool = True
+    """Whether nodes are found by multicast DNS too; not when ``peer_host`` is this machine."""
+    probe_port: int = Field(default=0, ge=0, le=65535)
+    """Port on which other nodes measure the way to this one; 0 takes a free one."""
+
     @field_validator("peers", mode="before")
     @classmethod
     def _split_peers(cls, value: Any) -> Any:
@@ -46,11 +51,25 @@ class DiscoverySettings(ServiceSettings):
             return value
         return [_endpoint(str(entry)) for entry in value if str(entry).strip()]
 
-    def advertised(self, bound: str) -> str:
-        """The endpoint that other nodes connect to. Args: bound: the one that was bound."""
+    probe_interval_s: float = Field(default=30.0, ge=1, le=3600)
+    """Seconds between two measurements of the way to the other nodes."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether other machines cannot reach this discovery service."""
+        return self.peer_host == "localhost" or self.peer_host.startswith("127.")
+
+    def advertised(self, bound: str, address: str = "") -> str:
+        """The endpoint that other nodes connect to.
+
+        Args:
+            bound: the one that was bound.
+            address: of this machine, for when the settings name none.
+        """
         host = self.advertised_host or self.peer_host
         if host in WILDCARDS:
-            host = self.data_host
+            local = self.data_host in WILDCARDS or self.data_host.startswith("127.")
+            host = address if address and local else self.data_host
         return f"tcp://{host}:{bound.rpartition(':')[2]}"
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pomona.errors import PomonaError, RequestError
 from pomona.messages.control import Pipeline
+from pomona_gateway.model_requests import ModelRequests
 from pomona_gateway.routes import RouteTable
 from pomona_gateway.tokenizer import LanguageModel, load_language_model
 
@@ -27,7 +28,9 @@ class Catalogue:
         self,
         table: RouteTable,
         load: Callable[[str], LanguageModel] = load_language_model,
+        requests: ModelRequests | None = None,
     ) -> None:
+        self._requests = requests or ModelRequests()
         self._table = table
         self._load = load
         self._models: dict[str, LanguageModel] = {}
@@ -82,6 +85,7 @@ class Catalogue:
         """The model's own name, and how it reads. Raises RequestError when there is none."""
         pipeline = self._pipeline(name)
         if pipeline is None:
+            self._requests.want(name)
             if not self._table.pipelines:
                 raise RequestError(
                     503,
@@ -101,6 +105,7 @@ class Catalogue:
                 f"{pipeline.model} cannot answer yet: {self.problem(pipeline.model)}",
                 retry_after_s=RETRY_AFTER_S,
             )
+        self._requests.touch(pipeline.model)
         room = _context_length(pipeline, model)
         return pipeline.model, replace(model, context_length=room)
 

@@ -93,6 +93,10 @@ class Engine:
         """Sequences in the journal."""
         return len(self._journal)
 
+    def running_models(self) -> set[str]:
+        """The models of the sequences in the journal."""
+        return {entry.model for entry in self._journal.entries()}
+
     def proven_epochs(self) -> dict[str, int]:
         """For each model served now, the epoch in which a token came through."""
         return {

@@ -17,6 +17,7 @@ from pomona_gateway.catalogue import Catalogue
 from pomona_gateway.conversations import Conversations
 from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics
+from pomona_gateway.model_requests import ModelRequests
 from pomona_gateway.routes import Route
 from pomona_gateway.sequences import Generation, Inbox
 from pomona_gateway.settings import GatewaySettings
@@ -68,14 +69,22 @@ class Gateway:
             work=lambda: (self.engine.progress, self.engine.running),
         )
         self.engine = Engine(settings, self.control.identity, self.metrics, self._proved)
-        self.catalogue = Catalogue(self.engine.table)
+        self.model_requests = ModelRequests(self.control.changed, settings.load_on_request)
+        self.catalogue = Catalogue(self.engine.table, requests=self.model_requests)
         self.control.endpoints |= {"http": url, "data": self.engine.endpoint}
         self.control.on_beacon(self._heard)
         self.draining = False
         self._probes: dict[str, tuple[Route, asyncio.Task[None]]] = {}
 
     def facts(self) -> GatewayFacts:
-        return GatewayFacts("gateway", self.url, self.engine.running, self.engine.proven_epochs())
+        return GatewayFacts(
+            "gateway",
+            self.url,
+            self.engine.running,
+            self.engine.proven_epochs(),
+            self.model_requests.pending,
+            self.model_requests.used(self.engine.running_models()),
+        )
 
     def ready(self) -> bool:
         """Whether a token came through some pipeline in its present epoch."""
@@ -106,6 +115,7 @@ class Gateway:
 
     def _heard(self, beacon: Beacon) -> None:
         changed = self.engine.hear(beacon)
+        self.model_requests.hear(beacon)
         self.catalogue.follow()
         if changed:
             self._restate()

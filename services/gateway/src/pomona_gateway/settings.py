@@ -51,6 +51,9 @@ class GatewaySettings(ServiceSettings):
     keep_alive_s: float = Field(default=5.0, gt=0, le=60)
     """Seconds between the comments that keep a waiting stream open."""
 
+    load_on_request: bool = True
+    """Load a model that the planner knows when somebody asks for it; the answer is 503 with
+    Retry-After until it is there."""
     send_deadline_s: float = Field(default=3.0, gt=0, le=60)
     """Seconds the head of a pipeline may take to accept a message."""
     queue_deadline_s: float = Field(default=300.0, gt=0, le=86400)

@@ -55,11 +55,13 @@ class Aim:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Attributes:
+    machines: those that were considered; the plan's nodes are numbers of them.
     notes: what a person should know of how it came about.
     proven: no other plan is better for the aim.
     """
 
     plan: Plan
+    machines: tuple[Machine, ...]
     prediction: Prediction
     notes: tuple[str, ...]
     proven: bool
@@ -92,7 +94,7 @@ def choose(problem: Problem, aim: Aim = Aim()) -> Choice | Shortfall:
     if not chooser.proven:
         notes.append("the search was ended early: a plan may exist that is a little better")
     notes += chooser.why_so_many(plan, prediction)
-    return Choice(plan, prediction, tuple(notes), chooser.proven)
+    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.proven)
 
 
 class _Chooser:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from pomona.messages.control import Beacon, Pipeline, Stage, StageStatus, StageWorkerFacts
+from pomona.messages import control
+from pomona.messages.control import (
+    Beacon,
+    DiscoveryFacts,
+    GatewayFacts,
+    Pipeline,
+    Stage,
+    StageStatus,
+    StageWorkerFacts,
+)
 from pomona.models import ModelFacts
-from pomona_planner.cutting import Seat, cut, weight_bytes
+from pomona_planner import sight
+from pomona_planner.choosing import Aim, Choice, Objective, choose
+from pomona_planner.predicting import Plan, Prediction, predict
+from pomona_planner.problem import Demand, Problem
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
@@ -16,15 +28,42 @@ RETRY_S = (5.0, 15.0, 60.0)
 """Seconds between attempts after a stage failed to load or a pipeline broke at once."""
 
 
+LOOK_EVERY_S = 30.0
+"""Seconds between looks for a better plan than the one that runs."""
+ENOUGH_TO_LEARN = 0.5
+"""Weight of a new measurement against what was learnt before."""
+WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
+
+Replan = Literal["propose", "idle", "always"]
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the operator wants. ``stages`` 0 means as few as hold the model."""
+    """What the operator wants.
+
+    Attributes:
+        stages: exactly so many; 0 for as many as are best.
+        context_length: tokens of one request, at most; 0 for what the model can.
+        aim, floor: what the plan is to be best at; see ``Aim``.
+        users, promised_context: requests at once, and tokens of each, that must fit.
+        required, excluded: nodes or workers that must, and must not, hold a stage.
+        replan_gain: share of speed that a better plan must bring.
+        replan: whether it is only proposed, made when nothing runs, or made at once.
+    """
 
     source: str
     stages: int = 0
     context_length: int = 0
     cache_bits: int = 0
     settle_s: float = 2.0
+    aim: Objective = "latency"
+    floor: float = 0.25
+    users: int = 1
+    promised_context: int = LEAST_CONTEXT
+    required: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+    replan_gain: float = 0.2
+    replan: Replan = "propose"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +73,7 @@ class Proposal:
     stages: tuple[Stage, ...]
     cache_tokens: int = 0
     reason: str = ""
+    prediction: control.Prediction | None = None
 
 
 class Decider:
@@ -51,9 +91,24 @@ class Decider:
         self._first_seen: float | None = None
         self._failures = 0
         self._retry_at = 0.0
+        self._others: Sequence[Beacon] = ()
+        self._learnt = sight.Learnt()
+        self._look_at = 0.0
 
-    def decide(self, workers: Sequence[Beacon], next_epoch: int, now: float) -> Pipeline:
-        """The pipeline as it should be; with ``next_epoch`` when it had to change."""
+    def decide(
+        self,
+        workers: Sequence[Beacon],
+        next_epoch: int,
+        now: float,
+        others: Sequence[Beacon] = (),
+    ) -> Pipeline:
+        """The pipeline as it should be; with ``next_epoch`` when it had to change.
+
+        Args: others: beacons of discovery services and gateways, which tell of links,
+        machines and running requests.
+        """
+        self._others = others
+        workers = [worker for worker in workers if not self._named(worker, self._wish.excluded)]
         if workers and self._first_seen is None:
             self._first_seen = now
         trouble = self._trouble(workers)
@@ -61,6 +116,7 @@ class Decider:
             self.pipeline = self._with_state(workers)
             if self.pipeline.state == "active":
                 self._failures = 0
+                return self._look_for_better(workers, next_epoch, now)
             return self.pipeline
         failed = self._failed(workers)
         if failed is not None:
@@ -93,7 +149,9 @@ class Decider:
                 vocab_size=facts.vocab_size,
                 cache_bits=wish.cache_bits,  # type: ignore[arg-type]  # the settings check it
                 reason=why,
+                prediction=proposal.prediction,
             )
+            self._look_at = now + LOOK_EVERY_S
         elif self.pipeline.stages:
             self.pipeline = self._impossible(next_epoch, self._wish, self._facts, proposal.reason)
         else:
@@ -154,32 +212,25 @@ class Decider:
         first = now if self._first_seen is None else self._first_seen
         if not wanted and now - first < self._wish.settle_s:
             return Proposal((), reason="waiting for more stage workers")
-        if wanted > self._facts.layer_count:
-            return Proposal(
-                (),
-                reason=f"{wanted} stages are wanted of a model of {self._facts.layer_count} layers",
-            )
-        context = min(LEAST_CONTEXT, self._facts.context_length)
-        for count in [wanted] if wanted else range(1, len(usable) + 1):
-            seats = _seats(usable, count)
-            found = cut(self._facts, seats, context, self._wish.cache_bits)
-            if found is not None:
-                stages = tuple(
-                    Stage(seat.worker, found.bounds[i], found.bounds[i + 1], seat.endpoint)
-                    for i, seat in enumerate(seats)
-                )
-                return Proposal(stages, found.cache_tokens)
-        return Proposal((), reason=self._what_is_missing(usable))
+        choice = choose(self._problem(usable), self._aim())
+        if not isinstance(choice, Choice):
+            return Proposal((), reason=_joined(choice.reason, choice.remedies))
+        return self._proposal(sight.candidates(usable, wanted), choice)
 
-    def _what_is_missing(self, workers: Sequence[Beacon]) -> str:
-        seats = _seats(workers, len(workers))
-        whole = any(seat.whole_precision for seat in seats)
-        need = weight_bytes(self._facts, 0, self._facts.layer_count, whole)
-        have = sum(seat.memory_bytes for seat in seats)
-        return (
-            f"{self._facts.name} does not fit: its weights take {need / 1e9:.1f} GB and each "
-            f"stage needs room for caches, but {len(seats)} stage workers have "
-            f"{have / 1e9:.1f} GB in all; add a node or take a smaller model"
+    def _aim(self) -> Aim:
+        return Aim(self._wish.aim, self._wish.floor, self._wish.stages)
+
+    def _problem(self, usable: Sequence[Beacon]) -> Problem:
+        wish, facts = self._wish, self._facts
+        chosen = sight.candidates(usable, wish.stages)
+        context = min(max(wish.promised_context, LEAST_CONTEXT), facts.context_length)
+        return Problem(
+            facts,
+            sight.machines(chosen, self._others, self._learnt),
+            sight.links(chosen, self._others, self._learnt),
+            Demand(context, wish.users, wish.cache_bits),
+            cuts=facts.legal_cuts,
+            required=frozenset(w.name for w in chosen if self._named(w, wish.required)),
         )
 
     @staticmethod
@@ -188,21 +239,138 @@ class Decider:
             facts.name, wish.source, epoch, facts.layer_count, "impossible", reason=reason
         )
 
+    @staticmethod
+    def _named(worker: Beacon, names: frozenset[str]) -> bool:
+        return worker.name in names or worker.node in names
 
-def _seats(workers: Sequence[Beacon], count: int) -> list[Seat]:
-    """Seats for ``count`` stages, the largest machines first; one machine's workers share it."""
-    chosen = sorted(workers, key=lambda w: (-_facts(w).usable_memory_bytes, w.name))[:count]
-    chosen.sort(key=lambda w: w.name)
-    on_node = Counter(worker.node for worker in chosen)
-    return [
-        Seat(
-            worker.name,
-            worker.endpoints.get("data", ""),
-            _facts(worker).usable_memory_bytes // on_node[worker.node],
-            _facts(worker).device == "cpu",
+    def _proposal(self, chosen: Sequence[Beacon], choice: Choice) -> Proposal:
+        plan = choice.plan
+        workers = [chosen[node] for node in plan.nodes]
+        stages = tuple(
+            Stage(
+                worker.name,
+                plan.bounds[i],
+                plan.bounds[i + 1],
+                worker.endpoints.get("data", ""),
+                self._address(workers[i - 1], worker),
+            )
+            for i, worker in enumerate(workers)
         )
-        for worker in chosen
-    ]
+        return Proposal(
+            stages,
+            choice.prediction.cache_tokens,
+            prediction=self._said(choice),
+        )
+
+    def _said(self, choice: Choice) -> control.Prediction:
+        found, learnt = choice.prediction, self._learnt
+        names = [machine.name for machine in choice.machines]
+        return control.Prediction(
+            tokens_per_second=found.tokens_per_second,
+            ceiling_tokens_per_second=found.ceiling_tokens_per_second,
+            users=found.users,
+            users_tokens_per_second=found.users_tokens_per_second,
+            prompt_tokens=found.prompt_tokens,
+            first_token_s=found.first_token_s,
+            cache_tokens=max(found.cache_tokens, 0),
+            stage_us=tuple(seconds * 1e6 for seconds in found.stage_s),
+            link_us=tuple(seconds * 1e6 for seconds in found.link_s),
+            corrections=tuple(learnt.stages.get(names[n], 1.0) for n in choice.plan.nodes),
+            link_correction=learnt.links,
+            joules_per_token=found.joules_per_token,
+            notes=choice.notes,
+        )
+
+    def _address(self, sender: Beacon, worker: Beacon) -> str:
+        """Where the stage before reaches a worker that listens on every address."""
+        host, _, port = worker.endpoints.get("data", "").removeprefix("tcp://").rpartition(":")
+        if host not in WILDCARDS:
+            return ""
+        if sender.node == worker.node:
+            return f"tcp://127.0.0.1:{port}"
+        for beacon in self._others:
+            if beacon.node == sender.node and isinstance(beacon.facts, DiscoveryFacts):
+                for link in beacon.facts.links:
+                    if link.node == worker.node:
+                        return f"tcp://{link.address}:{port}"
+        return ""
+
+    # What is measured --------------------------------------------------------------------
+
+    def _look_for_better(self, workers: Sequence[Beacon], next_epoch: int, now: float) -> Pipeline:
+        """Compare the plan with the best one that is known now, from time to time."""
+        if now < self._look_at:
+            return self.pipeline
+        self._look_at = now + LOOK_EVERY_S
+        self._learn(workers)
+        usable = [worker for worker in workers if worker.state == "ready"]
+        problem = self._problem(usable)
+        names = [machine.name for machine in problem.machines]
+        stages = self.pipeline.stages
+        if any(stage.worker not in names for stage in stages):
+            return self.pipeline
+        choice = choose(problem, self._aim())
+        if not isinstance(choice, Choice):
+            return self.pipeline
+        plan = Plan(
+            tuple(names.index(stage.worker) for stage in stages),
+            (0, *(stage.stop for stage in stages)),
+        )
+        have, could = (
+            self._worth(prediction) for prediction in (predict(problem, plan), choice.prediction)
+        )
+        said = ""
+        if could > have * (1 + self._wish.replan_gain):
+            ranges = zip(choice.plan.nodes, choice.plan.bounds[1:], strict=True)
+            ends = ", ".join(f"{names[node]} to layer {stop}" for node, stop in ranges)
+            said = f"{could:.1f} tok/s instead of {have:.1f} with {ends}"
+            if self._wish.replan == "always" or (
+                self._wish.replan == "idle" and not self._is_running(workers)
+            ):
+                return self._change(workers, next_epoch, f"a better plan: {said}", now)
+        self.pipeline = replace(self.pipeline, proposal=said)
+        return self.pipeline
+
+    def _worth(self, prediction: Prediction) -> float:
+        if self._wish.aim == "latency":
+            return prediction.tokens_per_second
+        return prediction.users_tokens_per_second
+
+    def _is_running(self, workers: Sequence[Beacon]) -> bool:
+        gateways = [b.facts for b in self._others if isinstance(b.facts, GatewayFacts)]
+        return any(g.running for g in gateways) or any(worker.queued for worker in workers)
+
+    def _learn(self, workers: Sequence[Beacon]) -> None:
+        """Correct the costs of workers and links by what their steps took."""
+        prediction = self.pipeline.prediction
+        if prediction is None:
+            return
+        by_name = {worker.name: worker for worker in workers}
+        measured_us = whole_us = 0.0
+        for number, stage in enumerate(self.pipeline.stages):
+            status = self._status(by_name[stage.worker], stage)
+            if status is None or status.decode_us == 0:
+                return
+            measured_us += status.decode_us
+            whole_us = whole_us or status.token_us
+            used = prediction.corrections[number] if prediction.corrections else 1.0
+            found = status.decode_us * used / prediction.stage_us[number]
+            self._learnt.stages[stage.worker] = _between(
+                self._learnt.stages.get(stage.worker), found
+            )
+        predicted_us = sum(prediction.link_us) / (prediction.link_correction or 1.0)
+        if whole_us > measured_us and predicted_us > 0:
+            self._learnt.links = _between(
+                self._learnt.links, (whole_us - measured_us) / predicted_us
+            )
+
+
+def _between(old: float | None, new: float) -> float:
+    return new if old is None else old + ENOUGH_TO_LEARN * (new - old)
+
+
+def _joined(reason: str, remedies: Sequence[str]) -> str:
+    return reason + (f"; {', or '.join(remedies)}" if remedies else "")
 
 
 def _facts(worker: Beacon) -> StageWorkerFacts:

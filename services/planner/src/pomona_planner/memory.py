@@ -10,10 +10,12 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.messages.control import Pipeline
+from pomona_planner.wanting import Wants
 
 log = logging.getLogger(__name__)
 
 _PIPELINES = TypeAdapter(tuple[Pipeline, ...])
+_WANTS = TypeAdapter(Wants)
 
 
 class PlanMemory:
@@ -40,13 +42,36 @@ class PlanMemory:
         """Remember, durably, before anybody hears of a new epoch."""
         self.pipelines = pipelines
         self.epoch = max([self.epoch, *(pipeline.epoch for pipeline in pipelines)])
-        temporary = self._path.with_suffix(".new")
+        _write_durably(self._path, orjson.dumps(pipelines))
+
+
+class WantMemory:
+    """What should be loaded, as the newest requests had it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "models.json"
+
+    def read(self) -> Wants | None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(orjson.dumps(pipelines))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-        except OSError as error:
-            log.error("the plan cannot be written to %s: %s; free some disk", self._path, error)
+            return _WANTS.validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.error("%s cannot be read and is begun anew: %s", self._path, type(error).__name__)
+            return None
+
+    def write(self, wants: Wants) -> None:
+        _write_durably(self._path, orjson.dumps(wants))
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        log.error("the plan cannot be written to %s: %s; free some disk", path, error)

@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 from prometheus_client import Counter, Gauge
 
 from pomona.errors import ConfigurationError, ModelError
-from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
-from pomona.models import ModelFacts, read_facts
+from pomona.messages.control import (
+    Beacon,
+    GatewayFacts,
+    Pipeline,
+    PlannerFacts,
+    StageWorkerFacts,
+)
+from pomona.models import ModelFacts, model_name, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.deciding import Decider, Wish
-from pomona_planner.memory import PlanMemory
+from pomona_planner.memory import PlanMemory, WantMemory
 from pomona_planner.settings import PlannerSettings
+from pomona_planner.sharing import SLACK, Tenant, fair_cache_tokens, leave_room
+from pomona_planner.wanting import Wants, first_wants, hear, unload_idle
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+READ_AGAIN_S = 30.0
+"""Between attempts to read a model that could not be read."""
 GRACE_S = 2.5
 """After hearing nothing at all, how long to wait for workers before they count as gone."""
 
@@ -41,21 +52,17 @@ class Planner:
     def __init__(self, settings: PlannerSettings) -> None:
         self._settings = settings
         self._memory = PlanMemory(settings.state_dir)
-        remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
-        self._deciders = [
-            Decider(
-                Wish(
-                    source,
-                    settings.stages,
-                    settings.context_length,
-                    settings.cache_bits,
-                    settings.settle_s,
-                ),
-                _usable_facts(source),
-                remembered.get(source),
-            )
-            for source in settings.models
-        ]
+        self._want_memory = WantMemory(settings.state_dir)
+        known = [(model_name(x), x) for x in (*settings.models, *settings.known_models)]
+        self._wants = first_wants(settings.models, known, self._want_memory.read())
+        self._tenants: dict[str, Decider] = {}
+        self._facts_of: dict[str, ModelFacts] = {}
+        self._unreadable: dict[str, tuple[str, float]] = {}
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        for source in self._wants.loaded:
+            if source in settings.models:
+                self._take_in(source, _usable_facts(source))
+        self._active_since: dict[str, float] = {}
         self._changes = 0
         self._hearing_since: float | None = None
         self._control = ControlPlane(
@@ -73,18 +80,108 @@ class Planner:
             async with self._control.running():
                 self._control.state = "ready"
                 while not stop.is_set():
+                    self._follow_wants()
                     self._decide()
                     await self._wait(stop)
                 self._control.state = "draining"
         finally:
+            for task in self._reading.values():
+                task.cancel()
             stop_metrics()
 
     def _facts(self) -> PlannerFacts:
-        return PlannerFacts("planner", tuple(d.pipeline for d in self._deciders))
+        return PlannerFacts("planner", self._pipelines(), tuple(self._wants.models.values()))
+
+    def _pipelines(self) -> tuple[Pipeline, ...]:
+        unreadable = (
+            Pipeline(self._wants.models[source].name, source, 0, 0, "impossible", reason=reason)
+            for source, (reason, _) in self._unreadable.items()
+        )
+        return (*(x.pipeline for x in self._tenants.values()), *unreadable)
 
     def _hear(self, beacon: Beacon) -> None:
         if isinstance(beacon.facts, StageWorkerFacts):
             self._news.set()
+        elif isinstance(beacon.facts, GatewayFacts):
+            self._want(hear(self._wants, beacon.facts.requests))
+
+    # Which models -----------------------------------------------------------------------
+
+    def _want(self, wants: Wants) -> None:
+        if wants is not self._wants:
+            self._wants = wants
+            self._want_memory.write(wants)
+            self._control.changed()
+            self._news.set()
+
+    def _follow_wants(self) -> None:
+        """Begin to plan for what is wanted newly, and plan no longer for what is not."""
+        if self._settings.idle_unload_s:
+            idle_s = self._settings.idle_unload_s
+            self._want(unload_idle(self._wants, self._last_used(), idle_s, time.time()))
+        wanted = self._wants.loaded
+        for source in [x for x in (*self._tenants, *self._unreadable) if x not in wanted]:
+            self._unreadable.pop(source, None)
+            if self._tenants.pop(source, None) is not None:
+                log.info("%s is no longer wanted", source)
+                self._memory.write(tuple(x.pipeline for x in self._tenants.values()))
+            self._control.changed()
+        for source in wanted:
+            _, again_at = self._unreadable.get(source, ("", 0.0))
+            known = source in self._tenants or source in self._reading
+            if not known and again_at <= time.monotonic():
+                self._reading[source] = asyncio.create_task(self._read(source))
+
+    async def _read(self, source: str) -> None:
+        try:
+            facts = await asyncio.to_thread(read_facts, source)
+        except ModelError as error:
+            log.error("%s cannot be read: %s", source, error)
+            self._unreadable[source] = (str(error)[:4096], time.monotonic() + READ_AGAIN_S)
+        else:
+            self._unreadable.pop(source, None)
+            if source in self._wants.loaded:
+                self._take_in(source, facts)
+        finally:
+            del self._reading[source]
+            self._control.changed()
+            self._news.set()
+
+    def _take_in(self, source: str, facts: ModelFacts) -> None:
+        settings = self._settings
+        wish = Wish(
+            source,
+            settings.stages,
+            settings.context_length,
+            settings.cache_bits,
+            settings.settle_s,
+            settings.aim,
+            settings.floor,
+            settings.users,
+            settings.promised_context,
+            frozenset(settings.require),
+            frozenset(settings.exclude),
+            settings.replan_gain,
+            settings.replan,
+        )
+        remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
+        self._facts_of[source] = facts
+        self._tenants[source] = Decider(wish, facts, remembered.get(source))
+
+    def _last_used(self) -> dict[str, float]:
+        """By source, when a gateway was last asked something of a model, or when it became
+        ready; only of models that are active and have nothing running."""
+        now, used = time.time(), dict[str, float]()
+        for source, decider in self._tenants.items():
+            pipeline = decider.pipeline
+            if pipeline.state != "active":
+                self._active_since.pop(source, None)
+                continue
+            used[source] = self._active_since.setdefault(source, now)
+            for gateway in self._control.leases.of("gateway"):
+                if isinstance(gateway.facts, GatewayFacts):
+                    used[source] = max(used[source], gateway.facts.used.get(pipeline.model, 0.0))
+        return used
 
     async def _wait(self, stop: asyncio.Event) -> None:
         """Until a worker says something new, or a moment has passed."""
@@ -104,15 +201,48 @@ class Planner:
         if self._hearing_since is None:
             self._hearing_since = now
         workers = self._control.leases.of("stage_worker")
+        leases = self._control.leases
+        heard = [*leases.of("discovery"), *leases.of("gateway")]
         there = {worker.name for worker in workers}
-        for decider in self._deciders:
+        for source, decider in self._tenants.items():
             before = decider.pipeline
             absent = {stage.worker for stage in before.stages} - there
             if absent and now - self._hearing_since < GRACE_S:
                 continue
-            after = decider.decide(workers, self._next_epoch(workers), now)
+            others = [x for x in self._placed() if x.pipeline.source != source]
+            room = leave_room(workers, others)
+            after = decider.decide(room, self._next_epoch(workers), now, heard)
+            if after.epoch != before.epoch:
+                self._share_caches(workers)
+                after = decider.pipeline
             if after != before:
                 self._tell(before, after)
+
+    def _placed(self) -> list[Tenant]:
+        return [
+            Tenant(decider.pipeline, self._facts_of[source])
+            for source, decider in self._tenants.items()
+            if decider.pipeline.stages
+        ]
+
+    def _share_caches(self, workers: list[Beacon]) -> None:
+        """Give each model its share of the memory for caches. One that has more than that is
+        formed anew, which costs its requests a moment."""
+        caps = fair_cache_tokens(self._placed(), workers)
+        for decider in self._tenants.values():
+            before = decider.pipeline
+            cap = caps.get(before.epoch, before.cache_tokens)
+            if not before.stages or before.cache_tokens <= cap:
+                continue
+            if before.state == "forming":
+                decider.pipeline = replace(before, cache_tokens=cap)
+            elif before.cache_tokens > cap * SLACK:
+                why = "its caches make room for another model"
+                epoch = self._next_epoch(workers)
+                decider.pipeline = replace(
+                    before, epoch=epoch, cache_tokens=cap, state="forming", reason=why
+                )
+                self._tell(before, decider.pipeline)
 
     def _next_epoch(self, workers: list[Beacon]) -> int:
         """Above every epoch that was ever planned, also when the memory was lost."""
@@ -122,13 +252,14 @@ class Planner:
             if isinstance(worker.facts, StageWorkerFacts)
             for status in worker.facts.stages
         ]
-        return max([self._memory.epoch, *heard]) + 1
+        planned = [decider.pipeline.epoch for decider in self._tenants.values()]
+        return max([self._memory.epoch, *heard, *planned]) + 1
 
     def _tell(self, before: Pipeline, after: Pipeline) -> None:
         if after.epoch != before.epoch:
             self._changes += 1
             CHANGES.labels(after.model).inc()
-        self._memory.write(self._facts().pipelines)
+        self._memory.write(tuple(x.pipeline for x in self._tenants.values()))
         EPOCH.labels(after.model).set(after.epoch)
         ACTIVE.labels(after.model).set(after.state == "active")
         log.info(

@@ -106,10 +106,11 @@ class Runtime:
         self._next: Push | None = None
         self._head: Push | None = None
         if not self.is_tail:
-            following = pipeline.stages[position + 1].endpoint
-            self._next = Push(identity, following, link_deadline_s)
+            following = pipeline.stages[position + 1]
+            self._next = Push(identity, following.address or following.endpoint, link_deadline_s)
         elif not self.is_head:
-            self._head = Push(identity, pipeline.stages[0].endpoint, link_deadline_s)
+            head = pipeline.stages[0]
+            self._head = Push(identity, head.address or head.endpoint, link_deadline_s)
 
     # Messages in -----------------------------------------------------------------------
 

@@ -156,12 +156,15 @@ class Stage:
 
     ``endpoint`` is the data endpoint of that worker's process as it was when the plan was
     made: a worker that has started anew does not mistake the plan of its past for its own.
+    ``address`` is where the others reach it, when that is another: it listens on every
+    address, and this is the best one as measured.
     """
 
     worker: Name
     start: LayerIndex
     stop: LayerIndex
     endpoint: Endpoint
+    address: Endpoint = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,8 @@ class Prediction:
         cache_tokens: tokens that fit into the caches of the tightest stage.
         stage_us: each stage's part of one user's token, microseconds.
         link_us: each link's, the way back from tail to head last.
+        corrections: measured over predicted time that went into ``stage_us`` already, and
+            ``link_correction`` into ``link_us``.
         joules_per_token: when ``users`` are served; 0 when power is unknown.
         notes: what a person should know of how the plan came about.
     """
@@ -189,6 +194,8 @@ class Prediction:
     cache_tokens: Count
     stage_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
     link_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    corrections: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    link_correction: Rate = 1.0
     joules_per_token: Rate = 0.0
     notes: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
 
@@ -230,9 +237,27 @@ class Pipeline:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedModel:
+    """The newest word on whether a model should be loaded.
+
+    Attributes:
+        name: what clients call it; ``source`` is where workers find it.
+        at: Unix time in seconds of that word; 0 for the planner's settings.
+    """
+
+    name: Text
+    source: Text
+    loaded: bool
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class PlannerFacts:
+    """Attributes: models: those that may be loaded, whether or not they should be now."""
+
     service: Literal["planner"]
     pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=64)] = ()
+    models: Annotated[tuple[WantedModel, ...], Field(max_length=1024)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,17 +334,39 @@ class StageWorkerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """That a model should be loaded, or not, as somebody asked a gateway.
+
+    A gateway repeats it until the planner's beacon shows a word as new as this.
+
+    Attributes:
+        model: its name, or its source: a hub id, a folder or a GGUF file.
+        name: what clients shall call it, when the planner does not know it yet.
+        at: Unix time in seconds. The newest request counts.
+    """
+
+    model: Text
+    name: Text
+    loaded: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayFacts:
     """Attributes:
     url: where clients reach the API.
     running: requests in the journal.
     proven_epochs: for each model, the epoch in which a real token last came through.
+    requests: models that were asked to be loaded or unloaded, and not yet heard of.
+    used: for each model, Unix time in seconds at which it was last asked something here.
     """
 
     service: Literal["gateway"]
     url: Text
     running: Count = 0
     proven_epochs: dict[str, int] = field(default_factory=dict[str, int])
+    requests: Annotated[tuple[ModelRequest, ...], Field(max_length=1024)] = ()
+    used: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)

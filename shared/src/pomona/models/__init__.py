@@ -1,6 +1,6 @@
 """What a model is, read from its files without its weights and without MLX."""
 
 from pomona.models.facts import LayerFacts, ModelFacts
-from pomona.models.sources import EMBEDDED_MODEL, read_facts, resolve
+from pomona.models.sources import EMBEDDED_MODEL, model_name, read_facts, resolve
 
-__all__ = ["EMBEDDED_MODEL", "LayerFacts", "ModelFacts", "read_facts", "resolve"]
+__all__ = ["EMBEDDED_MODEL", "LayerFacts", "ModelFacts", "model_name", "read_facts", "resolve"]

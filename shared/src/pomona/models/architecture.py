@@ -28,6 +28,7 @@ _KEY_TENSORS = (
     "k_proj", "kv_a_proj", "kv_b_proj", "qkv", "wqkv", "query_key_value", "c_attn", "kv_proj",
     "wk.", "key_proj", "att_proj", "key.weight",
 )  # fmt: skip
+_LATENT_TENSORS = ("kv_a_proj", "kv_a_layernorm", "kv_b_proj", "embed_q", "unembed_out")
 _RECURRENT_MARKS = ("linear_attn.", "mamba.", ".ssm", "A_log", "rglru", "conv1d", "time_mix")
 
 
@@ -104,19 +105,19 @@ def layer_cache(text: TextConfig, layer: int, tensors: Sequence[str]) -> LayerCa
     state = _state_values(text) if recurrent else 0
     if not attends:
         return LayerCache(state_values=state)
-    return LayerCache(_values_per_token(text, layer), _window(text, layer), state)
+    latent = any(mark in name for name in tensors for mark in _LATENT_TENSORS)
+    return LayerCache(_values_per_token(text, layer, latent), _window(text, layer), state)
 
 
-def _values_per_token(text: TextConfig, layer: int) -> int:
-    hidden, values = text.hidden_size, text.values
+def _values_per_token(text: TextConfig, layer: int, latent: bool) -> int:
+    hidden = text.hidden_size
     heads = text.number("num_attention_heads", "n_heads", "n_head", "num_heads", default=1)
-    rope, latent = text.number("qk_rope_head_dim", default=0), values.get("kv_lora_rank")
     if latent:
+        rope = text.number("qk_rope_head_dim", default=0)
         if text.is_one_of(_EXPANDED_LATENT):
             key = text.number("qk_nope_head_dim", default=0) + rope
             return heads * (key + text.number("v_head_dim", default=key))
-        index = text.number("index_head_dim", default=0) if "index_topk" in values else 0
-        return int(latent) + rope + index
+        return text.number("kv_lora_rank") + rope
     kv_heads = text.number(
         "num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_attention_groups", default=heads
     )
@@ -133,6 +134,9 @@ def _window(text: TextConfig, layer: int) -> int:
         chunk = text.number("attention_chunk_size", default=0)
         return 0 if (layer + 1) % _LLAMA4_FULL == 0 else chunk
     size = text.number("sliding_window", "window_size", default=0)
+    letters = text.values.get("sliding_window_pattern")
+    if isinstance(letters, str) and letters:  # exaone4: LLLG
+        return size if letters[layer % len(letters)] == "L" else 0
     if text.is_one_of(_WINDOWED_BY_PATTERN):
         default = _DEFAULT_PATTERN.get(text.text_family, 6)
         pattern = text.number("sliding_window_pattern", default=default)

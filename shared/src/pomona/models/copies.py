@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -169,6 +169,22 @@ class Copy:
         """Those that this copy is made of."""
         return sorted(x.name for x in self.folder.iterdir() if is_weight_file(x.name))
 
+    def held_bytes(self) -> tuple[int, int]:
+        """Bytes of the weights that are here, and of all."""
+        files = self.weight_files()
+        held = sum(end - begin for file in files for begin, end in self.held(file))
+        return held, sum(self.manifest.files[file].size for file in files)
+
+    def lacking_of(self, file: str) -> list[Range]:
+        """The ranges of a whole weight file that are not here."""
+        return _without([(0, self.manifest.files[file].size)], self.held(file))
+
+    def forget(self, file: str) -> None:
+        """Take what is here of a weight file, but its header, for not fetched."""
+        with self._locked():
+            header = self.held(file)[0][0], _header_end(self.folder / file)
+            self._notes(file).write_bytes(orjson.dumps([header]))
+
     def fetch(self, file: str, begin: int, end: int, keepers: Sequence[Keeper]) -> str:
         """Fetch one piece from the first keeper that has it; the keeper's name."""
         refusals: list[str] = []
@@ -211,6 +227,20 @@ class Copy:
         with (self.folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def copies() -> list[Copy]:
+    """All copies on this machine that can be read."""
+    found: list[Copy] = []
+    for manifest in sorted(models_dir().glob(f"*/{_MANIFEST}")):
+        with suppress(ModelError):
+            found.append(Copy(manifest.parent))
+    return found
+
+
+def _header_end(path: Path) -> int:
+    with path.open("rb") as file:
+        return LENGTH_BYTES + header_length(path, file.read(LENGTH_BYTES))
 
 
 def pieces(

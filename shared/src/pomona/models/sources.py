@@ -56,6 +56,14 @@ def resolve(source: str, peers: Sequence[Keeper] = ()) -> Path:
     )
 
 
+def model_name(source: str) -> str:
+    """What clients call the model, before anything of it was read."""
+    if source == EMBEDDED_MODEL or is_hub_id(source):
+        return source
+    path = Path(source)
+    return path.stem if path.suffix == ".gguf" else path.name
+
+
 def read_facts(source: str) -> ModelFacts:
     """The facts of the model that ``source`` names. Reads no weights.
 

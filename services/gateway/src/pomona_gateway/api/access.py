@@ -13,7 +13,7 @@ from pomona.keys import ApiKey, KeyStore
 from pomona_gateway.api.errors import error_response
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
-ADMINISTRATOR_PATHS = frozenset({"/metrics"})
+ADMINISTRATOR_PATHS = frozenset({"/metrics", "/v1/models/load", "/v1/models/unload"})
 
 
 class Hosts:

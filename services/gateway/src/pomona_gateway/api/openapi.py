@@ -14,9 +14,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona import __version__
-from pomona_gateway.api import anthropic, ollama, ollama_models, operations
+from pomona_gateway.api import (
+    anthropic,
+    model_administration,
+    ollama,
+    ollama_models,
+    operations,
+)
 from pomona_gateway.api.anthropic_request import CountRequest, MessagesRequest
 from pomona_gateway.api.embeddings import EmbeddingRequest, embeddings
+from pomona_gateway.api.model_administration import ModelBody
 from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, ShowRequest
 from pomona_gateway.api.openai_chat import ChatRequest, chat_completions
 from pomona_gateway.api.openai_completions import CompletionRequest, completions
@@ -45,6 +52,8 @@ OPERATIONS = (
     Operation("GET", "/metrics", operations.metrics, answer="text/plain"),
     Operation("GET", "/v1/models", operations.list_models),
     Operation("GET", "/v1/models/{model}", operations.get_model),
+    Operation("POST", "/v1/models/load", model_administration.load, ModelBody),
+    Operation("POST", "/v1/models/unload", model_administration.unload, ModelBody),
     Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, _STREAMS),
     Operation("POST", "/v1/completions", completions, CompletionRequest, _STREAMS),
     Operation("POST", "/v1/responses", responses, ResponsesRequest, _STREAMS),

@@ -1,0 +1,66 @@
+"""``pomona doctor``: every known way to go wrong, checked, before and while a cluster runs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Final
+
+import orjson
+
+from pomona import __version__
+from pomona.settings import ServiceSettings, read_settings
+from pomona_discovery.hardware import this_machine
+from pomona_discovery.node_facts import node_facts
+from pomona_ops.doctor_checks import Finding, Node, Severity, Sight, diagnose, nodes_of
+from pomona_ops.ports import ClusterPorts, is_free
+from pomona_ops.status import hear_cluster
+
+EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
+_STYLES: Final[dict[Severity, str]] = {
+    "ok": "green", "info": "cyan", "warning": "yellow", "critical": "bold red",
+}  # fmt: skip
+
+
+def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
+    """Print what was found; the exit code: 0 well, 1 warnings, 2 something critical."""
+    findings = diagnose(look(port, endpoint))
+    worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
+    if as_json:
+        content = {"worst": worst, "findings": findings}
+        sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        _print(findings)
+    return EXIT_CODES[worst]
+
+
+def look(port: int, endpoint: str) -> Sight:
+    """The cluster's nodes when one speaks; else this machine alone."""
+    settings = read_settings(ServiceSettings)
+    beacons = asyncio.run(hear_cluster(endpoint, settings.cluster))
+    nodes = nodes_of(beacons, time.time())
+    if nodes:
+        return Sight(nodes, running=True)
+    now = time.time()
+    here = Node(
+        settings.node,
+        this_machine(),
+        node_facts(settings.state_dir, now),
+        __version__,
+        heard_at=now,
+    )
+    uses = ClusterPorts(port).by_use(1)
+    taken = tuple(f"{use} ({number})" for use, number in uses.items() if not is_free(number))
+    return Sight((here,), taken)
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in findings:
+        style = _STYLES[finding.severity]
+        console.print(f"[{style}]{finding.severity:<9}[/] {finding.check:<18} {finding.said}")
+        if finding.remedy:
+            console.print(f"{'':28} -> {finding.remedy}")

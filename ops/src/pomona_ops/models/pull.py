@@ -1,0 +1,82 @@
+"""``pomona models pull``: all of a model on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from pomona.errors import ConfigurationError, ModelError
+from pomona.models.copies import Copy, pieces
+from pomona.models.hub import Hub, is_hub_id
+
+AT_ONCE = 4
+_BLOCK = 8 << 20
+
+
+def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
+    """Fetch what is not here yet, then check every file whose hash the hub states.
+
+    What came stays when it is broken off: the next attempt goes on from there. Raises
+    ModelError saying what is wrong.
+    """
+    if not is_hub_id(source) or Path(source).exists():
+        raise ConfigurationError(f"{source} is no Hugging Face id, such as owner/name")
+    hub = Hub()
+    copy = Copy.find(source) or Copy.begin(source, [hub])
+    files = copy.weight_files()
+    for file in files:
+        cached = hub.cached(copy.manifest, file)
+        if cached is not None:
+            copy.adopt(file, cached)
+    lacking = {file: ranges for file in files if (ranges := copy.lacking_of(file))}
+    wanted = pieces(lacking, {})
+    _fetch(copy, hub, wanted, Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        console=console, disable=quiet,
+    ))  # fmt: skip
+    for file in lacking:
+        _check(copy, file)
+    size = sum(copy.manifest.files[file].size for file in files)
+    fetched = sum(end - begin for _, begin, end in wanted)
+    return {
+        "model": source,
+        "version": copy.manifest.version,
+        "folder": str(copy.folder),
+        "bytes": size,
+        "fetched_bytes": fetched,
+    }
+
+
+def _fetch(copy: Copy, hub: Hub, wanted: list[tuple[str, int, int]], progress: Progress) -> None:
+    total = sum(end - begin for _, begin, end in wanted)
+    executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull")
+    with progress:
+        task = progress.add_task(copy.manifest.source, total=total)
+        try:
+            running = {
+                executor.submit(copy.fetch, file, begin, end, [hub]): end - begin
+                for file, begin, end in wanted
+            }
+            for finished in as_completed(running):
+                finished.result()
+                progress.advance(task, running[finished])
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _check(copy: Copy, file: str) -> None:
+    stated = copy.manifest.files[file].sha256
+    if not stated:
+        return
+    digest = hashlib.sha256()
+    with (copy.folder / file).open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != stated:
+        copy.forget(file)
+        raise ModelError(f"{copy.folder / file} does not have the hash the hub states; pull again")

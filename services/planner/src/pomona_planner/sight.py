@@ -1,0 +1,116 @@
+"""From beacons to a problem: which workers may hold stages, how fast they and their links are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pomona.messages.control import Beacon, DiscoveryFacts, Hardware, StageWorkerFacts
+from pomona_planner.catalogue import machine_kinds
+from pomona_planner.problem import UNMEASURED, Link, Machine
+
+SAME_MACHINE = Link(200e-6, 2e9, "within the machine")
+HOP_S = 150e-6
+"""What software adds to half a round trip, seconds."""
+CPU_BANDWIDTH, CPU_COMPUTE, CPU_LAYER_S = 8e9, 50e9, 400e-6
+"""Of a machine without Metal that has not measured itself."""
+METAL_BANDWIDTH, METAL_COMPUTE, METAL_LAYER_S = 80e9, 2.5e12, 40e-6
+"""Of an unknown Mac: the slowest that runs MLX, so that measuring it brings no bad news."""
+ACHIEVED = 0.8
+"""Share of a chip's nominal bandwidth that decoding reaches."""
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What measurements said of predictions.
+
+    Attributes:
+        stages: measured over predicted time, by worker.
+        links: measured over predicted time of all links of a pipeline together.
+    """
+
+    stages: dict[str, float] = field(default_factory=dict[str, float])
+    links: float = 1.0
+
+
+def candidates(workers: Sequence[Beacon], stages: int) -> list[Beacon]:
+    """One worker of each machine; more of them only when more stages are wanted."""
+    place: Counter[str] = Counter()
+    turns: list[tuple[int, str, Beacon]] = []
+    for worker in sorted(workers, key=lambda worker: worker.name):
+        turns.append((place[worker.node], worker.name, worker))
+        place[worker.node] += 1
+    turns.sort(key=lambda turn: turn[:2])
+    most = max(stages, len(place))
+    return sorted((worker for _, _, worker in turns[:most]), key=lambda worker: worker.name)
+
+
+def machines(
+    workers: Sequence[Beacon], discoveries: Sequence[Beacon], learnt: Learnt
+) -> tuple[Machine, ...]:
+    """The workers as the planner counts them; those of one machine share its memory."""
+    on_node = Counter(worker.node for worker in workers)
+    hardware = {
+        beacon.node: beacon.facts.hardware
+        for beacon in discoveries
+        if isinstance(beacon.facts, DiscoveryFacts)
+    }
+    return tuple(
+        _machine(worker, on_node[worker.node], hardware.get(worker.node), learnt)
+        for worker in workers
+    )
+
+
+def _machine(worker: Beacon, sharing: int, hardware: Hardware | None, learnt: Learnt) -> Machine:
+    facts = worker.facts
+    assert isinstance(facts, StageWorkerFacts)
+    metal = facts.device == "metal"
+    bandwidth, compute, layer_s = (
+        (METAL_BANDWIDTH, METAL_COMPUTE, METAL_LAYER_S)
+        if metal
+        else (CPU_BANDWIDTH, CPU_COMPUTE, CPU_LAYER_S)
+    )
+    idle, busy = 0.0, 0.0
+    kind = machine_kinds().by_chip(hardware.chip) if hardware is not None and metal else None
+    if kind is not None:
+        bandwidth, compute = kind.bandwidth * ACHIEVED, kind.compute
+        idle, busy = kind.idle_watts, kind.busy_watts
+    return Machine(
+        name=worker.name,
+        memory_bytes=facts.usable_memory_bytes // sharing,
+        bandwidth=facts.memory_bandwidth or bandwidth,
+        compute=facts.matrix_flops or compute,
+        layer_s=facts.layer_us / 1e6 or layer_s,
+        whole_precision=not metal,
+        correction=learnt.stages.get(worker.name, 1.0),
+        idle_watts=idle,
+        busy_watts=busy,
+    )
+
+
+def links(
+    workers: Sequence[Beacon], discoveries: Sequence[Beacon], learnt: Learnt
+) -> Mapping[tuple[str, str], Link]:
+    """The way between every two workers, as their nodes' discovery services measured it."""
+    measured: dict[tuple[str, str], Link] = {}
+    for beacon in discoveries:
+        if not isinstance(beacon.facts, DiscoveryFacts):
+            continue
+        for link in beacon.facts.links:
+            if link.bytes_per_s > 0:
+                latency_s = link.rtt_us / 2e6 + HOP_S
+                measured[beacon.node, link.node] = Link(latency_s, link.bytes_per_s, link.kind)
+    made: dict[tuple[str, str], Link] = {}
+    for sender in workers:
+        for receiver in workers:
+            if sender is receiver:
+                continue
+            if sender.node == receiver.node:
+                way = SAME_MACHINE
+            else:
+                way = measured.get((sender.node, receiver.node), UNMEASURED)
+            made[sender.name, receiver.name] = Link(
+                way.latency_s * learnt.links, way.bandwidth, way.kind
+            )
+    return made

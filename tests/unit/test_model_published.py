@@ -1,0 +1,74 @@
+"""Facts that ship as data agree with what the makers publish."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from pomona.models.published import published_facts, published_names
+
+DATA: dict[str, dict[str, Any]] = tomllib.loads(
+    (files("pomona.models") / "data" / "published.toml").read_text()
+)
+ASKED = [
+    "deepseek-v3",
+    "llama-4-maverick",
+    "qwen3-235b-a22b",
+    "kimi-k2",
+    "gpt-oss-120b",
+    "glm-4.6",
+]
+
+
+def test_the_models_that_people_plan_for_are_there_with_their_source() -> None:
+    assert set(ASKED) <= set(published_names())
+    for name in published_names():
+        facts = published_facts(name)
+        assert facts is not None
+        assert facts.format == "data"
+        assert facts.source
+        assert "layers" in facts.computed
+
+
+@pytest.mark.parametrize("name", [name for name in DATA if "parameters" in DATA[name]])
+def test_computed_parameters_are_the_published_ones(name: str) -> None:
+    facts = published_facts(name)
+    assert facts is not None
+    assert facts.parameters / 1e9 == pytest.approx(DATA[name]["parameters"], rel=0.015)
+    # Makers count the embedding among what is active, or do not, and round boldly.
+    assert facts.active_parameters / 1e9 == pytest.approx(DATA[name]["active"], rel=0.12)
+
+
+def test_caches_are_those_of_the_architectures() -> None:
+    def values(name: str) -> int:
+        facts = published_facts(name)
+        assert facts is not None
+        return facts.layers[0].kv_values_per_token
+
+    assert values("deepseek-v3") == 512 + 64
+    assert values("qwen3-235b-a22b") == 2 * 4 * 128
+    oss = published_facts("gpt-oss-120b")
+    assert oss is not None
+    assert [layer.window for layer in oss.layers[:4]] == [128, 0, 128, 0]
+    maverick = published_facts("llama-4-maverick")
+    assert maverick is not None
+    assert [layer.window for layer in maverick.layers[:4]] == [8192, 8192, 8192, 0]
+
+
+def test_a_quantisation_may_be_named() -> None:
+    usual, eight = published_facts("DeepSeek-V3"), published_facts("deepseek-v3:8bit")
+    assert usual is not None
+    assert eight is not None
+    assert usual.stored_bytes == pytest.approx(671e9 * 4.5 / 8, rel=0.01)
+    assert eight.stored_bytes == pytest.approx(671e9 * 8.5 / 8, rel=0.01)
+    assert published_facts("deepseek-v3:3bit") is None
+    assert published_facts("no-such-model") is None
+
+
+def test_gpt_oss_is_as_large_as_its_files() -> None:
+    facts = published_facts("gpt-oss-120b")
+    assert facts is not None
+    assert facts.stored_bytes == pytest.approx(65.2e9, rel=0.03)

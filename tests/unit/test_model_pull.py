@@ -1,0 +1,83 @@
+"""``pomona models pull`` fetches all of a model once, checks it, and ``show`` and ``list``
+tell of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Generator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models import llama
+from rich.console import Console
+
+from doubles.folders import CONFIG, tensors_of, write_folder
+from doubles.hub import FakeHub, fake_hub
+from pomona.errors import ConfigurationError, ModelError
+from pomona.models.copies import Copy, copies
+from pomona.models.hub import Hub
+from pomona_ops.models.pull import pull_model
+from pomona_ops.models.show import described, facts_of, print_facts
+
+NAME = "someone/small-model"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[FakeHub]:
+    model = llama.Model(llama.ModelArgs.from_dict(CONFIG))
+    mx.eval(model.parameters())
+    folder = write_folder(tmp_path / "original", tensors_of(model), files=3)
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.7, "top_k": 20}))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+    with fake_hub({NAME: folder}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        yield served
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_all_of_it_comes_once_byte_for_byte(hub: FakeHub) -> None:
+    result = pull_model(NAME, quiet(), quiet=False)
+    original = hub.models[NAME]
+    for file in original.glob("*.safetensors"):
+        assert (Path(result["folder"]) / file.name).read_bytes() == file.read_bytes()
+    served = hub.weight_bytes()
+    assert pull_model(NAME, quiet(), quiet=True)["fetched_bytes"] == 0
+    assert hub.weight_bytes() == served
+    (copy,) = copies()
+    assert copy.held_bytes()[0] == copy.held_bytes()[1] == result["bytes"]
+
+
+def test_a_file_that_does_not_have_its_hash_is_fetched_anew(hub: FakeHub) -> None:
+    copy = Copy.begin(NAME, [Hub()])
+    file = copy.weight_files()[0]
+    end = copy.manifest.files[file].size
+    (begin, _) = copy.lacking_of(file)[0]
+    copy.write(file, begin, b"\1" * (end - begin - 10))
+    with pytest.raises(ModelError, match=rf"{file} does not have the hash"):
+        pull_model(NAME, quiet(), quiet=True)
+    pull_model(NAME, quiet(), quiet=True)
+    assert (copy.folder / file).read_bytes() == (hub.models[NAME] / file).read_bytes()
+
+
+def test_what_is_no_hub_id_is_refused(hub: FakeHub) -> None:
+    with pytest.raises(ConfigurationError, match="no Hugging Face id"):
+        pull_model("/some/folder", quiet(), quiet=True)
+
+
+def test_show_tells_people_and_machines_the_same(hub: FakeHub) -> None:
+    facts = facts_of(NAME)
+    told = described(facts)
+    assert told["sampling"] == {"temperature": 0.7, "top_k": 20.0}
+    assert told["layer_count"] == CONFIG["num_hidden_layers"] == len(told["layers"])
+    assert told["kv_bytes_per_token"] == 2 * 2 * 2 * 32 * 8
+    output = io.StringIO()
+    print_facts(facts, Console(file=output, width=120))
+    assert NAME in output.getvalue()
+    assert "0 to 7" in output.getvalue()
+    assert "temperature 0.7" in output.getvalue()

@@ -1,0 +1,74 @@
+"""``pomona plan``: arithmetic that can be checked by hand, and what it says when nothing fits."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from pomona.errors import ConfigurationError
+from pomona_ops.plan import PlanOptions, model_facts, planned, run_plan
+from pomona_planner.imagining import parse_cluster
+
+
+def plan(model: str, cluster: str, **options: int | str) -> dict[str, object]:
+    asked = PlanOptions(model, cluster, **options)  # type: ignore[arg-type]  # as the test says
+    return planned(model_facts(model, 4.5), cluster, asked)
+
+
+def test_the_ceiling_of_deepseek_v3_on_eight_m4_pro_is_about_13_tokens_a_second() -> None:
+    for options in ({}, {"wired_percent": 85}):
+        found = plan("deepseek-v3", "8x:m4-pro-64gb", **options)
+        assert found["ceiling_tokens_per_second"] == pytest.approx(273 / 20.6, rel=0.01)
+
+
+def test_what_does_not_fit_says_how_much_is_missing_and_what_would_fit() -> None:
+    found = plan("llama-4-maverick", "4x:m4-pro-64gb")
+    assert not found["fits"]
+    assert found["missing_bytes"] == pytest.approx(22.3e9, rel=0.01)
+    assert any("wired limit" in str(remedy) for remedy in found["would_fit"])  # type: ignore[union-attr]  # a list
+    assert plan("llama-4-maverick", "5x:m4-pro-64gb")["fits"]
+    assert plan("llama-4-maverick", "4x:m4-pro-64gb", wired_percent=92)["fits"]
+
+
+def test_one_machine_is_used_when_it_is_faster_alone() -> None:
+    found = plan("llama-3.3-70b", "4x:m4-max-128gb")
+    assert len(found["stages"]) == 1  # type: ignore[arg-type]  # a list
+    many = plan("llama-3.3-70b", "4x:m4-max-128gb", objective="throughput", users=16)
+    assert many["users_tokens_per_second"] > found["tokens_per_second"]  # type: ignore[operator]  # floats
+
+
+def test_stages_cover_the_model_within_memory() -> None:
+    found = plan("deepseek-v3", "9x:m4-pro-64gb", users=4)
+    stages = found["stages"]
+    assert isinstance(stages, list)
+    assert stages[0]["start"] == 0
+    assert stages[-1]["stop"] == 61
+    assert all(a["stop"] == b["start"] for a, b in pairwise(stages))
+    assert all(stage["memory_bytes"] <= stage["usable_bytes"] for stage in stages)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [("deepseek-v3", 671.0, 37), ("llama-4-maverick", 400, 17), ("qwen3-235b-a22b", 235, 22)],
+)
+def test_known_models_have_the_sizes_that_their_makers_publish(
+    name: str, total: float, active: float
+) -> None:
+    facts = model_facts(name, 8.0)
+    read = sum(layer.active_parameters for layer in facts.layers) + facts.head.parameters
+    assert facts.stored_bytes / 1e9 == pytest.approx(total, rel=0.005)
+    assert read / 1e9 == pytest.approx(active, rel=0.06)
+
+
+@pytest.mark.parametrize("text", ["8x:m9-64gb", "8x:m4-pro-65gb", "17x:m4-16gb", "", "m4-pro"])
+def test_what_is_no_cluster_is_refused_with_what_would_be(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_cluster(text)
+
+
+def test_the_command_exits_by_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_plan(PlanOptions("llama-4-maverick", "4x:m4-pro-64gb")) == 1
+    assert "does not fit" in capsys.readouterr().out
+    assert run_plan(PlanOptions("llama-4-maverick", "8x:m4-pro-64gb", as_json=True)) == 0
+    assert run_plan(PlanOptions("nothing", "8x:m4-pro-64gb")) == 2
