@@ -16,6 +16,8 @@ from pomona_planner.sizes import (
     value_bits,
 )
 
+DRAWING_LAYERS = 5
+"""The tail also norms, draws and answers: as many small kernels as so many layers have."""
 TOKEN_BYTES = 400
 """The message with which the tail tells the head a token."""
 
@@ -54,6 +56,7 @@ def costs(problem: Problem, rows: int, tokens: int = 1) -> Costs:
                 known[layer] = part_seconds(layer, machine, *arguments) + machine.layer_s
         # Only the last token of a prompt needs the vocabulary.
         head = part_seconds(facts.head, machine, rows, 1, 0, 0)
+        head += DRAWING_LAYERS * machine.layer_s
         return [known[layer] for layer in facts.layers], head
 
     before = np.zeros((len(machines), len(positions)))
