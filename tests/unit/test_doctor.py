@@ -1,0 +1,115 @@
+"""Every check of ``pomona doctor`` has a case in which it fails and one in which it passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import recordings
+from pomona.messages.control import Hardware, LinkFacts, NodeFacts
+from pomona_discovery.thunderbolt import thunderbolt_ports
+from pomona_ops.doctor_checks import CHECKS, Finding, Node, Severity, Sight, diagnose
+
+GIB = 1 << 30
+MAC = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")
+FACTS = NodeFacts(
+    model="Mac16,11",
+    thunderbolt=thunderbolt_ports(recordings.MESH),
+    rdma="enabled",
+    rdma_devices=("rdma_en2",),
+    disk_free_bytes=500 * 10**9,
+    disk_bytes=10**12,
+    sleep_minutes=0,
+    automatic_updates="off",
+    clock_s=1000.0,
+)
+
+
+def node(name: str, **changes: Any) -> Node:
+    """A healthy node; ``hardware_x`` and ``facts_x`` change those, anything else the node."""
+    hardware = {k.removeprefix("hardware_"): v for k, v in changes.items() if "hardware_" in k}
+    facts = {k.removeprefix("facts_"): v for k, v in changes.items() if "facts_" in k}
+    rest = {k: v for k, v in changes.items() if "hardware_" not in k and "facts_" not in k}
+    other = "b" if name == "a" else "a"
+    link = LinkFacts(other, "10.0.0.2", "thunderbolt", 80.0, 5.0, 4e9, 1e8)
+    base = Node(name, MAC, FACTS, "0.1.0", "0.32.4", 1000.3, (link,))
+    return replace(base, hardware=replace(MAC, **hardware), facts=replace(FACTS, **facts), **rest)
+
+
+def linked(kind: str, rate: float) -> tuple[LinkFacts, ...]:
+    return (LinkFacts("a", "10.0.0.1", kind, 80.0, 5.0, rate, 1e6),)
+
+
+FAILING: dict[str, tuple[dict[str, Any], Severity]] = {
+    "macos-version": ({"hardware_os_version": "26.1"}, "warning"),
+    "macos-differs": ({"hardware_os_version": "26.2.1"}, "warning"),
+    "rdma": ({"facts_rdma": "disabled"}, "critical"),
+    "thunderbolt-cable": (
+        {"facts_thunderbolt": thunderbolt_ports(recordings.OLD_CABLE)}, "warning",
+    ),
+    "daisy-chain": ({"facts_thunderbolt": thunderbolt_ports(recordings.HUB)}, "warning"),
+    "wifi": ({"links": linked("wifi", 4e9)}, "warning"),
+    "asymmetry": ({"links": linked("thunderbolt", 1e9)}, "warning"),
+    "sleep": ({"facts_sleep_minutes": 10}, "critical"),
+    "automatic-updates": ({"facts_automatic_updates": "on"}, "warning"),
+    "wired-limit": ({"facts_wired_limit_bytes": 64 * GIB}, "critical"),
+    "memory-mixed": ({"hardware_memory_bytes": 32 * GIB}, "info"),
+    "multicast": ({"troubles": ("multicast does not come back: a firewall",)}, "warning"),
+    "unreachable": ({"troubles": ("c cannot be reached at any of its addresses",)}, "critical"),
+    "duplicate-node": ({"troubles": ("two processes are called b.discovery",)}, "critical"),
+    "two-clusters": ({"troubles": ("2 planners are heard (a.planner, b.planner)",)}, "warning"),
+    "clock": ({"facts_clock_s": 990.0}, "warning"),
+    "disk": ({"facts_disk_free_bytes": 3 * 10**9}, "critical"),
+    "versions": ({"pomona": "0.2.0"}, "critical"),
+}  # fmt: skip
+
+
+def of(check: str, sight: Sight) -> list[Finding]:
+    return [finding for finding in diagnose(sight) if finding.check == check]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_healthy_cluster_passes(check: str) -> None:
+    sight = Sight((node("a"), node("b")), running=True)
+    assert [finding.severity for finding in of(check, sight)] == ["ok"]
+
+
+@pytest.mark.parametrize("check", [check for check in CHECKS if check != "ports"])
+def test_a_fault_is_found_and_says_what_to_do(check: str) -> None:
+    changes, severity = FAILING[check]
+    if check == "memory-mixed":
+        nodes = (node("a"), node("b", **changes), node("c"))
+    else:
+        nodes = (node("a"), node("b", **changes))
+    findings = of(check, Sight(nodes, running=True))
+    assert severity in [finding.severity for finding in findings], findings
+    assert all(finding.remedy for finding in findings)
+    assert any("b" in finding.said for finding in findings)
+
+
+def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
+    here = (node("a"),)
+    before = of("ports", Sight(here, ("the gateway (52415)",)))
+    assert [finding.severity for finding in before] == ["critical"]
+    after = of("ports", Sight(here, ("the gateway (52415)",), running=True))
+    assert [finding.severity for finding in after] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "severity"),
+    [
+        ({"facts_thunderbolt": thunderbolt_ports(recordings.THUNDERBOLT_4)}, "thunderbolt-cable",
+         "info"),
+        ({"facts_thunderbolt": thunderbolt_ports(recordings.DAISY_CHAIN)}, "daisy-chain",
+         "warning"),
+        ({"facts_rdma_devices": ()}, "rdma", "warning"),
+        ({"facts_wired_limit_bytes": 16 * GIB}, "wired-limit", "warning"),
+        ({"facts_disk_free_bytes": 40 * 10**9}, "disk", "warning"),
+        ({"mlx": "0.31.0"}, "versions", "warning"),
+    ],
+)  # fmt: skip
+def test_lesser_faults(changes: dict[str, Any], check: str, severity: Severity) -> None:
+    findings = of(check, Sight((node("a"), node("b", **changes)), running=True))
+    assert [finding.severity for finding in findings] == [severity]
