@@ -14,20 +14,54 @@ from pomona_gateway.reply_text import TokenChance
 
 
 @dataclass(frozen=True, slots=True)
+class Function:
+    """A function that the model may call.
+
+    Attributes:
+        parameters: JSON Schema of its arguments.
+        where: the parameter of the request that holds the schema.
+        strict: calls of it always match the schema.
+    """
+
+    name: str
+    description: str | None
+    parameters: Mapping[str, Any] | None
+    where: str
+    strict: bool = False
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """As OpenAI's API has it, and chat templates read it."""
+        fields = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+        }
+        told = {name: value for name, value in fields.items() if value is not None}
+        return {"type": "function", "function": told}
+
+
+@dataclass(frozen=True, slots=True)
 class Tools:
     """What a request lets the model call.
 
     Attributes:
-        definitions: as OpenAI's API has them, for the chat template.
         parallel: more than one call in a reply.
+        forced: the reply is calls and nothing else.
+        only: the one function that may be called, when ``forced``; empty for any.
     """
 
-    definitions: tuple[Mapping[str, Any], ...] = ()
+    functions: tuple[Function, ...] = ()
     parallel: bool = True
+    forced: bool = False
+    only: str = ""
+
+    @property
+    def definitions(self) -> tuple[dict[str, Any], ...]:
+        return tuple(function.definition for function in self.functions)
 
     def schemas(self) -> dict[str, Mapping[str, Any]]:
-        functions = [definition["function"] for definition in self.definitions]
-        return {x["name"]: x.get("parameters") or {} for x in functions}
+        return {function.name: function.parameters or {} for function in self.functions}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +129,7 @@ class DialogueReplies:
         self._replies = replies
         self.thought_tokens = 0
         tools = dialogue.tools
-        schemas = tools.schemas() if tools.definitions else None
+        schemas = tools.schemas() if tools.functions else None
         count = dialogue.completion.replies
         self._parsers = [dialogue.output.parser(schemas, dialogue.prompt) for _ in range(count)]
         self._calls = [0] * count

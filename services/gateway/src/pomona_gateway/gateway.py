@@ -16,6 +16,7 @@ from pomona_gateway.allowance import Allowances
 from pomona_gateway.catalogue import Catalogue
 from pomona_gateway.conversations import Conversations
 from pomona_gateway.engine import Engine
+from pomona_gateway.grammar import GrammarCheck
 from pomona_gateway.metrics import Metrics
 from pomona_gateway.model_requests import ModelRequests
 from pomona_gateway.routes import Route
@@ -71,6 +72,7 @@ class Gateway:
         self.engine = Engine(settings, self.control.identity, self.metrics, self._proved)
         self.model_requests = ModelRequests(self.control.changed, settings.load_on_request)
         self.catalogue = Catalogue(self.engine.table, requests=self.model_requests)
+        self.grammars = GrammarCheck(settings)
         self.control.endpoints |= {"http": url, "data": self.engine.endpoint}
         self.control.on_beacon(self._heard)
         self.draining = False
@@ -106,6 +108,7 @@ class Gateway:
         )
 
     async def close(self) -> None:
+        self.grammars.close()
         probes = [task for _, task in self._probes.values()]
         for task in probes:
             task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,13 @@ from pomona_gateway.tokenizer.chat_template import RESERVED
 
 LONG_TEXT = 20_000
 """Characters from which a prompt is tokenised in a thread."""
+
+TAUGHT_CALLS = """You have these functions, one a line:
+{functions}
+Answer only by calling them, each call written as
+<tool_call>
+{{"name": "the function", "arguments": {{"an argument": "its value"}}}}
+</tool_call>"""
 
 
 async def chat_prompt(
@@ -30,7 +38,7 @@ async def chat_prompt(
     if template is None:
         message = "this model has no chat template, so it cannot chat; use /v1/completions"
         raise RequestError(400, "no_chat_template", message, "model")
-    if tools and "tools" not in template.source:
+    if tools and not takes_tools(language):
         message = "this model's chat template has no place for tools; it was not trained for them"
         raise RequestError(400, "tools_not_supported", message, "tools")
     reserved = RESERVED & (variables or {}).keys()
@@ -44,6 +52,27 @@ async def chat_prompt(
 
     size = sum(len(str(message.get("content", ""))) for message in messages)
     return await asyncio.to_thread(encode) if size > LONG_TEXT else encode()
+
+
+def takes_tools(language: LanguageModel) -> bool:
+    """Whether the model's chat template has a place for tools."""
+    name = "tool_use" if "tool_use" in language.templates else "default"
+    template = language.templates.get(name)
+    return template is not None and "tools" in template.source
+
+
+def with_taught_calls(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The messages, and in the system's one how to call the tools: for a model whose template
+    has no place for them."""
+    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    lesson = TAUGHT_CALLS.format(functions=functions)
+    if messages and messages[0].get("role") == "system":
+        first = messages[0]
+        joined = f"{first.get('content', '')}\n\n{lesson}"
+        return [{**first, "content": joined}, *messages[1:]]
+    return [{"role": "system", "content": lesson}, *messages]
 
 
 async def text_prompt(language: LanguageModel, text: str) -> array[int]:

@@ -39,6 +39,13 @@ class GatewaySettings(ServiceSettings):
 
     max_body_bytes: int = Field(default=32 << 20, ge=1024, le=1 << 30)
     """Largest request body, in bytes; above it the answer is 413."""
+    max_schema_bytes: int = Field(default=64 << 10, ge=256, le=512 << 10)
+    """Largest JSON Schema, regular expression or list of choices that a reply may be held to,
+    in characters."""
+    max_schema_depth: int = Field(default=64, ge=4, le=128)
+    """How deep objects and lists may be nested in such a schema."""
+    grammar_deadline_s: float = Field(default=5.0, gt=0, le=60)
+    """Seconds in which the grammar of a request must compile."""
     body_deadline_s: float = Field(default=30.0, gt=0, le=3600)
     """Seconds a client may take to send a request's body."""
     max_running: int = Field(default=1024, ge=1, le=65536)

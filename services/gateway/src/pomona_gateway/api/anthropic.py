@@ -25,12 +25,11 @@ from pomona_gateway.api.anthropic_request import (
 )
 from pomona_gateway.api.errors import anthropic_error
 from pomona_gateway.api.json_response import JsonResponse
-from pomona_gateway.api.opening import open_dialogue
+from pomona_gateway.api.opening import dialogue_prompt, open_dialogue
 from pomona_gateway.completion import Replies, Waiting
 from pomona_gateway.dialogue import Dialogue, DialogueReplies, ToolCall, Turn
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.output import Said, Thought
-from pomona_gateway.prompts import chat_prompt
 
 
 async def messages(request: Request) -> Response | ASGIApp:
@@ -42,6 +41,7 @@ async def messages(request: Request) -> Response | ASGIApp:
         asked.parameters(),
         anthropic_messages(asked),
         anthropic_tools(asked),
+        shape=asked.shape(),
         max_tokens=asked.max_tokens,
         effort=asked.effort(),
         variables=_thinking(gateway, asked.model, asked.thinking),
@@ -56,8 +56,8 @@ async def count_tokens(request: Request) -> Response:
     gateway = gateway_of(request)
     variables = _thinking(gateway, asked.model, asked.thinking)
     _, language = gateway.catalogue.find(asked.model)
-    definitions = anthropic_tools(asked).definitions
-    _, prompt = await chat_prompt(language, anthropic_messages(asked), definitions, variables)
+    tools = anthropic_tools(asked)
+    _, prompt = await dialogue_prompt(language, anthropic_messages(asked), tools, variables)
     return JsonResponse({"input_tokens": len(prompt)})
 
 

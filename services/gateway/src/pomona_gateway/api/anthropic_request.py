@@ -13,8 +13,10 @@ from pomona_gateway.api.body import Body
 from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
 from pomona_gateway.api.opening import Effort
 from pomona_gateway.api.parameters import MAX_STOPS, Label, SamplingParameters, StopString
-from pomona_gateway.api.tools import MAX_TOOLS, refuse_grammar
-from pomona_gateway.dialogue import Tools
+from pomona_gateway.api.shapes import FlatFormat, format_shape
+from pomona_gateway.api.tools import MAX_TOOLS, offered
+from pomona_gateway.dialogue import Function, Tools
+from pomona_gateway.grammar import Shape
 
 
 class CacheControl(Body):
@@ -75,6 +77,7 @@ class AnthropicTool(Block):
     name: FunctionName
     description: str | None = None
     input_schema: dict[str, Any]
+    strict: bool | None = None
 
 
 class ToolChoice(Body):
@@ -96,7 +99,7 @@ class Thinking(Body):
 
 class OutputConfig(Body):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: None = None
+    format: FlatFormat | None = None
 
 
 class Metadata(Body):
@@ -129,6 +132,11 @@ class MessagesRequest(CountRequest):
     cache_control: CacheControl | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
+    def shape(self) -> Shape | None:
+        """What the reply's text must match."""
+        held = self.output_config.format if self.output_config else None
+        return format_shape(held, "output_config.format")
+
     def effort(self) -> Effort | None:
         effort = self.output_config.effort if self.output_config else None
         return "xhigh" if effort == "max" else effort
@@ -143,26 +151,32 @@ class MessagesRequest(CountRequest):
         )
 
 
+_CHOICES: dict[str, Literal["auto", "none", "required", "named"]] = {
+    "auto": "auto",
+    "any": "required",
+    "tool": "named",
+    "none": "none",
+}
+
+
 def anthropic_tools(asked: CountRequest) -> Tools:
-    """What the model may call. Raises RequestError for what needs a grammar."""
+    """What the model may call. Raises RequestError for a choice that is none."""
+    functions = [
+        Function(
+            tool.name,
+            tool.description or None,
+            tool.input_schema,
+            f"tools[{place}].input_schema",
+            bool(tool.strict),
+        )
+        for place, tool in enumerate(asked.tools or [])
+    ]
     choice = asked.tool_choice
-    if choice is not None and choice.type in ("any", "tool"):
-        refuse_grammar("tool_choice.type", "tool_choice 'any' or 'tool'")
-    parallel = choice is None or not choice.disable_parallel_tool_use
-    if not asked.tools or (choice is not None and choice.type == "none"):
-        return Tools(parallel=parallel)
-    definitions = tuple(
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                **({"description": tool.description} if tool.description else {}),
-                "parameters": tool.input_schema,
-            },
-        }
-        for tool in asked.tools
-    )
-    return Tools(definitions, parallel)
+    if choice is None:
+        return offered(functions, None, "", True, "tool_choice.name")
+    parallel = not choice.disable_parallel_tool_use
+    word, named = _CHOICES[choice.type], choice.name or ""
+    return offered(functions, word, named, parallel, "tool_choice.name")
 
 
 def anthropic_messages(asked: CountRequest) -> list[dict[str, Any]]:

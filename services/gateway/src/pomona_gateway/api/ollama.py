@@ -18,7 +18,7 @@ from pomona_gateway.api.answering import answer, gateway_of, receive
 from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.api.ollama_models import find, timestamp
 from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, OllamaRequest
-from pomona_gateway.api.opening import open_dialogue
+from pomona_gateway.api.opening import open_dialogue, shaped
 from pomona_gateway.api.parameters import sampling
 from pomona_gateway.api.tools import chosen_tools
 from pomona_gateway.completion import Completion, Replies, Waiting
@@ -42,6 +42,7 @@ async def chat(request: Request) -> Response | ASGIApp:
         asked.parameters(name),
         [message.turn() for message in asked.messages],
         chosen_tools(asked.tools, None, None),
+        shape=asked.shape(),
         max_tokens=asked.limit(),
         variables=_think(language, asked),
     )
@@ -60,6 +61,7 @@ async def generate(request: Request) -> Response | ASGIApp:
     if asked.raw:
         prompt = await text_prompt(language, asked.prompt)
         drawn = sampling(parameters, language, len(prompt), asked.limit(), None)
+        drawn = await shaped(gateway, language, parameters, drawn, asked.shape())
         completion = Completion(name, language, (prompt,), drawn, parameters.stops())
         dialogue = Dialogue(completion, asked.prompt, OutputFormat(), Tools())
     else:
@@ -69,6 +71,7 @@ async def generate(request: Request) -> Response | ASGIApp:
             parameters,
             [*system, {"role": "user", "content": asked.prompt}],
             Tools(),
+            shape=asked.shape(),
             max_tokens=asked.limit(),
             variables=_think(language, asked),
         )

@@ -11,7 +11,9 @@ from pomona.errors import RequestError
 from pomona_gateway.api.body import Body
 from pomona_gateway.api.messages import MAX_MESSAGES, FunctionName
 from pomona_gateway.api.parameters import MAX_STOPS, SamplingParameters, StopString
+from pomona_gateway.api.shapes import ANY_OBJECT
 from pomona_gateway.api.tools import ToolDefinitions
+from pomona_gateway.grammar import JsonShape, Shape
 
 TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
 """Ollama's own defaults."""
@@ -41,7 +43,8 @@ class OllamaRequest(Body):
     model: ModelName
     stream: bool | None = None
     """Default true."""
-    format: None = None
+    format: Literal["json"] | dict[str, Any] | None = None
+    """``json`` for any JSON object, or a JSON Schema."""
     options: Options | None = None
     keep_alive: str | float | None = None
     """Models stay loaded while the cluster serves them, whatever this says."""
@@ -50,6 +53,13 @@ class OllamaRequest(Body):
     @property
     def streams(self) -> bool:
         return self.stream is not False
+
+    def shape(self) -> Shape | None:
+        """What the reply's text must match."""
+        if self.format is None:
+            return None
+        schema = ANY_OBJECT if isinstance(self.format, str) else self.format
+        return JsonShape(schema, "format")
 
     def limit(self) -> int | None:
         wanted = self.options.num_predict if self.options else None

@@ -14,22 +14,19 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.api import sse
 from pomona_gateway.api.answering import answer, gateway_of, receive
-from pomona_gateway.api.body import Body
 from pomona_gateway.api.messages import Messages, template_message
 from pomona_gateway.api.openai_objects import answer_head, usage_object
 from pomona_gateway.api.opening import Effort, open_dialogue
 from pomona_gateway.api.parameters import Label, SamplingParameters
+from pomona_gateway.api.shapes import ResponseFormat, format_shape
 from pomona_gateway.api.tools import ToolChoice, ToolDefinitions, chosen_tools
 from pomona_gateway.completion import Replies, Waiting
 from pomona_gateway.dialogue import Dialogue, DialogueReplies, ToolCall, Turn, WholeReply
 from pomona_gateway.gateway import Gateway
+from pomona_gateway.grammar import Shape
 from pomona_gateway.output import Said, Thought
 from pomona_gateway.reply_text import TokenChance
 from pomona_gateway.tokenizer import Tokenizer
-
-
-class ResponseFormat(Body):
-    type: Literal["text"]
 
 
 class ChatRequest(SamplingParameters):
@@ -45,11 +42,11 @@ class ChatRequest(SamplingParameters):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Report also this many of the likeliest tokens at each place. Needs ``logprobs``."""
     response_format: ResponseFormat | None = None
-    """Only plain text yet."""
+    """Text, a JSON object, or JSON that matches a schema."""
     tools: ToolDefinitions | None = None
     """Functions the model may call."""
     tool_choice: ToolChoice | None = None
-    """``auto`` or ``none``; the others need a grammar, which is not there yet."""
+    """``none``, ``auto``, ``required`` or one function, which is then called."""
     parallel_tool_calls: bool | None = None
     """Whether a reply may have more than one call. Default true."""
     reasoning_effort: Effort | None = None
@@ -74,6 +71,15 @@ class ChatRequest(SamplingParameters):
                 "max_tokens",
             )
         return self.max_completion_tokens or self.max_tokens
+
+    def shape(self) -> Shape | None:
+        """What the reply's text must match."""
+        if self.structured_outputs is None:
+            return format_shape(self.response_format, "response_format")
+        if self.response_format is not None and self.response_format.type != "text":
+            message = "response_format and structured_outputs both shape the reply; give one"
+            raise RequestError(400, "invalid_value", message, "structured_outputs")
+        return self.structured_outputs.shape()
 
     def chances(self) -> int | None:
         """How many likeliest tokens are reported; None for no log-probabilities."""
@@ -100,6 +106,7 @@ async def translate(gateway: Gateway, chat: ChatRequest) -> Dialogue:
         chat,
         messages,
         chosen_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls),
+        shape=chat.shape(),
         max_tokens=chat.limit(),
         logprobs=chat.chances(),
         effort=chat.reasoning_effort,

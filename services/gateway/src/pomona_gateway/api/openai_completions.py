@@ -17,6 +17,7 @@ from pomona.errors import RequestError
 from pomona_gateway.api import sse
 from pomona_gateway.api.answering import answer, gateway_of, receive
 from pomona_gateway.api.openai_objects import answer_head, usage_object
+from pomona_gateway.api.opening import shaped
 from pomona_gateway.api.parameters import SamplingParameters, sampling
 from pomona_gateway.completion import Completion, Replies, Waiting
 from pomona_gateway.gateway import Gateway
@@ -79,13 +80,14 @@ async def translate(
         raise RequestError(400, "invalid_value", "invalid 'prompt': it has no tokens", "prompt")
     limit = asked.max_tokens or DEFAULT_MAX_TOKENS
     longest = max(len(prompt) for prompt in prompts)
+    shape = asked.structured_outputs.shape() if asked.structured_outputs else None
+    drawn = sampling(asked, language, longest, limit, asked.logprobs)
+    drawn = await shaped(gateway, language, asked, drawn, shape)
     completion = Completion(
         model=name,
         language=language,
         prompts=prompts,
-        sampling=replace(
-            sampling(asked, language, longest, limit, asked.logprobs), max_tokens=limit
-        ),
+        sampling=replace(drawn, max_tokens=limit),
         stops=asked.stops(),
         count=asked.n or 1,
     )

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pomona.errors import RequestError
+from pomona.messages.data import Sampling
 from pomona_gateway.api.parameters import SamplingParameters, sampling
 from pomona_gateway.completion import Completion
 from pomona_gateway.dialogue import Dialogue, Tools
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.prompts import chat_prompt
+from pomona_gateway.grammar import (
+    CallableFunction,
+    JsonShape,
+    Outcome,
+    ReplyGrammar,
+    Shape,
+    body_grammar,
+    dialogue_grammar,
+)
+from pomona_gateway.output import OutputFormat
+from pomona_gateway.prompts import chat_prompt, takes_tools, with_taught_calls
 from pomona_gateway.tokenizer import LanguageModel
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
@@ -22,6 +35,7 @@ async def open_dialogue(
     messages: Sequence[Mapping[str, Any]],
     tools: Tools,
     max_tokens: int | None,
+    shape: Shape | None = None,
     logprobs: int | None = None,
     effort: Effort | None = None,
     variables: Mapping[str, Any] | None = None,
@@ -31,22 +45,104 @@ async def open_dialogue(
     Raises RequestError for what this model cannot do.
     """
     name, language = gateway.catalogue.find(parameters.model)
-    output = language.output
-    if tools.definitions and not output.calls_tools:
+    output = language.output.taught() if _teaches(language, tools) else language.output
+    if tools.functions and not output.calls_tools:
         message = "this model's chat template shows no notation for tool calls"
         raise RequestError(400, "tools_not_supported", message, "tools")
     settings = {**_effort(language, effort), **(variables or {})}
-    text, prompt = await chat_prompt(language, messages, tools.definitions, settings)
+    text, prompt = await dialogue_prompt(language, messages, tools, settings)
+    drawn = sampling(parameters, language, len(prompt), max_tokens, logprobs)
+    outcome = _outcome(output, tools, shape)
+    if outcome is not None:
+        special = language.tokenizer.special_tokens
+        grammar = dialogue_grammar(output, output.opened(text), special, outcome)
+        drawn = await held(gateway, language, parameters, drawn, grammar)
     completion = Completion(
         model=name,
         language=language,
         prompts=(prompt,),
-        sampling=sampling(parameters, language, len(prompt), max_tokens, logprobs),
+        sampling=drawn,
         stops=parameters.stops(),
         count=parameters.n or 1,
-        visible=language.tokenizer.named(output.marks(bool(tools.definitions))),
+        visible=language.tokenizer.named(output.marks(bool(tools.functions))),
     )
     return Dialogue(completion, text, output, tools)
+
+
+async def dialogue_prompt(
+    language: LanguageModel,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Tools,
+    variables: Mapping[str, Any],
+) -> tuple[str, array[int]]:
+    """The prompt as text and as ids; calls are taught where a grammar makes them certain."""
+    if _teaches(language, tools):
+        taught = with_taught_calls(messages, tools.definitions)
+        return await chat_prompt(language, taught, (), variables)
+    return await chat_prompt(language, messages, tools.definitions, variables)
+
+
+def _teaches(language: LanguageModel, tools: Tools) -> bool:
+    """Whether the prompt must say how to call tools, because the model's template does not."""
+    knows = language.output.calls_tools and takes_tools(language)
+    return tools.forced and not knows
+
+
+def _outcome(output: OutputFormat, tools: Tools, shape: Shape | None) -> Outcome | None:
+    """What the reply is held to; None when to nothing. Raises RequestError for what cannot
+    be held."""
+    strict = [function for function in tools.functions if function.strict]
+    if shape is None and not tools.forced and not strict:
+        return None
+    calls = output.calls
+    if not tools.forced and tools.functions and calls is not None and calls.bare:
+        where = shape.where if shape else strict[0].where
+        message = (
+            f"invalid {where!r}: this model marks its calls by nothing, so text and calls cannot "
+            "be told apart by a grammar; set tool_choice to 'required' or to a function"
+        )
+        raise RequestError(400, "structured_output_not_supported", message, where)
+    functions = [
+        CallableFunction(
+            function.name,
+            JsonShape(
+                {"type": "object", **(function.parameters or {})},
+                function.where,
+                lenient=not function.strict,
+            ),
+        )
+        for function in tools.functions
+        if tools.only in ("", function.name)
+    ]
+    return Outcome(shape, functions, tools.forced, tools.parallel)
+
+
+async def shaped(
+    gateway: Gateway,
+    language: LanguageModel,
+    parameters: SamplingParameters,
+    drawn: Sampling,
+    shape: Shape | None,
+) -> Sampling:
+    """How a text without a dialogue is drawn so that it has a shape."""
+    if shape is None:
+        return drawn
+    return await held(gateway, language, parameters, drawn, body_grammar(shape))
+
+
+async def held(
+    gateway: Gateway,
+    language: LanguageModel,
+    parameters: SamplingParameters,
+    drawn: Sampling,
+    grammar: ReplyGrammar,
+) -> Sampling:
+    """How tokens are drawn under a grammar. Raises RequestError when it is impossible."""
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(parameters, name):
+            message = f"invalid {name!r}: a reply that must match a grammar ends where that ends"
+            raise RequestError(400, "invalid_value", message, name)
+    return replace(drawn, grammar=await gateway.grammars.check(language, grammar))
 
 
 def _effort(language: LanguageModel, effort: Effort | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from pomona.errors import RequestError
 from pomona.messages.data import Sampling
 from pomona_gateway.api.body import Body
+from pomona_gateway.api.shapes import StructuredOutputs
 from pomona_gateway.completion import SEED_MASK
 from pomona_gateway.tokenizer import LanguageModel
 
@@ -61,6 +62,8 @@ class SamplingParameters(Body):
     """How many replies."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
+    """Hold the reply to a JSON Schema, a regular expression or a choice."""
     user: Label | None = None
     """A label; it changes nothing."""
 

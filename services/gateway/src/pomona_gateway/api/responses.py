@@ -45,6 +45,7 @@ async def responses(request: Request) -> Response | ASGIApp:
         asked.parameters(),
         [*system, *turns],
         asked.allowed_tools(),
+        shape=asked.shape(),
         max_tokens=asked.max_output_tokens,
         effort=asked.reasoning.effort if asked.reasoning else None,
     )
@@ -162,8 +163,8 @@ class ResponseWriter:
             "reasoning": {"effort": asked.reasoning.effort if asked.reasoning else None},
             "store": asked.store is not False,
             "temperature": drawn.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "none" if asked.tool_choice == "none" else "auto",
+            "text": {"format": _format(asked)},
+            "tool_choice": _choice(asked),
             "tools": [tool.model_dump() for tool in asked.tools or []],
             "top_p": drawn.top_p,
             "truncation": "disabled",
@@ -171,6 +172,16 @@ class ResponseWriter:
             "user": asked.user,
             "metadata": asked.metadata or {},
         }
+
+
+def _format(asked: ResponsesRequest) -> dict[str, Any]:
+    held = asked.text.format if asked.text else None
+    return held.model_dump(by_alias=True) if held else {"type": "text"}
+
+
+def _choice(asked: ResponsesRequest) -> str | dict[str, Any]:
+    choice = asked.tool_choice or "auto"
+    return choice if isinstance(choice, str) else choice.model_dump()
 
 
 def _usage(replies: Replies, thought: int) -> dict[str, Any]:

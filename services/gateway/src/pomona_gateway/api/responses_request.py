@@ -13,8 +13,10 @@ from pomona_gateway.api.body import Body
 from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
 from pomona_gateway.api.opening import Effort
 from pomona_gateway.api.parameters import Label, SamplingParameters
-from pomona_gateway.api.tools import MAX_TOOLS, refuse_grammar
-from pomona_gateway.dialogue import Tools
+from pomona_gateway.api.shapes import FlatFormat, format_shape
+from pomona_gateway.api.tools import MAX_TOOLS, offered
+from pomona_gateway.dialogue import Function, Tools
+from pomona_gateway.grammar import Shape
 
 Identity = Annotated[str, StringConstraints(max_length=256)]
 
@@ -99,12 +101,8 @@ class NamedChoice(Body):
     name: FunctionName
 
 
-class TextFormat(Body):
-    type: Literal["text"]
-
-
 class TextOptions(Body):
-    format: TextFormat | None = None
+    format: FlatFormat | None = None
     verbosity: None = None
 
 
@@ -146,24 +144,27 @@ class ResponsesRequest(Body):
     def parameters(self) -> SamplingParameters:
         return SamplingParameters(model=self.model, temperature=self.temperature, top_p=self.top_p)
 
+    def shape(self) -> Shape | None:
+        """What the reply's text must match."""
+        return format_shape(self.text.format if self.text else None, "text.format")
+
     def allowed_tools(self) -> Tools:
-        """What the model may call. Raises RequestError for what needs a grammar."""
-        if self.tool_choice not in (None, "auto", "none"):
-            refuse_grammar("tool_choice", "tool_choice 'required' or a named tool")
-        for place, tool in enumerate(self.tools or []):
-            if tool.strict:
-                refuse_grammar(f"tools[{place}].strict", "strict tools")
+        """What the model may call. Raises RequestError for a choice that is none."""
+        functions = [
+            Function(
+                tool.name,
+                tool.description,
+                tool.parameters,
+                f"tools[{place}].parameters",
+                bool(tool.strict),
+            )
+            for place, tool in enumerate(self.tools or [])
+        ]
+        choice = self.tool_choice
+        named = choice.name if isinstance(choice, NamedChoice) else ""
+        word = "named" if isinstance(choice, NamedChoice) else choice
         parallel = self.parallel_tool_calls is not False
-        if self.tool_choice == "none" or not self.tools:
-            return Tools(parallel=parallel)
-        definitions = tuple(
-            {
-                "type": "function",
-                "function": tool.model_dump(exclude_none=True, exclude={"type", "strict"}),
-            }
-            for tool in self.tools
-        )
-        return Tools(definitions, parallel)
+        return offered(functions, word, named, parallel, "tool_choice.name")
 
     def turns(self) -> list[dict[str, Any]]:
         """The input as chat templates know it."""

@@ -1,7 +1,8 @@
-"""Tools as OpenAI's clients define them."""
+"""Tools as OpenAI's clients define them, and what every dialect means by them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -9,7 +10,7 @@ from pydantic import Field, StringConstraints
 from pomona.errors import RequestError
 from pomona_gateway.api.body import Body
 from pomona_gateway.api.messages import FunctionName
-from pomona_gateway.dialogue import Tools
+from pomona_gateway.dialogue import Function, Tools
 
 MAX_TOOLS = 128
 
@@ -20,6 +21,7 @@ class FunctionDefinition(Body):
     parameters: dict[str, Any] | None = None
     """JSON Schema of the arguments."""
     strict: bool | None = None
+    """Hold every call to the schema."""
 
 
 class ToolDefinition(Body):
@@ -43,19 +45,45 @@ ToolChoice = Literal["auto", "none", "required"] | NamedTool
 def chosen_tools(
     tools: list[ToolDefinition] | None, choice: ToolChoice | None, parallel: bool | None
 ) -> Tools:
-    """What the model may call. Raises RequestError for what needs a grammar."""
-    if choice is not None and choice not in ("auto", "none"):
-        refuse_grammar("tool_choice", "tool_choice 'required' or a named tool")
-    for place, tool in enumerate(tools or []):
-        if tool.function.strict:
-            refuse_grammar(f"tools[{place}].function.strict", "strict tools")
-    if choice == "none" or not tools:
-        return Tools(parallel=parallel is not False)
-    definitions = tuple(tool.model_dump(exclude_none=True) for tool in tools)
-    return Tools(definitions, parallel is not False)
+    """What the model may call. Raises RequestError for a choice that is none."""
+    functions = [
+        Function(
+            tool.function.name,
+            tool.function.description,
+            tool.function.parameters,
+            f"tools[{place}].function.parameters",
+            bool(tool.function.strict),
+        )
+        for place, tool in enumerate(tools or [])
+    ]
+    named = choice.function.name if isinstance(choice, NamedTool) else ""
+    word = "named" if isinstance(choice, NamedTool) else choice
+    return offered(functions, word, named, parallel is not False, "tool_choice.function.name")
 
 
-def refuse_grammar(parameter: str, what: str) -> None:
-    """Raises RequestError: only a grammar on the tail could promise this."""
-    message = f"{what} cannot be honoured: this server does not constrain output by a grammar yet"
-    raise RequestError(400, "structured_output_not_supported", message, parameter)
+def offered(
+    functions: Sequence[Function],
+    choice: Literal["auto", "none", "required", "named"] | None,
+    named: str,
+    parallel: bool,
+    where: str,
+) -> Tools:
+    """What the model may call, in any dialect.
+
+    Args:
+        where: the parameter that holds ``named``, the one function that must be called.
+
+    Raises RequestError when the choice is no function of the request.
+    """
+    if choice in ("required", "named") and not functions:
+        message = "invalid 'tool_choice': there are no tools of which one could be called"
+        raise RequestError(400, "invalid_value", message, "tool_choice")
+    if choice == "named" and all(function.name != named for function in functions):
+        message = f"invalid {where!r}: there is no tool {named!r}"
+        raise RequestError(400, "invalid_value", message, where)
+    if choice == "none" or not functions:
+        return Tools(parallel=parallel)
+    # A named function is called once, whatever `parallel` says.
+    if choice == "named":
+        return Tools(tuple(functions), parallel=False, forced=True, only=named)
+    return Tools(tuple(functions), parallel, forced=choice == "required")

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pomona_gateway.output.harmony import MARKS as HARMONY_MARKS
 from pomona_gateway.output.harmony import HarmonyParser
+from pomona_gateway.output.notations import (
+    DEEPSEEK,
+    DEEPSEEK_FENCED,
+    GLM,
+    HERMES,
+    LLAMA,
+    MISTRAL_ARGS,
+    MISTRAL_LIST,
+    XML,
+)
 from pomona_gateway.output.parts import OutputParser
 from pomona_gateway.output.tagged import CallMarks, TaggedParser
 from pomona_gateway.output.tool_calls import (
@@ -18,21 +28,24 @@ from pomona_gateway.output.tool_calls import (
     read_xml_call,
 )
 
+_DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
 _THINK = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 _CALLS = (
-    ("<function=", CallMarks("<tool_call>", "</tool_call>", read_xml_call)),
-    ("<arg_key>", CallMarks("<tool_call>", "</tool_call>", read_glm_call)),
-    ("<tool_call>", CallMarks("<tool_call>", "</tool_call>", read_json_call)),
-    ("[TOOL_CALLS]", CallMarks("[TOOL_CALLS]", "", read_mistral_calls)),
-    ("<|python_tag|>", CallMarks("<|python_tag|>", "", read_json_call, bare=True)),
-    (
-        "<｜tool▁calls▁begin｜>",
-        CallMarks("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek_calls),
-    ),
-    ("<|eom_id|>", CallMarks("<|python_tag|>", "", read_json_call, bare=True)),
+    (("<function=",), CallMarks("<tool_call>", "</tool_call>", read_xml_call, XML)),
+    (("<arg_key>",), CallMarks("<tool_call>", "</tool_call>", read_glm_call, GLM)),
+    (("<tool_call>",), CallMarks("<tool_call>", "</tool_call>", read_json_call, HERMES)),
+    (("[TOOL_CALLS]", "[ARGS]"), CallMarks("[TOOL_CALLS]", "", read_mistral_calls, MISTRAL_ARGS)),
+    (("[TOOL_CALLS]",), CallMarks("[TOOL_CALLS]", "", read_mistral_calls, MISTRAL_LIST)),
+    (("<|python_tag|>",), CallMarks("<|python_tag|>", "", read_json_call, LLAMA, bare=True)),
+    ((_DEEPSEEK[0], "```json"), CallMarks(*_DEEPSEEK, read_deepseek_calls, DEEPSEEK_FENCED)),
+    ((_DEEPSEEK[0],), CallMarks(*_DEEPSEEK, read_deepseek_calls, DEEPSEEK)),
+    (("<|eom_id|>",), CallMarks("<|python_tag|>", "", read_json_call, LLAMA, bare=True)),
 )
 _INNER = ("[ARGS]", "[CALL_ID]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>")
 _INNER_TEXT = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</parameter>")
+
+TAUGHT_CALLS = CallMarks("<tool_call>", "</tool_call>", read_json_call, HERMES)
+"""The notation most models know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +78,16 @@ class OutputFormat:
         """
         if self.harmony:
             return HarmonyParser()
-        opened = self.thought is not None and prompt.rstrip().endswith(self.thought[0])
         calls = None if tools is None else self.calls
-        return TaggedParser(self.thought, calls, tools or {}, opened)
+        return TaggedParser(self.thought, calls, tools or {}, self.opened(prompt))
+
+    def opened(self, prompt: str) -> bool:
+        """Whether the rendered prompt already opened the reasoning."""
+        return self.thought is not None and prompt.rstrip().endswith(self.thought[0])
+
+    def taught(self) -> OutputFormat:
+        """As it is when a prompt teaches calls to a model whose template does not."""
+        return replace(self, calls=TAUGHT_CALLS)
 
 
 def output_format(template: str) -> OutputFormat:
@@ -77,5 +97,7 @@ def output_format(template: str) -> OutputFormat:
     thought = next(
         (marks for marks in _THINK if marks[0] in template or marks[1] in template), None
     )
-    calls = next((marks for sign, marks in _CALLS if sign in template), None)
+    calls = next(
+        (marks for signs, marks in _CALLS if all(sign in template for sign in signs)), None
+    )
     return OutputFormat(thought=thought, calls=calls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pomona_gateway.output.notations import CallNotation
 from pomona_gateway.output.parts import Called, Part, Said, Thought, overlap
 from pomona_gateway.output.tool_calls import CallReader, Schemas
 
@@ -19,6 +20,7 @@ class CallMarks:
     open: str
     close: str
     read: CallReader
+    notation: CallNotation
     bare: bool = False
 
 

@@ -55,7 +55,8 @@ class Tokenizer:
         self._prefix = prefix
         self.size: int = backend.get_vocab_size(with_added_tokens=True)
         added: dict[int, Any] = backend.get_added_tokens_decoder()
-        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_tokens = {token.content: i for i, token in added.items() if token.special}
+        self.special_ids = frozenset(self.special_tokens.values())
         self.byte_level = _is_byte_level(backend)
 
     def encode(self, text: str, chat: bool) -> array[int]:
@@ -76,6 +77,10 @@ class Tokenizer:
         if self.byte_level:
             return _ByteDecoder(self, hidden)
         return _WindowDecoder(self, self._backend, visible)
+
+    def rules(self) -> str:
+        """The rules as ``tokenizer.json`` has them."""
+        return self._backend.to_str()
 
     def named(self, names: frozenset[str]) -> frozenset[int]:
         """The special tokens that have these names."""

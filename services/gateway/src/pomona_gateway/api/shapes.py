@@ -1,0 +1,93 @@
+"""How clients ask for a reply of some shape."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from pomona.errors import RequestError
+from pomona_gateway.api.body import Body
+from pomona_gateway.grammar import ChoiceShape, JsonShape, RegexShape, Shape
+
+MAX_CHOICES = 1024
+
+Schema = dict[str, Any]
+ChoiceText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+FormatName = Annotated[str, StringConstraints(max_length=256)]
+ANY_OBJECT: Schema = {"type": "object"}
+
+
+class StructuredOutputs(Body):
+    """What a reply must match, as vLLM's clients say it; one of these."""
+
+    definition: Schema | None = Field(default=None, alias="json")
+    """A JSON Schema."""
+    regex: Annotated[str, StringConstraints(min_length=1, max_length=65536)] | None = None
+    """A regular expression for the whole reply (without look-around and back-references)."""
+    choice: Annotated[list[ChoiceText], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
+    """Texts of which the reply is one."""
+
+    def shape(self) -> Shape:
+        """Raises RequestError unless there is exactly one."""
+        where = "structured_outputs"
+        if sum(x is not None for x in (self.definition, self.regex, self.choice)) != 1:
+            message = f"invalid {where!r}: give one of json, regex and choice"
+            raise RequestError(400, "invalid_value", message, where)
+        if self.definition is not None:
+            return JsonShape(self.definition, f"{where}.json")
+        if self.regex is not None:
+            return RegexShape(self.regex, f"{where}.regex")
+        return ChoiceShape(tuple(self.choice or ()), f"{where}.choice")
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class JsonSchema(Body):
+    definition: Schema = Field(alias="schema")
+    """The JSON Schema (draft 2020-12)."""
+    name: FormatName | None = None
+    description: str | None = None
+    strict: bool | None = None
+    """The reply is held to the schema in any case."""
+
+
+class JsonSchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class FlatJsonSchemaFormat(JsonSchema):
+    """As the Responses API and Anthropic's have it."""
+
+    type: Literal["json_schema"]
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+FlatFormat = Annotated[
+    TextFormat | JsonObjectFormat | FlatJsonSchemaFormat, Field(discriminator="type")
+]
+
+
+def format_shape(
+    asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | FlatJsonSchemaFormat | None,
+    where: str,
+) -> Shape | None:
+    """What a format asks of the reply. ``where``: the parameter that holds it."""
+    match asked:
+        case JsonObjectFormat():
+            return JsonShape(ANY_OBJECT, where)
+        case JsonSchemaFormat(json_schema=held):
+            return JsonShape(held.definition, f"{where}.json_schema.schema")
+        case FlatJsonSchemaFormat(definition=definition):
+            return JsonShape(definition, f"{where}.schema")
+        case _:
+            return None

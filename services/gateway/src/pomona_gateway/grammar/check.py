@@ -1,0 +1,161 @@
+"""Proves that a grammar can be followed, before a request is submitted with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+from pomona.errors import RequestError
+from pomona.messages.data import MAX_GRAMMAR
+from pomona_gateway.grammar.lark import guided
+from pomona_gateway.grammar.reply import ReplyGrammar
+from pomona_gateway.grammar.schema import depth, endless_part, faulty_part
+from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
+from pomona_gateway.settings import GatewaySettings
+from pomona_gateway.tokenizer import LanguageModel, Tokenizer
+
+CODE = "structured_output_not_supported"
+THREADS = 2
+RETRY_AFTER_S = 2
+MAX_REASON = 300
+"""Characters of llguidance's reasons that are told."""
+
+
+class GrammarCheck:
+    """Compiles grammars as the tail will, with the same vocabulary and the same limits, in
+    threads: what it lets pass, the tail can begin."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar-check")
+        self._tokenizers: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
+        self._limits = LLParserLimits(verbose_errors=False)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def check(self, language: LanguageModel, grammar: ReplyGrammar) -> str:
+        """The grammar as the tail is told it. Raises RequestError naming the part that is
+        impossible, unsupported or too large."""
+        where = grammar.shapes[0].where if grammar.shapes else None
+        if not language.stop_ids:
+            message = "this model names no token that ends a reply, which a grammar needs"
+            raise RequestError(400, CODE, message, where)
+        deadline_s = self._settings.grammar_deadline_s
+        work = self._pool.submit(self._check, language, grammar)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.wrap_future(work)
+        except TimeoutError as error:
+            # Cancelled by the timeout, it never began: others kept the threads busy.
+            if work.cancelled():
+                raise RequestError(
+                    503,
+                    "grammars_busy",
+                    "too many grammars wait to be compiled",
+                    retry_after_s=RETRY_AFTER_S,
+                ) from error
+            message = (
+                f"the grammar took longer than {deadline_s:g} s to compile "
+                "(POMONA_GATEWAY_GRAMMAR_DEADLINE_S); ask for something simpler"
+            )
+            raise RequestError(400, CODE, message, where) from error
+        return grammar.lark
+
+    def _check(self, language: LanguageModel, grammar: ReplyGrammar) -> None:
+        for shape in grammar.shapes:
+            self._measure(shape)
+        where = grammar.shapes[0].where if grammar.shapes else None
+        if len(grammar.lark) > MAX_GRAMMAR:
+            message = f"the grammar is larger than {MAX_GRAMMAR} characters"
+            raise RequestError(400, CODE, message, where)
+        tokenizer = self._tokenizer(language)
+        if not (reason := self._fault(tokenizer, grammar.lark)):
+            return
+        for shape in grammar.shapes:
+            self._blame(shape, tokenizer)
+        raise RequestError(400, CODE, f"the grammar is impossible: {_short(reason)}", where)
+
+    def _measure(self, shape: Shape) -> None:
+        """Raises RequestError for a shape past the limits, or one without an end."""
+        match shape:
+            case JsonShape(schema=schema):
+                nested = depth(schema)
+                if nested > self._settings.max_schema_depth:
+                    raise refusal(
+                        shape,
+                        f"it is nested {nested} deep; at most {self._settings.max_schema_depth} "
+                        "is allowed (POMONA_GATEWAY_MAX_SCHEMA_DEPTH)",
+                    )
+                size = len(json.dumps(schema))
+                if endless := endless_part(schema):
+                    raise refusal(shape, "it must hold itself, so no value ends", endless)
+            case RegexShape(pattern=pattern):
+                size = len(pattern)
+            case ChoiceShape(texts=texts):
+                size = sum(len(text) for text in texts)
+        if size > self._settings.max_schema_bytes:
+            raise refusal(
+                shape,
+                f"it has {size} characters; at most {self._settings.max_schema_bytes} are "
+                "allowed (POMONA_GATEWAY_MAX_SCHEMA_BYTES)",
+            )
+
+    def _blame(self, shape: Shape, tokenizer: LLTokenizer) -> None:
+        """Raises RequestError when this shape alone is at fault."""
+        match shape:
+            case JsonShape(schema=schema, lenient=lenient):
+
+                def fault(part: Mapping[str, Any]) -> str:
+                    whole = guided(JsonShape(part, "", lenient))
+                    grammar = LLMatcher.grammar_from_json_schema(json.dumps(whole))
+                    return self._fault(tokenizer, grammar)
+
+                if fault(schema):
+                    pointer, reason = faulty_part(schema, fault)
+                    raise refusal(shape, _short(reason), pointer)
+            case RegexShape(pattern=pattern):
+                if reason := self._fault(tokenizer, LLMatcher.grammar_from_regex(pattern)):
+                    raise refusal(shape, _short(reason))
+            case ChoiceShape():
+                pass
+
+    def _fault(self, tokenizer: LLTokenizer, grammar: str) -> str:
+        """Why no reply can begin; empty when one can."""
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=self._limits)
+        if not matcher.is_error():
+            mask = allocate_token_bitmask(1, tokenizer.vocab_size)
+            fill_next_token_bitmask(matcher, mask, 0)
+            if not matcher.is_stopped() or matcher.is_accepting():
+                return ""
+        return matcher.get_error() or "nothing matches it"
+
+    def _tokenizer(self, language: LanguageModel) -> LLTokenizer:
+        known = self._tokenizers.get(language.tokenizer)
+        if known is None:
+            known = LLTokenizer(
+                language.tokenizer.rules(),
+                n_vocab=language.facts.vocab_size,
+                eos_token=list(language.stop_ids),
+            )
+            self._tokenizers[language.tokenizer] = known
+        return known
+
+
+def refusal(shape: Shape, reason: str, pointer: str = "") -> RequestError:
+    """A 400 that says which part of what a client asked for cannot be held."""
+    at = f" at {pointer!r}" if pointer else ""
+    return RequestError(400, CODE, f"invalid {shape.where!r}{at}: {reason}", shape.where)
+
+
+def _short(reason: str) -> str:
+    lines = [line.strip() for line in reason.replace("<non-verbose/>", "").splitlines()]
+    told = " ".join(line for line in lines if line)
+    return told if len(told) <= MAX_REASON else f"{told[:MAX_REASON]}…"

@@ -1,0 +1,98 @@
+"""The grammar of a whole reply: reasoning if the model reasons, then text or calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pomona_gateway.grammar.calls import MAX_CALLS, CallableFunction, one_call, some_calls
+from pomona_gateway.grammar.lark import LarkWriter
+from pomona_gateway.grammar.shapes import Shape
+from pomona_gateway.output import OutputFormat
+from pomona_gateway.output.notations import HARMONY
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyGrammar:
+    """A grammar in Lark, and what of it came from the client."""
+
+    lark: str
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reply may be after the reasoning.
+
+    Attributes:
+        shape: text of this shape; None for any text.
+        functions: calls of these.
+        forced: calls and nothing else.
+        parallel: more than one call.
+    """
+
+    shape: Shape | None = None
+    functions: Sequence[CallableFunction] = ()
+    forced: bool = False
+    parallel: bool = True
+
+
+def body_grammar(shape: Shape) -> ReplyGrammar:
+    """A reply that is text only, from its first token."""
+    lark = LarkWriter({})
+    start = lark.shape(shape)
+    return ReplyGrammar(lark.grammar(start), tuple(lark.shapes))
+
+
+def dialogue_grammar(
+    output: OutputFormat, opened: bool, special: Mapping[str, int], outcome: Outcome
+) -> ReplyGrammar:
+    """A chat model's reply.
+
+    Args:
+        opened: the prompt already opened the reasoning.
+        special: the tokenizer's special tokens.
+    """
+    lark = LarkWriter(special)
+    if output.harmony:
+        start = _harmony(lark, outcome)
+    else:
+        assert not outcome.functions or output.calls is not None
+        start = f"{_thought(lark, output.thought, opened)} {_tagged(lark, output, outcome)}"
+    return ReplyGrammar(lark.grammar(start), tuple(lark.shapes))
+
+
+def _thought(lark: LarkWriter, marks: tuple[str, str] | None, opened: bool) -> str:
+    if marks is None:
+        return ""
+    rest = f"{lark.until(marks[1])} GAP"
+    return rest if opened else f"({lark.text(marks[0])} {rest})?"
+
+
+def _tagged(lark: LarkWriter, output: OutputFormat, outcome: Outcome) -> str:
+    body = lark.shape(outcome.shape) if outcome.shape is not None else ""
+    if output.calls is None or not outcome.functions:
+        return body
+    notation = output.calls.notation
+    most = MAX_CALLS if outcome.parallel else 1
+    calls = some_calls(lark, notation, outcome.functions, most)
+    if outcome.forced or body:
+        whole = f"{lark.text(notation.opening)} {calls}"
+        return whole if outcome.forced else f"({body} | {whole})"
+    mark = output.calls.open
+    begun = f"{lark.until(mark)} {lark.text(notation.opening.removeprefix(mark))} {calls}"
+    # Where no mark ends the calls, nothing can follow them.
+    return f"({begun})* TEXT" if output.calls.close else f"({begun} | TEXT)"
+
+
+def _harmony(lark: LarkWriter, outcome: Outcome) -> str:
+    again = lark.text("<|end|><|start|>assistant")
+    thought = f"{lark.text('<|channel|>analysis<|message|>')} TEXT {again}"
+    preamble = f"{lark.text('<|channel|>commentary<|message|>')} TEXT {again}"
+    body = lark.shape(outcome.shape) if outcome.shape is not None else "TEXT"
+    final = f"{lark.text('<|channel|>final<|message|>')} {body}"
+    if not outcome.functions:
+        return f"({thought})* {final}"
+    call = one_call(lark, HARMONY, outcome.functions)
+    end = call if outcome.forced else f"({call} | {final})"
+    return f"({thought} | {preamble})* {end}"
