@@ -1,0 +1,185 @@
+"""Answers of a real cluster have the shape that was asked for, or the shape is refused before
+a token. A small model drew them: what they say is not judged, only that they match."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anthropic
+import httpx
+import jsonschema
+import openai
+import pytest
+
+from clusters import MODEL, Cluster
+from schemas import REFUSED, generated_schemas
+
+USER: list[Any] = [{"role": "user", "content": "Describe a small red house as JSON."}]
+AT_ONCE = 8
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather of a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "maxLength": 12},
+                    "days": {"type": "integer", "minimum": 1, "maximum": 9},
+                },
+                "required": ["city", "days"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "clock",
+            "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
+        },
+    },
+]
+QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    running = Cluster.start(tmp_path_factory.mktemp("cluster"))
+    try:
+        running.wait_ready()
+        yield running
+        assert running.stop() == 0, running.output
+    finally:
+        running.destroy()
+
+
+@pytest.fixture
+def http(cluster: Cluster) -> Generator[httpx.Client]:
+    with cluster.client() as client:
+        yield client
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Generator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(http: httpx.Client, schema: dict[str, Any], **more: Any) -> httpx.Response:
+    form = {"type": "json_schema", "json_schema": {"name": "house", "schema": schema}}
+    body = {"model": MODEL, "messages": USER, "response_format": form, "seed": 1, **more}
+    return http.post("/v1/chat/completions", json={"max_tokens": 300, **body})
+
+
+def test_every_answer_validates_or_its_schema_was_refused(http: httpx.Client) -> None:
+    schemas = generated_schemas(48)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(lambda schema: ask(http, schema), schemas))
+    answered = 0
+    for schema, answer in zip(schemas, answers, strict=True):
+        if answer.status_code == 400:
+            error = answer.json()["error"]
+            assert error["param"] == "response_format.json_schema.schema", error
+            continue
+        [choice] = answer.raise_for_status().json()["choices"]
+        assert choice["finish_reason"] == "stop", (schema, choice)
+        jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+        answered += 1
+    assert answered >= 40
+
+
+@pytest.mark.parametrize(("schema", "pointer"), REFUSED)
+def test_what_no_grammar_can_hold_is_refused_with_its_part(
+    http: httpx.Client, schema: dict[str, Any], pointer: str
+) -> None:
+    answer = ask(http, schema)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == "response_format.json_schema.schema"
+    assert f"at {pointer!r}" in error["message"] if pointer else " at '/" not in error["message"]
+
+
+def test_regular_expressions_and_choices_hold(client: openai.OpenAI) -> None:
+    def say(**held: Any) -> str:
+        reply = client.chat.completions.create(
+            model=MODEL, messages=USER, max_tokens=32, extra_body={"structured_outputs": held}
+        )
+        return reply.choices[0].message.content or ""
+
+    year, month = say(regex="[0-9]{4}/(0[1-9]|1[0-2])").split("/")
+    assert len(year) == 4
+    assert 1 <= int(month) <= 12
+    assert say(choice=['a "quoted" one', "é"]) in ('a "quoted" one', "é")
+    text = client.completions.create(
+        model=MODEL,
+        prompt=["Yes or no? ", "No or yes? "],
+        extra_body={"structured_outputs": {"choice": ["yes", "no"]}},
+    )
+    assert {choice.text for choice in text.choices} <= {"yes", "no"}
+
+
+def test_a_named_tool_is_called_and_its_arguments_validate(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        tools=TOOLS,
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        n=3,
+        max_tokens=200,
+    )
+    for choice in reply.choices:
+        assert choice.finish_reason == "tool_calls"
+        [call] = choice.message.tool_calls or []
+        assert call.type == "function"
+        assert call.function.name == "weather"
+        arguments = json.loads(call.function.arguments)
+        jsonschema.validate(arguments, TOOLS[0]["function"]["parameters"])
+
+
+def test_a_required_call_comes_whole_in_a_stream(client: openai.OpenAI) -> None:
+    calls: list[Any] = []
+    for chunk in client.chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        tools=TOOLS,
+        tool_choice="required",
+        parallel_tool_calls=False,
+        stream=True,
+        max_tokens=200,
+    ):
+        calls += chunk.choices[0].delta.tool_calls or []
+    [call] = calls
+    assert call.function.name in ("weather", "clock")
+    assert isinstance(json.loads(call.function.arguments), dict)
+
+
+def test_the_other_dialects_hold_shapes_and_calls_too(
+    cluster: Cluster, client: openai.OpenAI, http: httpx.Client
+) -> None:
+    schema = TOOLS[0]["function"]["parameters"]
+    form: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
+    response = client.responses.create(
+        model=MODEL, input="Rome, two days.", text=form, max_output_tokens=100
+    )
+    jsonschema.validate(json.loads(response.output_text), schema)
+    held = http.post(
+        "/api/chat", json={"model": MODEL, "messages": USER, "format": schema, "stream": False}
+    )
+    jsonschema.validate(json.loads(held.json()["message"]["content"]), schema)
+    with anthropic.Anthropic(base_url=cluster.url, api_key="none", max_retries=0) as claude:
+        message = claude.messages.create(
+            model=MODEL,
+            max_tokens=200,
+            messages=QUESTION,
+            tools=[{"name": "weather", "input_schema": schema}],
+            tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        )
+    assert message.stop_reason == "tool_use"
+    [use] = message.content
+    assert use.type == "tool_use"
+    jsonschema.validate(use.input, schema)
