@@ -52,9 +52,9 @@ def _object(draw: random.Random, level: int, width: int) -> dict[str, Any]:
 
 def _value(draw: random.Random, level: int) -> dict[str, Any]:
     simple: list[Callable[[random.Random], dict[str, Any]]] = [
-        _string, _integer, _enum, lambda _: {"type": "boolean"}
+        _string, _integer, _enum, _boolean
     ]  # fmt: skip
-    harder = [_number, _formatted, _patterned, _either, lambda _: {"const": {"fixed": [1, "x"]}}]
+    harder = [_number, _formatted, _patterned, _either, _const]
     choices = simple if level == 1 else simple + harder
     if level >= 3 and draw.random() < 0.5:
         return _nested(draw, level - 1)
@@ -84,6 +84,10 @@ def _string(draw: random.Random) -> dict[str, Any]:
     return {"type": "string", "minLength": least, "maxLength": least + draw.randint(1, 8)}
 
 
+def _boolean(draw: random.Random) -> dict[str, Any]:
+    return {"type": "boolean"}
+
+
 def _integer(draw: random.Random) -> dict[str, Any]:
     least = draw.randint(-50, 50)
     return {"type": "integer", "minimum": least, "maximum": least + draw.randint(0, 300)}
@@ -92,6 +96,10 @@ def _integer(draw: random.Random) -> dict[str, Any]:
 def _number(draw: random.Random) -> dict[str, Any]:
     least = draw.randint(-5, 5)
     return {"type": "number", "minimum": least, "exclusiveMaximum": least + 2, "multipleOf": 0.25}
+
+
+def _const(draw: random.Random) -> dict[str, Any]:
+    return {"const": {"fixed": [1, "x"]}}
 
 
 def _enum(draw: random.Random) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -79,7 +80,7 @@ def ask(http: httpx.Client, schema: dict[str, Any], **more: Any) -> httpx.Respon
 def test_every_answer_validates_or_its_schema_was_refused(http: httpx.Client) -> None:
     schemas = generated_schemas(48)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(lambda schema: ask(http, schema), schemas))
+        answers = list(pool.map(partial(ask, http), schemas))
     answered = 0
     for schema, answer in zip(schemas, answers, strict=True):
         if answer.status_code == 400:

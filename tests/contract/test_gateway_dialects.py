@@ -154,8 +154,9 @@ def test_anthropic_gets_errors_in_its_own_form(
     image = {"type": "image", "source": {"type": "url", "url": "x"}}
     with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]"):
         message(claude, messages=[{"role": "user", "content": [image]}])
-    with pytest.raises(anthropic.BadRequestError, match="grammar"):
-        message(claude, tool_choice={"type": "any"}, tools=[{"name": "w", "input_schema": {}}])
+    wrong = {"name": "w", "input_schema": {"properties": {"a": {"type": "strin"}}}}
+    with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.input_schema"):
+        message(claude, tool_choice={"type": "any"}, tools=[wrong])
     full = Rejected("rejected", "", 0, 429, "queue_full", "wait", 1)
     cluster.head.script = lambda _: Script(reject=full)
     with pytest.raises(anthropic.RateLimitError):
@@ -210,7 +211,8 @@ def test_ollama_lists_and_shows_models(llama: ollama.Client, gateway: GatewayThr
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": "json"},
+        {"format": {"type": "strin"}},
+        {"format": "yaml"},
         {"options": {"num_thread": 4}},
         {"options": {"num_ctx": 100_000}},
         {"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]},

@@ -19,6 +19,8 @@ from doubles.tiny_model import CONTEXT_LENGTH, write_tiny_model
 MODEL = "org/tiny"
 USER = [{"role": "user", "content": "hi"}]
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+UNSUPPORTED = "structured_output_not_supported"
+SCHEMA_AT = "response_format.json_schema.schema"
 OK: dict[str, Any] = {"model": MODEL, "messages": USER}
 
 
@@ -40,6 +42,17 @@ def http(gateway: GatewayThread) -> Generator[httpx.Client]:
     with httpx.Client(base_url=gateway.url, timeout=10) as client:
         yield client
         assert client.post("/v1/chat/completions", json=OK).status_code == 200
+
+
+def held(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
 
 
 def refused(answer: httpx.Response, status: int, code: str, param: str | None = None) -> str:
@@ -97,7 +110,31 @@ def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, body: bytes, cod
         ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
-        ({"response_format": {"type": "json_object"}}, "invalid_value", "response_format.type"),
+        ({"response_format": {"type": "yaml"}}, "invalid_value", "response_format"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "missing_required_parameter",
+            "response_format.json_schema",
+        ),
+        ({"structured_outputs": {}}, "invalid_value", "structured_outputs"),
+        (
+            {"structured_outputs": {"regex": "a", "choice": ["b"]}},
+            "invalid_value",
+            "structured_outputs",
+        ),
+        ({"structured_outputs": {"regex": "("}}, UNSUPPORTED, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "a(?=b)"}}, UNSUPPORTED, "structured_outputs.regex"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "invalid_value",
+            "structured_outputs",
+        ),
+        ({"response_format": held({"type": "strin"})}, UNSUPPORTED, SCHEMA_AT),
+        ({"response_format": held({"enum": ["x" * 70_000]})}, UNSUPPORTED, SCHEMA_AT),
+        ({"response_format": held(nested(70))}, UNSUPPORTED, SCHEMA_AT),
+        ({"response_format": held({}), "ignore_eos": True}, "invalid_value", "ignore_eos"),
+        ({"response_format": held({}), "min_tokens": 3}, "invalid_value", "min_tokens"),
+        ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         (
             {"chat_template_kwargs": {"messages": []}},
             "invalid_value",
@@ -244,3 +281,21 @@ def test_answers_do_not_wait_for_the_network_stack(http: httpx.Client) -> None:
         http.get("/health")
         spans.append(time.monotonic() - begun)
     assert sorted(spans)[len(spans) // 2] < 0.03
+
+
+def test_a_fault_inside_a_schema_is_told_with_its_place(http: httpx.Client) -> None:
+    schema = {"$defs": {"a": {"properties": {"b/c": {"not": {}}}}}, "items": {"$ref": "#/$defs/a"}}
+    answer = http.post("/v1/chat/completions", json={**OK, "response_format": held(schema)})
+    message = refused(answer, 400, UNSUPPORTED, SCHEMA_AT)
+    assert "'/$defs/a/properties/b~1c'" in message
+    assert '"not"' in message
+
+
+def test_a_grammar_that_takes_too_long_is_a_400_that_names_the_setting(
+    cluster: ScriptedCluster,
+) -> None:
+    with running_gateway(cluster, grammar_deadline_s=1e-9) as gateway:
+        body = {**OK, "response_format": {"type": "json_object"}}
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body)
+        assert answer.status_code in (400, 503)
+        assert "compile" in answer.json()["error"]["message"]

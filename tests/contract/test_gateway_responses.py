@@ -123,9 +123,16 @@ def test_failures_are_an_event_of_their_own(
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"enum": []}}}},
+            "text.format.schema",
+        ),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tool_choice": "required", "tools": [TOOL]}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        (
+            {"tool_choice": {"type": "function", "name": "gone"}, "tools": [TOOL]},
+            "tool_choice.name",
+        ),
         ({"background": True}, "background"),
         ({"input": []}, "input"),
     ],

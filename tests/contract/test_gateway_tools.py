@@ -36,6 +36,11 @@ CALL = '<tool_call>{"name": "weather", "arguments": {"city": "%s"}}</tool_call>'
 REPLY = "<think>hm</think>Let me see." + CALL % "Rome" + CALL % "Oslo"
 
 
+def held(parameters: dict[str, Any], strict: bool) -> dict[str, Any]:
+    function = {"name": "held", "parameters": parameters, "strict": strict}
+    return {"type": "function", "function": function}
+
+
 def say(text: str, **script: Any) -> Script:
     return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
 
@@ -146,11 +151,18 @@ def test_reasoning_effort_reaches_a_template_that_reads_it(
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
         (
-            {"tools": [{"type": "function", "function": {"name": "x", "strict": True}}]},
-            "tools[0].function.strict",
+            {"tool_choice": {"type": "function", "function": {"name": "other"}}},
+            "tool_choice.function.name",
+        ),
+        (
+            {"tool_choice": "required", "tools": [held({"type": "strin"}, strict=False)]},
+            "tools[0].function.parameters",
+        ),
+        (
+            {"tools": [TOOL, held({"properties": {"a": {"not": {}}}}, strict=True)]},
+            "tools[1].function.parameters",
         ),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
@@ -160,9 +172,25 @@ def test_reasoning_effort_reaches_a_template_that_reads_it(
         ),
     ],
 )  # fmt: skip
-def test_what_needs_a_grammar_or_is_wrong_is_a_400(
+def test_what_cannot_be_called_or_held_is_a_400(
     gateway: GatewayThread, change: dict[str, Any], param: str
 ) -> None:
     answer = ask(gateway, **{"tools": [TOOL], **change})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+def test_only_what_asks_for_it_gets_a_grammar(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    def grammar(**body: Any) -> str:
+        assert ask(gateway, **{"tools": [TOOL], **body}).status_code == 200
+        return cluster.head.requests()[-1].submit.sampling.grammar
+
+    named = {"type": "function", "function": {"name": "weather"}}
+    assert grammar() == ""
+    assert grammar(tool_choice="none", tools=[held({}, strict=True)]) == ""
+    assert "<tool_call>" in grammar(tool_choice="required")
+    assert "held" not in grammar(tool_choice=named, tools=[TOOL, held({}, strict=False)])
+    assert "held" in grammar(tools=[TOOL, held({}, strict=True)])
+    assert "%json" in grammar(response_format={"type": "json_object"})

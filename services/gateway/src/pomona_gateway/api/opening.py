@@ -11,7 +11,7 @@ from pomona.errors import RequestError
 from pomona.messages.data import Sampling
 from pomona_gateway.api.parameters import SamplingParameters, sampling
 from pomona_gateway.completion import Completion
-from pomona_gateway.dialogue import Dialogue, Tools
+from pomona_gateway.dialogue import Dialogue, Function, Tools
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.grammar import (
     CallableFunction,
@@ -102,19 +102,19 @@ def _outcome(output: OutputFormat, tools: Tools, shape: Shape | None) -> Outcome
             "be told apart by a grammar; set tool_choice to 'required' or to a function"
         )
         raise RequestError(400, "structured_output_not_supported", message, where)
-    functions = [
-        CallableFunction(
-            function.name,
-            JsonShape(
-                {"type": "object", **(function.parameters or {})},
-                function.where,
-                lenient=not function.strict,
-            ),
-        )
-        for function in tools.functions
-        if tools.only in ("", function.name)
-    ]
+    allowed = [x for x in tools.functions if tools.only in ("", x.name)]
+    functions = [CallableFunction(x.name, _arguments(x)) for x in allowed]
     return Outcome(shape, functions, tools.forced, tools.parallel)
+
+
+def _arguments(function: Function) -> JsonShape:
+    """The shape of a call's arguments, which are always an object."""
+    schema = function.parameters or {}
+    kind = schema.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        message = f"invalid {function.where!r}: arguments are an object, never {kind!r}"
+        raise RequestError(400, "invalid_value", message, function.where)
+    return JsonShape({**schema, "type": "object"}, function.where, not function.strict)
 
 
 async def shaped(

@@ -62,9 +62,12 @@ def _fields(lark: LarkWriter, notation: FieldNotation, shape: JsonShape) -> str:
     unlisted = [key for key in _COMBINED if key in schema]
     if unlisted:
         raise _refuse(shape.where, f"this model's call notation has no place for {unlisted[0]!r}")
-    properties = cast("dict[str, Any]", schema.get("properties") or {})
-    required = cast("list[str]", schema.get("required") or [])
-    absent = [key for key in required if key not in properties]
+    listed, needed = schema.get("properties") or {}, schema.get("required") or []
+    if not isinstance(listed, dict) or not isinstance(needed, list):
+        raise _refuse(shape.where, "properties must be an object, and required a list")
+    properties = cast("dict[str, Any]", listed)
+    required = cast("list[Any]", needed)
+    absent = [key for key in required if not isinstance(key, str) or key not in properties]
     if absent:
         raise _refuse(shape.where, f"the required {absent[0]!r} is not among the properties")
     out: list[str] = []
@@ -86,9 +89,10 @@ def _value(lark: LarkWriter, notation: FieldNotation, shape: JsonShape, key: str
         return f"{value} {lark.text(notation.after)}"
     choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if choices is not None:
-        texts = tuple(str(choice) for choice in choices)
+        listed = cast("list[Any]", choices) if isinstance(choices, list) else []
+        texts = tuple(choice for choice in listed if isinstance(choice, str) and choice)
         if not texts:
-            raise _refuse(where, "no value matches an empty enum")
+            raise _refuse(where, "its enum or const lists no text")
         return f"{lark.shape(ChoiceShape(texts, where))} {lark.text(notation.after)}"
     limited = [name for name in _SHAPED if name in schema]
     if limited and not shape.lenient:

@@ -156,6 +156,8 @@ def refusal(shape: Shape, reason: str, pointer: str = "") -> RequestError:
 
 
 def _short(reason: str) -> str:
+    # Errors of regular expressions repeat the expression first.
+    reason = reason.rsplit("\nerror: ", 1)[-1]
     lines = [line.strip() for line in reason.replace("<non-verbose/>", "").splitlines()]
     told = " ".join(line for line in lines if line)
     return told if len(told) <= MAX_REASON else f"{told[:MAX_REASON]}…"

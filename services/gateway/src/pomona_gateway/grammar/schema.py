@@ -8,6 +8,8 @@ from typing import Any, cast
 _ONE = ("items", "additionalProperties", "not", "contains", "if", "then", "else", "propertyNames")
 _LIST = ("prefixItems", "anyOf", "oneOf", "allOf")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+MAX_LEVEL = 200
+"""How far references are followed to find one that has no end."""
 _SHARED = ("$defs", "definitions")
 
 
@@ -67,30 +69,42 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 def endless_part(schema: Mapping[str, Any]) -> str:
     """A part that must hold itself, so that no value is ever complete, as a JSON pointer;
     empty for none."""
-    ends: dict[str, bool] = {}
+    ends: set[str] = set()
 
-    def endless(part: Any, path: frozenset[str]) -> str:
-        if not isinstance(part, dict):
+    def endless(part: Any, path: tuple[str, ...], level: int) -> str:
+        if not isinstance(part, dict) or level > MAX_LEVEL:
             return ""
-        fields = cast("dict[str, Any]", part)
-        needed: list[Any] = list(fields.get("allOf") or [])
-        properties = fields.get("properties") or {}
-        needed += [properties.get(name) for name in fields.get("required") or []]
-        if fields.get("minItems"):
-            needed += [fields.get("items"), *(fields.get("prefixItems") or [])]
-        for inner in needed:
-            if found := endless(inner, path):
+        for inner in _needed(cast("dict[str, Any]", part)):
+            if found := endless(inner, path, level + 1):
                 return found
-        reference = fields.get("$ref")
-        if not isinstance(reference, str) or ends.get(reference):
+        reference = cast("dict[str, Any]", part).get("$ref")
+        if not isinstance(reference, str) or reference in ends:
+            return ""
+        if reference != "#" and not reference.startswith("#/"):
             return ""
         if reference in path:
             return reference.removeprefix("#") or "/"
-        found = endless(_resolve(schema, reference), path | {reference})
-        ends[reference] = not found
+        found = endless(_resolve(schema, reference), (*path, reference), level + 1)
+        if not found:
+            ends.add(reference)
         return found
 
-    return endless(schema, frozenset({"#"}))
+    return endless(schema, ("#",), 0)
+
+
+def _needed(part: Mapping[str, Any]) -> Iterator[Any]:
+    """The parts without which no value matches. A schema may be wrong; it is told later."""
+    properties, required = part.get("properties"), part.get("required")
+    if isinstance(properties, dict) and isinstance(required, list):
+        for name, inner in cast("dict[str, Any]", properties).items():
+            if name in required:
+                yield inner
+    lists = ["allOf", "prefixItems"] if part.get("minItems") else ["allOf"]
+    for key in lists:
+        if isinstance(listed := part.get(key), list):
+            yield from cast("list[Any]", listed)
+    if part.get("minItems"):
+        yield part.get("items")
 
 
 def _resolve(schema: Mapping[str, Any], reference: str) -> Any:

@@ -1,0 +1,165 @@
+"""What a grammar lets through is read as a call by the same notation's parser."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from tokenizers import AddedToken
+
+from doubles.tiny_model import tiny_backend
+from pomona_gateway.grammar import (
+    CallableFunction,
+    ChoiceShape,
+    JsonShape,
+    Outcome,
+    dialogue_grammar,
+)
+from pomona_gateway.output import Called, OutputFormat, Said, Thought, output_format
+from pomona_gateway.tokenizer import Tokenizer
+
+SPECIAL = (
+    "<|over|>",
+    "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", "<|call|>", "[TOOL_CALLS]",
+    "[ARGS]", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "<arg_value>", "</arg_value>",
+)  # fmt: skip
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Rome", "Oslo"], "type": "string"},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        "units": {"anyOf": [{"$ref": "#/$defs/units"}, {"type": "null"}]},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+    "$defs": {"units": {"enum": ["metric", "other"]}},
+}
+FUNCTION = CallableFunction("weather", JsonShape(SCHEMA, "tools[0].function.parameters"))
+CALLED = {"city": "Rome", "days": 3}
+TEMPLATES = {
+    "hermes": "<tool_call>",
+    "xml": "<tool_call> <function=",
+    "glm": "<tool_call> <arg_key>",
+    "mistral list": "[TOOL_CALLS]",
+    "mistral": "[TOOL_CALLS] [ARGS]",
+    "llama": "<|python_tag|>",
+    "deepseek fenced": "<｜tool▁calls▁begin｜> ```json",
+    "deepseek": "<｜tool▁calls▁begin｜>",
+    "harmony": "<|channel|> <|message|>",
+}
+
+
+def build() -> Tokenizer:
+    backend = tiny_backend()
+    backend.add_special_tokens([AddedToken(name) for name in SPECIAL])
+    return Tokenizer(backend)
+
+
+TOKENIZER = build()
+SIZE = TOKENIZER.size
+END = TOKENIZER.special_tokens["<|over|>"]
+RULES = LLTokenizer(TOKENIZER.rules(), n_vocab=SIZE, eos_token=[END])
+
+
+def begin(output: OutputFormat, outcome: Outcome, opened: bool = False) -> LLMatcher:
+    made = dialogue_grammar(output, opened, TOKENIZER.special_tokens, outcome)
+    matcher = LLMatcher(RULES, made.lark, log_level=0)
+    assert not matcher.is_error(), (matcher.get_error(), made.lark)
+    return matcher
+
+
+def allows(matcher: LLMatcher, text: str) -> bool:
+    """Whether a reply may be this text and end there."""
+    ids = list(TOKENIZER.encode(text, chat=True))
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+def draw(matcher: LLMatcher, seed: int) -> str:
+    """A reply of which each token is drawn from those allowed, all of them alike."""
+    chance = random.Random(seed)
+    mask = allocate_token_bitmask(1, SIZE)
+    ids: list[int] = []
+    while not matcher.is_stopped():
+        fill_next_token_bitmask(matcher, mask, 0)
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little").reshape(-1)[:SIZE]
+        token = int(chance.choice(np.flatnonzero(bits).tolist()))
+        if token == END:
+            break
+        assert matcher.consume_token(token)
+        ids.append(token)
+        assert len(ids) < 5000
+    return TOKENIZER.decode(ids, skip_special=False)
+
+
+def read(output: OutputFormat, text: str, prompt: str = "") -> list[Any]:
+    parser = output.parser({"weather": SCHEMA}, prompt)
+    return [*parser.push(text), *parser.finish()]
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "harmony"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_whatever_is_drawn_under_a_forced_call_is_read_as_calls(name: str, parallel: bool) -> None:
+    output = output_format(TEMPLATES[name])
+    for seed in range(20):
+        outcome = Outcome(functions=[FUNCTION], forced=True, parallel=parallel)
+        text = draw(begin(output, outcome), seed)
+        calls = [part for part in read(output, text) if part != Said("\n")]
+        assert calls, text
+        assert len(calls) == 1 or parallel
+        for call in calls:
+            assert isinstance(call, Called), text
+            assert call.name == "weather"
+            jsonschema.validate(json.loads(call.arguments), SCHEMA)
+
+
+def test_harmony_thinks_and_calls() -> None:
+    output = output_format(TEMPLATES["harmony"])
+    outcome = Outcome(functions=[FUNCTION], forced=True)
+    text = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+        "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+        '{"city": "Rome", "days": 3}'
+    )
+    assert allows(begin(output, outcome), text)
+    assert not allows(begin(output, outcome), "<|channel|>final<|message|>Sunny.")
+    assert read(output, text) == [Thought("Hm."), Called("weather", json.dumps(CALLED))]
+
+
+def test_reasoning_comes_before_what_is_held() -> None:
+    output = output_format("<think> <tool_call>")
+    outcome = Outcome(shape=ChoiceShape(("yes", "no"), "structured_outputs.choice"))
+    assert allows(begin(output, outcome), "<think>a <b> c</think>\n\nyes")
+    assert allows(begin(output, outcome), "no")
+    assert allows(begin(output, outcome, opened=True), "so</think>\nno")
+    assert not allows(begin(output, outcome, opened=True), "no")
+    assert not allows(begin(output, outcome), "<think>a</think>maybe")
+
+
+@pytest.mark.parametrize("name", ["hermes", "xml", "glm", "mistral", "deepseek", "harmony"])
+def test_a_reply_is_free_until_it_calls_a_strict_tool(name: str) -> None:
+    output = output_format(TEMPLATES[name])
+    outcome = Outcome(functions=[FUNCTION])
+    free = "<|channel|>final<|message|>Sunny." if name == "harmony" else "It is <b>sunny</b>."
+    assert allows(begin(output, outcome), free)
+    if name != "harmony":
+        forced = draw(begin(output, Outcome(functions=[FUNCTION], forced=True)), 1)
+        assert allows(begin(output, outcome), f"Let me see. {forced}")
+        broken = forced.replace("weather", "whether")
+        assert not allows(begin(output, outcome), f"Let me see. {broken}")
+
+
+def test_with_a_shape_a_reply_is_that_or_calls() -> None:
+    output = output_format(TEMPLATES["hermes"])
+    outcome = Outcome(JsonShape({"type": "integer"}, "x"), [FUNCTION])
+    assert allows(begin(output, outcome), "12")
+    assert not allows(begin(output, outcome), "twelve")
+    assert not allows(begin(output, outcome), "12<tool_call>")
+    call = draw(begin(output, Outcome(functions=[FUNCTION], forced=True)), 3)
+    assert allows(begin(output, outcome), call)
