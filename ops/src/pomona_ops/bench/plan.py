@@ -16,9 +16,10 @@ from pomona.messages.control import Beacon, Pipeline, StageStatus, StageWorkerFa
 from pomona.messages.data import Sampling
 from pomona.models import LayerFacts, ModelFacts, read_facts
 from pomona_ops.bench.clusters import BenchError, running_cluster
-from pomona_ops.bench.decode import PROMPT_TOKENS, prompt
+from pomona_ops.bench.decode import PROMPT_TOKENS
 from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.numbers import median, rate
+from pomona_ops.bench.prompts import made_up_prompt
 from pomona_ops.ports import LOOPBACK
 from pomona_ops.status import hear_cluster
 from pomona_planner import sight
@@ -107,7 +108,7 @@ async def measure_prediction(model: str, rounds: int) -> dict[str, dict[str, Any
             with Driver(pipeline, options.cluster) as driver:
                 for number in range(rounds + 1):
                     sampling = Sampling(max_tokens=TOKENS, temperature=0.0)
-                    reply = driver.submit(prompt(PROMPT_TOKENS, number), sampling)
+                    reply = driver.submit(made_up_prompt(PROMPT_TOKENS, number), sampling)
                     await asyncio.to_thread(driver.collect, [reply])
                     if number:
                         speeds.append(rate(reply.moments))
