@@ -53,16 +53,19 @@ def up(
 def status(
     port: Annotated[int | None, typer.Option("--port", help="First port of the cluster.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
     """Show nodes, stages, memory, users and alerts. Exits 0 serving, 1 degraded, 2 no cluster."""
     from pomona.settings import ServiceSettings, read_settings
     from pomona_ops.ports import LOOPBACK, ClusterPorts
-    from pomona_ops.status import show_status
+    from pomona_ops.status import show_status, watch_status
 
     settings = read_settings(ServiceSettings)
     endpoint = settings.control_subscribe
     if port is not None:
         endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
+    if watch:
+        raise typer.Exit(watch_status(endpoint, settings.cluster))
     raise typer.Exit(show_status(endpoint, settings.cluster, as_json))
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pomona.messages.control import (
@@ -16,8 +16,11 @@ from pomona.messages.control import (
     GatewayFacts,
     Hardware,
     HealthWatcherFacts,
+    LinkFacts,
+    NodeFacts,
     Pipeline,
     PlannerFacts,
+    Prediction,
     Stage,
     StageStatus,
     StageWorkerFacts,
@@ -28,11 +31,19 @@ ClusterState = Literal["serving", "degraded", "absent"]
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """A machine; without hardware when its discovery service says nothing."""
+    """A machine; without hardware when its discovery service says nothing.
+
+    Attributes:
+        links: the ways from it to other nodes, as it measured them.
+        troubles: what its discovery service sees that is wrong.
+    """
 
     name: str
     hardware: Hardware | None
     peers: int
+    machine: NodeFacts = field(default_factory=NodeFacts)
+    links: tuple[LinkFacts, ...] = ()
+    troubles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class StageReport:
         resident_bytes: resident memory of the worker's process, all its stages together.
         cache_bytes: KV caches in the worker.
         error: why it failed.
+        predicted_us, decode_us: a token of one user in this stage, microseconds, as the
+            planner expected and as it is measured; 0 when there is none.
     """
 
     worker: str
@@ -70,6 +83,8 @@ class StageReport:
     resident_bytes: int
     cache_bytes: int
     error: str
+    predicted_us: float = 0.0
+    decode_us: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +92,9 @@ class PipelineReport:
     """Attributes:
     state: as the planner has it: ``forming``, ``active`` or ``impossible``.
     proven: a gateway got a real token through this epoch.
+    prediction: what the planner expects.
+    measured_tokens_per_second: of one user alone, as the head measured it; 0 before.
+    proposal: a better plan, when the planner knows one.
     """
 
     model: str
@@ -86,6 +104,9 @@ class PipelineReport:
     layer_count: int
     proven: bool
     stages: tuple[StageReport, ...]
+    prediction: Prediction | None = None
+    measured_tokens_per_second: float = 0.0
+    proposal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +182,15 @@ def _planned(beacons: Iterable[Beacon]) -> list[Pipeline]:
 def _node(name: str, beacons: Iterable[Beacon]) -> NodeReport:
     for beacon in beacons:
         if beacon.node == name and isinstance(beacon.facts, DiscoveryFacts):
-            return NodeReport(name, beacon.facts.hardware, len(beacon.facts.peers))
+            facts = beacon.facts
+            return NodeReport(
+                name,
+                facts.hardware,
+                len(facts.peers),
+                facts.machine,
+                facts.links,
+                facts.troubles,
+            )
     return NodeReport(name, None, 0)
 
 
@@ -178,11 +207,29 @@ def _pipeline(pipeline: Pipeline, beacons: Iterable[Beacon]) -> PipelineReport:
             for beacon in heard
             if isinstance(beacon.facts, GatewayFacts) and beacon.state == "ready"
         ),
-        stages=tuple(_stage(stage, pipeline, heard) for stage in pipeline.stages),
+        stages=tuple(
+            _stage(stage, number, pipeline, heard) for number, stage in enumerate(pipeline.stages)
+        ),
+        prediction=pipeline.prediction,
+        measured_tokens_per_second=_measured(pipeline, heard),
+        proposal=pipeline.proposal,
     )
 
 
-def _stage(stage: Stage, pipeline: Pipeline, beacons: Iterable[Beacon]) -> StageReport:
+def _measured(pipeline: Pipeline, beacons: Iterable[Beacon]) -> float:
+    """One user's tokens a second, by the time the head saw from token to token."""
+    for beacon in beacons:
+        if isinstance(beacon.facts, StageWorkerFacts):
+            status = stage_status(beacon.facts, pipeline)
+            if status is not None and status.token_us > 0:
+                return round(1e6 / status.token_us, 2)
+    return 0.0
+
+
+def _stage(stage: Stage, number: int, pipeline: Pipeline, beacons: Iterable[Beacon]) -> StageReport:
+    prediction = pipeline.prediction
+    expected = prediction.stage_us[number : number + 1] if prediction is not None else ()
+    predicted_us = sum(expected)
     for beacon in beacons:
         facts = beacon.facts
         if beacon.name != stage.worker or not isinstance(facts, StageWorkerFacts):
@@ -200,6 +247,8 @@ def _stage(stage: Stage, pipeline: Pipeline, beacons: Iterable[Beacon]) -> Stage
             resident_bytes=facts.resident_bytes,
             cache_bytes=facts.cache_bytes,
             error=status.error if status else "",
+            predicted_us=predicted_us,
+            decode_us=status.decode_us if status else 0.0,
         )
     return StageReport(stage.worker, "", 0, stage.start, stage.stop, "lost", 0, 0, 0, 0, "")
 

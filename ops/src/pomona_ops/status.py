@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
-from pomona_ops.report import ClusterReport, ClusterState, cluster_report
+from pomona_ops.report import ClusterReport, ClusterState, PipelineReport, cluster_report
 from pomona_ops.words import in_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
 
 LISTEN_S = BEACON_INTERVAL_S * 1.4
 EXIT_CODES: Final[dict[ClusterState, int]] = {"serving": 0, "degraded": 1, "absent": 2}
@@ -50,67 +54,164 @@ def show_status(endpoint: str, cluster: str, as_json: bool) -> int:
     return EXIT_CODES[report.state]
 
 
+def watch_status(endpoint: str, cluster: str) -> int:
+    """Show the cluster's state until Ctrl-C, anew every second."""
+    try:
+        return EXIT_CODES[asyncio.run(_watch(endpoint, cluster))]
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _watch(endpoint: str, cluster: str) -> ClusterState:
+    from rich.live import Live
+    from rich.text import Text
+
+    leases = LeaseTable()
+    receiver = BeaconReceiver(endpoint, cluster)
+    try:
+        with Live(Text("listening"), auto_refresh=False, screen=sys.stdout.isatty()) as live:
+            while True:
+                ends_at = time.monotonic() + BEACON_INTERVAL_S
+                while (left_s := ends_at - time.monotonic()) > 0:
+                    beacon = await receiver.receive(left_s)
+                    if beacon is not None:
+                        leases.hear(beacon, time.monotonic())
+                leases.expire(time.monotonic())
+                report = cluster_report(cluster, [lease.beacon for lease in leases])
+                live.update(rendered(report), refresh=True)
+    finally:
+        await receiver.close()
+
+
 def _print(report: ClusterReport) -> None:
-    from rich import box
     from rich.console import Console
+
+    Console(highlight=False).print(rendered(report))
+
+
+def rendered(report: ClusterReport) -> Group:
+    """The report as a person wants to see it: nodes, links, stages, services."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    colour = "green" if report.state == "serving" else "yellow"
+    head = Text(report.cluster, style="bold")
+    head.append(" is ", style="not bold").append(report.state, style=f"bold {colour}")
+    head.append(
+        f"  {' '.join(report.urls)}  users {report.users}  {report.tokens_per_second:g} tok/s",
+        style="not bold",
+    )
+    parts.append(head)
+    troubles = [*report.troubles]
+    troubles += [f"{node.name}: {said}" for node in report.nodes for said in node.troubles]
+    parts += [Text(f"  ! {trouble}", style="yellow") for trouble in troubles]
+    parts.append(_nodes(report))
+    if any(node.links for node in report.nodes):
+        parts.append(_links(report))
+    for pipeline in report.pipelines:
+        parts += _pipeline(pipeline)
+    parts.append(_services(report))
+    parts += [Text(f"{a.severity}: {a.summary}", style="red") for a in report.alerts]
+    return Group(*parts)
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
     from rich.table import Table
 
-    console = Console(highlight=False)
-    colour = "green" if report.state == "serving" else "yellow"
-    console.print(
-        f"[bold]{report.cluster}[/bold] is [bold {colour}]{report.state}[/]"
-        f"  {' '.join(report.urls)}  users {report.users}  {report.tokens_per_second:g} tok/s"
-    )
-    for trouble in report.troubles:
-        console.print(f"  [yellow]![/yellow] {trouble}", markup=True)
+    words = {"node", "chip", "system", "stage worker", "state", "service", "listens at", "to"}
+    words |= {"kind", "address", "from"}
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        numeric = column not in words
+        made.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+    return made
 
-    def table(*columns: str) -> Table:
-        made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            numeric = column in {"pid", "layers", "weights", "resident", "caches", "memory"}
-            made.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
-        return made
 
-    nodes = table("node", "chip", "cores", "memory", "usable", "system")
+def _nodes(report: ClusterReport) -> Table:
+    table = _table("node", "chip", "cores", "memory", "usable", "power", "system")
     for node in report.nodes:
         hardware = node.hardware
         if hardware is None:
-            nodes.add_row(node.name, "its discovery service is not heard")
+            table.add_row(node.name, "its discovery service is not heard")
             continue
-        nodes.add_row(
+        table.add_row(
             node.name,
             hardware.chip,
             str(hardware.cores),
             in_bytes(hardware.memory_bytes),
             in_bytes(hardware.usable_memory_bytes),
+            f"{node.machine.watts:.0f} W" if node.machine.watts else "",
             f"{hardware.os_name} {hardware.os_version}",
         )
-    console.print(nodes)
+    return table
 
-    for pipeline in report.pipelines:
-        console.print(f"[bold]{pipeline.model}[/bold]  epoch {pipeline.epoch}  {pipeline.state}")
-        stages = table("layers", "stage worker", "pid", "state", "weights", "resident", "caches")
-        for stage in pipeline.stages:
-            stages.add_row(
-                f"{stage.start}..{stage.stop}",
-                stage.worker,
-                str(stage.pid or ""),
-                stage.state,
-                in_bytes(stage.loaded_bytes),
-                in_bytes(stage.resident_bytes),
-                in_bytes(stage.cache_bytes),
+
+def _links(report: ClusterReport) -> Table:
+    table = _table("from", "to", "kind", "address", "round trip", "rate")
+    for node in report.nodes:
+        for link in node.links:
+            if not link.address:
+                table.add_row(node.name, link.node, "does not answer", " ".join(link.dead))
+                continue
+            table.add_row(
+                node.name,
+                link.node,
+                link.kind,
+                link.address,
+                f"{link.rtt_us / 1000:.2f} ±{link.rtt_spread_us / 1000:.2f} ms",
+                f"{in_bytes(int(link.bytes_per_s))}/s",
             )
-        console.print(stages)
+    return table
 
-    services = table("service", "node", "pid", "state", "listens at")
+
+def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
+    from rich.text import Text
+
+    head = Text(pipeline.model, style="bold")
+    head.append(f"  epoch {pipeline.epoch}  {pipeline.state}", style="not bold")
+    table = _table(
+        "layers", "stage worker", "state", "weights", "resident", "caches", "ms predicted", "is"
+    )
+    for stage in pipeline.stages:
+        table.add_row(
+            f"{stage.start}..{stage.stop}",
+            stage.worker,
+            stage.state,
+            in_bytes(stage.loaded_bytes),
+            in_bytes(stage.resident_bytes),
+            in_bytes(stage.cache_bytes),
+            f"{stage.predicted_us / 1000:.1f}" if stage.predicted_us else "",
+            f"{stage.decode_us / 1000:.1f}" if stage.decode_us else "",
+        )
+    parts: list[RenderableType] = [head, table]
+    said = pipeline.prediction
+    if said is not None:
+        measured = pipeline.measured_tokens_per_second
+        parts.append(
+            Text(
+                f"  one user: predicted {said.tokens_per_second:.1f} tok/s "
+                f"(ceiling {said.ceiling_tokens_per_second:.1f}), "
+                + (f"measured {measured:.1f}" if measured else "not measured yet")
+                + f"; {said.users} users: {said.users_tokens_per_second:.1f}; first token of "
+                f"{said.prompt_tokens} after {said.first_token_s:.1f} s"
+            )
+        )
+        parts += [Text(f"  {note}", style="dim") for note in said.notes]
+    if pipeline.proposal:
+        parts.append(Text(f"  a better plan: {pipeline.proposal}", style="cyan"))
+    return parts
+
+
+def _services(report: ClusterReport) -> Table:
+    table = _table("service", "node", "pid", "state", "listens at")
     for service in report.services:
-        services.add_row(
+        table.add_row(
             service.name,
             service.node,
             str(service.pid),
             service.state,
             "  ".join(sorted(service.endpoints.values())),
         )
-    console.print(services)
-    for alert in report.alerts:
-        console.print(f"[red]{alert.severity}[/red]: {alert.summary}")
+    return table
