@@ -109,7 +109,7 @@ class _Chooser:
         self.required = frozenset(names.index(name) for name in problem.required if name in names)
         self._users = problem.demand.users
         self._positions = problem.positions()
-        self._labels_left = MOST_LABELS
+        self._labels_left = MOST_LABELS if aim.objective == "latency" else 3 * MOST_LABELS
         self.proven = True
 
     @property
