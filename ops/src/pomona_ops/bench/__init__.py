@@ -16,6 +16,7 @@ from pomona.errors import PomonaError
 from pomona.models import EMBEDDED_MODEL
 from pomona_ops.bench.decode import run_decode
 from pomona_ops.bench.engine import measure_emulated, measure_real, run_engine
+from pomona_ops.bench.plan import run_plan
 from pomona_ops.bench.streams import run_streams
 from pomona_ops.bench.trace import run_trace
 
@@ -58,6 +59,16 @@ def engine(
     if part not in measurements:
         raise typer.BadParameter(f"{part!r} is none of {', '.join(measurements)}")
     _report(measurements[part](model, rounds), as_json)
+
+
+@app.command()
+def plan(
+    model: ModelOption = EMBEDDED_MODEL,
+    rounds: Annotated[int, typer.Option(min=1, help="Replies measured a pipeline.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """How long the planner thinks, and its predictions beside what is measured."""
+    _report(run_plan(model, rounds), as_json)
 
 
 @app.command()

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import orjson
 import zmq  # the yardstick must not use what it measures, so not pomona.transport
 
 from pomona import codec
@@ -20,6 +24,7 @@ from pomona_ops.bench.numbers import median, percentile
 from pomona_ops.ports import LOOPBACK
 
 WIDTH = 576
+GENEROUS_TOKEN_S = 0.001
 _ECHO = """
 import zmq
 context = zmq.Context()
@@ -48,19 +53,26 @@ class HopCost:
 
 
 async def measure_hops(model: str, rounds: int = 3, tokens: int = 1000) -> dict[str, Any]:
-    """One user through two emulated stages that hold nothing, and the bare hop, in turns."""
-    ours: list[float] = []
+    """One user through two emulated stages that hold nothing, and the bare hop, in turns.
+
+    The moments are the head's own. The client takes its tokens when all are drawn: a third
+    process that wakes for each would be measured too.
+    """
     bare: list[float] = []
-    async with running_cluster(model, 2, hold_ms=0.0) as options:
-        endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
-        pipeline = await active_pipeline(endpoint, options.cluster, 10.0)
-        with Driver(pipeline, options.cluster) as driver:
-            for _ in range(rounds):
-                await asyncio.sleep(0.5)
-                reply = driver.submit(list(range(1000, 1020)), Sampling(max_tokens=tokens))
-                driver.collect([reply])
-                ours += [interval / 2 for interval in reply.intervals[20:]]
-                bare += bare_hops(tokens)[20:]
+    with tempfile.TemporaryDirectory(prefix="pomona-trace-") as folder:
+        variables = {"POMONA_STAGE_WORKER_TRACE_DIR": folder}
+        async with running_cluster(model, 2, 0.0, variables) as options:
+            endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
+            pipeline = await active_pipeline(endpoint, options.cluster, 10.0)
+            with Driver(pipeline, options.cluster) as driver:
+                for _ in range(rounds):
+                    await asyncio.sleep(0.5)
+                    reply = driver.submit(list(range(1000, 1020)), Sampling(max_tokens=tokens))
+                    await asyncio.sleep(tokens * GENEROUS_TOKEN_S)
+                    driver.collect([reply])
+                    bare += bare_hops(tokens)[20:]
+            await asyncio.sleep(1.0)
+        ours = _hops(Path(folder) / f"{pipeline.stages[0].worker}.jsonl")
     result = HopCost(
         hop_median_us=median(ours) * 1e6,
         hop_p99_us=percentile(ours, 0.99) * 1e6,
@@ -70,6 +82,17 @@ async def measure_hops(model: str, rounds: int = 3, tokens: int = 1000) -> dict[
         p99_ratio=percentile(ours, 0.99) / percentile(bare, 0.99),
     )
     return asdict(result)
+
+
+def _hops(trace: Path) -> list[float]:
+    """Seconds a hop, half of each round between two decode steps of the head."""
+    lines = [orjson.loads(line) for line in trace.read_bytes().splitlines()]
+    steps = [line for line in lines if line["lane"] is not None]
+    return [
+        (b["begin"] - a["begin"]) / 2e9
+        for a, b in pairwise(steps)
+        if a["lane"] == b["lane"] and b["step"] == a["step"] + 1
+    ]
 
 
 def bare_hops(count: int) -> list[float]:

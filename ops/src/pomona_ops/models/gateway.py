@@ -13,6 +13,8 @@ from pomona_ops.ports import LOOPBACK, ClusterPorts
 
 DEADLINE_S = 10.0
 POLL_S = 0.2
+IMPOSSIBLE_S = 5.0
+"""How long a plan may be impossible while the planner waits for workers to speak."""
 LOAD_DEADLINE_S = 4 * 3600.0
 """A model of hundreds of gigabytes may come over a slow line."""
 
@@ -40,13 +42,16 @@ class GatewayClient:
         name = asked["id"]
         with console.status(f"loading {name}") as status:
             ends_at = time.monotonic() + LOAD_DEADLINE_S
+            possible_at = time.monotonic()
             while time.monotonic() < ends_at:
                 entry = self.models().get(name)
                 if entry is not None:
                     if entry["ready"]:
                         return {**asked, "state": "ready"}
                     failed = any(stage["state"] == "failed" for stage in entry["stages"])
-                    if failed or entry["state"] == "impossible":
+                    if entry["state"] != "impossible":
+                        possible_at = time.monotonic()
+                    if failed or time.monotonic() - possible_at > IMPOSSIBLE_S:
                         raise ModelError(f"{name} cannot be loaded: {entry['reason']}")
                     status.update(f"loading {name}: {entry['reason']}")
                 time.sleep(POLL_S)

@@ -31,6 +31,8 @@ BALANCE_SLACK = 0.02
 CLOSE_ENOUGH = 2e-3
 """Share of the cycle below which halving gives way to one last proof."""
 LABELS_OF_A_STEP = MOST_LABELS // 16
+LABELS_OF_A_CALL = 2_000
+"""What a search costs besides, in labels looked at in that time."""
 NARROW_BEAM = 32
 MOST_ADDED = 16
 
@@ -107,16 +109,21 @@ class _Chooser:
         self.required = frozenset(names.index(name) for name in problem.required if name in names)
         self._users = problem.demand.users
         self._positions = problem.positions()
-        self._labels_left = MOST_LABELS // 2
+        self._labels_left = MOST_LABELS if aim.objective == "latency" else 3 * MOST_LABELS
         self.proven = True
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether so many labels were looked at that it is time to come to an end."""
+        return self._labels_left <= 0
 
     def plan(self, found: Found) -> Plan:
         return Plan(found.nodes, tuple(self._positions[cut] for cut in found.cuts))
 
     def ask(self, question: Question, labels: int = MOST_LABELS) -> Found | None:
-        labels = max(min(labels, self._labels_left), 1)
+        labels = max(min(labels, self._labels_left), 0)
         answer = cheapest(question, labels, NARROW_BEAM if question.any_will_do else BEAM)
-        self._labels_left -= answer.labels
+        self._labels_left -= answer.labels + LABELS_OF_A_CALL
         self.proven &= answer.proven or (question.any_will_do and answer.found is not None)
         return answer.found
 
@@ -183,6 +190,9 @@ class _Chooser:
         cycles = sorted((_Cycle(self, count) for count in counts), key=lambda c: c.least())
         for cycle in cycles:
             if cycle.least() >= best_s * (1 - TIE):
+                break
+            if best is not None and self.is_spent:
+                self.proven = False
                 break
             found = cycle.shortest(best_s)
             if found is not None:
@@ -303,14 +313,16 @@ class _Cycle:
         if best is None:
             return None
         high = self.of(best)
-        while high > low * (1 + CLOSE_ENOUGH):
+        while high > low * (1 + CLOSE_ENOUGH) and not self._chooser.is_spent:
             middle = (low + high) / 2
             found = any_within(middle)
             if found is None:
                 low = middle
             else:
                 best, high = found, self.of(found)
-        while (found := any_within(high * (1 - 2 * TIE))) is not None:
+        while (found := any_within(high * (1 - 2 * TIE))) is not None and not (
+            self._chooser.is_spent
+        ):
             best, high = found, self.of(found)
         return best
 

@@ -138,13 +138,13 @@ class Planner:
         except ModelError as error:
             log.error("%s cannot be read: %s", source, error)
             self._unreadable[source] = (str(error)[:4096], time.monotonic() + READ_AGAIN_S)
+            self._control.changed()
         else:
             self._unreadable.pop(source, None)
             if source in self._wants.loaded:
                 self._take_in(source, facts)
         finally:
             del self._reading[source]
-            self._control.changed()
             self._news.set()
 
     def _take_in(self, source: str, facts: ModelFacts) -> None:

@@ -140,7 +140,8 @@ def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEA
         raise ValueError(f"at most {MAX_NODES} nodes can be planned for at once")
     search = _Search(question)
     found = search.run(question.below, beam, most_labels)
-    if search.left_out < float("inf") and not (found is not None and question.any_will_do):
+    settled = found is not None and question.any_will_do
+    if most_labels > 0 and search.left_out < float("inf") and not settled:
         limit = found.cost if found is not None else question.below
         found = search.run(limit, None, most_labels) or found
     return Answer(found and search.in_order(found), search.left_out, search.labels)

@@ -37,6 +37,8 @@ from pomona_stage_worker.trace import StepTrace
 log = logging.getLogger(__name__)
 
 MAX_GATEWAY_LINKS = 64
+LAST_WORD_S = 1.0
+"""How long a rejection may take to leave when its epoch ends."""
 
 STEPS = Counter("pomona_stage_steps", "Steps run", ["model_name"])
 STEP_SECONDS = Histogram(
@@ -194,9 +196,11 @@ class Runtime:
         """End the epoch here: whoever waits is told, links are closed."""
         if self.scheduler is not None and self.failure is None:
             self._reject_all(reason)
-        for link in (self._next, self._head, *self._gateways.values()):
+        for link in (self._next, self._head):
             if link is not None:
                 link.close()
+        for link in self._gateways.values():
+            link.close(linger_s=LAST_WORD_S)
         if self._trace is not None:
             self._trace.write()
 

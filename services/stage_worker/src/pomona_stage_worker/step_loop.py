@@ -65,14 +65,13 @@ class StepLoop(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping:
-            busy = self._receive_all(0.0)
             self._make_calls()
             runtimes = list(self.runtimes.values())
-            for runtime in runtimes:
-                busy |= runtime.advance()
-            if busy or self._receive_all(BREATH_S):
+            advanced = [runtime.advance() for runtime in runtimes]
+            if any(advanced):
+                self._receive_all(0.0)
                 continue
-            if any(runtime.prepare() for runtime in runtimes):
+            if self._receive_all(BREATH_S) or any(runtime.prepare() for runtime in runtimes):
                 continue
             if self._receive_when_due() or self._receive_all(self._idle_s()):
                 continue

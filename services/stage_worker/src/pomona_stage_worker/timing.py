@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median
+
 from pomona.messages.data import Step
 
-_WEIGHT = 0.1
-_LONGEST_PAUSE = 5.0
-"""A token that took this many times the usual was not decoded without a pause."""
+WINDOW = 48
+"""Values whose median is told: a pause, or a first step that compiles, does not bend it."""
 
 
 class Timing:
-    """Moving averages of one stage, in microseconds. Used by the step thread only.
+    """Medians of one stage's newest steps, in microseconds. Written by the step thread only.
 
     Attributes:
         decode_us: of a step of one token of one sequence, here.
@@ -23,6 +25,9 @@ class Timing:
         self.decode_us = 0.0
         self.prefill_us = 0.0
         self.token_us = 0.0
+        self._decodes: deque[float] = deque(maxlen=WINDOW)
+        self._prefills: deque[float] = deque(maxlen=WINDOW)
+        self._tokens: deque[float] = deque(maxlen=WINDOW)
         self._last: tuple[tuple[int, ...], int] | None = None
 
     def observe(
@@ -34,15 +39,12 @@ class Timing:
         rows, tokens = shape
         single = rows == 1 and tokens == 1 and step.sample
         if single:
-            self.decode_us = _blend(self.decode_us, elapsed_us)
+            self._decodes.append(elapsed_us)
+            self.decode_us = median(self._decodes)
         elif rows == 1 and tokens >= 64:
-            self.prefill_us = _blend(self.prefill_us, elapsed_us / tokens)
+            self._prefills.append(elapsed_us / tokens)
+            self.prefill_us = median(self._prefills)
         if single and alone and self._last is not None and self._last[0] == step.rows:
-            whole_us = (begin_ns - self._last[1]) / 1000
-            if self.token_us == 0.0 or whole_us < _LONGEST_PAUSE * self.token_us:
-                self.token_us = _blend(self.token_us, whole_us)
+            self._tokens.append((begin_ns - self._last[1]) / 1000)
+            self.token_us = median(self._tokens)
         self._last = (step.rows, begin_ns) if single and alone else None
-
-
-def _blend(old: float, new: float) -> float:
-    return new if old == 0.0 else old + _WEIGHT * (new - old)

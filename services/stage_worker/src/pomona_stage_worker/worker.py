@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -280,6 +281,9 @@ class StageWorker:
             except Exception as error:
                 loop.call_soon_threadsafe(done.set_exception, error)
                 return
+            # What is there now stays: looking through it for garbage would cost milliseconds.
+            gc.collect()
+            gc.freeze()
             self._loop.runtimes[install.pipeline.epoch] = runtime
             loop.call_soon_threadsafe(done.set_result, runtime)
 

@@ -57,7 +57,10 @@ class StageModel:
             if on.places[0] in arrived.places
         }
         self._foreign = anatomy.foreign_leaves(start, stop)
-        self._kinds = [kind_of(leaf) for _, leaf in leaf_caches(self.make_cache())]
+        leaves = list(leaf_caches(self.make_cache()))
+        self._kinds = [kind_of(leaf) for _, leaf in leaves]
+        owned = {entry for i, (entry, _) in enumerate(leaves) if i not in self._foreign}
+        self._owned_entries = sorted(owned)
         self._stand_ins = self._make_stand_ins()
         self._step = _Step((), [], 0, 0)
 
@@ -68,8 +71,7 @@ class StageModel:
     def owned_caches(self, cache: list[Any]) -> list[Any]:
         """The entries that hold state of this stage: those to evaluate after a call, with
         `mx.eval([c.state for c in ...])`, and those whose bytes count."""
-        owned = {e for i, (e, _) in enumerate(leaf_caches(cache)) if i not in self._foreign}
-        return [cache[entry] for entry in sorted(owned)]
+        return [cache[entry] for entry in self._owned_entries]
 
     def __call__(
         self,

@@ -1,0 +1,188 @@
+"""Several models in one cluster: loaded, served side by side, unloaded, fetched from a hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.models import qwen3
+
+from clusters import ANSWER, MODEL, Cluster, run_pomona, until
+from doubles.folders import tensors_of, write_folder
+from doubles.hub import FakeHub, fake_hub
+from doubles.tiny_model import TEMPLATE, end_id, tiny_backend
+
+HUB_NAME = "someone/small-model"
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "num_hidden_layers": 6,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": tiny_backend().get_vocab_size(),
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "eos_token_id": end_id(),
+}
+QUESTION = "hello there"
+
+
+def random_model() -> Any:
+    mx.random.seed(8)
+    model = qwen3.Model(qwen3.ModelArgs.from_dict(CONFIG))
+
+    def drawn(array: mx.array) -> mx.array:
+        return mx.random.normal(array.shape) * 0.3 if array.ndim > 1 else array
+
+    model.apply(drawn)
+    mx.eval(model.parameters())
+    model.eval()
+    return model
+
+
+def write_model(folder: Path) -> Path:
+    write_folder(folder, tensors_of(random_model()), CONFIG, files=3)
+    tiny_backend().save(str(folder / "tokenizer.json"))
+    tokenizer = {"eos_token": "<|end|>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def expected(tokens: int) -> str:
+    """What mlx-lm alone says to the question."""
+    text = f"<|begin|>user\n{QUESTION}<|end|><|begin|>assistant\n"
+    prompt = mx.array(tiny_backend().encode(text).ids)
+    steps = generate_step(prompt, random_model(), max_tokens=tokens)
+    ids = [int(token) for token, _ in steps]
+    ids = ids[: ids.index(end_id())] if end_id() in ids else ids
+    return tiny_backend().decode(ids)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "little-qwen")
+
+
+@pytest.fixture(scope="module")
+def hub(folder: Path) -> Generator[FakeHub]:
+    with fake_hub({HUB_NAME: folder}) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def cluster(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    place = tmp_path_factory.mktemp("cluster")
+    cluster = Cluster.start(
+        place,
+        variables={
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(place / "hf"),
+            "POMONA_MODELS_DIR": str(place / "copies"),
+            "POMONA_STAGE_WORKER_MEMORY_BYTES": str(3 << 30),
+        },
+    )
+    try:
+        cluster.wait_ready()
+        yield cluster
+        assert cluster.stop() == 0
+    finally:
+        cluster.destroy()
+
+
+def everything_is_ready(cluster: Cluster) -> bool:
+    with cluster.client() as client:
+        entries = client.get("/readyz").json()["models"].values()
+    return all(entry["ready"] for entry in entries)
+
+
+def settle(cluster: Cluster) -> None:
+    """A model that makes room for another one is formed anew, which takes a moment."""
+    until(lambda: everything_is_ready(cluster), 30, "all models are ready")
+
+
+def models(cluster: Cluster, *arguments: str) -> tuple[int, str]:
+    done = run_pomona("models", *arguments, "--port", str(cluster.ports.first))
+    return done.returncode, done.stdout + done.stderr
+
+
+def ask(cluster: Cluster, model: str) -> httpx.Response:
+    with cluster.client() as client:
+        return client.post(
+            "/v1/chat/completions",
+            json={
+                "model": model,
+                "messages": [{"role": "user", "content": QUESTION}],
+                "temperature": 0,
+                "max_tokens": 16,
+            },
+        )
+
+
+def said(cluster: Cluster, model: str) -> str:
+    return ask(cluster, model).raise_for_status().json()["choices"][0]["message"]["content"]
+
+
+def test_models_of_two_families_are_served_side_by_side(cluster: Cluster, folder: Path) -> None:
+    code, output = models(cluster, "load", str(folder))
+    assert (code, output.strip()) == (0, "little-qwen is ready")
+    settle(cluster)
+    assert said(cluster, "little-qwen") == expected(16)
+    assert cluster.ask() == ANSWER
+    assert said(cluster, "little-qwen") == expected(16)
+    code, output = models(cluster, "list", "--json")
+    listed = {x["name"]: x["state"] for x in json.loads(output) if x["where"] == "cluster"}
+    assert listed == {MODEL: "ready", "little-qwen": "ready"}
+    pipelines = {x["model"]: x for x in cluster.status()["pipelines"]}
+    assert len(pipelines["little-qwen"]["stages"]) == len(pipelines[MODEL]["stages"]) == 2
+
+
+def test_an_unloaded_model_is_loaded_when_somebody_asks_for_it(
+    cluster: Cluster, folder: Path
+) -> None:
+    assert models(cluster, "load", str(folder))[0] == 0
+    code, output = models(cluster, "unload", "little-qwen")
+    assert (code, output.strip()) == (0, "little-qwen is unloaded")
+    settle(cluster)
+    assert cluster.ask() == ANSWER
+    answer = ask(cluster, "little-qwen")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert "is being loaded" in answer.json()["error"]["message"]
+    until(lambda: ask(cluster, "little-qwen").is_success, 30, "the model is loaded by request")
+    assert said(cluster, "little-qwen") == expected(16)
+
+
+def test_a_damaged_model_is_refused_with_the_file_and_the_others_go_on(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    damaged = write_model(tmp_path / "damaged")
+    file = sorted(damaged.glob("*.safetensors"))[1]
+    file.write_bytes(file.read_bytes()[:-500])
+    code, output = models(cluster, "load", str(damaged))
+    assert code == 1
+    words = " ".join(output.split())
+    assert "model-00002-of-00003.safetensors" in words.replace(" ", "")[:2000] or file.name in words
+    assert "cut short" in words
+    assert cluster.ask() == ANSWER
+    assert models(cluster, "unload", "damaged")[0] == 0
+
+
+def test_a_hub_id_is_fetched_once_and_served(cluster: Cluster, hub: FakeHub, folder: Path) -> None:
+    code, output = models(cluster, "load", HUB_NAME)
+    assert (code, output.strip()) == (0, f"{HUB_NAME} is ready")
+    settle(cluster)
+    assert said(cluster, HUB_NAME) == expected(16)
+    weights = sum(x.stat().st_size for x in folder.glob("*.safetensors"))
+    heads = sum(min(x.stat().st_size, 1 << 16) for x in folder.glob("*.safetensors"))
+    # Planner, gateway and workers share one copy; each may begin it, and its headers.
+    assert hub.weight_bytes() <= weights + 4 * heads

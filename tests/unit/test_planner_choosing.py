@@ -1,0 +1,199 @@
+"""The chosen plan is the best of all plans for its aim, or says what is missing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations, permutations
+from pathlib import Path
+
+import pytest
+
+from pomona.models import EMBEDDED_MODEL, LayerFacts, ModelFacts, read_facts
+from pomona_planner import tables
+from pomona_planner.choosing import BALANCE_SLACK, Aim, Choice, Shortfall, choose
+from pomona_planner.predicting import Plan, cycle_seconds, predict
+from pomona_planner.problem import Demand, Link, Machine, Problem
+from pomona_planner.sizes import cache_tokens, weight_bytes
+
+MEGA = 1_000_000
+
+
+def model(layers: list[int], head: int = 20, tied: bool = False) -> ModelFacts:
+    """Args: layers, head: millions of parameters, stored in two bytes each."""
+    end = LayerFacts(2 * head * MEGA, head * MEGA, 0)
+    return ModelFacts(
+        name="m",
+        path=Path("m"),
+        format="folder",
+        architecture="llama",
+        hidden_size=64,
+        vocab_size=1000,
+        context_length=4096,
+        tied_embedding=tied,
+        layers=tuple(LayerFacts(2 * n * MEGA, n * MEGA, 1000) for n in layers),
+        embedding=end,
+        head=end,
+        eos_token_ids=(2,),
+    )
+
+
+def random_problem(seed: int) -> Problem:
+    random_ = random.Random(seed)
+    count = random_.randint(1, 4)
+    layers = [random_.choice([50, 50, 80]) for _ in range(random_.randint(2, 6))]
+    machines = tuple(
+        Machine(
+            f"m{n}",
+            random_.randint(400, 1400) * MEGA,
+            random_.uniform(50, 400) * 1e9,
+            random_.uniform(1, 20) * 1e12,
+            whole_precision=random_.random() < 0.2,
+        )
+        for n in range(count)
+    )
+    names = [machine.name for machine in machines]
+    links = {
+        (a, b): Link(random_.uniform(5e-5, 3e-3), random_.uniform(1e7, 5e9))
+        for a in names
+        for b in names
+        if a != b
+    }
+    return Problem(
+        model(layers, tied=random_.random() < 0.5),
+        machines,
+        links,
+        Demand(users=random_.choice([1, 2, 5])),
+        required=frozenset({names[0]}) if random_.random() < 0.2 else frozenset(),
+    )
+
+
+def every_plan(problem: Problem) -> Iterator[Plan]:
+    """Each plan that fits, by trying all."""
+    layers = problem.facts.layer_count
+    room = tables.memory(problem)
+    for stages in range(1, min(len(problem.machines), layers) + 1):
+        for nodes in permutations(range(len(problem.machines)), stages):
+            used = {problem.machines[node].name for node in nodes}
+            if not problem.required <= used:
+                continue
+            for inner in combinations(range(1, layers), stages - 1):
+                bounds = (0, *inner, layers)
+                ranges = zip(nodes, bounds[:-1], bounds[1:], strict=True)
+                if all(room[n, a, b] <= problem.machines[n].memory_bytes for n, a, b in ranges):
+                    yield Plan(nodes, bounds)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_no_plan_is_quicker_for_one_user(block: int) -> None:
+    for seed in range(60 * block, 60 * block + 60):
+        problem = random_problem(seed)
+        speeds = [predict(problem, plan).tokens_per_second for plan in every_plan(problem)]
+        found = choose(problem, Aim(floor=0))
+        if not speeds:
+            assert isinstance(found, Shortfall), seed
+            continue
+        assert isinstance(found, Choice), seed
+        assert found.proven, seed
+        assert found.prediction.tokens_per_second >= max(speeds) / (1 + BALANCE_SLACK + 1e-6), seed
+        assert found.prediction.cache_tokens >= problem.demand.context * problem.demand.users
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_no_plan_serves_all_users_better(block: int) -> None:
+    for seed in range(1000 + 40 * block, 1040 + 40 * block):
+        problem = random_problem(seed)
+        users = problem.demand.users
+        cycles = [cycle_seconds(problem, plan, users) for plan in every_plan(problem)]
+        found = choose(problem, Aim("throughput"))
+        if not cycles:
+            assert isinstance(found, Shortfall), seed
+            continue
+        assert isinstance(found, Choice), seed
+        assert users / min(cycles) == pytest.approx(
+            found.prediction.users_tokens_per_second, rel=1e-6
+        ), seed
+
+
+def test_the_floor_holds() -> None:
+    """With a high floor one user's speed gives way to that of all."""
+    layer_model = model([200] * 8)
+    machines = tuple(Machine(f"m{n}", 8000 * MEGA, 100e9, 1e12) for n in range(4))
+    links = {(a.name, b.name): Link(2e-3, 1e9) for a in machines for b in machines if a is not b}
+    problem = Problem(layer_model, machines, links, Demand(users=4))
+    alone = choose(problem, Aim(floor=0))
+    best = choose(problem, Aim("throughput"))
+    floored = choose(problem, Aim(floor=0.95))
+    assert isinstance(alone, Choice)
+    assert isinstance(best, Choice)
+    assert isinstance(floored, Choice)
+    assert len(alone.plan.nodes) == 1
+    most = best.prediction.users_tokens_per_second
+    assert floored.prediction.users_tokens_per_second >= 0.95 * most * (1 - 1e-6)
+    assert floored.prediction.tokens_per_second >= best.prediction.tokens_per_second * 0.98
+
+
+def test_one_machine_that_is_faster_alone_is_used_and_it_is_said() -> None:
+    machines = tuple(Machine(f"m{n}", 8000 * MEGA, 100e9, 1e12) for n in range(3))
+    found = choose(Problem(model([100] * 6), machines))
+    assert isinstance(found, Choice)
+    assert found.plan.nodes == (0,)
+    assert "alone is faster" in found.notes[0]
+
+
+def test_pins_exclusions_and_legal_cuts_hold() -> None:
+    machines = tuple(Machine(f"m{n}", 8000 * MEGA, 100e9, 1e12) for n in range(3))
+    problem = Problem(
+        model([100] * 6),
+        machines,
+        cuts=(2, 4),
+        required=frozenset({"m2"}),
+        pins={"m2": (0, 2)},
+    )
+    found = choose(problem)
+    assert isinstance(found, Choice)
+    assert found.plan.nodes[0] == 2
+    assert found.plan.bounds == (0, 2, 6)
+    wrong = choose(replace(problem, pins={"m2": (0, 3)}))
+    assert isinstance(wrong, Shortfall)
+
+
+def test_what_is_missing_and_what_would_fit_is_said() -> None:
+    machines = (Machine("a", 700 * MEGA, 100e9, 1e12), Machine("b", 700 * MEGA, 100e9, 1e12))
+    found = choose(Problem(model([100] * 6), machines, demand=Demand(context=1024)))
+    assert isinstance(found, Shortfall)
+    assert found.missing_bytes > 0
+    assert any("add" in remedy for remedy in found.remedies)
+    added = (*machines, *(Machine(x, 700 * MEGA, 100e9, 1e12) for x in "cd"))
+    assert isinstance(choose(Problem(model([100] * 6), added)), Choice)
+
+
+def test_memory_in_the_tables_is_what_a_stage_takes() -> None:
+    machine = Machine("a", 4000 * MEGA, 1e11, 1e12)
+    for tied in (False, True):
+        problem = Problem(model([50, 80, 50], tied=tied), (machine,), demand=Demand(2048, 2))
+        room = tables.memory(problem)[0]
+        for start, stop in combinations(range(4), 2):
+            size = int(room[start, stop]) + 1
+            tokens = cache_tokens(problem.facts, start, stop, size, False, users=2)
+            assert tokens >= 4095, (start, stop)
+            less = cache_tokens(problem.facts, start, stop, size - 2 * MEGA, False, users=2)
+            assert less < 4096, (start, stop)
+
+
+def test_a_tied_embedding_is_held_by_head_and_tail_but_once_by_a_single_stage() -> None:
+    facts = model([10, 10], 50, tied=True)
+    whole = weight_bytes(facts, 0, 2, whole_precision=False)
+    parts = weight_bytes(facts, 0, 1, False) + weight_bytes(facts, 1, 2, False)
+    assert parts - whole == 100 * MEGA
+
+
+def test_the_default_models_vocabulary_head_counts_as_several_layers() -> None:
+    machines = tuple(
+        Machine(f"m{n}", 10**10, 10e9, 1e11, layer_s=3e-4, whole_precision=True) for n in range(2)
+    )
+    found = choose(Problem(read_facts(EMBEDDED_MODEL), machines), Aim(stages=2))
+    assert isinstance(found, Choice)
+    first = found.plan.bounds[1]
+    assert 5 <= first - (30 - first) <= 9
