@@ -46,6 +46,11 @@ class Sequence:
         """Tokens of cache that this sequence has or is about to have, in each stage."""
         return max(self.target, self.computed)
 
+    @property
+    def most(self) -> int:
+        """Tokens that prompt and reply may come to."""
+        return len(self.tokens) - self.replied + self.submit.sampling.max_tokens
+
 
 @dataclass(slots=True)
 class Lane:
