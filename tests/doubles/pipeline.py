@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pomona.codec import Buffer
-from pomona.messages.data import Rejected, Sampling, Scored, Step, StepDone, Submit, Tensor, Token
+from pomona.messages.data import (
+    Queued,
+    Rejected,
+    Sampling,
+    Scored,
+    Step,
+    StepDone,
+    Submit,
+    Tensor,
+    Token,
+)
 from pomona_stage_worker.scheduling import Limits, Scheduler
 from pomona_stage_worker.stage import Output, Stage
 
@@ -26,6 +36,7 @@ class Client:
     finish: str | None = None
     rejected: Rejected | None = None
     cached: int = 0
+    positions: list[int] = field(default_factory=list[int])
     first_score: int = 0
     scores: list[float] = field(default_factory=list[float])
     likeliest: list[list[int]] = field(default_factory=list[list[int]])
@@ -47,12 +58,12 @@ class InProcessPipeline:
 
     def submit(
         self, request: str, prompt: Sequence[int], sampling: Sampling, share: str = "",
-        deadline_s: float = 60.0, scored: int = 0,
+        deadline_s: float = 60.0, priority: int = 0, queue_share: float = 1.0, scored: int = 0,
     ) -> Client:  # fmt: skip
         client = self.clients[request] = Client(request, first_score=scored)
         body = Submit(
             "submit", request, 1, "m", "tcp://gateway", sampling, scored=scored, share=share,
-            deadline_s=deadline_s,
+            priority=priority, deadline_s=deadline_s, queue_share=queue_share,
         )  # fmt: skip
         self.scheduler.submit(body, list(prompt), self.now)
         self._notices()
@@ -149,6 +160,10 @@ class InProcessPipeline:
 
     def _notices(self) -> None:
         for notice in self.scheduler.take_notices():
+            if isinstance(notice.body, Queued):
+                for place in notice.body.places:
+                    self.clients[place.request].positions.append(place.position)
+                continue
             client = self.clients[notice.body.request]
             if isinstance(notice.body, Rejected):
                 client.rejected = notice.body

@@ -62,6 +62,7 @@ class Load:
     active: int = 0
     lanes: int = 0
     prefixes: int = 0
+    sequence_tokens: int = 0
     sequences: int = 0
     cache_bytes: int = 0
     table: str = ""
@@ -176,6 +177,7 @@ class Runtime:
             active=scheduler.active if scheduler else 0,
             lanes=scheduler.lanes if scheduler else 0,
             prefixes=len(scheduler.prefixes) if scheduler else 0,
+            sequence_tokens=scheduler.sequence_tokens if scheduler else 0,
         )
 
     def rest(self) -> None:

@@ -5,7 +5,8 @@
     gateway --Submit, Cancel--> head --Step--> stage --Step--> tail
        ^                          ^                              |
        |                          +----------- StepDone ---------+
-       +------ Rejected, Started -+-------- Tokens, Scored ------+
+       +-- Rejected, Queued, -----+-------- Tokens, Scored ------+
+           Started
 
 Every message travels in an :class:`Envelope`; the tensors follow as raw frames.
 """
@@ -23,6 +24,7 @@ MAX_TENSORS = 16
 MAX_ROWS = 4096
 MAX_OPS = 65536
 MAX_STAGES = 64
+MAX_PLACES = 1024
 MAX_GRAMMAR = 1 << 20
 
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -99,6 +101,7 @@ class Submit:
         reply: the gateway's data endpoint.
         share: prompts are matched with kept prefixes only within the same share.
         deadline_s: seconds the request may wait before its prompt is begun.
+        queue_share: how much of the queue the requests of one ``share`` may fill together.
     """
 
     kind: Literal["submit"]
@@ -112,6 +115,7 @@ class Submit:
     share: Text = ""
     priority: Annotated[int, Field(ge=0, le=9)] = 0
     deadline_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    queue_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +327,26 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Attributes: position: 1 for the request whose prompt is begun next."""
+
+    request: RequestId
+    attempt: Count
+    position: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The requests of one gateway that wait at the head, said at most once a second.
+
+    Of a queue longer than ``MAX_PLACES`` only the front is told.
+    """
+
+    kind: Literal["queued"]
+    places: Annotated[tuple[QueuePlace, ...], Field(max_length=MAX_PLACES)]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The head will not finish this attempt. ``status`` and ``code`` are the client's."""
 
@@ -336,7 +360,7 @@ class Rejected:
 
 
 Body = Annotated[
-    Submit | Cancel | StepDone | Step | Tokens | Scored | Started | Rejected,
+    Submit | Cancel | StepDone | Step | Tokens | Scored | Started | Queued | Rejected,
     Field(discriminator="kind"),
 ]
 

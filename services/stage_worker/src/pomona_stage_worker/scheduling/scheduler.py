@@ -17,12 +17,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pomona.messages.data import (
+    MAX_PLACES,
     Close,
     Fork,
     Join,
     Leave,
     Op,
     Open,
+    Queued,
+    QueuePlace,
     Rejected,
     Started,
     Step,
@@ -35,6 +38,8 @@ from pomona_stage_worker.scheduling.prefixes import PrefixIndex
 from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
 
 RETRY_AFTER_S = 5
+TELL_QUEUE_S = 1.0
+"""Between two reports of who waits where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ class Notice:
     """A message for a gateway."""
 
     reply: str
-    body: Started | Rejected
+    body: Started | Queued | Rejected
 
 
 class Scheduler:
@@ -110,6 +115,7 @@ class Scheduler:
         self._step_number = 0
         self._arrivals = 0
         self._last_was_decode = False
+        self._told_queue_at = -TELL_QUEUE_S
 
     # What it holds ---------------------------------------------------------------------
 
@@ -133,7 +139,12 @@ class Scheduler:
     @property
     def reserved_tokens(self) -> int:
         """Cache that sequences and kept prefixes take in each stage, in tokens."""
-        return sum(x.reserved for x in self._live()) + self.prefixes.stored_tokens
+        return self.sequence_tokens + self.prefixes.stored_tokens
+
+    @property
+    def sequence_tokens(self) -> int:
+        """The part of it that sequences take."""
+        return sum(x.reserved for x in self._live())
 
     def requests(self) -> list[Submit]:
         """Every request that has not ended, for whom it may concern when the epoch fails."""
@@ -161,6 +172,15 @@ class Scheduler:
                 429,
                 "queue_full",
                 f"{len(self._waiting)} requests are waiting already; try again later",
+                RETRY_AFTER_S,
+            )
+        elif self._fills_its_share(submit):
+            self._reject(
+                submit,
+                429,
+                "queue_share_full",
+                f"requests of this key fill {submit.queue_share:.0%} of the queue, and may not "
+                "fill more; try again later",
                 RETRY_AFTER_S,
             )
         elif not any(x.key == (submit.request, submit.attempt) for x in self._everyone()):
@@ -223,6 +243,7 @@ class Scheduler:
         """The step to run now, or None when there is nothing to do before an event."""
         self._expire(now)
         self._admit()
+        self._tell_queue(now)
         self._balance()
         if len(self._in_flight) < self._in_flight_limit:
             planned = None
@@ -244,6 +265,25 @@ class Scheduler:
         sequence.phase = "waiting"
         self._waiting.append(sequence)
         self._waiting.sort(key=lambda x: (x.submit.priority, x.arrived))
+
+    def _fills_its_share(self, submit: Submit) -> bool:
+        if submit.queue_share == 1.0:
+            return False
+        allowed = max(1, int(submit.queue_share * self.limits.max_waiting))
+        return sum(x.submit.share == submit.share for x in self._waiting) >= allowed
+
+    def _tell_queue(self, now: float) -> None:
+        """Tell every gateway which of its requests wait, and at which places."""
+        if not self._waiting or now - self._told_queue_at < TELL_QUEUE_S:
+            return
+        self._told_queue_at = now
+        places: dict[str, list[QueuePlace]] = {}
+        for position, sequence in enumerate(self._waiting[:MAX_PLACES], 1):
+            place = QueuePlace(*sequence.key, position)
+            places.setdefault(sequence.submit.reply, []).append(place)
+        self._notices += [
+            Notice(reply, Queued("queued", tuple(of_it))) for reply, of_it in places.items()
+        ]
 
     def _expire(self, now: float) -> None:
         late = [x for x in self._waiting if x.expires_at <= now]
