@@ -340,6 +340,7 @@ def _timed(held: Held) -> StageStatus:
         decode_us=timing.decode_us,
         prefill_us=timing.prefill_us,
         token_us=timing.token_us,
+        sequence_tokens=held.runtime.load.sequence_tokens,
     )
 
 
