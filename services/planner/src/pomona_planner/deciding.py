@@ -42,6 +42,7 @@ class Wish:
     """What the operator wants.
 
     Attributes:
+        source: where every worker finds the model: a name that means the same on each.
         stages: exactly so many; 0 for as many as are best.
         context_length: tokens of one request, at most; 0 for what the model can.
         aim, floor: what the plan is to be best at; see ``Aim``.
