@@ -73,7 +73,7 @@ class Keeper:
                 {
                     "id": call.id,
                     "type": "function",
-                    "function": {"name": call.name, "arguments": orjson.loads(call.arguments)},
+                    "function": {"name": call.name, "arguments": call.input},
                 }
                 for call in reply.calls
             ]
@@ -128,11 +128,11 @@ class ResponseWriter:
                 reply.add(turn)
                 for event in items.write(turn):
                     yield event
-        for event in items.close():
+        status = "incomplete" if reply.finish == "length" else "completed"
+        for event in items.close(status):
             yield event
         if self._keeper is not None:
             self._keeper.keep(self._id, reply)
-        status = "incomplete" if reply.finish == "length" else "completed"
         body = self._object(status, items.output)
         if status == "incomplete":
             body["incomplete_details"] = {"reason": "max_output_tokens"}
