@@ -274,6 +274,8 @@ class StageStatus:
         token_us: measured, on the head: from one token of a lone sequence to the next.
         fetched_bytes: of the weights that were not on this machine, those that came so far,
             of ``fetch_bytes``.
+        sequence_tokens: on the head: tokens in the caches of requests that run; kept prefixes,
+            which give way to them, are not counted.
     """
 
     model: Text
@@ -289,6 +291,7 @@ class StageStatus:
     token_us: Rate = 0.0
     fetched_bytes: Count = 0
     fetch_bytes: Count = 0
+    sequence_tokens: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
