@@ -22,7 +22,7 @@ from pomona.service import ControlPlane, start_metrics
 from pomona_planner.deciding import Decider, Wish
 from pomona_planner.memory import PlanMemory, WantMemory
 from pomona_planner.settings import PlannerSettings
-from pomona_planner.sharing import SLACK, Tenant, fair_cache_tokens, leave_room
+from pomona_planner.sharing import Tenant, fair_cache_tokens, leave_room
 from pomona_planner.wanting import Wants, first_wants, hear, unload_idle
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class Planner:
             if self._tenants.pop(source, None) is not None:
                 log.info("%s is no longer wanted", source)
                 self._memory.write(tuple(x.pipeline for x in self._tenants.values()))
+                self._share_caches()
             self._control.changed()
         for source in wanted:
             _, again_at = self._unreadable.get(source, ("", 0.0))
@@ -211,12 +212,12 @@ class Planner:
                 continue
             others = [x for x in self._placed() if x.pipeline.source != source]
             room = leave_room(workers, others)
-            after = decider.decide(room, self._next_epoch(workers), now, heard)
-            if after.epoch != before.epoch:
-                self._share_caches(workers)
-                after = decider.pipeline
+            beside = [x.pipeline.model for x in others]
+            after = decider.decide(room, self._next_epoch(workers), now, heard, beside)
             if after != before:
                 self._tell(before, after)
+            if after.epoch != before.epoch:
+                self._share_caches()
 
     def _placed(self) -> list[Tenant]:
         return [
@@ -225,23 +226,19 @@ class Planner:
             if decider.pipeline.stages
         ]
 
-    def _share_caches(self, workers: list[Beacon]) -> None:
-        """Give each model its share of the memory for caches. One that has more than that is
-        formed anew, which costs its requests a moment."""
-        caps = fair_cache_tokens(self._placed(), workers)
+    def _share_caches(self) -> None:
+        """Give each model its share of the memory for caches. No pipeline is formed anew for
+        it: the heads follow, and requests that were accepted keep their room."""
+        caps = fair_cache_tokens(self._placed(), self._control.leases.of("stage_worker"))
         for decider in self._tenants.values():
             before = decider.pipeline
-            cap = caps.get(before.epoch, before.cache_tokens)
-            if not before.stages or before.cache_tokens <= cap:
+            if before.prediction is None:
                 continue
-            if before.state == "forming":
-                decider.pipeline = replace(before, cache_tokens=cap)
-            elif before.cache_tokens > cap * SLACK:
-                why = "its caches make room for another model"
-                epoch = self._next_epoch(workers)
-                decider.pipeline = replace(
-                    before, epoch=epoch, cache_tokens=cap, state="forming", reason=why
-                )
+            alone = before.prediction.cache_tokens
+            decider.pipeline = replace(
+                before, cache_tokens=min(alone, caps.get(before.epoch, alone))
+            )
+            if decider.pipeline != before:
                 self._tell(before, decider.pipeline)
 
     def _next_epoch(self, workers: list[Beacon]) -> int:

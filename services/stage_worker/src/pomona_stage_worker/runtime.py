@@ -155,6 +155,11 @@ class Runtime:
             self._fail(error)
         return True
 
+    def limit_caches(self, tokens: int) -> None:
+        """Caches may hold so many tokens from now on; on the head, which counts them."""
+        if self.scheduler is not None:
+            self.scheduler.limit_caches(tokens)
+
     def prepare(self) -> bool:
         """Use a moment in which nothing has arrived. False when there is nothing to prepare."""
         if self.failure is not None:

@@ -233,6 +233,12 @@ class Scheduler:
             elif sequence.lane is None:
                 self._join(sequence, self._lane_for_one_more())
 
+    def limit_caches(self, tokens: int) -> None:
+        """Caches may hold so many tokens from now on: another model came, or went. Kept
+        prefixes go at once; a request that was accepted keeps the room it was promised."""
+        self.limits = replace(self.limits, cache_tokens=tokens)
+        self._make_room(0)
+
     # Instructions ----------------------------------------------------------------------
 
     def take_notices(self) -> list[Notice]:
@@ -309,10 +315,10 @@ class Scheduler:
 
     def _make_room(self, tokens: int) -> bool:
         """Drop kept prefixes until ``tokens`` more fit. False when they cannot."""
-        while self.reserved_tokens + tokens > self.limits.cache_tokens:
+        while (wanted := self.reserved_tokens + tokens) > self.limits.cache_tokens:
             op = self.prefixes.evict()
             if op is None:
-                return False
+                return wanted <= max((x.most for x in self._everyone()), default=0)
             self._ops.append(op)
         return True
 

@@ -49,6 +49,11 @@ class Sequence:
         return max(self.target, self.computed)
 
     @property
+    def most(self) -> int:
+        """Tokens that prompt and reply may come to."""
+        return len(self.tokens) - self.replied + self.submit.sampling.max_tokens
+
+    @property
     def unscored(self) -> bool:
         """Whether log-probabilities of the prompt are asked for that nobody has told."""
         if self.submit.sampling.prompt_logprobs is None:
