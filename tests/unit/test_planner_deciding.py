@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from beacons import beacon_of
 from pomona.messages.control import Beacon, Pipeline, StageStatus, StageWorkerFacts
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona_planner.deciding import Decider, Wish
 from pomona_planner.memory import PlanMemory
+from pomona_planner.pins import parse_pin, pins_of
 
 FACTS = read_facts(EMBEDDED_MODEL)
 GIGA = 10**9
@@ -196,3 +200,78 @@ def test_a_disk_that_fails_does_not_stop_planning(tmp_path: Path) -> None:
     memory = PlanMemory(blocked)
     memory.write((formed(decider()),))
     assert memory.epoch == 7
+
+
+def pinned(*pins: str, stages: int = 2, excluded: frozenset[str] = frozenset()) -> Decider:
+    wish = Wish(
+        EMBEDDED_MODEL, stages, excluded=excluded, pins=pins_of(map(parse_pin, pins), FACTS.name)
+    )
+    return Decider(wish, FACTS, None)
+
+
+def ranges(pipeline: Pipeline) -> list[tuple[str, int, int]]:
+    return [(stage.worker, stage.start, stage.stop) for stage in pipeline.stages]
+
+
+def test_a_pinned_node_holds_its_layers() -> None:
+    found = pinned("b=0..4").decide([worker("a"), worker("b")], 1, 0.0)
+    assert ranges(found) == [("b", 0, 4), ("a", 4, 30)]
+    for_this = pinned("b=0..9", f"b=0..5@{FACTS.name}", "a=1..2@other")
+    assert ranges(for_this.decide([worker("a"), worker("b")], 1, 0.0)) == [
+        ("b", 0, 5),
+        ("a", 5, 30),
+    ]
+
+
+def test_a_pin_names_a_worker_of_a_machine_that_has_several() -> None:
+    workers = [worker("m.0", node="m"), worker("m.1", node="m"), worker("n.0", node="n")]
+    found = pinned("m.1=26..30").decide(workers, 1, 0.0)
+    assert ranges(found) == [("n.0", 0, 26), ("m.1", 26, 30)]
+
+
+def test_an_excluded_node_holds_nothing() -> None:
+    found = pinned(excluded=frozenset({"b"})).decide([worker(x) for x in "abc"], 1, 0.0)
+    assert {stage.worker for stage in found.stages} == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("pins", "words"),
+    [
+        (["b=0..31"], "b is pinned to layers 0..31 of SmolLM2-135M-Instruct, which has 30 layers"),
+        (["b=0..9", "a=8..30"], "b and a are both pinned to layer 8"),
+        (["b=0..9", "a=10..30"], "fits, but not with the layers that are pinned to a, b"),
+    ],
+)
+def test_pins_that_cannot_be_kept_are_said(pins: list[str], words: str) -> None:
+    found = pinned(*pins).decide([worker("a"), worker("b")], 1, 0.0)
+    assert found.state == "impossible"
+    assert words in found.reason
+    assert "POMONA_PLANNER_PINS" in found.reason
+
+
+def test_layers_that_are_pinned_to_a_node_too_small_for_them_are_said() -> None:
+    found = pinned("b=0..20").decide([worker("a"), worker("b", memory=GIGA // 2)], 1, 0.0)
+    assert "b is pinned to layers 0..20" in found.reason
+    assert "of its 0.5 GB" in found.reason
+
+
+@pytest.mark.parametrize("text", ["b", "b=5", "b=5..2", "b=0..", "=0..3", "b=0..3@"])
+def test_what_is_no_pin_is_refused_with_how_one_is_written(text: str) -> None:
+    with pytest.raises(ValueError, match=r"NODE=START\.\.STOP"):
+        parse_pin(text)
+
+
+def test_a_plan_that_breaks_a_pin_is_replaced_once_nothing_runs() -> None:
+    before = formed(decider(), 3)
+    wish = Wish(EMBEDDED_MODEL, 2, pins=(parse_pin("b=0..4"),))
+    keeper = Decider(wish, FACTS, before)
+    busy = [
+        *loaded(before),
+        beacon_of("gateway", "g", facts={"running": 1}),
+    ]
+    workers, others = busy[:2], busy[2:]
+    assert keeper.decide(workers, 4, 100.0, others).epoch == 3
+    assert "as the pins" in keeper.pipeline.proposal
+    after = keeper.decide(workers, 4, 200.0)
+    assert after.epoch == 4
+    assert ranges(after)[0] == ("b", 0, 4)

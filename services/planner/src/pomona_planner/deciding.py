@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from pomona.messages.control import (
 from pomona.models import ModelFacts
 from pomona_planner import sight
 from pomona_planner.choosing import Choice, choose
+from pomona_planner.pins import Pin
 from pomona_planner.predicting import Plan, Prediction, predict
 from pomona_planner.problem import Aim, Demand, Objective, Problem
 
@@ -48,6 +49,7 @@ class Wish:
         aim, floor: what the plan is to be best at; see ``Aim``.
         users, promised_context: requests at once, and tokens of each, that must fit.
         required, excluded: nodes or workers that must, and must not, hold a stage.
+        pins: layers that belong on a node or worker while it is there.
         replan_gain: share of speed that a better plan must bring.
         replan: whether it is only proposed, made when nothing runs, or made at once.
     """
@@ -63,6 +65,7 @@ class Wish:
     promised_context: int = LEAST_CONTEXT
     required: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
+    pins: tuple[Pin, ...] = ()
     replan_gain: float = 0.2
     replan: Replan = "propose"
 
@@ -222,14 +225,19 @@ class Decider:
         if not isinstance(choice, Choice):
             unload = [f"unload {' or '.join(self._beside)}"] if self._beside else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
-        return self._proposal(sight.candidates(usable, wanted), choice)
+        return self._proposal(self._candidates(usable), choice)
 
     def _aim(self) -> Aim:
         return Aim(self._wish.aim, self._wish.floor, self._wish.stages)
 
     def _problem(self, usable: Sequence[Beacon]) -> Problem:
         wish, facts = self._wish, self._facts
-        chosen = sight.candidates(usable, wish.stages)
+        chosen = self._candidates(usable)
+        pinned = {
+            worker.name: (pin.start, pin.stop)
+            for pin in reversed(wish.pins)
+            if (worker := next((w for w in chosen if self._named(w, {pin.node})), None))
+        }
         context = min(max(wish.promised_context, LEAST_CONTEXT), facts.context_length)
         return Problem(
             facts,
@@ -237,8 +245,15 @@ class Decider:
             sight.links(chosen, self._others, self._learnt),
             Demand(context, wish.users, wish.cache_bits),
             cuts=facts.legal_cuts,
-            required=frozenset(w.name for w in chosen if self._named(w, wish.required)),
+            required=frozenset(
+                w.name for w in chosen if w.name in pinned or self._named(w, wish.required)
+            ),
+            pins=pinned,
         )
+
+    def _candidates(self, usable: Sequence[Beacon]) -> list[Beacon]:
+        named = self._wish.required | {pin.node for pin in self._wish.pins}
+        return sight.candidates(usable, self._wish.stages, named)
 
     @staticmethod
     def _impossible(epoch: int, wish: Wish, facts: ModelFacts, reason: str) -> Pipeline:
@@ -247,7 +262,7 @@ class Decider:
         )
 
     @staticmethod
-    def _named(worker: Beacon, names: frozenset[str]) -> bool:
+    def _named(worker: Beacon, names: Set[str]) -> bool:
         return worker.name in names or worker.node in names
 
     def _proposal(self, chosen: Sequence[Beacon], choice: Choice) -> Proposal:
@@ -327,13 +342,17 @@ class Decider:
             self._worth(prediction) for prediction in (predict(problem, plan), choice.prediction)
         )
         said = ""
-        if could > have * (1 + self._wish.replan_gain):
+        pins_kept = all(
+            problem.pins.get(s.worker, (s.start, s.stop)) == (s.start, s.stop) for s in stages
+        )
+        pins_kept &= problem.pins.keys() <= {stage.worker for stage in stages}
+        if could > have * (1 + self._wish.replan_gain) or not pins_kept:
             ranges = zip(choice.plan.nodes, choice.plan.bounds[1:], strict=True)
             ends = ", ".join(f"{names[node]} to layer {stop}" for node, stop in ranges)
             said = f"{could:.1f} tok/s instead of {have:.1f} with {ends}"
-            if self._wish.replan == "always" or (
-                self._wish.replan == "idle" and not self._is_running(workers)
-            ):
+            said += "" if pins_kept else ", as the pins of the settings have it"
+            idle = self._wish.replan == "idle" or not pins_kept
+            if self._wish.replan == "always" or (idle and not self._is_running(workers)):
                 return self._change(workers, next_epoch, f"a better plan: {said}", now)
         self.pipeline = replace(self.pipeline, proposal=said)
         return self.pipeline

@@ -21,6 +21,7 @@ from pomona.models import ModelFacts, model_name, pinned, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.deciding import Decider, Wish
 from pomona_planner.memory import PlanMemory, WantMemory
+from pomona_planner.pins import parse_pin, pins_of
 from pomona_planner.settings import PlannerSettings
 from pomona_planner.sharing import Tenant, fair_cache_tokens, leave_room
 from pomona_planner.wanting import Wants, first_wants, hear, unload_idle
@@ -162,6 +163,7 @@ class Planner:
             settings.promised_context,
             frozenset(settings.require),
             frozenset(settings.exclude),
+            pins_of(map(parse_pin, settings.pins), facts.name),
             settings.replan_gain,
             settings.replan,
         )
