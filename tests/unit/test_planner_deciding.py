@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from beacons import beacon_of
-from pomona.messages.control import Beacon, Pipeline, StageStatus, StageWorkerFacts
+from pomona.messages.control import (
+    Beacon,
+    LinkFacts,
+    Pipeline,
+    StageStatus,
+    StageWorkerFacts,
+)
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_planner.deciding import Decider, Wish
+from pomona_planner.deciding import Decider, Replan, Wish
 from pomona_planner.memory import PlanMemory
 from pomona_planner.pins import parse_pin, pins_of
 
@@ -275,3 +282,66 @@ def test_a_plan_that_breaks_a_pin_is_replaced_once_nothing_runs() -> None:
     after = keeper.decide(workers, 4, 200.0)
     assert after.epoch == 4
     assert ranges(after)[0] == ("b", 0, 4)
+
+
+def anywhere(name: str) -> Beacon:
+    return replace(worker(name), endpoints={"data": "tcp://0.0.0.0:7"})
+
+
+def seeing(node: str, other: str, address: str, dead: tuple[str, ...] = ()) -> Beacon:
+    link = LinkFacts(other, address, "ethernet", 100.0, 1.0, 1e9, 1e6, (), dead)
+    return beacon_of("discovery", node, facts={"links": (link,)})
+
+
+def test_workers_that_listen_on_every_address_wait_until_the_ways_are_known() -> None:
+    workers = [anywhere("a"), anywhere("b")]
+    keeper, one = decider(), seeing("a", "b", "10.0.0.2")
+    assert "waiting for b to find the best way to a" in keeper.decide(workers, 1, 0.0, [one]).reason
+    found = keeper.decide(workers, 1, 1.0, [one, seeing("b", "a", "10.0.0.1")])
+    assert [stage.address for stage in found.stages] == ["tcp://10.0.0.1:7", "tcp://10.0.0.2:7"]
+
+
+def test_an_address_that_died_is_replaced_by_another_one_of_the_node() -> None:
+    workers, back = [anywhere("a"), anywhere("b")], seeing("b", "a", "10.0.0.1")
+    keeper = decider()
+    keeper.decide(workers, 1, 0.0, [seeing("a", "b", "10.0.0.2"), back])
+    nowhere = [seeing("a", "b", "", ("10.0.0.2",)), back]
+    assert keeper.decide(workers, 2, 1.0, nowhere).epoch == 1, "there is no better one"
+    other = [seeing("a", "b", "10.9.0.2", ("10.0.0.2",)), back]
+    after = keeper.decide(workers, 2, 2.0, other)
+    assert after.epoch == 2
+    assert "b does not answer at 10.0.0.2 any more" in after.reason
+    assert after.stages[1].address == "tcp://10.9.0.2:7"
+
+
+def measured(pipeline: Pipeline, times_as_long: float) -> list[Beacon]:
+    """The pipeline's only worker, whose steps take so many times as long, and a second one."""
+    (stage,), said = pipeline.stages, pipeline.prediction
+    assert said is not None
+    status = StageStatus(
+        pipeline.model, pipeline.epoch, stage.start, stage.stop, "ready",
+        decode_us=said.stage_us[0] * times_as_long, token_us=said.stage_us[0] * times_as_long,
+    )  # fmt: skip
+    return [worker("a", status), worker("b")]
+
+
+@pytest.mark.parametrize(
+    ("replan", "times_as_long", "running", "made", "proposed"),
+    [
+        ("propose", 3, 0, False, True),
+        ("idle", 3, 1, False, True),
+        ("idle", 3, 0, True, False),
+        ("always", 3, 1, True, False),
+        ("always", 1.1, 0, False, False),
+    ],
+)
+def test_a_plan_that_gains_enough_is_proposed_or_made_as_the_operator_says(
+    replan: Replan, times_as_long: float, running: int, made: bool, proposed: bool
+) -> None:
+    keeper = Decider(Wish(EMBEDDED_MODEL, 1, replan=replan, replan_gain=0.2), FACTS, None)
+    first = keeper.decide([worker("a"), worker("b")], 1, 0.0)
+    gateway = beacon_of("gateway", "g", facts={"running": running})
+    after = keeper.decide(measured(first, times_as_long), 2, 100.0, [gateway])
+    assert (after.epoch == 2) == made
+    assert after.stages[0].worker == ("b" if made else "a")
+    assert bool(after.proposal) == proposed

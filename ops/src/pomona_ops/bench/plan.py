@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,11 @@ async def measure_prediction(model: str, rounds: int) -> dict[str, dict[str, Any
         for number in range(rounds + 1):
             for run in runs:
                 await run.answer(number)
-        first, learnt = runs[0], sight.Learnt()
-        uncalibrated = first.predict(learnt).tokens_per_second
+        first = runs[0]
+        uncalibrated = first.predict(sight.Learnt()).tokens_per_second
         learnt = first.learnt()
+        for run in runs:
+            run.take_machine_of(first)
         return {
             f"{model}, {len(run.pipeline.stages)} stages": run.told(run.predict(learnt))
             | ({"uncalibrated": uncalibrated} if run is first else {})
@@ -86,6 +89,12 @@ class _Run:
         if number:
             self._speeds.append(rate(reply.moments))
             self._statuses.append([self._status(x.worker) for x in self.pipeline.stages])
+
+    def take_machine_of(self, other: _Run) -> None:
+        """All workers are one machine, which measured itself once for each pipeline: predict
+        with the figures that were calibrated."""
+        facts = next(b.facts for b in other._heard if isinstance(b.facts, StageWorkerFacts))
+        self._heard = [_with_speed(beacon, facts) for beacon in self._heard]
 
     def predict(self, learnt: sight.Learnt) -> Prediction:
         return predict(*self._problem(learnt))
@@ -139,6 +148,18 @@ class _Run:
                     if status.epoch == self.pipeline.epoch:
                         return status
         raise BenchError(f"{worker} says nothing of its stage")
+
+
+def _with_speed(beacon: Beacon, like: StageWorkerFacts) -> Beacon:
+    if not isinstance(beacon.facts, StageWorkerFacts):
+        return beacon
+    facts = replace(
+        beacon.facts,
+        memory_bandwidth=like.memory_bandwidth,
+        matrix_flops=like.matrix_flops,
+        layer_us=like.layer_us,
+    )
+    return replace(beacon, facts=facts)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ from pomona.messages.control import (
     Beacon,
     DiscoveryFacts,
     GatewayFacts,
+    LinkFacts,
     Pipeline,
     Stage,
     StageStatus,
@@ -28,9 +29,6 @@ LEAST_CONTEXT = 1024
 RETRY_S = (5.0, 15.0, 60.0)
 """Seconds between attempts after a stage failed to load or a pipeline broke at once."""
 
-
-LOOK_EVERY_S = 30.0
-"""Seconds between looks for a better plan than the one that runs."""
 ENOUGH_TO_LEARN = 0.5
 """Weight of a new measurement against what was learnt before."""
 WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
@@ -52,6 +50,7 @@ class Wish:
         pins: layers that belong on a node or worker while it is there.
         replan_gain: share of speed that a better plan must bring.
         replan: whether it is only proposed, made when nothing runs, or made at once.
+        look_every_s: seconds between looks for a better plan than the one that runs.
     """
 
     source: str
@@ -68,6 +67,7 @@ class Wish:
     pins: tuple[Pin, ...] = ()
     replan_gain: float = 0.2
     replan: Replan = "propose"
+    look_every_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Decider:
                 reason=why,
                 prediction=proposal.prediction,
             )
-            self._look_at = now + LOOK_EVERY_S
+            self._look_at = now + self._wish.look_every_s
         elif self.pipeline.stages:
             self.pipeline = self._impossible(next_epoch, self._wish, self._facts, proposal.reason)
         else:
@@ -181,7 +181,24 @@ class Decider:
             facts = _facts(worker)
             if facts.broken_epoch == self.pipeline.epoch:
                 return f"{stage.worker}: {facts.broken_reason}"
-        return self._failed(workers)
+        return self._dead_way(by_name) or self._failed(workers)
+
+    def _dead_way(self, by_name: Mapping[str, Beacon]) -> str | None:
+        """A stage that is reached at an address that does not answer any more, while another
+        of its addresses does."""
+        stages = self.pipeline.stages
+        for before, stage in zip((stages[-1], *stages[:-1]), stages, strict=True):
+            host = stage.address.removeprefix("tcp://").rpartition(":")[0]
+            node = by_name[stage.worker].node
+            for link in self._links_from(by_name[before.worker].node):
+                if link.node == node and link.address and host in link.dead:
+                    return f"{node} does not answer at {host} any more"
+        return None
+
+    def _links_from(self, node: str) -> Iterable[LinkFacts]:
+        for beacon in self._others:
+            if beacon.node == node and isinstance(beacon.facts, DiscoveryFacts):
+                yield from beacon.facts.links
 
     def _failed(self, workers: Sequence[Beacon]) -> str | None:
         """A stage that cannot be loaded, while all workers are there."""
@@ -278,6 +295,11 @@ class Decider:
             )
             for i, worker in enumerate(workers)
         )
+        for sender, worker, stage in zip((workers[-1], *workers), workers, stages, strict=False):
+            if sender.node != worker.node and not stage.address and _listens_anywhere(worker):
+                return Proposal(
+                    (), reason=f"waiting for {sender.node} to find the best way to {worker.node}"
+                )
         return Proposal(
             stages,
             choice.prediction.cache_tokens,
@@ -305,16 +327,14 @@ class Decider:
 
     def _address(self, sender: Beacon, worker: Beacon) -> str:
         """Where the stage before reaches a worker that listens on every address."""
-        host, _, port = worker.endpoints.get("data", "").removeprefix("tcp://").rpartition(":")
-        if host not in WILDCARDS:
+        port = worker.endpoints.get("data", "").rpartition(":")[2]
+        if not _listens_anywhere(worker):
             return ""
         if sender.node == worker.node:
             return f"tcp://127.0.0.1:{port}"
-        for beacon in self._others:
-            if beacon.node == sender.node and isinstance(beacon.facts, DiscoveryFacts):
-                for link in beacon.facts.links:
-                    if link.node == worker.node:
-                        return f"tcp://{link.address}:{port}"
+        for link in self._links_from(sender.node):
+            if link.node == worker.node and link.address:
+                return f"tcp://{link.address}:{port}"
         return ""
 
     # What is measured --------------------------------------------------------------------
@@ -323,7 +343,7 @@ class Decider:
         """Compare the plan with the best one that is known now, from time to time."""
         if now < self._look_at:
             return self.pipeline
-        self._look_at = now + LOOK_EVERY_S
+        self._look_at = now + self._wish.look_every_s
         self._learn(workers)
         usable = [worker for worker in workers if worker.state == "ready"]
         problem = self._problem(usable)
@@ -397,6 +417,11 @@ def _between(old: float | None, new: float) -> float:
 
 def _joined(reason: str, remedies: Sequence[str]) -> str:
     return reason + (f"; {', or '.join(remedies)}" if remedies else "")
+
+
+def _listens_anywhere(worker: Beacon) -> bool:
+    host = worker.endpoints.get("data", "").removeprefix("tcp://").rpartition(":")[0]
+    return host in WILDCARDS
 
 
 def _facts(worker: Beacon) -> StageWorkerFacts:

@@ -166,6 +166,7 @@ class Planner:
             pins_of(map(parse_pin, settings.pins), facts.name),
             settings.replan_gain,
             settings.replan,
+            settings.look_interval_s,
         )
         remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
         self._facts_of[source] = facts

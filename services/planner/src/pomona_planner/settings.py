@@ -49,6 +49,8 @@ class PlannerSettings(ServiceSettings):
     """A better plan is proposed when it is faster by this share."""
     replan: Literal["propose", "idle", "always"] = "propose"
     """Whether a better plan is only proposed, made when nothing runs, or made at once."""
+    look_interval_s: float = Field(default=30.0, ge=0.5, le=86400)
+    """Between two looks at what was measured, and for a better plan, seconds."""
     settle_s: float = Field(default=2.0, ge=0, le=60)
     """Without a fixed number of stages: how long to wait for more workers, seconds."""
 
