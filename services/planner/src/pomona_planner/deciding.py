@@ -18,9 +18,9 @@ from pomona.messages.control import (
 )
 from pomona.models import ModelFacts
 from pomona_planner import sight
-from pomona_planner.choosing import Aim, Choice, Objective, choose
+from pomona_planner.choosing import Choice, choose
 from pomona_planner.predicting import Plan, Prediction, predict
-from pomona_planner.problem import Demand, Problem
+from pomona_planner.problem import Aim, Demand, Objective, Problem
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
