@@ -8,6 +8,8 @@ said.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from itertools import pairwise, permutations
 from pathlib import Path
 
@@ -23,6 +25,18 @@ from pomona_planner.problem import Aim, Demand, Link, Machine, Problem
 NODES = {"a": "10.77.0.1", "b": "10.77.0.2", "c": "10.77.0.3", "d": "10.78.0.4"}
 RATES = {"a": 400, "b": 100, "c": 200, "d": 150}
 DISCOVERY = "pomona_discovery"
+
+ASK = """
+import asyncio, sys
+from pomona.messages.data import Sampling
+from pomona_ops.bench.driver import Driver, active_pipeline
+
+pipeline = asyncio.run(active_pipeline(sys.argv[1], sys.argv[2], 20))
+with Driver(pipeline, sys.argv[2], "10.71.0.1") as driver:
+    reply = driver.submit([1, 2, 3], Sampling(max_tokens=6))
+    driver.collect([reply], 20)
+print(len(reply.tokens))
+"""
 
 
 class Links:
@@ -111,7 +125,7 @@ def planned_as_by_force(links: Links) -> Choice:
 
 
 def test_the_best_of_two_addresses_is_used_and_replaced_when_it_dies(tmp_path: Path) -> None:
-    """Two cables between two nodes; the pipeline uses the fast one until it is pulled."""
+    """Two cables between two nodes; tokens go over the fast one until it is pulled."""
     with network("c") as net:
         for number, mbit in ((1, 100), (2, 800)):
             net.bridge("s", f"br{number}")
@@ -136,9 +150,11 @@ async def pull_the_cable(net: Network, folder: Path) -> None:
         )
         net.start("a", folder, "pomona_planner", PLANNER_STAGES="2", PLANNER_PINS='["a=0..15"]')
         assert await serving_over(ear, "tcp://10.72.0.2:") == 1
+        assert asked(net, folder) == "6"
 
         net.run("s", "ip link set aeth2 down")
         assert await serving_over(ear, "tcp://10.71.0.2:") > 1
+        assert asked(net, folder) == "6"
         (link,) = ear.discoveries["a"].links
         assert (link.address, link.dead) == ("10.71.0.2", ("10.72.0.2",))
 
@@ -157,6 +173,16 @@ async def serving_over(ear: Ear, address: str) -> int:
     await ear.until(holds, f"an active pipeline over {address}")
     assert ear.pipeline is not None
     return ear.pipeline.epoch
+
+
+def asked(net: Network, folder: Path) -> str:
+    """How many tokens a client on node a is sent; the head is there, and the tail on b."""
+    done = subprocess.run(
+        ["ip", "netns", "exec", f"{net.tag}a", sys.executable, "-c", ASK,
+         f"ipc://{folder}/a.out", net.tag],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or done.stderr
 
 
 def test_what_keeps_nodes_apart_is_seen_and_said(tmp_path: Path) -> None:
