@@ -48,17 +48,6 @@ TOOLS: list[Any] = [
 QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    running = Cluster.start(tmp_path_factory.mktemp("cluster"))
-    try:
-        running.wait_ready()
-        yield running
-        assert running.stop() == 0, running.output
-    finally:
-        running.destroy()
-
-
 @pytest.fixture
 def http(cluster: Cluster) -> Generator[httpx.Client]:
     with cluster.client() as client:
