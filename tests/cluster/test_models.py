@@ -226,6 +226,8 @@ def test_a_hub_id_is_fetched_once_and_served(cluster: Cluster, hub: FakeHub, fol
     code, output = models(cluster, "load", HUB_NAME)
     assert (code, output.strip()) == (0, f"{HUB_NAME} is ready")
     assert said(cluster, HUB_NAME) == expected(16)
+    (planned,) = [x["source"] for x in cluster.status()["pipelines"] if x["model"] == HUB_NAME]
+    assert planned == f"{HUB_NAME}@{hub.revisions_of(HUB_NAME)[-1]}"
     weights = sum(x.stat().st_size for x in folder.glob("*.safetensors"))
     heads = sum(min(x.stat().st_size, 1 << 16) for x in folder.glob("*.safetensors"))
     # Planner, gateway and workers share one copy; each may begin it, and its headers.

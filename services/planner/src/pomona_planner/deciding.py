@@ -18,9 +18,9 @@ from pomona.messages.control import (
 )
 from pomona.models import ModelFacts
 from pomona_planner import sight
-from pomona_planner.choosing import Aim, Choice, Objective, choose
+from pomona_planner.choosing import Choice, choose
 from pomona_planner.predicting import Plan, Prediction, predict
-from pomona_planner.problem import Demand, Problem
+from pomona_planner.problem import Aim, Demand, Objective, Problem
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
@@ -42,6 +42,7 @@ class Wish:
     """What the operator wants.
 
     Attributes:
+        source: where every worker finds the model: a name that means the same on each.
         stages: exactly so many; 0 for as many as are best.
         context_length: tokens of one request, at most; 0 for what the model can.
         aim, floor: what the plan is to be best at; see ``Aim``.

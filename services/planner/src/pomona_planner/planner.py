@@ -17,7 +17,7 @@ from pomona.messages.control import (
     PlannerFacts,
     StageWorkerFacts,
 )
-from pomona.models import ModelFacts, model_name, read_facts
+from pomona.models import ModelFacts, model_name, pinned, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.deciding import Decider, Wish
 from pomona_planner.memory import PlanMemory, WantMemory
@@ -151,7 +151,7 @@ class Planner:
     def _take_in(self, source: str, facts: ModelFacts) -> None:
         settings = self._settings
         wish = Wish(
-            source,
+            pinned(source),
             settings.stages,
             settings.context_length,
             settings.cache_bits,
@@ -167,7 +167,7 @@ class Planner:
         )
         remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
         self._facts_of[source] = facts
-        self._tenants[source] = Decider(wish, facts, remembered.get(source))
+        self._tenants[source] = Decider(wish, facts, remembered.get(wish.source))
 
     def _last_used(self) -> dict[str, float]:
         """By source, when a gateway was last asked something of a model, or when it became
@@ -210,7 +210,7 @@ class Planner:
             absent = {stage.worker for stage in before.stages} - there
             if absent and now - self._hearing_since < GRACE_S:
                 continue
-            others = [x for x in self._placed() if x.pipeline.source != source]
+            others = self._placed(but=source)
             room = leave_room(workers, others)
             beside = [x.pipeline.model for x in others]
             after = decider.decide(room, self._next_epoch(workers), now, heard, beside)
@@ -219,11 +219,11 @@ class Planner:
             if after.epoch != before.epoch:
                 self._share_caches()
 
-    def _placed(self) -> list[Tenant]:
+    def _placed(self, but: str = "") -> list[Tenant]:
         return [
             Tenant(decider.pipeline, self._facts_of[source])
             for source, decider in self._tenants.items()
-            if decider.pipeline.stages
+            if decider.pipeline.stages and source != but
         ]
 
     def _share_caches(self) -> None:

@@ -21,7 +21,7 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-from pomona.models.copies import Keeper
+from pomona.models.keepers import Keeper
 from pomona.models.peers import Peer
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Pull

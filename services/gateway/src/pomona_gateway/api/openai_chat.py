@@ -247,6 +247,6 @@ def call_object(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def token_object(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+def token_object(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token)
     return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
