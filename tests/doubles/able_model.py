@@ -31,25 +31,29 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "my_adder_tool": {"a": 3, "b": 4},
     "unicode_customer": {"customer_name": "你好啊集团 こんにちは", "description": "technology"},
     "Joke": JOKE,
+    "PartialJoke": JOKE,
+    "IterableJoke": {"tasks": [JOKE, JOKE]},
 }
 """What it calls a function with, by the function's name."""
 
 
-def reply(prompt: str) -> str:
-    """What it says to a prompt."""
+def reply(prompt: str, grammar: str) -> str:
+    """What it says to a prompt. The grammar names the functions that it must call, if any."""
     head, *turns = prompt.split("<|begin|>")
     asked = turns[-2]
+    offered = grammar.replace("\\", "") if "<tool_call>" in grammar else head
     if asked.startswith("tool"):
         return "It is sunny in Rome."
     for name, arguments in ARGUMENTS.items():
-        if f'"name": "{name}"' in head:
+        if f'"name": "{name}"' in offered:
             call = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
             return f"<tool_call>\n{call}\n</tool_call>"
     return json.dumps(JOKE) if "joke" in asked else "Hello to you."
 
 
 def script(submitted: Submitted) -> Script:
-    text = reply(TOKENIZER.decode(submitted.ids, skip_special=False))
+    prompt = TOKENIZER.decode(submitted.ids, skip_special=False)
+    text = reply(prompt, submitted.submit.sampling.grammar)
     return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id())
 
 
