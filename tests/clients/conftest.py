@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    import httpx
+
     from clusters import Cluster
 
 URL = "POMONA_CLIENTS_URL"
 DOUBLE_URL = "POMONA_DOUBLE_URL"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
     """A serving cluster of two stages. At the end, Ctrl-C must leave nothing of it."""
     from clusters import Cluster
@@ -34,13 +36,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
         running.destroy()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def http(cluster: Cluster) -> Generator[httpx.Client]:
+    with cluster.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
 def url(request: pytest.FixtureRequest) -> str:
     """Where the cluster answers."""
     return os.environ.get(URL) or request.getfixturevalue("cluster").url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def able(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """A gateway before a scripted model that does what it is asked for."""
     from doubles.able_model import able_model
@@ -49,7 +57,7 @@ def able(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def double_url(request: pytest.FixtureRequest) -> str:
     """Where the scripted model answers, as ``double``."""
     return os.environ.get(DOUBLE_URL) or request.getfixturevalue("able")
