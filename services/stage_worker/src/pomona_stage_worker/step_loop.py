@@ -106,8 +106,8 @@ class StepLoop(threading.Thread):
         asleep_s = begin - time.monotonic()
         if asleep_s > 0.001 and self._receive_all(asleep_s):
             return True
-        self._pull.rehearse()
         while time.monotonic() < end:
+            self._pull.rehearse()
             if self._receive_all(0.0):
                 return True
             # The thread that takes the message off the wire may need this core; one that
