@@ -41,6 +41,7 @@ EVENTS = st.lists(
         ),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("move"), st.integers(0, 1000)),
+        st.tuples(st.just("limit"), st.integers(100, 600)),
     ),
     max_size=120,
 )
@@ -73,6 +74,8 @@ def test_every_request_ends_and_nothing_leaks_whatever_happens(
             if request in line.clients:
                 cancelled.add(request)
                 line.cancel(request)
+        elif event[0] == "limit":
+            line.scheduler.limit_caches(event[1])
         else:
             moves = line.moves()
             moves[event[1] % len(moves)]()
@@ -281,6 +284,56 @@ def test_waiting_has_an_end() -> None:
     assert late.rejected.status == 503
 
 
+def test_who_waits_hears_its_place_at_most_once_a_second() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
+    line.submit("a", range(10), greedy(300))
+    line.moves()[0]()
+    first = line.submit("b", range(10), greedy(5))
+    second = line.submit("c", range(10), greedy(5))
+    for _ in range(50):
+        for move in line.moves():
+            move()
+    assert (first.positions, second.positions) == ([1], [2])
+    urgent = line.submit("d", range(10), greedy(5), priority=0)
+    urgent_too = line.submit("e", range(10), greedy(5), priority=1)
+    line.cancel("b")
+    line.now = 1.0
+    for move in line.moves():
+        move()
+    assert (first.positions, second.positions) == ([1], [2, 1])
+    assert (urgent.positions, urgent_too.positions) == ([2], [3])
+    line.run()
+    assert line.clients["a"].positions == []
+    assert all(len(line.clients[x].tokens) == 5 for x in "cde")
+
+
+def test_prompts_are_begun_by_priority_and_within_it_in_the_order_of_arrival() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
+    line.submit("running", range(10), greedy(2))
+    line.moves()[0]()
+    for name, priority in (("c", 1), ("d", 1), ("a", 0), ("e", 9), ("b", 0)):
+        line.submit(name, range(10), greedy(2), priority=priority)
+    line.run()
+    opened = [op.request for step in line.steps for op in step.ops if isinstance(op, Open)]
+    assert opened == ["running", "a", "b", "c", "d", "e"]
+
+
+def test_a_share_fills_its_part_of_the_queue_and_others_still_get_in() -> None:
+    line = pipeline(
+        Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1, max_waiting=8)
+    )
+    line.submit("running", range(10), greedy(2))
+    line.moves()[0]()
+    many = [line.submit(f"m{n}", range(10), greedy(2), "many", queue_share=0.25) for n in range(4)]
+    assert [x.rejected is None for x in many] == [True, True, False, False]
+    assert many[2].rejected is not None
+    assert (many[2].rejected.status, many[2].rejected.code) == (429, "queue_share_full")
+    assert many[2].rejected.retry_after_s
+    other = line.submit("other", range(10), greedy(2), "other", queue_share=0.25)
+    line.run()
+    assert all(len(x.tokens) == 2 for x in (*many[:2], other))
+
+
 def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> None:
     limits = Limits(stages=2, context_length=400, cache_tokens=300, least_prefix=4)
     line = pipeline(limits)
@@ -288,6 +341,30 @@ def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> Non
         line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
     line.run()
     assert all(len(client.tokens) == 100 for client in line.clients.values())
+
+
+def test_caches_make_room_for_another_model_and_every_reply_is_whole() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4))
+    line.submit("kept", range(200), greedy(10))
+    line.run()
+    assert line.scheduler.prefixes.stored_tokens > 150
+    for number in range(4):
+        line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
+    line.scheduler.limit_caches(150)
+    assert line.scheduler.prefixes.stored_tokens == 0
+    line.run()
+    assert all(len(client.tokens) in (10, 100) for client in line.clients.values())
+    assert line.scheduler.reserved_tokens <= 150
+    longer = line.submit("longer", range(160), greedy(10))
+    assert longer.rejected is not None
+
+
+def test_a_request_that_was_accepted_keeps_its_room_when_caches_become_smaller() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4))
+    clients = [line.submit(name, range(200), greedy(100), name) for name in "abc"]
+    line.scheduler.limit_caches(150)
+    line.run()
+    assert [len(client.tokens) for client in clients] == [100, 100, 100]
 
 
 @pytest.mark.parametrize("stages", [1, 2, 8])

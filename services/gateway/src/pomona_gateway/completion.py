@@ -7,9 +7,10 @@ from array import array
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from pomona.messages.data import Sampling, Started
+from pomona.messages.data import Sampling, Started, Token
 from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics, Timing
+from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.reply_text import Piece, ReplyText
 from pomona_gateway.sequences import Generation, Inbox, Running
 from pomona_gateway.tokenizer import LanguageModel
@@ -26,6 +27,7 @@ class Completion:
         stops: strings that end a reply; none of their text is given.
         prompts: each gets ``count`` replies; their seeds differ.
         visible: special tokens that are part of the text.
+        prompt_only: replies have no tokens; one is drawn, which nobody sees.
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
     """
@@ -39,6 +41,7 @@ class Completion:
     visible: frozenset[int] = frozenset()
     share: str = ""
     priority: int = 0
+    prompt_only: bool = False
 
     @property
     def replies(self) -> int:
@@ -139,12 +142,20 @@ class Replies:
                 waiting = Waiting(event.prefilled, event.total)
                 yield waiting
                 continue
-            self._received += 1
-            piece = self._texts[index].push(event)
+            if isinstance(event, PromptScores):
+                yield index, Piece("", prompt=event)
+                continue
+            piece = self._piece(index, event)
             if piece.finish is not None:
                 self.end(index, piece.finish)
             if piece.text or piece.chances or piece.finish:
                 yield index, piece
+
+    def _piece(self, index: int, token: Token) -> Piece:
+        if self.completion.prompt_only:
+            return Piece("", finish="length")
+        self._received += 1
+        return self._texts[index].push(token)
 
     def end(self, index: int, reason: str) -> None:
         """One reply is over, by its last token or because no more of it is wanted."""

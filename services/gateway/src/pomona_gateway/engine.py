@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from pomona.errors import RequestError
+from pomona.codec import Message
+from pomona.errors import ProtocolError, RequestError
 from pomona.messages.control import Beacon
 from pomona.messages.data import (
     Cancel,
     Rejected,
+    Scored,
     Started,
     Submit,
     Tensor,
@@ -27,6 +29,7 @@ from pomona.messages.data import (
 from pomona.transport import Identity
 from pomona_gateway.journal import (
     Deliver,
+    DeliverScores,
     Fail,
     Instruction,
     Journal,
@@ -38,6 +41,7 @@ from pomona_gateway.journal import (
 )
 from pomona_gateway.links import Batch, HeadLink, TokenReceiver
 from pomona_gateway.metrics import Metrics, Timing
+from pomona_gateway.prompt_scores import PromptScores, read_scores
 from pomona_gateway.routes import Route, RouteTable
 from pomona_gateway.sequences import Generation, Inbox, Running
 from pomona_gateway.settings import GatewaySettings
@@ -211,6 +215,8 @@ class Engine:
                 case Tokens(tokens=tokens):
                     for token in tokens:
                         self._obey(self._journal.token(token, now))
+                case Scored() as scored:
+                    self._take_scores(scored, message, now)
                 case Started() as started:
                     self._obey(self._journal.started(started, now))
                 case Rejected() as rejected:
@@ -222,6 +228,15 @@ class Engine:
             if count:
                 self._metrics.dropped.labels(reason).inc(count)
 
+    def _take_scores(self, scored: Scored, message: Message, now: float) -> None:
+        try:
+            scores = read_scores(scored, message)
+        except ProtocolError as error:
+            log.warning("a message was refused", extra={"reason": str(error)})
+            self._metrics.dropped.labels("invalid").inc()
+            return
+        self._obey(self._journal.scored(scores, now))
+
     def _unsent(self, body: Submit | Cancel) -> None:
         if isinstance(body, Submit):
             now = time.monotonic()
@@ -232,6 +247,8 @@ class Engine:
             match instruction:
                 case Deliver(token=token):
                     self._deliver(token)
+                case DeliverScores(scores=scores):
+                    self._deliver_scores(scores)
                 case Progress(started=started):
                     self._report(started)
                 case Send():
@@ -273,6 +290,7 @@ class Engine:
             reply=self.endpoint,
             sampling=send.sampling,
             emitted=send.emitted,
+            scored=send.scored,
             share=send.share,
             priority=send.priority,
             deadline_s=self._settings.queue_deadline_s,
@@ -303,6 +321,12 @@ class Engine:
             self.abandon(running)
             message = "the client reads slower than the model writes; its reply was cancelled"
             running.inbox.fail(RequestError(408, "client_too_slow", message))
+
+    def _deliver_scores(self, scores: PromptScores) -> None:
+        running = self._running.get(scores.request)
+        if running is not None:
+            self.progress += 1
+            running.inbox.put(running.index, scores)
 
     def _report(self, started: Started) -> None:
         running = self._running.get(started.request)

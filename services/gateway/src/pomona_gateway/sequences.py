@@ -7,10 +7,15 @@ from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pomona.errors import RequestError
 from pomona.messages.data import Sampling, Started, Token
 from pomona_gateway.metrics import Timing
+from pomona_gateway.prompt_scores import PromptScores
+
+Event: TypeAlias = Token | Started | PromptScores
+"""What arrives for a sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,13 @@ class Inbox:
 
     def __init__(self) -> None:
         self.sequences = 0
-        self._buffer: deque[tuple[int, Token | Started]] = deque()
+        self._buffer: deque[tuple[int, Event]] = deque()
         self._error: RequestError | None = None
         self._news = asyncio.Event()
 
-    async def receive(self, timeout_s: float) -> tuple[int, Token | Started] | None:
-        """Index of a sequence, and its next token or how far its prompt is; None when
-        nothing came in time. Cancelling it loses nothing.
+    async def receive(self, timeout_s: float) -> tuple[int, Event] | None:
+        """Index of a sequence, and what arrived for it; None when nothing came in time.
+        Cancelling it loses nothing.
 
         Raises RequestError when a sequence failed, after what arrived before.
         """
@@ -65,7 +70,7 @@ class Inbox:
         if self._error is not None and not self._buffer:
             raise self._error
 
-    def put(self, index: int, event: Token | Started) -> int:
+    def put(self, index: int, event: Event) -> int:
         """How many events wait now."""
         self._buffer.append((index, event))
         self._news.set()

@@ -28,9 +28,8 @@ from pomona.messages.data import (
     Tokens,
 )
 from pomona.transport import Identity, LinkOrder, Push
-from pomona_stage_worker.drawing import Result
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
-from pomona_stage_worker.stage import Stage
+from pomona_stage_worker.stage import Output, Stage
 from pomona_stage_worker.timing import StepRecord, Timing
 from pomona_stage_worker.trace import StepTrace
 
@@ -65,6 +64,7 @@ class Load:
     active: int = 0
     lanes: int = 0
     prefixes: int = 0
+    sequence_tokens: int = 0
     sequences: int = 0
     cache_bytes: int = 0
     table: str = ""
@@ -158,6 +158,11 @@ class Runtime:
             self._fail(error)
         return True
 
+    def limit_caches(self, tokens: int) -> None:
+        """Caches may hold so many tokens from now on; on the head, which counts them."""
+        if self.scheduler is not None:
+            self.scheduler.limit_caches(tokens)
+
     def prepare(self) -> bool:
         """Use a moment in which nothing has arrived. False when there is nothing to prepare."""
         self._record()
@@ -181,6 +186,7 @@ class Runtime:
             active=scheduler.active if scheduler else 0,
             lanes=scheduler.lanes if scheduler else 0,
             prefixes=len(scheduler.prefixes) if scheduler else 0,
+            sequence_tokens=scheduler.sequence_tokens if scheduler else 0,
         )
 
     def rest(self) -> None:
@@ -223,7 +229,7 @@ class Runtime:
             onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed)
             self._next.send(onward, self.pipeline.epoch, output.tensors, output.buffers)
         elif step.rows:
-            self._finish(step, output.results, elapsed)
+            self._finish(step, output, elapsed)
         alone = self.scheduler is not None and self.scheduler.active == 1
         shape = tensors[0].shape if tensors else ()
         self._unrecorded.append(
@@ -246,26 +252,28 @@ class Runtime:
         self._steps_metric.inc(len(self._unrecorded))
         self._unrecorded.clear()
 
-    def _finish(self, step: Step, results: Sequence[Result], elapsed_us: tuple[int, ...]) -> None:
+    def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...]) -> None:
         """On the tail: tell the head first, since it waits, then the gateways."""
         done = StepDone(
             "step_done",
             step.step,
             step.lane,
-            tuple(result.sampled for result in results),
+            tuple(result.sampled for result in output.results),
             elapsed_us,
         )
         if self._head is not None:
             self._head.send(done, self.pipeline.epoch)
         elif self.scheduler is not None:
             self.scheduler.step_done(done)
+        if output.scores is not None:
+            self._tell(output.scores.reply, *output.scores.message)
         by_gateway: dict[str, list[Token]] = {}
-        for result in results:
+        for result in output.results:
             by_gateway.setdefault(result.reply, []).append(result.token)
         for reply, tokens in by_gateway.items():
             self._tell(reply, Tokens("tokens", tuple(tokens)))
-        self._tokens += len(results)
-        self._tokens_metric.inc(len(results))
+        self._tokens += len(output.results)
+        self._tokens_metric.inc(len(output.results))
 
     def _submit(self, body: Submit, message: Message) -> None:
         if self.scheduler is None:
@@ -286,7 +294,13 @@ class Runtime:
 
     # Messages out ----------------------------------------------------------------------
 
-    def _tell(self, reply: str, body: Body) -> None:
+    def _tell(
+        self,
+        reply: str,
+        body: Body,
+        tensors: tuple[Tensor, ...] = (),
+        buffers: Sequence[Buffer] = (),
+    ) -> None:
         """Send to a gateway without ever waiting for it."""
         link = self._gateways.get(reply)
         try:
@@ -294,7 +308,7 @@ class Runtime:
                 if len(self._gateways) >= MAX_GATEWAY_LINKS:
                     self._gateways.pop(next(iter(self._gateways))).close()
                 link = self._gateways[reply] = Push(self._identity, reply, patient=True)
-            link.send(body, self.pipeline.epoch, wait=False)
+            link.send(body, self.pipeline.epoch, tensors, buffers, wait=False)
         except PomonaError as error:
             LOST_TOKENS.labels(self.pipeline.model).inc()
             log.warning("a gateway cannot be told: %s", error)

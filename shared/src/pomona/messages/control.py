@@ -206,7 +206,7 @@ class Pipeline:
 
     Attributes:
         model: the name clients use.
-        source: where workers find it: a hub id, a folder, or a GGUF file.
+        source: where workers find it: a hub id with its commit, a folder, or a GGUF file.
         epoch: the version of this plan. It only rises.
         layer_count: the layers of the model; the stages cover ``[0, layer_count)``.
         state: ``forming`` until every stage says ready, then ``active``; ``impossible``
@@ -274,6 +274,8 @@ class StageStatus:
         token_us: measured, on the head: from one token of a lone sequence to the next.
         fetched_bytes: of the weights that were not on this machine, those that came so far,
             of ``fetch_bytes``.
+        sequence_tokens: on the head: tokens in the caches of requests that run; kept prefixes,
+            which give way to them, are not counted.
     """
 
     model: Text
@@ -289,6 +291,7 @@ class StageStatus:
     token_us: Rate = 0.0
     fetched_bytes: Count = 0
     fetch_bytes: Count = 0
+    sequence_tokens: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

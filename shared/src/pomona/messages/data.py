@@ -5,7 +5,8 @@
     gateway --Submit, Cancel--> head --Step--> stage --Step--> tail
        ^                          ^                              |
        |                          +----------- StepDone ---------+
-       +------ Rejected, Started -+------------ Tokens ----------+
+       +-- Rejected, Queued, -----+-------- Tokens, Scored ------+
+           Started
 
 Every message travels in an :class:`Envelope`; the tensors follow as raw frames.
 """
@@ -23,6 +24,7 @@ MAX_TENSORS = 16
 MAX_ROWS = 4096
 MAX_OPS = 65536
 MAX_STAGES = 64
+MAX_PLACES = 1024
 MAX_GRAMMAR = 1 << 20
 
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -63,6 +65,7 @@ class Sampling:
         min_tokens: no stop id may be drawn before this many tokens.
         stop_ids: tokens that end the reply with ``stop``.
         logprobs: None, or how many alternatives (0 to 20) are reported for each token.
+        prompt_logprobs: the same for the prompt's own tokens, in :class:`Scored`.
         grammar: the reply must match it: a grammar as llguidance writes it; empty for none.
     """
 
@@ -79,6 +82,7 @@ class Sampling:
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=1024)] = ()
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)] = ""
 
 
@@ -93,9 +97,11 @@ class Submit:
         attempt: rises when the gateway submits the request again in a later epoch.
         emitted: how many ids at the end of the tensor are the reply so far; the next
             token has this index.
+        scored: how many log-probabilities of the prompt have arrived; as :class:`Scored`.
         reply: the gateway's data endpoint.
         share: prompts are matched with kept prefixes only within the same share.
         deadline_s: seconds the request may wait before its prompt is begun.
+        queue_share: how much of the queue the requests of one ``share`` may fill together.
     """
 
     kind: Literal["submit"]
@@ -105,9 +111,11 @@ class Submit:
     reply: Endpoint
     sampling: Sampling
     emitted: Count = 0
+    scored: Count = 0
     share: Text = ""
     priority: Annotated[int, Field(ge=0, le=9)] = 0
     deadline_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    queue_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +154,10 @@ class Open:
 
     Attributes:
         index: index of the first token to be drawn.
-        history: prompt and reply ids, when a penalty or a grammar needs them.
+        history: prompt and reply ids, when a penalty, a grammar or ``prompt_logprobs`` needs
+            them.
         replied: how many of ``history``, at its end, are the reply.
+        scored: how many log-probabilities of the prompt need not be told again.
     """
 
     op: Literal["open"]
@@ -159,6 +169,7 @@ class Open:
     index: Count = 0
     history: tuple[TokenId, ...] = ()
     replied: Count = 0
+    scored: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +290,26 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of a part of the prompt; they all come before the first token.
+
+    Number i is that of prompt token i + 1 after those before it: the first token has none,
+    and a prompt of n tokens has n - 1 of them. Three tensors: float32 (count,), the prompt's
+    own tokens; int32 (count, k), the k likeliest ids, most likely first, and float32
+    (count, k), theirs. k is the request's ``prompt_logprobs``. Natural logarithms, before
+    penalties, temperature and filters.
+
+    Attributes:
+        index: number of the first of them.
+    """
+
+    kind: Literal["scored"]
+    request: RequestId
+    attempt: Count
+    index: Count
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The head has begun a prompt, or a chunk of it is done.
 
@@ -296,6 +327,26 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Attributes: position: 1 for the request whose prompt is begun next."""
+
+    request: RequestId
+    attempt: Count
+    position: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The requests of one gateway that wait at the head, said at most once a second.
+
+    Of a queue longer than ``MAX_PLACES`` only the front is told.
+    """
+
+    kind: Literal["queued"]
+    places: Annotated[tuple[QueuePlace, ...], Field(max_length=MAX_PLACES)]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The head will not finish this attempt. ``status`` and ``code`` are the client's."""
 
@@ -309,7 +360,7 @@ class Rejected:
 
 
 Body = Annotated[
-    Submit | Cancel | StepDone | Step | Tokens | Started | Rejected,
+    Submit | Cancel | StepDone | Step | Tokens | Scored | Started | Queued | Rejected,
     Field(discriminator="kind"),
 ]
 

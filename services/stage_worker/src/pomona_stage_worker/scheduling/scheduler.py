@@ -17,12 +17,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pomona.messages.data import (
+    MAX_PLACES,
     Close,
     Fork,
     Join,
     Leave,
     Op,
     Open,
+    Queued,
+    QueuePlace,
     Rejected,
     Started,
     Step,
@@ -35,6 +38,8 @@ from pomona_stage_worker.scheduling.prefixes import PrefixIndex
 from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
 
 RETRY_AFTER_S = 5
+TELL_QUEUE_S = 1.0
+"""Between two reports of who waits where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Limits:
         max_running: sequences that may be in lanes.
         max_prefilling: prompts that are read in turns.
         chunk: most tokens of a chunk; ``least_chunk`` go even beside busy streams.
+        scored_chunk: the same where each token's logits are wanted: they are float32, as
+            wide as the vocabulary.
         pace: see :class:`Pace`.
         least_prefix: shorter prefixes are not worth keeping.
     """
@@ -64,6 +71,7 @@ class Limits:
     max_running: int = 64
     max_prefilling: int = 4
     chunk: int = 512
+    scored_chunk: int = 128
     least_chunk: int = 8
     pace: float = 0.9
     least_prefix: int = 16
@@ -82,7 +90,7 @@ class Notice:
     """A message for a gateway."""
 
     reply: str
-    body: Started | Rejected
+    body: Started | Queued | Rejected
 
 
 class Scheduler:
@@ -107,6 +115,7 @@ class Scheduler:
         self._step_number = 0
         self._arrivals = 0
         self._last_was_decode = False
+        self._told_queue_at = -TELL_QUEUE_S
 
     # What it holds ---------------------------------------------------------------------
 
@@ -130,7 +139,12 @@ class Scheduler:
     @property
     def reserved_tokens(self) -> int:
         """Cache that sequences and kept prefixes take in each stage, in tokens."""
-        return sum(x.reserved for x in self._live()) + self.prefixes.stored_tokens
+        return self.sequence_tokens + self.prefixes.stored_tokens
+
+    @property
+    def sequence_tokens(self) -> int:
+        """The part of it that sequences take."""
+        return sum(x.reserved for x in self._live())
 
     def requests(self) -> list[Submit]:
         """Every request that has not ended, for whom it may concern when the epoch fails."""
@@ -160,6 +174,15 @@ class Scheduler:
                 f"{len(self._waiting)} requests are waiting already; try again later",
                 RETRY_AFTER_S,
             )
+        elif self._fills_its_share(submit):
+            self._reject(
+                submit,
+                429,
+                "queue_share_full",
+                f"requests of this key fill {submit.queue_share:.0%} of the queue, and may not "
+                "fill more; try again later",
+                RETRY_AFTER_S,
+            )
         elif not any(x.key == (submit.request, submit.attempt) for x in self._everyone()):
             most = min(submit.sampling.max_tokens, submit.emitted + room)
             submit = replace(submit, sampling=replace(submit.sampling, max_tokens=most))
@@ -172,6 +195,7 @@ class Scheduler:
                     replied=submit.emitted,
                     expires_at=now + submit.deadline_s,
                     arrived=self._arrivals,
+                    scored=submit.scored,
                 )
             )
 
@@ -209,6 +233,12 @@ class Scheduler:
             elif sequence.lane is None:
                 self._join(sequence, self._lane_for_one_more())
 
+    def limit_caches(self, tokens: int) -> None:
+        """Caches may hold so many tokens from now on: another model came, or went. Kept
+        prefixes go at once; a request that was accepted keeps the room it was promised."""
+        self.limits = replace(self.limits, cache_tokens=tokens)
+        self._make_room(0)
+
     # Instructions ----------------------------------------------------------------------
 
     def take_notices(self) -> list[Notice]:
@@ -219,6 +249,7 @@ class Scheduler:
         """The step to run now, or None when there is nothing to do before an event."""
         self._expire(now)
         self._admit()
+        self._tell_queue(now)
         self._balance()
         if len(self._in_flight) < self._in_flight_limit:
             planned = None
@@ -240,6 +271,25 @@ class Scheduler:
         sequence.phase = "waiting"
         self._waiting.append(sequence)
         self._waiting.sort(key=lambda x: (x.submit.priority, x.arrived))
+
+    def _fills_its_share(self, submit: Submit) -> bool:
+        if submit.queue_share == 1.0:
+            return False
+        allowed = max(1, int(submit.queue_share * self.limits.max_waiting))
+        return sum(x.submit.share == submit.share for x in self._waiting) >= allowed
+
+    def _tell_queue(self, now: float) -> None:
+        """Tell every gateway which of its requests wait, and at which places."""
+        if not self._waiting or now - self._told_queue_at < TELL_QUEUE_S:
+            return
+        self._told_queue_at = now
+        places: dict[str, list[QueuePlace]] = {}
+        for position, sequence in enumerate(self._waiting[:MAX_PLACES], 1):
+            place = QueuePlace(*sequence.key, position)
+            places.setdefault(sequence.submit.reply, []).append(place)
+        self._notices += [
+            Notice(reply, Queued("queued", tuple(of_it))) for reply, of_it in places.items()
+        ]
 
     def _expire(self, now: float) -> None:
         late = [x for x in self._waiting if x.expires_at <= now]
@@ -265,10 +315,10 @@ class Scheduler:
 
     def _make_room(self, tokens: int) -> bool:
         """Drop kept prefixes until ``tokens`` more fit. False when they cannot."""
-        while self.reserved_tokens + tokens > self.limits.cache_tokens:
+        while (wanted := self.reserved_tokens + tokens) > self.limits.cache_tokens:
             op = self.prefixes.evict()
             if op is None:
-                return False
+                return wanted <= max((x.most for x in self._everyone()), default=0)
             self._ops.append(op)
         return True
 
@@ -280,7 +330,8 @@ class Scheduler:
         sequence.computed = 0
         sequence.lane = None
         sequence.phase = "prefilling"
-        history = sequence.tokens if needs_history(submit.sampling) else ()
+        wanted = needs_history(submit.sampling) or sequence.unscored
+        history = sequence.tokens if wanted else ()
         self._ops.append(
             Open(
                 "open",
@@ -292,9 +343,10 @@ class Scheduler:
                 index=sequence.replied,
                 history=tuple(history),
                 replied=sequence.replied if history else 0,
+                scored=sequence.scored,
             )
         )
-        sequence.origin = self.prefixes.find(sequence.tokens, submit.share)
+        sequence.origin = self.prefixes.find(sequence.reusable, submit.share)
         if sequence.origin is not None:
             prefix, length = sequence.origin
             self._ops.append(Fork("fork", prefix, sequence.number, length))
@@ -342,6 +394,8 @@ class Scheduler:
         """Eight chunks a stage keep all stages busy but for an eighth of the time."""
         spread = -(-(sequence.target - (sequence.origin or (0, 0))[1]) // (8 * self.limits.stages))
         most = min(left, max(32, min(spread, self.limits.chunk)))
+        if sequence.unscored:
+            most = min(most, self.limits.scored_chunk)
         if not self._lanes:
             return most
         return self.pace.affordable(most, self.limits.least_chunk)
@@ -400,6 +454,8 @@ class Scheduler:
         """Free a sequence's caches; it begins again, tokens so far as its prompt, later."""
         self._detach(sequence)
         self._ops.append(Close("close", sequence.number))
+        # The steps that were issued reach the tail before the sequence is opened again.
+        sequence.scored = max(sequence.scored, sequence.computed)
         sequence.target = sequence.computed = 0
         self._wait(sequence)
 
