@@ -10,11 +10,8 @@ ANSWER = "The capital of France is Paris."
 
 WEATHER: dict[str, Any] = {
     "type": "object",
-    "properties": {
-        "city": {"type": "string", "maxLength": 12},
-        "days": {"type": "integer", "minimum": 1, "maximum": 9},
-    },
-    "required": ["city", "days"],
+    "properties": {"city": {"type": "string", "maxLength": 12}},
+    "required": ["city"],
     "additionalProperties": False,
 }
 """The arguments of a function that a test lets the model call."""
