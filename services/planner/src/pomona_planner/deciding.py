@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pomona.messages import control
 from pomona.messages.control import (
     Beacon,
-    DiscoveryFacts,
     GatewayFacts,
-    LinkFacts,
     Pipeline,
     Stage,
     StageStatus,
@@ -20,18 +18,16 @@ from pomona.messages.control import (
 from pomona.models import ModelFacts
 from pomona_planner import sight
 from pomona_planner.choosing import Choice, choose
+from pomona_planner.learning import learn
 from pomona_planner.pins import Pin
 from pomona_planner.predicting import Plan, Prediction, predict
 from pomona_planner.problem import Aim, Demand, Objective, Problem
+from pomona_planner.ways import address_of, dead_way
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
 RETRY_S = (5.0, 15.0, 60.0)
 """Seconds between attempts after a stage failed to load or a pipeline broke at once."""
-
-ENOUGH_TO_LEARN = 0.5
-"""Weight of a new measurement against what was learnt before."""
-WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 
 Replan = Literal["propose", "idle", "always"]
 
@@ -181,24 +177,7 @@ class Decider:
             facts = _facts(worker)
             if facts.broken_epoch == self.pipeline.epoch:
                 return f"{stage.worker}: {facts.broken_reason}"
-        return self._dead_way(by_name) or self._failed(workers)
-
-    def _dead_way(self, by_name: Mapping[str, Beacon]) -> str | None:
-        """A stage that is reached at an address that does not answer any more, while another
-        of its addresses does."""
-        stages = self.pipeline.stages
-        for before, stage in zip((stages[-1], *stages[:-1]), stages, strict=True):
-            host = stage.address.removeprefix("tcp://").rpartition(":")[0]
-            node = by_name[stage.worker].node
-            for link in self._links_from(by_name[before.worker].node):
-                if link.node == node and link.address and host in link.dead:
-                    return f"{node} does not answer at {host} any more"
-        return None
-
-    def _links_from(self, node: str) -> Iterable[LinkFacts]:
-        for beacon in self._others:
-            if beacon.node == node and isinstance(beacon.facts, DiscoveryFacts):
-                yield from beacon.facts.links
+        return dead_way(self.pipeline.stages, by_name, self._others) or self._failed(workers)
 
     def _failed(self, workers: Sequence[Beacon]) -> str | None:
         """A stage that cannot be loaded, while all workers are there."""
@@ -285,23 +264,19 @@ class Decider:
     def _proposal(self, chosen: Sequence[Beacon], choice: Choice) -> Proposal:
         plan = choice.plan
         workers = [chosen[node] for node in plan.nodes]
-        stages = tuple(
-            Stage(
-                worker.name,
-                plan.bounds[i],
-                plan.bounds[i + 1],
-                worker.endpoints.get("data", ""),
-                self._address(workers[i - 1], worker),
-            )
-            for i, worker in enumerate(workers)
-        )
-        for sender, worker, stage in zip((workers[-1], *workers), workers, stages, strict=False):
-            if sender.node != worker.node and not stage.address and _listens_anywhere(worker):
+        stages: list[Stage] = []
+        for number, worker in enumerate(workers):
+            sender = workers[number - 1]
+            address = address_of(worker, sender, self._others)
+            if address is None:
                 return Proposal(
                     (), reason=f"waiting for {sender.node} to find the best way to {worker.node}"
                 )
+            start, stop = plan.bounds[number : number + 2]
+            endpoint = worker.endpoints.get("data", "")
+            stages.append(Stage(worker.name, start, stop, endpoint, address))
         return Proposal(
-            stages,
+            tuple(stages),
             choice.prediction.cache_tokens,
             prediction=self._said(choice),
         )
@@ -325,18 +300,6 @@ class Decider:
             notes=choice.notes,
         )
 
-    def _address(self, sender: Beacon, worker: Beacon) -> str:
-        """Where the stage before reaches a worker that listens on every address."""
-        port = worker.endpoints.get("data", "").rpartition(":")[2]
-        if not _listens_anywhere(worker):
-            return ""
-        if sender.node == worker.node:
-            return f"tcp://127.0.0.1:{port}"
-        for link in self._links_from(sender.node):
-            if link.node == worker.node and link.address:
-                return f"tcp://{link.address}:{port}"
-        return ""
-
     # What is measured --------------------------------------------------------------------
 
     def _look_for_better(self, workers: Sequence[Beacon], next_epoch: int, now: float) -> Pipeline:
@@ -344,7 +307,9 @@ class Decider:
         if now < self._look_at:
             return self.pipeline
         self._look_at = now + self._wish.look_every_s
-        self._learn(workers)
+        by_name = {worker.name: worker for worker in workers}
+        statuses = [self._status(by_name[stage.worker], stage) for stage in self.pipeline.stages]
+        learn(self._learnt, self.pipeline, statuses)
         usable = [worker for worker in workers if worker.state == "ready"]
         problem = self._problem(usable)
         names = [machine.name for machine in problem.machines]
@@ -386,42 +351,9 @@ class Decider:
         gateways = [b.facts for b in self._others if isinstance(b.facts, GatewayFacts)]
         return any(g.running for g in gateways) or any(worker.queued for worker in workers)
 
-    def _learn(self, workers: Sequence[Beacon]) -> None:
-        """Correct the costs of workers and links by what their steps took."""
-        prediction = self.pipeline.prediction
-        if prediction is None:
-            return
-        by_name = {worker.name: worker for worker in workers}
-        measured_us = whole_us = 0.0
-        for number, stage in enumerate(self.pipeline.stages):
-            status = self._status(by_name[stage.worker], stage)
-            if status is None or status.decode_us == 0:
-                return
-            measured_us += status.decode_us
-            whole_us = whole_us or status.token_us
-            used = prediction.corrections[number] if prediction.corrections else 1.0
-            found = status.decode_us * used / prediction.stage_us[number]
-            self._learnt.stages[stage.worker] = _between(
-                self._learnt.stages.get(stage.worker), found
-            )
-        predicted_us = sum(prediction.link_us) / (prediction.link_correction or 1.0)
-        if whole_us > measured_us and predicted_us > 0:
-            self._learnt.links = _between(
-                self._learnt.links, (whole_us - measured_us) / predicted_us
-            )
-
-
-def _between(old: float | None, new: float) -> float:
-    return new if old is None else old + ENOUGH_TO_LEARN * (new - old)
-
 
 def _joined(reason: str, remedies: Sequence[str]) -> str:
     return reason + (f"; {', or '.join(remedies)}" if remedies else "")
-
-
-def _listens_anywhere(worker: Beacon) -> bool:
-    host = worker.endpoints.get("data", "").removeprefix("tcp://").rpartition(":")[0]
-    return host in WILDCARDS
 
 
 def _facts(worker: Beacon) -> StageWorkerFacts:
