@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clusters import MODEL, free_ports, run_pomona
-from pomona.messages.control import Pipeline, PlannerFacts
+from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.data import Sampling
 from pomona_ops.bench.driver import Driver
 from processes import LOOPBACK, Listener, Node, ServiceProcess, wait_until_async
@@ -80,11 +80,15 @@ async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made:
         await wait_until_async(is_active, "the first plan")
         before = current()
         assert [stage.worker for stage in before.stages] == ["a.stage_worker"]
-        stack.enter_context(quick)
         with Driver(before, node.cluster) as driver:
+            # A worker without a pause takes note of its steps now and then only.
+            short = driver.submit([1, 2], Sampling(max_tokens=3))
+            await asyncio.to_thread(driver.collect, [short])
+            await listener.hears(lambda heard: measured(heard["a.stage_worker"]), "a measured step")
             reply = driver.submit([1, 2, 3], Sampling(max_tokens=4000))
-            await asyncio.to_thread(lambda: [driver.receive(2.0) for _ in range(6)])
+            await asyncio.to_thread(lambda: [driver.receive(2.0) for _ in range(4)])
             assert reply.tokens
+            stack.enter_context(quick)
             await wait_until_async(lambda: current().proposal, "a proposal")
             assert "with b.stage_worker to layer 30" in current().proposal
             assert current().epoch == before.epoch, "a request runs"
@@ -100,6 +104,11 @@ async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made:
                 assert current().epoch == before.epoch
     finally:
         await listener.close()
+
+
+def measured(worker: Beacon) -> bool:
+    facts = worker.facts
+    return isinstance(facts, StageWorkerFacts) and any(x.decode_us > 0 for x in facts.stages)
 
 
 def look_at_status(port: int) -> None:
