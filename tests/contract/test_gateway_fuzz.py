@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Generator
 from typing import Any
 
 import httpx
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
-from doubles.tiny_model import write_tiny_model
+from doubles.gateway_thread import GatewayThread
 
 MODEL = "tiny"
 MUTATIONS = 150
@@ -63,19 +60,6 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "/api/generate": {"model": MODEL, "prompt": "x", "system": "x", "options": {"top_k": 1}},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
-    source = write_tiny_model(tmp_path_factory.mktemp("model"))
-    with scripted_cluster(lambda _: Script(ids=(65,)), MODEL, str(source)) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
-    with running_gateway(cluster) as gateway:
-        yield gateway
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

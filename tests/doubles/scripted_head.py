@@ -28,7 +28,17 @@ from pomona.messages.control import (
     StageWorkerFacts,
     State,
 )
-from pomona.messages.data import Body, Cancel, Rejected, Started, Submit, Token, Tokens
+from pomona.messages.data import (
+    Body,
+    Cancel,
+    Queued,
+    QueuePlace,
+    Rejected,
+    Started,
+    Submit,
+    Token,
+    Tokens,
+)
 from pomona.transport import BeaconReceiver, BeaconSender, Identity, Pull, Push, Switchboard
 
 WORKERS = ("near.stage_worker", "far.stage_worker")
@@ -50,6 +60,8 @@ class Script:
         reject: answer with this instead (request and attempt are filled in).
         silent_after: say nothing more after this many tokens.
         cached: prompt tokens that a kept prefix supplied.
+        places: in the queue, reported before the prompt is begun, ``step_s`` apart.
+        prefilled: tokens of the prompt that are done, reported one after another likewise.
         chances: what ``logprob`` and ``top`` are for an id.
         order: the indexes in the order in which their tokens are sent, instead of each once.
     """
@@ -62,6 +74,8 @@ class Script:
     reject: Rejected | None = None
     silent_after: int | None = None
     cached: int = 0
+    places: tuple[int, ...] = ()
+    prefilled: tuple[int, ...] = ()
     chances: Callable[[int], tuple[float, tuple[tuple[int, float], ...]]] | None = None
     order: tuple[int, ...] | None = None
 
@@ -171,10 +185,15 @@ class ScriptedHead:
             self._later(0, submitted, refused)
             return
         prompt = len(submitted.ids) - submit.emitted
-        started = Started("started", *key, script.cached, script.cached, prompt)
-        self._later(0, submitted, started)
-        tokens = list(_tokens(submitted, script))
         after = 0.0
+        for position in script.places:
+            self._later(after, submitted, Queued("queued", (QueuePlace(*key, position),)))
+            after += script.step_s
+        for done in (script.cached, *script.prefilled):
+            started = Started("started", *key, script.cached, done, prompt)
+            self._later(after, submitted, started)
+            after += script.step_s if script.prefilled else 0.0
+        tokens = list(_tokens(submitted, script))
         for n in range(0, len(tokens), script.batch):
             if script.silent_after is not None and n >= script.silent_after:
                 return
@@ -214,6 +233,8 @@ class ScriptedCluster:
 
     Attributes:
         state: of the pipeline, as the planner says it.
+        address: where the planner says the head is reached, when that is another endpoint.
+        sequence_tokens: what the head says its caches hold, of 1000.
         silent: services that publish nothing more.
         gateways: newest beacon of each gateway heard.
     """
@@ -226,6 +247,8 @@ class ScriptedCluster:
         self.state = "active"
         self.stage_state = "ready"
         self.planner_state: State = "ready"
+        self.address = ""
+        self.sequence_tokens = 0
         self.silent: set[str] = set()
         self.gateways: dict[str, Beacon] = {}
         self.publish = f"tcp://127.0.0.1:{free_port()}"
@@ -294,16 +317,22 @@ class ScriptedCluster:
         board.close()
 
     def _beacons(self) -> list[Beacon]:
-        stages = tuple(Stage(name, n, n + 1, self.head.endpoint) for n, name in enumerate(WORKERS))
+        stages = tuple(
+            Stage(name, n, n + 1, self.head.endpoint, "" if n else self.address)
+            for n, name in enumerate(WORKERS)
+        )
         state = self.state
         assert state in ("forming", "active", "impossible")
-        pipeline = Pipeline(self.model, self.source, self.epoch, 2, state, stages)
+        pipeline = Pipeline(
+            self.model, self.source, self.epoch, 2, state, stages, cache_tokens=1000
+        )
         assert self.stage_state in ("loading", "ready", "failed")
         beacons = [self._beacon("near.planner", "plan", PlannerFacts("planner", (pipeline,)), {})]
         for n, name in enumerate(WORKERS):
             status = StageStatus(
-                self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100
-            )
+                self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100,
+                sequence_tokens=self.sequence_tokens,
+            )  # fmt: skip
             facts = StageWorkerFacts("stage_worker", "cpu", 1, 1, (status,))
             boot = f"{self.head.boot}-{n}"
             beacons.append(self._beacon(name, boot, facts, {"data": self.head.endpoint}))

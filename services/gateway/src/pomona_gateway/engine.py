@@ -17,6 +17,8 @@ from pomona.errors import RequestError
 from pomona.messages.control import Beacon
 from pomona.messages.data import (
     Cancel,
+    Queued,
+    QueuePlace,
     Rejected,
     Started,
     Submit,
@@ -59,7 +61,7 @@ class Engine:
         proved: Callable[[], None] = lambda: None,
     ) -> None:
         """Args: proved: called when the first token of an epoch came through."""
-        self.table = RouteTable()
+        self.table = RouteTable(settings.node)
         self.progress = 0
         self.proven: dict[str, Route] = {}
         self._settings = settings
@@ -151,6 +153,7 @@ class Engine:
             now,
             generation.share,
             generation.priority,
+            generation.queue_share,
         )
         self._obey(self._journal.open(entry, route))
         return running
@@ -196,6 +199,7 @@ class Engine:
         for model in waiting:
             self._metrics.waiting.labels(model).set(waiting[model])
             self._metrics.running.labels(model).set(running.get(model, 0))
+            self._metrics.cache_use.labels(model).set(self.table.cache_use(model))
 
     def _heard(self, batch: Batch) -> None:
         now = time.monotonic()
@@ -212,7 +216,10 @@ class Engine:
                     for token in tokens:
                         self._obey(self._journal.token(token, now))
                 case Started() as started:
-                    self._obey(self._journal.started(started, now))
+                    self._obey(self._journal.progress(started, now))
+                case Queued(places=places):
+                    for place in places:
+                        self._obey(self._journal.progress(place, now))
                 case Rejected() as rejected:
                     self._obey(self._journal.rejected(rejected, now))
                 case _:
@@ -232,8 +239,8 @@ class Engine:
             match instruction:
                 case Deliver(token=token):
                     self._deliver(token)
-                case Progress(started=started):
-                    self._report(started)
+                case Progress(news=news):
+                    self._report(news)
                 case Send():
                     self._send(instruction)
                 case SendCancel(route=route, request=request, attempt=attempt):
@@ -270,12 +277,13 @@ class Engine:
             request=send.request,
             attempt=send.attempt,
             model=send.route.model,
-            reply=self.endpoint,
+            reply=self.table.way_back(send.route, self.endpoint),
             sampling=send.sampling,
             emitted=send.emitted,
             share=send.share,
             priority=send.priority,
             deadline_s=self._settings.queue_deadline_s,
+            queue_share=send.queue_share,
         )
         tensor = Tensor("int32", (len(send.ids),))
         self._link(send.route).send(submit, send.route.epoch, (tensor,), (send.ids.tobytes(),))
@@ -304,14 +312,14 @@ class Engine:
             message = "the client reads slower than the model writes; its reply was cancelled"
             running.inbox.fail(RequestError(408, "client_too_slow", message))
 
-    def _report(self, started: Started) -> None:
-        running = self._running.get(started.request)
+    def _report(self, news: QueuePlace | Started) -> None:
+        running = self._running.get(news.request)
         if running is None:
             return
-        if not running.timing.started:
+        if isinstance(news, Started) and not running.timing.started:
             running.timing = replace(running.timing, started=time.monotonic())
-            running.cached = started.cached
-        running.inbox.put(running.index, started)
+            running.cached = news.cached
+        running.inbox.put(running.index, news)
 
     def _prove(self, model: str) -> None:
         route = self.table.route(model)

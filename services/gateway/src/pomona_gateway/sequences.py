@@ -7,10 +7,14 @@ from array import array
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pomona.errors import RequestError
-from pomona.messages.data import Sampling, Started, Token
+from pomona.messages.data import QueuePlace, Sampling, Started, Token
 from pomona_gateway.metrics import Timing
+
+Event: TypeAlias = Token | Started | QueuePlace
+"""What the pipeline tells of one sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Generation:
     Attributes:
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
+        queue_share: how much of the head's queue those of the same ``share`` may fill.
         measured: whether the metrics count it; the gateway's own probes are not.
     """
 
@@ -28,6 +33,7 @@ class Generation:
     sampling: Sampling
     share: str = ""
     priority: int = 0
+    queue_share: float = 1.0
     measured: bool = True
 
 
@@ -36,13 +42,13 @@ class Inbox:
 
     def __init__(self) -> None:
         self.sequences = 0
-        self._buffer: deque[tuple[int, Token | Started]] = deque()
+        self._buffer: deque[tuple[int, Event]] = deque()
         self._error: RequestError | None = None
         self._news = asyncio.Event()
 
-    async def receive(self, timeout_s: float) -> tuple[int, Token | Started] | None:
-        """Index of a sequence, and its next token or how far its prompt is; None when
-        nothing came in time. Cancelling it loses nothing.
+    async def receive(self, timeout_s: float) -> tuple[int, Event] | None:
+        """Index of a sequence, and what is new of it; None when nothing came in time.
+        Cancelling it loses nothing.
 
         Raises RequestError when a sequence failed, after what arrived before.
         """
@@ -65,7 +71,7 @@ class Inbox:
         if self._error is not None and not self._buffer:
             raise self._error
 
-    def put(self, index: int, event: Token | Started) -> int:
+    def put(self, index: int, event: Event) -> int:
         """How many events wait now."""
         self._buffer.append((index, event))
         self._news.set()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pomona.addresses import measured_way
 from pomona.messages import control
 from pomona.messages.control import (
     Beacon,
@@ -32,7 +33,6 @@ LOOK_EVERY_S = 30.0
 """Seconds between looks for a better plan than the one that runs."""
 ENOUGH_TO_LEARN = 0.5
 """Weight of a new measurement against what was learnt before."""
-WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 
 Replan = Literal["propose", "idle", "always"]
 
@@ -283,17 +283,12 @@ class Decider:
 
     def _address(self, sender: Beacon, worker: Beacon) -> str:
         """Where the stage before reaches a worker that listens on every address."""
-        host, _, port = worker.endpoints.get("data", "").removeprefix("tcp://").rpartition(":")
-        if host not in WILDCARDS:
-            return ""
-        if sender.node == worker.node:
-            return f"tcp://127.0.0.1:{port}"
-        for beacon in self._others:
-            if beacon.node == sender.node and isinstance(beacon.facts, DiscoveryFacts):
-                for link in beacon.facts.links:
-                    if link.node == worker.node:
-                        return f"tcp://{link.address}:{port}"
-        return ""
+        links = {
+            beacon.node: beacon.facts.links
+            for beacon in self._others
+            if isinstance(beacon.facts, DiscoveryFacts)
+        }
+        return measured_way(worker.endpoints.get("data", ""), worker.node, sender.node, links)
 
     # What is measured --------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pomona.errors import RequestError
-from pomona_gateway.api.access import Hosts, Keys
+from pomona_gateway.api.access import HeaderCount, Hosts, Keys
 from pomona_gateway.api.body import ClientGone
 from pomona_gateway.api.errors import error_response, from_http
 from pomona_gateway.api.json_response import JsonResponse
@@ -31,7 +31,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
             headers = dict(error.headers or {})
         case _:
             raise error
-    gateway.metrics.refused.labels(str(refused.status), refused.code).inc()
+    asked = getattr(request.state, "model", "")
+    gateway.refused(refused, asked if asked in gateway.catalogue.names() else "")
     return error_response(refused, request.url.path, request.state.request_id, headers)
 
 
@@ -52,6 +53,7 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
     layers = [
         Middleware(RequestIds),
         Middleware(LastResort),
+        Middleware(HeaderCount, most=settings.max_headers),
         Middleware(Hosts, allowed=(*own, *settings.allowed_hosts)),
         Middleware(Keys, store=gateway.keys, required=gateway.requires_key),
         Middleware(Linger),

@@ -102,18 +102,18 @@ class ResponseWriter:
         last: dict[str, Any] = {}
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
-                last = event or last
+                last = last if isinstance(event, Waiting) else event
         return last["response"]
 
     async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
-                yield sse.comment("working") if event is None else self._event(event)
+                yield sse.comment(str(event)) if isinstance(event, Waiting) else self._event(event)
 
     async def _events(
         self, replies: Replies, pause_s: float
-    ) -> AsyncGenerator[dict[str, Any] | None]:
-        """The events of a response; None as a sign of life."""
+    ) -> AsyncGenerator[dict[str, Any] | Waiting]:
+        """The events of a response, and signs of life between them."""
         begun = self._object("in_progress", [])
         yield {"type": "response.created", "response": begun}
         yield {"type": "response.in_progress", "response": begun}
@@ -123,7 +123,7 @@ class ResponseWriter:
         async with aclosing(read.turns(pause_s)) as turns:
             async for turn in turns:
                 if isinstance(turn, Waiting):
-                    yield None
+                    yield turn
                     continue
                 reply.add(turn)
                 for event in items.write(turn):
