@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +102,27 @@ def cluster(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Generator
         cluster.destroy()
 
 
-def everything_is_ready(cluster: Cluster) -> bool:
-    with cluster.client() as client:
-        entries = client.get("/readyz").json()["models"].values()
-    return all(entry["ready"] for entry in entries)
+def epochs(cluster: Cluster) -> dict[str, int]:
+    return {x["model"]: x["epoch"] for x in cluster.status()["pipelines"]}
 
 
-def settle(cluster: Cluster) -> None:
-    """A model that makes room for another one is formed anew, which takes a moment."""
-    until(lambda: everything_is_ready(cluster), 30, "all models are ready")
+@contextmanager
+def asking_all_the_time(cluster: Cluster) -> Generator[list[str]]:
+    """What the first model answered while the block ran; raises what it failed with."""
+    answers: list[str] = []
+    stop = threading.Event()
+
+    def ask_again() -> None:
+        while not stop.is_set():
+            answers.append(cluster.ask())
+
+    with ThreadPoolExecutor(1) as executor:
+        asking = executor.submit(ask_again)
+        try:
+            yield answers
+        finally:
+            stop.set()
+        asking.result()
 
 
 def models(cluster: Cluster, *arguments: str) -> tuple[int, str]:
@@ -133,9 +148,13 @@ def said(cluster: Cluster, model: str) -> str:
 
 
 def test_models_of_two_families_are_served_side_by_side(cluster: Cluster, folder: Path) -> None:
-    code, output = models(cluster, "load", str(folder))
+    before = epochs(cluster)
+    with asking_all_the_time(cluster) as answers:
+        code, output = models(cluster, "load", str(folder))
     assert (code, output.strip()) == (0, "little-qwen is ready")
-    settle(cluster)
+    assert answers
+    assert set(answers) == {ANSWER}
+    assert epochs(cluster) == before | {"little-qwen": max(epochs(cluster).values())}
     assert said(cluster, "little-qwen") == expected(16)
     assert cluster.ask() == ANSWER
     assert said(cluster, "little-qwen") == expected(16)
@@ -152,7 +171,6 @@ def test_an_unloaded_model_is_loaded_when_somebody_asks_for_it(
     assert models(cluster, "load", str(folder))[0] == 0
     code, output = models(cluster, "unload", "little-qwen")
     assert (code, output.strip()) == (0, "little-qwen is unloaded")
-    settle(cluster)
     assert cluster.ask() == ANSWER
     answer = ask(cluster, "little-qwen")
     assert answer.status_code == 503
@@ -160,6 +178,33 @@ def test_an_unloaded_model_is_loaded_when_somebody_asks_for_it(
     assert "is being loaded" in answer.json()["error"]["message"]
     until(lambda: ask(cluster, "little-qwen").is_success, 30, "the model is loaded by request")
     assert said(cluster, "little-qwen") == expected(16)
+
+
+def test_what_nobody_uses_is_unloaded_and_comes_back_when_it_is_asked_for(
+    folder: Path, tmp_path: Path
+) -> None:
+    cluster = Cluster.start(
+        tmp_path,
+        str(folder),
+        stages=1,
+        variables={"POMONA_PLANNER_IDLE_UNLOAD_S": "1"},
+    )
+
+    def served() -> dict[str, Any]:
+        with cluster.client() as client:
+            return client.get("/readyz").json()["models"]
+
+    try:
+        cluster.wait_ready()
+        assert said(cluster, folder.name) == expected(16)
+        until(lambda: not served(), 30, "the model is unloaded")
+        answer = ask(cluster, folder.name)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        until(lambda: ask(cluster, folder.name).is_success, 30, "the model comes back")
+        assert cluster.stop() == 0
+    finally:
+        cluster.destroy()
 
 
 def test_a_damaged_model_is_refused_with_the_file_and_the_others_go_on(
@@ -180,8 +225,9 @@ def test_a_damaged_model_is_refused_with_the_file_and_the_others_go_on(
 def test_a_hub_id_is_fetched_once_and_served(cluster: Cluster, hub: FakeHub, folder: Path) -> None:
     code, output = models(cluster, "load", HUB_NAME)
     assert (code, output.strip()) == (0, f"{HUB_NAME} is ready")
-    settle(cluster)
     assert said(cluster, HUB_NAME) == expected(16)
+    (planned,) = [x["source"] for x in cluster.status()["pipelines"] if x["model"] == HUB_NAME]
+    assert planned == f"{HUB_NAME}@{hub.revisions_of(HUB_NAME)[-1]}"
     weights = sum(x.stat().st_size for x in folder.glob("*.safetensors"))
     heads = sum(min(x.stat().st_size, 1 << 16) for x in folder.glob("*.safetensors"))
     # Planner, gateway and workers share one copy; each may begin it, and its headers.

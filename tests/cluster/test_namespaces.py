@@ -20,9 +20,9 @@ import pytest
 from pomona.messages.control import Beacon, DiscoveryFacts
 from pomona.models import LayerFacts, ModelFacts
 from pomona.transport import BeaconReceiver
-from pomona_planner.choosing import Aim, Choice, choose
+from pomona_planner.choosing import Choice, choose
 from pomona_planner.predicting import Plan, predict
-from pomona_planner.problem import Demand, Link, Machine, Problem
+from pomona_planner.problem import Aim, Demand, Link, Machine, Problem
 from processes import wait_until_async
 
 TAG = f"pt{os.getpid() % 10000}"

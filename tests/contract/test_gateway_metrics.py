@@ -70,7 +70,7 @@ def test_real_traffic_is_told_under_vllms_names(
     used = [ask(gateway).json()["usage"], ask(gateway, max_tokens=2).json()["usage"]]
     assert ask(gateway, stream=True).text.endswith("[DONE]\n\n")
     used.append(used[0])
-    assert ask(gateway, max_tokens=0).status_code == 400
+    assert ask(gateway, temperature=-1).status_code == 400
     assert ask(gateway, prompt=[10**6]).status_code == 400
     wait_for(lambda: Page(gateway).value("kv_cache_usage_perc") == 0.25, "the KV use")
     page = Page(gateway)

@@ -83,6 +83,24 @@ def test_a_conversation_goes_on_by_the_id_of_its_last_response(
             client.responses.create(model=MODEL, input="x", previous_response_id=unknown)
 
 
+def test_a_stored_response_is_there_until_it_is_deleted(client: openai.OpenAI) -> None:
+    first = client.responses.create(model=MODEL, input="one", metadata={"a": "b"})
+    streamed = client.responses.create(model=MODEL, input="two", stream=True)
+    last = list(streamed)[-1]
+    assert last.type == "response.completed"
+    for response in (first, last.response):
+        assert client.responses.retrieve(response.id) == response
+    client.responses.delete(first.id)
+    for missing in (client.responses.retrieve, client.responses.delete):
+        with pytest.raises(openai.NotFoundError, match="no response"):
+            missing(first.id)
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(model=MODEL, input="x", previous_response_id=first.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.retrieve(last.response.id, stream=True)
+    assert caught.value.param == "stream"
+
+
 def test_output_items_come_back_as_input(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
     cluster.head.script = lambda _: say(REPLY + CALL)
     first = client.responses.create(model=MODEL, input="hi", tools=cast("Any", [TOOL]))

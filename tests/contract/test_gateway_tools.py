@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_head import Script, ScriptedCluster
 from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
 
 MODEL = "tiny"
@@ -68,8 +68,8 @@ def test_a_whole_reply_has_its_calls_and_its_reasoning(client: openai.OpenAI) ->
     assert len({x.id for x in message.tool_calls or []}) == 2
 
 
-def test_a_streamed_reply_has_the_same_calls(client: openai.OpenAI) -> None:
-    calls: list[Any] = []
+def test_a_streamed_reply_has_the_same_calls_in_pieces(client: openai.OpenAI) -> None:
+    pieces: list[Any] = []
     finish = None
     for chunk in client.chat.completions.create(
         model=MODEL,
@@ -77,10 +77,26 @@ def test_a_streamed_reply_has_the_same_calls(client: openai.OpenAI) -> None:
         tools=cast("Any", [TOOL]),
         stream=True,
     ):
-        calls += chunk.choices[0].delta.tool_calls or []
+        pieces += chunk.choices[0].delta.tool_calls or []
         finish = chunk.choices[0].finish_reason or finish
-    assert [(x.index, x.function.name) for x in calls] == [(0, "weather"), (1, "weather")]
     assert finish == "tool_calls"
+    for index, city in enumerate(("Rome", "Oslo")):
+        first, *others = [x for x in pieces if x.index == index]
+        assert (first.id[:5], first.type) == ("call_", "function")
+        assert (first.function.name, first.function.arguments) == ("weather", "")
+        assert len(others) > 1
+        assert not any(x.id or x.function.name for x in others)
+        assert json.loads("".join(x.function.arguments for x in others)) == {"city": city}
+
+
+def test_a_call_that_a_limit_cuts_is_told_as_far_as_it_came(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cut = TOKENIZER.encode(REPLY[: REPLY.rindex("lo")], chat=True)
+    cluster.head.script = lambda _: Script(ids=tuple(cut))
+    [choice] = ask(gateway, tools=[TOOL]).json()["choices"]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["tool_calls"][1]["function"]["arguments"] == '{"city": "Os'
 
 
 def test_one_call_is_enough_without_parallel_calls(

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WEIGHTS = (".safetensors", ".gguf")
 
 
 class FakeHub:
-    """Serves the folders of ``models`` by their ids.
+    """Serves the folders of ``models`` by their ids: what ``main`` is now.
 
     Attributes:
+        revisions: the folder of each id and commit.
         served: bytes given of each file.
         tokens: the authorisation headers that came.
         fail_after: weight bytes after which every request for weights fails; None: never.
@@ -27,12 +28,27 @@ class FakeHub:
     """
 
     def __init__(self, models: dict[str, Path]) -> None:
-        self.models = models
+        self.models: dict[str, Path] = {}
+        self.revisions: dict[tuple[str, str], Path] = {}
+        for name, folder in models.items():
+            self.push(name, folder)
         self.served: dict[str, int] = {}
         self.tokens: set[str] = set()
         self.fail_after: int | None = None
         self.token = ""
         self.url = ""
+
+    def push(self, name: str, folder: Path) -> str:
+        """``folder`` becomes what ``main`` is. The commit."""
+        count = len(self.revisions_of(name))
+        commit = hashlib.sha1(f"{name} {count}".encode()).hexdigest()
+        self.models[name] = folder
+        self.revisions[name, commit] = folder
+        return commit
+
+    def revisions_of(self, name: str) -> list[str]:
+        """The commits of a model, the newest last."""
+        return [commit for known, commit in self.revisions if known == name]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         authorization = handler.headers.get("authorization", "")
@@ -41,30 +57,33 @@ class FakeHub:
             _send(handler, 401, {"error": "no"}, {"X-Error-Code": "RepoNotFound"})
             return
         path = unquote(urlsplit(handler.path).path)
-        for name, folder in self.models.items():
-            if path in (f"/api/models/{name}", f"/api/models/{name}/revision/main"):
-                _send(handler, 200, {"id": name, "sha": COMMIT, "siblings": []})
+        for (name, commit), folder in self.revisions.items():
+            named = [f"/api/models/{name}/revision/{commit}"]
+            if self.models[name] == folder:
+                named += [f"/api/models/{name}", f"/api/models/{name}/revision/main"]
+            if path in named:
+                _send(handler, 200, {"id": name, "sha": commit, "siblings": []})
                 return
-            if path == f"/api/models/{name}/tree/{COMMIT}":
+            if path == f"/api/models/{name}/tree/{commit}":
                 _send(handler, 200, [_entry(folder, x) for x in _files(folder)])
                 return
-            prefix = f"/{name}/resolve/{COMMIT}/"
+            prefix = f"/{name}/resolve/{commit}/"
             if path.startswith(prefix) and (folder / path.removeprefix(prefix)).is_file():
-                self._file(handler, folder, path.removeprefix(prefix))
+                self._file(handler, folder, path.removeprefix(prefix), commit)
                 return
         _send(handler, 404, {"error": "none"}, {"X-Error-Code": "RepoNotFound"})
 
     def weight_bytes(self) -> int:
-        return sum(n for file, n in self.served.items() if file.endswith(".safetensors"))
+        return sum(n for file, n in self.served.items() if file.endswith(WEIGHTS))
 
-    def _file(self, handler: BaseHTTPRequestHandler, folder: Path, name: str) -> None:
+    def _file(self, handler: BaseHTTPRequestHandler, folder: Path, name: str, commit: str) -> None:
         content = (folder / name).read_bytes()
         begin, end = 0, len(content)
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("range", ""))
         if asked:
             begin, end = int(asked[1]), min(int(asked[2]) + 1, end)
         if (
-            name.endswith(".safetensors")
+            name.endswith(WEIGHTS)
             and self.fail_after is not None
             and self.weight_bytes() >= self.fail_after
         ):
@@ -74,7 +93,7 @@ class FakeHub:
         handler.send_response(206 if asked else 200)
         handler.send_header("content-length", str(end - begin))
         handler.send_header("etag", f'"{hashlib.sha256(content).hexdigest()}"')
-        handler.send_header("x-repo-commit", COMMIT)
+        handler.send_header("x-repo-commit", commit)
         handler.send_header("accept-ranges", "bytes")
         if asked:
             handler.send_header("content-range", f"bytes {begin}-{end - 1}/{len(content)}")
@@ -121,7 +140,7 @@ def _entry(folder: Path, file: Path) -> dict[str, Any]:
         "size": size,
         "path": file.relative_to(folder).as_posix(),
     }
-    if file.suffix == ".safetensors":
+    if file.suffix in WEIGHTS:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         entry["lfs"] = {"oid": digest, "size": size, "pointerSize": 134}
     return entry

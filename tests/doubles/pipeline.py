@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pomona.codec import Buffer
-from pomona.messages.data import Queued, Rejected, Sampling, Step, StepDone, Submit, Tensor, Token
+from pomona.messages.data import (
+    Queued,
+    Rejected,
+    Sampling,
+    Scored,
+    Step,
+    StepDone,
+    Submit,
+    Tensor,
+    Token,
+)
 from pomona_stage_worker.scheduling import Limits, Scheduler
 from pomona_stage_worker.stage import Output, Stage
 
@@ -27,6 +37,9 @@ class Client:
     rejected: Rejected | None = None
     cached: int = 0
     positions: list[int] = field(default_factory=list[int])
+    first_score: int = 0
+    scores: list[float] = field(default_factory=list[float])
+    likeliest: list[list[int]] = field(default_factory=list[list[int]])
 
 
 class InProcessPipeline:
@@ -45,11 +58,11 @@ class InProcessPipeline:
 
     def submit(
         self, request: str, prompt: Sequence[int], sampling: Sampling, share: str = "",
-        deadline_s: float = 60.0, priority: int = 0, queue_share: float = 1.0,
+        deadline_s: float = 60.0, priority: int = 0, queue_share: float = 1.0, scored: int = 0,
     ) -> Client:  # fmt: skip
-        client = self.clients[request] = Client(request)
+        client = self.clients[request] = Client(request, first_score=scored)
         body = Submit(
-            "submit", request, 1, "m", "tcp://gateway", sampling, share=share,
+            "submit", request, 1, "m", "tcp://gateway", sampling, scored=scored, share=share,
             priority=priority, deadline_s=deadline_s, queue_share=queue_share,
         )  # fmt: skip
         self.scheduler.submit(body, list(prompt), self.now)
@@ -121,6 +134,8 @@ class InProcessPipeline:
         elapsed = tuple(1000 for _ in self.stages)
         sampled = tuple(result.sampled for result in output.results)
         self._done.append(StepDone("step_done", step.step, step.lane, sampled, elapsed))
+        if output.scores is not None:
+            self._scores(*output.scores.message)
         for result in output.results:
             self._token(result.token)
 
@@ -132,6 +147,16 @@ class InProcessPipeline:
         if token.index == len(client.tokens) and client.finish is None:
             client.tokens.append(token.token)
             client.finish = token.finish
+
+    def _scores(self, body: Scored, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
+        client = self.clients[body.request]
+        asked = client.first_score + len(client.scores)
+        assert body.index == asked, f"scores from {body.index} came, not from {asked}"
+        assert not client.tokens, "a score came after a token"
+        client.scores += array("f", bytes(buffers[0]))
+        count = tensors[1].shape[1]
+        ids = array("i", bytes(buffers[1])).tolist()
+        client.likeliest += [ids[n * count : (n + 1) * count] for n in range(tensors[1].shape[0])]
 
     def _notices(self) -> None:
         for notice in self.scheduler.take_notices():

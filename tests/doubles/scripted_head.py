@@ -34,8 +34,10 @@ from pomona.messages.data import (
     Queued,
     QueuePlace,
     Rejected,
+    Scored,
     Started,
     Submit,
+    Tensor,
     Token,
     Tokens,
 )
@@ -62,7 +64,10 @@ class Script:
         cached: prompt tokens that a kept prefix supplied.
         places: in the queue, reported before the prompt is begun, ``step_s`` apart.
         prefilled: tokens of the prompt that are done, reported one after another likewise.
-        chances: what ``logprob`` and ``top`` are for an id.
+        chances: what ``logprob`` and ``top`` are for an id, of the reply or the prompt.
+        scores_batch: log-probabilities of the prompt in one message.
+        fail_scores_after: refuse the attempt with ``epoch_failed`` after so many messages of
+            them.
         order: the indexes in the order in which their tokens are sent, instead of each once.
     """
 
@@ -78,6 +83,8 @@ class Script:
     prefilled: tuple[int, ...] = ()
     chances: Callable[[int], tuple[float, tuple[tuple[int, float], ...]]] | None = None
     order: tuple[int, ...] | None = None
+    scores_batch: int = 3
+    fail_scores_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,13 @@ class ScriptedHead:
             push.close()
         self._pull.close()
 
-    def _send(self, submitted: Submitted, body: Body) -> None:
+    def _send(
+        self,
+        submitted: Submitted,
+        body: Body,
+        tensors: tuple[Tensor, ...] = (),
+        buffers: tuple[bytes, ...] = (),
+    ) -> None:
         submit = submitted.submit
         if (submit.request, submit.attempt) in self._stopped:
             return
@@ -166,13 +179,13 @@ class ScriptedHead:
         if push is None:
             push = self._pushes[submit.reply] = Push(self._identity, submit.reply, 1.0)
         with suppress(LinkError):
-            push.send(body, submitted.epoch)
+            push.send(body, submitted.epoch, tensors, buffers)
 
     def _later(self, after_s: float, submitted: Submitted, body: Body) -> None:
-        due = _Due(
-            time.monotonic() + after_s, next(self._order), lambda: self._send(submitted, body)
-        )
-        heapq.heappush(self._due, due)
+        self._at(after_s, lambda: self._send(submitted, body))
+
+    def _at(self, after_s: float, send: Callable[[], None]) -> None:
+        heapq.heappush(self._due, _Due(time.monotonic() + after_s, next(self._order), send))
 
     def _submit(self, submitted: Submitted) -> None:
         self.submitted.append(submitted)
@@ -193,6 +206,12 @@ class ScriptedHead:
             started = Started("started", *key, script.cached, done, prompt)
             self._later(after, submitted, started)
             after += script.step_s if script.prefilled else 0.0
+        for n, scores in enumerate(_scores(submitted, script)):
+            if n == script.fail_scores_after:
+                failed = Rejected("rejected", *key, 503, "epoch_failed", "a stage is gone")
+                self._later(after, submitted, failed)
+                return
+            self._at(after, lambda scores=scores: self._send(submitted, *scores))
         tokens = list(_tokens(submitted, script))
         for n in range(0, len(tokens), script.batch):
             if script.silent_after is not None and n >= script.silent_after:
@@ -205,6 +224,33 @@ class ScriptedHead:
         if script.fail_after is not None:
             failed = Rejected("rejected", *key, 503, "epoch_failed", "a stage is gone")
             self._later(after, submitted, failed)
+
+
+def _scores(
+    submitted: Submitted, script: Script
+) -> Iterator[tuple[Scored, tuple[Tensor, ...], tuple[bytes, ...]]]:
+    submit = submitted.submit
+    count = submit.sampling.prompt_logprobs
+    if count is None or script.chances is None:
+        return
+    prompt = submitted.ids[: len(submitted.ids) - submit.emitted]
+    for index in range(submit.scored, len(prompt) - 1, script.scores_batch):
+        ids = prompt[index + 1 :][: script.scores_batch]
+        chances = [script.chances(i) for i in ids]
+        top = [pair for _, pairs in chances for pair in pairs[:count]]
+        yield (
+            Scored("scored", submit.request, submit.attempt, index),
+            (
+                Tensor("float32", (len(ids),)),
+                Tensor("int32", (len(ids), count)),
+                Tensor("float32", (len(ids), count)),
+            ),
+            (
+                array("f", [own for own, _ in chances]).tobytes(),
+                array("i", [token for token, _ in top]).tobytes(),
+                array("f", [logprob for _, logprob in top]).tobytes(),
+            ),
+        )
 
 
 def _tokens(submitted: Submitted, script: Script) -> Iterator[Token]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pomona.messages.data import Rejected, Sampling, Started, Token
 from pomona_gateway.journal import (
     Deliver,
+    DeliverScores,
     Fail,
     Instruction,
     Journal,
@@ -19,6 +20,7 @@ from pomona_gateway.journal import (
     SendCancel,
     opened,
 )
+from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.routes import Route
 
 LIMITS = Limits(first_token_s=10, token_s=5, recovery_s=3, max_attempts=3)
@@ -197,3 +199,61 @@ def test_whatever_arrives_the_client_gets_each_token_once_and_in_order(
     for send in sends:
         assert list(send.ids) == [*PROMPT, *(100 + n for n in range(send.emitted))]
     assert (len(journal) == 0) == any(isinstance(x, Fail) for x in out)
+
+
+def scores(index: int, count: int, attempt: int = 0) -> PromptScores:
+    logprobs = tuple(-float(index + n) for n in range(count))
+    return PromptScores("r", attempt, index, logprobs, ((),) * count)
+
+
+def asking(length: int) -> Journal:
+    journal = Journal(LIMITS)
+    sampling = Sampling(max_tokens=100, prompt_logprobs=0)
+    journal.open(opened("r", "m", range(length), sampling, 0.0), ONE)
+    return journal
+
+
+def test_a_token_that_comes_before_a_prompts_log_probabilities_is_a_gap() -> None:
+    journal = asking(3)
+    assert len(journal.scored(scores(0, 1), 1)) == 1
+    cancel, send = journal.token(token(0), 2)
+    assert isinstance(cancel, SendCancel)
+    assert isinstance(send, Send)
+    assert (send.attempt, send.scored, send.emitted) == (1, 1, 0)
+    assert len(journal.scored(scores(1, 1, attempt=1), 3)) == 1
+    assert delivered(journal.token(token(0, attempt=1), 4)) == [0]
+
+
+def test_log_probabilities_that_nobody_asked_for_are_dropped() -> None:
+    journal = begun()
+    assert journal.scored(scores(0, 2), 1) == []
+    assert asking(3).scored(scores(0, 3), 1) == []
+
+
+SCORING = st.lists(
+    st.one_of(
+        st.tuples(st.just("scores"), st.integers(0, 8), st.integers(1, 4), st.integers(0, 2)),
+        st.tuples(st.just("epoch"), st.integers(1, 4), st.just(0), st.just(0)),
+        st.tuples(st.just("gap"), st.integers(1, 4), st.just(0), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@given(SCORING)
+def test_whatever_arrives_each_log_probability_comes_once_and_in_order(
+    events: list[tuple[str, int, int, int]],
+) -> None:
+    journal = asking(9)
+    out: list[Instruction] = []
+    for now, (kind, number, count, attempt) in enumerate(events):
+        match kind:
+            case "scores":
+                out += journal.scored(scores(number, count, attempt), now)
+            case "epoch":
+                out += journal.routed({"m": replace(ONE, epoch=number)}, now)
+            case _:
+                out += journal.messages_lost(number, now)
+    told = [x for part in out if isinstance(part, DeliverScores) for x in part.scores.logprobs]
+    assert told == [-float(n) for n in range(len(told))]
+    assert len(told) <= 8

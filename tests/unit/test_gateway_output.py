@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona_gateway.output import Called, OutputParser, Part, Said, Thought, output_format
+from pomona_gateway.output import (
+    Arguments,
+    Called,
+    OutputParser,
+    Part,
+    Said,
+    Thought,
+    output_format,
+)
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
@@ -25,8 +33,8 @@ class Case:
     prompt: str = ""
 
 
-def call(**arguments: Any) -> Called:
-    return Called("weather", json.dumps(arguments))
+def call(**arguments: Any) -> tuple[Part, Part]:
+    return Called("weather"), Arguments(json.dumps(arguments), last=True)
 
 
 CASES = {
@@ -35,7 +43,7 @@ CASES = {
         "<tool_call>",
         'Let me see.<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>\n'
         '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>',
-        (Said("Let me see."), call(city="Rome"), call(city="Oslo")),
+        (Said("Let me see."), *call(city="Rome"), *call(city="Oslo")),
     ),
     "hermes broken": Case(
         "<tool_call>",
@@ -45,13 +53,13 @@ CASES = {
     "hermes unclosed": Case(
         "<tool_call>",
         '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}',
-        (call(city="Rome"),),
+        call(city="Rome"),
     ),
     "thought and call": Case(
         "</think> <tool_call>",
         "<think>\nhm, a <b>\n</think>\n\nYes."
         '<tool_call>{"name": "weather", "arguments": {}}</tool_call>',
-        (Thought("hm, a <b>\n"), Said("Yes."), call()),
+        (Thought("hm, a <b>\n"), Said("Yes."), *call()),
     ),
     "thought opened by the prompt": Case(
         "<think>",
@@ -64,31 +72,36 @@ CASES = {
         "<function=",
         "<tool_call>\n<function=weather>\n<parameter=city>\n5\n</parameter>\n"
         "<parameter=days>\n5\n</parameter>\n</function>\n</tool_call>",
-        (call(city="5", days=5),),
+        call(city="5", days=5),
     ),
     "glm": Case(
         "<arg_key>",
         "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>5</arg_value>\n"
         "<arg_key>days</arg_key>\n<arg_value>5</arg_value>\n</tool_call>",
-        (call(city="5", days=5),),
+        call(city="5", days=5),
     ),
     "mistral list": Case(
         "[TOOL_CALLS]",
         '[TOOL_CALLS][{"name": "weather", "arguments": {"days": 1}}]',
-        (call(days=1),),
+        call(days=1),
     ),
     "mistral names": Case(
         "[TOOL_CALLS]",
         'ok [TOOL_CALLS]weather[ARGS]{"days": 1}[TOOL_CALLS]weather[ARGS]{"days": 2}',
-        (Said("ok "), call(days=1), call(days=2)),
+        (Said("ok "), *call(days=1), *call(days=2)),
+    ),
+    "mistral arguments": Case(
+        "[TOOL_CALLS] [ARGS]",
+        '[TOOL_CALLS]weather[ARGS]{"days": 1}[TOOL_CALLS]weather[ARGS]{"days": 2}',
+        (*call(days=1), *call(days=2)),
     ),
     "llama tag": Case(
         "<|python_tag|>",
         '<|python_tag|>{"name": "weather", "parameters": {"days": 1}}',
-        (call(days=1),),
+        call(days=1),
     ),
     "llama bare": Case(
-        "<|python_tag|>", '\n{"name": "weather", "parameters": {"days": 1}}', (call(days=1),)
+        "<|python_tag|>", '\n{"name": "weather", "parameters": {"days": 1}}', call(days=1)
     ),
     "llama text": Case("<|python_tag|>", "no {call}", (Said("no {call}"),)),
     "llama other json": Case("<|python_tag|>", '{"a": 1}', (Said('{"a": 1}'),)),
@@ -97,13 +110,63 @@ CASES = {
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
         '{"days": 1}\n```<｜tool▁call▁end｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"days": 2}'
         "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-        (call(days=1), call(days=2)),
+        (*call(days=1), *call(days=2)),
     ),
     "harmony": Case(
         "<|channel|><|message|>",
         "<|channel|>analysis<|message|>hm <x><|end|><|start|>assistant<|channel|>commentary "
         'to=functions.weather <|constrain|>json<|message|>{"city": "\\"R\\""}<|call|>',
-        (Thought("hm <x>"), call(city='"R"')),
+        (Thought("hm <x>"), *call(city='"R"')),
+    ),
+    "hermes with a mark inside": Case(
+        "<tool_call>",
+        '<tool_call>{"name": "weather", "arguments": {"city": "</tool_call>\\""}}</tool_call>',
+        call(city='</tool_call>"'),
+    ),
+    "hermes list": Case(
+        "<tool_call>",
+        '<tool_call>[{"name": "weather", "arguments": {"days": 1}}, '
+        '{"name": "weather", "arguments": {"days": 2}}]</tool_call>',
+        (*call(days=1), *call(days=2)),
+    ),
+    "hermes otherwise": Case(
+        "<tool_call>",
+        '<tool_call>{"arguments": {"days": 1}, "name": "weather"}</tool_call>'
+        '<tool_call>{"name": "weather", "arguments": "{\\"days\\": 2}"}</tool_call>'
+        '<tool_call>{"name": "weather"}</tool_call>',
+        (*call(days=1), *call(days=2), *call()),
+    ),
+    "hermes cut": Case(
+        "<tool_call>",
+        '<tool_call>{"name": "weather", "arguments": {"city": "Ro',
+        (Called("weather"), Arguments('{"city": "Ro')),
+    ),
+    "hermes and more": Case(
+        "<tool_call>",
+        '<tool_call>{"name": "weather", "arguments": {}} on</tool_call>',
+        (*call(), Said("on")),
+    ),
+    "qwen coder without arguments": Case(
+        "<function=",
+        "<tool_call>\n<function=weather>\n</function>\n</tool_call>",
+        call(),
+    ),
+    "qwen coder twice in one mark": Case(
+        "<function=",
+        "<tool_call><function=weather><parameter=days>1</parameter></function>\n"
+        "<function=weather><parameter=days>2</parameter></tool_call>",
+        (*call(days=1), *call(days=2)),
+    ),
+    "glm without arguments": Case("<arg_key>", "<tool_call>weather\n</tool_call>", call()),
+    "harmony without arguments": Case(
+        "<|channel|><|message|>",
+        "<|channel|>commentary to=functions.weather<|message|><|call|>",
+        call(),
+    ),
+    "harmony no call": Case(
+        "<|channel|><|message|>",
+        "<|channel|>commentary to=functions.weather<|message|>Rome<|call|>",
+        (Said("Rome"),),
     ),
     "harmony final": Case(
         "<|channel|><|message|>",
@@ -122,6 +185,8 @@ def joined(parts: list[Part]) -> list[Part]:
             out[-1] = Said(last.text + part.text)
         elif isinstance(part, Thought) and isinstance(last, Thought):
             out[-1] = Thought(last.text + part.text)
+        elif isinstance(part, Arguments) and isinstance(last, Arguments) and not last.last:
+            out[-1] = Arguments(last.text + part.text, part.last)
         else:
             out.append(part)
     return out
@@ -147,6 +212,22 @@ def test_text_comes_out_at_once_when_no_mark_can_follow() -> None:
     reader = parser(CASES["hermes"])
     assert reader.push("hello <") == [Said("hello ")]
     assert reader.push("b>") == [Said("<b>")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hermes", "qwen coder", "glm", "mistral list", "mistral arguments", "llama bare"),
+        *("deepseek", "harmony"),
+    ],
+)
+def test_a_call_comes_piece_by_piece_its_name_first(name: str) -> None:
+    reader = parser(CASES[name])
+    parts = [part for character in CASES[name].reply for part in reader.push(character)]
+    pieces = [part for part in parts if isinstance(part, Arguments)]
+    first = next(n for n, part in enumerate(parts) if isinstance(part, Called))
+    assert isinstance(parts[first + 1], Arguments)
+    assert len(pieces) > sum(piece.last for piece in pieces) > 0
 
 
 def test_without_tools_calls_are_text() -> None:

@@ -19,7 +19,8 @@ from doubles.folders import CONFIG, tensors_of, write_folder
 from doubles.hub import FakeHub, fake_hub
 from pomona.errors import ModelError
 from pomona.models import copies, read_facts, resolve
-from pomona.models.copies import Copy, Keeper, Manifest
+from pomona.models.copies import Copy
+from pomona.models.keepers import Keeper, Manifest, Range
 from pomona.models.peers import Peer
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.file_server import FileServer
@@ -160,7 +161,7 @@ class Counting:
     def manifest(self, source: str) -> Manifest:
         return self._keeper.manifest(source)
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[copies.Range]:
+    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
         return self._keeper.held(manifest, file)
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from doubles.folders import CONFIG, tensors_of, write_folder
 from doubles.hub import FakeHub, fake_hub
 from pomona.errors import ConfigurationError, ModelError
+from pomona.models import pinned
 from pomona.models.copies import Copy, copies
 from pomona.models.hub import Hub
 from pomona_ops.models.pull import pull_model
@@ -45,12 +47,30 @@ def test_all_of_it_comes_once_byte_for_byte(hub: FakeHub) -> None:
     result = pull_model(NAME, quiet(), quiet=False)
     original = hub.models[NAME]
     for file in original.glob("*.safetensors"):
-        assert (Path(result["folder"]) / file.name).read_bytes() == file.read_bytes()
+        assert (Path(result["path"]) / file.name).read_bytes() == file.read_bytes()
     served = hub.weight_bytes()
     assert pull_model(NAME, quiet(), quiet=True)["fetched_bytes"] == 0
     assert hub.weight_bytes() == served
     (copy,) = copies()
     assert copy.held_bytes()[0] == copy.held_bytes()[1] == result["bytes"]
+
+
+def test_a_pull_brings_what_the_hub_has_now_and_without_a_hub_what_is_here_stays(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = pull_model(NAME, quiet(), quiet=True)
+    assert pinned(NAME) == f"{NAME}@{old['version']}"
+    changed = tmp_path / "changed"
+    shutil.copytree(hub.models[NAME], changed)
+    (changed / "generation_config.json").write_text(json.dumps({"temperature": 0.1}))
+    commit = hub.push(NAME, changed)
+    assert facts_of(NAME).sampling["temperature"] == 0.7
+    new = pull_model(NAME, quiet(), quiet=True)
+    assert pinned(NAME) == f"{NAME}@{commit}" == f"{NAME}@{new['version']}"
+    assert facts_of(NAME).sampling == {"temperature": 0.1}
+    assert facts_of(f"{NAME}@{old['version']}").sampling["temperature"] == 0.7
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert pull_model(NAME, quiet(), quiet=True)["fetched_bytes"] == 0
 
 
 def test_a_file_that_does_not_have_its_hash_is_fetched_anew(hub: FakeHub) -> None:

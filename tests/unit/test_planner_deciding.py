@@ -166,6 +166,12 @@ def test_what_is_missing_is_said_in_numbers() -> None:
     assert "are missing" in pipeline.reason
 
 
+def test_the_models_that_could_make_room_are_named() -> None:
+    tight = [worker("a", memory=10**8), worker("b", memory=10**8)]
+    said = decider().decide(tight, 1, 0.0, beside=["another-model"])
+    assert "unload another-model" in said.reason
+
+
 def test_a_remembered_pipeline_is_taken_up_again(tmp_path: Path) -> None:
     keeper = decider()
     pipeline = formed(keeper)

@@ -8,7 +8,8 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 
-from pomona_planner.search import Array, Costs, Found, Question, cheapest
+from pomona_planner.questions import Array, Costs, Found, Question
+from pomona_planner.search import cheapest
 
 
 def random_costs(random_: random.Random, nodes: int, positions: int, kind: str) -> Costs:

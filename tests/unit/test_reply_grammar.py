@@ -21,7 +21,7 @@ from pomona_gateway.grammar import (
     Outcome,
     dialogue_grammar,
 )
-from pomona_gateway.output import Called, OutputFormat, Said, Thought, output_format
+from pomona_gateway.output import Arguments, Called, OutputFormat, Said, Thought, output_format
 from pomona_gateway.tokenizer import Tokenizer
 
 SPECIAL = (
@@ -112,11 +112,12 @@ def test_whatever_is_drawn_under_a_forced_call_is_read_as_calls(name: str, paral
         text = draw(begin(output, outcome), seed)
         calls = [part for part in read(output, text) if part != Said("\n")]
         assert calls, text
-        assert len(calls) == 1 or parallel
-        for call in calls:
-            assert isinstance(call, Called), text
-            assert call.name == "weather"
-            jsonschema.validate(json.loads(call.arguments), SCHEMA)
+        assert len(calls) == 2 or parallel
+        for called, arguments in zip(calls[::2], calls[1::2], strict=True):
+            assert called == Called("weather"), text
+            assert isinstance(arguments, Arguments), text
+            assert arguments.last
+            jsonschema.validate(json.loads(arguments.text), SCHEMA)
 
 
 def test_harmony_thinks_and_calls() -> None:
@@ -129,7 +130,8 @@ def test_harmony_thinks_and_calls() -> None:
     )
     assert allows(begin(output, outcome), text)
     assert not allows(begin(output, outcome), "<|channel|>final<|message|>Sunny.")
-    assert read(output, text) == [Thought("Hm."), Called("weather", json.dumps(CALLED))]
+    called = [Called("weather"), Arguments(json.dumps(CALLED), last=True)]
+    assert read(output, text) == [Thought("Hm."), *called]
 
 
 def test_reasoning_comes_before_what_is_held() -> None:

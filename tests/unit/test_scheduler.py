@@ -41,6 +41,7 @@ EVENTS = st.lists(
         ),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("move"), st.integers(0, 1000)),
+        st.tuples(st.just("limit"), st.integers(100, 600)),
     ),
     max_size=120,
 )
@@ -73,6 +74,8 @@ def test_every_request_ends_and_nothing_leaks_whatever_happens(
             if request in line.clients:
                 cancelled.add(request)
                 line.cancel(request)
+        elif event[0] == "limit":
+            line.scheduler.limit_caches(event[1])
         else:
             moves = line.moves()
             moves[event[1] % len(moves)]()
@@ -338,6 +341,30 @@ def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> Non
         line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
     line.run()
     assert all(len(client.tokens) == 100 for client in line.clients.values())
+
+
+def test_caches_make_room_for_another_model_and_every_reply_is_whole() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4))
+    line.submit("kept", range(200), greedy(10))
+    line.run()
+    assert line.scheduler.prefixes.stored_tokens > 150
+    for number in range(4):
+        line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
+    line.scheduler.limit_caches(150)
+    assert line.scheduler.prefixes.stored_tokens == 0
+    line.run()
+    assert all(len(client.tokens) in (10, 100) for client in line.clients.values())
+    assert line.scheduler.reserved_tokens <= 150
+    longer = line.submit("longer", range(160), greedy(10))
+    assert longer.rejected is not None
+
+
+def test_a_request_that_was_accepted_keeps_its_room_when_caches_become_smaller() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4))
+    clients = [line.submit(name, range(200), greedy(100), name) for name in "abc"]
+    line.scheduler.limit_caches(150)
+    line.run()
+    assert [len(client.tokens) for client in clients] == [100, 100, 100]
 
 
 @pytest.mark.parametrize("stages", [1, 2, 8])

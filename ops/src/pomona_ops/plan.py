@@ -13,7 +13,7 @@ from pomona.models import ModelFacts, read_facts
 from pomona.models.published import published_facts, published_names
 from pomona_ops.words import in_bytes
 from pomona_planner.catalogue import machine_kinds
-from pomona_planner.choosing import Aim, Choice, Objective, Shortfall, choose
+from pomona_planner.choosing import Choice, choose
 from pomona_planner.imagining import (
     Imagined,
     ceiling,
@@ -22,7 +22,8 @@ from pomona_planner.imagining import (
     link_named,
     parse_cluster,
 )
-from pomona_planner.problem import Demand, Problem
+from pomona_planner.problem import Aim, Demand, Objective, Problem
+from pomona_planner.shortfall import Shortfall
 from pomona_planner.tables import memory
 
 COMPARED = ("8x:m4-pro-64gb", "4x:m4-pro-64gb", "1x:m3-ultra-512gb", "1x:m4-max-128gb")
@@ -165,6 +166,7 @@ def _of_choice(problem: Problem, cluster: list[Imagined], choice: Choice) -> dic
     return {
         "fits": True,
         "proven_best": choice.proven,
+        "gap": min(choice.gap, 1.0),
         "notes": list(choice.notes),
         "stages": [
             {
@@ -264,8 +266,6 @@ def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:
     )
     for note in plan["notes"]:
         console.print(f"[dim]{note}[/dim]")
-    if not plan["proven_best"]:
-        console.print("[dim]not proven to be the best of all plans[/dim]")
 
 
 def _print_comparison(facts: ModelFacts, plans: list[dict[str, Any]]) -> None:

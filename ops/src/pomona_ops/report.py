@@ -90,6 +90,7 @@ class StageReport:
 @dataclass(frozen=True, slots=True)
 class PipelineReport:
     """Attributes:
+    source: what every worker loads; a hub id with its commit.
     state: as the planner has it: ``forming``, ``active`` or ``impossible``.
     proven: a gateway got a real token through this epoch.
     prediction: what the planner expects.
@@ -104,6 +105,7 @@ class PipelineReport:
     layer_count: int
     proven: bool
     stages: tuple[StageReport, ...]
+    source: str = ""
     prediction: Prediction | None = None
     measured_tokens_per_second: float = 0.0
     proposal: str = ""
@@ -210,6 +212,7 @@ def _pipeline(pipeline: Pipeline, beacons: Iterable[Beacon]) -> PipelineReport:
         stages=tuple(
             _stage(stage, number, pipeline, heard) for number, stage in enumerate(pipeline.stages)
         ),
+        source=pipeline.source,
         prediction=pipeline.prediction,
         measured_tokens_per_second=_measured(pipeline, heard),
         proposal=pipeline.proposal,

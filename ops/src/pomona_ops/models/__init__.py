@@ -66,7 +66,7 @@ def pull(model: ModelArgument, json: JsonOption = False) -> None:
     if json:
         _print_json(result)
     else:
-        print(f"{model} is in {result['folder']} ({result['bytes'] / 1e9:.2f} GB)")
+        print(f"{model} is in {result['path']} ({result['bytes'] / 1e9:.2f} GB)")
 
 
 @app.command()

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models.copies import Copy, pieces
-from pomona.models.hub import Hub, is_hub_id
+from pomona.models.hub import Hub
+from pomona.models.hub_id import is_hub_id
 
 AT_ONCE = 4
 _BLOCK = 8 << 20
@@ -27,7 +28,7 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
     if not is_hub_id(source) or Path(source).exists():
         raise ConfigurationError(f"{source} is no Hugging Face id, such as owner/name")
     hub = Hub()
-    copy = Copy.find(source) or Copy.begin(source, [hub])
+    copy = _newest(source, hub)
     files = copy.weight_files()
     for file in files:
         cached = hub.cached(copy.manifest, file)
@@ -46,10 +47,21 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
     return {
         "model": source,
         "version": copy.manifest.version,
-        "folder": str(copy.folder),
+        "path": str(copy.path),
         "bytes": size,
         "fetched_bytes": fetched,
     }
+
+
+def _newest(source: str, hub: Hub) -> Copy:
+    """What the hub has now; what is here already when the hub cannot be asked."""
+    try:
+        return Copy.begin(source, [hub])
+    except ModelError:
+        copy = Copy.find(source)
+        if copy is None:
+            raise
+        return copy
 
 
 def _fetch(copy: Copy, hub: Hub, wanted: list[tuple[str, int, int]], progress: Progress) -> None:

@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from pomona.errors import RequestError
-from pomona.messages.data import QueuePlace, Sampling, Started
+from pomona.messages.data import QueuePlace, Sampling, Started, Token
 from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics, Timing
+from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.reply_text import Piece, ReplyText
 from pomona_gateway.sequences import Generation, Inbox, Running
 from pomona_gateway.tokenizer import LanguageModel
@@ -29,6 +30,7 @@ class Completion:
         stops: strings that end a reply; none of their text is given.
         prompts: each gets ``count`` replies; their seeds differ.
         visible: special tokens that are part of the text.
+        prompt_only: replies have no tokens; one is drawn, which nobody sees.
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
         queue_share: how much of the head's queue those of the same ``share`` may fill.
@@ -44,6 +46,7 @@ class Completion:
     share: str = ""
     priority: int = 0
     queue_share: float = 1.0
+    prompt_only: bool = False
 
     @property
     def replies(self) -> int:
@@ -173,12 +176,20 @@ class Replies:
                     told = now
                     yield waiting
                 continue
-            self._received += 1
-            piece = self._texts[index].push(event)
+            if isinstance(event, PromptScores):
+                yield index, Piece("", prompt=event)
+                continue
+            piece = self._piece(index, event)
             if piece.finish is not None:
                 self.end(index, piece.finish)
             if piece.text or piece.chances or piece.finish:
                 yield index, piece
+
+    def _piece(self, index: int, token: Token) -> Piece:
+        if self.completion.prompt_only:
+            return Piece("", finish="length")
+        self._received += 1
+        return self._texts[index].push(token)
 
     def end(self, index: int, reason: str) -> None:
         """One reply is over, by its last token or because no more of it is wanted."""

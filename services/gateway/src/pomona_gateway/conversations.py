@@ -14,28 +14,48 @@ Messages: TypeAlias = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Conversation:
+    """A response that is complete.
+
+    Attributes:
+        share: who may see it and go on with it.
+        messages: up to it and with it.
+        response: it, as its client got it.
+    """
+
     share: str
     messages: Messages
+    response: dict[str, Any]
     characters: int
 
 
 class Conversations:
-    """The messages up to and including each response, the oldest forgotten first."""
+    """Conversations by the id of their last response, the oldest forgotten first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, Conversation] = OrderedDict()
         self._characters = 0
 
-    def keep(self, response: str, share: str, messages: Sequence[dict[str, Any]]) -> None:
-        """Remember; ``share`` is who may go on with it."""
-        characters = sum(len(str(message)) for message in messages)
-        self._kept[response] = _Kept(share, tuple(messages), characters)
+    def keep(
+        self, share: str, messages: Sequence[dict[str, Any]], response: dict[str, Any]
+    ) -> None:
+        characters = sum(len(str(part)) for part in (*messages, response))
+        kept = Conversation(share, tuple(messages), response, characters)
+        self._kept[response["id"]] = kept
         self._characters += characters
         while len(self._kept) > MAX_CONVERSATIONS or self._characters > MAX_CHARACTERS:
             _, forgotten = self._kept.popitem(last=False)
             self._characters -= forgotten.characters
 
-    def find(self, response: str, share: str) -> Messages | None:
+    def find(self, response: str, share: str) -> Conversation | None:
         kept = self._kept.get(response)
-        return kept.messages if kept is not None and kept.share == share else None
+        return kept if kept is not None and kept.share == share else None
+
+    def forget(self, response: str, share: str) -> bool:
+        """Whether it was there."""
+        kept = self.find(response, share)
+        if kept is None:
+            return False
+        del self._kept[response]
+        self._characters -= kept.characters
+        return True

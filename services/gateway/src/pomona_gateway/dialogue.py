@@ -6,10 +6,12 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, cast
+
+from pydantic_core import from_json
 
 from pomona_gateway.completion import Completion, Replies, Waiting
-from pomona_gateway.output import Called, OutputFormat, Part, Said, Thought
+from pomona_gateway.output import Arguments, Called, OutputFormat, Part, Said, Thought
 from pomona_gateway.reply_text import TokenChance
 
 
@@ -75,13 +77,51 @@ class Dialogue:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call with the identity by which its result comes back."""
+class CallPiece:
+    """What comes next of a call.
+
+    Attributes:
+        id: by which the call's result comes back.
+        place: which of the reply's calls, from 0.
+        arguments: a piece of a JSON object as text.
+        begins: the call's first piece.
+        ends: its last one. A reply that ends early leaves its last call without that.
+    """
 
     id: str
     place: int
     name: str
-    arguments: str
+    arguments: str = ""
+    begins: bool = False
+    ends: bool = False
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A call, put together."""
+
+    id: str
+    place: int
+    name: str
+    arguments: str = ""
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """The arguments as an object, for dialects that have no other form: what a limit cut
+        off is left out. Without a grammar a model may also write what is no JSON; that goes
+        where Anthropic's clients look for it
+        (https://docs.claude.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming).
+        """
+        try:
+            read = from_json(self.arguments or "{}", allow_partial=True)
+        except ValueError:
+            read = None
+        if isinstance(read, dict):
+            return cast("dict[str, Any]", read)
+        return {"INVALID_JSON": self.arguments}
+
+
+TurnPart: TypeAlias = Said | Thought | CallPiece
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +130,7 @@ class Turn:
     the stop string that ended it."""
 
     index: int
-    parts: tuple[Said | Thought | ToolCall, ...]
+    parts: tuple[TurnPart, ...]
     chances: tuple[TokenChance, ...] = ()
     finish: str | None = None
     stop: str | None = None
@@ -114,8 +154,10 @@ class WholeReply:
                     self.text += text
                 case Thought(text=text):
                     self.thought += text
-                case ToolCall():
-                    self.calls.append(part)
+                case CallPiece():
+                    if part.begins:
+                        self.calls.append(ToolCall(part.id, part.place, part.name))
+                    self.calls[-1].arguments += part.arguments
         self.chances += turn.chances
         self.finish = turn.finish or self.finish
         self.stop = turn.stop or self.stop
@@ -132,7 +174,7 @@ class DialogueReplies:
         schemas = tools.schemas() if tools.functions else None
         count = dialogue.completion.replies
         self._parsers = [dialogue.output.parser(schemas, dialogue.prompt) for _ in range(count)]
-        self._calls = [0] * count
+        self._called: list[list[CallPiece]] = [[] for _ in range(count)]
 
     async def turns(self, pause_s: float) -> AsyncGenerator[Turn | Waiting]:
         """Until every reply ended; something at the latest every ``pause_s`` seconds."""
@@ -152,7 +194,7 @@ class DialogueReplies:
                 if enough and finish is None:
                     self._replies.end(index, "stop")
                     finish = "stop"
-                if finish == "stop" and self._calls[index]:
+                if finish == "stop" and self._called[index]:
                     finish = "tool_calls"
                 if identified or piece.chances or finish:
                     yield Turn(index, identified, piece.chances, finish, piece.stop)
@@ -166,19 +208,21 @@ class DialogueReplies:
                     replies[turn.index].add(turn)
         return replies
 
-    def _identify(
-        self, index: int, parts: Sequence[Part]
-    ) -> tuple[tuple[Said | Thought | ToolCall, ...], bool]:
+    def _identify(self, index: int, parts: Sequence[Part]) -> tuple[tuple[TurnPart, ...], bool]:
         """Calls with their ids; and whether no more may come."""
-        out: list[Said | Thought | ToolCall] = []
+        called = self._called[index]
+        out: list[TurnPart] = []
         for part in parts:
-            if not isinstance(part, Called):
-                out.append(part)
-                continue
-            place = self._calls[index]
-            self._calls[index] += 1
-            identity = f"call_{secrets.token_hex(12)}"
-            out.append(ToolCall(identity, place, part.name, part.arguments))
-            if not self._dialogue.tools.parallel:
-                return tuple(out), True
+            match part:
+                case Called(name=name):
+                    identity = f"call_{secrets.token_hex(12)}"
+                    called.append(CallPiece(identity, len(called), name, begins=True))
+                    out.append(called[-1])
+                case Arguments(text=text, last=last):
+                    call = called[-1]
+                    out.append(CallPiece(call.id, call.place, call.name, text, ends=last))
+                    if last and not self._dialogue.tools.parallel:
+                        return tuple(out), True
+                case _:
+                    out.append(part)
         return tuple(out), False

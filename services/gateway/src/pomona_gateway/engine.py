@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from pomona.errors import RequestError
+from pomona.codec import Message
+from pomona.errors import ProtocolError, RequestError
 from pomona.messages.control import Beacon
 from pomona.messages.data import (
     Cancel,
     Queued,
     QueuePlace,
     Rejected,
+    Scored,
     Started,
     Submit,
     Tensor,
@@ -29,6 +31,7 @@ from pomona.messages.data import (
 from pomona.transport import Identity
 from pomona_gateway.journal import (
     Deliver,
+    DeliverScores,
     Fail,
     Instruction,
     Journal,
@@ -40,6 +43,7 @@ from pomona_gateway.journal import (
 )
 from pomona_gateway.links import Batch, HeadLink, TokenReceiver
 from pomona_gateway.metrics import Metrics, Timing
+from pomona_gateway.prompt_scores import PromptScores, read_scores
 from pomona_gateway.routes import Route, RouteTable
 from pomona_gateway.sequences import Generation, Inbox, Running
 from pomona_gateway.settings import GatewaySettings
@@ -215,6 +219,8 @@ class Engine:
                 case Tokens(tokens=tokens):
                     for token in tokens:
                         self._obey(self._journal.token(token, now))
+                case Scored() as scored:
+                    self._take_scores(scored, message, now)
                 case Started() as started:
                     self._obey(self._journal.progress(started, now))
                 case Queued(places=places):
@@ -229,6 +235,15 @@ class Engine:
             if count:
                 self._metrics.dropped.labels(reason).inc(count)
 
+    def _take_scores(self, scored: Scored, message: Message, now: float) -> None:
+        try:
+            scores = read_scores(scored, message)
+        except ProtocolError as error:
+            log.warning("a message was refused", extra={"reason": str(error)})
+            self._metrics.dropped.labels("invalid").inc()
+            return
+        self._obey(self._journal.scored(scores, now))
+
     def _unsent(self, body: Submit | Cancel) -> None:
         if isinstance(body, Submit):
             now = time.monotonic()
@@ -239,6 +254,8 @@ class Engine:
             match instruction:
                 case Deliver(token=token):
                     self._deliver(token)
+                case DeliverScores(scores=scores):
+                    self._deliver_scores(scores)
                 case Progress(news=news):
                     self._report(news)
                 case Send():
@@ -280,6 +297,7 @@ class Engine:
             reply=self.table.way_back(send.route, self.endpoint),
             sampling=send.sampling,
             emitted=send.emitted,
+            scored=send.scored,
             share=send.share,
             priority=send.priority,
             deadline_s=self._settings.queue_deadline_s,
@@ -311,6 +329,12 @@ class Engine:
             self.abandon(running)
             message = "the client reads slower than the model writes; its reply was cancelled"
             running.inbox.fail(RequestError(408, "client_too_slow", message))
+
+    def _deliver_scores(self, scores: PromptScores) -> None:
+        running = self._running.get(scores.request)
+        if running is not None:
+            self.progress += 1
+            running.inbox.put(running.index, scores)
 
     def _report(self, news: QueuePlace | Started) -> None:
         running = self._running.get(news.request)

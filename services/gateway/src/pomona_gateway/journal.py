@@ -1,7 +1,8 @@
 """The journal of running requests: pure. Events in, instructions out, time is a parameter.
 
 For each request it holds the prompt, the ids emitted so far, the attempt and the next
-index. A token counts only for the current attempt and the next index. When the epoch of
+index. A token counts only for the current attempt and the next index, and so do the
+log-probabilities of a prompt. When the epoch of
 an attempt is over, the request waits for a route and is submitted again, prompt and
 emitted ids, as the next attempt; the client sees a pause.
 
@@ -21,6 +22,7 @@ from typing import TypeAlias
 
 from pomona.errors import RequestError
 from pomona.messages.data import QueuePlace, Rejected, Sampling, Started, Token
+from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.routes import Route
 
 RETRY_AFTER_S = 2
@@ -38,13 +40,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Submit ``ids`` (prompt, then ``emitted`` ids of the reply) to the route's head."""
+    """Submit ``ids`` (prompt, then ``emitted`` ids of the reply) to the route's head.
+    ``scored``: how many log-probabilities of the prompt have arrived."""
 
     route: Route
     request: str
     attempt: int
     ids: array[int]
     emitted: int
+    scored: int
     sampling: Sampling
     share: str
     priority: int
@@ -66,6 +70,13 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliverScores:
+    """The next log-probabilities of the prompt."""
+
+    scores: PromptScores
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The request has this place in the head's queue, or the head did a part of its prompt."""
 
@@ -80,7 +91,7 @@ class Fail:
     error: RequestError
 
 
-Instruction: TypeAlias = Send | SendCancel | Deliver | Progress | Fail
+Instruction: TypeAlias = Send | SendCancel | Deliver | DeliverScores | Progress | Fail
 
 
 @dataclass(slots=True)
@@ -101,6 +112,13 @@ class Entry:
     route: Route | None = None
     left: Route | None = None
     emitted: list[int] = field(default_factory=list[int])
+    scored: int = 0
+
+    @property
+    def unscored(self) -> int:
+        """Log-probabilities of the prompt that are asked for and have not come."""
+        asked = self.sampling.prompt_logprobs is not None
+        return len(self.prompt) - 1 - self.scored if asked else 0
 
 
 @dataclass(slots=True)
@@ -165,7 +183,7 @@ class Journal:
         if token.index < len(entry.emitted):
             self.dropped.duplicate += 1
             return []
-        if token.index > len(entry.emitted):
+        if token.index > len(entry.emitted) or entry.unscored:
             self.dropped.gap += 1
             return self._again(entry, now)
         entry.emitted.append(token.token)
@@ -173,6 +191,25 @@ class Journal:
         if token.finish is not None:
             del self._entries[token.request]
         return [Deliver(token)]
+
+    def scored(self, scores: PromptScores, now: float) -> list[Instruction]:
+        """Log-probabilities of a prompt arrived; they come before its first token."""
+        entry = self._entries.get(scores.request)
+        if entry is None:
+            self.dropped.unknown += 1
+            return []
+        if scores.attempt != entry.attempt or entry.route is None:
+            self.dropped.stale += 1
+            return []
+        if scores.index < entry.scored or len(scores.logprobs) > entry.unscored:
+            self.dropped.duplicate += 1
+            return []
+        if scores.index > entry.scored:
+            self.dropped.gap += 1
+            return self._again(entry, now)
+        entry.scored += len(scores.logprobs)
+        entry.since = now
+        return [DeliverScores(scores)]
 
     def progress(self, news: QueuePlace | Started, now: float) -> list[Instruction]:
         """The head reports on a request without a token: the wait for one begins anew."""
@@ -308,6 +345,7 @@ class Journal:
             attempt=entry.attempt,
             ids=entry.prompt + array("i", entry.emitted),
             emitted=len(entry.emitted),
+            scored=entry.scored,
             sampling=entry.sampling,
             share=entry.share,
             priority=entry.priority,

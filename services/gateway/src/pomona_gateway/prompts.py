@@ -15,12 +15,14 @@ from pomona_gateway.tokenizer.chat_template import RESERVED
 LONG_TEXT = 20_000
 """Characters from which a prompt is tokenised in a thread."""
 
-TAUGHT_CALLS = """You have these functions, one a line:
+_LESSON = """You have these functions, one a line:
 {functions}
-Answer only by calling them, each call written as
+{when}
 <tool_call>
 {{"name": "the function", "arguments": {{"an argument": "its value"}}}}
 </tool_call>"""
+_ALWAYS = "Answer only by calling them, each call written as"
+_PERHAPS = "Answer in words, or call those that help you to answer, each call written as"
 
 
 async def chat_prompt(
@@ -38,9 +40,6 @@ async def chat_prompt(
     if template is None:
         message = "this model has no chat template, so it cannot chat; use /v1/completions"
         raise RequestError(400, "no_chat_template", message, "model")
-    if tools and not takes_tools(language):
-        message = "this model's chat template has no place for tools; it was not trained for them"
-        raise RequestError(400, "tools_not_supported", message, "tools")
     reserved = RESERVED & (variables or {}).keys()
     if reserved:
         parameter = f"chat_template_kwargs.{min(reserved)}"
@@ -54,25 +53,51 @@ async def chat_prompt(
     return await asyncio.to_thread(encode) if size > LONG_TEXT else encode()
 
 
-def takes_tools(language: LanguageModel) -> bool:
-    """Whether the model's chat template has a place for tools."""
+def knows_tools(language: LanguageModel) -> bool:
+    """Whether the model's chat template has a place for tools, and a notation for calls that
+    can be read."""
     name = "tool_use" if "tool_use" in language.templates else "default"
     template = language.templates.get(name)
-    return template is not None and "tools" in template.source
+    return language.output.calls_tools and template is not None and "tools" in template.source
 
 
 def with_taught_calls(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], forced: bool
 ) -> list[Mapping[str, Any]]:
     """The messages, and in the system's one how to call the tools: for a model whose template
-    has no place for them."""
+    does not say it. ``forced``: the reply must be calls."""
     functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    lesson = TAUGHT_CALLS.format(functions=functions)
+    lesson = _LESSON.format(functions=functions, when=_ALWAYS if forced else _PERHAPS)
     if messages and messages[0].get("role") == "system":
         first = messages[0]
         joined = f"{first.get('content', '')}\n\n{lesson}"
         return [{**first, "content": joined}, *messages[1:]]
     return [{"role": "system", "content": lesson}, *messages]
+
+
+def with_written_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages with calls and their results as text, in Hermes' notation, which templates
+    that know no tools would leave out."""
+    out: list[Mapping[str, Any]] = []
+    answered = False
+    for message in messages:
+        answers, answered = answered, message.get("role") == "tool"
+        if answered:
+            result = f"<tool_response>\n{message.get('content', '')}\n</tool_response>"
+            if answers:
+                result = f"{out.pop()['content']}\n{result}"
+            out.append({"role": "user", "content": result})
+        elif message.get("tool_calls"):
+            calls = "\n".join(_written_call(call["function"]) for call in message["tool_calls"])
+            said = f"{message.get('content') or ''}\n{calls}".lstrip("\n")
+            out.append({"role": "assistant", "content": said})
+        else:
+            out.append(message)
+    return out
+
+
+def _written_call(function: Mapping[str, Any]) -> str:
+    return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
 
 
 async def text_prompt(language: LanguageModel, text: str) -> array[int]:

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pomona.messages.data import Token
+from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class TokenChance:
-    """A token and the natural logarithm of its probability. ``top``: the likeliest ones."""
+    """A token and the natural logarithm of its probability; None for the first of a prompt,
+    before which there is nothing. ``top``: the likeliest ones."""
 
     token: int
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, float], ...]
     offset: int
 
@@ -23,12 +25,13 @@ class TokenChance:
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What one or more tokens add to a reply. ``finish`` ends it; ``stop`` is the stop
-    string that did."""
+    string that did. ``prompt``: log-probabilities of the prompt, and no text."""
 
     text: str
     chances: tuple[TokenChance, ...] = ()
     finish: str | None = None
     stop: str | None = None
+    prompt: PromptScores | None = None
 
 
 class StopScanner:

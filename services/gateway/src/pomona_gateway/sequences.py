@@ -12,8 +12,9 @@ from typing import TypeAlias
 from pomona.errors import RequestError
 from pomona.messages.data import QueuePlace, Sampling, Started, Token
 from pomona_gateway.metrics import Timing
+from pomona_gateway.prompt_scores import PromptScores
 
-Event: TypeAlias = Token | Started | QueuePlace
+Event: TypeAlias = Token | Started | QueuePlace | PromptScores
 """What the pipeline tells of one sequence."""
 
 

@@ -3,166 +3,130 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Literal
-
-import numpy as np
 
 from pomona_planner import tables
-from pomona_planner.predicting import Plan, Prediction, cycle_seconds, lanes_and_rows, predict
-from pomona_planner.problem import Machine, Problem
-from pomona_planner.search import (
-    BEAM,
-    MAX_NODES,
-    MOST_LABELS,
-    TIE,
-    Array,
-    Costs,
-    Found,
-    Question,
-    cheapest,
-)
-from pomona_planner.sizes import WORKSPACE_BYTES
-
-Objective = Literal["latency", "throughput"]
+from pomona_planner.asking import Asking
+from pomona_planner.cycles import Cycle, required
+from pomona_planner.predicting import Plan, Prediction, cycle_seconds, predict
+from pomona_planner.problem import Aim, Machine, Problem
+from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
+from pomona_planner.search import MOST_LABELS, cheapest
+from pomona_planner.shortfall import Shortfall, shortfall
 
 BALANCE_SLACK = 0.02
 """Share of one user's speed that may go for a cut that serves many users better."""
-CLOSE_ENOUGH = 2e-3
-"""Share of the cycle below which halving gives way to one last proof."""
-LABELS_OF_A_STEP = MOST_LABELS // 16
-LABELS_OF_A_CALL = 2_000
-"""What a search costs besides, in labels looked at in that time."""
-NARROW_BEAM = 32
-MOST_ADDED = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Aim:
-    """What a plan is to be best at.
-
-    Attributes:
-        objective: ``latency``, the time of one user's token, or ``throughput``, the tokens
-            of all promised users together.
-        floor: with ``latency``, the share of the best possible throughput that a plan must
-            reach.
-        stages: exactly so many; 0 for as many as are best.
-    """
-
-    objective: Objective = "latency"
-    floor: float = 0.25
-    stages: int = 0
+DEFAULT_AIM = Aim()
+LABELS_OF_A_WORD = MOST_LABELS // 16
+LEAST_GAP = 1e-6
+"""Share by which a better plan is not worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Attributes:
     machines: those that were considered; the plan's nodes are numbers of them.
-    notes: what a person should know of how it came about.
-    proven: no other plan is better for the aim.
+    notes: what a person should know of how the choice came about.
+    gap: share by which another plan may still be better at the aim; 0 when there is a
+        proof that none is.
     """
 
     plan: Plan
     machines: tuple[Machine, ...]
     prediction: Prediction
     notes: tuple[str, ...]
-    proven: bool
+    gap: float
+
+    @property
+    def proven(self) -> bool:
+        return self.gap == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """No plan exists.
-
-    Attributes:
-        missing_bytes: at least what is missing over all machines; 0 when memory is not what
-            is missing.
-        remedies: changes under which a plan exists.
-    """
-
-    reason: str
-    missing_bytes: int
-    remedies: tuple[str, ...] = ()
-
-
-def choose(problem: Problem, aim: Aim = Aim()) -> Choice | Shortfall:
+def choose(problem: Problem, aim: Aim = DEFAULT_AIM) -> Choice | Shortfall:
     """The best plan for the aim."""
     problem, notes = _within_limits(problem)
     chooser = _Chooser(problem, aim)
     found = chooser.latency() if aim.objective == "latency" else chooser.throughput()
     if found is None:
-        return shortfall(problem, aim)
+        return shortfall(problem, aim, chooser.gap == 0)
     plan = chooser.plan(found)
     prediction = predict(problem, plan)
-    if not chooser.proven:
-        notes.append("the search was ended early: a plan may exist that is a little better")
+    if chooser.gap:
+        notes.append(
+            "the search was ended early: "
+            + (
+                f"no plan can be more than {chooser.gap:.1%} better"
+                if chooser.gap < 1
+                else "a better plan may exist"
+            )
+        )
     notes += chooser.why_so_many(plan, prediction)
-    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.proven)
+    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.gap)
 
 
 class _Chooser:
+    """Attributes: gap: of what was found last, see ``Choice``."""
+
     def __init__(self, problem: Problem, aim: Aim) -> None:
-        self.problem = problem
+        self.gap = 0.0
+        self._problem = problem
         self._aim = aim
-        self.allowed = tables.allowed(problem)
+        self._allowed = tables.allowed(problem)
         self._one = tables.costs(problem, 1)
-        names = [machine.name for machine in problem.machines]
-        self.required = frozenset(names.index(name) for name in problem.required if name in names)
+        self._required = required(problem)
         self._users = problem.demand.users
         self._positions = problem.positions()
-        self._labels_left = MOST_LABELS if aim.objective == "latency" else 3 * MOST_LABELS
-        self.proven = True
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether so many labels were looked at that it is time to come to an end."""
-        return self._labels_left <= 0
+        self._asking = Asking(MOST_LABELS if aim.objective == "latency" else 2 * MOST_LABELS)
 
     def plan(self, found: Found) -> Plan:
         return Plan(found.nodes, tuple(self._positions[cut] for cut in found.cuts))
 
-    def ask(self, question: Question, labels: int = MOST_LABELS) -> Found | None:
-        labels = max(min(labels, self._labels_left), 0)
-        answer = cheapest(question, labels, NARROW_BEAM if question.any_will_do else BEAM)
-        self._labels_left -= answer.labels + LABELS_OF_A_CALL
-        self.proven &= answer.proven or (question.any_will_do and answer.found is not None)
-        return answer.found
-
     def _question(self, stages: int | None = None) -> Question:
         wanted = stages if stages is not None else self._aim.stages or None
-        return Question(self._one, self.allowed, stages=wanted, required=self.required)
+        return Question(self._one, self._allowed, stages=wanted, required=self._required)
+
+    def _cycle_of(self, stages: int, users: int = 0) -> Cycle:
+        return Cycle(self._problem, self._allowed, stages, users or self._users)
 
     # One user ----------------------------------------------------------------------------
 
     def latency(self) -> Found | None:
         """The quickest for one user that reaches the floor; of equals, the best balanced."""
-        found = self.ask(self._question())
+        answer = self._asking.ask(self._question(), MOST_LABELS)
+        found = answer.found
+        self.gap = _gap(found.cost if found else None, _at_least(answer))
         if found is None:
             return None
         floor_s = float("inf")
         if self._users > 1 and self._aim.floor > 0 and not self._reaches_floor_surely(found):
+            quickest_gap = self.gap
             best = self.throughput()
             assert best is not None
-            floor_s = self._cycle(best) / self._aim.floor
-            if self._cycle(found) > floor_s:
+            floor_s = self._seconds_for_all(best) / self._aim.floor
+            if self._seconds_for_all(found) > floor_s:
                 found = self._quickest_within(floor_s) or best
+            else:
+                self.gap = quickest_gap
         return self._balanced(found, floor_s)
 
     def _reaches_floor_surely(self, found: Found) -> bool:
-        counts = [self._aim.stages] if self._aim.stages else self._counts()
-        best_s = min(_Cycle(self, count).least() for count in counts)
-        return self._cycle(found) * self._aim.floor <= best_s
+        best_s = min(self._cycle_of(count).least() for count in self._counts())
+        return self._seconds_for_all(found) * self._aim.floor <= best_s
 
     def _quickest_within(self, cycle_s: float) -> Found | None:
         best: Found | None = None
-        for count in [self._aim.stages] if self._aim.stages else self._counts():
-            cycle = _Cycle(self, count)
+        least = float("inf")
+        for count in self._counts():
+            cycle = self._cycle_of(count)
             question = replace(
                 cycle.question(self._one, cycle_s),
                 below=best.cost if best is not None else float("inf"),
                 second=cycle.costs,
                 second_limit=cycle_s,
             )
-            best = self.ask(question) or best
+            answer = self._asking.ask(question, MOST_LABELS)
+            least = min(least, _at_least(answer))
+            best = answer.found or best
+        self.gap = _gap(best.cost if best else None, least)
         return best
 
     def _balanced(self, found: Found, floor_s: float) -> Found:
@@ -170,11 +134,11 @@ class _Chooser:
         if len(found.nodes) == 1:
             return found
         limit = found.cost * (1 + BALANCE_SLACK)
-        proven, self.proven = self.proven, True
-        cycle = _Cycle(self, len(found.nodes), max(self._users, len(found.nodes)))
-        better = cycle.in_order_of(found).shortest(cycle.of(found), self._one, limit)
-        self.proven = proven
-        if better is None or self._cycle(better) > max(floor_s, self._cycle(found)) * (1 + TIE):
+        cycle = self._cycle_of(len(found.nodes), max(self._users, len(found.nodes)))
+        cycle = cycle.in_order_of(found)
+        better, _ = cycle.shortest(self._asking, cycle.of(found), self._one, limit)
+        least = max(floor_s, self._seconds_for_all(found)) * (1 + TIE)
+        if better is None or self._seconds_for_all(better) > least:
             return found
         return better
 
@@ -183,49 +147,55 @@ class _Chooser:
     def throughput(self) -> Found | None:
         """The most tokens for all promised users together; of equals, the fewest stages."""
         if self._users == 1:
-            return self.ask(self._question())
+            answer = self._asking.ask(self._question(), MOST_LABELS)
+            self.gap = _gap(answer.found.cost if answer.found else None, _at_least(answer))
+            return answer.found
         best: Found | None = None
-        best_s = float("inf")
-        counts = [self._aim.stages] if self._aim.stages else self._counts()
-        cycles = sorted((_Cycle(self, count) for count in counts), key=lambda c: c.least())
-        for cycle in cycles:
+        best_s = least = float("inf")
+        cycles = [self._cycle_of(count) for count in self._counts()]
+        for cycle in sorted(cycles, key=lambda cycle: cycle.least()):
             if cycle.least() >= best_s * (1 - TIE):
                 break
-            if best is not None and self.is_spent:
-                self.proven = False
+            if best is not None and self._asking.is_spent:
+                least = min(least, cycle.least())
                 break
-            found = cycle.shortest(best_s)
+            found, at_least = cycle.shortest(self._asking, best_s)
+            least = min(least, at_least)
             if found is not None:
                 best, best_s = found, cycle.of(found)
+        self.gap = _gap(best_s if best else None, least)
         return best
 
-    def _cycle(self, found: Found) -> float:
-        return cycle_seconds(self.problem, self.plan(found), self._users)
+    def _seconds_for_all(self, found: Found) -> float:
+        return cycle_seconds(self._problem, self.plan(found), self._users)
 
     def _counts(self) -> list[int]:
-        most = min(len(self.problem.machines), len(self._positions) - 1)
-        return list(range(max(1, len(self.required)), most + 1))
+        """Numbers of stages to consider."""
+        if self._aim.stages:
+            return [self._aim.stages]
+        most = min(len(self._problem.machines), len(self._positions) - 1)
+        return list(range(max(1, len(self._required)), most + 1))
 
     # Words -------------------------------------------------------------------------------
 
     def why_so_many(self, plan: Plan, prediction: Prediction) -> list[str]:
         """Why one machine, or why several, when both would do."""
-        if self._aim.stages or len(self.problem.machines) == 1:
+        if self._aim.stages or len(self._problem.machines) == 1:
             return []
         used, speed = len(plan.nodes), prediction.tokens_per_second
         if used == 1:
-            other = cheapest(self._question(2), LABELS_OF_A_STEP).found
-            name = self.problem.machines[plan.nodes[0]].name
+            other = cheapest(self._question(2), LABELS_OF_A_WORD).found
+            name = self._problem.machines[plan.nodes[0]].name
             if other is None:
                 return [f"{name} holds the model alone"]
             said = f"{name} alone is faster for one user than any two: "
             if speed < 1 / other.cost:
                 said = f"{name} alone was chosen: "
             return [said + f"{speed:.1f} tok/s, not {1 / other.cost:.1f}"]
-        alone = None if self.required else cheapest(self._question(1), LABELS_OF_A_STEP).found
+        alone = None if self._required else cheapest(self._question(1), LABELS_OF_A_WORD).found
         if alone is None:
             return []
-        name = self.problem.machines[alone.nodes[0]].name
+        name = self._problem.machines[alone.nodes[0]].name
         return [
             f"{name} could hold the model alone, with {1 / alone.cost:.1f} tok/s for one user; "
             f"{used} machines give {speed:.1f}, and {prediction.users_tokens_per_second:.1f} "
@@ -233,98 +203,25 @@ class _Chooser:
         ]
 
 
-class _Cycle:
-    """Plans of a number of stages, by the time in which all users get a token."""
+def _at_least(answer: Answer) -> float:
+    """No plan below the question's limit costs less; infinite when there is none but the one
+    found, which is then the best."""
+    return float("inf") if answer.proven else answer.bound
 
-    def __init__(self, chooser: _Chooser, stages: int, users: int | None = None) -> None:
-        problem = chooser.problem
-        self._chooser = chooser
-        self._stages = stages
-        self._lanes, rows = lanes_and_rows(users or problem.demand.users, stages)
-        self.costs = tables.costs(problem, rows)
-        self._stage = self.costs.stage()
-        self._busy = tables.occupancy(problem, rows)
-        self._next: Array = np.ones_like(self._busy, dtype=bool)
-        self._least: float | None = None
 
-    def of(self, found: Found) -> float:
-        ranges = zip(found.nodes, found.cuts[:-1], found.cuts[1:], strict=True)
-        longest = max(float(self._stage[n, a, b]) for n, a, b in ranges)
-        for a, b in pairwise(found.nodes):
-            longest = max(longest, float(self._busy[a, b]))
-        whole = self.costs.of(list(found.nodes), list(found.cuts))
-        return max(whole, self._lanes * longest)
+def _gap(found: float | None, least: float) -> float:
+    """Share by which something better than what was found may exist.
 
-    def question(self, costs: Costs, cycle_s: float) -> Question:
-        """Plans in which no stage and no link is busy for longer than a lane's share."""
-        chooser = self._chooser
-        longest = cycle_s / self._lanes * (1 + TIE)
-        usable = (self._busy <= longest) & self._next
-        return Question(
-            replace(costs, link=np.where(usable, costs.link, np.inf)),
-            chooser.allowed & (self._stage <= longest),
-            stages=self._stages,
-            required=chooser.required,
-        )
-
-    def in_order_of(self, found: Found) -> _Cycle:
-        """Consider only plans with the nodes of this one in its order."""
-        self._next = np.zeros_like(self._next)
-        for a, b in pairwise(found.nodes):
-            self._next[a, b] = True
-        return self
-
-    def least(self) -> float:
-        """No plan has a shorter cycle: the work shared out evenly among the quickest."""
-        if self._least is None:
-            times = np.diff(self.costs.before, axis=1)
-            speeds = 1 / times.sum(axis=1)
-            weights = times * speeds[:, None]
-            even = weights.min(axis=0).sum()
-            quickest = np.sort(speeds)[::-1][: self._stages]
-            self._least = float(self._lanes * even / quickest.sum())
-        return self._least
-
-    def shortest(
-        self, below: float, second: Costs | None = None, second_limit: float = float("inf")
-    ) -> Found | None:
-        """The plan of the shortest cycle, shorter than ``below``; None when there is none.
-
-        Halving: is there any plan whose cycle is at most t? At the end, a proof that there
-        is none shorter.
-        """
-        low, high = self.least(), below
-
-        def any_within(cycle_s: float) -> Found | None:
-            question = replace(
-                self.question(self.costs, cycle_s),
-                below=cycle_s,
-                second=second,
-                second_limit=second_limit,
-                any_will_do=True,
-            )
-            return self._chooser.ask(question, LABELS_OF_A_STEP)
-
-        if high == float("inf"):
-            widest = 64 * low + 64 * float(self.costs.fixed.max())
-            best = any_within(widest) or any_within(float("inf"))
-        else:
-            best = any_within(high * (1 - 2 * TIE))
-        if best is None:
-            return None
-        high = self.of(best)
-        while high > low * (1 + CLOSE_ENOUGH) and not self._chooser.is_spent:
-            middle = (low + high) / 2
-            found = any_within(middle)
-            if found is None:
-                low = middle
-            else:
-                best, high = found, self.of(found)
-        while (found := any_within(high * (1 - 2 * TIE))) is not None and not (
-            self._chooser.is_spent
-        ):
-            best, high = found, self.of(found)
-        return best
+    Args:
+        found: None when nothing was.
+        least: a bound for all that was not looked at.
+    """
+    if least == float("inf"):
+        return 0.0
+    if found is None or least <= 0:
+        return float("inf")
+    gap = found / least - 1
+    return gap if gap > LEAST_GAP else 0.0
 
 
 def _within_limits(problem: Problem) -> tuple[Problem, list[str]]:
@@ -340,89 +237,3 @@ def _within_limits(problem: Problem) -> tuple[Problem, list[str]]:
     return replace(problem, machines=machines), [
         f"only {MAX_NODES} of {len(problem.machines)} machines were considered"
     ]
-
-
-# Nothing fits -----------------------------------------------------------------------------
-
-
-def shortfall(problem: Problem, aim: Aim) -> Shortfall:
-    """What is missing, and what would fit."""
-    facts, demand = problem.facts, problem.demand
-    count = len(problem.machines)
-    if not count:
-        return Shortfall("there is no machine to plan for", 0)
-    if aim.stages > count:
-        return Shortfall(f"{aim.stages} stages are wanted, but there are {count} machines", 0)
-    if aim.stages > len(problem.positions()) - 1:
-        return Shortfall(
-            f"{aim.stages} stages are wanted of a model that can be cut into "
-            f"{len(problem.positions()) - 1}",
-            0,
-        )
-    needed = float(tables.memory(problem)[:, 0, -1].min()) - WORKSPACE_BYTES
-    used = min(aim.stages or count, count)
-    rooms = sorted((machine.memory_bytes for machine in problem.machines), reverse=True)[:used]
-    usable = sum(max(room - WORKSPACE_BYTES, 0) for room in rooms)
-    missing = max(int(needed - usable), 0)
-    have = f"{used} machines have {sum(rooms) / 1e9:.1f} GB in all"
-    reason = (
-        f"{facts.name} does not fit: weights and caches for {demand.users} x {demand.context} "
-        f"tokens take {needed / 1e9:.1f} GB, and each stage {WORKSPACE_BYTES / 1e9:.1f} GB of "
-        f"workspace, but {have}; "
-    )
-    reason += (
-        f"{missing / 1e9:.1f} GB are missing"
-        if missing
-        else "no cut into whole layers leaves every machine within its memory"
-    )
-    return Shortfall(reason, missing, tuple(_remedies(problem, aim)))
-
-
-def _remedies(problem: Problem, aim: Aim) -> list[str]:
-    said: list[str] = []
-    demand = problem.demand
-    tokens = _largest_context(problem, aim)
-    if tokens:
-        said.append(
-            f"promise {tokens} tokens to {demand.users} users in all"
-            if demand.users > 1
-            else f"promise {tokens} tokens instead of {demand.context}"
-        )
-    largest = max(problem.machines, key=lambda machine: machine.memory_bytes)
-    for added in range(1, MOST_ADDED - len(problem.machines) + 1):
-        more = _with_copies(problem, largest, added)
-        if _fits(more, replace(aim, stages=0)):
-            plural = "" if added == 1 else "s"
-            said.append(
-                f"add {added} machine{plural} with {largest.memory_bytes / 1e9:.1f} GB for MLX"
-            )
-            break
-    else:
-        said.append("take a smaller model or one of fewer bits")
-    return said
-
-
-def _largest_context(problem: Problem, aim: Aim) -> int:
-    """Tokens for each user that would fit; 0 when less than 256 would."""
-    low, high = 0, problem.demand.context // 256
-    while high - low > 1:
-        middle = (low + high) // 2
-        demand = replace(problem.demand, context=middle * 256)
-        if _fits(replace(problem, demand=demand), aim):
-            low = middle
-        else:
-            high = middle
-    return low * 256
-
-
-def _with_copies(problem: Problem, machine: Machine, count: int) -> Problem:
-    copies = tuple(replace(machine, name=f"{machine.name}+{n}") for n in range(count))
-    return replace(problem, machines=(*problem.machines, *copies))
-
-
-def _fits(problem: Problem, aim: Aim) -> bool:
-    allowed: Array = tables.allowed(problem)
-    question = Question(
-        tables.costs(problem, 1), allowed, stages=aim.stages or None, any_will_do=True
-    )
-    return cheapest(question, LABELS_OF_A_STEP).found is not None

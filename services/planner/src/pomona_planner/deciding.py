@@ -19,9 +19,9 @@ from pomona.messages.control import (
 )
 from pomona.models import ModelFacts
 from pomona_planner import sight
-from pomona_planner.choosing import Aim, Choice, Objective, choose
+from pomona_planner.choosing import Choice, choose
 from pomona_planner.predicting import Plan, Prediction, predict
-from pomona_planner.problem import Demand, Problem
+from pomona_planner.problem import Aim, Demand, Objective, Problem
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
@@ -42,6 +42,7 @@ class Wish:
     """What the operator wants.
 
     Attributes:
+        source: where every worker finds the model: a name that means the same on each.
         stages: exactly so many; 0 for as many as are best.
         context_length: tokens of one request, at most; 0 for what the model can.
         aim, floor: what the plan is to be best at; see ``Aim``.
@@ -92,6 +93,7 @@ class Decider:
         self._failures = 0
         self._retry_at = 0.0
         self._others: Sequence[Beacon] = ()
+        self._beside: Sequence[str] = ()
         self._learnt = sight.Learnt()
         self._look_at = 0.0
 
@@ -101,13 +103,17 @@ class Decider:
         next_epoch: int,
         now: float,
         others: Sequence[Beacon] = (),
+        beside: Sequence[str] = (),
     ) -> Pipeline:
         """The pipeline as it should be; with ``next_epoch`` when it had to change.
 
-        Args: others: beacons of discovery services and gateways, which tell of links,
-        machines and running requests.
+        Args:
+            others: beacons of discovery services and gateways, which tell of links,
+                machines and running requests.
+            beside: models whose memory ``workers`` do not count as usable.
         """
         self._others = others
+        self._beside = beside
         workers = [worker for worker in workers if not self._named(worker, self._wish.excluded)]
         if workers and self._first_seen is None:
             self._first_seen = now
@@ -214,7 +220,8 @@ class Decider:
             return Proposal((), reason="waiting for more stage workers")
         choice = choose(self._problem(usable), self._aim())
         if not isinstance(choice, Choice):
-            return Proposal((), reason=_joined(choice.reason, choice.remedies))
+            unload = [f"unload {' or '.join(self._beside)}"] if self._beside else []
+            return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
         return self._proposal(sight.candidates(usable, wanted), choice)
 
     def _aim(self) -> Aim:

@@ -17,12 +17,12 @@ from pomona.messages.control import (
     PlannerFacts,
     StageWorkerFacts,
 )
-from pomona.models import ModelFacts, model_name, read_facts
+from pomona.models import ModelFacts, model_name, pinned, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.deciding import Decider, Wish
 from pomona_planner.memory import PlanMemory, WantMemory
 from pomona_planner.settings import PlannerSettings
-from pomona_planner.sharing import SLACK, Tenant, fair_cache_tokens, leave_room
+from pomona_planner.sharing import Tenant, fair_cache_tokens, leave_room
 from pomona_planner.wanting import Wants, first_wants, hear, unload_idle
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class Planner:
             if self._tenants.pop(source, None) is not None:
                 log.info("%s is no longer wanted", source)
                 self._memory.write(tuple(x.pipeline for x in self._tenants.values()))
+                self._share_caches()
             self._control.changed()
         for source in wanted:
             _, again_at = self._unreadable.get(source, ("", 0.0))
@@ -150,7 +151,7 @@ class Planner:
     def _take_in(self, source: str, facts: ModelFacts) -> None:
         settings = self._settings
         wish = Wish(
-            source,
+            pinned(source),
             settings.stages,
             settings.context_length,
             settings.cache_bits,
@@ -166,7 +167,7 @@ class Planner:
         )
         remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
         self._facts_of[source] = facts
-        self._tenants[source] = Decider(wish, facts, remembered.get(source))
+        self._tenants[source] = Decider(wish, facts, remembered.get(wish.source))
 
     def _last_used(self) -> dict[str, float]:
         """By source, when a gateway was last asked something of a model, or when it became
@@ -209,39 +210,35 @@ class Planner:
             absent = {stage.worker for stage in before.stages} - there
             if absent and now - self._hearing_since < GRACE_S:
                 continue
-            others = [x for x in self._placed() if x.pipeline.source != source]
+            others = self._placed(but=source)
             room = leave_room(workers, others)
-            after = decider.decide(room, self._next_epoch(workers), now, heard)
-            if after.epoch != before.epoch:
-                self._share_caches(workers)
-                after = decider.pipeline
+            beside = [x.pipeline.model for x in others]
+            after = decider.decide(room, self._next_epoch(workers), now, heard, beside)
             if after != before:
                 self._tell(before, after)
+            if after.epoch != before.epoch:
+                self._share_caches()
 
-    def _placed(self) -> list[Tenant]:
+    def _placed(self, but: str = "") -> list[Tenant]:
         return [
             Tenant(decider.pipeline, self._facts_of[source])
             for source, decider in self._tenants.items()
-            if decider.pipeline.stages
+            if decider.pipeline.stages and source != but
         ]
 
-    def _share_caches(self, workers: list[Beacon]) -> None:
-        """Give each model its share of the memory for caches. One that has more than that is
-        formed anew, which costs its requests a moment."""
-        caps = fair_cache_tokens(self._placed(), workers)
+    def _share_caches(self) -> None:
+        """Give each model its share of the memory for caches. No pipeline is formed anew for
+        it: the heads follow, and requests that were accepted keep their room."""
+        caps = fair_cache_tokens(self._placed(), self._control.leases.of("stage_worker"))
         for decider in self._tenants.values():
             before = decider.pipeline
-            cap = caps.get(before.epoch, before.cache_tokens)
-            if not before.stages or before.cache_tokens <= cap:
+            if before.prediction is None:
                 continue
-            if before.state == "forming":
-                decider.pipeline = replace(before, cache_tokens=cap)
-            elif before.cache_tokens > cap * SLACK:
-                why = "its caches make room for another model"
-                epoch = self._next_epoch(workers)
-                decider.pipeline = replace(
-                    before, epoch=epoch, cache_tokens=cap, state="forming", reason=why
-                )
+            alone = before.prediction.cache_tokens
+            decider.pipeline = replace(
+                before, cache_tokens=min(alone, caps.get(before.epoch, alone))
+            )
+            if decider.pipeline != before:
                 self._tell(before, decider.pipeline)
 
     def _next_epoch(self, workers: list[Beacon]) -> int:

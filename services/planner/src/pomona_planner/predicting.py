@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from pomona_planner.problem import Problem
-from pomona_planner.search import Costs
+from pomona_planner.questions import Costs
 from pomona_planner.sizes import active_bytes, cache_tokens
 from pomona_planner.tables import costs, occupancy
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pomona.models import ModelFacts
+
+Objective = Literal["latency", "throughput"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,23 @@ class Demand:
     cache_bits: int = 0
     cached_tokens: int = 512
     prompt_tokens: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a plan is to be best at.
+
+    Attributes:
+        objective: ``latency``, the time of one user's token, or ``throughput``, the tokens
+            of all promised users together.
+        floor: with ``latency``, the share of the best possible throughput that a plan must
+            reach.
+        stages: exactly so many; 0 for as many as are best.
+    """
+
+    objective: Objective = "latency"
+    floor: float = 0.25
+    stages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

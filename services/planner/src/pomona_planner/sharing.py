@@ -20,8 +20,6 @@ from pomona_planner.sizes import (
 
 LEAST_CACHE_TOKENS = 8192
 """What a model that is there keeps for its caches, at least, when another one is to fit."""
-SLACK = 1.05
-"""A pipeline is not formed anew for less than this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pomona.models import LayerFacts
 from pomona_planner.problem import Machine, Problem
-from pomona_planner.search import Array, Costs
+from pomona_planner.questions import Array, Costs
 from pomona_planner.sizes import (
     FULL_CACHE_SHARE,
     WORKSPACE_BYTES,

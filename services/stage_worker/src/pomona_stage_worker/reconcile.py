@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pomona.messages.control import Pipeline
@@ -14,6 +14,13 @@ class Install:
 
     pipeline: Pipeline
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Go on with ``install.pipeline``, whose caches may hold more or less than before."""
+
+    install: Install
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,21 @@ def wanted_stages(pipelines: Iterable[Pipeline], name: str, endpoint: str) -> di
     }
 
 
-def reconcile(wanted: dict[int, Install], present: Collection[int]) -> list[Remove | Install]:
-    """What to do, in order, given the epochs that are present, loading or failed here.
+def reconcile(
+    wanted: Mapping[int, Install], present: Mapping[int, Install]
+) -> list[Remove | Resize | Install]:
+    """What to do, in order, given what is present, loading or failed here, by epoch.
 
     What the plan no longer names goes first, since it may hold the memory that the rest
     needs.
     """
     return [
         *(Remove(epoch) for epoch in sorted(present) if epoch not in wanted),
+        *(
+            Resize(wanted[epoch])
+            for epoch, install in sorted(present.items())
+            if epoch in wanted
+            and wanted[epoch].pipeline.cache_tokens != install.pipeline.cache_tokens
+        ),
         *(install for epoch, install in sorted(wanted.items()) if epoch not in present),
     ]

@@ -28,9 +28,8 @@ from pomona.messages.data import (
     Tokens,
 )
 from pomona.transport import Identity, LinkOrder, Push
-from pomona_stage_worker.drawing import Result
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
-from pomona_stage_worker.stage import Stage
+from pomona_stage_worker.stage import Output, Stage
 from pomona_stage_worker.timing import Timing
 from pomona_stage_worker.trace import StepTrace
 
@@ -156,6 +155,11 @@ class Runtime:
             self._fail(error)
         return True
 
+    def limit_caches(self, tokens: int) -> None:
+        """Caches may hold so many tokens from now on; on the head, which counts them."""
+        if self.scheduler is not None:
+            self.scheduler.limit_caches(tokens)
+
     def prepare(self) -> bool:
         """Use a moment in which nothing has arrived. False when there is nothing to prepare."""
         if self.failure is not None:
@@ -219,7 +223,7 @@ class Runtime:
             onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed)
             self._next.send(onward, self.pipeline.epoch, output.tensors, output.buffers)
         elif step.rows:
-            self._finish(step, output.results, elapsed)
+            self._finish(step, output, elapsed)
         if self._trace is not None:
             self._trace.add(step, begin, output.built_ns, computed, time.monotonic_ns())
         if tensors:
@@ -231,26 +235,28 @@ class Runtime:
         self._seconds_metric.observe(elapsed_us / 1e6)
         self.busy = False
 
-    def _finish(self, step: Step, results: Sequence[Result], elapsed_us: tuple[int, ...]) -> None:
+    def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...]) -> None:
         """On the tail: tell the head first, since it waits, then the gateways."""
         done = StepDone(
             "step_done",
             step.step,
             step.lane,
-            tuple(result.sampled for result in results),
+            tuple(result.sampled for result in output.results),
             elapsed_us,
         )
         if self._head is not None:
             self._head.send(done, self.pipeline.epoch)
         elif self.scheduler is not None:
             self.scheduler.step_done(done)
+        if output.scores is not None:
+            self._tell(output.scores.reply, *output.scores.message)
         by_gateway: dict[str, list[Token]] = {}
-        for result in results:
+        for result in output.results:
             by_gateway.setdefault(result.reply, []).append(result.token)
         for reply, tokens in by_gateway.items():
             self._tell(reply, Tokens("tokens", tuple(tokens)))
-        self._tokens += len(results)
-        self._tokens_metric.inc(len(results))
+        self._tokens += len(output.results)
+        self._tokens_metric.inc(len(output.results))
 
     def _submit(self, body: Submit, message: Message) -> None:
         if self.scheduler is None:
@@ -271,7 +277,13 @@ class Runtime:
 
     # Messages out ----------------------------------------------------------------------
 
-    def _tell(self, reply: str, body: Body) -> None:
+    def _tell(
+        self,
+        reply: str,
+        body: Body,
+        tensors: tuple[Tensor, ...] = (),
+        buffers: Sequence[Buffer] = (),
+    ) -> None:
         """Send to a gateway without ever waiting for it."""
         link = self._gateways.get(reply)
         try:
@@ -279,7 +291,7 @@ class Runtime:
                 if len(self._gateways) >= MAX_GATEWAY_LINKS:
                     self._gateways.pop(next(iter(self._gateways))).close()
                 link = self._gateways[reply] = Push(self._identity, reply, patient=True)
-            link.send(body, self.pipeline.epoch, wait=False)
+            link.send(body, self.pipeline.epoch, tensors, buffers, wait=False)
         except PomonaError as error:
             LOST_TOKENS.labels(self.pipeline.model).inc()
             log.warning("a gateway cannot be told: %s", error)

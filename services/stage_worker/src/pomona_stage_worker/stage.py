@@ -24,13 +24,15 @@ from pomona_stage_worker.caches import (
 )
 from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.drawing import Drawing, Result
+from pomona_stage_worker.prompt_scores import PromptScores, Scores
 from pomona_stage_worker.sampling import draw
 from pomona_stage_worker.slicing import StageModel
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a step leaves: activations for the next stage, or, on the tail, tokens.
+    """What a step leaves: activations for the next stage, or, on the tail, tokens and what is
+    asked for of a prompt.
 
     ``built_ns``: when its graph was built and its computation began, by time.monotonic_ns.
     """
@@ -38,6 +40,7 @@ class Output:
     tensors: tuple[Tensor, ...] = ()
     buffers: tuple[Buffer, ...] = ()
     results: tuple[Result, ...] = ()
+    scores: Scores | None = None
     built_ns: int = 0
 
 
@@ -83,6 +86,7 @@ class MlxStage:
         self._grammars = grammars
         self._table = CacheTable(self._make_caches)
         self._drawings: dict[int, Drawing] = {}
+        self._prompt_scores = PromptScores()
         self._ahead: dict[int, StepAhead] = {}
         self._expected: dict[int, tuple[Tensor, ...]] = {}
         caches = self._make_caches()
@@ -116,14 +120,16 @@ class MlxStage:
                 (buffers[0], *(buffer for _, buffer in described)),
                 built_ns=built,
             )
+        mx.async_eval(owned)
+        wanted = self._prompt_scores.wanted(step)
+        scores = self._prompt_scores.take(step, output) if wanted else None
         if not step.sample:
             mx.eval(owned)
-            return Output(built_ns=built)
-        mx.async_eval(owned)
+            return Output(scores=scores, built_ns=built)
         drawings = [self._drawings[seq] for seq in step.rows]
         drawn = draw(output[:, -1, :], drawings)
         results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
-        return Output(results=results, built_ns=built)
+        return Output(results=results, scores=scores, built_ns=built)
 
     def prepare(self) -> bool:
         for number, tensors in self._expected.items():
@@ -168,6 +174,8 @@ class MlxStage:
             ahead.take_back()
         arrays = [_array(t, b) for t, b in zip(tensors, buffers, strict=True)]
         logits = "last" if step.sample else "none"
+        if self._model.is_tail and self._prompt_scores.wanted(step):
+            logits = "all"
         return self._model(arrays[0], tuple(arrays[1:]) or None, caches, logits=logits)
 
     def _take_back(self, lane: int) -> None:
@@ -184,6 +192,7 @@ class MlxStage:
             self._drawings[op.seq] = Drawing.begin(op, constraint)
         elif isinstance(op, Close):
             self._drawings.pop(op.seq, None)
+        self._prompt_scores.note(op)
 
     def _settle(self, op: Close | Trim) -> None:
         """Evaluate a kept part now, so that it does not hold on to the whole it came from."""

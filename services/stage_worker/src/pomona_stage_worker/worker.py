@@ -21,13 +21,13 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-from pomona.models.copies import Keeper
+from pomona.models.keepers import Keeper
 from pomona.models.peers import Peer
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Pull
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
-from pomona_stage_worker.reconcile import Install, Remove, reconcile, wanted_stages
+from pomona_stage_worker.reconcile import Install, Remove, Resize, reconcile, wanted_stages
 from pomona_stage_worker.runtime import Runtime
 from pomona_stage_worker.scheduling import Limits
 from pomona_stage_worker.settings import StageWorkerSettings
@@ -183,10 +183,13 @@ class StageWorker:
             return
         self._sources = frozenset(pipeline.source for pipeline in beacon.facts.pipelines)
         wanted = wanted_stages(beacon.facts.pipelines, self._settings.instance, self._endpoint)
-        for action in reconcile(wanted, self._held.keys()):
+        present = {epoch: held.install for epoch, held in self._held.items()}
+        for action in reconcile(wanted, present):
             match action:
                 case Remove():
                     self._remove(action.epoch)
+                case Resize():
+                    self._resize(action.install)
                 case Install():
                     task = asyncio.create_task(self._install(action))
                     self._tasks.add(task)
@@ -209,6 +212,17 @@ class StageWorker:
 
             self._loop.call(end)
         self._control.changed()
+
+    def _resize(self, install: Install) -> None:
+        held = self._held[install.pipeline.epoch]
+        held.install = install
+        if held.runtime is not None:
+            runtime = held.runtime
+            self._loop.call(lambda: runtime.limit_caches(install.pipeline.cache_tokens))
+        log.info(
+            "caches may hold %d tokens now", install.pipeline.cache_tokens,
+            extra={"epoch": install.pipeline.epoch},
+        )  # fmt: skip
 
     async def _install(self, install: Install) -> None:
         pipeline = install.pipeline
@@ -240,7 +254,10 @@ class StageWorker:
                 self._spare = weights
                 return
             held.weights = weights
-            held.runtime = await self._start_runtime(install, weights)
+            begun = held.install
+            held.runtime = await self._start_runtime(begun, weights)
+            if held.install is not begun:
+                self._resize(held.install)
         except PomonaError as error:
             held.status = _at(status, "failed", error=str(error))
             log.error("stage failed to load: %s", error, extra={"epoch": pipeline.epoch})

@@ -206,7 +206,7 @@ class Pipeline:
 
     Attributes:
         model: the name clients use.
-        source: where workers find it: a hub id, a folder, or a GGUF file.
+        source: where workers find it: a hub id with its commit, a folder, or a GGUF file.
         epoch: the version of this plan. It only rises.
         layer_count: the layers of the model; the stages cover ``[0, layer_count)``.
         state: ``forming`` until every stage says ready, then ``active``; ``impossible``

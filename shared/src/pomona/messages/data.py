@@ -5,7 +5,7 @@
     gateway --Submit, Cancel--> head --Step--> stage --Step--> tail
        ^                          ^                              |
        |                          +----------- StepDone ---------+
-       +-- Rejected, Queued, -----+------------ Tokens ----------+
+       +-- Rejected, Queued, -----+-------- Tokens, Scored ------+
            Started
 
 Every message travels in an :class:`Envelope`; the tensors follow as raw frames.
@@ -65,6 +65,7 @@ class Sampling:
         min_tokens: no stop id may be drawn before this many tokens.
         stop_ids: tokens that end the reply with ``stop``.
         logprobs: None, or how many alternatives (0 to 20) are reported for each token.
+        prompt_logprobs: the same for the prompt's own tokens, in :class:`Scored`.
         grammar: the reply must match it: a grammar as llguidance writes it; empty for none.
     """
 
@@ -81,6 +82,7 @@ class Sampling:
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=1024)] = ()
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)] = ""
 
 
@@ -95,6 +97,7 @@ class Submit:
         attempt: rises when the gateway submits the request again in a later epoch.
         emitted: how many ids at the end of the tensor are the reply so far; the next
             token has this index.
+        scored: how many log-probabilities of the prompt have arrived; as :class:`Scored`.
         reply: the gateway's data endpoint.
         share: prompts are matched with kept prefixes only within the same share.
         deadline_s: seconds the request may wait before its prompt is begun.
@@ -108,6 +111,7 @@ class Submit:
     reply: Endpoint
     sampling: Sampling
     emitted: Count = 0
+    scored: Count = 0
     share: Text = ""
     priority: Annotated[int, Field(ge=0, le=9)] = 0
     deadline_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
@@ -150,8 +154,10 @@ class Open:
 
     Attributes:
         index: index of the first token to be drawn.
-        history: prompt and reply ids, when a penalty or a grammar needs them.
+        history: prompt and reply ids, when a penalty, a grammar or ``prompt_logprobs`` needs
+            them.
         replied: how many of ``history``, at its end, are the reply.
+        scored: how many log-probabilities of the prompt need not be told again.
     """
 
     op: Literal["open"]
@@ -163,6 +169,7 @@ class Open:
     index: Count = 0
     history: tuple[TokenId, ...] = ()
     replied: Count = 0
+    scored: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +290,26 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of a part of the prompt; they all come before the first token.
+
+    Number i is that of prompt token i + 1 after those before it: the first token has none,
+    and a prompt of n tokens has n - 1 of them. Three tensors: float32 (count,), the prompt's
+    own tokens; int32 (count, k), the k likeliest ids, most likely first, and float32
+    (count, k), theirs. k is the request's ``prompt_logprobs``. Natural logarithms, before
+    penalties, temperature and filters.
+
+    Attributes:
+        index: number of the first of them.
+    """
+
+    kind: Literal["scored"]
+    request: RequestId
+    attempt: Count
+    index: Count
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The head has begun a prompt, or a chunk of it is done.
 
@@ -333,7 +360,7 @@ class Rejected:
 
 
 Body = Annotated[
-    Submit | Cancel | StepDone | Step | Tokens | Started | Queued | Rejected,
+    Submit | Cancel | StepDone | Step | Tokens | Scored | Started | Queued | Rejected,
     Field(discriminator="kind"),
 ]
 

@@ -1,9 +1,10 @@
 """Copies of models that are elsewhere: on the hub, or on the disk of a peer.
 
-A copy is a folder like any other, except that its weight files are sparse: each has its
-header and its full size, and of its tensors those that somebody here has wanted so far; the
-rest are holes, which take no disk. Beside each file stands what it holds. So whoever reads
-headers only, or only tensors that were asked for before, needs not know that it is a copy.
+A copy is a folder, or a GGUF file, like any other, except that its weight files are sparse:
+each has its header and its full size, and of its tensors those that somebody here has wanted
+so far; the rest are holes, which take no disk. Beside each file stands what it holds. So
+whoever reads headers only, or only tensors that were asked for before, needs not know that
+it is a copy.
 
 Several processes may fill one copy: they write the same bytes to the same places.
 """
@@ -18,74 +19,22 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import ModelError, ModelNotFoundError
-from pomona.models.safetensors_index import (
-    LENGTH_BYTES,
-    TensorPlace,
-    header_length,
-    read_index,
-)
-
-Range = tuple[int, int]
-"""Begin and end of bytes in a file."""
+from pomona.models.beginning import begin_files, header_end, wanted_of
+from pomona.models.hub_id import is_hub_id
+from pomona.models.keepers import Keeper, Manifest, Range, is_weight_file
+from pomona.models.safetensors_index import TensorPlace
 
 PIECE_BYTES = 32 << 20
 """What is fetched, written and noted at once."""
-_HEADER_GUESS = 1 << 16
 _MANIFEST = ".pomona.json"
-_SMALL = re.compile(
-    r"[^/]+\.(json|jinja|txt|model|tiktoken)|additional_chat_templates/[^/]+\.jinja"
-)
-_SMALL_LIMIT = 128 << 20
-_WEIGHTS = re.compile(r"[^/]+\.safetensors")
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file of a model. ``sha256`` is empty where its keeper does not know it."""
-
-    size: int
-    sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a model's keeper has.
-
-    Attributes:
-        version: names the state of all files: a commit of the hub, or a digest.
-    """
-
-    source: str
-    version: str
-    files: Mapping[str, RemoteFile]
-
-
-class Keeper(Protocol):
-    """Somebody who has a model, or parts of it: the hub or a peer."""
-
-    name: str
-
-    def manifest(self, source: str) -> Manifest:
-        """Raises ModelError when it does not have the model, or cannot be reached."""
-        ...
-
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
-        """The ranges of the file that it has; none when it cannot be reached."""
-        ...
-
-    def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
-        """The bytes, checked. Raises ModelError when it does not have them."""
-        ...
-
 
 _MANIFESTS = TypeAdapter(Manifest)
 _RANGES = TypeAdapter(tuple[Range, ...])
@@ -118,13 +67,19 @@ class Copy:
     @classmethod
     def find(cls, source: str) -> Copy | None:
         """The copy of ``source`` on this machine, if there is one."""
-        folder = models_dir() / folder_name(source)
-        return cls(folder) if (folder / _MANIFEST).is_file() else None
+        for folder in (models_dir() / folder_name(source), _pinned(source)):
+            if folder is not None and (folder / _MANIFEST).is_file():
+                return cls(folder)
+        return None
 
     @classmethod
     def begin(cls, source: str, keepers: Sequence[Keeper]) -> Copy:
-        """Make a copy with the small files and the headers, from the first keeper that has
-        them. Raises ModelError saying what each of them answered."""
+        """The copy of what ``source`` names now, with small files and headers at least, from
+        the first keeper that has them. Raises ModelError saying what each of them answered.
+
+        A copy is of one version for ever. Its manifest's ``source`` names that version too,
+        where it can: what ``source`` alone means here does not change until it is begun again.
+        """
         refusals: list[str] = []
         for keeper in keepers:
             try:
@@ -132,6 +87,12 @@ class Copy:
             except ModelError as error:
                 refusals.append(f"{keeper.name}: {error}")
         raise ModelNotFoundError(f"{source} cannot be fetched: {'; '.join(refusals) or 'no one'}")
+
+    @property
+    def path(self) -> Path:
+        """The model: a GGUF file, or the folder."""
+        file = next(iter(self.manifest.files))
+        return self.folder / file if file.endswith(".gguf") else self.folder
 
     def held(self, file: str) -> tuple[Range, ...]:
         """The ranges of a weight file that are here, sorted and apart."""
@@ -147,7 +108,8 @@ class Copy:
         wanted: dict[str, list[Range]] = {}
         for place in places:
             if place.end > place.begin:
-                wanted.setdefault(place.file.name, []).append((place.begin, place.end))
+                file = place.file.relative_to(self.folder).as_posix()
+                wanted.setdefault(file, []).append((place.begin, place.end))
         lacking: dict[str, list[Range]] = {}
         for file, ranges in wanted.items():
             missing = _without(_merged(ranges), self.held(file))
@@ -160,14 +122,16 @@ class Copy:
         size = self.manifest.files[file].size
         if not whole.is_file() or whole.stat().st_size != size:
             return
-        link = self.folder / f".{file}.{os.getpid()}"
+        link = _beside(self.folder / file, f"{os.getpid()}")
         link.symlink_to(whole.resolve())
         link.replace(self.folder / file)
         self._note(file, (0, size))
 
     def weight_files(self) -> list[str]:
         """Those that this copy is made of."""
-        return sorted(x.name for x in self.folder.iterdir() if is_weight_file(x.name))
+        return sorted(
+            x for x in self.manifest.files if is_weight_file(x) and (self.folder / x).is_file()
+        )
 
     def held_bytes(self) -> tuple[int, int]:
         """Bytes of the weights that are here, and of all."""
@@ -182,8 +146,11 @@ class Copy:
     def forget(self, file: str) -> None:
         """Take what is here of a weight file, but its header, for not fetched."""
         with self._locked():
-            header = self.held(file)[0][0], _header_end(self.folder / file)
-            self._notes(file).write_bytes(orjson.dumps([header]))
+            path = self.folder / file
+            with path.open("rb") as opened:
+                first = opened.read(self.held(file)[0][1])
+            end = header_end(path, first, self.manifest.files[file].size)
+            _note_first(path, (0, end or 0))
 
     def fetch(self, file: str, begin: int, end: int, keepers: Sequence[Keeper]) -> str:
         """Fetch one piece from the first keeper that has it; the keeper's name."""
@@ -219,7 +186,7 @@ class Copy:
             temporary.replace(notes)
 
     def _notes(self, file: str) -> Path:
-        return self.folder / f".{file}.held"
+        return _beside(self.folder / file, "held")
 
     @contextmanager
     def _locked(self) -> Generator[None]:
@@ -236,11 +203,6 @@ def copies() -> list[Copy]:
         with suppress(ModelError):
             found.append(Copy(manifest.parent))
     return found
-
-
-def _header_end(path: Path) -> int:
-    with path.open("rb") as file:
-        return LENGTH_BYTES + header_length(path, file.read(LENGTH_BYTES))
 
 
 def pieces(
@@ -261,62 +223,50 @@ def pieces(
     return found
 
 
-def is_small_file(name: str, size: int) -> bool:
-    """Whether the file is read whole: configuration, tokenizer, templates."""
-    return _SMALL.fullmatch(name) is not None and size <= _SMALL_LIMIT
-
-
-def is_weight_file(name: str) -> bool:
-    return _WEIGHTS.fullmatch(name) is not None
-
-
 def _begun(source: str, keeper: Keeper) -> Path:
-    told = keeper.manifest(source)
-    files = {n: x for n, x in told.files.items() if is_weight_file(n) or is_small_file(n, x.size)}
-    manifest = replace(told, source=source, files=files)
-    weights = {name: x for name, x in manifest.files.items() if is_weight_file(name)}
-    if "config.json" not in manifest.files or not weights:
-        raise ModelNotFoundError(
-            f"{source} holds no config.json with safetensors beside it, so it is no model "
-            "that can be run; executable formats are never read"
-        )
+    manifest = wanted_of(source, keeper.manifest(source))
     parent = models_dir()
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".begun-", dir=parent))
-    try:
-        for name, file in manifest.files.items():
-            if is_small_file(name, file.size):
-                target = folder / name
-                target.parent.mkdir(exist_ok=True)
-                target.write_bytes(keeper.read(manifest, name, 0, file.size))
-        named = set(read_index(folder).values()) or set(weights)
-        for name in sorted(named & weights.keys()):
-            _begin_weights(folder / name, manifest, keeper)
-        (folder / _MANIFEST).write_bytes(orjson.dumps(asdict(manifest)))
-        final = parent / folder_name(source)
+    exact = manifest.source if is_hub_id(source) else f"{source}@{manifest.version}"
+    final = parent / folder_name(exact)
+    if not (final / _MANIFEST).is_file():
+        folder = Path(tempfile.mkdtemp(prefix=".begun-", dir=parent))
         try:
-            folder.rename(final)
-        except OSError:  # another process was first
-            if not (final / _MANIFEST).is_file():
-                raise
-        return final
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            begin_files(folder, manifest, keeper, _note_first)
+            (folder / _MANIFEST).write_bytes(orjson.dumps(asdict(manifest)))
+            try:
+                folder.rename(final)
+            except OSError:  # another process was first
+                if not (final / _MANIFEST).is_file():
+                    raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    if exact != source:
+        temporary = _pin(source).with_suffix(f".{os.getpid()}")
+        temporary.write_text(final.name)
+        temporary.replace(_pin(source))
+    return final
 
 
-def _begin_weights(path: Path, manifest: Manifest, keeper: Keeper) -> None:
-    """A sparse file with its header."""
-    size = manifest.files[path.name].size
-    head = keeper.read(manifest, path.name, 0, min(size, _HEADER_GUESS))
-    end = LENGTH_BYTES + header_length(path, head[:LENGTH_BYTES])
-    if end > size:
-        raise ModelError(f"{path.name} is damaged: its header is longer than itself")
-    if end > len(head):
-        head += keeper.read(manifest, path.name, len(head), end)
-    with path.open("wb") as file:
-        file.write(head[:end])
-        file.truncate(size)
-    (path.parent / f".{path.name}.held").write_bytes(orjson.dumps([(0, end)]))
+def _pin(source: str) -> Path:
+    """The file that tells which copy ``source`` means on this machine."""
+    return models_dir() / f"{folder_name(source)}.pin"
+
+
+def _pinned(source: str) -> Path | None:
+    try:
+        return models_dir() / Path(_pin(source).read_text()).name
+    except FileNotFoundError:
+        return None
+
+
+def _beside(file: Path, kind: str) -> Path:
+    """A hidden file of Pomona's own beside a weight file."""
+    return file.with_name(f".{file.name}.{kind}")
+
+
+def _note_first(file: Path, here: Range) -> None:
+    _beside(file, "held").write_bytes(orjson.dumps([here]))
 
 
 def _merged(ranges: Iterable[Range]) -> list[Range]:

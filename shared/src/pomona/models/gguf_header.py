@@ -88,11 +88,33 @@ def read_gguf_header(path: Path, *, lists: bool = True) -> GgufHeader:
         ) from error
 
 
+def gguf_header_end(path: Path, head: bytes, size: int) -> int | None:
+    """Where the header ends in a file of ``size`` bytes that begins with ``head``; None when
+    that is not all of it. Raises ModelError when the file is damaged."""
+    reader = _Reader(head, lists=False, size=size)
+    try:
+        reader.header()
+    except _CutShortError:
+        if len(head) < size:
+            return None
+        raise ModelError(f"{path} is cut short; copy or download it again") from None
+    except (ValueError, struct.error) as error:
+        raise ModelError(f"{path} cannot be read as GGUF ({error}): it is damaged") from error
+    return reader.at
+
+
+class _CutShortError(ValueError):
+    """More bytes are announced than there are."""
+
+
 class _Reader:
-    def __init__(self, data: mmap.mmap, lists: bool) -> None:
+    """Args: size: of the file, of which ``data`` may be the first part."""
+
+    def __init__(self, data: mmap.mmap | bytes, lists: bool, size: int = 0) -> None:
         self._data = data
+        self._size = size or len(data)
         self._lists = lists
-        self._at = 0
+        self.at = 0
 
     def header(self) -> GgufHeader:
         if self._take(4) != b"GGUF":
@@ -112,11 +134,11 @@ class _Reader:
         alignment = int(fields.get("general.alignment", DEFAULT_ALIGNMENT))
         if alignment < 1:
             raise ValueError(f"an alignment of {alignment} cannot be")
-        data_begins = -(-self._at // alignment) * alignment
+        data_begins = -(-self.at // alignment) * alignment
         tensors = tuple(replace(x, begin=x.begin + data_begins) for x in announced)
         for tensor in tensors:
-            if tensor.begin + tensor.stored_bytes > len(self._data):
-                missing = tensor.begin + tensor.stored_bytes - len(self._data)
+            missing = tensor.begin + tensor.stored_bytes - self._size
+            if missing > 0:
                 raise ValueError(f"tensor {tensor.name} lacks {missing} bytes")
         return GgufHeader(fields, tensors)
 
@@ -134,11 +156,11 @@ class _Reader:
         return GgufTensor(name, kind.name, shape, begin, prod(shape) // block * block_bytes)
 
     def _take(self, size: int) -> bytes:
-        end = self._at + size
+        end = self.at + size
         if end > len(self._data):
-            raise ValueError(f"it ends at {len(self._data)}, but {end} bytes are announced")
-        taken = self._data[self._at : end]
-        self._at = end
+            raise _CutShortError(f"it ends at {len(self._data)}, but {end} bytes are announced")
+        taken = self._data[self.at : end]
+        self.at = end
         return taken
 
     def _number(self, form: str) -> Any:
@@ -162,7 +184,7 @@ class _Reader:
             for _ in range(count):
                 self._take(self._number("<Q"))
         elif kind in _SCALARS:
-            self._at += struct.calcsize(_SCALARS[kind]) * count
+            self.at += struct.calcsize(_SCALARS[kind]) * count
             self._take(0)
         else:
             raise ValueError(f"there is no array of metadata type {kind}")

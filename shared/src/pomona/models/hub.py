@@ -7,22 +7,16 @@ usual places. A token is never part of a message or a log.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
-from pomona.models.copies import Manifest, Range, RemoteFile
+from pomona.models.hub_id import HubId, hub_id
+from pomona.models.keepers import Manifest, Range, RemoteFile
 
 DEADLINE_S = 60.0
 """For one answer of the hub, seconds."""
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether ``source`` reads like ``owner/name``, or ``owner/name@revision``."""
-    return _ID.fullmatch(source) is not None
 
 
 class Hub:
@@ -38,12 +32,12 @@ class Hub:
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
-        name, _, revision = source.partition("@")
+        asked = _named(source)
         api = HfApi(endpoint=self._endpoint)
         with _explained(source):
-            info = api.model_info(name, revision=revision or "main", timeout=DEADLINE_S)
+            info = api.model_info(asked.name, revision=asked.revision or "main", timeout=DEADLINE_S)
             commit = str(info.sha)
-            entries = list(api.list_repo_tree(name, recursive=True, revision=commit))
+            entries = list(api.list_repo_tree(asked.name, recursive=True, revision=commit))
         files = {
             entry.path: RemoteFile(
                 entry.lfs.size if entry.lfs else entry.size, entry.lfs.sha256 if entry.lfs else ""
@@ -62,7 +56,7 @@ class Hub:
 
         if begin == end:
             return b""
-        name = manifest.source.partition("@")[0]
+        name = _named(manifest.source).name
         url = hf_hub_url(name, file, revision=manifest.version, endpoint=self._endpoint)
         headers = {**build_hf_headers(), "range": f"bytes={begin}-{end - 1}"}
         # Bytes as stored: a range of something compressed on the way would be another one.
@@ -85,9 +79,16 @@ class Hub:
         """The file in the cache that huggingface_hub keeps, when it is there whole."""
         from huggingface_hub import try_to_load_from_cache
 
-        name = manifest.source.partition("@")[0]
+        name = _named(manifest.source).name
         found = try_to_load_from_cache(name, file, revision=manifest.version)
         return Path(found) if isinstance(found, str) else None
+
+
+def _named(source: str) -> HubId:
+    named = hub_id(source)
+    if named is None:
+        raise ModelNotFoundError(f"{source} is no name on the hub, such as owner/name")
+    return named
 
 
 class _explained:

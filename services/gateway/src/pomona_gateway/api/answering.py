@@ -56,6 +56,12 @@ def gateway_of(request: Request) -> Gateway:
     return request.app.state.gateway
 
 
+def share_of(request: Request) -> str:
+    """Whose request it is: the name of its key, empty without one."""
+    key: ApiKey | None = request.state.key
+    return key.name if key else ""
+
+
 async def answer(
     request: Request, completion: Completion, writer: Writer, stream: bool
 ) -> Response | ASGIApp:

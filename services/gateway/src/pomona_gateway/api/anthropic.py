@@ -21,13 +21,12 @@ from pomona_gateway.api.anthropic_request import (
     Thinking,
     anthropic_messages,
     anthropic_tools,
-    tool_use_input,
 )
 from pomona_gateway.api.errors import anthropic_error
 from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.api.opening import dialogue_prompt, open_dialogue
 from pomona_gateway.completion import Replies, Waiting
-from pomona_gateway.dialogue import Dialogue, DialogueReplies, ToolCall, Turn
+from pomona_gateway.dialogue import CallPiece, Dialogue, DialogueReplies, ToolCall, Turn
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.output import Said, Thought
 
@@ -97,9 +96,7 @@ class MessageWriter:
             content.append({"type": "thinking", "thinking": reply.thought, "signature": ""})
         if reply.text:
             content.append({"type": "text", "text": reply.text})
-        content += [
-            {**_tool_use(call), "input": tool_use_input(call.arguments)} for call in reply.calls
-        ]
+        content += [{**_tool_use(call), "input": call.input} for call in reply.calls]
         return {
             **self._head,
             "content": content,
@@ -151,12 +148,15 @@ class _Blocks:
                         empty = {"type": "thinking", "thinking": "", "signature": ""}
                         yield from self._in("thinking", empty)
                         yield self._delta({"type": "thinking_delta", "thinking": text})
-                case ToolCall():
-                    yield from self.close()
-                    yield from self._in("tool_use", {**_tool_use(part), "input": {}})
-                    delta = {"type": "input_json_delta", "partial_json": part.arguments}
-                    yield self._delta(delta)
-                    yield from self.close()
+                case CallPiece():
+                    if part.begins:
+                        yield from self.close()
+                        yield from self._in("tool_use", {**_tool_use(part), "input": {}})
+                    if part.arguments:
+                        delta = {"type": "input_json_delta", "partial_json": part.arguments}
+                        yield self._delta(delta)
+                    if part.ends:
+                        yield from self.close()
 
     def close(self) -> Iterator[dict[str, Any]]:
         if self._open:
@@ -180,7 +180,7 @@ def _event(content: dict[str, Any], name: str | None = None) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(content) + b"\n\n"
 
 
-def _tool_use(call: ToolCall) -> dict[str, Any]:
+def _tool_use(call: ToolCall | CallPiece) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id.replace("call_", "toolu_"), "name": call.name}
 
 

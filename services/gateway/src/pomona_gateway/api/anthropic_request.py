@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
@@ -237,8 +236,3 @@ def _misplaced(kind: str, role: str, where: str) -> RequestError:
 
 def _text(content: str | list[TextBlock]) -> str:
     return content if isinstance(content, str) else "".join(block.text for block in content)
-
-
-def tool_use_input(arguments: str) -> Any:
-    """Arguments of a call as Anthropic has them: an object."""
-    return orjson.loads(arguments)

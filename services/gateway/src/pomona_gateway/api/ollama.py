@@ -22,8 +22,8 @@ from pomona_gateway.api.opening import open_dialogue, shaped
 from pomona_gateway.api.parameters import sampling
 from pomona_gateway.api.tools import chosen_tools
 from pomona_gateway.completion import Completion, Replies, Waiting
-from pomona_gateway.dialogue import Dialogue, DialogueReplies, ToolCall, Tools, WholeReply
-from pomona_gateway.output import OutputFormat, Said, Thought
+from pomona_gateway.dialogue import CallPiece, Dialogue, DialogueReplies, Tools, Turn, WholeReply
+from pomona_gateway.output import OutputFormat
 from pomona_gateway.prompts import text_prompt
 from pomona_gateway.tokenizer import LanguageModel
 
@@ -118,22 +118,24 @@ class LineWriter:
         return {**self._object(reply), **self._end(replies, reply.finish)}
 
     async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+        calling = WholeReply()
         async with aclosing(DialogueReplies(self._dialogue, replies).turns(pause_s)) as turns:
             async for turn in turns:
                 if isinstance(turn, Waiting):
                     continue
                 for part in turn.parts:
                     reply = WholeReply()
-                    match part:
-                        case Said(text=text):
-                            reply.text = text
-                        case Thought(text=text):
-                            reply.thought = text
-                        case ToolCall():
-                            reply.calls.append(part)
+                    if isinstance(part, CallPiece):
+                        # Ollama has whole calls only.
+                        calling.add(Turn(0, (part,)))
+                        if not part.ends:
+                            continue
+                        reply, calling = calling, WholeReply()
+                    else:
+                        reply.add(Turn(0, (part,)))
                     yield orjson.dumps({**self._object(reply), "done": False}) + b"\n"
                 if turn.finish is not None:
-                    end = {**self._object(WholeReply()), **self._end(replies, turn.finish)}
+                    end = {**self._object(calling), **self._end(replies, turn.finish)}
                     yield orjson.dumps(end) + b"\n"
 
     def _object(self, reply: WholeReply) -> dict[str, Any]:
@@ -152,7 +154,7 @@ class LineWriter:
                     "function": {
                         "index": call.place,
                         "name": call.name,
-                        "arguments": orjson.loads(call.arguments),
+                        "arguments": call.input,
                     },
                 }
                 for call in reply.calls

@@ -21,7 +21,15 @@ from pomona_gateway.api.parameters import Label, SamplingParameters
 from pomona_gateway.api.shapes import ResponseFormat, format_shape
 from pomona_gateway.api.tools import ToolChoice, ToolDefinitions, chosen_tools
 from pomona_gateway.completion import Replies, Waiting
-from pomona_gateway.dialogue import Dialogue, DialogueReplies, ToolCall, Turn, WholeReply
+from pomona_gateway.dialogue import (
+    CallPiece,
+    Dialogue,
+    DialogueReplies,
+    ToolCall,
+    Turn,
+    TurnPart,
+    WholeReply,
+)
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.grammar import Shape
 from pomona_gateway.output import Said, Thought
@@ -220,14 +228,18 @@ def message_object(reply: WholeReply) -> dict[str, Any]:
     return message
 
 
-def delta_object(part: Said | Thought | ToolCall) -> dict[str, Any]:
+def delta_object(part: TurnPart) -> dict[str, Any]:
     match part:
         case Said(text=text):
             return {"content": text}
         case Thought(text=text):
             return {"reasoning_content": text}
-        case ToolCall():
-            return {"tool_calls": [{"index": part.place, **call_object(part)}]}
+        case CallPiece(begins=True):
+            whole = call_object(ToolCall(part.id, part.place, part.name, part.arguments))
+            return {"tool_calls": [{"index": part.place, **whole}]}
+        case CallPiece():
+            piece = {"index": part.place, "function": {"arguments": part.arguments}}
+            return {"tool_calls": [piece]}
 
 
 def call_object(call: ToolCall) -> dict[str, Any]:
@@ -235,6 +247,6 @@ def call_object(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def token_object(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+def token_object(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token)
     return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}

@@ -16,13 +16,14 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.api import sse
 from pomona_gateway.api.answering import answer, gateway_of, receive
+from pomona_gateway.api.echo import Echo
 from pomona_gateway.api.openai_objects import answer_head, usage_object
 from pomona_gateway.api.opening import shaped
 from pomona_gateway.api.parameters import SamplingParameters, sampling
 from pomona_gateway.completion import Completion, Replies, Waiting
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.prompts import text_prompt
-from pomona_gateway.reply_text import TokenChance
+from pomona_gateway.reply_text import Piece, TokenChance
 from pomona_gateway.tokenizer import LanguageModel
 
 DEFAULT_MAX_TOKENS = 16
@@ -40,24 +41,19 @@ class CompletionRequest(SamplingParameters):
 
     prompt: Prompt
     """One text or several, each perhaps as token ids. Each gets ``n`` replies."""
-    max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    """Most tokens of the reply. Default 16."""
+    max_tokens: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    """Most tokens of the reply; 0 only with ``echo``. Default 16."""
     logprobs: int | None = Field(default=None, ge=0, le=5)
     """Report each token's log-probability, and this many of the likeliest ones."""
     echo: bool | None = None
-    """Begin the reply with the prompt. Not together with ``logprobs`` yet."""
+    """Begin the reply with the prompt, whose tokens ``logprobs`` reports too."""
     best_of: Literal[1] | None = None
     suffix: None = None
 
     def check(self) -> None:
-        if self.echo and self.logprobs is not None:
-            raise RequestError(
-                400,
-                "echo_logprobs_not_supported",
-                "the pipeline reports no log-probabilities of prompt tokens yet, so echo and "
-                "logprobs cannot be combined",
-                "logprobs",
-            )
+        if self.max_tokens == 0 and not self.echo:
+            message = "invalid 'max_tokens': a reply of no tokens needs echo: true"
+            raise RequestError(400, "invalid_value", message, "max_tokens")
 
 
 async def completions(request: Request) -> Response | ASGIApp:
@@ -66,7 +62,7 @@ async def completions(request: Request) -> Response | ASGIApp:
     asked.check_stream_options()
     asked.check()
     completion, prompts = await translate(gateway_of(request), asked)
-    writer = CompletionWriter(asked, completion, prompts if asked.echo else ())
+    writer = CompletionWriter(asked, completion, prompts)
     return await answer(request, completion, writer, bool(asked.stream))
 
 
@@ -78,7 +74,8 @@ async def translate(
     texts, prompts = await _prompts(asked.prompt, language)
     if not all(prompts):
         raise RequestError(400, "invalid_value", "invalid 'prompt': it has no tokens", "prompt")
-    limit = asked.max_tokens or DEFAULT_MAX_TOKENS
+    limit = DEFAULT_MAX_TOKENS if asked.max_tokens is None else max(asked.max_tokens, 1)
+    scored = asked.logprobs if asked.echo else None
     longest = max(len(prompt) for prompt in prompts)
     shape = asked.structured_outputs.shape() if asked.structured_outputs else None
     drawn = sampling(asked, language, longest, limit, asked.logprobs)
@@ -87,9 +84,10 @@ async def translate(
         model=name,
         language=language,
         prompts=prompts,
-        sampling=replace(drawn, max_tokens=limit),
+        sampling=replace(drawn, max_tokens=limit, prompt_logprobs=scored),
         stops=asked.stops(),
         count=asked.n or 1,
+        prompt_only=asked.max_tokens == 0,
     )
     return completion, texts
 
@@ -122,34 +120,43 @@ class Written:
     chances: list[TokenChance] = field(default_factory=list[TokenChance])
     finish: str | None = None
 
+    def add(self, piece: Piece) -> None:
+        self.text.append(piece.text)
+        self.chances += piece.chances
+        self.finish = piece.finish
+
 
 class CompletionWriter:
-    """Writes replies as text completion objects. ``echo``: the prompts, to come before."""
+    """Writes replies as text completion objects. ``texts``: the prompts, for ``echo``."""
 
     media_type = sse.MEDIA_TYPE
 
     def __init__(
-        self, asked: CompletionRequest, completion: Completion, echo: Sequence[str]
+        self, asked: CompletionRequest, completion: Completion, texts: Sequence[str]
     ) -> None:
         self._asked = asked
         self._tokenizer = completion.language.tokenizer
         self._count = completion.replies
-        self._echo = [text for text in echo for _ in range(completion.count)]
+        self._echoes = [
+            Echo(self._tokenizer, prompt, text, asked.logprobs is not None)
+            for prompt, text in zip(completion.prompts, texts, strict=True)
+            for _ in range(completion.count if asked.echo else 0)
+        ]
         self._head = answer_head("text_completion", "cmpl", completion)
 
     def failure(self, error: RequestError) -> bytes:
         return sse.openai_failure(error)
 
     async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
-        written = [Written(self._echo[n : n + 1]) for n in range(self._count)]
+        written = [Written() for _ in range(self._count)]
+        for index, echo in enumerate(self._echoes):
+            written[index].add(echo.begin())
         async with aclosing(replies.events(pause_s)) as events:
             async for event in events:
                 if isinstance(event, Waiting):
                     continue
                 index, piece = event
-                written[index].text.append(piece.text)
-                written[index].chances += piece.chances
-                written[index].finish = piece.finish
+                written[index].add(self._placed(index, piece))
         choices = [
             self._choice(index, "".join(x.text), x.chances, x.finish)
             for index, x in enumerate(written)
@@ -161,19 +168,29 @@ class CompletionWriter:
         counted = options is not None and options.include_usage
         head = {**self._head, "usage": None} if counted else self._head
         yield sse.comment("accepted")
-        for index, text in enumerate(self._echo):
-            yield sse.data({**head, "choices": [self._choice(index, text, (), None)]})
+        for index, echo in enumerate(self._echoes):
+            piece = echo.begin()
+            choice = self._choice(index, piece.text, piece.chances, None)
+            yield sse.data({**head, "choices": [choice]})
         async with aclosing(replies.events(pause_s)) as events:
             async for event in events:
                 if isinstance(event, Waiting):
                     yield sse.comment(str(event))
                     continue
                 index, piece = event
+                piece = self._placed(index, piece)
                 choice = self._choice(index, piece.text, piece.chances, piece.finish)
                 yield sse.data({**head, "choices": [choice]})
         if counted:
             yield sse.data({**head, "choices": [], "usage": usage_object(replies.usage)})
         yield sse.DONE
+
+    def _placed(self, index: int, piece: Piece) -> Piece:
+        """A part of a reply as it stands in the whole text."""
+        if not self._echoes:
+            return piece
+        echo = self._echoes[index]
+        return echo.shifted(piece) if piece.prompt is None else echo.take(piece.prompt)
 
     def _choice(
         self, index: int, text: str, chances: Sequence[TokenChance], finish: str | None
@@ -192,6 +209,16 @@ class CompletionWriter:
         return {
             "tokens": [name(x.token) for x in chances],
             "token_logprobs": [x.logprob for x in chances],
-            "top_logprobs": [{name(i): p for i, p in x.top} for x in chances],
+            "top_logprobs": [self._alternatives(x) for x in chances],
             "text_offset": [x.offset for x in chances],
         }
+
+    def _alternatives(self, chance: TokenChance) -> dict[str, float] | None:
+        """The likeliest tokens, and always the one that stands there. Of tokens that look
+        the same the likeliest is named."""
+        if chance.logprob is None:
+            return None
+        named: dict[str, float] = {}
+        for token, logprob in (*chance.top, (chance.token, chance.logprob)):
+            named.setdefault(self._tokenizer.token_text(token), logprob)
+        return named

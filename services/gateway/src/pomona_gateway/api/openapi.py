@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from pomona_gateway.api.model_administration import ModelBody
 from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, ShowRequest
 from pomona_gateway.api.openai_chat import ChatRequest, chat_completions
 from pomona_gateway.api.openai_completions import CompletionRequest, completions
-from pomona_gateway.api.responses import responses
+from pomona_gateway.api.responses import delete_response, get_response, responses
 from pomona_gateway.api.responses_request import ResponsesRequest
 
 _STREAMS = "text/event-stream"
@@ -57,6 +58,8 @@ OPERATIONS = (
     Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, _STREAMS),
     Operation("POST", "/v1/completions", completions, CompletionRequest, _STREAMS),
     Operation("POST", "/v1/responses", responses, ResponsesRequest, _STREAMS),
+    Operation("GET", "/v1/responses/{response}", get_response),
+    Operation("DELETE", "/v1/responses/{response}", delete_response),
     Operation("POST", "/v1/embeddings", embeddings, EmbeddingRequest),
     Operation("POST", "/v1/messages", anthropic.messages, MessagesRequest, _STREAMS),
     Operation("POST", "/v1/messages/count_tokens", anthropic.count_tokens, CountRequest),
@@ -72,7 +75,7 @@ _REFUSALS = {
     "400": "The request cannot be honoured; the message names the parameter.",
     "401": "A key is needed.",
     "403": "The key or the host name is not allowed.",
-    "404": "There is no such model.",
+    "404": "There is no such model or response.",
     "408": "The body came too slowly.",
     "413": "The body is too large.",
     "429": "Too much at once; see Retry-After.",
@@ -119,9 +122,10 @@ def _describe(operation: Operation) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": reference}},
         }
-    if "{model}" in operation.path:
+    if names := re.findall(r"{(\w+)}", operation.path):
         described["parameters"] = [
-            {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
         ]
     return described
 

@@ -23,7 +23,12 @@ from pomona_gateway.grammar import (
     dialogue_grammar,
 )
 from pomona_gateway.output import OutputFormat
-from pomona_gateway.prompts import chat_prompt, takes_tools, with_taught_calls
+from pomona_gateway.prompts import (
+    chat_prompt,
+    knows_tools,
+    with_taught_calls,
+    with_written_calls,
+)
 from pomona_gateway.tokenizer import LanguageModel
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
@@ -45,10 +50,7 @@ async def open_dialogue(
     Raises RequestError for what this model cannot do.
     """
     name, language = gateway.catalogue.find(parameters.model)
-    output = language.output.taught() if _teaches(language, tools) else language.output
-    if tools.functions and not output.calls_tools:
-        message = "this model's chat template shows no notation for tool calls"
-        raise RequestError(400, "tools_not_supported", message, "tools")
+    output = language.output if knows_tools(language) else language.output.taught()
     settings = {**_effort(language, effort), **(variables or {})}
     text, prompt = await dialogue_prompt(language, messages, tools, settings)
     drawn = sampling(parameters, language, len(prompt), max_tokens, logprobs)
@@ -75,17 +77,13 @@ async def dialogue_prompt(
     tools: Tools,
     variables: Mapping[str, Any],
 ) -> tuple[str, array[int]]:
-    """The prompt as text and as ids; calls are taught where a grammar makes them certain."""
-    if _teaches(language, tools):
-        taught = with_taught_calls(messages, tools.definitions)
-        return await chat_prompt(language, taught, (), variables)
-    return await chat_prompt(language, messages, tools.definitions, variables)
-
-
-def _teaches(language: LanguageModel, tools: Tools) -> bool:
-    """Whether the prompt must say how to call tools, because the model's template does not."""
-    knows = language.output.calls_tools and takes_tools(language)
-    return tools.forced and not knows
+    """The prompt as text and as ids. A model whose template knows no tools is taught them."""
+    if knows_tools(language):
+        return await chat_prompt(language, messages, tools.definitions, variables)
+    written = with_written_calls(messages)
+    if tools.functions:
+        written = with_taught_calls(written, tools.definitions, tools.forced)
+    return await chat_prompt(language, written, (), variables)
 
 
 def _outcome(output: OutputFormat, tools: Tools, shape: Shape | None) -> Outcome | None:

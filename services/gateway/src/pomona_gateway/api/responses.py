@@ -16,7 +16,8 @@ from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
 from pomona_gateway.api import sse
-from pomona_gateway.api.answering import answer, gateway_of, receive
+from pomona_gateway.api.answering import answer, gateway_of, receive, share_of
+from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.api.opening import open_dialogue
 from pomona_gateway.api.responses_items import OutputItems
 from pomona_gateway.api.responses_request import ResponsesRequest
@@ -29,7 +30,7 @@ async def responses(request: Request) -> Response | ASGIApp:
     """Answer one request for a response, streamed or whole."""
     asked = await receive(request, ResponsesRequest)
     gateway = gateway_of(request)
-    share = request.state.key.name if request.state.key else ""
+    share = share_of(request)
     earlier: tuple[dict[str, Any], ...] = ()
     if asked.previous_response_id is not None:
         found = gateway.conversations.find(asked.previous_response_id, share)
@@ -37,7 +38,7 @@ async def responses(request: Request) -> Response | ASGIApp:
             message = f"there is no response {asked.previous_response_id!r}, or it is forgotten"
             name = "previous_response_id"
             raise RequestError(400, "previous_response_not_found", message, name)
-        earlier = found
+        earlier = found.messages
     turns = [*earlier, *asked.turns()]
     system = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
     dialogue = await open_dialogue(
@@ -54,6 +55,32 @@ async def responses(request: Request) -> Response | ASGIApp:
     return await answer(request, dialogue.completion, writer, bool(asked.stream))
 
 
+async def get_response(request: Request) -> Response:
+    """A response that was kept."""
+    if request.query_params:
+        name = next(iter(request.query_params))
+        message = f"unknown parameter: {name!r}; a kept response comes whole, as it was"
+        raise RequestError(400, "unknown_parameter", message, name)
+    name: str = request.path_params["response"]
+    found = gateway_of(request).conversations.find(name, share_of(request))
+    if found is None:
+        raise _not_kept(name)
+    return JsonResponse(found.response)
+
+
+async def delete_response(request: Request) -> Response:
+    """Forget a response, and that a conversation ended with it."""
+    name: str = request.path_params["response"]
+    if not gateway_of(request).conversations.forget(name, share_of(request)):
+        raise _not_kept(name)
+    return JsonResponse({"id": name, "object": "response", "deleted": True})
+
+
+def _not_kept(name: str) -> RequestError:
+    message = f"there is no response {name!r}, or it is forgotten, or it was not to be stored"
+    return RequestError(404, "response_not_found", message, "response_id")
+
+
 class Keeper:
     """Remembers a conversation when its response is complete."""
 
@@ -64,7 +91,7 @@ class Keeper:
         self._share = share
         self._turns = turns
 
-    def keep(self, response: str, reply: WholeReply) -> None:
+    def keep(self, reply: WholeReply, response: dict[str, Any]) -> None:
         turn: dict[str, Any] = {"role": "assistant", "content": reply.text}
         if reply.thought:
             turn["reasoning_content"] = reply.thought
@@ -73,11 +100,11 @@ class Keeper:
                 {
                     "id": call.id,
                     "type": "function",
-                    "function": {"name": call.name, "arguments": orjson.loads(call.arguments)},
+                    "function": {"name": call.name, "arguments": call.input},
                 }
                 for call in reply.calls
             ]
-        self._conversations.keep(response, self._share, [*self._turns, turn])
+        self._conversations.keep(self._share, [*self._turns, turn], response)
 
 
 class ResponseWriter:
@@ -128,15 +155,15 @@ class ResponseWriter:
                 reply.add(turn)
                 for event in items.write(turn):
                     yield event
-        for event in items.close():
-            yield event
-        if self._keeper is not None:
-            self._keeper.keep(self._id, reply)
         status = "incomplete" if reply.finish == "length" else "completed"
+        for event in items.close(status):
+            yield event
         body = self._object(status, items.output)
         if status == "incomplete":
             body["incomplete_details"] = {"reason": "max_output_tokens"}
         body["usage"] = _usage(replies, read.thought_tokens)
+        if self._keeper is not None:
+            self._keeper.keep(reply, body)
         yield {"type": f"response.{status}", "response": body}
 
     def _event(self, event: dict[str, Any]) -> bytes:

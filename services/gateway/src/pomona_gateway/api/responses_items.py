@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from pomona_gateway.dialogue import ToolCall, Turn
+from pomona_gateway.dialogue import CallPiece, Turn
 from pomona_gateway.output import Said, Thought
 
 
@@ -18,6 +18,7 @@ class OutputItems:
         self._kind = ""
         self._id = ""
         self._text = ""
+        self._call: dict[str, str] = {}
 
     def write(self, turn: Turn) -> Iterator[dict[str, Any]]:
         """The events of what a turn adds."""
@@ -31,20 +32,24 @@ class OutputItems:
                     yield from self._in("reasoning")
                     self._text += text
                     yield self._event("response.reasoning_text.delta", delta=text)
-                case ToolCall():
-                    yield from self.close()
-                    yield from self._call(part)
+                case CallPiece():
+                    yield from self._calling(part)
 
-    def close(self) -> Iterator[dict[str, Any]]:
+    def close(self, status: str = "completed") -> Iterator[dict[str, Any]]:
         """The events that end the open item."""
         if not self._kind:
             return
-        part = self._part(self._text)
-        kind = "output_text" if self._kind == "message" else "reasoning_text"
-        logprobs: dict[str, Any] = {"logprobs": []} if self._kind == "message" else {}
-        yield self._event(f"response.{kind}.done", text=self._text, **logprobs)
-        yield self._event("response.content_part.done", part=part)
-        item = self._item([part], "completed")
+        if self._kind == "function_call":
+            place = {**self._place("response.function_call_arguments.done"), "item_id": self._id}
+            yield {**place, "name": self._call["name"], "arguments": self._text}
+            item = self._call_item(status)
+        else:
+            part = self._part(self._text)
+            kind = "output_text" if self._kind == "message" else "reasoning_text"
+            logprobs: dict[str, Any] = {"logprobs": []} if self._kind == "message" else {}
+            yield self._event(f"response.{kind}.done", text=self._text, **logprobs)
+            yield self._event("response.content_part.done", part=part)
+            item = self._item([part], status)
         yield {**self._place("response.output_item.done"), "item": item}
         self.output.append(item)
         self._kind = ""
@@ -59,25 +64,23 @@ class OutputItems:
         yield {**self._place("response.output_item.added"), "item": item}
         yield self._event("response.content_part.added", part=self._part(""))
 
-    def _call(self, call: ToolCall) -> Iterator[dict[str, Any]]:
-        self._id = f"fc_{secrets.token_hex(12)}"
-        item = {
-            "id": self._id,
-            "type": "function_call",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": "",
-            "status": "in_progress",
-        }
-        whole = {**item, "arguments": call.arguments, "status": "completed"}
-        place = {"item_id": self._id, "output_index": len(self.output)}
-        yield {**self._place("response.output_item.added"), "item": item}
-        kind = "response.function_call_arguments"
-        yield {"type": f"{kind}.delta", **place, "delta": call.arguments}
-        done = {"name": call.name, "arguments": call.arguments}
-        yield {"type": f"{kind}.done", **place, **done}
-        yield {**self._place("response.output_item.done"), "item": whole}
-        self.output.append(whole)
+    def _calling(self, piece: CallPiece) -> Iterator[dict[str, Any]]:
+        if piece.begins:
+            yield from self.close()
+            self._kind, self._text, self._id = "function_call", "", f"fc_{secrets.token_hex(12)}"
+            self._call = {"call_id": piece.id, "name": piece.name}
+            item = self._call_item("in_progress")
+            yield {**self._place("response.output_item.added"), "item": item}
+        if piece.arguments:
+            self._text += piece.arguments
+            place = {**self._place("response.function_call_arguments.delta"), "item_id": self._id}
+            yield {**place, "delta": piece.arguments}
+        if piece.ends:
+            yield from self.close()
+
+    def _call_item(self, status: str) -> dict[str, Any]:
+        item = {"id": self._id, "type": "function_call", **self._call}
+        return {**item, "arguments": self._text, "status": status}
 
     def _item(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self._id, "type": self._kind, "status": status}

@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pomona_gateway.output.call_stream import (
+    DEEPSEEK_FORM,
+    GLM_FORM,
+    NAMED_FORM,
+    OBJECT_FORM,
+    XML_FORM,
+)
 from pomona_gateway.output.harmony import MARKS as HARMONY_MARKS
 from pomona_gateway.output.harmony import HarmonyParser
 from pomona_gateway.output.notations import (
@@ -31,20 +38,38 @@ from pomona_gateway.output.tool_calls import (
 _DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
 _THINK = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 _CALLS = (
-    (("<function=",), CallMarks("<tool_call>", "</tool_call>", read_xml_call, XML)),
-    (("<arg_key>",), CallMarks("<tool_call>", "</tool_call>", read_glm_call, GLM)),
-    (("<tool_call>",), CallMarks("<tool_call>", "</tool_call>", read_json_call, HERMES)),
-    (("[TOOL_CALLS]", "[ARGS]"), CallMarks("[TOOL_CALLS]", "", read_mistral_calls, MISTRAL_ARGS)),
-    (("[TOOL_CALLS]",), CallMarks("[TOOL_CALLS]", "", read_mistral_calls, MISTRAL_LIST)),
-    (("<|python_tag|>",), CallMarks("<|python_tag|>", "", read_json_call, LLAMA, bare=True)),
-    ((_DEEPSEEK[0], "```json"), CallMarks(*_DEEPSEEK, read_deepseek_calls, DEEPSEEK_FENCED)),
-    ((_DEEPSEEK[0],), CallMarks(*_DEEPSEEK, read_deepseek_calls, DEEPSEEK)),
-    (("<|eom_id|>",), CallMarks("<|python_tag|>", "", read_json_call, LLAMA, bare=True)),
+    (("<function=",), CallMarks("<tool_call>", "</tool_call>", XML_FORM, read_xml_call, XML)),
+    (("<arg_key>",), CallMarks("<tool_call>", "</tool_call>", GLM_FORM, read_glm_call, GLM)),
+    (
+        ("<tool_call>",),
+        CallMarks("<tool_call>", "</tool_call>", OBJECT_FORM, read_json_call, HERMES),
+    ),
+    (
+        ("[TOOL_CALLS]", "[ARGS]"),
+        CallMarks("[TOOL_CALLS]", "", NAMED_FORM, read_mistral_calls, MISTRAL_ARGS),
+    ),
+    (
+        ("[TOOL_CALLS]",),
+        CallMarks("[TOOL_CALLS]", "", OBJECT_FORM, read_mistral_calls, MISTRAL_LIST),
+    ),
+    (
+        ("<|python_tag|>",),
+        CallMarks("<|python_tag|>", "", OBJECT_FORM, read_json_call, LLAMA, bare=True),
+    ),
+    (
+        (_DEEPSEEK[0], "```json"),
+        CallMarks(*_DEEPSEEK, DEEPSEEK_FORM, read_deepseek_calls, DEEPSEEK_FENCED),
+    ),
+    ((_DEEPSEEK[0],), CallMarks(*_DEEPSEEK, DEEPSEEK_FORM, read_deepseek_calls, DEEPSEEK)),
+    (
+        ("<|eom_id|>",),
+        CallMarks("<|python_tag|>", "", OBJECT_FORM, read_json_call, LLAMA, bare=True),
+    ),
 )
 _INNER = ("[ARGS]", "[CALL_ID]", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>")
 _INNER_TEXT = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</parameter>")
 
-TAUGHT_CALLS = CallMarks("<tool_call>", "</tool_call>", read_json_call, HERMES)
+TAUGHT_CALLS = CallMarks("<tool_call>", "</tool_call>", OBJECT_FORM, read_json_call, HERMES)
 """The notation most models know."""
 
 

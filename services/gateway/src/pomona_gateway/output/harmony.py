@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-from pomona_gateway.output.parts import Part, Said, Thought, overlap
-from pomona_gateway.output.tool_calls import read_json_call
+from pomona_gateway.output.call_stream import NAMED_FORM, CallStream
+from pomona_gateway.output.parts import Arguments, Called, Part, Said, Thought, overlap
+from pomona_gateway.output.tool_calls import read_mistral_calls
 
 MARKS = (
     "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>",
@@ -25,11 +25,12 @@ class HarmonyParser:
         self._in_header = True
         self._channel = ""
         self._recipient = ""
+        self._calls: CallStream | None = None
         self._held = ""
 
     @property
     def thinking(self) -> bool:
-        return not self._in_header and self._channel == "analysis" and not self._recipient
+        return not self._in_header and self._channel == "analysis" and self._calls is None
 
     def push(self, text: str) -> list[Part]:
         self._held += text
@@ -42,7 +43,7 @@ class HarmonyParser:
         parts = self.push("")
         held, self._held = self._held, ""
         if not self._in_header:
-            parts += self._body(held)
+            parts += self._end(self._body(parts, held))
         elif held.strip() and not any(mark in held for mark in MARKS):
             parts.append(Said(held))
         return parts
@@ -53,30 +54,44 @@ class HarmonyParser:
             return False
         channel, recipient = _CHANNEL.search(before), _RECIPIENT.search(before)
         self._channel = channel[1] if channel else "final"
-        self._recipient = recipient[1] if recipient else ""
         self._in_header, self._held = False, after
+        if recipient:
+            # Name and body are then what another notation writes in one.
+            self._recipient = recipient[1].removeprefix("functions.")
+            self._calls = CallStream(NAMED_FORM, read_mistral_calls, {})
+            self._held = f"{self._recipient}\n{after}"
         return True
 
     def _read_body(self, parts: list[Part]) -> bool:
         found = [(at, mark) for mark in _ENDS if (at := self._held.find(mark)) >= 0]
-        if found:
-            at, mark = min(found)
-            parts += self._body(self._held[:at])
-            self._held = self._held[at + len(mark) :]
-            self._in_header = True
-            return True
-        if not self._recipient:
-            keep = max(overlap(self._held, mark) for mark in _ENDS)
-            cut = len(self._held) - keep
-            parts += self._body(self._held[:cut])
-            self._held = self._held[cut:]
-        return False
+        if not found:
+            cut = len(self._held) - max(overlap(self._held, mark) for mark in _ENDS)
+            before, after = self._held[:cut], self._held[cut:]
+            self._held = self._body(parts, before) + after
+            return False
+        at, mark = min(found)
+        before, self._held = self._held[:at], self._held[at + len(mark) :]
+        parts += self._end(self._body(parts, before))
+        self._in_header = True
+        return True
 
-    def _body(self, text: str) -> list[Part]:
-        if not text:
+    def _body(self, parts: list[Part], text: str) -> str:
+        """Read what is certain of a message; the rest of the text."""
+        if self._calls is not None:
+            return self._calls.take(text, parts)
+        if text:
+            parts.append(Thought(text) if self._channel == "analysis" else Said(text))
+        return ""
+
+    def _end(self, rest: str) -> list[Part]:
+        """The end of a message."""
+        calls, self._calls = self._calls, None
+        if calls is None:
             return []
-        if not self._recipient:
-            return [Thought(text) if self._channel == "analysis" else Said(text)]
-        name = self._recipient.removeprefix("functions.")
-        call = json.dumps({"name": name, "arguments": text.strip() or "{}"})
-        return list(read_json_call(call, {}) or [Said(text)])
+        found = calls.close(rest)
+        if found is not None:
+            return found
+        body = rest.removeprefix(f"{self._recipient}\n")
+        if body.strip():
+            return [Said(body)]
+        return [Called(self._recipient), Arguments("{}", last=True)]

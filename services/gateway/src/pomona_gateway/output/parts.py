@@ -22,13 +22,23 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """One whole tool call. ``arguments`` is a JSON object as text."""
+    """A tool call begins. Its arguments come next."""
 
     name: str
-    arguments: str
 
 
-Part: TypeAlias = Said | Thought | Called
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """More arguments of the call that began last; together they are a JSON object as text.
+
+    ``last``: they are complete. A reply that ends early leaves its last call without that.
+    """
+
+    text: str
+    last: bool = False
+
+
+Part: TypeAlias = Said | Thought | Called | Arguments
 
 
 class OutputParser(Protocol):

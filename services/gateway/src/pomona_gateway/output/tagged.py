@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pomona_gateway.output.call_stream import CallForm, CallStream
 from pomona_gateway.output.notations import CallNotation
-from pomona_gateway.output.parts import Called, Part, Said, Thought, overlap
+from pomona_gateway.output.parts import Part, Said, Thought, overlap
 from pomona_gateway.output.tool_calls import CallReader, Schemas
 
 
@@ -14,11 +15,15 @@ from pomona_gateway.output.tool_calls import CallReader, Schemas
 class CallMarks:
     """Where a tool call begins and ends. ``close`` empty: at the end of the reply.
 
-    ``bare``: a reply that begins like a JSON object is a call too, without marks.
+    Attributes:
+        form: how calls look, read as they come; ``read`` reads what looks otherwise.
+        notation: how a grammar writes them.
+        bare: a reply that begins like a JSON object is a call too, without marks.
     """
 
     open: str
     close: str
+    form: CallForm
     read: CallReader
     notation: CallNotation
     bare: bool = False
@@ -44,6 +49,7 @@ class TaggedParser:
         self._calls = calls
         self._schemas = schemas
         self._state: Literal["text", "thought", "call"] = "thought" if thinking else "text"
+        self._stream: CallStream | None = None
         self._held = ""
         self._opened = ""
         self._fresh = True
@@ -64,7 +70,7 @@ class TaggedParser:
         parts = self.push("")
         held, self._held = self._held, ""
         if self._state == "call":
-            parts += self._read(held)
+            parts += self._close(held, "")
         else:
             self._emit(parts, held)
         return parts
@@ -72,7 +78,11 @@ class TaggedParser:
     def _step(self, parts: list[Part]) -> bool:
         """Take what is certain from the held text; True when another mark may follow."""
         if self._bare_call():
-            self._state, self._opened = "call", ""
+            self._open("")
+        if self._stream is not None:
+            self._held = self._stream.take(self._held, parts)
+            if self._stream.inside:
+                return False
         marks = self._marks()
         found = [(at, mark) for mark in marks if (at := self._held.find(mark)) >= 0]
         if not found:
@@ -92,15 +102,29 @@ class TaggedParser:
 
     def _turn(self, parts: list[Part], before: str, mark: str) -> None:
         if self._state == "call":
-            parts += self._read(before)
-            self._state = "text"
+            parts += self._close(before, mark)
         else:
             self._emit(parts, before)
-            opens_call = self._calls is not None and mark == self._calls.open
-            opens_thought = self._thought is not None and mark == self._thought[0]
-            self._state = "call" if opens_call else ("thought" if opens_thought else "text")
+            if self._calls is not None and mark == self._calls.open:
+                self._open(mark)
+            else:
+                opens_thought = self._thought is not None and mark == self._thought[0]
+                self._state = "thought" if opens_thought else "text"
         self._opened = mark
         self._fresh = True
+
+    def _open(self, mark: str) -> None:
+        assert self._calls is not None
+        self._state, self._opened = "call", mark
+        self._stream = CallStream(self._calls.form, self._calls.read, self._schemas)
+
+    def _close(self, text: str, mark: str) -> list[Part]:
+        """The end of the calls. ``mark``: what ended them."""
+        assert self._stream is not None
+        found = self._stream.close(text)
+        self._state, self._stream = "text", None
+        self._begun = True
+        return [Said(f"{self._opened}{text}{mark}")] if found is None else found
 
     def _marks(self) -> list[str]:
         if self._state == "call":
@@ -119,14 +143,6 @@ class TaggedParser:
         self._fresh = False
         self._begun = self._begun or self._state == "text"
         parts.append(Thought(text) if self._state == "thought" else Said(text))
-
-    def _read(self, text: str) -> list[Part]:
-        assert self._calls is not None
-        found: list[Called] | None = self._calls.read(text.strip(), self._schemas)
-        self._begun = True
-        if found is not None:
-            return list(found)
-        return [Said(f"{self._opened}{text}{self._calls.close if self._opened else ''}")]
 
     def _may_be_bare(self) -> bool:
         """Nothing but space came yet, so a bare call may follow."""

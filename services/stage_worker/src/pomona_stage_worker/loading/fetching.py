@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pomona.models.copies import Copy, Keeper, pieces
-from pomona.models.hub import Hub, is_hub_id
+from pomona.models.copies import Copy, pieces
+from pomona.models.hub import Hub
+from pomona.models.hub_id import is_hub_id
+from pomona.models.keepers import Keeper
 from pomona.models.safetensors_index import TensorPlace
 from pomona_stage_worker.loading.progress import Progress
 
@@ -20,12 +22,12 @@ AT_ONCE = 4
 
 
 def copy_at(source: str, path: Path) -> Copy | None:
-    """The copy whose folder ``path`` is; None for a folder of the operator's own.
+    """The copy whose folder or file ``path`` is; None for one of the operator's own.
 
     What the hub's client already has in its cache is taken from there.
     """
     copy = Copy.find(source)
-    if copy is None or copy.folder != path:
+    if copy is None or copy.path != path:
         return None
     if is_hub_id(source):
         hub = Hub()

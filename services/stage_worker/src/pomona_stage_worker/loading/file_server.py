@@ -20,15 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from pomona.errors import ModelError
-from pomona.models.copies import (
-    PIECE_BYTES,
-    Copy,
-    Manifest,
-    Range,
-    RemoteFile,
-    is_small_file,
-    is_weight_file,
-)
+from pomona.models.copies import PIECE_BYTES, Copy
+from pomona.models.keepers import Manifest, Range, RemoteFile, is_small_file, is_weight_file
 from pomona.models.peers import DIGEST_HEADER
 
 log = logging.getLogger(__name__)
@@ -108,10 +101,11 @@ class FileServer:
             return copy.manifest if copy else None
         files: dict[str, RemoteFile] = {}
         stamps: list[tuple[str, int, int]] = []
-        for file in sorted(folder.rglob("*")):
+        alone = Path(source).expanduser()
+        for file in [alone] if alone.is_file() else sorted(folder.rglob("*")):
             name, stat = file.relative_to(folder).as_posix(), file.stat()
             wanted = is_weight_file(name) or is_small_file(name, stat.st_size)
-            if wanted and file.is_file() and _belongs(file, folder):
+            if wanted and file.is_file() and (file == alone or _belongs(file, folder)):
                 files[name] = RemoteFile(stat.st_size)
                 stamps.append((name, stat.st_size, stat.st_mtime_ns))
         known = self._versions.get(source)
@@ -120,11 +114,13 @@ class FileServer:
         return Manifest(source, known[1], files)
 
     def _own_folder(self, source: str) -> Path | None:
-        """A folder of this machine that the plan names."""
-        folder = Path(source).expanduser()
-        if source in self._sources() and folder.is_absolute() and folder.is_dir():
-            return folder
-        return None
+        """A folder of this machine that the plan names, or that of a GGUF file that it names."""
+        path = Path(source).expanduser()
+        if source not in self._sources() or not path.is_absolute():
+            return None
+        if path.is_file() and path.suffix == ".gguf":
+            return path.parent
+        return path if path.is_dir() else None
 
 
 def _belongs(file: Path, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ from pomona.models.gguf_header import (
     GgufTensor,
     read_gguf_header,
 )
+from pomona.models.safetensors_index import TensorPlace
 from pomona_stage_worker.loading.gguf_blocks import GROUP_SIZE, Quantized, quantized
 from pomona_stage_worker.loading.gguf_families import Metadata, config_of, family_of
 from pomona_stage_worker.loading.precision import on_metal
@@ -54,6 +56,17 @@ class GgufWeights:
         self._wide = self._family.wide or any(x.kind == "BF16" for x in header.tensors)
         self._converted: dict[str, int] = {}
 
+    def places(self, parameters: Iterable[str]) -> list[TensorPlace]:
+        """Where the tensors of these parameters lie, and those that every stage needs."""
+        named = {self._tensor_of(name) for name in parameters}
+        tensors = [self._tensors[name] for name in named if name in self._tensors]
+        common = [] if self._rope is None else [self._rope]
+        return [self._place(tensor) for tensor in (*tensors, *common)]
+
+    def _place(self, tensor: GgufTensor) -> TensorPlace:
+        end = tensor.begin + tensor.stored_bytes
+        return TensorPlace(self.path, tensor.kind, tensor.shape, tensor.begin, end)
+
     def make_model(self) -> nn.Module:
         """The whole model; its weights are mlx-lm's own random ones, never evaluated."""
         architecture = import_module(f"mlx_lm.models.{self.config['model_type']}")
@@ -72,8 +85,8 @@ class GgufWeights:
 
     def parameters(self, parameter: str) -> dict[str, mx.array]:
         """The parameter, and with it what its module needs beside it (scales and biases)."""
-        module, _, last = parameter.rpartition(".")
-        name = f"{module}.weight" if last in ("scales", "biases") else parameter
+        name = self._tensor_of(parameter)
+        module = name.rpartition(".")[0]
         tensor = self._tensors.get(name)
         if tensor is None:
             raise ModelError(f"{self.path} lacks the tensor of {parameter}")
@@ -93,6 +106,12 @@ class GgufWeights:
             f"{module}.scales": scales.astype(self._dtype),
             f"{module}.biases": biases.astype(self._dtype),
         }
+
+    @staticmethod
+    def _tensor_of(parameter: str) -> str:
+        """A quantised matrix is one tensor in the file."""
+        module, _, last = parameter.rpartition(".")
+        return f"{module}.weight" if last in ("scales", "biases") else parameter
 
     def say_what_was_converted(self) -> None:
         """A notice of the matrices that MLX cannot compute with as they are."""

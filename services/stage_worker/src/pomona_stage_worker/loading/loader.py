@@ -8,7 +8,7 @@ steps assembles the stage in an instant.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 
 from pomona.errors import ModelError
 from pomona.models import resolve
-from pomona.models.copies import Keeper
+from pomona.models.keepers import Keeper
 from pomona_stage_worker.loading.fetching import copy_at, fetch
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
@@ -72,7 +72,7 @@ def read_weights(
     held = have.arrays if have is not None and have.source == source else {}
     try:
         path = resolve(source, peers)
-        reader = _Folder(source, path, peers) if path.is_dir() else _Gguf(GgufWeights(path))
+        reader = (_Folder if path.is_dir() else _Gguf)(source, path, peers)
         arrays = reader.read(start, stop, progress, held)
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{source} cannot be loaded: {error}") from error
@@ -152,8 +152,10 @@ class _Folder:
 class _Gguf:
     """Converts module by module, the largest first."""
 
-    def __init__(self, weights: GgufWeights) -> None:
-        self._weights = weights
+    def __init__(self, source: str, path: Path, peers: Sequence[Keeper]) -> None:
+        self._copy = copy_at(source, path)
+        self._peers = peers
+        self._weights = GgufWeights(path)
 
     def make_model(self) -> nn.Module:
         return self._weights.make_model()
@@ -161,10 +163,12 @@ class _Gguf:
     def read(
         self, start: int, stop: int, progress: Progress, held: Mapping[str, mx.array]
     ) -> dict[str, mx.array]:
+        self._fetch((), progress)
         model = self.make_model()
         owned = _owned(model, start, stop)
         sizes = {n: int(x.nbytes) for n, x in _parameters(model).items() if n in owned}
         del model
+        self._fetch(sizes.keys() - held.keys(), progress)
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
         for name in _largest_first(sizes):
@@ -178,6 +182,10 @@ class _Gguf:
         progress(done, total)
         self._weights.say_what_was_converted()
         return arrays
+
+    def _fetch(self, parameters: Iterable[str], progress: Progress) -> None:
+        if self._copy is not None:
+            fetch(self._copy, self._weights.places(parameters), self._peers, progress)
 
 
 def _largest_first(sizes: Mapping[str, int]) -> list[str]:

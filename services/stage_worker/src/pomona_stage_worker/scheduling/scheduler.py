@@ -56,6 +56,8 @@ class Limits:
         max_running: sequences that may be in lanes.
         max_prefilling: prompts that are read in turns.
         chunk: most tokens of a chunk; ``least_chunk`` go even beside busy streams.
+        scored_chunk: the same where each token's logits are wanted: they are float32, as
+            wide as the vocabulary.
         pace: see :class:`Pace`.
         least_prefix: shorter prefixes are not worth keeping.
     """
@@ -69,6 +71,7 @@ class Limits:
     max_running: int = 64
     max_prefilling: int = 4
     chunk: int = 512
+    scored_chunk: int = 128
     least_chunk: int = 8
     pace: float = 0.9
     least_prefix: int = 16
@@ -192,6 +195,7 @@ class Scheduler:
                     replied=submit.emitted,
                     expires_at=now + submit.deadline_s,
                     arrived=self._arrivals,
+                    scored=submit.scored,
                 )
             )
 
@@ -228,6 +232,12 @@ class Scheduler:
                 self._end(sequence)
             elif sequence.lane is None:
                 self._join(sequence, self._lane_for_one_more())
+
+    def limit_caches(self, tokens: int) -> None:
+        """Caches may hold so many tokens from now on: another model came, or went. Kept
+        prefixes go at once; a request that was accepted keeps the room it was promised."""
+        self.limits = replace(self.limits, cache_tokens=tokens)
+        self._make_room(0)
 
     # Instructions ----------------------------------------------------------------------
 
@@ -305,10 +315,10 @@ class Scheduler:
 
     def _make_room(self, tokens: int) -> bool:
         """Drop kept prefixes until ``tokens`` more fit. False when they cannot."""
-        while self.reserved_tokens + tokens > self.limits.cache_tokens:
+        while (wanted := self.reserved_tokens + tokens) > self.limits.cache_tokens:
             op = self.prefixes.evict()
             if op is None:
-                return False
+                return wanted <= max((x.most for x in self._everyone()), default=0)
             self._ops.append(op)
         return True
 
@@ -320,7 +330,8 @@ class Scheduler:
         sequence.computed = 0
         sequence.lane = None
         sequence.phase = "prefilling"
-        history = sequence.tokens if needs_history(submit.sampling) else ()
+        wanted = needs_history(submit.sampling) or sequence.unscored
+        history = sequence.tokens if wanted else ()
         self._ops.append(
             Open(
                 "open",
@@ -332,9 +343,10 @@ class Scheduler:
                 index=sequence.replied,
                 history=tuple(history),
                 replied=sequence.replied if history else 0,
+                scored=sequence.scored,
             )
         )
-        sequence.origin = self.prefixes.find(sequence.tokens, submit.share)
+        sequence.origin = self.prefixes.find(sequence.reusable, submit.share)
         if sequence.origin is not None:
             prefix, length = sequence.origin
             self._ops.append(Fork("fork", prefix, sequence.number, length))
@@ -382,6 +394,8 @@ class Scheduler:
         """Eight chunks a stage keep all stages busy but for an eighth of the time."""
         spread = -(-(sequence.target - (sequence.origin or (0, 0))[1]) // (8 * self.limits.stages))
         most = min(left, max(32, min(spread, self.limits.chunk)))
+        if sequence.unscored:
+            most = min(most, self.limits.scored_chunk)
         if not self._lanes:
             return most
         return self.pace.affordable(most, self.limits.least_chunk)
@@ -440,6 +454,8 @@ class Scheduler:
         """Free a sequence's caches; it begins again, tokens so far as its prompt, later."""
         self._detach(sequence)
         self._ops.append(Close("close", sequence.number))
+        # The steps that were issued reach the tail before the sequence is opened again.
+        sequence.scored = max(sequence.scored, sequence.computed)
         sequence.target = sequence.computed = 0
         self._wait(sequence)
 

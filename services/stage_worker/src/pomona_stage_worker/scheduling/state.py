@@ -23,6 +23,7 @@ class Sequence:
         phase: ``sampling`` from the last chunk until its token is back.
         origin: the kept prefix it was forked from, and how much of it.
         expires_at: when waiting ends, in seconds of the caller's clock.
+        scored: how many log-probabilities of the prompt the tail has told or will tell.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Sequence:
     phase: Phase = "waiting"
     lane: int | None = None
     origin: tuple[int, int] | None = None
+    scored: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -45,6 +47,24 @@ class Sequence:
     def reserved(self) -> int:
         """Tokens of cache that this sequence has or is about to have, in each stage."""
         return max(self.target, self.computed)
+
+    @property
+    def most(self) -> int:
+        """Tokens that prompt and reply may come to."""
+        return len(self.tokens) - self.replied + self.submit.sampling.max_tokens
+
+    @property
+    def unscored(self) -> bool:
+        """Whether log-probabilities of the prompt are asked for that nobody has told."""
+        if self.submit.sampling.prompt_logprobs is None:
+            return False
+        return self.scored < len(self.tokens) - self.replied - 1
+
+    @property
+    def reusable(self) -> list[int]:
+        """The tokens that a kept prefix is sought for: the last one's logits are needed, and
+        those from which a log-probability is to come."""
+        return self.tokens[: self.scored + 1] if self.unscored else self.tokens
 
 
 @dataclass(slots=True)

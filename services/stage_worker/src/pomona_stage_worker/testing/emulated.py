@@ -18,7 +18,7 @@ from pydantic_settings import SettingsConfigDict
 from pomona.codec import Buffer
 from pomona.messages.control import Pipeline
 from pomona.messages.data import Close, Open, Step, Tensor
-from pomona.models.copies import Keeper
+from pomona.models.keepers import Keeper
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
 from pomona_stage_worker.caches import CacheTable

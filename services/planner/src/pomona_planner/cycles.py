@@ -1,0 +1,152 @@
+"""Plans by the time in which all users get a token.
+
+That is the way round the pipeline, or the busiest stage or link once for every lane,
+whichever is longer. How long the busiest may be is halved until the shortest cycle is found,
+each time by the search for one user's time: is there any plan within it?
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from pomona_planner import tables
+from pomona_planner.asking import Asking
+from pomona_planner.bounds import least_of_all
+from pomona_planner.predicting import lanes_and_rows
+from pomona_planner.problem import Problem
+from pomona_planner.questions import TIE, Answer, Array, Costs, Found, Question
+from pomona_planner.search import MOST_LABELS
+
+CLOSE_ENOUGH = 2e-3
+"""Share of the cycle below which halving gives way to one last proof."""
+LABELS_OF_A_STEP = MOST_LABELS // 16
+LABELS_OF_A_PROOF = MOST_LABELS
+FIRST_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Above the least cycle, where plans are looked for first."""
+LONGEST_S = 3600.0
+LEAST_WITHIN = 0.01
+"""Share within which the least cycle is found."""
+
+
+class Cycle:
+    """Of plans of a number of stages, for a number of users."""
+
+    def __init__(self, problem: Problem, allowed: Array, stages: int, users: int) -> None:
+        """Args: allowed: (N, P, P) whether a node may hold a stage."""
+        self._allowed = allowed
+        self._stages = stages
+        self._lanes, rows = lanes_and_rows(users, stages)
+        self._required = required(problem)
+        self.costs = tables.costs(problem, rows)
+        self._stage = self.costs.stage()
+        self._busy = tables.occupancy(problem, rows)
+        self._next: Array = np.ones_like(self._busy, dtype=bool)
+        self._least: float | None = None
+
+    def of(self, found: Found) -> float:
+        """Seconds."""
+        ranges = zip(found.nodes, found.cuts[:-1], found.cuts[1:], strict=True)
+        longest = max(float(self._stage[n, a, b]) for n, a, b in ranges)
+        for a, b in pairwise(found.nodes):
+            longest = max(longest, float(self._busy[a, b]))
+        whole = self.costs.of(list(found.nodes), list(found.cuts))
+        return max(whole, self._lanes * longest)
+
+    def question(self, costs: Costs, cycle_s: float) -> Question:
+        """Plans in which no stage and no link is busy for longer than a lane's share."""
+        longest = cycle_s / self._lanes * (1 + TIE)
+        usable = (self._busy <= longest) & self._next
+        return Question(
+            replace(costs, link=np.where(usable, costs.link, np.inf)),
+            self._allowed & (self._stage <= longest),
+            stages=self._stages,
+            required=self._required,
+        )
+
+    def in_order_of(self, found: Found) -> Cycle:
+        """Consider only plans with the nodes of this one in its order."""
+        self._next = np.zeros_like(self._next)
+        for a, b in pairwise(found.nodes):
+            self._next[a, b] = True
+        return self
+
+    def least(self) -> float:
+        """No plan has a shorter cycle; infinite when there is none."""
+        if self._least is None:
+            self._least = self._least_cycle()
+        return self._least
+
+    def _least_cycle(self) -> float:
+        low, high = 0.0, 1.0
+        while not self._may_be_within(high):
+            low, high = high, 4 * high
+            if high > LONGEST_S:
+                return float("inf")
+        while high - low > LEAST_WITHIN * high:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._may_be_within(middle) else (middle, high)
+        return low
+
+    def _may_be_within(self, cycle_s: float) -> bool:
+        """Whether a plan could be, were layers divisible and machines in no order."""
+        return least_of_all(self.question(self.costs, cycle_s)) <= cycle_s * (1 + TIE)
+
+    def shortest(
+        self,
+        asking: Asking,
+        below: float,
+        second: Costs | None = None,
+        second_limit: float = float("inf"),
+    ) -> tuple[Found | None, float]:
+        """The plan of the shortest cycle, shorter than ``below``; None when none was found.
+
+        Halving: is there any plan whose cycle is at most t? At the end, a proof that there
+        is none shorter. Returns also a time that no plan's cycle is below, but for the one
+        found: at least its own, or ``below``, when the proof is whole.
+        """
+
+        def any_within(cycle_s: float, labels: int = LABELS_OF_A_STEP) -> Answer:
+            question = replace(
+                self.question(self.costs, cycle_s),
+                below=cycle_s,
+                second=second,
+                second_limit=second_limit,
+                any_will_do=True,
+            )
+            return asking.ask(question, labels)
+
+        low, high = self.least(), below
+        best: Found | None = None
+        # From the least upwards: the tighter a question, the sooner it is answered.
+        for share in FIRST_SHARES:
+            tried = self.least() * (1 + share)
+            if tried >= below or asking.is_spent:
+                break
+            best = any_within(tried).found
+            if best is not None:
+                high = self.of(best)
+                break
+            low = tried
+        while True:
+            while best and high > low * (1 + CLOSE_ENOUGH) and not asking.is_spent:
+                middle = (low + high) / 2
+                found = any_within(middle).found
+                if found is None:
+                    low = middle
+                else:
+                    best, high = found, self.of(found)
+            answer = any_within(high * (1 - 2 * TIE), LABELS_OF_A_PROOF)
+            if answer.found is None:
+                return best, max(min(answer.bound, high), self.least())
+            best, high = answer.found, self.of(answer.found)
+            if asking.is_spent:
+                return best, self.least()
+
+
+def required(problem: Problem) -> frozenset[int]:
+    """Numbers of the machines that must hold a stage."""
+    names = [machine.name for machine in problem.machines]
+    return frozenset(names.index(name) for name in problem.required if name in names)

@@ -1,0 +1,114 @@
+"""When nothing fits: how much is missing, and what would fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pomona_planner import tables
+from pomona_planner.problem import Aim, Machine, Problem
+from pomona_planner.questions import Question
+from pomona_planner.search import cheapest
+from pomona_planner.sizes import WORKSPACE_BYTES
+
+LABELS_OF_A_TRY = 50_000
+MOST_ADDED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """No plan exists.
+
+    Attributes:
+        missing_bytes: at least what is missing over all machines; 0 when memory is not what
+            is missing.
+        remedies: changes under which a plan exists.
+    """
+
+    reason: str
+    missing_bytes: int
+    remedies: tuple[str, ...] = ()
+
+
+def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
+    """What is missing, and what would fit. Args: proven: that no plan exists."""
+    facts, demand = problem.facts, problem.demand
+    count = len(problem.machines)
+    if not count:
+        return Shortfall("there is no machine to plan for", 0)
+    if aim.stages > count:
+        return Shortfall(f"{aim.stages} stages are wanted, but there are {count} machines", 0)
+    if aim.stages > len(problem.positions()) - 1:
+        return Shortfall(
+            f"{aim.stages} stages are wanted of a model that can be cut into "
+            f"{len(problem.positions()) - 1}",
+            0,
+        )
+    needed = float(tables.memory(problem)[:, 0, -1].min()) - WORKSPACE_BYTES
+    used = min(aim.stages or count, count)
+    rooms = sorted((machine.memory_bytes for machine in problem.machines), reverse=True)[:used]
+    usable = sum(max(room - WORKSPACE_BYTES, 0) for room in rooms)
+    missing = max(int(needed - usable), 0)
+    have = f"{used} machines have {sum(rooms) / 1e9:.1f} GB in all"
+    reason = (
+        f"{facts.name} does not fit: weights and caches for {demand.users} x {demand.context} "
+        f"tokens take {needed / 1e9:.1f} GB, and each stage {WORKSPACE_BYTES / 1e9:.1f} GB of "
+        f"workspace, but {have}; "
+    )
+    reason += (
+        f"{missing / 1e9:.1f} GB are missing"
+        if missing
+        else "no cut into whole layers leaves every machine within its memory"
+        if proven
+        else "no cut into whole layers was found that leaves every machine within its memory"
+    )
+    return Shortfall(reason, missing, tuple(_remedies(problem, aim)))
+
+
+def _remedies(problem: Problem, aim: Aim) -> list[str]:
+    said: list[str] = []
+    demand = problem.demand
+    tokens = _largest_context(problem, aim)
+    if tokens:
+        said.append(
+            f"promise {tokens} tokens to {demand.users} users in all"
+            if demand.users > 1
+            else f"promise {tokens} tokens instead of {demand.context}"
+        )
+    largest = max(problem.machines, key=lambda machine: machine.memory_bytes)
+    for added in range(1, MOST_ADDED - len(problem.machines) + 1):
+        more = _with_copies(problem, largest, added)
+        if _fits(more, replace(aim, stages=0)):
+            plural = "" if added == 1 else "s"
+            said.append(
+                f"add {added} machine{plural} with {largest.memory_bytes / 1e9:.1f} GB for MLX"
+            )
+            break
+    else:
+        said.append("take a smaller model or one of fewer bits")
+    return said
+
+
+def _largest_context(problem: Problem, aim: Aim) -> int:
+    """Tokens for each user that would fit; 0 when less than 256 would."""
+    low, high = 0, problem.demand.context // 256
+    while high - low > 1:
+        middle = (low + high) // 2
+        demand = replace(problem.demand, context=middle * 256)
+        if _fits(replace(problem, demand=demand), aim):
+            low = middle
+        else:
+            high = middle
+    return low * 256
+
+
+def _with_copies(problem: Problem, machine: Machine, count: int) -> Problem:
+    copies = tuple(replace(machine, name=f"{machine.name}+{n}") for n in range(count))
+    return replace(problem, machines=(*problem.machines, *copies))
+
+
+def _fits(problem: Problem, aim: Aim) -> bool:
+    allowed = tables.allowed(problem)
+    question = Question(
+        tables.costs(problem, 1), allowed, stages=aim.stages or None, any_will_do=True
+    )
+    return cheapest(question, LABELS_OF_A_TRY).found is not None

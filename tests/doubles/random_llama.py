@@ -1,0 +1,74 @@
+"""A small random llama, what mlx-lm makes of a prompt with it, and pipelines cut from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import generate_step
+from mlx_lm.models import llama
+
+from doubles.pipeline import InProcessPipeline
+from pomona.messages.data import Sampling
+from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.slicing import slice_model
+from pomona_stage_worker.stage import MlxStage
+
+VOCABULARY = 97
+LAYERS = 5
+REPLY = 12
+CUTS: list[tuple[int, ...]] = [(0, 5), (0, 2, 5), (0, 1, 3, 5)]
+
+
+@cache
+def model() -> Any:
+    """A small random llama in float32, sharp enough that no two tokens are almost equal."""
+    mx.random.seed(7)
+    arguments = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+    )
+    built = llama.Model(arguments)
+    built.apply(lambda x: mx.random.normal(x.shape) * 0.25 if x.ndim > 1 else x)
+    mx.eval(built.parameters())
+    built.eval()
+    return built
+
+
+@cache
+def alone(prompt: tuple[int, ...]) -> list[int]:
+    """What mlx-lm generates for this prompt by itself."""
+    steps = generate_step(mx.array(prompt), model(), max_tokens=REPLY)
+    return [int(token) for token, _ in steps]
+
+
+def pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
+    stages = [MlxStage(slice_model(model(), a, b)) for a, b in pairwise(bounds)]
+    allowed: dict[str, Any] = {
+        "context_length": 4096,
+        "cache_tokens": 20_000,
+        "least_prefix": 4,
+        **limits,
+    }
+    return InProcessPipeline(stages, Limits(stages=len(stages), **allowed))
+
+
+def prompts(count: int, length: int = 40) -> list[tuple[int, ...]]:
+    return [
+        tuple((31 * i + 17 * n * i + n) % VOCABULARY for i in range(1 + (length * (n + 3)) % 53))
+        for n in range(count)
+    ]
+
+
+GREEDY = Sampling(max_tokens=REPLY, temperature=0.0)

@@ -1,0 +1,243 @@
+"""A GGUF file that is elsewhere: a stage fetches its own tensors only, of one version for all."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from doubles.gguf_files import LAYERS, random_model, write_gguf
+from doubles.hub import FakeHub, fake_hub
+from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
+from pomona.models import copies, pinned, read_facts, resolve
+from pomona.models.gguf_header import read_gguf_header
+from pomona.models.hub_id import chosen_gguf, hub_id
+from pomona.models.keepers import Keeper, Manifest, Range
+from pomona.models.peers import Peer
+from pomona_stage_worker.loading import read_weights
+from pomona_stage_worker.loading.file_server import FileServer
+
+NAME = "someone/small-model-GGUF"
+FILE = "small-model-Q4_0.gguf"
+
+
+def nothing(done: int, total: int, fetching: bool = False) -> None:
+    pass
+
+
+def write_model(path: Path, seed: int = 1) -> Path:
+    mx.random.seed(seed)
+    factors = np.linspace(1.0, 2.0, 32, dtype=np.float32)
+    model = random_model("llama", tie_word_embeddings=False)
+    write_gguf(path, "llama", model, {}, default="Q4_0", rope_factors=factors)
+    return path
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original")
+    file = write_model(folder / FILE)
+    (folder / "small-model-Q8_0.gguf").write_bytes(b"never read")
+    (folder / "mmproj-model-f16.gguf").write_bytes(b"never read")
+    (folder / "README.md").write_text("never read")
+    return file
+
+
+@pytest.fixture
+def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[FakeHub]:
+    with fake_hub({NAME: original.parent}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+        monkeypatch.setattr(copies, "PIECE_BYTES", 1 << 16)
+        yield served
+
+
+def share(file: Path, start: int, stop: int) -> int:
+    """Bytes of the tensors that a stage in the middle needs, the frequencies among them."""
+    mine = [f"blk.{layer}." for layer in range(start, stop)] + ["rope_freqs"]
+    tensors = read_gguf_header(file).tensors
+    return sum(x.stored_bytes for x in tensors if any(map(x.name.startswith, mine)))
+
+
+def same(source: str, file: Path, start: int, stop: int, peers: Sequence[Keeper] = ()) -> bool:
+    fetched = read_weights(source, start, stop, nothing, peers=peers).arrays
+    own = read_weights(str(file), start, stop, nothing).arrays
+    return fetched.keys() == own.keys() and all(
+        bool(mx.array_equal(fetched[name], own[name])) for name in own
+    )
+
+
+def test_facts_need_the_header_alone(hub: FakeHub, original: Path) -> None:
+    facts, own = read_facts(f"{NAME}:Q4_0"), read_facts(str(original))
+    assert facts.name == f"{NAME}:Q4_0"
+    assert facts.layers == own.layers
+    assert set(hub.served) == {FILE}
+    assert hub.served[FILE] < original.stat().st_size // 4
+
+
+def test_a_stage_fetches_its_own_tensors_and_no_others(hub: FakeHub, original: Path) -> None:
+    resolve(f"{NAME}:Q4_0")
+    before = hub.weight_bytes()
+    assert same(f"{NAME}:Q4_0", original, 2, 4)
+    assert hub.weight_bytes() - before == share(original, 2, 4)
+    again = hub.weight_bytes()
+    assert same(f"{NAME}:{FILE}", original, 2, 4)
+    assert same(pinned(f"{NAME}:q4_0"), original, 2, 4)
+    assert hub.weight_bytes() - again <= 2 << 16
+
+
+def test_a_fetch_that_broke_off_goes_on_where_it_was(hub: FakeHub, original: Path) -> None:
+    source = f"{NAME}:{FILE}"
+    resolve(source)
+    before = hub.weight_bytes()
+    hub.fail_after = before + share(original, 0, LAYERS) // 2
+    with pytest.raises(ModelError, match=rf"{FILE}: bytes .* the hub"):
+        read_weights(source, 0, LAYERS, nothing)
+    hub.fail_after = None
+    assert same(source, original, 0, LAYERS)
+    assert hub.weight_bytes() - before <= original.stat().st_size
+
+
+class Elsewhere:
+    """A peer that knows by another path what it serves."""
+
+    def __init__(self, peer: Peer, there: Path) -> None:
+        self.name = peer.name
+        self.given = 0
+        self._peer = peer
+        self._there = str(there)
+
+    def manifest(self, source: str) -> Manifest:
+        return replace(self._peer.manifest(self._there), source=source)
+
+    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
+        return self._peer.held(replace(manifest, source=self._there), file)
+
+    def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
+        content = self._peer.read(replace(manifest, source=self._there), file, begin, end)
+        self.given += len(content)
+        return content
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Generator[tuple[Path, Elsewhere]]:
+    """A GGUF file on another machine, and the peer there."""
+    (tmp_path / "there").mkdir()
+    file = write_model(tmp_path / "there" / "own.gguf")
+    server = FileServer("127.0.0.1", lambda: {str(file)})
+    try:
+        yield file, Elsewhere(Peer("other", server.url), file)
+    finally:
+        server.close()
+
+
+def test_a_peers_file_is_fetched_by_the_path_the_plan_names(
+    served: tuple[Path, Elsewhere], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+    file, peer = served
+    source = "/on/another/machine/own.gguf"
+    resolve(source, [peer])
+    header = peer.given
+    assert same(source, file, 2, 4, [peer])
+    assert peer.given - header == share(file, 2, 4)
+
+
+def test_a_file_that_has_changed_there_is_not_mixed_with_what_came_before(
+    served: tuple[Path, Elsewhere], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
+    file, peer = served
+    source = "/on/another/machine/own.gguf"
+    assert same(source, file, 0, 3, [peer])
+    write_model(file, seed=2)
+    assert same(source, file, 0, 3, [peer])
+
+
+def test_a_peer_serves_no_file_beside_the_one_that_the_plan_names(
+    served: tuple[Path, Elsewhere],
+) -> None:
+    file, peer = served
+    (file.parent / "beside.gguf").write_bytes(file.read_bytes())
+    (file.parent / "secret.json").write_text("{}")
+    manifest = peer.manifest("/x.gguf")
+    assert set(manifest.files) == {file.name}
+    for name in ("beside.gguf", "secret.json", "../there/own.gguf"):
+        with pytest.raises(ModelNotFoundError):
+            peer.read(manifest, name, 0, 2)
+
+
+def test_every_node_loads_the_commit_that_was_planned_however_the_newest_one_moves(
+    hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(f"{NAME}:Q4_0")
+    planned = pinned(f"{NAME}:Q4_0")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    write_model(moved / FILE, seed=2)
+    hub.push(NAME, moved)
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "another node"))
+    assert same(planned, original, 2, 6)
+    assert pinned(planned) == planned
+    assert same(f"{NAME}:Q4_0", moved / FILE, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("a/b", ("a/b", "", "")),
+        ("a/b@main", ("a/b", "main", "")),
+        ("a/b@refs/pr/1", ("a/b", "refs/pr/1", "")),
+        ("a/b:Q4_K_M", ("a/b", "", "Q4_K_M")),
+        ("a/b@v1:x/y.gguf", ("a/b", "v1", "x/y.gguf")),
+        ("/a/b", None),
+        ("a/b/c", None),
+        ("a/b:../c.gguf", None),
+        ("SmolLM2", None),
+    ],
+)
+def test_names_on_the_hub_are_told_from_others(
+    source: str, parts: tuple[str, str, str] | None
+) -> None:
+    found = hub_id(source)
+    assert (found and (found.name, found.revision, found.file)) == parts
+    assert found is None or str(found) == source
+
+
+FILES = ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m.f16.gguf", "Q2_K/m-Q2_K-00001-of-00002.gguf",
+         "Q2_K/m-Q2_K-00002-of-00002.gguf", "mmproj-f16.gguf", "config.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "file"),
+    [
+        ("", "m-Q4_K_M.gguf"),
+        ("q4_k_s", "m-Q4_K_S.gguf"),
+        ("F16", "m.f16.gguf"),
+        ("m-Q4_K_S.gguf", "m-Q4_K_S.gguf"),
+    ],
+)
+def test_a_gguf_file_is_chosen_by_its_name_or_its_quantisation(asked: str, file: str) -> None:
+    assert chosen_gguf(FILES, asked) == file
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        ("Q3_K", ModelNotFoundError, "m-Q4_K_M.gguf, m-Q4_K_S.gguf"),
+        ("other.gguf", ModelNotFoundError, "other.gguf is not there"),
+        ("Q2_K", ModelUnsupportedError, "gguf-split --merge"),
+    ],
+)
+def test_a_gguf_file_that_cannot_be_meant_is_refused_with_those_there_are(
+    asked: str, error: type[ModelError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        chosen_gguf(FILES, asked)
+    with pytest.raises(ModelNotFoundError, match="name one after a colon"):
+        chosen_gguf(["a-Q2_K.gguf", "b-Q3_K.gguf"], "")
