@@ -12,17 +12,6 @@ import pytest
 from clusters import ANSWER, MODEL, QUESTION, Cluster
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    running = Cluster.start(tmp_path_factory.mktemp("cluster"))
-    try:
-        running.wait_ready()
-        yield running
-        assert running.stop() == 0, running.output
-    finally:
-        running.destroy()
-
-
 @pytest.fixture
 def client(cluster: Cluster) -> Generator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:

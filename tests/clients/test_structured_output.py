@@ -48,23 +48,6 @@ TOOLS: list[Any] = [
 QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    running = Cluster.start(tmp_path_factory.mktemp("cluster"))
-    try:
-        running.wait_ready()
-        yield running
-        assert running.stop() == 0, running.output
-    finally:
-        running.destroy()
-
-
-@pytest.fixture
-def http(cluster: Cluster) -> Generator[httpx.Client]:
-    with cluster.client() as client:
-        yield client
-
-
 @pytest.fixture
 def client(cluster: Cluster) -> Generator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
@@ -142,8 +125,8 @@ def test_a_named_tool_is_called_and_its_arguments_validate(client: openai.OpenAI
         jsonschema.validate(arguments, TOOLS[0]["function"]["parameters"])
 
 
-def test_a_required_call_comes_whole_in_a_stream(client: openai.OpenAI) -> None:
-    calls: list[Any] = []
+def test_the_pieces_of_a_required_call_are_a_whole_one(client: openai.OpenAI) -> None:
+    pieces: list[Any] = []
     for chunk in client.chat.completions.create(
         model=MODEL,
         messages=QUESTION,
@@ -153,10 +136,11 @@ def test_a_required_call_comes_whole_in_a_stream(client: openai.OpenAI) -> None:
         stream=True,
         max_tokens=200,
     ):
-        calls += chunk.choices[0].delta.tool_calls or []
-    [call] = calls
-    assert call.function.name in ("weather", "clock")
-    assert isinstance(json.loads(call.function.arguments), dict)
+        pieces += chunk.choices[0].delta.tool_calls or []
+    assert {piece.index for piece in pieces} == {0}
+    assert pieces[0].function.name in ("weather", "clock")
+    arguments = "".join(piece.function.arguments or "" for piece in pieces)
+    assert isinstance(json.loads(arguments), dict)
 
 
 def test_the_other_dialects_hold_shapes_and_calls_too(

@@ -18,6 +18,7 @@ from pomona_ops.bench.decode import run_decode
 from pomona_ops.bench.engine import measure_emulated, measure_real, run_engine
 from pomona_ops.bench.plan import run_plan
 from pomona_ops.bench.streams import run_streams
+from pomona_ops.bench.structured import run_structured
 from pomona_ops.bench.trace import run_trace
 
 app = typer.Typer(
@@ -80,6 +81,18 @@ def streams(
 ) -> None:
     """Many streams through the gateway over emulated stages, and the memory they take."""
     _report(run_streams(model, minutes, count), as_json)
+
+
+@app.command()
+def structured(
+    model: ModelOption = EMBEDDED_MODEL,
+    stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
+    tokens: Annotated[int, typer.Option(min=8, max=400, help="Tokens of a reply.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Four users whose replies must match a JSON Schema, against the same four without."""
+    _report(run_structured(model, stages, rounds, tokens), as_json)
 
 
 @app.command()

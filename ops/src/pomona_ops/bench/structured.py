@@ -1,0 +1,79 @@
+"""What a grammar costs: the same users with and without one, in turns."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from pomona.messages.data import Sampling
+from pomona.models import read_facts
+from pomona_gateway.grammar import JsonShape, body_grammar
+from pomona_ops.bench.clusters import running_cluster
+from pomona_ops.bench.driver import Reply
+from pomona_ops.bench.engine import ONE_THREAD, PROMPT, REST_S, Salts, connect, ratio, together
+from pomona_ops.bench.numbers import median
+
+USERS = 4
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "people": {
+            "type": "array",
+            "minItems": 40,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "maxLength": 24},
+                    "age": {"type": "integer", "minimum": 0, "maximum": 120},
+                    "born": {"type": "string", "format": "date"},
+                    "mood": {"enum": ["glad", "sad", "tired", None]},
+                    "scores": {"type": "array", "items": {"type": "number"}, "maxItems": 3},
+                },
+                "required": ["name", "age", "born", "mood", "scores"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["people"],
+    "additionalProperties": False,
+}
+"""Longer than any turn, so that all replies have the same number of tokens."""
+
+
+async def run_structured(model: str, stages: int, rounds: int, tokens: int) -> dict[str, Any]:
+    """Tokens a second of four users with a JSON Schema, beside the same users without."""
+    free = Sampling(max_tokens=tokens)
+    stop_ids = read_facts(model).eos_token_ids
+    grammar = body_grammar(JsonShape(SCHEMA, "bench")).lark
+    held = replace(free, stop_ids=stop_ids, grammar=grammar)
+    rates: dict[str, list[float]] = {"free": [], "held": []}
+    firsts: dict[str, list[float]] = {"free": [], "held": []}
+    salts = Salts()
+    async with running_cluster(model, stages, worker_environment=ONE_THREAD) as options:
+        with await connect(options) as driver:
+            # The first round, in which vocabularies are read, does not count.
+            for number in range(rounds + 1):
+                for kind, sampling in (("free", free), ("held", held)):
+                    await asyncio.sleep(REST_S)
+                    replies: list[Reply] = [
+                        driver.submit(salts.prompt(PROMPT), replace(sampling, seed=user))
+                        for user in range(USERS)
+                    ]
+                    driver.collect(replies)
+                    if number:
+                        rates[kind].append(together(replies))
+                        firsts[kind] += [reply.first_token_s for reply in replies]
+    return {
+        "structured": {
+            "stages": stages,
+            "users": USERS,
+            "rounds": rounds,
+            "tokens": tokens,
+            "free_tokens_per_second": median(rates["free"]),
+            "held_tokens_per_second": median(rates["held"]),
+            "held_over_free": ratio(rates["held"], rates["free"]),
+            "free_first_token_s": median(firsts["free"]),
+            "held_first_token_s": median(firsts["held"]),
+        }
+    }
