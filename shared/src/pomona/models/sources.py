@@ -77,10 +77,13 @@ def read_facts(source: str) -> ModelFacts:
 
     Raises ModelError naming the file at fault.
     """
-    path = resolve(source)
-    if path.is_dir():
-        return replace(read_folder_facts(path), name=model_name(source))
-    facts = read_gguf_facts(path, name=model_name(source))
+    try:
+        path = resolve(source)
+        if path.is_dir():
+            return replace(read_folder_facts(path), name=model_name(source))
+        facts = read_gguf_facts(path, name=model_name(source))
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read: {error}") from error
     return replace(facts, sampling=_EMBEDDED_SAMPLING) if source == EMBEDDED_MODEL else facts
 
 
