@@ -12,9 +12,19 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pomona.messages.control import Pipeline, PlannerFacts
-from pomona.messages.data import Cancel, Rejected, Sampling, Started, Submit, Tensor, Tokens
+from pomona.messages.data import (
+    Cancel,
+    Queued,
+    Rejected,
+    Sampling,
+    Started,
+    Submit,
+    Tensor,
+    Tokens,
+)
 from pomona.transport import BeaconReceiver, Identity, Pull, Push
 from pomona_ops.bench.clusters import BenchError
+from pomona_ops.ports import LOOPBACK
 
 _numbers = itertools.count(1)
 
@@ -59,12 +69,15 @@ async def active_pipeline(control_subscribe: str, cluster: str, timeout_s: float
 
 
 class Driver:
-    """Talks to the head of one pipeline. Blocking; not thread-safe."""
+    """Talks to the head of one pipeline. Blocking; not thread-safe.
 
-    def __init__(self, pipeline: Pipeline, cluster: str) -> None:
+    Args: host: address of this machine at which the tail reaches it.
+    """
+
+    def __init__(self, pipeline: Pipeline, cluster: str, host: str = LOOPBACK) -> None:
         self._pipeline = pipeline
         identity = Identity(cluster, f"driver-{secrets.token_hex(4)}", secrets.token_hex(8))
-        self._pull = Pull("127.0.0.1")
+        self._pull = Pull(host)
         self._push = Push(identity, pipeline.stages[0].endpoint)
         self._replies: dict[str, Reply] = {}
 
@@ -121,5 +134,7 @@ class Driver:
                 self._replies[body.request].cached = body.cached
             case Rejected() as body:
                 self._replies[body.request].refusal = body.message
+            case Queued():
+                pass
             case body:
                 raise BenchError(f"a {body.kind} came to a gateway")

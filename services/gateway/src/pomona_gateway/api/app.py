@@ -33,7 +33,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
             raise error
     asked = getattr(request.state, "model", "")
     gateway.refused(refused, asked if asked in gateway.catalogue.names() else "")
-    return error_response(refused, request.url.path, request.state.request_id, headers)
+    return error_response(refused, request.scope, headers)
 
 
 def _allowed(request: Request) -> str:
