@@ -210,3 +210,23 @@ def test_only_what_asks_for_it_gets_a_grammar(
     assert "held" not in grammar(tool_choice=named, tools=[TOOL, held({}, strict=False)])
     assert "held" in grammar(tools=[TOOL, held({}, strict=True)])
     assert "%json" in grammar(response_format={"type": "json_object"})
+
+
+@pytest.mark.parametrize(
+    ("schema", "closed"),
+    [
+        ({"properties": {}}, True),
+        ({"properties": {"a": {"type": "string"}}}, True),
+        ({"properties": {}, "additionalProperties": {"type": "string"}}, False),
+        ({"properties": {}, "patternProperties": {"^x": {"type": "string"}}}, False),
+        ({"properties": {}, "anyOf": [{"properties": {"a": {}}}]}, False),
+        ({}, False),
+    ],
+)
+def test_arguments_that_a_tool_does_not_list_are_not_drawn(
+    gateway: GatewayThread, cluster: ScriptedCluster, schema: dict[str, Any], closed: bool
+) -> None:
+    answer = ask(gateway, tool_choice="required", tools=[held(schema, strict=False)])
+    assert answer.status_code == 200, answer.text
+    grammar = cluster.head.requests()[-1].submit.sampling.grammar
+    assert ('"additionalProperties": false' in grammar) == closed

@@ -48,7 +48,9 @@ def end_id() -> int:
     return found
 
 
-def write_tiny_model(folder: Path, template: str = TEMPLATE) -> Path:
+def write_tiny_model(
+    folder: Path, template: str = TEMPLATE, context_length: int = CONTEXT_LENGTH
+) -> Path:
     """Write the model and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     backend = tiny_backend()
@@ -60,7 +62,7 @@ def write_tiny_model(folder: Path, template: str = TEMPLATE) -> Path:
         "hidden_size": 4,
         "num_attention_heads": 1,
         "vocab_size": size,
-        "max_position_embeddings": CONTEXT_LENGTH,
+        "max_position_embeddings": context_length,
         "eos_token_id": end_id(),
     }
     (folder / "config.json").write_text(json.dumps(config))

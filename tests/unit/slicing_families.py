@@ -622,12 +622,13 @@ def installed_families() -> set[str]:
     return {name for name in names if hasattr(_module(name), "ModelArgs")}
 
 
-def build(row: str) -> nn.Module:
-    """The model of a row of `FAMILIES`, with random weights, the same at every call."""
+def build(row: str, **own: Any) -> nn.Module:
+    """The model of a row of `FAMILIES`, with random weights, the same at every call; ``own``
+    says otherwise what the row says."""
     family = row.partition(":")[0]
     module = _module(family)
     use_plain_kernels()
-    config = {**COMMON, "model_type": family, **FAMILIES[row]}
+    config = {**COMMON, "model_type": family, **FAMILIES[row], **own}
     mx.random.seed(7)
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
     model.eval()

@@ -26,6 +26,9 @@ out and padded by mlx-lm.
 - **batches**, **trims**: whether mlx-lm itself can; without, lanes of one sequence, or prefixes
   that are reused whole only.
 
+*bitnet* and *muse_spark* compute with Metal kernels of their own. Without Metal the tests put
+plain MLX in their place: that they are cut exactly is checked, their kernels are not.
+
 | family | layers | legal cuts | carries | batches | trims | result |
 |---|---|---|---|---|---|---|
 """

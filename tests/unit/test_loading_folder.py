@@ -232,12 +232,30 @@ def _lacks_tensor(folder: Path) -> None:
     mx.save_safetensors(str(file), tensors)
 
 
+def _never_had_tensor(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    names = json.loads(index.read_text())
+    del names["weight_map"]["model.norm.weight"]
+    index.write_text(json.dumps(names))
+    _lacks_tensor(folder)
+
+
 def _own_code(folder: Path) -> None:
     _set(folder, model_file="evil.py")
 
 
 def _unknown_type(folder: Path) -> None:
     _set(folder, model_type="nonesuch")
+
+
+def _unknown_code(folder: Path) -> None:
+    _set(folder, model_type="nonesuch", auto_map={"AutoModel": "evil.Model"})
+
+
+def _only_executable(folder: Path) -> None:
+    for file in [*folder.glob("*.safetensors"), *folder.glob("*.index.json")]:
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"never")
 
 
 def _no_type(folder: Path) -> None:
@@ -263,7 +281,10 @@ def _set(folder: Path, **values: Any) -> None:
         (_wrong_shape, r"model-00003-of-00003\.safetensors: tensor \S+ cannot be loaded: .*shape"),
         (_lacks_tensor, r"model-00003-of-00003\.safetensors lacks the tensor model\.norm\.weight"),
         (_own_code, r"config\.json asks to run evil\.py, and Pomona never runs"),
+        (_never_had_tensor, r"no tensor for model\.norm\.weight in model-00001-of-00003\.saf"),
         (_unknown_type, "nonesuch not supported"),
+        (_unknown_code, r"nonesuch not supported.*\(auto_map\), which is never run"),
+        (_only_executable, r"no safetensors file; pytorch_model\.bin may hold code"),
         (_no_type, r"config\.json names no model_type"),
         (_no_json, r"config\.json cannot be read as JSON"),
     ],

@@ -103,6 +103,24 @@ def test_a_fetch_that_broke_off_goes_on_where_it_was(hub: FakeHub, original: Pat
     assert hub.weight_bytes() - before <= original.stat().st_size
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_disk_that_is_full_is_said_with_the_file(
+    hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = resolve(f"{NAME}:{FILE}")
+    whole = file.read_bytes()
+    file.unlink()
+    file.symlink_to("/dev/full")
+    copy = copies.Copy.find(f"{NAME}:{FILE}")
+    assert copy is not None
+    with pytest.raises(ModelError, match=rf"{FILE} cannot be written: No space left"):
+        copy.write(FILE, 0, whole)
+    (tmp_path / "file").write_text("no folder can be made here")
+    monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot be written: .* POMONA_MODELS_DIR"):
+        resolve(f"{NAME}:{FILE}")
+
+
 class Elsewhere:
     """A peer that knows by another path what it serves."""
 

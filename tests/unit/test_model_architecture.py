@@ -13,6 +13,7 @@ from doubles.folders import tensors_of
 from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
 from pomona_stage_worker import slicing
 from unit.slicing_families import COMMON, FAMILIES, build
+from unit.slicing_table import TABLE
 
 ROWS = [
     "llama",
@@ -42,7 +43,6 @@ ROWS = [
     "lfm2",
     "ministral3",
 ]
-CUT_ROWS = ["afm7", "gemma3n", "gemma4_text", "gemma4_text:unshared", "nanbeige:loops", "llama"]
 
 
 def config_of(row: str) -> dict[str, Any]:
@@ -81,9 +81,25 @@ def test_a_layer_keeps_what_its_cache_is_seen_to_keep(row: str) -> None:
             assert (told.values_per_token, told.window) == seen, f"layer {index}"
 
 
-@pytest.mark.parametrize("row", CUT_ROWS)
+@pytest.mark.parametrize("row", FAMILIES)
 def test_legal_cuts_are_those_that_slicing_finds(row: str) -> None:
-    told = legal_cuts(text_of(row))
-    found = slicing.legal_cuts(build(row))
-    count = text_of(row).layer_count
-    assert found == list(range(1, count) if told is None else told)
+    text = text_of(row)
+    told = legal_cuts(text)
+    every = "all" if told is None or len(told) == text.layer_count - 1 else ""
+    cuts = every or ", ".join(map(str, told or ())) or "none"
+    # The table is what slicing finds, which its own tests check.
+    assert f"| {row} | {text.layer_count} | {cuts} |" in TABLE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("keeps", "selects"), [([0, 2, 5], [0, 3, 5]), ([1], [1, 4]), ([1, 4], [1]), ([3], [3])]
+)
+def test_compressed_keys_are_not_parted_from_who_reads_them(
+    keeps: list[int], selects: list[int]
+) -> None:
+    own = {"kv_source_layer_ids": keeps, "index_source_layer_ids": selects}
+    own["compress_ratios"] = [2, 2, 2, 0, 2, 2]
+    config = {**COMMON, **FAMILIES["deepseek_v41"], **own}
+    assert legal_cuts(TextConfig({**config, "model_type": "deepseek_v41"}, Path())) == tuple(
+        slicing.legal_cuts(build("deepseek_v41", **own))
+    )

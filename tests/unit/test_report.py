@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import orjson
+import pytest
 
 from pomona.messages.control import (
     Alert,
@@ -22,6 +23,7 @@ from pomona.messages.control import (
 )
 from pomona_ops.narrator import PATIENCE_S, Line, Narrator
 from pomona_ops.report import cluster_report
+from pomona_ops.screen import Screen
 from pomona_ops.status import EXIT_CODES
 
 MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
@@ -178,3 +180,21 @@ def test_the_narrator_tells_a_missing_pipeline_when_it_stays_missing() -> None:
     (line,) = narrator.heard(beacon, 10.0 + PATIENCE_S)
     assert line.text == "no pipeline for tiny: no worker has room"
     assert list(narrator.heard(beacon, 60.0)) == []
+
+
+def test_a_stage_says_what_it_fetches_before_it_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(lambda: None)
+    status = StageStatus("tiny", 7, 0, 16, "loading", fetched_bytes=50, fetch_bytes=100)
+    screen.loading({"w0": status})
+    screen.loading({"w0": replace(status, fetch_bytes=0, loaded_bytes=80, total_bytes=100)})
+    told = capsys.readouterr().out
+    assert "fetched 50 B of 100 B" in told
+    assert "loaded 80 B of 100 B" in told
+
+
+def test_caches_that_become_smaller_are_no_news() -> None:
+    narrator = Narrator("mac")
+    planner = _cluster()["planner"]
+    assert list(narrator.heard(planner, 0.0))
+    smaller = _beacon("planner", PlannerFacts("planner", (replace(PIPELINE, cache_tokens=9),)))
+    assert not list(narrator.heard(smaller, 1.0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from pomona_stage_worker.rhythm import Rhythm
 
 
@@ -22,9 +20,19 @@ def test_a_steady_lane_is_awaited_around_its_next_message() -> None:
     assert end - begin < 0.02
 
 
-@pytest.mark.parametrize("lane", [None])
-def test_prompts_have_no_rhythm(lane: int | None) -> None:
-    assert steady(0.08, lane=lane).due() is None
+def test_uneven_intervals_are_awaited_for_longer_but_never_for_long() -> None:
+    even, uneven, wild = steady(0.08, 40), Rhythm(), Rhythm()
+    for rhythm, swing in ((uneven, 0.0005), (wild, 0.02)):
+        now = 100.0
+        for number in range(40):
+            now += 0.08 + (swing if number % 2 else -swing)
+            rhythm.arrived(1, now)
+    widths = [end - begin for begin, end in (r.due() or (0, 0) for r in (even, uneven, wild))]
+    assert 0 < widths[0] < widths[1] < widths[2] <= 0.1 * 0.1
+
+
+def test_prompts_have_no_rhythm() -> None:
+    assert steady(0.08, lane=None).due() is None
 
 
 def test_a_second_lane_ends_the_rhythm() -> None:

@@ -92,7 +92,7 @@ class Narrator:
         elif now - self._impossible_since.setdefault(pipeline.model, now) < PATIENCE_S:
             return
         known = self._pipelines.get(pipeline.model)
-        if known == pipeline:
+        if known is not None and _standing(known) == _standing(pipeline):
             return
         self._pipelines[pipeline.model] = pipeline
         stages = ", ".join(
@@ -149,3 +149,8 @@ class Narrator:
             if key not in now:
                 yield Line("health_watcher", f"resolved: {alert.summary}", "good")
         self._alerts = now
+
+
+def _standing(pipeline: Pipeline) -> tuple[int, str, str]:
+    """What is told of a pipeline; that its caches may hold less now, for instance, is not."""
+    return pipeline.epoch, pipeline.state, pipeline.reason

@@ -68,6 +68,7 @@ class StageReport:
         resident_bytes: resident memory of the worker's process, all its stages together.
         cache_bytes: KV caches in the worker.
         error: why it failed.
+        fetched_bytes, fetch_bytes: of its weights what was not on the machine, and comes first.
         predicted_us, decode_us: a token of one user in this stage, microseconds, as the
             planner expected and as it is measured; 0 when there is none.
     """
@@ -85,6 +86,8 @@ class StageReport:
     error: str
     predicted_us: float = 0.0
     decode_us: float = 0.0
+    fetched_bytes: int = 0
+    fetch_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,8 @@ def _stage(stage: Stage, number: int, pipeline: Pipeline, beacons: Iterable[Beac
             error=status.error if status else "",
             predicted_us=predicted_us,
             decode_us=status.decode_us if status else 0.0,
+            fetched_bytes=status.fetched_bytes if status else 0,
+            fetch_bytes=status.fetch_bytes if status else 0,
         )
     return StageReport(stage.worker, "", 0, stage.start, stage.stop, "lost", 0, 0, 0, 0, "")
 

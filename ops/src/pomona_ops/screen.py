@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -40,7 +40,7 @@ class Screen:
         self._console.reader_gone = reader_gone
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
-        self._quarters: dict[tuple[str, int], int] = {}
+        self._quarters: dict[tuple[str, int, str], int] = {}
 
     def line(self, line: Line) -> None:
         text = Text()
@@ -80,11 +80,12 @@ class Screen:
         for who, status in stages.items():
             if who not in self._bars:
                 self._bars[who] = self._progress.add_task(who, total=None, loaded="")
+            far = _how_far(status)
             self._progress.update(
                 self._bars[who],
-                completed=status.loaded_bytes,
-                total=status.total_bytes or None,
-                loaded=_loaded(status) if status.total_bytes else "",
+                completed=far.done,
+                total=far.total or None,
+                loaded=far.said if far.total else "",
             )
         for who in [who for who in self._bars if who not in stages]:
             self._progress.remove_task(self._bars.pop(who))
@@ -92,15 +93,31 @@ class Screen:
 
     def _say_quarters(self, stages: Mapping[str, StageStatus]) -> None:
         for who, status in stages.items():
-            if not status.total_bytes:
+            far = _how_far(status)
+            if not far.total:
                 continue
-            quarter = 4 * status.loaded_bytes // status.total_bytes
-            key = (who, status.epoch)
+            quarter = 4 * far.done // far.total
+            key = (who, status.epoch, far.verb)
             if quarter > self._quarters.get(key, 0):
                 self._quarters = {k: v for k, v in self._quarters.items() if k[0] != who}
                 self._quarters[key] = quarter
-                self.line(Line(who, f"loaded {_loaded(status)}"))
+                self.line(Line(who, far.said))
 
 
-def _loaded(status: StageStatus) -> str:
-    return f"{in_bytes(status.loaded_bytes)} of {in_bytes(status.total_bytes)}"
+class _Far(NamedTuple):
+    """How far a stage is, in bytes."""
+
+    verb: str
+    done: int
+    total: int
+
+    @property
+    def said(self) -> str:
+        return f"{self.verb} {in_bytes(self.done)} of {in_bytes(self.total)}"
+
+
+def _how_far(status: StageStatus) -> _Far:
+    """What is not on the machine is fetched first; then the stage is loaded."""
+    if status.fetch_bytes and not status.total_bytes:
+        return _Far("fetched", status.fetched_bytes, status.fetch_bytes)
+    return _Far("loaded", status.loaded_bytes, status.total_bytes)

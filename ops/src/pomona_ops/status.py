@@ -12,7 +12,13 @@ import orjson
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
-from pomona_ops.report import ClusterReport, ClusterState, PipelineReport, cluster_report
+from pomona_ops.report import (
+    ClusterReport,
+    ClusterState,
+    PipelineReport,
+    StageReport,
+    cluster_report,
+)
 from pomona_ops.words import in_bytes
 
 if TYPE_CHECKING:
@@ -166,6 +172,12 @@ def _links(report: ClusterReport) -> Table:
     return table
 
 
+def _state(stage: StageReport) -> str:
+    if stage.state == "loading" and stage.fetch_bytes and not stage.total_bytes:
+        return f"fetching {100 * stage.fetched_bytes // stage.fetch_bytes}%"
+    return stage.state
+
+
 def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
     from rich.text import Text
 
@@ -178,7 +190,7 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
         table.add_row(
             f"{stage.start}..{stage.stop}",
             stage.worker,
-            stage.state,
+            _state(stage),
             in_bytes(stage.loaded_bytes),
             in_bytes(stage.resident_bytes),
             in_bytes(stage.cache_bytes),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -141,6 +142,8 @@ class Push:
         except zmq.Again as error:
             raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
         self._seq += 1
+        # The thread that puts it on the wire goes first, should it need this processor.
+        os.sched_yield()
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close; what was sent may still go out within ``linger_s`` seconds."""

@@ -17,6 +17,7 @@ from pomona.models import EMBEDDED_MODEL
 from pomona_ops.bench.decode import run_decode
 from pomona_ops.bench.engine import measure_emulated, measure_real, run_engine
 from pomona_ops.bench.plan import run_plan
+from pomona_ops.bench.start import run_start
 from pomona_ops.bench.streams import run_streams
 from pomona_ops.bench.structured import run_structured
 from pomona_ops.bench.trace import run_trace
@@ -70,6 +71,17 @@ def plan(
 ) -> None:
     """How long the planner thinks, and its predictions beside what is measured."""
     _report(run_plan(model, rounds), as_json)
+
+
+@app.command()
+def start(
+    model: ModelOption = EMBEDDED_MODEL,
+    stages: Annotated[int, typer.Option(min=1, help="Stages of the pipeline.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Starts after the first.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """From the start of a stage worker's process until its stage is ready, files present."""
+    _report(run_start(model, stages, rounds), as_json)
 
 
 @app.command()

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pomona.messages.control import Pipeline, PlannerFacts
-from pomona.messages.data import Cancel, Rejected, Sampling, Started, Submit, Tensor, Tokens
+from pomona.messages.data import (
+    Cancel,
+    Queued,
+    Rejected,
+    Sampling,
+    Started,
+    Submit,
+    Tensor,
+    Tokens,
+)
 from pomona.transport import BeaconReceiver, Identity, Pull, Push
 from pomona_ops.bench.clusters import BenchError
 
@@ -121,5 +130,7 @@ class Driver:
                 self._replies[body.request].cached = body.cached
             case Rejected() as body:
                 self._replies[body.request].refusal = body.message
+            case Queued():
+                pass
             case body:
                 raise BenchError(f"a {body.kind} came to a gateway")

@@ -17,6 +17,9 @@ from pomona_ops.ports import LOOPBACK
 REST_S = 0.5
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 PROMPT = 32
+FEW_TOKENS = 64
+MANY_TOKENS = 160
+"""Prompts are read one after the other: the first of eight replies must outlast that."""
 LONG_PROMPT = 2000
 HISTORY = 1500
 EMULATED_STAGES = 8
@@ -82,20 +85,20 @@ async def measure_real(model: str, rounds: int) -> dict[str, Any]:
 
 
 async def _measure_users(
-    driver: Driver, yardstick: Yardstick, salts: Salts, rounds: int, tokens: int = 64
+    driver: Driver, yardstick: Yardstick, salts: Salts, rounds: int
 ) -> dict[str, Any]:
     one: list[float] = []
     two: list[float] = []
     eight: list[float] = []
     theirs: list[float] = []
     for _ in range(rounds):
-        one.append(together(await users(driver, salts, 1, tokens)))
-        two.append(together(await users(driver, salts, 2, tokens)))
+        one.append(together(await users(driver, salts, 1, FEW_TOKENS)))
+        two.append(together(await users(driver, salts, 2, FEW_TOKENS)))
         await asyncio.sleep(REST_S)
-        answer = await yardstick.run([salts.prompt(PROMPT) for _ in range(8)], tokens)
+        answer = await yardstick.run([salts.prompt(PROMPT) for _ in range(8)], MANY_TOKENS)
         steps = answer["seconds"]
         theirs.append(8 * (len(steps) - 1) / (steps[-1] - steps[0]))
-        eight.append(together(await users(driver, salts, 8, tokens)))
+        eight.append(together(await users(driver, salts, 8, MANY_TOKENS)))
     return {
         "one_user_tokens_per_second": median(one),
         "two_users_tokens_per_second": median(two),

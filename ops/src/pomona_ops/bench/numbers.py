@@ -22,8 +22,13 @@ def rate(moments: Sequence[float]) -> float:
 
 
 def total_rate(streams: Sequence[Sequence[float]]) -> float:
-    """Tokens a second of several streams together, while all of them run."""
+    """Tokens a second of several streams together, while all of them run.
+
+    Raises ValueError when they never do.
+    """
     begin = max(moments[0] for moments in streams)
     end = min(moments[-1] for moments in streams)
+    if end <= begin:
+        raise ValueError(f"{len(streams)} streams never ran all at once; let them run for longer")
     tokens = sum(1 for moments in streams for moment in moments if begin < moment <= end)
     return tokens / (end - begin)

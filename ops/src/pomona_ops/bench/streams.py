@@ -28,20 +28,23 @@ async def run_streams(model: str, minutes: float, streams: int = STREAMS) -> dic
         end = time.monotonic() + minutes * 60
         url = f"http://{LOOPBACK}:{options.ports.gateway}/v1/chat/completions"
         limits = httpx.Limits(max_connections=streams)
-        async with httpx.AsyncClient(timeout=60.0, trust_env=False, limits=limits) as client:
+        async with (
+            httpx.AsyncClient(timeout=60.0, trust_env=False, limits=limits) as client,
+            httpx.AsyncClient(timeout=60.0, trust_env=False) as watcher,
+        ):
             tasks = [
                 asyncio.create_task(_stream(client, url, model, delivered, i, end))
                 for i in range(streams)
             ]
             await asyncio.sleep(min(10.0, minutes * 20))
-            begin, drawn_before = time.monotonic(), await _drawn(client, options)
+            begin, drawn_before = time.monotonic(), await _drawn(watcher, options)
             delivered_before = sum(delivered)
             memory: list[dict[str, float]] = []
             while time.monotonic() < end - SAMPLE_S and not any(t.done() for t in tasks):
                 await asyncio.sleep(SAMPLE_S)
                 memory.append(_resident())
             seconds = time.monotonic() - begin
-            drawn = await _drawn(client, options) - drawn_before
+            drawn = await _drawn(watcher, options) - drawn_before
             arrived = sum(delivered) - delivered_before
             await asyncio.gather(*tasks)
     half = len(memory) // 2
@@ -82,10 +85,10 @@ async def _stream(
                     return
 
 
-async def _drawn(client: httpx.AsyncClient, options: ClusterOptions) -> float:
+async def _drawn(watcher: httpx.AsyncClient, options: ClusterOptions) -> float:
     """Tokens that the tail has drawn."""
     port = options.ports.stage_worker_metrics(STAGES - 1)
-    text = (await client.get(f"http://{LOOPBACK}:{port}/metrics")).text
+    text = (await watcher.get(f"http://{LOOPBACK}:{port}/metrics")).text
     return sum(float(value) for value in _DRAWN.findall(text))
 
 

@@ -29,7 +29,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """One stage as ``/readyz`` shows it. ``state`` is ``unheard`` before its worker spoke."""
+    """One stage as ``/readyz`` shows it. ``state`` is ``unheard`` before its worker spoke.
+    ``fetch_bytes``: of its weights what was not on the machine, and comes before the loading.
+    """
 
     worker: str
     start: int
@@ -38,6 +40,8 @@ class StageView:
     loaded_bytes: int
     total_bytes: int
     error: str
+    fetched_bytes: int = 0
+    fetch_bytes: int = 0
 
 
 class RouteTable:
@@ -94,6 +98,9 @@ class RouteTable:
                 return f"{where} has not been heard yet"
             if stage.state == "failed":
                 return f"{where} failed: {stage.error}"
+            if stage.state == "loading" and stage.fetch_bytes and not stage.total_bytes:
+                share = 100 * stage.fetched_bytes // stage.fetch_bytes
+                return f"{where} is being fetched, {share}% of {stage.fetch_bytes / 1e9:.1f} GB"
             if stage.state != "ready":
                 share = 100 * stage.loaded_bytes // stage.total_bytes if stage.total_bytes else 0
                 return f"{where} is {stage.state}, {share}% of its weights are in memory"
@@ -117,6 +124,8 @@ class RouteTable:
                     loaded_bytes=status.loaded_bytes if status else 0,
                     total_bytes=status.total_bytes if status else 0,
                     error=status.error if status else "",
+                    fetched_bytes=status.fetched_bytes if status else 0,
+                    fetch_bytes=status.fetch_bytes if status else 0,
                 )
             )
         return views

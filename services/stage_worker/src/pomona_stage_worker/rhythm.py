@@ -2,14 +2,19 @@
 
 One lane in a pipeline means that its messages come at even intervals. A thread that sleeps
 until one arrives is woken late, by as much as the rest of a hop costs; one that is awake a
-moment before is not.
+moment before is not. The moment is as long as the intervals vary, estimated as TCP
+estimates round trips (RFC 6298): a smoothed interval and a smoothed deviation.
 """
 
 from __future__ import annotations
 
-_WEIGHT = 0.25
+_INTERVAL_WEIGHT = 0.25
+_DEVIATION_WEIGHT = 0.25
+_DEVIATIONS = 4
 _LEAST_INTERVAL_S = 0.002
-_EARLY_SHARE = 0.02
+_LEAST_MARGIN_S = 0.0005
+_MOST_MARGIN_SHARE = 0.05
+"""Of an interval: more awake time on either side of a message is not worth its power."""
 
 
 class Rhythm:
@@ -19,23 +24,31 @@ class Rhythm:
         self._lane: int | None = None
         self._arrived_at = 0.0
         self._interval_s = 0.0
+        self._deviation_s = 0.0
 
     def arrived(self, lane: int | None, now: float) -> None:
         """A message arrived; another lane, or none, ends the rhythm."""
         if lane is None or lane != self._lane:
             self._interval_s = 0.0
         else:
-            interval = now - self._arrived_at
-            known = self._interval_s
-            self._interval_s = known + _WEIGHT * (interval - known) if known else interval
+            self._observe(now - self._arrived_at)
         self._lane = lane
         self._arrived_at = now
+
+    def _observe(self, interval_s: float) -> None:
+        if not self._interval_s:
+            self._interval_s, self._deviation_s = interval_s, interval_s
+            return
+        error = interval_s - self._interval_s
+        self._interval_s += _INTERVAL_WEIGHT * error
+        self._deviation_s += _DEVIATION_WEIGHT * (abs(error) - self._deviation_s)
 
     def due(self) -> tuple[float, float] | None:
         """(from, until) when to be awake for the next message; None without a rhythm."""
         interval = self._interval_s
         if interval < _LEAST_INTERVAL_S:
             return None
-        early = max(0.001, _EARLY_SHARE * interval)
+        most = _MOST_MARGIN_SHARE * interval
+        margin = min(max(_DEVIATIONS * self._deviation_s, _LEAST_MARGIN_S), most)
         expected = self._arrived_at + interval
-        return expected - early, expected + 4 * early
+        return expected - margin, expected + margin

@@ -30,12 +30,14 @@ from pomona.messages.data import (
 from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
 from pomona_stage_worker.stage import Output, Stage
-from pomona_stage_worker.timing import Timing
+from pomona_stage_worker.timing import StepRecord, Timing
 from pomona_stage_worker.trace import StepTrace
 
 log = logging.getLogger(__name__)
 
 MAX_GATEWAY_LINKS = 64
+MOST_UNRECORDED = 64
+"""Steps of which no note was taken yet, when one step follows another without a pause."""
 LAST_WORD_S = 1.0
 """How long a rejection may take to leave when its epoch ends."""
 
@@ -99,6 +101,7 @@ class Runtime:
         self._steps = 0
         self._tokens = 0
         self._last_step = 0
+        self._unrecorded: list[StepRecord] = []
         self._steps_metric = STEPS.labels(pipeline.model)
         self._tokens_metric = TOKENS.labels(pipeline.model)
         self._seconds_metric = STEP_SECONDS.labels(pipeline.model)
@@ -162,6 +165,7 @@ class Runtime:
 
     def prepare(self) -> bool:
         """Use a moment in which nothing has arrived. False when there is nothing to prepare."""
+        self._record()
         if self.failure is not None:
             return False
         try:
@@ -187,6 +191,7 @@ class Runtime:
 
     def rest(self) -> None:
         """Nothing is to be done: take stock of what is too costly at any other time."""
+        self._record()
         if self._trace is not None:
             self._trace.write()
         contents = self.stage.table()
@@ -207,6 +212,7 @@ class Runtime:
                 link.close()
         for link in self._gateways.values():
             link.close(linger_s=LAST_WORD_S)
+        self._record()
         if self._trace is not None:
             self._trace.write()
 
@@ -224,16 +230,27 @@ class Runtime:
             self._next.send(onward, self.pipeline.epoch, output.tensors, output.buffers)
         elif step.rows:
             self._finish(step, output, elapsed)
-        if self._trace is not None:
-            self._trace.add(step, begin, output.built_ns, computed, time.monotonic_ns())
-        if tensors:
-            alone = self.scheduler is not None and self.scheduler.active == 1
-            self.timing.observe(step, tensors[0].shape, begin, elapsed_us, alone)
+        alone = self.scheduler is not None and self.scheduler.active == 1
+        shape = tensors[0].shape if tensors else ()
+        self._unrecorded.append(
+            StepRecord(step, shape, alone, begin, output.built_ns, computed, time.monotonic_ns())
+        )
+        if len(self._unrecorded) >= MOST_UNRECORDED:
+            self._record()
         self._steps += 1
         self._last_step = step.step
-        self._steps_metric.inc()
-        self._seconds_metric.observe(elapsed_us / 1e6)
         self.busy = False
+
+    def _record(self) -> None:
+        """Take note of the steps since the last time, when nobody waits for this thread or its
+        core: what a step sent must first leave."""
+        for record in self._unrecorded:
+            self.timing.observe(record)
+            if self._trace is not None:
+                self._trace.add(record)
+            self._seconds_metric.observe(record.elapsed_us / 1e6)
+        self._steps_metric.inc(len(self._unrecorded))
+        self._unrecorded.clear()
 
     def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...]) -> None:
         """On the tail: tell the head first, since it waits, then the gateways."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -20,7 +21,6 @@ from pomona_stage_worker.runtime import Runtime, rejected_epoch
 log = logging.getLogger(__name__)
 
 IDLE_POLL_S = 0.5
-DOZE_S = 0.00002
 BREATH_S = 0.001
 """Before work in advance: what was just sent must leave first, and its thread may have to
 share a core with this one."""
@@ -106,12 +106,13 @@ class StepLoop(threading.Thread):
         asleep_s = begin - time.monotonic()
         if asleep_s > 0.001 and self._receive_all(asleep_s):
             return True
-        self._pull.rehearse()
         while time.monotonic() < end:
+            self._pull.rehearse()
             if self._receive_all(0.0):
                 return True
-            # The thread that takes the message off the wire may need this core.
-            time.sleep(DOZE_S)
+            # The thread that takes the message off the wire may need this core; one that
+            # slept even for a moment would let the core halt, and wake late.
+            os.sched_yield()
         return False
 
     def _dispatch(self, message: Message) -> None:

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from statistics import median
 
 from pomona.messages.data import Step
 
 WINDOW = 48
 """Values whose median is told: a pause, or a first step that compiles, does not bend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step that has run here. Moments are nanoseconds of time.monotonic_ns().
+
+    Attributes:
+        shape: of its token ids, (rows, length); empty for a step of ops alone.
+        alone: whether no other request was running; the head knows.
+        built: when its graph was built and its computation began.
+    """
+
+    step: Step
+    shape: tuple[int, ...]
+    alone: bool
+    begin: int
+    built: int
+    computed: int
+    sent: int
+
+    @property
+    def elapsed_us(self) -> int:
+        """Microseconds from its beginning to its result."""
+        return (self.computed - self.begin) // 1000
 
 
 class Timing:
@@ -30,21 +55,21 @@ class Timing:
         self._tokens: deque[float] = deque(maxlen=WINDOW)
         self._last: tuple[tuple[int, ...], int] | None = None
 
-    def observe(
-        self, step: Step, shape: tuple[int, ...], begin_ns: int, elapsed_us: int, alone: bool
-    ) -> None:
-        """Take in a step. Args: alone: no other request is running (the head knows)."""
-        if not step.rows or len(shape) != 2:
+    def observe(self, record: StepRecord) -> None:
+        """Take in a step; steps come in the order in which they ran."""
+        step = record.step
+        if not step.rows or len(record.shape) != 2:
             return
-        rows, tokens = shape
+        rows, tokens = record.shape
         single = rows == 1 and tokens == 1 and step.sample
         if single:
-            self._decodes.append(elapsed_us)
+            self._decodes.append(record.elapsed_us)
             self.decode_us = median(self._decodes)
         elif rows == 1 and tokens >= 64:
-            self._prefills.append(elapsed_us / tokens)
+            self._prefills.append(record.elapsed_us / tokens)
             self.prefill_us = median(self._prefills)
-        if single and alone and self._last is not None and self._last[0] == step.rows:
-            self._tokens.append((begin_ns - self._last[1]) / 1000)
+        counts = single and record.alone
+        if counts and self._last is not None and self._last[0] == step.rows:
+            self._tokens.append((record.begin - self._last[1]) / 1000)
             self.token_us = median(self._tokens)
-        self._last = (step.rows, begin_ns) if single and alone else None
+        self._last = (step.rows, record.begin) if counts else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from pomona.messages.data import Step
+from pomona_stage_worker.timing import StepRecord
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +24,20 @@ class StepTrace:
         self._path = folder / f"{worker}.jsonl"
         self._lines: list[dict[str, object]] = []
 
-    def add(self, step: Step, begin: int, built: int, computed: int, sent: int) -> None:
+    def add(self, record: StepRecord) -> None:
         if len(self._lines) >= MOST_HELD:
             return
+        step = record.step
         self._lines.append(
             {
                 "step": step.step,
                 "lane": step.lane,
                 "rows": len(step.rows),
                 "sample": step.sample,
-                "begin": begin,
-                "built": built,
-                "computed": computed,
-                "sent": sent,
+                "begin": record.begin,
+                "built": record.built,
+                "computed": record.computed,
+                "sent": record.sent,
             }
         )
 

@@ -66,6 +66,11 @@ class TextConfig:
     def is_one_of(self, families: frozenset[str]) -> bool:
         return self.family in families or self.text_family in families
 
+    def numbers(self, key: str) -> Sequence[int]:
+        """A list of numbers; empty when the configuration does not say."""
+        value = self.values.get(key)
+        return cast("list[int]", value) if isinstance(value, list) else ()
+
     @property
     def layer_count(self) -> int:
         return self.number("num_hidden_layers", "n_layers", "n_layer", "num_layers")
@@ -165,12 +170,31 @@ def legal_cuts(text: TextConfig) -> tuple[int, ...] | None:
         return ()
     if text.family == "afm7":
         return tuple(range(1, count - text.number("num_kv_reuse_layers")))
-    shared = text.number("num_kv_shared_layers", default=0)
-    if not shared or not text.layer_types:
-        return None
-    first = count - shared
-    last_of_type = {kind: i for i, kind in enumerate(text.layer_types[:first])}
-    sources = [(last_of_type.get(text.layer_types[i], first - 1), i) for i in range(first, count)]
+    if text.family == "deepseek_v41":
+        readers = _readers_of_compressed(text)
+    else:
+        shared = text.number("num_kv_shared_layers", default=0)
+        if not shared or not text.layer_types:
+            return None
+        first = count - shared
+        last_of_type = {kind: i for i, kind in enumerate(text.layer_types[:first])}
+        readers = [
+            (last_of_type.get(text.layer_types[i], first - 1), i) for i in range(first, count)
+        ]
     return tuple(
-        cut for cut in range(1, count) if not any(a < cut <= reader for a, reader in sources)
+        cut for cut in range(1, count) if not any(a < cut <= reader for a, reader in readers)
     )
+
+
+def _readers_of_compressed(text: TextConfig) -> list[tuple[int, int]]:
+    """Layers that read compressed keys and values, or index keys, that an earlier one keeps,
+    as (source, reader)."""
+    ratios = text.numbers("compress_ratios")
+    keeps = {x for x in text.numbers("kv_source_layer_ids") if x < len(ratios) and ratios[x]}
+    selects = set(text.numbers("index_source_layer_ids"))
+    found: list[tuple[int, int]] = []
+    for layer in range(min(text.layer_count, len(ratios))):
+        wanted = [keeps, keeps & selects] if layer in selects else [keeps]
+        for sources in wanted if ratios[layer] else ():
+            found += [(max(x), layer) for x in [[s for s in sources if s <= layer]] if x]
+    return found

@@ -83,6 +83,8 @@ def header_end(path: Path, head: bytes, size: int) -> int | None:
 def _head(name: str, file: RemoteFile, manifest: Manifest, keeper: Keeper) -> bytes:
     """The header of a weight file, which a keeper that holds no more than that has too."""
     there = _first(keeper.held(manifest, name))
+    if not there:
+        raise ModelError(f"{keeper.name} has nothing of {name}")
     head = keeper.read(manifest, name, 0, min(there, _HEADER_GUESS))
     while (end := header_end(Path(name), head, file.size)) is None or end > len(head):
         more = min(end or 4 * len(head), len(head) + _LONGEST_READ)

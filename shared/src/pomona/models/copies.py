@@ -86,6 +86,8 @@ class Copy:
                 return cls(_begun(source, keeper))
             except ModelError as error:
                 refusals.append(f"{keeper.name}: {error}")
+            except OSError as error:
+                raise _unwritten(models_dir(), error) from error
         raise ModelNotFoundError(f"{source} cannot be fetched: {'; '.join(refusals) or 'no one'}")
 
     @property
@@ -169,13 +171,19 @@ class Copy:
         )
 
     def write(self, file: str, begin: int, content: bytes) -> None:
-        """Put bytes in their place, durably, then note that they are here."""
-        with (self.folder / file).open("r+b") as opened:
-            opened.seek(begin)
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        self._note(file, (begin, begin + len(content)))
+        """Put bytes in their place, durably, then note that they are here.
+
+        Raises ModelError when the disk does not take them.
+        """
+        try:
+            with (self.folder / file).open("r+b") as opened:
+                opened.seek(begin)
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            self._note(file, (begin, begin + len(content)))
+        except OSError as error:
+            raise _unwritten(self.folder / file, error) from error
 
     def _note(self, file: str, here: Range) -> None:
         with self._locked():
@@ -223,6 +231,13 @@ def pieces(
     return found
 
 
+def _unwritten(path: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"{path} cannot be written: {error.strerror}; free some of that disk, or set "
+        "POMONA_MODELS_DIR to a folder on another one"
+    )
+
+
 def _begun(source: str, keeper: Keeper) -> Path:
     manifest = wanted_of(source, keeper.manifest(source))
     parent = models_dir()
@@ -256,7 +271,7 @@ def _pin(source: str) -> Path:
 def _pinned(source: str) -> Path | None:
     try:
         return models_dir() / Path(_pin(source).read_text()).name
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

@@ -181,13 +181,22 @@ class _Reader:
     def _skip_array(self) -> None:
         kind, count = self._number("<I"), self._number("<Q")
         if kind == _STRING:
-            for _ in range(count):
-                self._take(self._number("<Q"))
+            self._skip_strings(count)
         elif kind in _SCALARS:
             self.at += struct.calcsize(_SCALARS[kind]) * count
             self._take(0)
         else:
             raise ValueError(f"there is no array of metadata type {kind}")
+
+    def _skip_strings(self, count: int) -> None:
+        data, at, length = self._data, self.at, struct.Struct("<Q").unpack_from
+        last = len(data) - 8
+        for _ in range(count):
+            if at > last:
+                raise _CutShortError("it ends within a list")
+            at += 8 + length(data, at)[0]
+        self.at = at
+        self._take(0)
 
     def _array(self) -> list[Any]:
         kind, count = self._number("<I"), self._number("<Q")

@@ -20,6 +20,8 @@ INDEX_NAME = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20
 """The safetensors format allows no longer header."""
 LENGTH_BYTES = 8
+_EXECUTABLE = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+"""Formats whose reading may run what is in them."""
 
 _DTYPE_BITS = {
     "F4": 4, "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16,
@@ -101,7 +103,9 @@ def weight_files(folder: Path, named: Mapping[str, str]) -> list[Path]:
         return [folder / name for name in sorted(set(named.values()))]
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelNotFoundError(f"{folder} holds no safetensors file")
+        other = sorted(x.name for x in folder.iterdir() if x.suffix in _EXECUTABLE)
+        why = f"; {other[0]} may hold code and is never opened: convert it" if other else ""
+        raise ModelNotFoundError(f"{folder} holds no safetensors file{why}")
     return files
 
 

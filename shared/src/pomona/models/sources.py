@@ -74,10 +74,13 @@ def read_facts(source: str) -> ModelFacts:
 
     Raises ModelError naming the file at fault.
     """
-    path = resolve(source)
-    if path.is_dir():
-        return replace(read_folder_facts(path), name=model_name(source))
-    return read_gguf_facts(path, name=model_name(source))
+    try:
+        path = resolve(source)
+        if path.is_dir():
+            return replace(read_folder_facts(path), name=model_name(source))
+        return read_gguf_facts(path, name=model_name(source))
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read: {error}") from error
 
 
 def _copy(source: str, peers: Sequence[Keeper]) -> Copy | None:

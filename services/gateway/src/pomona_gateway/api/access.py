@@ -85,6 +85,5 @@ class Keys:
 
 
 async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    request_id = scope.get("state", {}).get("request_id", "")
     headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-    await error_response(error, scope["path"], request_id, headers)(scope, receive, send)
+    await error_response(error, scope, headers)(scope, receive, send)

@@ -32,7 +32,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         case _:
             raise error
     gateway.metrics.refused.labels(str(refused.status), refused.code).inc()
-    return error_response(refused, request.url.path, request.state.request_id, headers)
+    return error_response(refused, request.scope, headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from pomona.errors import RequestError
 from pomona_gateway.api.json_response import JsonResponse
@@ -74,14 +76,22 @@ def internal_error() -> RequestError:
     )
 
 
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request came from one of Anthropic's clients."""
+    path: str = scope["path"]
+    asked = path.startswith("/v1/models") and "anthropic-version" in Headers(scope=scope)
+    return asked or path.startswith("/v1/messages")
+
+
 def error_response(
-    error: RequestError, path: str, request_id: str, headers: dict[str, str] | None = None
+    error: RequestError, scope: Scope, headers: dict[str, str] | None = None
 ) -> Response:
-    """An error in the form of the dialect that the path belongs to."""
+    """An error in the form of the dialect that the request was in."""
     body: dict[str, Any]
-    if path.startswith("/v1/messages"):
+    if speaks_anthropic(scope):
+        request_id = scope.get("state", {}).get("request_id", "")
         body = {**anthropic_error(error), "request_id": request_id}
-    elif path.startswith("/api/"):
+    elif scope["path"].startswith("/api/"):
         body = {"error": error.message}
     else:
         body = error_body(error)

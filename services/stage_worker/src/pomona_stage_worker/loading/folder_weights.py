@@ -25,6 +25,8 @@ from pomona.models.safetensors_index import read_json, read_tensor_places
 from pomona_stage_worker.loading.precision import make_float32, on_metal
 
 _SMALL_FILES = ("config.json", "generation_config.json", "hf_quant_config.json")
+_LACKING = re.compile(r"^Missing \d+ parameters: (.+?)\.?$")
+"""As MLX says which parameters of a model no tensor is for."""
 _EDGE = re.compile(r'(\d+|"[^"]*") -> (\d+|"[^"]*")')
 
 
@@ -45,6 +47,7 @@ class FolderWeights:
         refuse_own_code(config, folder / "config.json")
         if not config.get("model_type"):
             raise ModelUnsupportedError(f"{folder / 'config.json'} names no model_type")
+        self._wants_code = "auto_map" in config
         self.places = read_tensor_places(folder)
 
     def make_model(self) -> LazyModel:
@@ -101,6 +104,14 @@ class FolderWeights:
         if named:
             places = self.where(named[:3])
             return f"{places} cannot be loaded: {text[:600]}"
+        if lacking := _LACKING.search(text):
+            files = ", ".join(sorted({place.file.name for place in self.places.values()})[:3])
+            return (
+                f"{self.folder}: no tensor for {lacking[1][:600]} in {files}; the model is "
+                "incomplete: fetch it again"
+            )
+        if self._wants_code:
+            text += "; config.json asks for code of the model's own (auto_map), which is never run"
         if isinstance(error, SystemExit):
             text = "mlx-lm's code for this family ends the process on this machine"
         return f"{self.folder} cannot be loaded: {text[:600]}"

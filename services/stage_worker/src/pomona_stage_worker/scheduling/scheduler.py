@@ -13,19 +13,14 @@ ride on the next step, and all stages apply them in that order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pomona.messages.data import (
-    MAX_PLACES,
     Close,
     Fork,
-    Join,
-    Leave,
     Op,
     Open,
     Queued,
-    QueuePlace,
     Rejected,
     Started,
     Step,
@@ -33,48 +28,16 @@ from pomona.messages.data import (
     Submit,
 )
 from pomona_stage_worker.drawing import needs_history
+from pomona_stage_worker.scheduling.lanes import Lanes
+from pomona_stage_worker.scheduling.limits import Limits
 from pomona_stage_worker.scheduling.pace import Pace
 from pomona_stage_worker.scheduling.prefixes import PrefixIndex
 from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
+from pomona_stage_worker.scheduling.waiting import Waiting
 
 RETRY_AFTER_S = 5
 TELL_QUEUE_S = 1.0
 """Between two reports of who waits where."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a pipeline allows.
-
-    Attributes:
-        stages: stages of the pipeline; about as many lanes are kept.
-        context_length: tokens that prompt and reply of one request may have together.
-        cache_tokens: tokens that fit in the caches of the tightest stage.
-        can_batch: whether sequences can share a lane.
-        can_slice: whether a part of a kept prefix can be used.
-        max_waiting: requests that may wait; one more is refused with 429.
-        max_running: sequences that may be in lanes.
-        max_prefilling: prompts that are read in turns.
-        chunk: most tokens of a chunk; ``least_chunk`` go even beside busy streams.
-        scored_chunk: the same where each token's logits are wanted: they are float32, as
-            wide as the vocabulary.
-        pace: see :class:`Pace`.
-        least_prefix: shorter prefixes are not worth keeping.
-    """
-
-    stages: int
-    context_length: int
-    cache_tokens: int
-    can_batch: bool = True
-    can_slice: bool = True
-    max_waiting: int = 256
-    max_running: int = 64
-    max_prefilling: int = 4
-    chunk: int = 512
-    scored_chunk: int = 128
-    least_chunk: int = 8
-    pace: float = 0.9
-    least_prefix: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +63,17 @@ class Scheduler:
         self.limits = limits
         self.pace = Pace(limits.pace)
         self.prefixes = PrefixIndex(partial=limits.can_slice)
-        self._lane_limit = limits.stages if limits.can_batch else limits.max_running
         self._in_flight_limit = limits.stages + 1
-        self._waiting: list[Sequence] = []
+        self._waiting = Waiting(limits.max_waiting)
         self._prefilling: list[Sequence] = []
         self._sampling: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
-        self._lanes: dict[int, Lane] = {}
+        lanes = limits.stages if limits.can_batch else limits.max_running
+        self._lanes = Lanes(lanes, limits.can_batch)
         self._in_flight: dict[int, InFlight] = {}
         self._ops: list[Op] = []
         self._notices: list[Notice] = []
         self._sequence_number = 0
-        self._lane_number = 0
         self._step_number = 0
         self._arrivals = 0
         self._last_was_decode = False
@@ -166,7 +128,7 @@ class Scheduler:
                 f"{len(tokens)} tokens do not fit: the model reads {limits.context_length} tokens "
                 f"and this cluster's caches hold {limits.cache_tokens}; shorten the prompt",
             )
-        elif len(self._waiting) >= limits.max_waiting:
+        elif self._waiting.is_full:
             self._reject(
                 submit,
                 429,
@@ -174,7 +136,7 @@ class Scheduler:
                 f"{len(self._waiting)} requests are waiting already; try again later",
                 RETRY_AFTER_S,
             )
-        elif self._fills_its_share(submit):
+        elif self._waiting.has_share_filled(submit):
             self._reject(
                 submit,
                 429,
@@ -187,7 +149,7 @@ class Scheduler:
             most = min(submit.sampling.max_tokens, submit.emitted + room)
             submit = replace(submit, sampling=replace(submit.sampling, max_tokens=most))
             self._arrivals += 1
-            self._wait(
+            self._waiting.add(
                 Sequence(
                     number=0,
                     submit=submit,
@@ -212,8 +174,9 @@ class Scheduler:
             return
         if flight.lane is not None:
             self.pace.observe_decode(done.elapsed_us)
-            if flight.lane in self._lanes:
-                self._lanes[flight.lane].stepping = False
+            lane = self._lanes.get(flight.lane)
+            if lane is not None:
+                lane.stepping = False
         elif flight.seqs:
             self.pace.observe_chunk(flight.tokens, done.elapsed_us)
             self._tell_progress(flight.seqs[0])
@@ -231,7 +194,7 @@ class Scheduler:
             if drawn.finish is not None:
                 self._end(sequence)
             elif sequence.lane is None:
-                self._join(sequence, self._lane_for_one_more())
+                self._ops.append(self._lanes.join(sequence))
 
     def limit_caches(self, tokens: int) -> None:
         """Caches may hold so many tokens from now on: another model came, or went. Kept
@@ -250,7 +213,7 @@ class Scheduler:
         self._expire(now)
         self._admit()
         self._tell_queue(now)
-        self._balance()
+        self._ops += self._lanes.balance()
         if len(self._in_flight) < self._in_flight_limit:
             planned = None
             if self._last_was_decode:
@@ -263,38 +226,19 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When a waiting request expires next, in the caller's clock."""
-        return min((x.expires_at for x in self._waiting), default=None)
+        return self._waiting.deadline
 
     # Waiting ---------------------------------------------------------------------------
-
-    def _wait(self, sequence: Sequence) -> None:
-        sequence.phase = "waiting"
-        self._waiting.append(sequence)
-        self._waiting.sort(key=lambda x: (x.submit.priority, x.arrived))
-
-    def _fills_its_share(self, submit: Submit) -> bool:
-        if submit.queue_share == 1.0:
-            return False
-        allowed = max(1, int(submit.queue_share * self.limits.max_waiting))
-        return sum(x.submit.share == submit.share for x in self._waiting) >= allowed
 
     def _tell_queue(self, now: float) -> None:
         """Tell every gateway which of its requests wait, and at which places."""
         if not self._waiting or now - self._told_queue_at < TELL_QUEUE_S:
             return
         self._told_queue_at = now
-        places: dict[str, list[QueuePlace]] = {}
-        for position, sequence in enumerate(self._waiting[:MAX_PLACES], 1):
-            place = QueuePlace(*sequence.key, position)
-            places.setdefault(sequence.submit.reply, []).append(place)
-        self._notices += [
-            Notice(reply, Queued("queued", tuple(of_it))) for reply, of_it in places.items()
-        ]
+        self._notices += [Notice(reply, body) for reply, body in self._waiting.places().items()]
 
     def _expire(self, now: float) -> None:
-        late = [x for x in self._waiting if x.expires_at <= now]
-        for sequence in late:
-            self._waiting.remove(sequence)
+        for sequence in self._waiting.take_expired(now):
             self._reject(
                 sequence.submit,
                 503,
@@ -306,12 +250,13 @@ class Scheduler:
 
     def _admit(self) -> None:
         while (
-            self._waiting
+            (first := self._waiting.first) is not None
             and len(self._prefilling) < self.limits.max_prefilling
             and self.active < self.limits.max_running
-            and self._make_room(len(self._waiting[0].tokens) + 1)
+            and self._make_room(len(first.tokens) + 1)
         ):
-            self._open(self._waiting.pop(0))
+            self._waiting.remove(first)
+            self._open(first)
 
     def _make_room(self, tokens: int) -> bool:
         """Drop kept prefixes until ``tokens`` more fit. False when they cannot."""
@@ -420,11 +365,7 @@ class Scheduler:
 
     def _decode(self) -> PlannedStep | None:
         """A step of the lane that has waited longest."""
-        idle = sorted(
-            (lane for lane in self._lanes.values() if not lane.stepping),
-            key=lambda lane: lane.stepped_at,
-        )
-        for lane in idle:
+        for lane in self._lanes.idle():
             if not self._make_room_for_step(lane):
                 continue
             for row in lane.rows:
@@ -442,13 +383,13 @@ class Scheduler:
 
         False when the lane cannot step now; others in the pipeline will make room.
         """
-        while lane.number in self._lanes and not self._make_room(len(lane.rows)):
-            idle = [x for other in self._lanes.values() if not other.stepping for x in other.rows]
+        while lane.rows and not self._make_room(len(lane.rows)):
+            idle = [row for other in self._lanes.idle() for row in other.rows]
             candidates = [*self._prefilling, *idle]
             if len(candidates) < 2:
                 return False
             self._preempt(max(candidates, key=lambda x: (x.submit.priority, x.arrived)))
-        return lane.number in self._lanes
+        return bool(lane.rows)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Free a sequence's caches; it begins again, tokens so far as its prompt, later."""
@@ -457,59 +398,7 @@ class Scheduler:
         # The steps that were issued reach the tail before the sequence is opened again.
         sequence.scored = max(sequence.scored, sequence.computed)
         sequence.target = sequence.computed = 0
-        self._wait(sequence)
-
-    def _lane_for_one_more(self) -> Lane:
-        if len(self._lanes) < self._lane_limit:
-            return self._new_lane()
-        return min(self._lanes.values(), key=lambda lane: (len(lane.rows), lane.stepping))
-
-    def _new_lane(self) -> Lane:
-        self._lane_number += 1
-        lane = Lane(self._lane_number)
-        self._lanes[lane.number] = lane
-        return lane
-
-    def _join(self, sequence: Sequence, lane: Lane) -> None:
-        self._ops.append(Join("join", lane.number, (sequence.number,)))
-        lane.rows.append(sequence)
-        sequence.lane = lane.number
-
-    def _leave(self, lane: Lane, leaving: Iterable[Sequence]) -> None:
-        rows = list(leaving)
-        self._ops.append(Leave("leave", lane.number, tuple(row.number for row in rows)))
-        lane.rows = [row for row in lane.rows if row not in rows]
-        for row in rows:
-            row.lane = None
-        if not lane.rows:
-            del self._lanes[lane.number]
-
-    def _balance(self) -> None:
-        """Move rows from the fullest lane to the emptiest, both at rest."""
-        if not self.limits.can_batch:
-            return
-        while True:
-            idle = [lane for lane in self._lanes.values() if not lane.stepping]
-            if not idle:
-                return
-            fullest = max(idle, key=lambda lane: len(lane.rows))
-            if len(self._lanes) < self._lane_limit:
-                target_size = 0
-            else:
-                target_size = min(len(lane.rows) for lane in idle)
-            moving = (len(fullest.rows) - target_size) // 2
-            if moving == 0:
-                return
-            rows = fullest.rows[-moving:]
-            self._leave(fullest, rows)
-            if len(self._lanes) < self._lane_limit:
-                target = self._new_lane()
-            else:
-                target = min(idle, key=lambda lane: len(lane.rows))
-            self._ops.append(Join("join", target.number, tuple(row.number for row in rows)))
-            for row in rows:
-                row.lane = target.number
-            target.rows.extend(rows)
+        self._waiting.add(sequence)
 
     # Ending ----------------------------------------------------------------------------
 
@@ -547,8 +436,9 @@ class Scheduler:
             del self._sampling[sequence.number]
         else:
             del self._running[sequence.number]
-            if sequence.lane is not None:
-                self._leave(self._lanes[sequence.lane], [sequence])
+            op = self._lanes.leave(sequence)
+            if op is not None:
+                self._ops.append(op)
 
     # Helpers ---------------------------------------------------------------------------
 

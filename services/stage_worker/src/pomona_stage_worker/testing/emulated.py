@@ -29,8 +29,8 @@ from pomona_stage_worker.speed import Speed
 from pomona_stage_worker.stage import Output, Stage
 from pomona_stage_worker.worker import Engine, StageWorker
 
-SPIN_S = 0.0001
-"""A sleep may end this much late; the rest of a hold is spent spinning."""
+LATE_S = 0.0001
+"""How late sleeps are expected to end before any was seen; what is left is spent spinning."""
 FIRST_TOKEN, TOKENS = 1000, 20000
 """Made-up tokens are of this range, where the default model has plain words."""
 
@@ -55,6 +55,7 @@ class EmulatedStage:
         self._hold_s = hold_s
         self._width = width
         self._is_tail = is_tail
+        self._late_s = LATE_S
         self._table = CacheTable(list[Any])
         self._drawings: dict[int, Drawing] = {}
         sleep_exactly()
@@ -69,11 +70,13 @@ class EmulatedStage:
                 self._drawings.pop(op.seq, None)
         if not step.rows:
             return Output()
+        output = self._output(step, tensors, buffers)
         self._hold(until)
+        return output
+
+    def _output(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> Output:
         if self._is_tail:
-            if not step.sample:
-                return Output()
-            drawings = [self._drawings[seq] for seq in step.rows]
+            drawings = [self._drawings[seq] for seq in step.rows] if step.sample else []
             return Output(results=tuple(d.accept(_made_up(d)) for d in drawings))
         rows, length = tensors[0].shape
         activations = Tensor("float32", (rows, length, self._width))
@@ -90,11 +93,17 @@ class EmulatedStage:
     def cache_bytes(self) -> int:
         return 0
 
-    @staticmethod
-    def _hold(until: float) -> None:
-        left = until - time.perf_counter()
-        if left > SPIN_S:
-            time.sleep(left - SPIN_S)
+    def _hold(self, until: float) -> None:
+        """Return at ``until``, neither early nor late, without spinning for long: the other
+        stages need the processors."""
+        wake_at = until - self._late_s
+        left = wake_at - time.perf_counter()
+        if left > 0:
+            time.sleep(left)
+            late = time.perf_counter() - wake_at
+            # Settles where a quarter of the sleeps end earlier: others end late for want of a
+            # processor, and to spin for those would want more of it.
+            self._late_s += 2e-6 if late > self._late_s else -6e-6
         while time.perf_counter() < until:
             pass
 
