@@ -65,12 +65,16 @@ def engine(
 
 @app.command()
 def plan(
-    model: ModelOption = EMBEDDED_MODEL,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to predict and measure; may be repeated; random-... are made."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Replies measured a pipeline.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """How long the planner thinks, and its predictions beside what is measured."""
-    _report(run_plan(model, rounds), as_json)
+    models = model or [EMBEDDED_MODEL, "random-qwen3", "random-mixtral", "random-gemma3"]
+    _report(run_plan(models, rounds), as_json)
 
 
 @app.command()
