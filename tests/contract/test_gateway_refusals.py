@@ -264,7 +264,9 @@ def test_a_grammar_that_takes_too_long_is_a_400_that_names_the_setting(
     cluster: ScriptedCluster,
 ) -> None:
     with running_gateway(cluster, grammar_deadline_s=1e-9) as gateway:
-        body = {**OK, "response_format": {"type": "json_object"}}
+        # Large enough that a thread cannot be done before the loop looks at the clock.
+        large = {"properties": {f"p{n}": {"type": "string", "maxLength": n} for n in range(300)}}
+        body = {**OK, "response_format": held(large)}
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body)
         assert answer.status_code in (400, 503)
         assert "compile" in answer.json()["error"]["message"]
