@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.api import sse
 from pomona_gateway.api.answering import answer, gateway_of, receive, share_of
-from pomona_gateway.api.json_response import JsonResponse
+from pomona_gateway.api.json_response import JsonResponse, encode
 from pomona_gateway.api.opening import open_dialogue
 from pomona_gateway.api.responses_items import OutputItems
 from pomona_gateway.api.responses_request import ResponsesRequest
@@ -169,7 +168,7 @@ class ResponseWriter:
     def _event(self, event: dict[str, Any]) -> bytes:
         kind = str(event["type"]).encode()
         numbered = {**event, "sequence_number": next(self._numbers)}
-        return b"event: " + kind + b"\ndata: " + orjson.dumps(numbered) + b"\n\n"
+        return b"event: " + kind + b"\ndata: " + encode(numbered) + b"\n\n"
 
     def _object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         asked = self._asked
