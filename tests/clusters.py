@@ -19,12 +19,12 @@ import httpx
 import psutil
 
 from pomona_ops.ports import MAX_STAGES, ClusterPorts, is_free
+from questions import ANSWER as ANSWER
+from questions import MODEL as MODEL
+from questions import QUESTION as QUESTION
 
 READY_S = 120.0
 STOP_S = 60.0
-QUESTION = "What is the capital of France?"
-ANSWER = "The capital of France is Paris."
-MODEL = "SmolLM2-135M-Instruct"
 
 
 def free_ports() -> ClusterPorts:

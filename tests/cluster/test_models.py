@@ -220,6 +220,12 @@ def test_a_damaged_model_is_refused_with_the_file_and_the_others_go_on(
     assert "cut short" in words
     assert cluster.ask() == ANSWER
     assert models(cluster, "unload", "damaged")[0] == 0
+    mute = write_model(tmp_path / "mute")
+    (mute / "tokenizer.json").unlink()
+    code, output = models(cluster, "load", str(mute))
+    assert code == 1
+    assert "has no tokenizer.json" in " ".join(output.split())
+    assert models(cluster, "unload", "mute")[0] == 0
 
 
 def test_a_hub_id_is_fetched_once_and_served(cluster: Cluster, hub: FakeHub, folder: Path) -> None:

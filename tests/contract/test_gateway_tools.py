@@ -10,13 +10,13 @@ import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
-from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
+from doubles.gateway_thread import GatewayThread, wait_for
+from doubles.scripted_head import Script, ScriptedCluster
+from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
 
 MODEL = "tiny"
 TOKENIZER = tiny_tokenizer()
-TOOLS_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}"
     "{% if reasoning_effort %}{{ reasoning_effort }}{% endif %}"
     "{% for m in messages %}{% for call in m.tool_calls or [] %}"
@@ -39,23 +39,6 @@ REPLY = "<think>hm</think>Let me see." + CALL % "Rome" + CALL % "Oslo"
 def held(parameters: dict[str, Any], strict: bool) -> dict[str, Any]:
     function = {"name": "held", "parameters": parameters, "strict": strict}
     return {"type": "function", "function": function}
-
-
-def say(text: str, **script: Any) -> Script:
-    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
-    source = write_tiny_model(tmp_path_factory.mktemp("model"), TOOLS_TEMPLATE)
-    with scripted_cluster(lambda _: say(REPLY), MODEL, str(source)) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
-    with running_gateway(cluster) as gateway:
-        yield gateway
 
 
 @pytest.fixture
@@ -210,3 +193,23 @@ def test_only_what_asks_for_it_gets_a_grammar(
     assert "held" not in grammar(tool_choice=named, tools=[TOOL, held({}, strict=False)])
     assert "held" in grammar(tools=[TOOL, held({}, strict=True)])
     assert "%json" in grammar(response_format={"type": "json_object"})
+
+
+@pytest.mark.parametrize(
+    ("schema", "closed"),
+    [
+        ({"properties": {}}, True),
+        ({"properties": {"a": {"type": "string"}}}, True),
+        ({"properties": {}, "additionalProperties": {"type": "string"}}, False),
+        ({"properties": {}, "patternProperties": {"^x": {"type": "string"}}}, False),
+        ({"properties": {}, "anyOf": [{"properties": {"a": {}}}]}, False),
+        ({}, False),
+    ],
+)
+def test_arguments_that_a_tool_does_not_list_are_not_drawn(
+    gateway: GatewayThread, cluster: ScriptedCluster, schema: dict[str, Any], closed: bool
+) -> None:
+    answer = ask(gateway, tool_choice="required", tools=[held(schema, strict=False)])
+    assert answer.status_code == 200, answer.text
+    grammar = cluster.head.requests()[-1].submit.sampling.grammar
+    assert ('"additionalProperties": false' in grammar) == closed

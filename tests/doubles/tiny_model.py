@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from doubles.scripted_head import Script
 from pomona_gateway.tokenizer import Tokenizer
 from pomona_gateway.tokenizer.tokenizer import BYTE_ALPHABET
 
@@ -42,13 +44,20 @@ def tiny_tokenizer() -> Tokenizer:
     return Tokenizer(tiny_backend())
 
 
+def say(text: str, **script: Any) -> Script:
+    """A head that answers this text."""
+    return Script(ids=tuple(tiny_tokenizer().encode(text, chat=True)), end=end_id(), **script)
+
+
 def end_id() -> int:
     found = tiny_backend().token_to_id("<|end|>")
     assert found is not None
     return found
 
 
-def write_tiny_model(folder: Path, template: str = TEMPLATE) -> Path:
+def write_tiny_model(
+    folder: Path, template: str = TEMPLATE, context_length: int = CONTEXT_LENGTH
+) -> Path:
     """Write the model and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     backend = tiny_backend()
@@ -60,7 +69,7 @@ def write_tiny_model(folder: Path, template: str = TEMPLATE) -> Path:
         "hidden_size": 4,
         "num_attention_heads": 1,
         "vocab_size": size,
-        "max_position_embeddings": CONTEXT_LENGTH,
+        "max_position_embeddings": context_length,
         "eos_token_id": end_id(),
     }
     (folder / "config.json").write_text(json.dumps(config))

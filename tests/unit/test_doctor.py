@@ -10,7 +10,8 @@ import pytest
 import recordings
 from pomona.messages.control import Hardware, LinkFacts, NodeFacts
 from pomona_discovery.thunderbolt import thunderbolt_ports
-from pomona_ops.doctor_checks import CHECKS, Finding, Node, Severity, Sight, diagnose
+from pomona_ops.doctor.checks import CHECKS, Finding, diagnose
+from pomona_ops.doctor.sight import Node, Severity, Sight
 
 GIB = 1 << 30
 MAC = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")

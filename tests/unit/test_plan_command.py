@@ -8,6 +8,7 @@ import pytest
 
 from pomona.errors import ConfigurationError
 from pomona_ops.plan import PlanOptions, model_facts, planned, run_plan
+from pomona_planner.catalogue import machine_kinds
 from pomona_planner.imagining import parse_cluster
 
 
@@ -72,3 +73,14 @@ def test_the_command_exits_by_whether_it_fits(capsys: pytest.CaptureFixture[str]
     assert "does not fit" in capsys.readouterr().out
     assert run_plan(PlanOptions("llama-4-maverick", "8x:m4-pro-64gb", as_json=True)) == 0
     assert run_plan(PlanOptions("nothing", "8x:m4-pro-64gb")) == 2
+
+
+def test_every_machine_has_a_source_and_names_its_unsure_figures() -> None:
+    for kind in machine_kinds().kinds:
+        assert kind.specs.startswith(("https://support.apple.com/", "https://www.apple.com/"))
+        assert "teraflops_fp16" in kind.unsure, "Apple publishes none"
+        assert set(kind.unsure) <= {
+            "gigabytes_per_s", "teraflops_fp16", "idle_watts", "busy_watts", "prices",
+        }  # fmt: skip
+    assert "gigabytes_per_s" not in plan("deepseek-v3", "8x:m4-pro-64gb")["unsure"]  # type: ignore[operator]  # a list
+    assert "prices" in plan("deepseek-v3", "8x:m5-pro-64gb")["unsure"]  # type: ignore[operator]  # a list

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from pomona.messages.control import Beacon, Pipeline, StageStatus, StageWorkerFacts
+import pytest
+
+from beacons import beacon_of
+from pomona.messages.control import (
+    Beacon,
+    LinkFacts,
+    Pipeline,
+    StageStatus,
+    StageWorkerFacts,
+)
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_planner.deciding import Decider, Wish
+from pomona_planner.deciding import Decider, Replan, Wish
 from pomona_planner.memory import PlanMemory
+from pomona_planner.pins import parse_pin, pins_of
 
 FACTS = read_facts(EMBEDDED_MODEL)
 GIGA = 10**9
@@ -196,3 +207,141 @@ def test_a_disk_that_fails_does_not_stop_planning(tmp_path: Path) -> None:
     memory = PlanMemory(blocked)
     memory.write((formed(decider()),))
     assert memory.epoch == 7
+
+
+def pinned(*pins: str, stages: int = 2, excluded: frozenset[str] = frozenset()) -> Decider:
+    wish = Wish(
+        EMBEDDED_MODEL, stages, excluded=excluded, pins=pins_of(map(parse_pin, pins), FACTS.name)
+    )
+    return Decider(wish, FACTS, None)
+
+
+def ranges(pipeline: Pipeline) -> list[tuple[str, int, int]]:
+    return [(stage.worker, stage.start, stage.stop) for stage in pipeline.stages]
+
+
+def test_a_pinned_node_holds_its_layers() -> None:
+    found = pinned("b=0..4").decide([worker("a"), worker("b")], 1, 0.0)
+    assert ranges(found) == [("b", 0, 4), ("a", 4, 30)]
+    for_this = pinned("b=0..9", f"b=0..5@{FACTS.name}", "a=1..2@other")
+    assert ranges(for_this.decide([worker("a"), worker("b")], 1, 0.0)) == [
+        ("b", 0, 5),
+        ("a", 5, 30),
+    ]
+
+
+def test_a_pin_names_a_worker_of_a_machine_that_has_several() -> None:
+    workers = [worker("m.0", node="m"), worker("m.1", node="m"), worker("n.0", node="n")]
+    found = pinned("m.1=26..30").decide(workers, 1, 0.0)
+    assert ranges(found) == [("n.0", 0, 26), ("m.1", 26, 30)]
+
+
+def test_an_excluded_node_holds_nothing() -> None:
+    found = pinned(excluded=frozenset({"b"})).decide([worker(x) for x in "abc"], 1, 0.0)
+    assert {stage.worker for stage in found.stages} == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("pins", "words"),
+    [
+        (["b=0..31"], "b is pinned to layers 0..31 of SmolLM2-135M-Instruct, which has 30 layers"),
+        (["b=0..9", "a=8..30"], "b and a are both pinned to layer 8"),
+        (["b=0..9", "a=10..30"], "fits, but not with the layers that are pinned to a, b"),
+    ],
+)
+def test_pins_that_cannot_be_kept_are_said(pins: list[str], words: str) -> None:
+    found = pinned(*pins).decide([worker("a"), worker("b")], 1, 0.0)
+    assert found.state == "impossible"
+    assert words in found.reason
+    assert "POMONA_PLANNER_PINS" in found.reason
+
+
+def test_layers_that_are_pinned_to_a_node_too_small_for_them_are_said() -> None:
+    found = pinned("b=0..20").decide([worker("a"), worker("b", memory=GIGA // 2)], 1, 0.0)
+    assert "b is pinned to layers 0..20" in found.reason
+    assert "of its 0.5 GB" in found.reason
+
+
+@pytest.mark.parametrize("text", ["b", "b=5", "b=5..2", "b=0..", "=0..3", "b=0..3@"])
+def test_what_is_no_pin_is_refused_with_how_one_is_written(text: str) -> None:
+    with pytest.raises(ValueError, match=r"NODE=START\.\.STOP"):
+        parse_pin(text)
+
+
+def test_a_plan_that_breaks_a_pin_is_replaced_once_nothing_runs() -> None:
+    before = formed(decider(), 3)
+    wish = Wish(EMBEDDED_MODEL, 2, pins=(parse_pin("b=0..4"),))
+    keeper = Decider(wish, FACTS, before)
+    busy = [
+        *loaded(before),
+        beacon_of("gateway", "g", facts={"running": 1}),
+    ]
+    workers, others = busy[:2], busy[2:]
+    assert keeper.decide(workers, 4, 100.0, others).epoch == 3
+    assert "as the pins" in keeper.pipeline.proposal
+    after = keeper.decide(workers, 4, 200.0)
+    assert after.epoch == 4
+    assert ranges(after)[0] == ("b", 0, 4)
+
+
+def anywhere(name: str) -> Beacon:
+    return replace(worker(name), endpoints={"data": "tcp://0.0.0.0:7"})
+
+
+def seeing(node: str, other: str, address: str, dead: tuple[str, ...] = ()) -> Beacon:
+    link = LinkFacts(other, address, "ethernet", 100.0, 1.0, 1e9, 1e6, (), dead)
+    return beacon_of("discovery", node, facts={"links": (link,)})
+
+
+def test_workers_that_listen_on_every_address_wait_until_the_ways_are_known() -> None:
+    workers = [anywhere("a"), anywhere("b")]
+    keeper, one = decider(), seeing("a", "b", "10.0.0.2")
+    assert "waiting for b to find the best way to a" in keeper.decide(workers, 1, 0.0, [one]).reason
+    found = keeper.decide(workers, 1, 1.0, [one, seeing("b", "a", "10.0.0.1")])
+    assert [stage.address for stage in found.stages] == ["tcp://10.0.0.1:7", "tcp://10.0.0.2:7"]
+
+
+def test_an_address_that_died_is_replaced_by_another_one_of_the_node() -> None:
+    workers, back = [anywhere("a"), anywhere("b")], seeing("b", "a", "10.0.0.1")
+    keeper = decider()
+    keeper.decide(workers, 1, 0.0, [seeing("a", "b", "10.0.0.2"), back])
+    nowhere = [seeing("a", "b", "", ("10.0.0.2",)), back]
+    assert keeper.decide(workers, 2, 1.0, nowhere).epoch == 1, "there is no better one"
+    other = [seeing("a", "b", "10.9.0.2", ("10.0.0.2",)), back]
+    after = keeper.decide(workers, 2, 2.0, other)
+    assert after.epoch == 2
+    assert "b does not answer at 10.0.0.2 any more" in after.reason
+    assert after.stages[1].address == "tcp://10.9.0.2:7"
+
+
+def measured(pipeline: Pipeline, times_as_long: float) -> list[Beacon]:
+    """The pipeline's only worker, whose steps take so many times as long, and a second one."""
+    (stage,), said = pipeline.stages, pipeline.prediction
+    assert said is not None
+    status = StageStatus(
+        pipeline.model, pipeline.epoch, stage.start, stage.stop, "ready",
+        decode_us=said.stage_us[0] * times_as_long, token_us=said.stage_us[0] * times_as_long,
+    )  # fmt: skip
+    return [worker("a", status), worker("b")]
+
+
+@pytest.mark.parametrize(
+    ("replan", "times_as_long", "running", "made", "proposed"),
+    [
+        ("propose", 3, 0, False, True),
+        ("idle", 3, 1, False, True),
+        ("idle", 3, 0, True, False),
+        ("always", 3, 1, True, False),
+        ("always", 1.1, 0, False, False),
+    ],
+)
+def test_a_plan_that_gains_enough_is_proposed_or_made_as_the_operator_says(
+    replan: Replan, times_as_long: float, running: int, made: bool, proposed: bool
+) -> None:
+    keeper = Decider(Wish(EMBEDDED_MODEL, 1, replan=replan, replan_gain=0.2), FACTS, None)
+    first = keeper.decide([worker("a"), worker("b")], 1, 0.0)
+    gateway = beacon_of("gateway", "g", facts={"running": running})
+    after = keeper.decide(measured(first, times_as_long), 2, 100.0, [gateway])
+    assert (after.epoch == 2) == made
+    assert after.stages[0].worker == ("b" if made else "a")
+    assert bool(after.proposal) == proposed

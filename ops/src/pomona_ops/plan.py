@@ -110,7 +110,8 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
         "users": options.users,
         "context": context,
         "price_dollars": sum(machine.price for machine in cluster),
-        "sources": sorted({machine.kind.source for machine in cluster} | {facts.source} - {""}),
+        "sources": sorted({machine.kind.specs for machine in cluster} | {facts.source} - {""}),
+        "unsure": sorted({figure for machine in cluster for figure in machine.kind.unsure}),
     }
     answer = choose(problem, Aim(options.objective, stages=options.stages))
     if isinstance(answer, Shortfall):

@@ -65,12 +65,16 @@ def engine(
 
 @app.command()
 def plan(
-    model: ModelOption = EMBEDDED_MODEL,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to predict and measure; may be repeated; random-... are made."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Replies measured a pipeline.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """How long the planner thinks, and its predictions beside what is measured."""
-    _report(run_plan(model, rounds), as_json)
+    models = model or [EMBEDDED_MODEL, "random-qwen3", "random-mixtral", "random-gemma3"]
+    _report(run_plan(models, rounds), as_json)
 
 
 @app.command()
@@ -100,7 +104,7 @@ def structured(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
-    tokens: Annotated[int, typer.Option(min=8, max=400, help="Tokens of a reply.")] = 64,
+    tokens: Annotated[int, typer.Option(min=8, max=400, help="Tokens of a reply.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
     """Four users whose replies must match a JSON Schema, against the same four without."""

@@ -24,6 +24,7 @@ from pomona.messages.data import (
 )
 from pomona.transport import BeaconReceiver, Identity, Pull, Push
 from pomona_ops.bench.clusters import BenchError
+from pomona_ops.ports import LOOPBACK
 
 _numbers = itertools.count(1)
 
@@ -68,12 +69,15 @@ async def active_pipeline(control_subscribe: str, cluster: str, timeout_s: float
 
 
 class Driver:
-    """Talks to the head of one pipeline. Blocking; not thread-safe."""
+    """Talks to the head of one pipeline. Blocking; not thread-safe.
 
-    def __init__(self, pipeline: Pipeline, cluster: str) -> None:
+    Args: host: address of this machine at which the tail reaches it.
+    """
+
+    def __init__(self, pipeline: Pipeline, cluster: str, host: str = LOOPBACK) -> None:
         self._pipeline = pipeline
         identity = Identity(cluster, f"driver-{secrets.token_hex(4)}", secrets.token_hex(8))
-        self._pull = Pull("127.0.0.1")
+        self._pull = Pull(host)
         self._push = Push(identity, pipeline.stages[0].endpoint)
         self._replies: dict[str, Reply] = {}
 

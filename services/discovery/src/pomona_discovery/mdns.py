@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from zeroconf import IPVersion, NonUniqueNameException, ServiceStateChange, Zeroconf
@@ -41,6 +41,7 @@ class Mdns:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = 0.0
         self._saw_itself = False
+        self._saw: set[str] = set()
         self._failure = ""
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
@@ -74,13 +75,21 @@ class Mdns:
             await self._zeroconf.async_unregister_all_services()
             await self._zeroconf.async_close()
 
-    def trouble(self) -> str:
-        """What is wrong, in words; empty when nothing is."""
+    def trouble(self, near: Iterable[tuple[str, str]] = ()) -> str:
+        """What is wrong, in words; empty when nothing is.
+
+        Args: near: node and address of others in the same network, found in other ways.
+        """
         if self._failure:
             return self._failure
         waited_s = asyncio.get_running_loop().time() - self._started_at
-        if self._zeroconf is not None and not self._saw_itself and waited_s > SEE_ITSELF_S:
+        if self._zeroconf is None or waited_s < SEE_ITSELF_S:
+            return ""
+        if not self._saw_itself:
             return "multicast does not come back: a firewall or the network holds it up"
+        unseen = [f"{node} ({address})" for node, address in near if node not in self._saw]
+        if unseen:
+            return f"no multicast comes from {', '.join(unseen)}, though in the same network"
         return ""
 
     def _changed(
@@ -102,5 +111,6 @@ class Mdns:
         if properties.get("boot") == self._boot:
             self._saw_itself = True
             return
+        self._saw.add(properties.get("node") or "")
         addresses = info.parsed_addresses(IPVersion.V4Only)
         self._found(properties.get("node") or "", addresses, info.port)

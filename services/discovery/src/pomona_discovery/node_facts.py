@@ -8,6 +8,7 @@ psutil's manual on Linux.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import platform
 import re
@@ -183,6 +184,25 @@ def interfaces(kinds: dict[str, str]) -> tuple[Interface, ...]:
         return tuple(found[:MAX_INTERFACES])
 
     return _try("interfaces", look, ())
+
+
+def in_own_network(address: str) -> bool:
+    """Whether an IPv4 address of another machine lies in a network of this one."""
+
+    def look() -> bool:
+        other = ipaddress.IPv4Address(address)
+        return any(
+            own.netmask
+            and other in ipaddress.IPv4Network(f"{own.address}/{own.netmask}", strict=False)
+            for name, addresses in psutil.net_if_addrs().items()
+            for own in addresses
+            if own.family == socket.AF_INET and interface_kind(name) != "loopback"
+        )
+
+    try:
+        return look()
+    except (OSError, ValueError):
+        return False
 
 
 def interface_kind(name: str) -> str:

@@ -93,6 +93,9 @@ class ProbeServer:
                     pass
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
             pass
+        except asyncio.CancelledError:
+            # The process is ending; asyncio's server would log what its own task raises.
+            pass
         finally:
             self._busy -= 1
             writer.close()

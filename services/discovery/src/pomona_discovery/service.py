@@ -24,7 +24,7 @@ from pomona_discovery.hardware import this_machine
 from pomona_discovery.links import Links, addresses_of
 from pomona_discovery.mdns import Mdns
 from pomona_discovery.mesh import Link, Mesh
-from pomona_discovery.node_facts import interfaces, node_facts
+from pomona_discovery.node_facts import in_own_network, interfaces, node_facts
 from pomona_discovery.probing import ProbeServer
 from pomona_discovery.settings import DiscoverySettings
 
@@ -279,7 +279,8 @@ class Discovery:
             f"{node} cannot be reached at any of its addresses"
             for node in self._links.unreachable()
         ]
-        if trouble := self._mdns.trouble():
+        near = [(x.node, x.address) for x in self._links.facts() if in_own_network(x.address)]
+        if trouble := self._mdns.trouble(near):
             found.append(trouble)
         planners = sorted(name for name, at in self._planners.items() if now - at <= LEASE_S)
         if len(planners) > 1:

@@ -19,6 +19,8 @@ class ChipKind:
         bandwidth: of memory, bytes a second.
         compute: of matrix products in half precision, operations a second.
         idle_watts, busy_watts: of a whole machine with it.
+        specs: where its maker specifies it.
+        unsure: names of figures in ``data/machines.toml`` that no page of its maker confirms.
     """
 
     name: str
@@ -30,7 +32,8 @@ class ChipKind:
     machine: str
     prices: dict[int, float]
     """Memory in GB to price in dollars; the memory sizes that are sold."""
-    source: str
+    specs: str
+    unsure: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +77,6 @@ def _kind(name: str, entry: dict[str, Any]) -> ChipKind:
         busy_watts=entry["busy_watts"],
         machine=entry["machine"],
         prices={int(size): price for size, price in entry["prices"].items()},
-        source=entry["source"],
+        specs=entry["specs"],
+        unsure=tuple(entry["unsure"]),
     )

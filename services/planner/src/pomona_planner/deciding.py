@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pomona.messages import control
 from pomona.messages.control import (
     Beacon,
-    DiscoveryFacts,
     GatewayFacts,
     Pipeline,
     Stage,
@@ -19,20 +18,16 @@ from pomona.messages.control import (
 from pomona.models import ModelFacts
 from pomona_planner import sight
 from pomona_planner.choosing import Choice, choose
+from pomona_planner.learning import learn
+from pomona_planner.pins import Pin
 from pomona_planner.predicting import Plan, Prediction, predict
 from pomona_planner.problem import Aim, Demand, Objective, Problem
+from pomona_planner.ways import address_of, dead_way
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
 RETRY_S = (5.0, 15.0, 60.0)
 """Seconds between attempts after a stage failed to load or a pipeline broke at once."""
-
-
-LOOK_EVERY_S = 30.0
-"""Seconds between looks for a better plan than the one that runs."""
-ENOUGH_TO_LEARN = 0.5
-"""Weight of a new measurement against what was learnt before."""
-WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 
 Replan = Literal["propose", "idle", "always"]
 
@@ -48,8 +43,10 @@ class Wish:
         aim, floor: what the plan is to be best at; see ``Aim``.
         users, promised_context: requests at once, and tokens of each, that must fit.
         required, excluded: nodes or workers that must, and must not, hold a stage.
+        pins: layers that belong on a node or worker while it is there.
         replan_gain: share of speed that a better plan must bring.
         replan: whether it is only proposed, made when nothing runs, or made at once.
+        look_every_s: seconds between looks for a better plan than the one that runs.
     """
 
     source: str
@@ -63,8 +60,10 @@ class Wish:
     promised_context: int = LEAST_CONTEXT
     required: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
+    pins: tuple[Pin, ...] = ()
     replan_gain: float = 0.2
     replan: Replan = "propose"
+    look_every_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ class Decider:
                 reason=why,
                 prediction=proposal.prediction,
             )
-            self._look_at = now + LOOK_EVERY_S
+            self._look_at = now + self._wish.look_every_s
         elif self.pipeline.stages:
             self.pipeline = self._impossible(next_epoch, self._wish, self._facts, proposal.reason)
         else:
@@ -178,7 +177,7 @@ class Decider:
             facts = _facts(worker)
             if facts.broken_epoch == self.pipeline.epoch:
                 return f"{stage.worker}: {facts.broken_reason}"
-        return self._failed(workers)
+        return dead_way(self.pipeline.stages, by_name, self._others) or self._failed(workers)
 
     def _failed(self, workers: Sequence[Beacon]) -> str | None:
         """A stage that cannot be loaded, while all workers are there."""
@@ -222,14 +221,19 @@ class Decider:
         if not isinstance(choice, Choice):
             unload = [f"unload {' or '.join(self._beside)}"] if self._beside else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
-        return self._proposal(sight.candidates(usable, wanted), choice)
+        return self._proposal(self._candidates(usable), choice)
 
     def _aim(self) -> Aim:
         return Aim(self._wish.aim, self._wish.floor, self._wish.stages)
 
     def _problem(self, usable: Sequence[Beacon]) -> Problem:
         wish, facts = self._wish, self._facts
-        chosen = sight.candidates(usable, wish.stages)
+        chosen = self._candidates(usable)
+        pinned = {
+            worker.name: (pin.start, pin.stop)
+            for pin in reversed(wish.pins)
+            if (worker := next((w for w in chosen if self._named(w, {pin.node})), None))
+        }
         context = min(max(wish.promised_context, LEAST_CONTEXT), facts.context_length)
         return Problem(
             facts,
@@ -237,8 +241,15 @@ class Decider:
             sight.links(chosen, self._others, self._learnt),
             Demand(context, wish.users, wish.cache_bits),
             cuts=facts.legal_cuts,
-            required=frozenset(w.name for w in chosen if self._named(w, wish.required)),
+            required=frozenset(
+                w.name for w in chosen if w.name in pinned or self._named(w, wish.required)
+            ),
+            pins=pinned,
         )
+
+    def _candidates(self, usable: Sequence[Beacon]) -> list[Beacon]:
+        named = self._wish.required | {pin.node for pin in self._wish.pins}
+        return sight.candidates(usable, self._wish.stages, named)
 
     @staticmethod
     def _impossible(epoch: int, wish: Wish, facts: ModelFacts, reason: str) -> Pipeline:
@@ -247,24 +258,25 @@ class Decider:
         )
 
     @staticmethod
-    def _named(worker: Beacon, names: frozenset[str]) -> bool:
+    def _named(worker: Beacon, names: Set[str]) -> bool:
         return worker.name in names or worker.node in names
 
     def _proposal(self, chosen: Sequence[Beacon], choice: Choice) -> Proposal:
         plan = choice.plan
         workers = [chosen[node] for node in plan.nodes]
-        stages = tuple(
-            Stage(
-                worker.name,
-                plan.bounds[i],
-                plan.bounds[i + 1],
-                worker.endpoints.get("data", ""),
-                self._address(workers[i - 1], worker),
-            )
-            for i, worker in enumerate(workers)
-        )
+        stages: list[Stage] = []
+        for number, worker in enumerate(workers):
+            sender = workers[number - 1]
+            address = address_of(worker, sender, self._others)
+            if address is None:
+                return Proposal(
+                    (), reason=f"waiting for {sender.node} to find the best way to {worker.node}"
+                )
+            start, stop = plan.bounds[number : number + 2]
+            endpoint = worker.endpoints.get("data", "")
+            stages.append(Stage(worker.name, start, stop, endpoint, address))
         return Proposal(
-            stages,
+            tuple(stages),
             choice.prediction.cache_tokens,
             prediction=self._said(choice),
         )
@@ -288,28 +300,16 @@ class Decider:
             notes=choice.notes,
         )
 
-    def _address(self, sender: Beacon, worker: Beacon) -> str:
-        """Where the stage before reaches a worker that listens on every address."""
-        host, _, port = worker.endpoints.get("data", "").removeprefix("tcp://").rpartition(":")
-        if host not in WILDCARDS:
-            return ""
-        if sender.node == worker.node:
-            return f"tcp://127.0.0.1:{port}"
-        for beacon in self._others:
-            if beacon.node == sender.node and isinstance(beacon.facts, DiscoveryFacts):
-                for link in beacon.facts.links:
-                    if link.node == worker.node:
-                        return f"tcp://{link.address}:{port}"
-        return ""
-
     # What is measured --------------------------------------------------------------------
 
     def _look_for_better(self, workers: Sequence[Beacon], next_epoch: int, now: float) -> Pipeline:
         """Compare the plan with the best one that is known now, from time to time."""
         if now < self._look_at:
             return self.pipeline
-        self._look_at = now + LOOK_EVERY_S
-        self._learn(workers)
+        self._look_at = now + self._wish.look_every_s
+        by_name = {worker.name: worker for worker in workers}
+        statuses = [self._status(by_name[stage.worker], stage) for stage in self.pipeline.stages]
+        learn(self._learnt, self.pipeline, statuses)
         usable = [worker for worker in workers if worker.state == "ready"]
         problem = self._problem(usable)
         names = [machine.name for machine in problem.machines]
@@ -327,13 +327,17 @@ class Decider:
             self._worth(prediction) for prediction in (predict(problem, plan), choice.prediction)
         )
         said = ""
-        if could > have * (1 + self._wish.replan_gain):
+        pins_kept = all(
+            problem.pins.get(s.worker, (s.start, s.stop)) == (s.start, s.stop) for s in stages
+        )
+        pins_kept &= problem.pins.keys() <= {stage.worker for stage in stages}
+        if could > have * (1 + self._wish.replan_gain) or not pins_kept:
             ranges = zip(choice.plan.nodes, choice.plan.bounds[1:], strict=True)
             ends = ", ".join(f"{names[node]} to layer {stop}" for node, stop in ranges)
             said = f"{could:.1f} tok/s instead of {have:.1f} with {ends}"
-            if self._wish.replan == "always" or (
-                self._wish.replan == "idle" and not self._is_running(workers)
-            ):
+            said += "" if pins_kept else ", as the pins of the settings have it"
+            idle = self._wish.replan == "idle" or not pins_kept
+            if self._wish.replan == "always" or (idle and not self._is_running(workers)):
                 return self._change(workers, next_epoch, f"a better plan: {said}", now)
         self.pipeline = replace(self.pipeline, proposal=said)
         return self.pipeline
@@ -346,34 +350,6 @@ class Decider:
     def _is_running(self, workers: Sequence[Beacon]) -> bool:
         gateways = [b.facts for b in self._others if isinstance(b.facts, GatewayFacts)]
         return any(g.running for g in gateways) or any(worker.queued for worker in workers)
-
-    def _learn(self, workers: Sequence[Beacon]) -> None:
-        """Correct the costs of workers and links by what their steps took."""
-        prediction = self.pipeline.prediction
-        if prediction is None:
-            return
-        by_name = {worker.name: worker for worker in workers}
-        measured_us = whole_us = 0.0
-        for number, stage in enumerate(self.pipeline.stages):
-            status = self._status(by_name[stage.worker], stage)
-            if status is None or status.decode_us == 0:
-                return
-            measured_us += status.decode_us
-            whole_us = whole_us or status.token_us
-            used = prediction.corrections[number] if prediction.corrections else 1.0
-            found = status.decode_us * used / prediction.stage_us[number]
-            self._learnt.stages[stage.worker] = _between(
-                self._learnt.stages.get(stage.worker), found
-            )
-        predicted_us = sum(prediction.link_us) / (prediction.link_correction or 1.0)
-        if whole_us > measured_us and predicted_us > 0:
-            self._learnt.links = _between(
-                self._learnt.links, (whole_us - measured_us) / predicted_us
-            )
-
-
-def _between(old: float | None, new: float) -> float:
-    return new if old is None else old + ENOUGH_TO_LEARN * (new - old)
 
 
 def _joined(reason: str, remedies: Sequence[str]) -> str:

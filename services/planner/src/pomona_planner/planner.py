@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from prometheus_client import Counter, Gauge
 
-from pomona.errors import ConfigurationError, ModelError
+from pomona.errors import ConfigurationError, ModelError, ModelUnsupportedError
 from pomona.messages.control import (
     Beacon,
     GatewayFacts,
@@ -21,6 +21,7 @@ from pomona.models import ModelFacts, model_name, pinned, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.deciding import Decider, Wish
 from pomona_planner.memory import PlanMemory, WantMemory
+from pomona_planner.pins import parse_pin, pins_of
 from pomona_planner.settings import PlannerSettings
 from pomona_planner.sharing import Tenant, fair_cache_tokens, leave_room
 from pomona_planner.wanting import Wants, first_wants, hear, unload_idle
@@ -38,10 +39,20 @@ ACTIVE = Gauge("pomona_planner_pipeline_active", "1 when every stage is ready", 
 CHANGES = Counter("pomona_planner_plan_changes", "New epochs", ["model_name"])
 
 
+def _servable_facts(source: str) -> ModelFacts:
+    """Raises ModelError. Without a tokenizer no gateway could ask the model anything."""
+    facts = read_facts(source)
+    if facts.format == "folder" and not (facts.path / "tokenizer.json").is_file():
+        raise ModelUnsupportedError(
+            f"{facts.path} has no tokenizer.json; save the model's fast tokenizer there"
+        )
+    return facts
+
+
 def _usable_facts(source: str) -> ModelFacts:
     """Raises ConfigurationError: a model that cannot be read now will not be by a restart."""
     try:
-        return read_facts(source)
+        return _servable_facts(source)
     except ModelError as error:
         raise ConfigurationError(f"POMONA_PLANNER_MODELS: {error}") from error
 
@@ -135,7 +146,7 @@ class Planner:
 
     async def _read(self, source: str) -> None:
         try:
-            facts = await asyncio.to_thread(read_facts, source)
+            facts = await asyncio.to_thread(_servable_facts, source)
         except ModelError as error:
             log.error("%s cannot be read: %s", source, error)
             self._unreadable[source] = (str(error)[:4096], time.monotonic() + READ_AGAIN_S)
@@ -162,8 +173,10 @@ class Planner:
             settings.promised_context,
             frozenset(settings.require),
             frozenset(settings.exclude),
+            pins_of(map(parse_pin, settings.pins), facts.name),
             settings.replan_gain,
             settings.replan,
+            settings.look_interval_s,
         )
         remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
         self._facts_of[source] = facts

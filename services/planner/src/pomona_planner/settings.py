@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from pomona.models import EMBEDDED_MODEL
 from pomona.settings import ServiceSettings
+from pomona_planner.pins import parse_pin
 
 
 class PlannerSettings(ServiceSettings):
@@ -41,9 +42,21 @@ class PlannerSettings(ServiceSettings):
     """Nodes, or stage workers, that must hold a stage; as a JSON list."""
     exclude: tuple[str, ...] = ()
     """Nodes, or stage workers, that must not."""
+    pins: tuple[str, ...] = ()
+    """Layers that belong on a node: ``mini-1=0..20``, or ``mini-1=0..20@MODEL`` for one model;
+    as a JSON list. While the node is there, it holds exactly these."""
     replan_gain: float = Field(default=0.2, gt=0, le=10)
     """A better plan is proposed when it is faster by this share."""
     replan: Literal["propose", "idle", "always"] = "propose"
     """Whether a better plan is only proposed, made when nothing runs, or made at once."""
+    look_interval_s: float = Field(default=30.0, ge=0.5, le=86400)
+    """Between two looks at what was measured, and for a better plan, seconds."""
     settle_s: float = Field(default=2.0, ge=0, le=60)
     """Without a fixed number of stages: how long to wait for more workers, seconds."""
+
+    @field_validator("pins")
+    @classmethod
+    def _are_pins(cls, pins: tuple[str, ...]) -> tuple[str, ...]:
+        for pin in pins:
+            parse_pin(pin)
+        return pins

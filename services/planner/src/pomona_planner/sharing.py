@@ -69,7 +69,7 @@ def _on_nodes(tenant: Tenant, workers: Sequence[Beacon]) -> Mapping[str, tuple[i
         worker = by_name.get(stage.worker)
         if worker is None:
             continue
-        whole = isinstance(worker.facts, StageWorkerFacts) and worker.facts.device == "cpu"
+        whole = isinstance(worker.facts, StageWorkerFacts) and worker.facts.device != "metal"
         weights, per_token = found.get(worker.node, (0, 0.0))
         weights += weight_bytes(tenant.facts, stage.start, stage.stop, whole)
         per_token += cache_bytes_per_token(

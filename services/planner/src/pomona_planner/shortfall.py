@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pomona_planner import tables
 from pomona_planner.problem import Aim, Machine, Problem
@@ -43,6 +44,9 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
             f"{len(problem.positions()) - 1}",
             0,
         )
+    wrong = _wrong_pin(problem)
+    if wrong:
+        return Shortfall(wrong, 0, ("change POMONA_PLANNER_PINS",))
     needed = float(tables.memory(problem)[:, 0, -1].min()) - WORKSPACE_BYTES
     used = min(aim.stages or count, count)
     rooms = sorted((machine.memory_bytes for machine in problem.machines), reverse=True)[:used]
@@ -62,6 +66,37 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
         else "no cut into whole layers was found that leaves every machine within its memory"
     )
     return Shortfall(reason, missing, tuple(_remedies(problem, aim)))
+
+
+def _wrong_pin(problem: Problem) -> str:
+    """Why a pin cannot be kept, whatever the other machines do; empty when each can be."""
+    positions, count = problem.positions(), problem.facts.layer_count
+    room = tables.memory(problem)
+    for index, machine in enumerate(problem.machines):
+        if machine.name not in problem.pins:
+            continue
+        start, stop = problem.pins[machine.name]
+        said = f"{machine.name} is pinned to layers {start}..{stop} of {problem.facts.name}"
+        if stop > count:
+            return f"{said}, which has {count} layers"
+        for cut in (start, stop):
+            if cut not in positions:
+                return f"{said}, which cannot be cut before layer {cut}"
+        needed = room[index, positions.index(start), positions.index(stop)]
+        if needed > machine.memory_bytes:
+            return (
+                f"{said}, which take {needed / 1e9:.1f} of its {machine.memory_bytes / 1e9:.1f} GB"
+            )
+    ranges = sorted((pin, name) for name, pin in problem.pins.items())
+    for (one, a), (other, b) in pairwise(ranges):
+        if other[0] < one[1]:
+            return f"{a} and {b} are both pinned to layer {other[0]} of {problem.facts.name}"
+    if problem.pins and not _fits(replace(problem, pins={}), Aim()):
+        return ""
+    if problem.pins:
+        names = ", ".join(sorted(problem.pins))
+        return f"{problem.facts.name} fits, but not with the layers that are pinned to {names}"
+    return ""
 
 
 def _remedies(problem: Problem, aim: Aim) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from pomona.messages.control import Beacon, DiscoveryFacts, Hardware, StageWorkerFacts
@@ -34,11 +34,16 @@ class Learnt:
     links: float = 1.0
 
 
-def candidates(workers: Sequence[Beacon], stages: int) -> list[Beacon]:
-    """One worker of each machine; more of them only when more stages are wanted."""
+def candidates(
+    workers: Sequence[Beacon], stages: int, named: Set[str] = frozenset()
+) -> list[Beacon]:
+    """One worker of each machine; more of them only when more stages are wanted.
+
+    Args: named: workers that the operator names go before others of their machine.
+    """
     place: Counter[str] = Counter()
     turns: list[tuple[int, str, Beacon]] = []
-    for worker in sorted(workers, key=lambda worker: worker.name):
+    for worker in sorted(workers, key=lambda worker: (worker.name not in named, worker.name)):
         turns.append((place[worker.node], worker.name, worker))
         place[worker.node] += 1
     turns.sort(key=lambda turn: turn[:2])

@@ -7,8 +7,8 @@ from pathlib import Path
 from pomona.messages.control import Pipeline
 from pomona.models import resolve
 from pomona_stage_worker.constraints import Grammars
+from pomona_stage_worker.device import this_device
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
-from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.speed import Speed, known_speed, measure_speed, signature
 from pomona_stage_worker.stage import MlxStage, Stage
 from pomona_stage_worker.worker import Engine
@@ -22,7 +22,7 @@ def mlx_engine() -> Engine:
             grammars = Grammars(resolve(weights.source), pipeline.vocab_size)
         return MlxStage(model, pipeline.cache_bits, grammars)
 
-    device = "metal" if on_metal() else "cpu"
+    device = this_device().kind
 
     def measure(folder: Path) -> Speed:
         return known_speed(folder, signature(device), lambda: measure_speed(device == "metal"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import psutil
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -45,10 +44,6 @@ class StageWorkerSettings(ServiceSettings):
         """Bytes for weights and caches."""
         if self.memory_bytes:
             return self.memory_bytes
-        from mlx.core import metal
+        from pomona_stage_worker.device import this_device
 
-        if metal.is_available():
-            import mlx.core as mx
-
-            return int(mx.device_info()["max_recommended_working_set_size"])
-        return psutil.virtual_memory().total * 3 // 4
+        return this_device().usable_bytes

@@ -297,7 +297,7 @@ class StageStatus:
 @dataclass(frozen=True, slots=True)
 class StageWorkerFacts:
     """Attributes:
-    device: ``metal`` or ``cpu``.
+    device: ``metal``, ``cuda`` or ``cpu``.
     usable_memory_bytes: what this worker may fill with weights and caches.
     resident_bytes: resident memory of the process now.
     cache_bytes: KV caches and prefixes held now.

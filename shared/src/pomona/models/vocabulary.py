@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.gguf_header import read_gguf_header
+from pomona.models.sentencepiece import sentencepiece_backend
 
 CONTROL, USER_DEFINED = 3, 4
 """Token types (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
@@ -79,20 +80,30 @@ def folder_backend(path: Path) -> Backend:
 def gguf_backend(fields: Mapping[str, Any], path: Path) -> Backend:
     """The tokenizer that the file describes. Raises ModelUnsupportedError saying why not."""
     kind = fields.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise ModelUnsupportedError(
-            f"{path} has a tokenizer of kind {kind!r}; byte-level BPE ('gpt2') is supported, "
-            "so use the model as a folder with tokenizer.json"
-        )
     tokens: list[str] = fields.get("tokenizer.ggml.tokens", [])
-    merges: list[str] = fields.get("tokenizer.ggml.merges", [])
     types: list[int] = fields.get("tokenizer.ggml.token_type", [])
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    backend = Backend(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=pairs))
-    backend.pre_tokenizer = _pre_tokenizer(fields.get("tokenizer.ggml.pre", "gpt-2"))
-    backend.decoder = decoders.ByteLevel()
+    match kind:
+        case "gpt2":
+            backend = _byte_level(fields, tokens)
+        case "llama":
+            backend = sentencepiece_backend(fields)
+        case _:
+            raise ModelUnsupportedError(
+                f"{path} has a tokenizer of kind {kind!r}; byte-level BPE ('gpt2') and "
+                "SentencePiece's BPE ('llama') are supported, so use the model as a folder with "
+                "tokenizer.json"
+            )
     for kind_id, special in ((CONTROL, True), (USER_DEFINED, False)):
         found = [tokens[i] for i, value in enumerate(types) if value == kind_id]
         added = [AddedToken(text, special=special, normalized=False) for text in found]
         (backend.add_special_tokens if special else backend.add_tokens)(added)
+    return backend
+
+
+def _byte_level(fields: Mapping[str, Any], tokens: list[str]) -> Backend:
+    merges: list[str] = fields.get("tokenizer.ggml.merges", [])
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    backend = Backend(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=pairs))
+    backend.pre_tokenizer = _pre_tokenizer(fields.get("tokenizer.ggml.pre", "gpt-2"))
+    backend.decoder = decoders.ByteLevel()
     return backend

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from pomona.errors import RequestError
 from pomona_gateway.api.json_response import JsonResponse
@@ -57,13 +59,12 @@ def retry_headers(error: RequestError) -> dict[str, str]:
     return {"retry-after": str(min(max(error.retry_after_s, 1), MAX_RETRY_AFTER_S))}
 
 
-def from_http(request: Request, error: HTTPException) -> RequestError:
-    """What Starlette raises for a path or method that is not there."""
+def from_http(request: Request, error: HTTPException, allowed: str) -> RequestError:
+    """What Starlette raises for a path or method that is not there, where others are allowed."""
     target = f"{request.method} {request.url.path}"
     if error.status_code == 404:
         return RequestError(404, "not_found", f"there is no {target}")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
         return RequestError(405, "method_not_allowed", f"{target} is not allowed; use {allowed}")
     return RequestError(error.status_code, "http_error", str(error.detail))
 
@@ -74,14 +75,22 @@ def internal_error() -> RequestError:
     )
 
 
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request came from one of Anthropic's clients."""
+    path: str = scope["path"]
+    asked = path.startswith("/v1/models") and "anthropic-version" in Headers(scope=scope)
+    return asked or path.startswith("/v1/messages")
+
+
 def error_response(
-    error: RequestError, path: str, request_id: str, headers: dict[str, str] | None = None
+    error: RequestError, scope: Scope, headers: dict[str, str] | None = None
 ) -> Response:
-    """An error in the form of the dialect that the path belongs to."""
+    """An error in the form of the dialect that the request was in."""
     body: dict[str, Any]
-    if path.startswith("/v1/messages"):
+    if speaks_anthropic(scope):
+        request_id = scope.get("state", {}).get("request_id", "")
         body = {**anthropic_error(error), "request_id": request_id}
-    elif path.startswith("/api/"):
+    elif scope["path"].startswith("/api/"):
         body = {"error": error.message}
     else:
         body = error_body(error)

@@ -61,6 +61,8 @@ class AssistantMessage(Body):
     audio: None = None
     function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    provider_specific_fields: dict[str, Any] | None = None
+    """litellm's own notes on what it was given."""
 
 
 class ToolMessage(Body):

@@ -21,7 +21,8 @@ LINGER_S = 2.0
 
 
 class RequestIds:
-    """Gives every answer an ``x-request-id``: the client's own when it sent a usable one."""
+    """Gives every answer an ``x-request-id``: the client's own when it sent a usable one.
+    Anthropic's clients look for it as ``request-id``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,7 +37,8 @@ class RequestIds:
 
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = headers["request-id"] = request_id
             await send(message)
 
         await self._app(scope, receive, tagged)
@@ -62,8 +64,7 @@ class LastResort:
             request_id = scope.get("state", {}).get("request_id", "")
             log.exception("a request failed", extra={"request": request_id})
             if not begun:
-                answer = error_response(internal_error(), scope["path"], request_id)
-                await answer(scope, receive, send)
+                await error_response(internal_error(), scope)(scope, receive, send)
 
 
 class Linger:

@@ -15,6 +15,7 @@ from pomona_gateway.api.answering import gateway_of, receive
 from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.api.ollama_request import ShowRequest
 from pomona_gateway.gateway import Gateway
+from pomona_gateway.prompts import knows_tools
 from pomona_gateway.tokenizer import LanguageModel
 
 FOREVER = "9999-12-31T23:59:59Z"
@@ -45,7 +46,7 @@ async def show(request: Request) -> Response:
     facts = language.facts
     template = language.templates.get("default")
     abilities = ["completion"]
-    if template is not None and language.output.calls_tools and "tools" in template.source:
+    if knows_tools(language):
         abilities.append("tools")
     if language.output.harmony or language.output.thought is not None:
         abilities.append("thinking")

@@ -31,6 +31,9 @@ from pomona_gateway.prompts import (
 )
 from pomona_gateway.tokenizer import LanguageModel
 
+_OPEN = ("patternProperties", "$ref", "anyOf", "oneOf", "allOf", "if", "dependentSchemas")
+"""Where these are, a schema allows more arguments than its ``properties``."""
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
@@ -112,7 +115,10 @@ def _arguments(function: Function) -> JsonShape:
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         message = f"invalid {function.where!r}: arguments are an object, never {kind!r}"
         raise RequestError(400, "invalid_value", message, function.where)
-    return JsonShape({**schema, "type": "object"}, function.where, not function.strict)
+    # No function takes what it does not list, but small models like to write it.
+    listed = "properties" in schema and not any(key in schema for key in _OPEN)
+    closed = {"additionalProperties": False} if listed else {}
+    return JsonShape({**closed, **schema, "type": "object"}, function.where, not function.strict)
 
 
 async def shaped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import RequestError
+from pomona_gateway.api.errors import speaks_anthropic
 from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.gateway import Gateway
 
@@ -59,6 +61,10 @@ async def list_models(request: Request) -> Response:
     """Every model of the cluster, those still loading included."""
     gateway: Gateway = request.app.state.gateway
     names = gateway.catalogue.names()
+    if speaks_anthropic(request.scope):
+        data = [anthropic_model(gateway, name) for name in names]
+        ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+        return JsonResponse({"data": data, "has_more": False, **ends})
     return JsonResponse({"object": "list", "data": [model_object(gateway, x) for x in names]})
 
 
@@ -68,7 +74,19 @@ async def get_model(request: Request) -> Response:
     name: str = request.path_params["model"]
     if name not in gateway.catalogue.names():
         raise RequestError(404, "model_not_found", f"there is no model {name!r}", "model")
-    return JsonResponse(model_object(gateway, name))
+    told = anthropic_model if speaks_anthropic(request.scope) else model_object
+    return JsonResponse(told(gateway, name))
+
+
+def anthropic_model(gateway: Gateway, name: str) -> dict[str, Any]:
+    """As Anthropic's API has it (https://docs.claude.com/en/api/models-list)."""
+    created = datetime.fromtimestamp(gateway.catalogue.created(name), UTC)
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": created.isoformat(timespec="seconds"),
+    }
 
 
 def model_object(gateway: Gateway, name: str) -> dict[str, Any]:

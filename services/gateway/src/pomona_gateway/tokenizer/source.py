@@ -63,7 +63,9 @@ def _from_gguf(path: Path) -> tuple[Tokenizer, dict[str, ChatTemplate]]:
         if text is not None:
             special[name] = text
     bos = fields.get("tokenizer.ggml.bos_token_id")
-    starts = fields.get("tokenizer.ggml.add_bos_token", False)
+    # SentencePiece's models begin with it unless the file says otherwise.
+    usual = fields.get("tokenizer.ggml.model") == "llama"
+    starts = fields.get("tokenizer.ggml.add_bos_token", usual)
     template = fields.get("tokenizer.chat_template")
     templates = {} if not template else {"default": ChatTemplate(template, special)}
     return Tokenizer(backend, [int(bos)] if starts and bos is not None else []), templates

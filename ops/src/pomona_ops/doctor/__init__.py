@@ -13,7 +13,8 @@ from pomona import __version__
 from pomona.settings import ServiceSettings, read_settings
 from pomona_discovery.hardware import this_machine
 from pomona_discovery.node_facts import node_facts
-from pomona_ops.doctor_checks import Finding, Node, Severity, Sight, diagnose, nodes_of
+from pomona_ops.doctor.checks import Finding, diagnose
+from pomona_ops.doctor.sight import Node, Severity, Sight, nodes_of
 from pomona_ops.ports import ClusterPorts, is_free
 from pomona_ops.status import hear_cluster
 

@@ -1,0 +1,64 @@
+"""Checks of any machine: memory, clock, disk, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pomona_ops.doctor.sight import Check, Fault, Node, Sight, differing, each
+
+MEMORY_SPREAD = 1.5
+MOST_CLOCK_SKEW_S = 2.0
+LEAST_DISK_BYTES = 50 * 10**9
+LEAST_DISK_SHARE = 0.1
+
+
+def _memory_mixed(sight: Sight) -> Iterable[Fault]:
+    sizes = sorted(node.hardware.memory_bytes for node in sight.nodes if node.hardware.memory_bytes)
+    if len(sizes) < 2:
+        return
+    usual = sizes[len(sizes) // 2]
+    for node in sight.nodes:
+        memory = node.hardware.memory_bytes
+        if memory and memory * MEMORY_SPREAD < usual:
+            yield Fault(
+                "info",
+                f"{node.name} has {memory / 2**30:.0f} GB among nodes of {usual / 2**30:.0f} GB",
+                "the planner gives it fewer layers, or none; `pomona plan` shows what that costs",
+            )
+
+
+def _clock(node: Node) -> Iterable[Fault]:
+    skew = node.facts.clock_s - node.heard_at
+    if node.facts.clock_s and node.heard_at and abs(skew) > MOST_CLOCK_SKEW_S:
+        yield Fault(
+            "warning",
+            f"the clock of {node.name} is {abs(skew):.0f} s "
+            f"{'ahead of' if skew > 0 else 'behind'} this machine's",
+            "turn on `Set time and date automatically` on both (timed, chrony or ntpd)",
+        )
+
+
+def _disk(node: Node) -> Iterable[Fault]:
+    free, whole = node.facts.disk_free_bytes, node.facts.disk_bytes
+    if whole and (free < LEAST_DISK_BYTES or free < LEAST_DISK_SHARE * whole):
+        yield Fault(
+            "critical" if free < LEAST_DISK_BYTES / 10 else "warning",
+            f"{node.name} has {free / 1e9:.0f} GB of disk left",
+            "remove models that are not used, or set POMONA_STATE_DIR to another disk",
+        )
+
+
+def _versions(sight: Sight) -> Iterable[Fault]:
+    remedy = "install the same release of Pomona on every node"
+    if said := differing({node.name: node.pomona for node in sight.nodes}):
+        yield Fault("critical", f"the nodes run different versions of Pomona: {said}", remedy)
+    if said := differing({node.name: node.mlx for node in sight.nodes if node.mlx}):
+        yield Fault("warning", f"the nodes run different versions of MLX: {said}", remedy)
+
+
+MACHINES = {
+    "memory-mixed": Check(_memory_mixed, "no node has much less memory than the others"),
+    "clock": each(_clock, "the clocks agree"),
+    "disk": each(_disk, "every node has disk left"),
+    "versions": Check(_versions, "Pomona and MLX are the same everywhere"),
+}

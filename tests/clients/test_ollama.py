@@ -1,0 +1,122 @@
+"""Ollama's client, by changing its URL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from typing import Any, Literal
+
+import ollama
+import pytest
+from pydantic import BaseModel
+
+from questions import ANSWER, MODEL, QUESTION
+
+USER: list[Any] = [{"role": "user", "content": QUESTION}]
+STILL = {"temperature": 0}
+
+
+class Verdict(BaseModel):
+    """What a model of this size can say under a grammar, whatever it thinks."""
+
+    colour: Literal["red", "green"]
+    sure: bool
+
+
+@pytest.fixture
+def client(url: str) -> Generator[ollama.Client]:
+    with ollama.Client(host=url) as client:
+        yield client
+
+
+def test_answers_whole_and_streamed_and_counts_the_same(client: ollama.Client) -> None:
+    whole = client.chat(model=MODEL, messages=USER, options=STILL)
+    assert whole.message.content == ANSWER
+    assert whole.done_reason == "stop"
+    *parts, last = client.chat(model=f"{MODEL}:latest", messages=USER, options=STILL, stream=True)
+    assert "".join(part.message.content or "" for part in parts) == ANSWER
+    assert last.done
+    assert (last.prompt_eval_count, last.eval_count) == (whole.prompt_eval_count, whole.eval_count)
+    assert last.total_duration
+
+
+def test_goes_on_with_a_text_and_knows_a_system_prompt(client: ollama.Client) -> None:
+    raw = client.generate(
+        model=MODEL,
+        prompt="The capital of France is",
+        raw=True,
+        options={**STILL, "num_predict": 4},
+    )
+    assert "Paris" in (raw.response or "")
+
+    def introduced(**system: Any) -> str:
+        short = {**STILL, "num_predict": 8}
+        asked = client.generate(
+            model=MODEL, prompt="What is your name?", options=short, stream=True, **system
+        )
+        return "".join(part.response or "" for part in asked)
+
+    assert introduced(system="Your name is Bob.") != introduced()
+
+
+def test_an_answer_has_the_form_that_was_asked_for(client: ollama.Client) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
+    held = client.chat(model=MODEL, messages=asked, format=Verdict.model_json_schema())
+    assert Verdict.model_validate_json(held.message.content or "")
+    free = client.chat(model=MODEL, messages=asked, format="json", options={"num_predict": 2})
+    assert (free.message.content or "").startswith("{")
+
+
+def test_a_model_that_calls_gets_its_result_back(double_url: str) -> None:
+    """Ollama's API cannot require a call, so a scripted model stands in: SmolLM2 would not."""
+
+    def weather(city: str) -> str:
+        """Weather of a city.
+
+        Args:
+            city: its name
+        """
+        return f"sunny in {city}"
+
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
+    with ollama.Client(host=double_url) as client:
+        for stream in (False, True):
+            asked: Any = {"model": "double", "messages": messages, "tools": [weather]}
+            answer: Any = client.chat(**asked, stream=stream)
+            parts = list(answer) if stream else [answer]
+            [called] = [part for part in parts if part.message.tool_calls]
+            [call] = called.message.tool_calls
+            assert (call.function.name, call.function.arguments) == ("weather", {"city": "Rome"})
+            result = {"role": "tool", "tool_name": "weather", "content": weather("Rome")}
+            after = client.chat(model="double", messages=[*messages, called.message, result])
+            assert after.message.content == "It is sunny in Rome."
+
+
+def test_errors_are_the_exception_that_says_what_is_wrong(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="temperature") as bad:
+        client.chat(model=MODEL, messages=USER, options={"temperature": 9})
+    assert bad.value.status_code == 400
+    with pytest.raises(ollama.ResponseError) as missing:
+        list(client.chat(model="no/such", messages=USER, stream=True))
+    assert missing.value.status_code == 404
+    with pytest.raises(ollama.ResponseError):
+        client.embed(model=MODEL, input="x")
+
+
+def test_models_are_listed_and_shown(client: ollama.Client) -> None:
+    assert MODEL in [model.model for model in client.list().models]
+    assert MODEL in [model.model for model in client.ps().models]
+    shown = client.show(MODEL)
+    assert shown.capabilities == ["completion"]
+    assert shown.modelinfo
+    with pytest.raises(ollama.ResponseError):
+        client.show("no/such")
+
+
+def test_the_asynchronous_client_does_the_same(url: str) -> None:
+    async def ask() -> str:
+        async with ollama.AsyncClient(host=url) as client:
+            parts = await client.chat(model=MODEL, messages=USER, options=STILL, stream=True)
+            return "".join([part.message.content or "" async for part in parts])
+
+    assert asyncio.run(ask()) == ANSWER

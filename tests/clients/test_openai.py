@@ -1,0 +1,261 @@
+"""OpenAI's client, by changing its URL. This runs with openai 3 here, and with openai 2 in an
+environment of its own (``test_openai2.py``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Generator
+from typing import Any, Literal, cast
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from questions import ANSWER, MODEL, QUESTION, WEATHER
+
+USER: list[Any] = [{"role": "user", "content": QUESTION}]
+TOOL: Any = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Weather of a city.", "parameters": WEATHER},
+}
+FLAT_TOOL: Any = {"type": "function", "name": "weather", "parameters": WEATHER}
+ASKED: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
+
+
+class Verdict(BaseModel):
+    """What a model of this size can say under a grammar, whatever it thinks."""
+
+    colour: Literal["red", "green"]
+    sure: bool
+
+
+@pytest.fixture
+def client(url: str) -> Generator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_chats_whole_and_streamed_and_counts_the_same(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model=MODEL, messages=USER, temperature=0)
+    assert whole.choices[0].message.content == ANSWER
+    assert whole.choices[0].finish_reason == "stop"
+    assert whole.usage is not None
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=USER,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    *texts, last = chunks
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in texts) == ANSWER
+    assert len([chunk for chunk in texts if chunk.choices[0].delta.content]) > 1
+    assert last.usage is not None
+    assert last.usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_a_system_prompt_changes_the_answer(client: openai.OpenAI) -> None:
+    def introduced(*roles: str) -> str | None:
+        told: list[Any] = [{"role": role, "content": "Your name is Bob."} for role in roles]
+        reply = client.chat.completions.create(
+            model=MODEL,
+            messages=[*told, {"role": "user", "content": "What is your name?"}],
+            temperature=0,
+            max_tokens=8,
+        )
+        return reply.choices[0].message.content
+
+    assert introduced("system") == introduced("developer") != introduced()
+
+
+def test_probabilities_are_some(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL, messages=USER, temperature=0, logprobs=True, top_logprobs=3
+    )
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert "".join(x.token for x in logprobs.content) == ANSWER
+    for token in logprobs.content:
+        assert token.logprob == pytest.approx(token.top_logprobs[0].logprob)
+        assert token.top_logprobs[0].logprob >= token.top_logprobs[1].logprob
+
+
+def test_the_same_seed_draws_the_same_replies(client: openai.OpenAI) -> None:
+    def draw(seed: int) -> list[str | None]:
+        reply = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Say something."}],
+            seed=seed,
+            max_tokens=8,
+            n=2,
+        )
+        return [choice.message.content for choice in reply.choices]
+
+    first = draw(1)
+    assert draw(1) == first
+    assert draw(2)[0] == first[1]
+
+
+def test_a_required_call_streams_and_its_result_goes_back(client: openai.OpenAI) -> None:
+    """The call is held by a grammar: a model of this size would not call by itself."""
+    with client.chat.completions.stream(
+        model=MODEL,
+        messages=ASKED,
+        tools=[TOOL],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=100,
+    ) as stream:
+        deltas = [
+            event.arguments_delta
+            for event in stream
+            if event.type == "tool_calls.function.arguments.delta"
+        ]
+        final = stream.get_final_completion()
+    message = final.choices[0].message
+    [call] = message.tool_calls or []
+    assert final.choices[0].finish_reason == "tool_calls"
+    assert call.function.name == "weather"
+    assert "".join(deltas) == call.function.arguments
+    assert len(deltas) > 2
+    assert set(json.loads(call.function.arguments)) == {"city"}
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    history = cast("Any", [*ASKED, message.model_dump(exclude_none=True), result])
+    for choice in ("auto", "none"):
+        after = client.chat.completions.create(
+            model=MODEL, messages=history, tools=[TOOL], tool_choice=choice, max_tokens=4
+        )
+        assert after.usage is not None
+        assert after.usage.completion_tokens > 0
+
+
+def test_a_parsed_answer_has_the_type_that_was_asked_for(client: openai.OpenAI) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
+    chat = client.chat.completions.parse(model=MODEL, messages=asked, response_format=Verdict)
+    assert isinstance(chat.choices[0].message.parsed, Verdict)
+    response = client.responses.parse(model=MODEL, input=asked, text_format=Verdict)
+    assert isinstance(response.output_parsed, Verdict)
+    free = client.chat.completions.create(
+        model=MODEL,
+        messages=asked,
+        response_format={"type": "json_object"},
+        max_tokens=2,
+    )
+    assert (free.choices[0].message.content or "").startswith("{")
+
+
+def test_text_goes_on_whole_and_streamed(client: openai.OpenAI) -> None:
+    asked: Any = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0}
+    whole = client.completions.create(**asked, max_tokens=4, echo=True)
+    assert whole.choices[0].text.startswith("The capital of France is Paris")
+    chunks = client.completions.create(**asked, max_tokens=4, stream=True)
+    assert "Paris" in "".join(chunk.choices[0].text for chunk in chunks)
+
+
+def test_a_response_streams_is_kept_and_goes_on(client: openai.OpenAI) -> None:
+    with client.responses.stream(model=MODEL, input=QUESTION, temperature=0) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        first = stream.get_final_response()
+    assert "".join(deltas) == first.output_text == ANSWER
+    assert client.responses.retrieve(first.id).output_text == ANSWER
+    second = client.responses.create(
+        model=MODEL, input="Repeat that.", previous_response_id=first.id, max_output_tokens=4
+    )
+    assert first.usage is not None
+    assert second.usage is not None
+    assert second.usage.input_tokens > first.usage.total_tokens
+    assert second.status == "incomplete"
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+
+
+def test_a_response_calls_a_function_and_takes_its_result(client: openai.OpenAI) -> None:
+    """The call is held by a grammar: a model of this size would not call by itself."""
+    with client.responses.stream(
+        model=MODEL,
+        input="What is the weather in Rome?",
+        tools=[FLAT_TOOL],
+        tool_choice={"type": "function", "name": "weather"},
+        max_output_tokens=100,
+    ) as stream:
+        deltas = [
+            event.delta
+            for event in stream
+            if event.type == "response.function_call_arguments.delta"
+        ]
+        first = stream.get_final_response()
+    [call] = first.output
+    assert call.type == "function_call"
+    assert "".join(deltas) == call.arguments
+    assert set(json.loads(call.arguments)) == {"city"}
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    second = client.responses.create(
+        model=MODEL,
+        input=[result],
+        previous_response_id=first.id,
+        tools=[FLAT_TOOL],
+        max_output_tokens=16,
+    )
+    assert second.usage is not None
+    assert second.usage.output_tokens > 0
+
+
+def test_errors_are_the_exceptions_that_say_what_is_wrong(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model=MODEL, messages=USER, temperature=9)
+    assert (bad.value.code, bad.value.param) == ("invalid_value", "temperature")
+    assert bad.value.request_id
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.chat.completions.create(
+            model=MODEL, messages=USER, stream=True, extra_body={"wings": 2}
+        )
+    assert unknown.value.param == "wings"
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="no/such", messages=USER)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError, match="embed"):
+        client.embeddings.create(model=MODEL, input="x")
+
+
+def test_labels_that_clients_send_change_nothing(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL,
+        messages=USER,
+        temperature=0,
+        user="somebody",
+        metadata={"run": "1"},
+        service_tier="auto",
+        store=False,
+        safety_identifier="x",
+        prompt_cache_key="y",
+    )
+    assert reply.choices[0].message.content == ANSWER
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    assert MODEL in [model.id for model in client.models.list()]
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("no/such")
+
+
+def test_the_asynchronous_client_does_the_same_at_once(url: str) -> None:
+    async def ask(client: openai.AsyncOpenAI) -> str:
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=USER, temperature=0, stream=True
+        )
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def ask_all() -> list[str]:
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1", api_key="none", max_retries=0
+        ) as client:
+            return await asyncio.gather(*(ask(client) for _ in range(3)))
+
+    assert asyncio.run(ask_all()) == [ANSWER] * 3

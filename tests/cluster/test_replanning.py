@@ -1,0 +1,111 @@
+"""A planner that guessed wrong: it measures, learns, proposes, and obeys what it was told of that.
+
+Of two nodes the planner knows no speed. One step of the node that is there first takes five
+times as long as expected, so the other one promises to be several times faster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from clusters import MODEL, free_ports, run_pomona
+from pomona.messages.control import Pipeline, PlannerFacts
+from pomona.messages.data import Sampling
+from pomona_ops.bench.driver import Driver
+from processes import LOOPBACK, Listener, Node, ServiceProcess, wait_until_async
+
+HOLD_MS = {"a": 400.0, "b": 10.0}
+EMULATED = "stage_worker.testing.emulated"
+
+
+@pytest.mark.parametrize("replan", ["propose", "idle"])
+def test_a_better_plan_is_proposed_and_made_when_the_operator_says_so(
+    replan: str, tmp_path: Path
+) -> None:
+    made = replan == "idle"
+    with ExitStack() as stack:
+        ports = free_ports()
+        node = Node("a", tmp_path)
+        node.publish = f"tcp://{LOOPBACK}:{ports.control_publish}"
+        node.subscribe = f"tcp://{LOOPBACK}:{ports.control_subscribe}"
+        stack.enter_context(node.discovery())
+        slow, quick = (
+            ServiceProcess(
+                EMULATED,
+                tmp_path / f"{name}.log",
+                node.environment
+                | {"POMONA_NODE": name, "POMONA_STAGE_WORKER_HOLD_MS": str(hold_ms)},
+            )
+            for name, hold_ms in HOLD_MS.items()
+        )
+        stack.enter_context(slow)
+        planner = {
+            "POMONA_PLANNER_STAGES": "1",
+            "POMONA_PLANNER_MODELS": json.dumps([MODEL]),
+            "POMONA_PLANNER_REPLAN": replan,
+            "POMONA_PLANNER_LOOK_INTERVAL_S": "0.5",
+        }
+        stack.enter_context(
+            ServiceProcess("planner", tmp_path / "planner.log", node.environment | planner)
+        )
+        asyncio.run(run_and_see(node, stack, quick, made))
+        if not made:
+            look_at_status(ports.first)
+
+
+async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made: bool) -> None:
+    listener = Listener(node)
+
+    def pipeline() -> Pipeline | None:
+        beacon = listener.heard.get("a.planner")
+        if beacon is None or not isinstance(beacon.facts, PlannerFacts):
+            return None
+        return beacon.facts.pipelines[0]
+
+    def is_active() -> bool:
+        found = pipeline()
+        return found is not None and found.state == "active"
+
+    def current() -> Pipeline:
+        found = pipeline()
+        assert found is not None
+        return found
+
+    try:
+        await wait_until_async(is_active, "the first plan")
+        before = current()
+        assert [stage.worker for stage in before.stages] == ["a.stage_worker"]
+        stack.enter_context(quick)
+        with Driver(before, node.cluster) as driver:
+            reply = driver.submit([1, 2, 3], Sampling(max_tokens=4000))
+            await asyncio.to_thread(lambda: [driver.receive(2.0) for _ in range(6)])
+            assert reply.tokens
+            await wait_until_async(lambda: current().proposal, "a proposal")
+            assert "with b.stage_worker to layer 30" in current().proposal
+            assert current().epoch == before.epoch, "a request runs"
+            driver.cancel(reply)
+            if made:
+                await wait_until_async(
+                    lambda: is_active() and current().stages[0].worker == "b.stage_worker",
+                    "the better plan",
+                )
+                assert current().epoch > before.epoch
+            else:
+                await asyncio.sleep(1.5)  # three looks
+                assert current().epoch == before.epoch
+    finally:
+        await listener.close()
+
+
+def look_at_status(port: int) -> None:
+    """What was measured stands beside the prediction."""
+    (said,) = json.loads(run_pomona("status", "--json", "--port", str(port)).stdout)["pipelines"]
+    (stage,) = said["stages"]
+    assert stage["decode_us"] >= 0.95 * HOLD_MS["a"] * 1000
+    assert stage["predicted_us"] < stage["decode_us"] / 2, "as it was planned, before measuring"
+    assert 0 < said["measured_tokens_per_second"] < said["prediction"]["tokens_per_second"] / 2

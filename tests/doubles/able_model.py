@@ -1,0 +1,68 @@
+"""Stands for a model that is able to do what clients ask: it calls the function that it is
+offered, reads what that returned, and tells jokes as JSON. The gateway before it is real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from doubles.gateway_thread import running_gateway
+from doubles.scripted_head import Script, Submitted, scripted_cluster
+from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
+
+NAME = "double"
+CONTEXT_LENGTH = 16384
+TOKENIZER = tiny_tokenizer()
+TOOLS_TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
+    "{% for message in messages %}{% for call in message.tool_calls or [] %}"
+    "{{ call | tojson }}{% endfor %}{% endfor %}" + TEMPLATE
+)
+JOKE = {"setup": "Why did the cat sit on the Mac?", "punchline": "It was warm."}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "weather": {"city": "Rome"},
+    "get_weather": {"location": "San Francisco"},
+    "magic_function_no_args": {},
+    "magic_function": {"input": 3},
+    "greeting_generator": {"answer_style": "Pirate"},
+    "my_adder_tool": {"a": 3, "b": 4},
+    "unicode_customer": {"customer_name": "你好啊集团 こんにちは", "description": "technology"},
+    "Joke": JOKE,
+    "PartialJoke": JOKE,
+    "IterableJoke": {"tasks": [JOKE, JOKE]},
+}
+"""What it calls a function with, by the function's name."""
+
+
+def reply(prompt: str, grammar: str) -> str:
+    """What it says to a prompt. The grammar names the functions that it must call, if any."""
+    head, *turns = prompt.split("<|begin|>")
+    asked = turns[-2]
+    offered = grammar.replace("\\", "") if "<tool_call>" in grammar else head
+    if asked.startswith("tool"):
+        return "It is sunny in Rome."
+    for name, arguments in ARGUMENTS.items():
+        if f'"name": "{name}"' in offered:
+            call = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+            return f"<tool_call>\n{call}\n</tool_call>"
+    return json.dumps(JOKE) if "joke" in asked else "Hello to you."
+
+
+def script(submitted: Submitted) -> Script:
+    prompt = TOKENIZER.decode(submitted.ids, skip_special=False)
+    text = reply(prompt, submitted.submit.sampling.grammar)
+    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id())
+
+
+@contextmanager
+def able_model(folder: Path) -> Generator[str]:
+    """Where it answers, while the block runs."""
+    source = write_tiny_model(folder, TOOLS_TEMPLATE, CONTEXT_LENGTH)
+    with (
+        scripted_cluster(script, NAME, str(source)) as cluster,
+        running_gateway(cluster) as gateway,
+    ):
+        yield gateway.url

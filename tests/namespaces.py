@@ -1,0 +1,177 @@
+"""Machines as network namespaces: bridges, routers, shaped links, services inside."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pomona.messages.control import Beacon, DiscoveryFacts, Pipeline, PlannerFacts
+from pomona.transport import BeaconReceiver
+from processes import wait_until_async
+
+PEER_PORT = 52418
+DEADLINE_S = 60.0
+
+
+def sh(command: str) -> str:
+    """What a command prints. Raises OSError with what it complains of."""
+    done = subprocess.run(command.split(), capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode:
+        raise OSError(f"{command}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Network:
+    """Namespaces whose names begin with ``tag``; gone when the stack closes."""
+
+    def __init__(self, stack: ExitStack, tag: str) -> None:
+        self.tag = tag
+        self._stack = stack
+
+    def space(self, name: str) -> str:
+        """A namespace, made when it is not there."""
+        space = f"{self.tag}{name}"
+        if space not in sh("ip netns list").split():
+            sh(f"ip netns add {space}")
+            self._stack.callback(sh, f"ip netns del {space}")
+            self.run(name, "ip link set lo up")
+        return space
+
+    def run(self, name: str, command: str) -> str:
+        return sh(f"ip netns exec {self.tag}{name} {command}")
+
+    def bridge(self, switch: str, name: str, address: str = "") -> None:
+        """A bridge in the switch's namespace; with an address it is a gateway too."""
+        self.space(switch)
+        self.run(switch, f"ip link add {name} type bridge mcast_snooping 0")
+        if address:
+            self.run(switch, f"ip address add {address}/24 dev {name}")
+        self.run(switch, f"ip link set {name} up")
+
+    def plug(self, node: str, interface: str, address: str, switch: str, bridge: str = "") -> None:
+        """A cable from a node's new interface to a bridge, or to a port with the gateway's
+        address."""
+        space, port = self.space(node), f"{node}{interface}"
+        self.space(switch)
+        sh(
+            f"ip link add {port} netns {self.tag}{switch} type veth "
+            f"peer name {interface} netns {space}"
+        )
+        self.run(node, f"ip address add {address}/24 dev {interface}")
+        self.run(node, f"ip link set {interface} up")
+        if bridge:
+            self.run(switch, f"ip link set {port} master {bridge}")
+        else:
+            gateway = address.rpartition(".")[0] + ".254"
+            self.run(switch, f"ip address add {gateway}/24 dev {port}")
+        self.run(switch, f"ip link set {port} up")
+
+    def route_through(self, node: str, gateway: str) -> None:
+        self.run(node, f"ip route add default via {gateway}")
+
+    def shape(self, node: str, interface: str, mbit: int) -> None:
+        """What the node sends there goes no faster than this."""
+        self.run(
+            node,
+            f"tc qdisc replace dev {interface} root tbf rate {mbit}mbit burst 64kb latency 200ms",
+        )
+
+    def start(self, node: str, folder: Path, module: str, **settings: str) -> None:
+        """A service in the namespace, called ``node`` unless the settings say otherwise.
+
+        Args: settings: ``POMONA_*`` without that.
+        """
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("POMONA_")}
+        environment |= {
+            "POMONA_NODE": node,
+            "POMONA_CLUSTER": self.tag,
+            "POMONA_STATE_DIR": str(folder / node),
+            "POMONA_CONTROL_PUBLISH": f"ipc://{folder}/{node}.in",
+            "POMONA_CONTROL_SUBSCRIBE": f"ipc://{folder}/{node}.out",
+            "POMONA_DISCOVERY_PEER_HOST": "0.0.0.0",
+            "POMONA_DISCOVERY_PEER_PORT": str(PEER_PORT),
+            "POMONA_DISCOVERY_PROBE_INTERVAL_S": "2",
+        }
+        environment |= {f"POMONA_{name}": value for name, value in settings.items()}
+        log = self._stack.enter_context((folder / f"{node}.{module}.log").open("wb"))
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", f"{self.tag}{node}", sys.executable, "-m", module],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+
+        def end() -> None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+        self._stack.callback(end)
+
+
+@contextmanager
+def network(name: str) -> Generator[Network]:
+    """Skips the test where namespaces or shaping cannot be had. Args: name: a letter or two."""
+    with ExitStack() as stack:
+        made = Network(stack, f"pt{name}{os.getpid() % 10000}")
+        try:
+            made.space("x")
+            made.run("x", "tc qdisc replace dev lo root tbf rate 1gbit burst 64kb latency 1ms")
+        except OSError as error:
+            pytest.skip(f"network namespaces with shaping need root, ip and tc: {error}")
+        yield made
+
+
+class Ear:
+    """The newest beacons, as heard at one node while the block runs."""
+
+    def __init__(self, folder: Path, node: str, cluster: str) -> None:
+        self._receiver = BeaconReceiver(f"ipc://{folder}/{node}.out", cluster)
+        self._newest: dict[str, Beacon] = {}
+
+    async def __aenter__(self) -> Ear:
+        self._task = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._receiver.close()
+
+    async def _listen(self) -> None:
+        while True:
+            beacon = await self._receiver.receive(0.5)
+            if beacon is not None:
+                self._newest[beacon.name] = beacon
+
+    @property
+    def discoveries(self) -> dict[str, DiscoveryFacts]:
+        """By node."""
+        return {
+            beacon.node: beacon.facts
+            for beacon in self._newest.values()
+            if isinstance(beacon.facts, DiscoveryFacts)
+        }
+
+    @property
+    def troubles(self) -> str:
+        """What all discovery services see that is wrong."""
+        return "\n".join(said for facts in self.discoveries.values() for said in facts.troubles)
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        found = [b.facts for b in self._newest.values() if isinstance(b.facts, PlannerFacts)]
+        return next((x for facts in found for x in facts.pipelines), None)
+
+    async def until(self, holds: Callable[[], object], what: str) -> None:
+        await wait_until_async(holds, what, DEADLINE_S)

@@ -1,0 +1,50 @@
+"""What MLX says of its device becomes what a worker may fill."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from pomona_stage_worker.device import Device, device_of, this_device
+
+GIB = 1 << 30
+METAL = {
+    "architecture": "applegpu_g16s",
+    "device_name": "Apple M4 Pro",
+    "max_buffer_size": 36 * GIB,
+    "max_recommended_working_set_size": 48 * GIB,
+    "memory_size": 64 * GIB,
+    "resource_limit": 499000,
+}
+CUDA = {
+    "architecture": "sm_90",
+    "device_name": "NVIDIA H200",
+    "compute_capability_major": 9,
+    "compute_capability_minor": 0,
+    "pci_bus_id": "0000:18:00.0",
+    "total_memory": 140 * GIB,
+    "free_memory": 139 * GIB,
+    "uuid": "GPU-00000000-0000-0000-0000-000000000000",
+}
+"""By the keys that MLX 0.32 documents; written by hand."""
+
+
+def test_metal_may_fill_its_recommended_working_set() -> None:
+    assert device_of("metal", lambda: METAL) == Device("metal", "Apple M4 Pro", 48 * GIB)
+
+
+def test_a_card_keeps_a_reserve_and_what_others_hold() -> None:
+    assert device_of("cuda", lambda: CUDA) == Device("cuda", "NVIDIA H200", 126 * GIB)
+    shared = CUDA | {"free_memory": 20 * GIB}
+    assert device_of("cuda", lambda: shared).usable_bytes == 20 * GIB
+
+
+def test_a_card_that_does_not_tell_its_memory_is_not_guessed_at() -> None:
+    with pytest.raises(KeyError):
+        device_of("cuda", lambda: {"device_name": "x"})
+
+
+def test_this_machine_has_a_device() -> None:
+    found = this_device()
+    assert found.kind in ("metal", "cuda", "cpu")
+    assert 0 < found.usable_bytes <= psutil.virtual_memory().total or found.kind == "cuda"
