@@ -6,9 +6,25 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-WORDS = ("name", "size", "colour", "tags", "when", "note", "count", "owner")
+WORDS = ("name", "size", "colour", "tags", "when", 'a "word"', "größe", "back\\slash")
 FORMATS = ("date", "time", "date-time", "uuid", "email", "ipv4", "hostname")
 PATTERNS = (r"^[A-Z]{2}-[0-9]{1,4}$", r"^(red|green|blue)+$", r"^\d{3}$", r"^[a-z]+_[a-z]+$")
+RARE: tuple[dict[str, Any], ...] = (
+    {"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "maxItems": 2},
+    {"oneOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0, "maximum": 9}]},
+    {"oneOf": [{"type": "integer", "maximum": 9}, {"type": "number", "maximum": 9}]},
+    {"allOf": [{"type": "integer", "minimum": 3}, {"type": "integer", "maximum": 30}]},
+    {"type": "object", "patternProperties": {"^x[a-z]{0,3}$": {"type": "boolean"}},
+     "maxProperties": 2, "additionalProperties": False},
+    {"type": "array", "contains": {"const": 1}, "maxItems": 3, "items": {"type": "integer"}},
+    {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"type": "null"}},
+     "dependentRequired": {"a": ["b"]}, "additionalProperties": False},
+    {"not": {"type": "string"}},
+    {"type": "string", "format": "date", "pattern": "^20", "maxLength": 10},
+    {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "multipleOf": 0.125},
+    {"enum": [{"a": [1, None]}, "\\\"\n", -0.5]},
+)  # fmt: skip
+"""What is seldom asked for; some of it no grammar can hold."""
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, ""),
     ({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}, "/properties/a"),
@@ -28,9 +44,10 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 def generated_schemas(count: int, seed: int = 6) -> list[dict[str, Any]]:
-    """Schemas that get harder: from one value to nested, referenced and combined ones."""
+    """Schemas that get harder: from one value to nested, referenced and combined ones, and at
+    last some whose keywords no grammar may know."""
     draw = random.Random(seed)
-    return [_object(draw, 1 + place * 4 // count, 1 + place * 3 // count) for place in range(count)]
+    return [_object(draw, 1 + place * 5 // count, 1 + place * 3 // count) for place in range(count)]
 
 
 def _object(draw: random.Random, level: int, width: int) -> dict[str, Any]:
@@ -38,6 +55,10 @@ def _object(draw: random.Random, level: int, width: int) -> dict[str, Any]:
     properties = {name: _value(draw, level) for name in names}
     if level >= 3:
         properties["link"] = {"anyOf": [{"$ref": "#/$defs/leaf"}, {"type": "null"}]}
+    if level >= 4:
+        properties["tree"] = {"$ref": "#/$defs/tree"}
+    if level >= 5 and draw.random() < 0.5:
+        properties["rare"] = draw.choice(RARE)
     schema: dict[str, Any] = {
         "type": "object",
         "properties": properties,
@@ -47,6 +68,14 @@ def _object(draw: random.Random, level: int, width: int) -> dict[str, Any]:
     if level >= 3:
         leaf = {"type": "object", "properties": {"id": _integer(draw)}, "required": ["id"]}
         schema["$defs"] = {"leaf": {**leaf, "additionalProperties": False}}
+    if level >= 4:
+        branch = {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]}
+        schema["$defs"]["tree"] = {
+            "type": "object",
+            "properties": {"left": branch, "value": _value(draw, 2)},
+            "required": ["left", "value"],
+            "additionalProperties": False,
+        }
     return schema
 
 

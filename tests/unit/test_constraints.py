@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-import mlx.core as mx
 import numpy as np
-import pytest
 from llguidance import LLMatcher
-from mlx_lm.models import llama
 
-from doubles.pipeline import Client, InProcessPipeline
+from doubles.pipeline import Client
+from doubles.random_llama import vocabulary_pipeline
 from pomona.messages.data import Open, Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.vocabulary import read_vocabulary
 from pomona_stage_worker.constraints import Grammars
-from pomona_stage_worker.scheduling import Limits
-from pomona_stage_worker.slicing import slice_model
-from pomona_stage_worker.stage import MlxStage
 
 FACTS = read_facts(EMBEDDED_MODEL)
 STOP = FACTS.eos_token_ids
@@ -36,30 +30,6 @@ JSON = LLMatcher.grammar_from_json_schema(SCHEMA, overrides={"whitespace_flexibl
 DATE = LLMatcher.grammar_from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
-    """Random and tiny, but with the default model's vocabulary: it knows nothing of JSON."""
-    mx.random.seed(11)
-    arguments = llama.ModelArgs(
-        model_type="llama",
-        hidden_size=16,
-        num_hidden_layers=2,
-        intermediate_size=16,
-        num_attention_heads=2,
-        rms_norm_eps=1e-5,
-        vocab_size=FACTS.vocab_size,
-    )
-    built = llama.Model(arguments)
-    built.eval()
-    return built
-
-
-def pipeline(model: Any) -> InProcessPipeline:
-    grammars = Grammars(FACTS.path, FACTS.vocab_size)
-    stages = [MlxStage(slice_model(model, 0, 1)), MlxStage(slice_model(model, 1, 2), 0, grammars)]
-    return InProcessPipeline(stages, Limits(stages=2, context_length=2000, cache_tokens=9999))
-
-
 def sampling(grammar: str, temperature: float = 1.0, seed: int = 1) -> Sampling:
     return Sampling(
         max_tokens=300, temperature=temperature, seed=seed, stop_ids=STOP, grammar=grammar
@@ -70,8 +40,8 @@ def text(client: Client) -> str:
     return read_vocabulary(FACTS.path).decode(client.tokens)
 
 
-def test_every_reply_of_a_lane_matches_its_own_grammar(model: Any) -> None:
-    line = pipeline(model)
+def test_every_reply_of_a_lane_matches_its_own_grammar() -> None:
+    line = vocabulary_pipeline()
     made = [line.submit(f"j{n}", range(n + 3), sampling(JSON, seed=n)) for n in range(4)]
     dates = [line.submit(f"d{n}", range(n + 9), sampling(DATE, seed=n)) for n in range(2)]
     free = line.submit("free", range(20), Sampling(max_tokens=5))
@@ -88,8 +58,8 @@ def test_every_reply_of_a_lane_matches_its_own_grammar(model: Any) -> None:
     assert len(free.tokens) == 5
 
 
-def test_a_reply_goes_on_in_a_later_epoch_where_it_was(model: Any) -> None:
-    whole = pipeline(model)
+def test_a_reply_goes_on_in_a_later_epoch_where_it_was() -> None:
+    whole = vocabulary_pipeline()
     first = whole.submit("a", range(8), sampling(JSON, temperature=0.0))
     whole.run()
     half = len(first.tokens) // 2

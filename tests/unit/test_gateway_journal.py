@@ -150,9 +150,9 @@ def test_deadlines_bound_every_wait() -> None:
 def test_progress_of_the_current_attempt_is_told() -> None:
     journal = begun()
     started = Started("started", "r", 0, 1, 2, 3)
-    assert journal.started(started, 1) == [Progress(started)]
+    assert journal.progress(started, 1) == [Progress(started)]
     journal.routed({"m": TWO}, 2)
-    assert journal.started(started, 3) == []
+    assert journal.progress(started, 3) == []
 
 
 def test_closing_cancels_what_runs_and_nothing_else() -> None:

@@ -6,20 +6,24 @@ import json
 from pathlib import Path
 
 from clusters import run_pomona
-from pomona.keys import KeyStore
+from pomona.key_usage import UsageBook
+from pomona.keys import KeyLimits, KeyStore
 
 
 def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     state = str(tmp_path)
-    made = run_pomona("keys", "create", "me", "--requests", "10", POMONA_STATE_DIR=state)
+    made = run_pomona(
+        "keys", "create", "me", "--requests", "10", "--queue-share", "25", POMONA_STATE_DIR=state
+    )
     assert made.returncode == 0, made.stderr
     secret = made.stdout.strip()
     found = KeyStore(tmp_path).find(secret)
     assert found is not None
-    assert (found.name, found.role, found.limits.requests) == ("me", "user", 10)
+    assert (found.name, found.role, found.limits) == ("me", "user", KeyLimits(10, queue_share=25))
 
     listed = run_pomona("keys", "list", "--json", POMONA_STATE_DIR=state)
-    assert [key["name"] for key in json.loads(listed.stdout)] == ["me"]
+    [told] = json.loads(listed.stdout)
+    assert (told["name"], told["usage"]["requests"]) == ("me", 0)
     assert secret not in listed.stdout
     assert found.digest not in listed.stdout
 
@@ -30,3 +34,35 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     gone = run_pomona("keys", "revoke", "me", POMONA_STATE_DIR=state)
     assert gone.returncode == 78
     assert "no key 'me'" in gone.stderr
+
+
+def test_keys_are_where_the_settings_file_says_the_gateway_keeps_them(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    for content, folder in (
+        ("state_dir = '{0}/all'", "all"),
+        ("state_dir = '{0}/all'\n[gateway]\nstate_dir = '{0}/own'", "own"),
+    ):
+        file.write_text(content.format(tmp_path))
+        made = run_pomona("keys", "create", "me", POMONA_SETTINGS=str(file))
+        assert made.returncode == 0, made.stderr
+        assert KeyStore(tmp_path / folder).find(made.stdout.strip())
+
+
+def test_what_a_key_has_used_is_listed_and_a_new_key_of_its_name_begins_at_nought(
+    tmp_path: Path,
+) -> None:
+    store = KeyStore(tmp_path)
+    store.create("me")
+    book = UsageBook(tmp_path)
+    book.add(store.list()[0], 30, 4, 1e9)
+    content = book.unwritten(store.list())
+    assert content is not None
+    book.write(content)
+    listed = run_pomona("keys", "list", POMONA_STATE_DIR=str(tmp_path))
+    assert "30/4" in listed.stdout
+    assert "2001-09-09" in listed.stdout
+    store.revoke("me")
+    store.create("me")
+    assert UsageBook(tmp_path).of(store.list()[0]).requests == 0
+    book.add(store.list()[0], 1, 1, 2e9)
+    assert (book.unwritten(store.list()) or b"").count(b"requests") == 1

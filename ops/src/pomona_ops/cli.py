@@ -204,13 +204,16 @@ def keys_create(
     requests: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens a minute.")] = None,
     concurrent: Annotated[int | None, typer.Option(help="Requests at once.")] = None,
+    queue_share: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Per cent of the queue.")
+    ] = None,
     port: PortOption = DEFAULT_PORT,
 ) -> None:
     """Make a key and print it once."""
     from pomona.keys import KeyLimits
     from pomona_ops.keys import create_key
 
-    limits = KeyLimits(requests, tokens, concurrent)
+    limits = KeyLimits(requests, tokens, concurrent, queue_share)
     create_key(_key_store(port), name, "administrator" if administrator else "user", limits)
 
 
@@ -219,10 +222,12 @@ def keys_list(
     port: PortOption = DEFAULT_PORT,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Show the keys, not what they are."""
+    """Show the keys and what was used of them, not what they are."""
+    from pomona.key_usage import UsageBook
     from pomona_ops.keys import list_keys
 
-    list_keys(_key_store(port), as_json)
+    store = _key_store(port)
+    list_keys(store, UsageBook(store.path.parent), as_json)
 
 
 @keys_app.command("revoke")
@@ -235,6 +240,7 @@ def keys_revoke(
 
 def _key_store(port: int) -> KeyStore:
     from pomona.keys import KeyStore
+    from pomona_gateway.settings import GatewaySettings
     from pomona_ops.cluster import state_dir
 
-    return KeyStore(state_dir(port))
+    return KeyStore(state_dir(port, GatewaySettings))

@@ -85,11 +85,16 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
     )
 
 
-def state_dir(port: int) -> Path:
+def state_dir(port: int, kind: type[ServiceSettings] = ServiceSettings) -> Path:
     """Folder of the cluster whose first port this is: ``~/.pomona/<port>``, unless
-    ``POMONA_STATE_DIR`` says another."""
-    asked = os.environ.get("POMONA_STATE_DIR")
-    return Path(asked) if asked else Path.home() / ".pomona" / str(port)
+    ``POMONA_STATE_DIR`` or the file that ``POMONA_SETTINGS`` names says another.
+
+    Args:
+        kind: the service whose folder it is; the file may give it one of its own.
+    """
+    settings = read_settings(kind)
+    asked = "state_dir" in settings.model_fields_set
+    return settings.state_dir if asked else Path.home() / ".pomona" / str(port)
 
 
 def gateway_url(port: int) -> str:

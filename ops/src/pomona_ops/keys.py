@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from pomona.key_usage import UsageBook
 from pomona.keys import KeyLimits, KeyStore, Role
 
 
@@ -16,12 +17,19 @@ def create_key(store: KeyStore, name: str, role: Role, limits: KeyLimits) -> Non
     print(f"This is the only time it is shown; its hash is in {store.path}.", file=sys.stderr)
 
 
-def list_keys(store: KeyStore, as_json: bool) -> None:
-    """Print every key without what would let one use it."""
+def list_keys(store: KeyStore, book: UsageBook, as_json: bool) -> None:
+    """Print every key and what was used of it, without what would let one use it."""
     keys = store.list()
     if as_json:
         told = [
-            {"name": k.name, "role": k.role, "created": k.created, "limits": k.limits} for k in keys
+            {
+                "name": key.name,
+                "role": key.role,
+                "created": key.created,
+                "limits": key.limits,
+                "usage": book.of(key),
+            }
+            for key in keys
         ]
         sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
@@ -33,14 +41,31 @@ def list_keys(store: KeyStore, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("name", "role", "created", "requests/min", "tokens/min", "at once"):
+    for column in ("name", "role", "created", "limits", "requests", "tokens in/out", "last used"):
         table.add_column(column)
     for key in keys:
-        limits = (key.limits.requests, key.limits.tokens, key.limits.concurrent)
+        usage = book.of(key)
         table.add_row(
             key.name,
             key.role,
-            f"{datetime.fromtimestamp(key.created, UTC):%Y-%m-%d %H:%M}",
-            *("" if limit is None else str(limit) for limit in limits),
+            _moment(key.created),
+            _limits(key.limits),
+            str(usage.requests),
+            f"{usage.prompt_tokens}/{usage.reply_tokens}",
+            _moment(usage.last) if usage.last else "never",
         )
     Console(highlight=False).print(table)
+
+
+def _moment(unix_s: float) -> str:
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M}"
+
+
+def _limits(limits: KeyLimits) -> str:
+    named = {
+        "requests/min": limits.requests,
+        "tokens/min": limits.tokens,
+        "at once": limits.concurrent,
+        "% of the queue": limits.queue_share,
+    }
+    return ", ".join(f"{limit} {name}" for name, limit in named.items() if limit is not None)

@@ -36,11 +36,13 @@ class KeyLimits:
         requests: a minute.
         tokens: of prompts and replies, a minute.
         concurrent: requests at once.
+        queue_share: per cent of the queue at the head of a pipeline.
     """
 
     requests: Limit = None
     tokens: Limit = None
     concurrent: Limit = None
+    queue_share: Annotated[int, Field(ge=1, le=100)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +118,23 @@ class KeyStore:
         self._write(left)
 
     def _write(self, keys: tuple[ApiKey, ...]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(f".{secrets.token_hex(4)}")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_privately(self.path, orjson.dumps(keys, option=orjson.OPT_INDENT_2))
+
+
+def write_privately(path: Path, content: bytes) -> None:
+    """Replace a file as a whole, for its owner's eyes only. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(f".{secrets.token_hex(4)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(orjson.dumps(keys, option=orjson.OPT_INDENT_2))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        new.replace(self.path)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _digest(secret: str) -> str:

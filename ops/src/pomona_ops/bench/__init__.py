@@ -104,7 +104,7 @@ def structured(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
-    tokens: Annotated[int, typer.Option(min=8, max=400, help="Tokens of a reply.")] = 64,
+    tokens: Annotated[int, typer.Option(min=8, max=400, help="Tokens of a reply.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
     """Four users whose replies must match a JSON Schema, against the same four without."""

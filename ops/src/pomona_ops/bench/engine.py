@@ -104,8 +104,8 @@ async def _measure_users(
         "two_users_tokens_per_second": median(two),
         "eight_users_tokens_per_second": median(eight),
         "mlx_lm_batch_of_eight_tokens_per_second": median(theirs),
-        "two_users_over_one": ratio(two, one),
-        "eight_users_over_mlx_lm": ratio(eight, theirs),
+        "two_users_over_one": _ratio(two, one),
+        "eight_users_over_mlx_lm": _ratio(eight, theirs),
     }
 
 
@@ -124,7 +124,7 @@ async def _measure_first_token(
         "prompt_tokens": LONG_PROMPT,
         "two_stages_s": median(ours),
         "mlx_lm_one_process_one_thread_s": median(theirs),
-        "ratio": ratio(ours, theirs),
+        "ratio": _ratio(ours, theirs),
     }
 
 
@@ -176,7 +176,7 @@ async def _measure_second_turn(driver: Driver, salts: Salts, rounds: int) -> dic
         "cached_tokens": cached,
         "first_turn_s": median(first),
         "second_turn_s": median(second),
-        "ratio": ratio(second, first),
+        "ratio": _ratio(second, first),
     }
 
 
@@ -206,12 +206,12 @@ async def measure_emulated(model: str, rounds: int) -> dict[str, Any]:
         "lone_interval_ms": median(lone) * 1e3,
         "lone_interval_p99_ms": percentile(lone, 0.99) * 1e3,
         "hop_us": (median(lone) - whole) / EMULATED_STAGES * 1e6,
-        "eight_users_over_one": ratio(crowd_rate, lone_rate),
+        "eight_users_over_one": _ratio(crowd_rate, lone_rate),
         "interval_of_eight_over_lone": median(crowd) / median(lone),
     }
     return {"emulated": emulated}
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Median of the ratios of neighbouring turns."""
     return median([a / b for a, b in zip(ours, theirs, strict=True)])

@@ -11,7 +11,7 @@ from pomona.models import read_facts
 from pomona_gateway.grammar import JsonShape, body_grammar
 from pomona_ops.bench.clusters import running_cluster
 from pomona_ops.bench.driver import Reply
-from pomona_ops.bench.engine import ONE_THREAD, PROMPT, REST_S, Salts, connect, ratio, together
+from pomona_ops.bench.engine import ONE_THREAD, PROMPT, REST_S, Salts, connect, together
 from pomona_ops.bench.numbers import median
 
 USERS = 4
@@ -52,7 +52,7 @@ async def run_structured(model: str, stages: int, rounds: int, tokens: int) -> d
     salts = Salts()
     async with running_cluster(model, stages, worker_environment=ONE_THREAD) as options:
         with await connect(options) as driver:
-            # The first round, in which vocabularies are read, does not count.
+            # The first round, in which the vocabulary is read and the pace learnt, counts not.
             for number in range(rounds + 1):
                 for kind, sampling in (("free", free), ("held", held)):
                     await asyncio.sleep(REST_S)
@@ -64,6 +64,7 @@ async def run_structured(model: str, stages: int, rounds: int, tokens: int) -> d
                     if number:
                         rates[kind].append(together(replies))
                         firsts[kind] += [reply.first_token_s for reply in replies]
+    ratios = [a / b for a, b in zip(rates["held"], rates["free"], strict=True)]
     return {
         "structured": {
             "stages": stages,
@@ -72,7 +73,9 @@ async def run_structured(model: str, stages: int, rounds: int, tokens: int) -> d
             "tokens": tokens,
             "free_tokens_per_second": median(rates["free"]),
             "held_tokens_per_second": median(rates["held"]),
-            "held_over_free": ratio(rates["held"], rates["free"]),
+            "held_over_free": median(ratios),
+            "lowest_round": min(ratios),
+            "highest_round": max(ratios),
             "free_first_token_s": median(firsts["free"]),
             "held_first_token_s": median(firsts["held"]),
         }

@@ -8,10 +8,9 @@ import orjson
 from pydantic import Field, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from pomona.addresses import WILDCARDS
 from pomona.settings import DEFAULT_PORT, ServiceSettings
 from pomona_discovery.mesh import MAX_PEERS, PEER_PATTERN
-
-WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 
 PeerEndpoint = Annotated[str, StringConstraints(pattern=PEER_PATTERN)]
 

@@ -7,7 +7,8 @@ from array import array
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from pomona.messages.data import Sampling, Started, Token
+from pomona.errors import RequestError
+from pomona.messages.data import QueuePlace, Sampling, Started, Token
 from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics, Timing
 from pomona_gateway.prompt_scores import PromptScores
@@ -16,6 +17,8 @@ from pomona_gateway.sequences import Generation, Inbox, Running
 from pomona_gateway.tokenizer import LanguageModel
 
 SEED_MASK = 2**64 - 1
+TELL_PROGRESS_S = 1.0
+"""At the least between two reports on a prompt's progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Completion:
         prompt_only: replies have no tokens; one is drawn, which nobody sees.
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
+        queue_share: how much of the head's queue those of the same ``share`` may fill.
     """
 
     model: str
@@ -41,6 +45,7 @@ class Completion:
     visible: frozenset[int] = frozenset()
     share: str = ""
     priority: int = 0
+    queue_share: float = 1.0
     prompt_only: bool = False
 
     @property
@@ -62,10 +67,23 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """No text yet, or for a while: how many of the prompt's tokens are done."""
+    """No text yet, or for a while.
+
+    Attributes:
+        prefilled: tokens of the prompt that are done, of ``total``.
+        position: in the head's queue, where 1 is next; 0 when the prompt was begun, or the
+            head has not said yet.
+    """
 
     prefilled: int
     total: int
+    position: int = 0
+
+    def __str__(self) -> str:
+        """For the comments of a stream."""
+        if self.position:
+            return f"queued at {self.position}"
+        return f"prompt {self.prefilled}/{self.total}"
 
 
 class Replies:
@@ -80,6 +98,7 @@ class Replies:
         self._received = 0
         self._sequences: list[Running] = []
         self._open: set[int] = set()
+        self._abort_reason = "abort"
         sampling = completion.sampling
         self._texts = [
             ReplyText(completion.language.tokenizer, completion.stops, frozenset(sampling.stop_ids))
@@ -105,7 +124,14 @@ class Replies:
             seed=(sampling.seed + index) & SEED_MASK,
             max_tokens=min(sampling.max_tokens, completion.language.context_length - len(prompt)),
         )
-        return Generation(completion.model, prompt, own, completion.share, completion.priority)
+        return Generation(
+            completion.model,
+            prompt,
+            own,
+            completion.share,
+            completion.priority,
+            completion.queue_share,
+        )
 
     @property
     def usage(self) -> Usage:
@@ -125,22 +151,30 @@ class Replies:
 
     async def events(self, pause_s: float) -> AsyncGenerator[tuple[int, Piece] | Waiting]:
         """Index of a reply and what it adds, until every reply has ended; and signs of
-        life, at the latest every ``pause_s`` seconds.
+        life, at the latest every ``pause_s`` seconds, at most one a second.
 
         Raises RequestError when one of them fails.
         """
         waiting = Waiting(0, self.completion.prompt_tokens)
+        told = -TELL_PROGRESS_S
         while self._open:
-            arrived = await self._inbox.receive(pause_s)
+            try:
+                arrived = await self._inbox.receive(pause_s)
+            except RequestError:
+                self._abort_reason = "error"
+                raise
             if arrived is None:
                 yield waiting
                 continue
             index, event = arrived
             if index not in self._open:
                 continue
-            if isinstance(event, Started):
-                waiting = Waiting(event.prefilled, event.total)
-                yield waiting
+            if isinstance(event, Started | QueuePlace):
+                waiting = _waiting(event, waiting)
+                now = time.monotonic()
+                if now - told >= TELL_PROGRESS_S:
+                    told = now
+                    yield waiting
                 continue
             if isinstance(event, PromptScores):
                 yield index, Piece("", prompt=event)
@@ -174,4 +208,10 @@ class Replies:
     def close(self) -> None:
         """Stop what still runs; its caches are freed in every stage."""
         for index in sorted(self._open):
-            self.end(index, "abort")
+            self.end(index, self._abort_reason)
+
+
+def _waiting(news: Started | QueuePlace, before: Waiting) -> Waiting:
+    if isinstance(news, QueuePlace):
+        return replace(before, position=news.position)
+    return Waiting(news.prefilled, news.total)

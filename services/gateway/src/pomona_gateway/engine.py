@@ -18,6 +18,8 @@ from pomona.errors import ProtocolError, RequestError
 from pomona.messages.control import Beacon
 from pomona.messages.data import (
     Cancel,
+    Queued,
+    QueuePlace,
     Rejected,
     Scored,
     Started,
@@ -63,7 +65,7 @@ class Engine:
         proved: Callable[[], None] = lambda: None,
     ) -> None:
         """Args: proved: called when the first token of an epoch came through."""
-        self.table = RouteTable()
+        self.table = RouteTable(settings.node)
         self.progress = 0
         self.proven: dict[str, Route] = {}
         self._settings = settings
@@ -155,6 +157,7 @@ class Engine:
             now,
             generation.share,
             generation.priority,
+            generation.queue_share,
         )
         self._obey(self._journal.open(entry, route))
         return running
@@ -200,6 +203,7 @@ class Engine:
         for model in waiting:
             self._metrics.waiting.labels(model).set(waiting[model])
             self._metrics.running.labels(model).set(running.get(model, 0))
+            self._metrics.cache_use.labels(model).set(self.table.cache_use(model))
 
     def _heard(self, batch: Batch) -> None:
         now = time.monotonic()
@@ -218,7 +222,10 @@ class Engine:
                 case Scored() as scored:
                     self._take_scores(scored, message, now)
                 case Started() as started:
-                    self._obey(self._journal.started(started, now))
+                    self._obey(self._journal.progress(started, now))
+                case Queued(places=places):
+                    for place in places:
+                        self._obey(self._journal.progress(place, now))
                 case Rejected() as rejected:
                     self._obey(self._journal.rejected(rejected, now))
                 case _:
@@ -249,8 +256,8 @@ class Engine:
                     self._deliver(token)
                 case DeliverScores(scores=scores):
                     self._deliver_scores(scores)
-                case Progress(started=started):
-                    self._report(started)
+                case Progress(news=news):
+                    self._report(news)
                 case Send():
                     self._send(instruction)
                 case SendCancel(route=route, request=request, attempt=attempt):
@@ -287,13 +294,14 @@ class Engine:
             request=send.request,
             attempt=send.attempt,
             model=send.route.model,
-            reply=self.endpoint,
+            reply=self.table.way_back(send.route, self.endpoint),
             sampling=send.sampling,
             emitted=send.emitted,
             scored=send.scored,
             share=send.share,
             priority=send.priority,
             deadline_s=self._settings.queue_deadline_s,
+            queue_share=send.queue_share,
         )
         tensor = Tensor("int32", (len(send.ids),))
         self._link(send.route).send(submit, send.route.epoch, (tensor,), (send.ids.tobytes(),))
@@ -328,14 +336,14 @@ class Engine:
             self.progress += 1
             running.inbox.put(running.index, scores)
 
-    def _report(self, started: Started) -> None:
-        running = self._running.get(started.request)
+    def _report(self, news: QueuePlace | Started) -> None:
+        running = self._running.get(news.request)
         if running is None:
             return
-        if not running.timing.started:
+        if isinstance(news, Started) and not running.timing.started:
             running.timing = replace(running.timing, started=time.monotonic())
-            running.cached = started.cached
-        running.inbox.put(running.index, started)
+            running.cached = news.cached
+        running.inbox.put(running.index, news)
 
     def _prove(self, model: str) -> None:
         route = self.table.route(model)

@@ -8,6 +8,7 @@ import logging
 from array import array
 
 from pomona.errors import ConfigurationError, RequestError
+from pomona.key_usage import UsageBook
 from pomona.keys import KeyStore
 from pomona.messages.control import Beacon, GatewayFacts
 from pomona.messages.data import Sampling, Token
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 PROBE_RETRY_S = 1.0
 DRAIN_RETRY_AFTER_S = 5
+USAGE_INTERVAL_S = 5.0
+"""Between two writings of what keys have used: what a crash may lose."""
 
 
 def is_loopback(host: str) -> bool:
@@ -60,6 +63,7 @@ class Gateway:
         self.url = url
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
+        self.usage = UsageBook(settings.state_dir)
         self.allowances = Allowances()
         self.conversations = Conversations()
         self.metrics = Metrics()
@@ -77,6 +81,7 @@ class Gateway:
         self.control.on_beacon(self._heard)
         self.draining = False
         self._probes: dict[str, tuple[Route, asyncio.Task[None]]] = {}
+        self._bookkeeper = asyncio.create_task(self._keep_books())
 
     def facts(self) -> GatewayFacts:
         return GatewayFacts(
@@ -87,6 +92,10 @@ class Gateway:
             self.model_requests.pending,
             self.model_requests.used(self.engine.running_models()),
         )
+
+    def refused(self, error: RequestError, model: str = "") -> None:
+        """A request was answered with this error."""
+        self.metrics.refused.labels(model, str(error.status), error.code).inc()
 
     def ready(self) -> bool:
         """Whether a token came through some pipeline in its present epoch."""
@@ -109,12 +118,26 @@ class Gateway:
 
     async def close(self) -> None:
         self.grammars.close()
-        probes = [task for _, task in self._probes.values()]
-        for task in probes:
+        tasks = [self._bookkeeper, *(task for _, task in self._probes.values())]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*probes, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.catalogue.close()
         await self.engine.close()
+        await self._write_usage()
+
+    async def _keep_books(self) -> None:
+        while True:
+            await asyncio.sleep(USAGE_INTERVAL_S)
+            await self._write_usage()
+
+    async def _write_usage(self) -> None:
+        try:
+            content = self.usage.unwritten(self.keys.list())
+            if content is not None:
+                await asyncio.to_thread(self.usage.write, content)
+        except (OSError, ConfigurationError) as error:
+            log.warning("what keys have used cannot be kept", extra={"reason": str(error)})
 
     def _heard(self, beacon: Beacon) -> None:
         changed = self.engine.hear(beacon)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pomona.errors import RequestError
-from pomona.messages.data import Rejected, Sampling, Started, Token
+from pomona.messages.data import QueuePlace, Rejected, Sampling, Started, Token
 from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.routes import Route
 
@@ -52,6 +52,7 @@ class Send:
     sampling: Sampling
     share: str
     priority: int
+    queue_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,9 @@ class DeliverScores:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The head has begun the prompt, or has done a part of it."""
+    """The request has this place in the head's queue, or the head did a part of its prompt."""
 
-    started: Started
+    news: QueuePlace | Started
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Entry:
     priority: int
     opened: float
     since: float
+    queue_share: float = 1.0
     attempt: int = 0
     route: Route | None = None
     left: Route | None = None
@@ -160,7 +162,10 @@ class Journal:
         out: list[Instruction] = []
         for entry in self.entries():
             route = routes.get(entry.model)
-            if entry.route is not None and entry.route != route:
+            if entry.route is not None and entry.route == route:
+                # The way to the head may be another now.
+                entry.route = route
+            elif entry.route is not None:
                 out += self._leave(entry, now)
             if entry.request in self._entries and entry.route is None:
                 out += self._resend(entry, route, now)
@@ -206,13 +211,13 @@ class Journal:
         entry.since = now
         return [DeliverScores(scores)]
 
-    def started(self, started: Started, now: float) -> list[Instruction]:
-        """The head reports on the prompt. That is progress, so the wait begins anew."""
-        entry = self._entries.get(started.request)
-        if entry is None or started.attempt != entry.attempt:
+    def progress(self, news: QueuePlace | Started, now: float) -> list[Instruction]:
+        """The head reports on a request without a token: the wait for one begins anew."""
+        entry = self._entries.get(news.request)
+        if entry is None or news.attempt != entry.attempt:
             return []
         entry.since = now
-        return [Progress(started)]
+        return [Progress(news)]
 
     def rejected(self, rejected: Rejected, now: float) -> list[Instruction]:
         """The head will not finish an attempt."""
@@ -326,7 +331,8 @@ class Journal:
         ]
 
     def _resend(self, entry: Entry, route: Route | None, now: float) -> list[Instruction]:
-        if route is None or route == entry.left:
+        left = entry.left
+        if route is None or (left and route == left and route.endpoint == left.endpoint):
             return []
         entry.since = now
         return [self._send(entry, route)]
@@ -343,6 +349,7 @@ class Journal:
             sampling=entry.sampling,
             share=entry.share,
             priority=entry.priority,
+            queue_share=entry.queue_share,
         )
 
 
@@ -354,7 +361,8 @@ def opened(
     now: float,
     share: str = "",
     priority: int = 0,
+    queue_share: float = 1.0,
 ) -> Entry:
     """A new entry for :meth:`Journal.open`."""
     ids = prompt if isinstance(prompt, array) else array("i", prompt)
-    return Entry(request, model, ids, sampling, share, priority, opened=now, since=now)
+    return Entry(request, model, ids, sampling, share, priority, now, now, queue_share)

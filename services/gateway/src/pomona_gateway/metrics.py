@@ -51,6 +51,9 @@ class Metrics:
 
         self.running = gauge("num_requests_running", "Sequences whose prompt was begun")
         self.waiting = gauge("num_requests_waiting", "Sequences waiting for their prompt")
+        self.cache_use = gauge(
+            "kv_cache_usage_perc", "Share of the KV caches that running sequences take, 0 to 1"
+        )
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished prompts")
         self.generation_tokens = counter("generation_tokens", "Tokens of replies")
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up")
@@ -59,7 +62,7 @@ class Metrics:
             "request_success", "Sequences that ended well", (*_MODEL, "finished_reason")
         )
         self.refused = counter(
-            "request_refused", "Requests answered with an error", ("status", "code")
+            "request_refused", "Requests answered with an error", (*_MODEL, "status", "code")
         )
         self.key_requests = counter("key_requests", "Requests answered, by key", ("key",))
         self.key_tokens = counter("key_tokens", "Tokens used, by key", ("key", "kind"))

@@ -6,9 +6,19 @@ therefore changes nothing for requests, as long as the head of the pipeline answ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageStatus, StageWorkerFacts
+from pomona.addresses import measured_way
+from pomona.messages.control import (
+    Beacon,
+    DiscoveryFacts,
+    LinkFacts,
+    Pipeline,
+    PlannerFacts,
+    StageStatus,
+    StageWorkerFacts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +27,14 @@ class Route:
 
     Attributes:
         boot: boot id of the head; with another one its caches are gone.
-        endpoint: the head's data endpoint.
+        endpoint: where this gateway reaches the head. It may change while all else stays.
     """
 
     model: str
     epoch: int
     head: str
     boot: str
-    endpoint: str
+    endpoint: str = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +55,18 @@ class StageView:
 
 
 class RouteTable:
-    """Follows the planner's and the stage workers' beacons."""
+    """Follows the beacons of planner, stage workers and discovery.
 
-    def __init__(self) -> None:
+    Args:
+        node: the machine this gateway runs on.
+    """
+
+    def __init__(self, node: str = "") -> None:
+        self._node = node
         self._pipelines: dict[str, Pipeline] = {}
         self._workers: dict[str, Beacon] = {}
         self._routes: dict[str, Route] = {}
+        self._links: dict[str, Sequence[LinkFacts]] = {}
 
     @property
     def pipelines(self) -> dict[str, Pipeline]:
@@ -64,7 +80,7 @@ class RouteTable:
 
     def hear(self, beacon: Beacon) -> bool:
         """Take in a beacon. True when a plan or a route changed."""
-        before = (dict(self._pipelines), dict(self._routes))
+        before = (dict(self._pipelines), self._ways())
         match beacon.facts:
             case PlannerFacts(pipelines=pipelines):
                 stated = {x.model: x for x in sorted(pipelines, key=lambda x: x.epoch)}
@@ -74,14 +90,40 @@ class RouteTable:
                     self._pipelines |= stated
             case StageWorkerFacts():
                 self._workers[beacon.name] = beacon
+            case DiscoveryFacts(links=links):
+                self._links[beacon.node] = links
             case _:
                 return False
         found = {model: self._route(pipeline) for model, pipeline in self._pipelines.items()}
         self._routes = {model: route for model, route in found.items() if route is not None}
-        return before != (self._pipelines, self._routes)
+        return before != (self._pipelines, self._ways())
+
+    def _ways(self) -> dict[str, tuple[Route, str]]:
+        return {model: (route, route.endpoint) for model, route in self._routes.items()}
 
     def route(self, model: str) -> Route | None:
         return self._routes.get(model)
+
+    def way_back(self, route: Route, endpoint: str) -> str:
+        """Where the stages of a pipeline reach an endpoint of this gateway.
+
+        Head and tail are told the same: the tail's way, since the tail has most to say,
+        unless the tail is on this machine and the head is not.
+        """
+        pipeline = self._pipelines.get(route.model)
+        ends = (pipeline.stages[-1], pipeline.stages[0]) if pipeline and pipeline.stages else ()
+        nodes = [self._workers[x.worker].node for x in ends if x.worker in self._workers]
+        sender = next((node for node in nodes if node != self._node), self._node)
+        return measured_way(endpoint, self._node, sender, self._links) or endpoint
+
+    def cache_use(self, model: str) -> float:
+        """How much of the pipeline's caches the requests that run have taken, 0 to 1, as the
+        head said last."""
+        pipeline = self._pipelines.get(model)
+        if pipeline is None or not pipeline.stages or not pipeline.cache_tokens:
+            return 0.0
+        status = self._status(pipeline.stages[0].worker, pipeline)
+        return status.sequence_tokens / pipeline.cache_tokens if status else 0.0
 
     def reason(self, model: str) -> str:
         """Why the model cannot be served now, for a person; empty when it can."""
@@ -153,7 +195,10 @@ class RouteTable:
         # Another endpoint is another process, which does not hold this epoch's caches.
         if beacon.endpoints.get("data") != head.endpoint or _broken(beacon, pipeline.epoch):
             return None
-        return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, head.endpoint)
+        # The planner's address is how the tail reaches the head; this node may know better.
+        measured = measured_way(head.endpoint, beacon.node, self._node, self._links)
+        endpoint = measured or head.address or head.endpoint
+        return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint)
 
     def _still_ready(self, route: Route) -> bool:
         beacon = self._workers.get(route.head)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pomona.errors import RequestError
-from pomona.messages.data import Sampling, Started, Token
+from pomona.messages.data import QueuePlace, Sampling, Started, Token
 from pomona_gateway.metrics import Timing
 from pomona_gateway.prompt_scores import PromptScores
 
-Event: TypeAlias = Token | Started | PromptScores
-"""What arrives for a sequence."""
+Event: TypeAlias = Token | Started | QueuePlace | PromptScores
+"""What the pipeline tells of one sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Generation:
     Attributes:
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
+        queue_share: how much of the head's queue those of the same ``share`` may fill.
         measured: whether the metrics count it; the gateway's own probes are not.
     """
 
@@ -33,6 +34,7 @@ class Generation:
     sampling: Sampling
     share: str = ""
     priority: int = 0
+    queue_share: float = 1.0
     measured: bool = True
 
 
@@ -46,7 +48,7 @@ class Inbox:
         self._news = asyncio.Event()
 
     async def receive(self, timeout_s: float) -> tuple[int, Event] | None:
-        """Index of a sequence, and what arrived for it; None when nothing came in time.
+        """Index of a sequence, and what is new of it; None when nothing came in time.
         Cancelling it loses nothing.
 
         Raises RequestError when a sequence failed, after what arrived before.

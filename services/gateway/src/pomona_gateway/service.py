@@ -6,13 +6,17 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import cast
 
 import uvicorn
 
 from pomona.errors import AddressInUseError, ConfigurationError, LinkError, RequestError
 from pomona_gateway.api.app import build_app
+from pomona_gateway.connection import Connection
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.settings import GatewaySettings
 
@@ -21,6 +25,8 @@ log = logging.getLogger(__name__)
 CLOSE_GRACE_S = 2
 """What the last error events of a drain get to reach their clients."""
 BACKLOG = 2048
+SEND_BUFFER_BYTES = 256 << 10
+"""Left alone, the kernel holds megabytes for each client that does not read."""
 
 
 class Server(uvicorn.Server):
@@ -34,16 +40,17 @@ class Server(uvicorn.Server):
 async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set, then let running requests finish."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    _check_tls(settings)
+    tls = _tls(settings)
     listener = _listen(settings.host, settings.port)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    scheme = "https" if settings.tls_certificate else "http"
+    scheme = "https" if tls else "http"
     try:
         gateway = Gateway(settings, f"{scheme}://{host}:{listener.getsockname()[1]}")
     except BaseException:
         listener.close()
         raise
     gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
+    connection = partial(Connection, settings, gateway.refused)
     server = Server(
         uvicorn.Config(
             build_app(gateway),
@@ -52,8 +59,10 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             access_log=False,
             server_header=False,
             ws="none",
-            ssl_certfile=settings.tls_certificate,
-            ssl_keyfile=settings.tls_key,
+            # Whatever makes a protocol will do; uvicorn's type wants a class.
+            http=cast("type[asyncio.Protocol]", connection),
+            h11_max_incomplete_event_size=settings.max_headers_bytes,
+            ssl_context_factory=None if tls is None else lambda config, default: tls,
             timeout_graceful_shutdown=int(settings.drain_deadline_s) + CLOSE_GRACE_S,
         )
     )
@@ -82,20 +91,24 @@ async def _drain(gateway: Gateway, serving: asyncio.Task[None], deadline_s: floa
     )
 
 
-def _check_tls(settings: GatewaySettings) -> None:
-    """Raises ConfigurationError when TLS is half set, or a file is missing."""
-    names = {
-        "POMONA_GATEWAY_TLS_CERTIFICATE": settings.tls_certificate,
-        "POMONA_GATEWAY_TLS_KEY": settings.tls_key,
-    }
-    if not any(names.values()):
-        return
-    for name, path in names.items():
-        if path is None or not path.is_file():
-            raise ConfigurationError(f"{name} must name a file: HTTPS needs certificate and key")
-
-
-SEND_BUFFER_BYTES = 256 << 10
+def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+    """Raises ConfigurationError when TLS is half set, or its files do not make a server."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None and key is None:
+        return None
+    given = f"POMONA_GATEWAY_TLS_CERTIFICATE={certificate} and POMONA_GATEWAY_TLS_KEY={key}"
+    if certificate is None or key is None:
+        raise ConfigurationError(f"{given}: HTTPS needs both, certificate and key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{given} cannot be used: {error}; name a certificate, and its key without a "
+            "password, both as PEM"
+        ) from error
+    return context
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -103,7 +116,6 @@ def _listen(host: str, port: int) -> socket.socket:
     # asyncio turns Nagle's delay off only where the protocol is stated.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Left alone, the kernel holds megabytes for each client that does not read.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     try:
         listener.bind((host, port))

@@ -39,6 +39,14 @@ class GatewaySettings(ServiceSettings):
 
     max_body_bytes: int = Field(default=32 << 20, ge=1024, le=1 << 30)
     """Largest request body, in bytes; above it the answer is 413."""
+    max_headers_bytes: int = Field(default=32 << 10, ge=1024, le=1 << 20)
+    """Largest head of a request, its headers and its target, in bytes; above it the answer is
+    431."""
+    max_headers: int = Field(default=100, ge=8, le=10_000)
+    """Most headers of a request; above it the answer is 431."""
+    headers_deadline_s: float = Field(default=10.0, gt=0, le=600)
+    """Seconds a client may take from its connection, or from the first byte of a later
+    request, to the end of the request's headers."""
     max_schema_bytes: int = Field(default=64 << 10, ge=256, le=512 << 10)
     """Largest JSON Schema, regular expression or list of choices that a reply may be held to,
     in characters."""

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pomona.addresses import WILDCARDS, measured_way
 from pomona.messages.control import Beacon, DiscoveryFacts, LinkFacts, Stage
-
-WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 
 
 def address_of(worker: Beacon, sender: Beacon, others: Iterable[Beacon]) -> str | None:
     """Where a sender reaches a worker: empty when it is where the worker says that it listens,
     None when that is not known yet."""
-    host, _, port = worker.endpoints.get("data", "").removeprefix("tcp://").rpartition(":")
-    if host not in WILDCARDS:
+    endpoint = worker.endpoints.get("data", "")
+    if endpoint.removeprefix("tcp://").rpartition(":")[0] not in WILDCARDS:
         return ""
-    if sender.node == worker.node:
-        return f"tcp://127.0.0.1:{port}"
-    for link in _links_from(sender.node, others):
-        if link.node == worker.node and link.address:
-            return f"tcp://{link.address}:{port}"
-    return None
+    links = {sender.node: tuple(_links_from(sender.node, others))}
+    return measured_way(endpoint, worker.node, sender.node, links) or None
 
 
 def dead_way(

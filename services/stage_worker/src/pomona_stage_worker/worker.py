@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 RATE_WINDOW_S = 5.0
 STOP_DEADLINE_S = 10.0
+START_DEADLINE_S = 60.0
+"""For the step thread to take a loaded stage, which it does between two steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,16 +298,26 @@ class StageWorker:
                     self._settings.trace_dir,
                 )
             except Exception as error:
-                loop.call_soon_threadsafe(done.set_exception, error)
+                loop.call_soon_threadsafe(_settle, done, error)
+                return
+            if done.done():
+                runtime.close("the stage was not taken in time")
                 return
             # What is there now stays: looking through it for garbage would cost milliseconds.
             gc.collect()
             gc.freeze()
             self._loop.runtimes[install.pipeline.epoch] = runtime
-            loop.call_soon_threadsafe(done.set_result, runtime)
+            loop.call_soon_threadsafe(_settle, done, runtime)
 
         self._loop.call(start)
-        return await done
+        try:
+            async with asyncio.timeout(START_DEADLINE_S):
+                return await done
+        except TimeoutError as error:
+            raise PomonaError(
+                f"the step thread did not take the stage within {START_DEADLINE_S:g} s: a step "
+                "hangs; restart this stage worker"
+            ) from error
 
     def _limits(self, pipeline: Pipeline, stage: Stage) -> Limits:
         settings = self._settings
@@ -328,6 +340,16 @@ class StageWorker:
                 self._broken = (epoch, failure)
                 held.status = _at(held.status, "failed", error=failure)
                 self._control.changed()
+
+
+def _settle(done: asyncio.Future[Runtime], outcome: Runtime | Exception) -> None:
+    """Say how it went, unless nobody waits any more."""
+    if done.done():
+        return
+    if isinstance(outcome, Exception):
+        done.set_exception(outcome)
+    else:
+        done.set_result(outcome)
 
 
 def _timed(held: Held) -> StageStatus:

@@ -5,7 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+_SAMPLING_RANGES = {
+    "temperature": (0.0, 2.0),
+    "top_p": (1e-6, 1.0),
+    "top_k": (0, 2**31 - 1),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (1e-6, 100.0),
+}
+
+
+def recommended_sampling(values: Mapping[str, Any]) -> dict[str, float]:
+    """The sampling that a model's makers recommend, from what their file says; what lies
+    outside of what can be sampled is no recommendation."""
+    found: dict[str, float] = {}
+    for name, (least, most) in _SAMPLING_RANGES.items():
+        value = values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if least <= value <= most:
+            found[name] = float(value)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +80,7 @@ class ModelFacts:
         tokenizer: the file or kind of the tokenizer; empty when there is none.
         tool_parser, reasoning_parser: names of the notations, told from the chat template;
             empty when the model has none.
-        sampling: the sampling that its makers recommend (generation_config.json).
+        sampling: the sampling that its makers recommend, for requests that leave it open.
         legal_cuts: layers before which the model may be cut; None when everywhere.
         source: where the figures come from, when not from files.
         computed: the figures that were computed, not published.

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
-from pomona.models.facts import LayerFacts, ModelFacts
+from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.parsers import parsers_of_template
 from pomona.models.safetensors_index import TensorPlace, read_json, read_tensor_places
 
@@ -18,7 +18,6 @@ __all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _NOT_TEXT = re.compile(r"vision|visual|audio|projector|image|vit\.")
 _ROUTED = re.compile(r"\bexperts\.|switch_mlp\.|block_sparse_moe\.experts")
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "fp8"}
 _GROUP_SIZES = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
@@ -173,12 +172,7 @@ def _sampling(path: Path) -> dict[str, float]:
     content = read_json(file) if file.is_file() else {}
     if content.get("do_sample") is False:
         return {"temperature": 0.0}
-    values = {name: content.get(name) for name in _SAMPLING}
-    return {
-        name: float(x)
-        for name, x in values.items()
-        if isinstance(x, int | float) and not isinstance(x, bool)
-    }
+    return recommended_sampling(content)
 
 
 def _eos(path: Path, *configs: Mapping[str, Any]) -> tuple[int, ...]:

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.facts import LayerFacts, ModelFacts
+from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from pomona.models.parsers import parsers_of_template
 
+_SAMPLING = {
+    "temperature": "temp",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
+"""What the file calls them, under ``general.sampling``."""
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 
@@ -77,6 +85,9 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
         has_chat_template=bool(template),
         tool_parser=tools,
         reasoning_parser=reasoning,
+        sampling=recommended_sampling(
+            {name: header.fields.get(f"general.sampling.{key}") for name, key in _SAMPLING.items()}
+        ),
     )
 
 

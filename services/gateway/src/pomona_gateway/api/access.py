@@ -1,4 +1,4 @@
-"""Who may come in: host names and keys. Pure ASGI middleware."""
+"""Who may come in: headers, host names and keys. Pure ASGI middleware."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ from pomona_gateway.api.errors import error_response
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 ADMINISTRATOR_PATHS = frozenset({"/metrics", "/v1/models/load", "/v1/models/unload"})
+
+
+class HeaderCount:
+    """Refuses requests with too many headers."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or len(scope["headers"]) <= self._most:
+            await self._app(scope, receive, send)
+            return
+        message = f"more than {self._most} headers (POMONA_GATEWAY_MAX_HEADERS)"
+        await _refuse(RequestError(431, "too_many_headers", message), scope, receive, send)
 
 
 class Hosts:
@@ -85,5 +100,6 @@ class Keys:
 
 
 async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    scope["app"].state.gateway.refused(error)
     headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
     await error_response(error, scope, headers)(scope, receive, send)

@@ -47,7 +47,9 @@ async def receive(request: Request, kind: type[BodyT]) -> BodyT:
     """The request's body, validated. Raises RequestError."""
     settings = gateway_of(request).settings
     raw = await read_body(request, settings.max_body_bytes, settings.body_deadline_s)
-    return parse_body(kind, raw)
+    body = parse_body(kind, raw)
+    request.state.model = getattr(body, "model", "")
+    return body
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -93,6 +95,7 @@ class Visit:
 
     def __init__(self, gateway: Gateway, key: ApiKey | None) -> None:
         self._gateway = gateway
+        self._key = key
         self._name = key.name if key else ""
         self._limits = key.limits if key else KeyLimits()
         self._ended = False
@@ -105,6 +108,7 @@ class Visit:
             completion,
             share=self._name,
             priority=allowances.priority(self._name, interactive),
+            queue_share=(self._limits.queue_share or 100) / 100,
         )
         allowances.begin(self._name, self._limits, time.monotonic())
         try:
@@ -123,6 +127,8 @@ class Visit:
         now = time.monotonic()
         self._gateway.allowances.end(self._name, usage.prompt + usage.reply, now)
         self._gateway.metrics.key_used(self._name, usage.prompt, usage.reply)
+        if self._key is not None:
+            self._gateway.usage.add(self._key, usage.prompt, usage.reply, time.time())
 
 
 async def _closing(

@@ -113,7 +113,7 @@ class MessageWriter:
         async with aclosing(DialogueReplies(self._dialogue, replies).turns(pause_s)) as turns:
             async for turn in turns:
                 if isinstance(turn, Waiting):
-                    yield _event({"type": "ping"})
+                    yield sse.comment(str(turn)) + _event({"type": "ping"})
                     continue
                 for event in blocks.write(turn):
                     yield _event(event)

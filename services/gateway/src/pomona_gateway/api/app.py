@@ -8,10 +8,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from pomona.errors import RequestError
-from pomona_gateway.api.access import Hosts, Keys
+from pomona_gateway.api.access import HeaderCount, Hosts, Keys
 from pomona_gateway.api.body import ClientGone
 from pomona_gateway.api.errors import error_response, from_http
 from pomona_gateway.api.json_response import JsonResponse
@@ -27,12 +27,21 @@ async def _refuse(request: Request, error: Exception) -> Response:
         case RequestError():
             refused = error
         case HTTPException():
-            refused = from_http(request, error)
-            headers = dict(error.headers or {})
+            refused = from_http(request, error, _allowed(request))
+            headers = {"allow": _allowed(request)} if error.status_code == 405 else headers
         case _:
             raise error
-    gateway.metrics.refused.labels(str(refused.status), refused.code).inc()
+    asked = getattr(request.state, "model", "")
+    gateway.refused(refused, asked if asked in gateway.catalogue.names() else "")
     return error_response(refused, request.scope, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all operations at a path; Starlette tells those of one."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    own = [route for route in routes if route.path == request.url.path]
+    found = own or [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in found for method in route.methods or ()}))
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
@@ -52,6 +61,7 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
     layers = [
         Middleware(RequestIds),
         Middleware(LastResort),
+        Middleware(HeaderCount, most=settings.max_headers),
         Middleware(Hosts, allowed=(*own, *settings.allowed_hosts)),
         Middleware(Keys, store=gateway.keys, required=gateway.requires_key),
         Middleware(Linger),

@@ -6,17 +6,23 @@ import asyncio
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, from_json, to_json
 from starlette.requests import Request
 
 from pomona.errors import RequestError
 
 
 class Body(BaseModel):
-    """Base of all request bodies: nothing unknown, nothing coerced."""
+    """Base of all request bodies: nothing unknown, nothing coerced.
+
+    But a number without a fraction is an integer however it is written, as JSON Schema has it.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+
+MAX_FAULTS = 1 << 16
+"""Beyond it a body's faults are not looked at: telling them takes a kilobyte each."""
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -68,7 +74,41 @@ def parse_body(kind: type[BodyT], body: bytes) -> BodyT:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise explain(error, body) from error
+        if error.error_count() > MAX_FAULTS:
+            message = f"the body has {error.error_count()} faults; they are not told one by one"
+            raise RequestError(400, "invalid_value", message) from error
+        mended = _with_integers(error, body)
+        if mended is None:
+            raise explain(error, body) from error
+    try:
+        return kind.model_validate_json(mended)
+    except ValidationError as error:
+        raise explain(error, mended) from error
+
+
+def _with_integers(error: ValidationError, body: bytes) -> bytes | None:
+    """The body with 1.0 as 1 wherever the fault was that an integer is wanted; None when that
+    was no fault of it."""
+    wrong = [x["loc"] for x in error.errors(include_url=False) if _is_whole(x)]
+    if not wrong:
+        return None
+    content = from_json(body)
+    for location in wrong:
+        holder, key = content, None
+        value = content
+        for part in location:
+            try:
+                value, holder, key = value[part], value, part
+            except (KeyError, IndexError, TypeError):
+                continue  # the name of a union's member
+        if isinstance(value, float):
+            holder[key] = int(value)
+    return to_json(content)
+
+
+def _is_whole(detail: ErrorDetails) -> bool:
+    given = detail["input"]
+    return detail["type"] == "int_type" and isinstance(given, float) and given.is_integer()
 
 
 def explain(error: ValidationError, body: bytes) -> RequestError:

@@ -59,13 +59,12 @@ def retry_headers(error: RequestError) -> dict[str, str]:
     return {"retry-after": str(min(max(error.retry_after_s, 1), MAX_RETRY_AFTER_S))}
 
 
-def from_http(request: Request, error: HTTPException) -> RequestError:
-    """What Starlette raises for a path or method that is not there."""
+def from_http(request: Request, error: HTTPException, allowed: str) -> RequestError:
+    """What Starlette raises for a path or method that is not there, where others are allowed."""
     target = f"{request.method} {request.url.path}"
     if error.status_code == 404:
         return RequestError(404, "not_found", f"there is no {target}")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
         return RequestError(405, "method_not_allowed", f"{target} is not allowed; use {allowed}")
     return RequestError(error.status_code, "http_error", str(error.detail))
 

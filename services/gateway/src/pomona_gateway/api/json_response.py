@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from pydantic_core import to_json
 from starlette.responses import Response
+
+
+def encode(content: Any) -> bytes:
+    """As JSON. A schema that a client sent, and is told again, may hold any integer."""
+    try:
+        return orjson.dumps(content)
+    except TypeError:
+        return to_json(content)
 
 
 class JsonResponse(Response):
@@ -19,4 +28,4 @@ class JsonResponse(Response):
         super().__init__(content, status_code, headers)
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
+        return encode(content)

@@ -39,7 +39,7 @@ async def chat(request: Request) -> Response | ASGIApp:
         return _loaded(name, {"message": {"role": "assistant", "content": ""}})
     dialogue = await open_dialogue(
         gateway_of(request),
-        asked.parameters(name),
+        asked.parameters(name, language.facts.sampling),
         [message.turn() for message in asked.messages],
         chosen_tools(asked.tools, None, None),
         shape=asked.shape(),
@@ -57,7 +57,7 @@ async def generate(request: Request) -> Response | ASGIApp:
     asked.check_context(language.context_length)
     if not asked.prompt:
         return _loaded(name, {"response": ""})
-    parameters = asked.parameters(name)
+    parameters = asked.parameters(name, language.facts.sampling)
     if asked.raw:
         prompt = await text_prompt(language, asked.prompt)
         drawn = sampling(parameters, language, len(prompt), asked.limit(), None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -15,8 +16,8 @@ from pomona_gateway.api.shapes import ANY_OBJECT
 from pomona_gateway.api.tools import ToolDefinitions
 from pomona_gateway.grammar import JsonShape, Shape
 
-TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
-"""Ollama's own defaults."""
+DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Ollama's own, for what neither the request nor the model's makers say."""
 
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -65,13 +66,13 @@ class OllamaRequest(Body):
         wanted = self.options.num_predict if self.options else None
         return wanted if wanted is not None and wanted > 0 else None
 
-    def parameters(self, model: str) -> SamplingParameters:
+    def parameters(self, model: str, recommended: Mapping[str, float]) -> SamplingParameters:
         options = self.options or Options()
-        return SamplingParameters(
+        given = SamplingParameters(
             model=model,
-            temperature=TEMPERATURE if options.temperature is None else options.temperature,
-            top_p=TOP_P if options.top_p is None else options.top_p,
-            top_k=TOP_K if options.top_k is None else options.top_k,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
             min_p=options.min_p,
             repetition_penalty=options.repeat_penalty,
             presence_penalty=options.presence_penalty,
@@ -79,6 +80,7 @@ class OllamaRequest(Body):
             seed=options.seed,
             stop=options.stop,
         )
+        return given.completed({**DEFAULTS, **recommended})
 
     def check_context(self, length: int) -> None:
         wanted = self.options.num_ctx if self.options else None

@@ -163,7 +163,7 @@ class ChatWriter:
         async with aclosing(read.turns(pause_s)) as turns:
             async for turn in turns:
                 if isinstance(turn, Waiting):
-                    yield sse.comment(f"prompt {turn.prefilled}/{turn.total}")
+                    yield sse.comment(str(turn))
                     continue
                 if turn.index not in begun:
                     begun.add(turn.index)

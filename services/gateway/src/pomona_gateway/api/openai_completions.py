@@ -175,7 +175,7 @@ class CompletionWriter:
         async with aclosing(replies.events(pause_s)) as events:
             async for event in events:
                 if isinstance(event, Waiting):
-                    yield sse.comment(f"prompt {event.prefilled}/{event.total}")
+                    yield sse.comment(str(event))
                     continue
                 index, piece = event
                 piece = self._placed(index, piece)

@@ -45,6 +45,7 @@ class Operation:
     body: type[BaseModel] | None = None
     stream: str = ""
     answer: str = "application/json"
+    status: int = 200
 
 
 OPERATIONS = (
@@ -52,9 +53,9 @@ OPERATIONS = (
     Operation("GET", "/readyz", operations.readyz),
     Operation("GET", "/metrics", operations.metrics, answer="text/plain"),
     Operation("GET", "/v1/models", operations.list_models),
+    Operation("POST", "/v1/models/load", model_administration.load, ModelBody, status=202),
+    Operation("POST", "/v1/models/unload", model_administration.unload, ModelBody, status=202),
     Operation("GET", "/v1/models/{model}", operations.get_model),
-    Operation("POST", "/v1/models/load", model_administration.load, ModelBody),
-    Operation("POST", "/v1/models/unload", model_administration.unload, ModelBody),
     Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, _STREAMS),
     Operation("POST", "/v1/completions", completions, CompletionRequest, _STREAMS),
     Operation("POST", "/v1/responses", responses, ResponsesRequest, _STREAMS),
@@ -75,12 +76,54 @@ _REFUSALS = {
     "400": "The request cannot be honoured; the message names the parameter.",
     "401": "A key is needed.",
     "403": "The key or the host name is not allowed.",
-    "404": "There is no such model or response.",
-    "408": "The body came too slowly.",
+    "408": "The request came too slowly, or its reply was read too slowly.",
+    "431": "The headers are too many or too large.",
+}
+_NOT_FOUND = {"404": "There is no such model or response."}
+_BODY_REFUSALS = {
+    **_NOT_FOUND,
     "413": "The body is too large.",
     "429": "Too much at once; see Retry-After.",
     "503": "The model cannot answer now; see Retry-After.",
     "504": "The pipeline let a deadline pass.",
+}
+_HEADERS = {"x-request-id": {"required": True, "schema": {"type": "string"}}}
+
+
+def _strict(properties: dict[str, Any]) -> dict[str, Any]:
+    required = sorted(properties)
+    return {"type": "object", "properties": properties, "required": required}
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_TEXT_OR_NONE: dict[str, Any] = {"type": ["string", "null"]}
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"event": _TEXT, "data": _TEXT},
+    "required": ["data"],
+}
+"""One of a stream's."""
+_ERRORS: dict[str, dict[str, Any]] = {
+    "Error": _strict(
+        {
+            "error": _strict(
+                {
+                    "message": _TEXT,
+                    "type": _TEXT,
+                    "param": _TEXT_OR_NONE,
+                    "code": _TEXT_OR_NONE,
+                }
+            )
+        }
+    ),
+    "AnthropicError": _strict(
+        {
+            "type": {"const": "error"},
+            "error": _strict({"type": _TEXT, "message": _TEXT}),
+            "request_id": _TEXT,
+        }
+    ),
+    "OllamaError": _strict({"error": _TEXT}),
 }
 
 
@@ -97,7 +140,7 @@ def _document() -> dict[str, Any]:
         "info": {"title": "Pomona", "version": __version__},
         "paths": paths,
         "components": {
-            "schemas": schemas.get("$defs", {}),
+            "schemas": {**schemas.get("$defs", {}), **_ERRORS},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
@@ -108,13 +151,17 @@ def _describe(operation: Operation) -> dict[str, Any]:
     summary = (operation.handler.__doc__ or "").strip().split("\n")[0]
     content: dict[str, Any] = {operation.answer: {"schema": _answer_schema(operation)}}
     if operation.stream:
-        content[operation.stream] = {"schema": {"type": "string"}}
-    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
-    for status, text in _REFUSALS.items():
+        content[operation.stream] = {"schema": _EVENT if operation.stream == _STREAMS else _TEXT}
+    told = {"description": "The answer.", "headers": _HEADERS, "content": content}
+    responses: dict[str, Any] = {str(operation.status): told}
+    for status, text in _refusals(operation).items():
         responses[status] = {
             "description": text,
-            "content": {"application/json": {"schema": {"type": "object"}}},
+            "headers": _HEADERS,
+            "content": {"application/json": {"schema": _error_schema(operation.path)}},
         }
+    if operation.path == "/readyz":
+        responses["503"] = {**told, "description": "Not ready; the body says why."}
     described: dict[str, Any] = {"summary": summary, "responses": responses}
     if operation.body is not None:
         reference = {"$ref": f"#/components/schemas/{operation.body.__name__}"}
@@ -128,6 +175,22 @@ def _describe(operation: Operation) -> dict[str, Any]:
             for name in names
         ]
     return described
+
+
+def _refusals(operation: Operation) -> dict[str, str]:
+    if operation.body is not None:
+        return {**_REFUSALS, **_BODY_REFUSALS}
+    return {**_REFUSALS, **_NOT_FOUND} if "{" in operation.path else _REFUSALS
+
+
+def _error_schema(path: str) -> dict[str, Any]:
+    """As :func:`pomona_gateway.api.errors.error_response` writes it."""
+    name = "Error"
+    if path.startswith("/v1/messages"):
+        name = "AnthropicError"
+    elif path.startswith("/api/"):
+        name = "OllamaError"
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _answer_schema(operation: Operation) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -28,7 +29,10 @@ class StreamOptions(Body):
 
 
 class SamplingParameters(Body):
-    """What decides how tokens are drawn and when a reply ends."""
+    """What decides how tokens are drawn and when a reply ends.
+
+    What a request leaves open is as the model's makers recommend, or else the default.
+    """
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     """Name of a model that ``/v1/models`` lists."""
@@ -72,6 +76,11 @@ class SamplingParameters(Body):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    def completed(self, recommended: Mapping[str, float]) -> SamplingParameters:
+        """With the sampling that is recommended where none is given."""
+        open_ones = {k: x for k, x in recommended.items() if getattr(self, k) is None}
+        return self.model_copy(update=open_ones)
+
     def check_stream_options(self) -> None:
         if self.stream_options is not None and not self.stream:
             raise RequestError(
@@ -87,7 +96,7 @@ def sampling(
     logprobs: int | None,
 ) -> Sampling:
     """What the tail is told. Raises RequestError for what this model cannot do."""
-    given = parameters
+    given = parameters.completed(language.facts.sampling)
     room = language.context_length - prompt_length
     if room < 1:
         raise RequestError(
@@ -107,7 +116,7 @@ def sampling(
         max_tokens=min(room, max_tokens or room),
         temperature=1.0 if given.temperature is None else given.temperature,
         top_p=1.0 if given.top_p is None else given.top_p,
-        top_k=max(given.top_k or 0, 0),
+        top_k=max(int(given.top_k or 0), 0),
         min_p=given.min_p or 0.0,
         repetition_penalty=given.repetition_penalty or 1.0,
         presence_penalty=given.presence_penalty or 0.0,

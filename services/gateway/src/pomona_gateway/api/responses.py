@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.api import sse
 from pomona_gateway.api.answering import answer, gateway_of, receive, share_of
-from pomona_gateway.api.json_response import JsonResponse
+from pomona_gateway.api.json_response import JsonResponse, encode
 from pomona_gateway.api.opening import open_dialogue
 from pomona_gateway.api.responses_items import OutputItems
 from pomona_gateway.api.responses_request import ResponsesRequest
@@ -129,18 +128,18 @@ class ResponseWriter:
         last: dict[str, Any] = {}
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
-                last = event or last
+                last = last if isinstance(event, Waiting) else event
         return last["response"]
 
     async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
-                yield sse.comment("working") if event is None else self._event(event)
+                yield sse.comment(str(event)) if isinstance(event, Waiting) else self._event(event)
 
     async def _events(
         self, replies: Replies, pause_s: float
-    ) -> AsyncGenerator[dict[str, Any] | None]:
-        """The events of a response; None as a sign of life."""
+    ) -> AsyncGenerator[dict[str, Any] | Waiting]:
+        """The events of a response, and signs of life between them."""
         begun = self._object("in_progress", [])
         yield {"type": "response.created", "response": begun}
         yield {"type": "response.in_progress", "response": begun}
@@ -150,7 +149,7 @@ class ResponseWriter:
         async with aclosing(read.turns(pause_s)) as turns:
             async for turn in turns:
                 if isinstance(turn, Waiting):
-                    yield None
+                    yield turn
                     continue
                 reply.add(turn)
                 for event in items.write(turn):
@@ -169,7 +168,7 @@ class ResponseWriter:
     def _event(self, event: dict[str, Any]) -> bytes:
         kind = str(event["type"]).encode()
         numbered = {**event, "sequence_number": next(self._numbers)}
-        return b"event: " + kind + b"\ndata: " + orjson.dumps(numbered) + b"\n\n"
+        return b"event: " + kind + b"\ndata: " + encode(numbered) + b"\n\n"
 
     def _object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         asked = self._asked

@@ -1,0 +1,198 @@
+"""No client holds a connection without asking, by slow or endless headers, or by silence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from doubles.gateway_thread import GatewayThread, running_gateway
+from doubles.scripted_head import ScriptedCluster
+from doubles.tiny_model import say
+from pomona.errors import ConfigurationError
+from pomona_gateway.service import serve
+from pomona_gateway.settings import GatewaySettings
+
+MODEL = "tiny"
+HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
+PATIENCE_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def hasty(cluster: ScriptedCluster) -> Iterator[GatewayThread]:
+    """A gateway that waits for headers only a moment."""
+    with running_gateway(cluster, headers_deadline_s=0.3) as gateway:
+        yield gateway
+
+
+def connect(gateway: GatewayThread) -> socket.socket:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+
+
+def read_all(raw: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    parts: list[bytes] = []
+    try:
+        while part := raw.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def drip(raw: socket.socket, what: bytes) -> bytes:
+    """Send byte by byte, slowly, until the other side has closed; what it said."""
+    raw.settimeout(0.02)
+    said = b""
+    end = time.monotonic() + PATIENCE_S
+    for n in range(10**6):
+        assert time.monotonic() < end, "the connection was never closed"
+        try:
+            raw.sendall(what[n % len(what) : n % len(what) + 1])
+            part = raw.recv(65536)
+        except TimeoutError:
+            continue
+        except (ConnectionResetError, BrokenPipeError):
+            return said
+        if not part:
+            return said
+        said += part
+    raise AssertionError
+
+
+def error_of(answer: bytes, status: int) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"\r\nx-request-id: req_" in head.lower()
+    assert b"\r\nconnection: close" in head.lower()
+    return json.loads(body)["error"]
+
+
+def test_headers_that_come_byte_by_byte_are_cut_off_with_408(hasty: GatewayThread) -> None:
+    with connect(hasty) as raw:
+        answer = drip(raw, HEAD + b"x-slow: " + b"a" * 10_000)
+    error = error_of(answer, 408)
+    assert error["code"] == "headers_timeout"
+    assert "POMONA_GATEWAY_HEADERS_DEADLINE_S" in error["message"]
+    page = httpx.get(f"{hasty.url}/metrics").text
+    assert 'request_refused_total{code="headers_timeout",model_name="",status="408"} 1.0' in page
+
+
+def test_a_later_request_of_a_connection_has_the_same_deadline(hasty: GatewayThread) -> None:
+    with connect(hasty) as raw:
+        raw.sendall(HEAD + b"\r\n")
+        answer = b""
+        while not answer.endswith(b'{"status":"ok"}'):
+            answer += raw.recv(65536)
+        assert error_of(drip(raw, HEAD * 1000), 408)["code"] == "headers_timeout"
+
+
+def test_a_connection_without_a_request_is_closed_in_silence(hasty: GatewayThread) -> None:
+    with connect(hasty) as raw:
+        assert read_all(raw) == b""
+
+
+def test_a_body_that_nobody_reads_has_an_end_too(hasty: GatewayThread) -> None:
+    with connect(hasty) as raw:
+        raw.sendall(HEAD + b"content-length: 1000000\r\n\r\n")
+        assert drip(raw, b"x").startswith(b"HTTP/1.1 200")
+
+
+def test_whoever_has_sent_a_request_may_wait_longer_for_its_answer(
+    hasty: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = lambda _: say("hello " * 6, step_s=0.1)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    with httpx.Client(base_url=hasty.url) as client:
+        for _ in range(2):
+            answer = client.post("/v1/chat/completions", json=body)
+            assert answer.text.endswith("data: [DONE]\n\n")
+            assert answer.elapsed.total_seconds() > 2 * hasty.settings.headers_deadline_s
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (HEAD + b"x-big: " + b"a" * 50_000, 431, "headers_too_large"),
+        (b"GET /" + b"a" * 50_000, 431, "headers_too_large"),
+        (HEAD + b"x: y\r\n" * 200 + b"connection: close\r\n\r\n", 431, "too_many_headers"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400, "invalid_http"),
+        (b"HELO there\r\n\r\n", 400, "invalid_http"),
+        (HEAD + b"content-length: -1\r\n\r\n", 400, "invalid_http"),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400, "invalid_http"),
+    ],
+)
+def test_a_request_without_usable_headers_is_refused_like_any_other(
+    gateway: GatewayThread, sent: bytes, status: int, code: str
+) -> None:
+    with connect(gateway) as raw:
+        raw.sendall(sent)
+        answer = read_all(raw)
+    assert error_of(answer, status)["code"] == code
+
+
+def test_chunks_that_are_none_end_the_connection_and_no_other(gateway: GatewayThread) -> None:
+    path = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+    with connect(gateway) as raw:
+        raw.sendall(path + b"transfer-encoding: chunked\r\n\r\nnot a size\r\n")
+        assert error_of(read_all(raw), 400)["code"] == "invalid_http"
+    assert httpx.get(f"{gateway.url}/health").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority's certificate, one of its own for localhost, and strangers."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name in ("own", "other"):
+        made = authority.issue_cert("localhost", "127.0.0.1")
+        made.private_key_pem.write_to_path(folder / f"{name}.key")
+        for blob in made.cert_chain_pems:
+            blob.write_to_path(folder / f"{name}.pem", append=True)
+    (folder / "junk.pem").write_text("no certificate")
+    return folder
+
+
+def test_a_client_talks_https_when_there_is_a_certificate(
+    cluster: ScriptedCluster, certificates: Path
+) -> None:
+    cluster.head.script = lambda _: say("hello")
+    pair = {"tls_certificate": certificates / "own.pem", "tls_key": certificates / "own.key"}
+    with running_gateway(cluster, **pair) as gateway:
+        assert gateway.url.startswith("https://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        with httpx.Client(base_url=gateway.url, verify=trust) as client:
+            asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+            answer = client.post("/v1/chat/completions", json=asked)
+            assert answer.json()["choices"][0]["message"]["content"] == "hello"
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{gateway.url}/health")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{gateway.url.replace('https', 'http')}/health")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key"), [("own.pem", "other.key"), ("junk.pem", "own.key")]
+)
+def test_a_certificate_that_does_not_fit_its_key_is_refused_at_the_start(
+    certificates: Path, tmp_path: Path, certificate: str, key: str
+) -> None:
+    settings = GatewaySettings(
+        port=0,
+        state_dir=tmp_path,
+        tls_certificate=certificates / certificate,
+        tls_key=certificates / key,
+    )
+    with pytest.raises(ConfigurationError, match="TLS_CERTIFICATE"):
+        asyncio.run(serve(settings, asyncio.Event()))

@@ -1,0 +1,126 @@
+"""``/metrics`` says what happened, under vLLM's names and with vLLM's buckets
+(https://docs.vllm.ai/en/stable/design/metrics/)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import httpx
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from doubles.gateway_thread import GatewayThread, wait_for
+from doubles.scripted_head import ScriptedCluster
+from doubles.tiny_model import say
+
+MODEL = "org/tiny"
+REPLY = "hello world"
+PROMPT = "abcdefgh"
+
+FIRST_TOKEN = (
+    "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560"
+)
+TOKEN = "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80"
+REQUEST = "0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680"
+BUCKETS = {
+    "time_to_first_token_seconds": FIRST_TOKEN,
+    "inter_token_latency_seconds": TOKEN,
+    "request_time_per_output_token_seconds": TOKEN,
+    "e2e_request_latency_seconds": REQUEST,
+    "request_queue_time_seconds": REQUEST,
+    "request_inference_time_seconds": REQUEST,
+    "request_prefill_time_seconds": REQUEST,
+    "request_decode_time_seconds": REQUEST,
+}
+COUNTS = {"request_prompt_tokens", "request_generation_tokens", "request_params_max_tokens"}
+GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"}
+COUNTERS = {"prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits"}
+
+
+class Page:
+    """What a gateway's ``/metrics`` says."""
+
+    def __init__(self, gateway: GatewayThread) -> None:
+        text = httpx.get(f"{gateway.url}/metrics").text
+        self.families: dict[str, Metric] = {x.name: x for x in text_string_to_metric_families(text)}
+        self._values: dict[str, dict[frozenset[tuple[str, str]], float]] = defaultdict(dict)
+        for family in self.families.values():
+            for sample in family.samples:
+                labels = frozenset(sample.labels.items())
+                self._values[sample.name.removeprefix("pomona_")][labels] = sample.value
+
+    def value(self, name: str, **labels: str) -> float:
+        whole = frozenset({"model_name": MODEL, **labels}.items())
+        return self._values[name].get(whole, 0.0)
+
+
+def ask(gateway: GatewayThread, **change: Any) -> httpx.Response:
+    body = {"model": MODEL, "prompt": PROMPT, "max_tokens": 50, **change}
+    return httpx.post(f"{gateway.url}/v1/completions", json=body)
+
+
+def test_real_traffic_is_told_under_vllms_names(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = lambda _: say(REPLY, cached=3, step_s=0.01)
+    cluster.sequence_tokens = 250
+    cluster.change()
+    before = Page(gateway)
+    used = [ask(gateway).json()["usage"], ask(gateway, max_tokens=2).json()["usage"]]
+    assert ask(gateway, stream=True).text.endswith("[DONE]\n\n")
+    used.append(used[0])
+    assert ask(gateway, temperature=-1).status_code == 400
+    assert ask(gateway, prompt=[10**6]).status_code == 400
+    wait_for(lambda: Page(gateway).value("kv_cache_usage_perc") == 0.25, "the KV use")
+    page = Page(gateway)
+
+    for name, bounds in BUCKETS.items():
+        family = page.families[f"pomona_{name}"]
+        assert family.type == "histogram"
+        found = [x.labels["le"] for x in family.samples if x.name.endswith("_bucket")]
+        assert [float(x) for x in found] == [*map(float, bounds.split()), float("inf")], name
+    for name in BUCKETS.keys() | COUNTS:
+        first = page.families[f"pomona_{name}"].samples[0]
+        assert first.labels["model_name"] == MODEL
+        observed = page.value(f"{name}_count") - before.value(f"{name}_count")
+        tokens = sum(x["completion_tokens"] for x in used)
+        assert observed == (tokens - 3 if name == "inter_token_latency_seconds" else 3), name
+    for name in GAUGES:
+        assert page.families[f"pomona_{name}"].type == "gauge"
+    assert page.value("num_requests_running") == page.value("num_requests_waiting") == 0
+
+    gained = {
+        name: page.value(f"{name}_total") - before.value(f"{name}_total") for name in COUNTERS
+    }
+    assert gained == {
+        "prompt_tokens": 3 * len(PROMPT),
+        "generation_tokens": sum(x["completion_tokens"] for x in used),
+        "prefix_cache_queries": 3 * len(PROMPT),
+        "prefix_cache_hits": 9,
+    }
+    assert page.value("request_success_total", finished_reason="stop") == 2
+    assert page.value("request_success_total", finished_reason="length") == 1
+    refused = {"status": "400", "code": "invalid_value"}
+    assert page.value("request_refused_total", **refused) == 1
+    assert page.value("request_refused_total", model_name="", **refused) == 1
+    decode = page.value("request_decode_time_seconds_sum")
+    inference = page.value("request_inference_time_seconds_sum")
+    assert 0 < decode < inference < page.value("e2e_request_latency_seconds_sum")
+
+
+def test_requests_are_waiting_until_their_prompt_is_begun(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.head.script = lambda _: say(REPLY, places=(2, 1), step_s=0.2)
+    with httpx.stream(
+        "POST",
+        f"{gateway.url}/v1/completions",
+        json={"model": MODEL, "prompt": PROMPT, "stream": True},
+    ) as answer:
+        wait_for(lambda: Page(gateway).value("num_requests_waiting") == 1, "a waiting request")
+        assert Page(gateway).value("num_requests_running") == 0
+        wait_for(lambda: Page(gateway).value("num_requests_running") == 1, "a running request")
+        assert Page(gateway).value("num_requests_waiting") == 0
+        answer.read()
+    wait_for(lambda: Page(gateway).value("num_requests_running") == 0, "the end")

@@ -1,0 +1,105 @@
+"""A client that waits is told where it stands, and its way to the head may change."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from doubles.relay import relay
+from doubles.scripted_head import ScriptedCluster
+from doubles.tiny_model import say
+
+MODEL = "tiny"
+REPLY = "hello"
+USER = [{"role": "user", "content": "hi"}]
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": USER},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"messages": USER, "max_tokens": 9},
+}
+
+
+def comments(gateway: GatewayThread, path: str) -> list[str]:
+    """The comments of a streamed answer, each once when it comes several times in a row."""
+    body = {"model": MODEL, "stream": True, **ASKED[path]}
+    text = httpx.post(f"{gateway.url}{path}", json=body).text
+    assert "hello" in re.sub(r'"[^"]*hello', "hello", text)
+    lines = [line[2:] for line in text.splitlines() if line.startswith(": ")]
+    found = [line for line in lines if line != "accepted"]
+    return [x for n, x in enumerate(found) if n == 0 or found[n - 1] != x]
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_stream_tells_its_place_in_the_queue_and_then_how_much_of_the_prompt_is_done(
+    cluster: ScriptedCluster, path: str
+) -> None:
+    cluster.head.script = lambda _: say(REPLY, places=(3, 1), prefilled=(7,), step_s=0.1)
+    with running_gateway(cluster, keep_alive_s=0.03) as gateway:
+        found = comments(gateway, path)
+    told = [re.sub(r"/\d+", "/n", x) for x in found]
+    assert [x for x in told if x != "prompt 0/n"] == ["queued at 3", "queued at 1", "prompt 7/n"]
+
+
+def test_reports_come_at_most_once_a_second(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    many = tuple(range(40, 0, -1))
+    cluster.head.script = lambda _: say(REPLY, places=many, prefilled=many, step_s=0.005)
+    assert comments(gateway, "/v1/chat/completions") == ["queued at 40"]
+
+
+def test_the_gateway_goes_to_the_head_by_the_planners_address_and_follows_it(
+    cluster: ScriptedCluster,
+) -> None:
+    cluster.head.script = lambda _: say(REPLY * 4, step_s=0.02)
+    with relay(cluster.head.endpoint) as first, relay(cluster.head.endpoint) as second:
+        cluster.address = first.endpoint
+        try:
+            with running_gateway(cluster) as gateway:
+                assert first.connections == 1
+                cluster.head.submitted.clear()
+                body = {"model": MODEL, "stream": True, "messages": USER}
+                url = f"{gateway.url}/v1/chat/completions"
+                with httpx.stream("POST", url, json=body) as answer:
+                    parts = answer.iter_text()
+                    begun = next(parts)
+                    cluster.address = second.endpoint
+                    cluster.change()
+                    wait_for(lambda: httpx.post(url, json={**body, "n": 2}).is_success, "others")
+                    wait_for(lambda: second.connections == 1, "the new way")
+                    text = begun + "".join(parts)
+                said = re.findall(r'"content":"([^"]*)"', text)
+                assert "".join(said) == REPLY * 4
+                assert {x.submit.attempt for x in cluster.head.requests()} == {0}
+        finally:
+            cluster.address = ""
+            cluster.change()
+
+
+def test_a_request_is_cancelled_by_the_way_that_is_there_now(cluster: ScriptedCluster) -> None:
+    slow = replace(say(REPLY * 20), step_s=0.05)
+    cluster.head.script = lambda _: slow
+    with relay(cluster.head.endpoint) as first, relay(cluster.head.endpoint) as second:
+        cluster.address = first.endpoint
+        try:
+            with running_gateway(cluster) as gateway:
+                body = {"model": MODEL, "stream": True, "messages": USER}
+                url = f"{gateway.url}/v1/chat/completions"
+                cluster.head.cancelled.clear()
+                with httpx.stream("POST", url, json=body) as answer:
+                    parts = answer.iter_text()
+                    next(parts)
+                    cluster.address = second.endpoint
+                    cluster.change()
+                    wait_for(lambda: first.closed, "the end of the old way")
+                wait_for(lambda: cluster.head.cancelled, "a cancel")
+                assert second.connections == 1
+        finally:
+            cluster.address = ""
+            cluster.change()

@@ -1,0 +1,75 @@
+"""Replies to generated JSON Schemas validate, or the gateway refuses the schema before a token.
+
+The grammars, the tail and the lanes are the real ones; a random model draws the tokens, which
+tries more of a grammar than one that knows what JSON looks like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import jsonschema
+
+from doubles.random_llama import vocabulary_pipeline
+from pomona.errors import RequestError
+from pomona.messages.data import Sampling
+from pomona.models import EMBEDDED_MODEL
+from pomona.models.vocabulary import read_vocabulary
+from pomona_gateway.grammar import GrammarCheck, JsonShape, body_grammar
+from pomona_gateway.settings import GatewaySettings
+from pomona_gateway.tokenizer import load_language_model
+from schemas import generated_schemas
+
+COUNT = 200
+MAX_TOKENS = 700
+
+
+def test_every_reply_validates_or_its_schema_was_refused_with_a_reason() -> None:
+    language = load_language_model(EMBEDDED_MODEL)
+    schemas = generated_schemas(COUNT)
+    check = GrammarCheck(GatewaySettings(node="near", grammar_deadline_s=60.0))
+
+    async def prove() -> list[str | RequestError]:
+        proved: list[str | RequestError] = []
+        for schema in schemas:
+            try:
+                proved.append(await check.check(language, body_grammar(JsonShape(schema, "here"))))
+            except RequestError as error:
+                proved.append(error)
+        return proved
+
+    try:
+        grammars = asyncio.run(prove())
+    finally:
+        check.close()
+    line = vocabulary_pipeline()
+    clients = [
+        line.submit(
+            f"r{number}",
+            range(1 + number % 7),
+            Sampling(
+                max_tokens=MAX_TOKENS, seed=number, stop_ids=language.stop_ids, grammar=grammar
+            ),
+        )
+        if isinstance(grammar, str)
+        else grammar
+        for number, grammar in enumerate(grammars)
+    ]
+    line.run()
+    decode = read_vocabulary(language.facts.path).decode
+    validators = jsonschema.Draft202012Validator
+    wrong: list[tuple[dict[str, Any], str]] = []
+    answered = 0
+    for schema, client in zip(schemas, clients, strict=True):
+        if isinstance(client, RequestError):
+            assert (client.status, client.param) == (400, "here")
+            assert client.message
+            continue
+        text = decode(client.tokens)
+        if client.finish != "stop" or not validators(schema).is_valid(json.loads(text)):
+            wrong.append((schema, text))
+        answered += 1
+    assert wrong == []
+    assert COUNT * 3 // 4 <= answered < COUNT
