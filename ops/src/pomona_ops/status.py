@@ -206,8 +206,12 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
                 f"  one user: predicted {said.tokens_per_second:.1f} tok/s "
                 f"(ceiling {said.ceiling_tokens_per_second:.1f}), "
                 + (f"measured {measured:.1f}" if measured else "not measured yet")
-                + f"; {said.users} users: {said.users_tokens_per_second:.1f}; first token of "
-                f"{said.prompt_tokens} after {said.first_token_s:.1f} s"
+                + (
+                    f"; {said.users} users together: {said.users_tokens_per_second:.1f}"
+                    if said.users > 1
+                    else ""
+                )
+                + f"; first token of {said.prompt_tokens} after {said.first_token_s:.1f} s"
             )
         )
         parts += [Text(f"  {note}", style="dim") for note in said.notes]
