@@ -89,6 +89,7 @@ def test_a_request_is_cancelled_by_the_way_that_is_there_now(cluster: ScriptedCl
         cluster.address = first.endpoint
         try:
             with running_gateway(cluster) as gateway:
+                wait_for(lambda: first.connections, "a message by the first way")
                 body = {"model": MODEL, "stream": True, "messages": USER}
                 url = f"{gateway.url}/v1/chat/completions"
                 cluster.head.cancelled.clear()
