@@ -16,6 +16,7 @@ from pomona.models.safetensors_index import TensorPlace, read_json, read_tensor_
 __all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_HEAD = re.compile(r"head|(?:^|\.)output\.weight$")
 _NOT_TEXT = re.compile(r"vision|visual|audio|projector|image|vit\.")
 _ROUTED = re.compile(r"\bexperts\.|switch_mlp\.|block_sparse_moe\.experts")
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "fp8"}
@@ -57,7 +58,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
             head.append(name)
     if not embedding:
         raise ModelError(f"{path} holds no token embedding; its safetensors files are incomplete")
-    tied = not any("head" in name for name in head)
+    tied = not any(_HEAD.search(name) for name in head)
     caches = [layer_cache(text, i, names) for i, names in enumerate(layers)]
     idle = text.idle_share
     templates = _chat_template(path)
