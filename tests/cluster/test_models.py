@@ -71,7 +71,7 @@ def alone(folder: Path, text: str) -> list[str]:
     model.set_dtype(mx.float32)
     language = load_language_model(str(folder))
     prompt = language.templates["default"].render([{"role": "user", "content": text}])
-    ids = language.tokenizer.encode(prompt, chat=True)
+    ids = list(language.tokenizer.encode(prompt, chat=True))
     tokens: list[str] = []
     for token, _ in generate_step(mx.array(ids), model, max_tokens=32):
         if int(token) == config["eos_token_id"]:

@@ -45,13 +45,17 @@ def write_as_internlm2(folder: Path) -> Path:
     header = read_gguf_header(path)
     eos = int(header.fields["tokenizer.ggml.eos_token_id"])
     config |= {"model_type": "internlm2", "bias": False, "eos_token_id": eos}
-    read = read_weights(EMBEDDED_MODEL, 0, config["num_hidden_layers"], lambda *_, **__: None)
+    read = read_weights(EMBEDDED_MODEL, 0, config["num_hidden_layers"], _unwatched)
     halves = {name: array.astype(mx.float16) for name, array in read.arrays.items()}
     write_folder(folder, _as_internlm2(halves, config), config, files=2)
     read_vocabulary(path).save(str(folder / "tokenizer.json"))
     template = header.fields["tokenizer.chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return folder
+
+
+def _unwatched(done: int, total: int, fetching: bool = False) -> None:
+    """Nobody waits for its progress."""
 
 
 def _as_internlm2(stored: dict[str, mx.array], config: dict[str, Any]) -> dict[str, mx.array]:
