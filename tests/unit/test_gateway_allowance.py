@@ -51,9 +51,11 @@ def test_interactive_comes_first_and_who_has_much_in_the_works_later() -> None:
     assert allowances.priority("k", True) < allowances.priority("k", False)
     for _ in range(8):
         allowances.begin("k", KeyLimits(), 0.0)
-    assert allowances.priority("k", True) > allowances.priority("other", False)
+    assert allowances.priority("k", True) > allowances.priority("other", True)
+    assert allowances.priority("k", False) > allowances.priority("other", False)
     for _ in range(100):
         allowances.begin("k", KeyLimits(), 0.0)
+    assert allowances.priority("k", True) < allowances.priority("other", False)
     assert allowances.priority("k", False) == 9
 
 

@@ -318,6 +318,19 @@ def test_prompts_are_begun_by_priority_and_within_it_in_the_order_of_arrival() -
     assert opened == ["running", "a", "b", "c", "d", "e"]
 
 
+def test_what_is_not_urgent_waits_behind_later_requests_for_a_while_but_not_for_ever() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
+    line.submit("running", range(10), greedy(2))
+    line.moves()[0]()
+    line.submit("title", range(10), greedy(2), priority=5)
+    for name, moment in (("soon", 1.0), ("later", 24.0), ("too late", 26.0)):
+        line.now = moment
+        line.submit(name, range(10), greedy(2))
+    line.run()
+    opened = [op.request for step in line.steps for op in step.ops if isinstance(op, Open)]
+    assert opened == ["running", "soon", "later", "title", "too late"]
+
+
 def test_a_share_fills_its_part_of_the_queue_and_others_still_get_in() -> None:
     line = pipeline(
         Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1, max_waiting=8)

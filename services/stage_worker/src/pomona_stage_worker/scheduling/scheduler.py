@@ -33,7 +33,7 @@ from pomona_stage_worker.scheduling.limits import Limits
 from pomona_stage_worker.scheduling.pace import Pace
 from pomona_stage_worker.scheduling.prefixes import PrefixIndex
 from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
-from pomona_stage_worker.scheduling.waiting import Waiting
+from pomona_stage_worker.scheduling.waiting import PRIORITY_S, Waiting
 
 RETRY_AFTER_S = 5
 TELL_QUEUE_S = 1.0
@@ -157,6 +157,7 @@ class Scheduler:
                     replied=submit.emitted,
                     expires_at=now + submit.deadline_s,
                     arrived=self._arrivals,
+                    turn=now + submit.priority * PRIORITY_S,
                     scored=submit.scored,
                 )
             )

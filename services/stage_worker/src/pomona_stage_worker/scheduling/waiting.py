@@ -1,4 +1,4 @@
-"""The requests that wait for their turn: interactive before background, then as they came."""
+"""The requests that wait for their turn: the most urgent first, but none for ever."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 from pomona.messages.data import MAX_PLACES, Queued, QueuePlace, Submit
 from pomona_stage_worker.scheduling.state import Sequence
+
+PRIORITY_S = 5.0
+"""A step of priority counts as having come so many seconds later. So whoever comes later than
+that, however urgent, waits behind, and nobody starves."""
 
 
 class Waiting:
@@ -48,7 +52,7 @@ class Waiting:
     def add(self, sequence: Sequence) -> None:
         sequence.phase = "waiting"
         self._sequences.append(sequence)
-        self._sequences.sort(key=lambda x: (x.submit.priority, x.arrived))
+        self._sequences.sort(key=lambda x: (x.turn, x.arrived))
 
     def remove(self, sequence: Sequence) -> None:
         self._sequences.remove(sequence)
