@@ -40,6 +40,8 @@ class GrammarError(PomonaError):
 class Grammars:
     """Makes the constraints of one model's sequences, beside the thread that runs the steps.
 
+    Its threads end with the last reference to it, which the stage of an epoch holds.
+
     Args:
         path: the model's folder or GGUF file, for its vocabulary; read at the first use.
         vocab_size: width of the logits, which may be more than the tokenizer knows.
@@ -57,10 +59,6 @@ class Grammars:
         stop_ids = op.sampling.stop_ids
         matcher = self._compilers.submit(self._compile, op.sampling.grammar, emitted, stop_ids)
         return GrammarConstraint(matcher, self._vocab_size, stop_ids, self._followers)
-
-    def close(self) -> None:
-        for pool in (self._compilers, self._followers):
-            pool.shutdown(wait=False, cancel_futures=True)
 
     @cached_property
     def _rules(self) -> str:
