@@ -15,7 +15,7 @@ from pomona_ops.bench.clusters import running_yardstick
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.ports import LOOPBACK
 
-REPLY = 12
+REPLY = 8
 CROWD = 7
 STORY = "The lighthouse keeper counted the ships, wrote their names down, and lit the lamp. "
 TEXTS = [
@@ -29,7 +29,7 @@ TEXTS = [
     "Q: Why is the sky blue?\nA:",
     "x",
     STORY * 12,
-    STORY * 36,
+    STORY * 32,
 ]
 
 
