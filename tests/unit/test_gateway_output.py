@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pomona_gateway.output import (
@@ -242,6 +242,7 @@ PIECES = ["<", "<think>", "</think>", "<tool_call>", "</tool_call>", "{", "z"]
     st.sampled_from(sorted(CASES)),
     st.lists(st.sampled_from(PIECES), max_size=9),
 )
+@example("glm", ["<tool_call>", "z"])
 def test_whatever_a_model_writes_the_parser_ends_and_says_something(
     name: str, pieces: list[str]
 ) -> None:

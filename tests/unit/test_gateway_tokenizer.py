@@ -89,6 +89,7 @@ def test_a_template_file_wins_over_the_one_in_the_configuration(tmp_path: Path) 
         ("{{ messages[9]['x'] }}", "no element 9"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ 'x' * none }}", "TypeError"),
+        ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
     ],
 )
 def test_what_a_template_refuses_is_a_400_with_its_words(source: str, expected: str) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import mlx.nn as nn
 import mlx_lm.utils
 import pytest
 from mlx_lm.models import llama, mixtral
+from rich.console import Console
 
 from doubles.folders import CONFIG, tensors_of, write_folder
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import read_facts
 from pomona.models.safetensors_index import read_tensor_places
+from pomona_ops.models.show import print_facts
 from pomona_stage_worker.loading import assemble, read_weights
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 
@@ -324,6 +327,22 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
         read_weights(str(tmp_path), 0, 1, nothing)
     with pytest.raises(ModelUnsupportedError):
         read_facts(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_a_known_family_does_not_need_is_named_and_never_run(tmp_path: Path) -> None:
+    write_folder(tmp_path, tensors_of(random_model()))
+    _set(tmp_path, auto_map={"AutoModel": "evil.Model"}, trust_remote_code=True)
+    custom = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(custom))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never")
+    facts = read_facts(str(tmp_path))
+    assert facts.unused_code == ("config.json", "evil.py", "tokenizer_config.json")
+    output = StringIO()
+    print_facts(facts, Console(file=output, width=200))
+    assert "code offered by config.json, evil.py" in output.getvalue()
+    assemble(read_weights(str(tmp_path), 0, 1, nothing))
     assert not (tmp_path / "ran").exists()
 
 

@@ -30,6 +30,8 @@ DATA_HIGH_WATER_MARK: Final = 4096
 CONTROL_HIGH_WATER_MARK: Final = 1024
 MAX_MESSAGE_BYTES: Final = codec.MAX_TENSOR_BYTES
 FAREWELL_LINGER_MS: Final = 500
+COPY_BYTES: Final = 65536
+"""Frames under this are copied when they are sent, as pyzmq itself would."""
 
 _link_numbers = itertools.count(1)
 
@@ -138,12 +140,22 @@ class Push:
         )
         frames = codec.encode_message(envelope, buffers)
         try:
-            self._socket.send_multipart(frames, flags=0 if wait else zmq.DONTWAIT, copy=False)
+            self._send_frames(frames, 0 if wait else zmq.DONTWAIT)
         except zmq.Again as error:
             raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
         self._seq += 1
         # The thread that puts it on the wire goes first, should it need this processor.
         os.sched_yield()
+
+    def _send_frames(self, frames: Sequence[Buffer], flags: int) -> None:
+        """As send_multipart, less what that does in Python: a fifth of a small message's way.
+
+        A small frame is copied, which costs less than keeping account of its owner.
+        """
+        last = len(frames) - 1
+        for index, frame in enumerate(frames):
+            more = zmq.SNDMORE if index < last else 0
+            self._socket.send(frame, flags | more, copy=len(frame) < COPY_BYTES)
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close; what was sent may still go out within ``linger_s`` seconds."""
@@ -173,7 +185,9 @@ class Pull:
             self._timeout_ms = timeout_ms
             self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
         try:
-            frames = self._socket.recv_multipart(0 if timeout_ms else zmq.DONTWAIT, copy=False)
+            frames = [self._socket.recv(0 if timeout_ms else zmq.DONTWAIT, copy=False)]
+            while frames[-1].more:
+                frames.append(self._socket.recv(copy=False))
         except zmq.Again:
             return None
         if len(frames) == 1 and not len(frames[0].buffer):

@@ -103,6 +103,8 @@ def _lines(facts: ModelFacts) -> list[tuple[str, str]]:
         ("tool calls", facts.tool_parser),
         ("reasoning", facts.reasoning_parser),
         ("sampling", ", ".join(f"{k} {v:g}" for k, v in facts.sampling.items())),
+        ("never run", f"code offered by {', '.join(facts.unused_code)}"
+                      if facts.unused_code else ""),
         ("from", facts.source or str(facts.path)),
         ("computed", ", ".join(facts.computed)),
     ]  # fmt: skip

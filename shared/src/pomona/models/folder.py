@@ -16,10 +16,12 @@ from pomona.models.safetensors_index import TensorPlace, read_json, read_tensor_
 __all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_HEAD = re.compile(r"head|(?:^|\.)output\.weight$")
 _NOT_TEXT = re.compile(r"vision|visual|audio|projector|image|vit\.")
 _ROUTED = re.compile(r"\bexperts\.|switch_mlp\.|block_sparse_moe\.experts")
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "fp8"}
 _GROUP_SIZES = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
+_CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
 
 
@@ -57,7 +59,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
             head.append(name)
     if not embedding:
         raise ModelError(f"{path} holds no token embedding; its safetensors files are incomplete")
-    tied = not any("head" in name for name in head)
+    tied = not any(_HEAD.search(name) for name in head)
     caches = [layer_cache(text, i, names) for i, names in enumerate(layers)]
     idle = text.idle_share
     templates = _chat_template(path)
@@ -87,6 +89,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
         reasoning_parser=reasoning,
         sampling=_sampling(path),
         legal_cuts=legal_cuts(text),
+        unused_code=_unused_code(path),
     )
 
 
@@ -151,6 +154,17 @@ def _quantization(config: Mapping[str, Any], places: Mapping[str, TensorPlace]) 
         sizes[place.dtype] = sizes.get(place.dtype, 0) + place.stored_bytes
     dtype = max(sizes, key=lambda x: sizes[x], default="")
     return _DTYPES.get(dtype, dtype.lower())
+
+
+def _unused_code(path: Path) -> tuple[str, ...]:
+    """What other software might run: Python files, and configurations that name classes."""
+    scripts = [file.name for file in path.glob("*.py")]
+    offering = [
+        name
+        for name in ("config.json", "tokenizer_config.json")
+        if (path / name).is_file() and read_json(path / name).keys() & _CODE_KEYS
+    ]
+    return tuple(sorted([*scripts, *offering]))
 
 
 def _chat_template(path: Path) -> str:

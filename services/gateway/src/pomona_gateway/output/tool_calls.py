@@ -72,9 +72,13 @@ def read_xml_call(text: str, schemas: Schemas) -> list[Part] | None:
 
 
 def read_glm_call(text: str, schemas: Schemas) -> list[Part] | None:
-    """``NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`` (GLM 4.5 and later)."""
-    name = text.split("<arg_key>", 1)[0].strip()
-    if not name or len(name.split()) > 1:
+    """``NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>`` (GLM 4.5 and later).
+
+    A bare name calls a tool without arguments; a word that names no tool is text.
+    """
+    name, first_key, _ = text.partition("<arg_key>")
+    name = name.strip()
+    if not name or len(name.split()) > 1 or not (first_key or name in schemas):
         return None
     return _typed(name, _ARGUMENT.findall(text), schemas)
 
