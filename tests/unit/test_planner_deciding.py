@@ -288,8 +288,10 @@ def anywhere(name: str) -> Beacon:
     return replace(worker(name), endpoints={"data": "tcp://0.0.0.0:7"})
 
 
-def seeing(node: str, other: str, address: str, dead: tuple[str, ...] = ()) -> Beacon:
-    link = LinkFacts(other, address, "ethernet", 100.0, 1.0, 1e9, 1e6, (), dead)
+def seeing(
+    node: str, other: str, address: str, dead: tuple[str, ...] = (), others: tuple[str, ...] = ()
+) -> Beacon:
+    link = LinkFacts(other, address, "ethernet", 100.0, 1.0, 1e9, 1e6, others, dead)
     return beacon_of("discovery", node, facts={"links": (link,)})
 
 
@@ -312,6 +314,32 @@ def test_an_address_that_died_is_replaced_by_another_one_of_the_node() -> None:
     assert after.epoch == 2
     assert "b does not answer at 10.0.0.2 any more" in after.reason
     assert after.stages[1].address == "tcp://10.9.0.2:7"
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "b"), ("b", "a")])
+def test_a_cable_that_dies_is_left_both_ways_at_once_whoever_sees_it_first(
+    first: str, second: str
+) -> None:
+    last = {"a": 1, "b": 2}
+    fast, slow = ({node: f"10.{network}.0.{last[node]}" for node in "ab"} for network in (72, 71))
+    workers, keeper = [anywhere("a"), anywhere("b")], decider()
+    before = {
+        first: seeing(first, second, fast[second], (), (slow[second],)),
+        second: seeing(second, first, fast[first], (), (slow[first],)),
+    }
+    keeper.decide(workers, 1, 0.0, list(before.values()))
+    half = before | {first: seeing(first, second, slow[second], (fast[second],))}
+    after = keeper.decide(workers, 2, 1.0, list(half.values()))
+    assert after.epoch == 2
+    assert [x.address for x in after.stages] == [f"tcp://{slow[node]}:7" for node in "ab"]
+    whole = half | {second: seeing(second, first, slow[first], (fast[first],))}
+    assert keeper.decide(workers, 3, 2.0, list(whole.values())).epoch == 2
+
+
+def test_an_address_in_doubt_is_used_when_it_is_the_only_one() -> None:
+    seen = [seeing("a", "b", "10.0.0.2"), seeing("b", "a", "10.9.0.1", ("10.0.0.1",))]
+    found = decider().decide([anywhere("a"), anywhere("b")], 1, 0.0, seen)
+    assert [x.address for x in found.stages] == ["tcp://10.9.0.1:7", "tcp://10.0.0.2:7"]
 
 
 def measured(pipeline: Pipeline, times_as_long: float) -> list[Beacon]:

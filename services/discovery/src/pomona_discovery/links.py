@@ -110,7 +110,8 @@ class Links:
 
     def _of(self, name: str, node: _Node) -> LinkFacts:
         best = node.measured.get(node.best)
-        others = tuple(sorted(address for address in node.measured if address != node.best))
+        ranked = sorted(node.measured.values(), key=lambda one: one.typical_s)
+        others = tuple(one.address for one in ranked if one.address != node.best)
         dead = tuple(sorted(node.dead))
         if best is None:
             return LinkFacts(name, "", "", 0.0, 0.0, 0.0, 0.0, others, dead)

@@ -12,13 +12,13 @@ from pomona.addresses import WILDCARDS, measured_way
 from pomona.messages.control import Beacon, DiscoveryFacts, LinkFacts, Stage
 
 
-def address_of(worker: Beacon, sender: Beacon, others: Iterable[Beacon]) -> str | None:
+def address_of(worker: Beacon, sender: Beacon, others: Sequence[Beacon]) -> str | None:
     """Where a sender reaches a worker: empty when it is where the worker says that it listens,
     None when that is not known yet."""
     endpoint = worker.endpoints.get("data", "")
     if endpoint.removeprefix("tcp://").rpartition(":")[0] not in WILDCARDS:
         return ""
-    links = {sender.node: tuple(_links_from(sender.node, others))}
+    links = {name: tuple(_links_from(name, others)) for name in (sender.node, worker.node)}
     return measured_way(endpoint, worker.node, sender.node, links) or None
 
 

@@ -118,7 +118,7 @@ class LinkFacts:
         rtt_us, rtt_spread_us: round trip of a small message, median and half the distance
             between the quartiles.
         bytes_per_s, spread_bytes_per_s: one way, of a large message, the same.
-        others: addresses that were measured too, and are slower.
+        others: addresses that were measured too, and are slower; the quickest of them first.
         dead: addresses that do not answer.
     """
 
