@@ -389,7 +389,7 @@ class Scheduler:
             candidates = [*self._prefilling, *idle]
             if len(candidates) < 2:
                 return False
-            self._preempt(max(candidates, key=lambda x: (x.submit.priority, x.arrived)))
+            self._preempt(max(candidates, key=lambda x: (x.turn, x.arrived)))
         return bool(lane.rows)
 
     def _preempt(self, sequence: Sequence) -> None:
