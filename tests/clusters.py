@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from pomona_ops.ports import MAX_STAGES, ClusterPorts, is_free
+from pomona_ops.ports import BLOCK, MAX_STAGES, ClusterPorts, is_free
 from questions import ANSWER as ANSWER
 from questions import MODEL as MODEL
 from questions import QUESTION as QUESTION
@@ -28,9 +28,16 @@ STOP_S = 60.0
 
 
 def free_ports() -> ClusterPorts:
-    """A block of ports that nobody uses, below those that systems give to clients."""
+    """A block of ports that nobody uses, below those that systems give to clients.
+
+    Tests that run beside these in another worker of pytest-xdist draw from another range.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    width = 10000 // workers
+    first = 20000 + worker * width
     while True:
-        ports = ClusterPorts(random.randrange(20000, 30000))
+        ports = ClusterPorts(random.randrange(first, first + width - BLOCK))
         if all(is_free(port) for port in ports.by_use(MAX_STAGES).values()):
             return ports
 

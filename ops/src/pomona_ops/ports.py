@@ -10,8 +10,9 @@ from pomona.settings import DEFAULT_PORT
 
 LOOPBACK = "127.0.0.1"
 MAX_STAGES = 64
-_BLOCK = 13 + MAX_STAGES
-LAST_FIRST_PORT = 65536 - _BLOCK
+BLOCK = 13 + MAX_STAGES
+"""Ports that a cluster may take."""
+LAST_FIRST_PORT = 65536 - BLOCK
 
 
 @dataclass(frozen=True, slots=True)
