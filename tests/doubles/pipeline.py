@@ -10,6 +10,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from pomona.codec import Buffer
 from pomona.messages.data import (
@@ -24,7 +25,10 @@ from pomona.messages.data import (
     Token,
 )
 from pomona_stage_worker.scheduling import Limits, Scheduler
-from pomona_stage_worker.stage import Output, Stage
+from pomona_stage_worker.stage import Stage
+
+Passed: TypeAlias = tuple[tuple[Tensor, ...], tuple[Buffer, ...]]
+"""What a stage gets: token ids, and the activations of the one before."""
 
 
 @dataclass
@@ -51,7 +55,7 @@ class InProcessPipeline:
         self.clients: dict[str, Client] = {}
         self.now = 0.0
         self.steps: list[Step] = []
-        self._inboxes: list[deque[tuple[Step, Output]]] = [deque() for _ in stages]
+        self._inboxes: list[deque[tuple[Step, Passed]]] = [deque() for _ in stages]
         self._done: deque[StepDone] = deque()
 
     # What a test can do -----------------------------------------------------------------
@@ -114,20 +118,23 @@ class InProcessPipeline:
             tensors = (Tensor("int32", (len(planned.tokens), len(planned.tokens[0]))),)
             flat = array("i", [token for row in planned.tokens for token in row])
             buffers = (memoryview(flat).cast("B"),)
-        self._run(0, planned.step, Output(tensors, buffers))
+        self._run(0, planned.step, (tensors, buffers))
 
     def _prepare(self) -> None:
         for stage in self.stages:
             stage.prepare()
 
     def _stage(self, index: int) -> None:
-        step, output = self._inboxes[index].popleft()
-        self._run(index, step, output)
+        step, given = self._inboxes[index].popleft()
+        self._run(index, step, given)
 
-    def _run(self, index: int, step: Step, given: Output) -> None:
-        output = self.stages[index].run(step, given.tensors, given.buffers)
+    def _run(self, index: int, step: Step, given: Passed) -> None:
+        tensors, buffers = given
+        computation = self.stages[index].begin(step, tensors, buffers)
+        output = computation.finish()
         if index + 1 < len(self.stages):
-            self._inboxes[index + 1].append((step, output))
+            passed = (*tensors[:1], *computation.tensors), (*buffers[:1], *output.buffers)
+            self._inboxes[index + 1].append((step, passed))
             return
         if not step.rows:
             return

@@ -18,7 +18,7 @@ from pomona.errors import ProtocolError
 from pomona.messages.control import Beacon
 from pomona.messages.data import MAX_TENSORS, Envelope, Tensor
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_BEACON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSOR_BYTES = 1 << 31

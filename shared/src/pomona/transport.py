@@ -14,7 +14,8 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import zmq
@@ -127,6 +128,35 @@ class Push:
     ) -> None:
         """Send a message. Raises LinkBusyError when the peer takes none before the deadline,
         or, without ``wait``, when it cannot take one now; nothing was sent then."""
+        frames = self._frames(body, epoch, tensors, buffers)
+        self._send_frames(frames[:-1], more=True, wait=wait)
+        self._end(frames[-1:], wait)
+
+    def announce(
+        self,
+        body: Body,
+        epoch: int,
+        tensors: tuple[Tensor, ...],
+        buffers: Sequence[Buffer] = (),
+    ) -> None:
+        """Begin a message of which only the first ``buffers`` are known yet. Nothing leaves
+        before :meth:`complete`, and nothing else may be sent until then.
+
+        Raises LinkBusyError as :meth:`send`.
+        """
+        self._send_frames(self._frames(body, epoch, tensors, buffers), more=True)
+
+    def complete(self, buffers: Sequence[Buffer]) -> None:
+        """Send what was announced, with the rest of its buffers; at least one."""
+        self._end(buffers)
+
+    def _frames(
+        self,
+        body: Body,
+        epoch: int,
+        tensors: tuple[Tensor, ...],
+        buffers: Sequence[Buffer],
+    ) -> list[Buffer]:
         envelope = Envelope(
             version=codec.PROTOCOL_VERSION,
             cluster=self._identity.cluster,
@@ -138,24 +168,30 @@ class Push:
             body=body,
             tensors=tensors,
         )
-        frames = codec.encode_message(envelope, buffers)
-        try:
-            self._send_frames(frames, 0 if wait else zmq.DONTWAIT)
-        except zmq.Again as error:
-            raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
+        return codec.encode_message(envelope, buffers)
+
+    def _end(self, frames: Sequence[Buffer], wait: bool = True) -> None:
+        self._send_frames(frames, more=False, wait=wait)
         self._seq += 1
         # The thread that puts it on the wire goes first, should it need this processor.
         os.sched_yield()
 
-    def _send_frames(self, frames: Sequence[Buffer], flags: int) -> None:
+    def _send_frames(self, frames: Sequence[Buffer], more: bool, wait: bool = True) -> None:
         """As send_multipart, less what that does in Python: a fifth of a small message's way.
 
         A small frame is copied, which costs less than keeping account of its owner.
+
+        Args:
+            more: other frames of the same message will follow.
         """
+        flags = 0 if wait else zmq.DONTWAIT
         last = len(frames) - 1
-        for index, frame in enumerate(frames):
-            more = zmq.SNDMORE if index < last else 0
-            self._socket.send(frame, flags | more, copy=len(frame) < COPY_BYTES)
+        try:
+            for index, frame in enumerate(frames):
+                following = zmq.SNDMORE if more or index < last else 0
+                self._socket.send(frame, flags | following, copy=len(frame) < COPY_BYTES)
+        except zmq.Again as error:
+            raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close; what was sent may still go out within ``linger_s`` seconds."""
@@ -172,7 +208,7 @@ class Pull:
         self._wake_endpoint = f"inproc://wake-{id(self)}-{next(_link_numbers)}"
         self._socket.bind(self._wake_endpoint)
         self._timeout_ms = -1
-        self._last: Envelope | None = None
+        self._last: Sequence[Buffer] = ()
         self._close_wakers: list[Callable[[], None]] = []
 
     def receive(self, timeout_s: float) -> Message | None:
@@ -192,18 +228,17 @@ class Pull:
             return None
         if len(frames) == 1 and not len(frames[0].buffer):
             return None
-        message = codec.decode_message([frame.buffer for frame in frames])
-        self._last = message.envelope
-        return message
+        self._last = [frame.buffer for frame in frames]
+        return codec.decode_message(self._last)
 
     def rehearse(self) -> None:
         """Do what the next message will need, so that its code is in the processor's caches.
 
         A thread that has slept for a tenth of a second decodes ten times slower.
         """
-        if self._last is not None:
-            plain = replace(self._last, tensors=())
-            codec.decode_message(codec.encode_message(plain))
+        if self._last:
+            with suppress(ProtocolError):
+                codec.decode_message(self._last)
 
     def waker(self) -> Callable[[], None]:
         """A function with which one other thread ends a :meth:`receive` at once."""

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 MAX_GATEWAY_LINKS = 64
 MOST_UNRECORDED = 64
 """Steps of which no note was taken yet, when one step follows another without a pause."""
+ELAPSED = Tensor("int32", (1,))
+"""The last tensor of a step: how long the stage before computed, in microseconds."""
 LAST_WORD_S = 1.0
 """How long a rejection may take to leave when its epoch ends."""
 
@@ -135,7 +137,7 @@ class Runtime:
                     self.scheduler.step_done(body)
                 case Step() if not self.is_head:
                     self._check_order(message)
-                    self._run(body, message.envelope.tensors, message.buffers)
+                    self._pass_on(body, message)
                 case _:
                     raise ProtocolError(f"a {body.kind} is not for this stage")
         except ProtocolError as error:
@@ -153,7 +155,7 @@ class Runtime:
                 self._tell(notice.reply, notice.body)
             if planned is None:
                 return False
-            self._run(planned.step, *_frames(planned))
+            self._run(planned.step, (), *_frames(planned))
         except Exception as error:  # as in handle
             self._fail(error)
         return True
@@ -218,28 +220,66 @@ class Runtime:
 
     # Steps -----------------------------------------------------------------------------
 
-    def _run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
+    def _pass_on(self, step: Step, message: Message) -> None:
+        """Run a step that the stage before sent."""
+        tensors, buffers = message.envelope.tensors, message.buffers
+        if not step.rows:
+            self._run(step, (), (), ())
+        elif tensors and tensors[-1] == ELAPSED:
+            elapsed = (*step.elapsed_us, int.from_bytes(buffers[-1], "little"))
+            self._run(step, elapsed, tensors[:-1], buffers[:-1])
+        else:
+            raise ProtocolError("a step's last tensor must be a compute time, int32 (1,)")
+
+    def _run(
+        self,
+        step: Step,
+        elapsed_us: tuple[int, ...],
+        tensors: Sequence[Tensor],
+        buffers: Sequence[Buffer],
+    ) -> None:
+        """Args: elapsed_us: compute time of the stages before this one."""
         self.busy = True
         begin = time.monotonic_ns()
-        output = self.stage.run(step, tensors, buffers)
-        computed = time.monotonic_ns()
-        elapsed_us = (computed - begin) // 1000
-        elapsed = (*step.elapsed_us, elapsed_us)
+        computation = self.stage.begin(step, tensors, buffers)
         if self._next is not None:
-            onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed)
-            self._next.send(onward, self.pipeline.epoch, output.tensors, output.buffers)
+            self._announce(self._next, step, elapsed_us, tensors, buffers, computation.tensors)
+        output = computation.finish()
+        computed = time.monotonic_ns()
+        own_us = (computed - begin) // 1000
+        if step.rows and self._next is not None:
+            self._next.complete((*output.buffers, own_us.to_bytes(4, "little")))
         elif step.rows:
-            self._finish(step, output, elapsed)
+            self._finish(step, output, (*elapsed_us, own_us))
         alone = self.scheduler is not None and self.scheduler.active == 1
         shape = tensors[0].shape if tensors else ()
         self._unrecorded.append(
-            StepRecord(step, shape, alone, begin, output.built_ns, computed, time.monotonic_ns())
+            StepRecord(
+                step, shape, alone, begin, computation.built_ns, computed, time.monotonic_ns()
+            )
         )
         if len(self._unrecorded) >= MOST_UNRECORDED:
             self._record()
         self._steps += 1
         self._last_step = step.step
         self.busy = False
+
+    def _announce(
+        self,
+        following: Push,
+        step: Step,
+        elapsed_us: tuple[int, ...],
+        tensors: Sequence[Tensor],
+        buffers: Sequence[Buffer],
+        computing: tuple[Tensor, ...],
+    ) -> None:
+        """Begin the message to the next stage, while this one computes the rest of it."""
+        onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
+        if step.rows:
+            announced = (tensors[0], *computing, ELAPSED)
+            following.announce(onward, self.pipeline.epoch, announced, buffers[:1])
+        else:
+            following.send(onward, self.pipeline.epoch)
 
     def _record(self) -> None:
         """Take note of the steps since the last time, when nobody waits for this thread or its

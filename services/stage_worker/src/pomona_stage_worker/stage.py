@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,16 +32,26 @@ from pomona_stage_worker.slicing import StageModel
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a step leaves: activations for the next stage, or, on the tail, tokens and what is
-    asked for of a prompt.
+    asked for of a prompt."""
 
-    ``built_ns``: when its graph was built and its computation began, by time.monotonic_ns.
-    """
-
-    tensors: tuple[Tensor, ...] = ()
     buffers: tuple[Buffer, ...] = ()
     results: tuple[Result, ...] = ()
     scores: Scores | None = None
-    built_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """A step that is being computed.
+
+    Attributes:
+        tensors: what its output's buffers will hold; none on the tail.
+        built_ns: when its graph was built and its computation began, by time.monotonic_ns.
+        finish: waits for it.
+    """
+
+    tensors: tuple[Tensor, ...]
+    built_ns: int
+    finish: Callable[[], Output]
 
 
 class Stage(Protocol):
@@ -50,8 +60,10 @@ class Stage(Protocol):
     can_batch: bool
     can_slice: bool
 
-    def run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> Output:
-        """Apply the step's ops, then run its rows.
+    def begin(
+        self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
+    ) -> Computation:
+        """Apply the step's ops, then begin to compute its rows.
 
         Args:
             tensors, buffers: as they arrived: token ids, int32 (rows, length), then the
@@ -93,7 +105,9 @@ class MlxStage:
         self.can_batch = can_batch(caches)
         self.can_slice = can_slice(caches)
 
-    def run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> Output:
+    def begin(
+        self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
+    ) -> Computation:
         for op in step.ops:
             if isinstance(op, Join | Leave):
                 self._take_back(op.lane)
@@ -103,7 +117,7 @@ class MlxStage:
             if isinstance(op, Close | Trim):
                 self._settle(op)
         if not step.rows:
-            return Output()
+            return Computation((), time.monotonic_ns(), Output)
         _check_tokens(step, tensors)
         caches = self._caches_of(step)
         output = self._build(step, tensors, buffers, caches)
@@ -113,23 +127,27 @@ class MlxStage:
             self._expected[step.lane] = tuple(tensors)
         if not self._model.is_tail:
             passed = output if isinstance(output, tuple) else (output,)
-            mx.eval(passed, owned)
-            described = [_describe(array) for array in passed]
-            return Output(
-                (tensors[0], *(tensor for tensor, _ in described)),
-                (buffers[0], *(buffer for _, buffer in described)),
-                built_ns=built,
-            )
+            mx.async_eval(passed, owned)
+
+            def pass_on() -> Output:
+                mx.eval(passed, owned)
+                return Output(tuple(_bytes(array) for array in passed))
+
+            return Computation(tuple(_describe(array) for array in passed), built, pass_on)
         mx.async_eval(owned)
+        return Computation((), built, lambda: self._end(step, output, owned))
+
+    def _end(self, step: Step, output: mx.array, owned: list[mx.array]) -> Output:
+        """On the tail: what is told of a prompt, and the rows' draws."""
         wanted = self._prompt_scores.wanted(step)
         scores = self._prompt_scores.take(step, output) if wanted else None
         if not step.sample:
             mx.eval(owned)
-            return Output(scores=scores, built_ns=built)
+            return Output(scores=scores)
         drawings = [self._drawings[seq] for seq in step.rows]
         drawn = draw(output[:, -1, :], drawings)
         results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
-        return Output(results=results, scores=scores, built_ns=built)
+        return Output(results=results, scores=scores)
 
     def prepare(self) -> bool:
         for number, tensors in self._expected.items():
@@ -216,9 +234,12 @@ def _array(tensor: Tensor, buffer: Buffer) -> mx.array:
     return mx.array(np.frombuffer(buffer, dtype=tensor.dtype).reshape(tensor.shape))
 
 
-def _describe(array: mx.array) -> tuple[Tensor, Buffer]:
-    """Shape and raw bytes of an evaluated array; the bytes are not copied."""
+def _describe(array: mx.array) -> Tensor:
     dtype = str(array.dtype).rpartition(".")[2]
-    tensor = Tensor(dtype, tuple(array.shape))  # type: ignore[arg-type]  # checked by receivers
-    plain = array.view(mx.uint16) if dtype == "bfloat16" else array
-    return tensor, np.ascontiguousarray(plain).data.cast("B") if array.size else b""
+    return Tensor(dtype, tuple(array.shape))  # type: ignore[arg-type]  # checked by receivers
+
+
+def _bytes(array: mx.array) -> Buffer:
+    """Raw bytes of an evaluated array, not copied."""
+    plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
+    return np.ascontiguousarray(plain).data.cast("B") if array.size else b""

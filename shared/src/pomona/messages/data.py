@@ -240,8 +240,12 @@ Op = Annotated[Open | Fork | Trim | Close | Drop | Join | Leave, Field(discrimin
 class Step:
     """One pass through the pipeline. Every stage applies ``ops``, then runs its layers.
 
-    The first tensor is int32 (rows, length): token ids. The activations of the stage
-    before follow; the head's own step has none. A step without rows carries only ops.
+    The tensors: token ids, int32 (rows, length); the activations of the stage before; last
+    its compute time, int32 (1,), microseconds. The head's own step has only the first. A step
+    without rows carries only ops, and no tensor.
+
+    Whatever a stage knows before it has computed is in the header or in the first tensor, so
+    that it is encoded while the stage computes.
 
     Attributes:
         step: number of the step in this epoch.
@@ -249,7 +253,7 @@ class Step:
             the one sequence in ``rows``.
         rows: the sequences, in the order of the tensor's first axis.
         sample: the tail draws a token for each row from its last position.
-        elapsed_us: compute time of the stages passed so far.
+        elapsed_us: compute time of the stages before the one that sends.
     """
 
     kind: Literal["step"]

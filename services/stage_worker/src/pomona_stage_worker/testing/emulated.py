@@ -26,7 +26,7 @@ from pomona_stage_worker.drawing import Drawing, Drawn
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.settings import StageWorkerSettings
 from pomona_stage_worker.speed import Speed
-from pomona_stage_worker.stage import Output, Stage
+from pomona_stage_worker.stage import Computation, Output, Stage
 from pomona_stage_worker.worker import Engine, StageWorker
 
 LATE_S = 0.0001
@@ -60,7 +60,9 @@ class EmulatedStage:
         self._drawings: dict[int, Drawing] = {}
         sleep_exactly()
 
-    def run(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> Output:
+    def begin(
+        self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
+    ) -> Computation:
         until = time.perf_counter() + self._hold_s
         for op in step.ops:
             self._table.apply(op)
@@ -69,20 +71,21 @@ class EmulatedStage:
             elif isinstance(op, Close):
                 self._drawings.pop(op.seq, None)
         if not step.rows:
-            return Output()
-        output = self._output(step, tensors, buffers)
-        self._hold(until)
-        return output
-
-    def _output(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> Output:
+            return Computation((), time.monotonic_ns(), Output)
+        passed: tuple[Tensor, ...] = ()
         if self._is_tail:
             drawings = [self._drawings[seq] for seq in step.rows] if step.sample else []
-            return Output(results=tuple(d.accept(_made_up(d)) for d in drawings))
-        rows, length = tensors[0].shape
-        activations = Tensor("float32", (rows, length, self._width))
-        return Output(
-            (tensors[0], activations), (buffers[0], bytes(4 * rows * length * self._width))
-        )
+            output = Output(results=tuple(d.accept(_made_up(d)) for d in drawings))
+        else:
+            rows, length = tensors[0].shape
+            passed = (Tensor("float32", (rows, length, self._width)),)
+            output = Output((bytes(4 * rows * length * self._width),))
+
+        def finish() -> Output:
+            self._hold(until)
+            return output
+
+        return Computation(passed, time.monotonic_ns(), finish)
 
     def prepare(self) -> bool:
         return False
