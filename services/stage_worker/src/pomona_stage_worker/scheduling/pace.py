@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 _WEIGHT = 0.2
@@ -12,7 +13,8 @@ class Pace:
     """Learns the cost of steps from the compute times that the stages report.
 
     A chunk of n tokens takes about ``fixed + n * per_token`` in the slowest stage, where
-    ``fixed`` is what a step of one token takes there: reading all weights once.
+    ``fixed`` is what a step of one token takes there: reading all weights once. A chunk is
+    charged what it should cost when it goes, and what it did cost when it is done.
 
     Args:
         share: time of chunks in the slowest stage for each cycle of the running streams,
@@ -24,8 +26,10 @@ class Pace:
         self._share = share
         self._cycle_us = 0.0
         self._fixed_us = 0.0
-        self._per_token_us = 0.0
+        self._over_us = 0.0
+        self._over_tokens = 0.0
         self._credit_us = 0.0
+        self._charged_us: deque[float | None] = deque()
 
     @property
     def cycle_us(self) -> float:
@@ -37,32 +41,43 @@ class Pace:
         self._fixed_us = _blend(self._fixed_us, max(elapsed_us))
 
     def observe_chunk(self, tokens: int, elapsed_us: Sequence[int]) -> None:
-        over = max(max(elapsed_us) - self._fixed_us, 0.0)
-        self._per_token_us = _blend(self._per_token_us, over / tokens)
+        """The oldest chunk that was issued is done. Longer chunks tell more of a token's cost,
+        and none tells anything before ``fixed`` is known."""
+        took = max(elapsed_us)
+        charged = self._charged_us.popleft()
+        if charged is not None:
+            self._credit_us += charged - took
+        if self._fixed_us:
+            self._over_us += max(took - self._fixed_us, 0.0) - _WEIGHT * self._over_us
+            self._over_tokens += tokens - _WEIGHT * self._over_tokens
 
     def decode_issued(self, lanes: int) -> None:
         """A lane has stepped: chunks may take their share of the time until it steps again."""
         most = self._share * self._cycle_us
         self._credit_us = min(self._credit_us + most / lanes, most)
 
-    def chunk_issued(self, tokens: int) -> None:
-        self._credit_us -= self.cost_us(tokens)
-
-    def cost_us(self, tokens: int) -> float:
-        return self._fixed_us + tokens * self._per_token_us
+    def chunk_issued(self, tokens: int, beside_streams: bool) -> None:
+        """A chunk goes; one that no stream waits for is free."""
+        cost = self._fixed_us + tokens * self._per_token_us if beside_streams else None
+        self._credit_us -= cost or 0.0
+        self._charged_us.append(cost)
 
     def affordable(self, most: int, least: int) -> int:
         """Tokens of the chunk that may go now, beside running streams; 0 for none.
 
         ``least`` tokens go whenever the credit is whole, so that a prompt always advances.
         """
-        if self._cycle_us == 0.0 or self._per_token_us == 0.0:
+        if self._cycle_us == 0.0 or self._over_us == 0.0:
             return min(most, _GUESSED_TOKENS)
         whole = self._credit_us >= 0.99 * self._share * self._cycle_us
         tokens = int((self._credit_us - self._fixed_us) / self._per_token_us)
         if tokens < least:
             return min(least, most) if whole else 0
         return min(tokens, most)
+
+    @property
+    def _per_token_us(self) -> float:
+        return self._over_us / self._over_tokens if self._over_tokens else 0.0
 
 
 def _blend(old: float, new: float) -> float:

@@ -332,7 +332,7 @@ class Scheduler:
             self._sampling[sequence.number] = sequence
         else:
             self._prefilling.append(sequence)
-        self.pace.chunk_issued(size)
+        self.pace.chunk_issued(size, beside_streams=bool(self._lanes))
         self._last_was_decode = False
         return self._plan(None, (sequence,), (tuple(sequence.tokens[begin:end]),), sample=last)
 

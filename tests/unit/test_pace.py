@@ -1,0 +1,81 @@
+"""Prompts advance beside running streams as fast as was promised, whatever was seen before."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pomona_stage_worker.scheduling.pace import Pace
+
+FIXED_US, PER_TOKEN_US = 50_000, 1_000
+STAGES = 2
+LEAST = 8
+
+
+def elapsed(tokens: int) -> list[int]:
+    """What a chunk takes in each stage; a step of one token takes ``FIXED_US``."""
+    return [FIXED_US + (tokens - 1) * PER_TOKEN_US] * STAGES
+
+
+def cycles_for(pace: Pace, prompt: int, lanes: int = 1) -> int:
+    """Cycles of the running streams until a prompt is read beside them."""
+    flying: deque[int] = deque()
+    for cycle in range(1, 10_000):
+        for _ in range(lanes):
+            pace.decode_issued(lanes)
+            pace.observe_decode(elapsed(1))
+            while flying:
+                done = flying.popleft()
+                pace.observe_chunk(done, elapsed(done))
+            size = pace.affordable(prompt, LEAST) if prompt else 0
+            if size:
+                pace.chunk_issued(size, beside_streams=True)
+                flying.append(size)
+                prompt -= size
+        if not prompt:
+            return cycle
+    raise AssertionError("the prompt was never read")
+
+
+def alone(pace: Pace, *chunks: int) -> None:
+    """Chunks of a prompt that nobody waits for."""
+    for tokens in chunks:
+        pace.chunk_issued(tokens, beside_streams=False)
+        pace.observe_chunk(tokens, elapsed(tokens))
+
+
+def settled(*before: int) -> Pace:
+    pace = Pace(0.9)
+    alone(pace, *before)
+    cycles_for(pace, 256)
+    return pace
+
+
+@pytest.mark.parametrize("before", [(), (1,), (1, 1, 1), (512,) * 8, (1, 512)])
+def test_what_was_read_alone_delays_no_prompt(before: tuple[int, ...]) -> None:
+    """A first chunk of one token takes what reading the weights takes, which says nothing of
+    a token; and a long prompt that held up nobody leaves no debt."""
+    pace = Pace(0.9)
+    alone(pace, *before)
+    assert cycles_for(pace, 64) <= cycles_for(settled(), 64) + 2
+
+
+def test_an_estimate_that_was_wrong_is_made_good() -> None:
+    pace = settled()
+    usual = cycles_for(pace, 200)
+    pace.chunk_issued(64, beside_streams=True)
+    pace.observe_chunk(64, [30 * FIXED_US] * STAGES)
+    cycles_for(pace, 200)
+    assert cycles_for(pace, 200) <= 2 * usual
+
+
+@given(lanes=st.integers(1, 8), prompt=st.integers(1, 2000))
+def test_streams_keep_their_share(lanes: int, prompt: int) -> None:
+    """Chunks take at most the promised share of the cycles, and the one they begin with."""
+    pace = settled()
+    cycles = cycles_for(pace, prompt, lanes)
+    chunks_us = FIXED_US + prompt * PER_TOKEN_US
+    assert chunks_us <= (cycles + 1) * (0.9 * STAGES * FIXED_US) + FIXED_US
