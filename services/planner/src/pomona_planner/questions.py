@@ -56,8 +56,7 @@ class Question:
     Attributes:
         costs: to be minimised: all stages, all links, and the way back.
         allowed: (N, P, P) whether a node may hold a stage from one position to another.
-        stages: exactly this many; None for any number.
-        most_stages: at most this many.
+        fewest, most: stages.
         required: nodes that must be used.
         below: only plans that cost less than this.
         second: costs of another kind, whose sum must not pass ``second_limit``.
@@ -66,8 +65,8 @@ class Question:
 
     costs: Costs
     allowed: Array
-    stages: int | None = None
-    most_stages: int = MAX_NODES
+    fewest: int = 1
+    most: int = MAX_NODES
     required: frozenset[int] = frozenset()
     below: float = float("inf")
     second: Costs | None = None

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from pomona_planner import tables
 from pomona_planner.problem import Aim, Machine, Problem
-from pomona_planner.questions import Question
+from pomona_planner.questions import MAX_NODES, Question
 from pomona_planner.search import cheapest
 from pomona_planner.sizes import WORKSPACE_BYTES
 
@@ -143,7 +143,6 @@ def _with_copies(problem: Problem, machine: Machine, count: int) -> Problem:
 
 def _fits(problem: Problem, aim: Aim) -> bool:
     allowed = tables.allowed(problem)
-    question = Question(
-        tables.costs(problem, 1), allowed, stages=aim.stages or None, any_will_do=True
-    )
+    fewest, most = (aim.stages, aim.stages) if aim.stages else (1, MAX_NODES)
+    question = Question(tables.costs(problem, 1), allowed, fewest, most, any_will_do=True)
     return cheapest(question, LABELS_OF_A_TRY).found is not None
