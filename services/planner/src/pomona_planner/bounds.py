@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pomona_planner.prices import Prices, best_prices, ways_back
@@ -20,7 +22,7 @@ class Bound:
     """
 
     def __init__(self, question: Question, prices: Prices) -> None:
-        self._question = question
+        self.question = question
         self._prices = prices
         costs = question.costs
         self._count, self._positions = costs.before.shape
@@ -71,7 +73,11 @@ class Bound:
         usual = self._worth[:, -1]
         with np.errstate(invalid="ignore"):
             more = self._left - np.where(np.isfinite(usual), usual, 0.0)[:, None, None]
-        return self._question.allowed & (self.least + more < limit)
+        return self.question.allowed & (self.least + more < limit)
+
+    def among(self, allowed: Array) -> Bound:
+        """The same when only some ranges are allowed."""
+        return Bound(replace(self.question, allowed=allowed), self._prices)
 
     def _of_use(self, worth: Array) -> Array:
         """A node that need not be used is left alone rather than used at a loss."""
@@ -79,7 +85,7 @@ class Bound:
 
     def _of_masks(self, free: Array, level: int) -> Array:
         """(M, P) for sets of free nodes."""
-        stages_left = self._question.fewest - level
+        stages_left = self.question.fewest - level
         useless = np.isinf(self._worth)
         made = free.astype(float) @ np.where(useless, 0.0, self._worth)
         made += self._prices.before + self._prices.stage * stages_left
@@ -87,7 +93,7 @@ class Bound:
             made[free.astype(float) @ useless > 0] = np.inf
         if self._exact and stages_left <= 0:
             made[:] = np.inf
-        made[self._capacity.is_short(free, self._question.most - level)] = np.inf
+        made[self._capacity.is_short(free, self.question.most - level)] = np.inf
         return made
 
 

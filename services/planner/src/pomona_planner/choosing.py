@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pomona_planner import tables
 from pomona_planner.asking import Asking
+from pomona_planner.balancing import evenest
 from pomona_planner.cycles import Cycle, required
-from pomona_planner.predicting import Plan, Prediction, cycle_seconds, predict
+from pomona_planner.predicting import (
+    Plan,
+    Prediction,
+    cycle_seconds,
+    lanes_and_rows,
+    predict,
+)
 from pomona_planner.problem import Aim, Machine, Problem
 from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
 from pomona_planner.search import MOST_LABELS, cheapest
@@ -140,17 +149,17 @@ class _Chooser:
 
     def _balanced(self, found: Found, floor_s: float) -> Found:
         """Of plans with these stages in this order, nearly as quick, the best for all users."""
-        if len(found.nodes) == 1:
+        nodes = list(found.nodes)
+        if len(nodes) == 1:
             return found
-        limit = found.cost * (1 + BALANCE_SLACK)
-        count = len(found.nodes)
-        cycle = Cycle(self._problem, self._allowed, count, count, max(self._users, count))
-        cycle = cycle.in_order_of(found)
-        better, _ = cycle.shortest(self._asking, cycle.of(found), self._one, limit)
+        _, rows = lanes_and_rows(max(self._users, len(nodes)), len(nodes))
+        cost = np.where(self._allowed, self._one.stage(), np.inf)[nodes]
+        busy = tables.costs(self._problem, rows).stage()[nodes]
+        links = self._one.links_of(nodes)
+        cuts = evenest(cost, busy, found.cost * (1 + BALANCE_SLACK) - links)
+        better = Found(found.nodes, cuts, self._one.of(nodes, list(cuts)))
         least = max(floor_s, self._seconds_for_all(found)) * (1 + TIE)
-        if better is None or self._seconds_for_all(better) > least:
-            return found
-        return better
+        return better if self._seconds_for_all(better) <= least else found
 
     # All users ---------------------------------------------------------------------------
 

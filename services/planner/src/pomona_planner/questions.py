@@ -44,9 +44,12 @@ class Costs:
         """All stages and links of a plan. Args: cuts: positions, one more than nodes."""
         stage = self.stage()
         stages = sum(stage[n, a, b] for n, a, b in zip(nodes, cuts[:-1], cuts[1:], strict=True))
+        return float(stages) + self.links_of(nodes)
+
+    def links_of(self, nodes: list[int]) -> float:
+        """All links of a plan, the way back included."""
         links = sum(self.link[a, b] for a, b in pairwise(nodes))
-        back = self.back[nodes[-1], nodes[0]] if len(nodes) > 1 else 0.0
-        return float(stages + links + back)
+        return float(links + (self.back[nodes[-1], nodes[0]] if len(nodes) > 1 else 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,17 +16,15 @@ numpy over arrays of labels.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pomona_planner.bounds import Bound
 from pomona_planner.labels import Labels, Starts, concatenated
-from pomona_planner.prices import Prices, best_prices
+from pomona_planner.prices import best_prices
 from pomona_planner.questions import MAX_NODES, TIE, Answer, Array, Found, Question
 from pomona_planner.symmetry import link_classes, twins
 
-MOST_LABELS = 4_000_000
+MOST_LABELS = 2_500_000
 """Labels looked at before the search gives up its proof and only goes on with the best."""
 BEAM = 128
 """Labels kept at each level of the first quick search."""
@@ -43,8 +41,11 @@ def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEA
     """
     if question.costs.fixed.shape[0] > MAX_NODES:
         raise ValueError(f"at most {MAX_NODES} nodes can be planned for at once")
+    bound = Bound(question, best_prices(question))
+    if bound.least >= question.below * (1 - TIE):
+        return Answer(None, float("inf"), 0)
     found: Found | None = None
-    search = _search(question, best_prices(question), question.below)
+    search = _Search(bound, question.below)
     looked_at, least = 0, search.least
     for width in (beam, WIDE_BEAM, None):
         limit = found.cost if found is not None else question.below
@@ -57,27 +58,26 @@ def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEA
             break
         if better is not None:
             # Now the links can be priced for the nodes of a good plan.
-            search = _search(question, best_prices(question, better.nodes), better.cost)
+            bound = Bound(question, best_prices(question, better.nodes))
+            search = _Search(bound, better.cost)
     return Answer(found and search.in_order(found), least, looked_at)
 
 
-def _search(question: Question, prices: Prices, below: float) -> _Search:
-    """A search among the ranges that may be part of a plan which costs less than ``below``."""
-    worth = Bound(question, prices).worth_trying(below)
-    return _Search(replace(question, allowed=worth), prices)
-
-
 class _Search:
-    """Attributes:
+    """Among the ranges that may be part of a plan which costs less than ``below``.
+
+    Attributes:
     least: no plan costs less than this.
     left_out: the least that a label which the last run left out could have cost.
     labels: that the last run looked at.
     """
 
-    def __init__(self, question: Question, prices: Prices) -> None:
+    def __init__(self, bound: Bound, below: float) -> None:
         self.left_out = float("inf")
         self.labels = 0
-        self._question = question
+        self._bound = bound.among(bound.worth_trying(below))
+        self.least = self._bound.least
+        question = self._question = self._bound.question
         costs, allowed = question.costs, question.allowed
         self._count, self._positions = costs.before.shape
         self._stage = costs.stage()
@@ -86,8 +86,6 @@ class _Search:
         self._twin = twins(question)
         self._class = link_classes(question)
         self._required = sum(1 << node for node in question.required)
-        self._bound = Bound(question, prices)
-        self.least = self._bound.least
 
     def run(self, below: float, beam: int | None, most_labels: int) -> Found | None:
         """The cheapest plan below a cost.
