@@ -52,7 +52,8 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
     rooms = sorted((machine.memory_bytes for machine in problem.machines), reverse=True)[:used]
     usable = sum(max(room - WORKSPACE_BYTES, 0) for room in rooms)
     missing = max(int(needed - usable), 0)
-    have = f"{used} machines have {sum(rooms) / 1e9:.1f} GB in all"
+    have = f"{used} machines have" if used > 1 else "the one machine has"
+    have += f" {sum(rooms) / 1e9:.1f} GB for MLX"
     reason = (
         f"{facts.name} does not fit: weights and caches for {demand.users} x {demand.context} "
         f"tokens take {needed / 1e9:.1f} GB, and each stage {WORKSPACE_BYTES / 1e9:.1f} GB of "
