@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 import psutil
 
+from pomona.lifeline import LIFELINE_VARIABLE
 from pomona_ops.ports import BLOCK, MAX_STAGES, ClusterPorts, is_free
+from processes import lifeline
 from questions import ANSWER as ANSWER
 from questions import MODEL as MODEL
 from questions import QUESTION as QUESTION
@@ -74,7 +76,7 @@ def run_pomona(
 
 @dataclass
 class Cluster:
-    """A running ``pomona up``."""
+    """A running ``pomona up``, which ends with the process of the tests, however that ends."""
 
     process: subprocess.Popen[bytes]
     ports: ClusterPorts
@@ -101,7 +103,9 @@ class Cluster:
                     **os.environ,
                     "POMONA_STATE_DIR": str(folder / "state"),
                     **(variables or {}),
+                    LIFELINE_VARIABLE: str(lifeline()),
                 },
+                pass_fds=(lifeline(),),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

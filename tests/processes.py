@@ -11,14 +11,22 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+from pomona.lifeline import LIFELINE_VARIABLE
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
 
 DEADLINE_S = 20.0
 LOOPBACK = "127.0.0.1"
+
+
+@cache
+def lifeline() -> int:
+    """Reading end of a pipe that ends with this process, however that ends."""
+    return os.pipe()[0]
 
 
 def free_port() -> int:
@@ -75,7 +83,8 @@ class ServiceProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"pomona_{self.service}"],
-                env=self._environment,
+                env=self._environment | {LIFELINE_VARIABLE: str(lifeline())},
+                pass_fds=(lifeline(),),
                 stdout=log,
                 stderr=log,
             )

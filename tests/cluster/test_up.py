@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, free_ports, run_pomona, until
 from pomona.service import EXIT_CONFIGURATION
+from pomona_ops.ports import ClusterPorts, is_free
 
 LAYERS = 30
 
@@ -181,6 +184,29 @@ def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         assert not cluster.taken_ports()
     finally:
         cluster.destroy()
+
+
+START = """
+import sys, time
+from pathlib import Path
+from clusters import Cluster
+cluster = Cluster.start(Path(sys.argv[1]))
+print(cluster.ports.first, flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_survives_tests_that_are_ended(tmp_path: Path) -> None:
+    """By SIGTERM, say, which leaves pytest no time to end what it started."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", START, str(tmp_path)], env=environment, stdout=subprocess.PIPE
+    ) as tests:
+        assert tests.stdout is not None
+        used = ClusterPorts(int(tests.stdout.readline())).by_use(2).values()
+        until(lambda: not is_free(next(iter(used))), 60, "the cluster listens")
+        tests.terminate()
+    until(lambda: all(is_free(port) for port in used), 20, "the cluster ended")
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:

@@ -109,8 +109,19 @@ def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
         ({"facts_wired_limit_bytes": 16 * GIB}, "wired-limit", "warning"),
         ({"facts_disk_free_bytes": 40 * 10**9}, "disk", "warning"),
         ({"mlx": "0.31.0"}, "versions", "warning"),
+        ({"facts_rdma": "unknown"}, "rdma", "info"),
+        ({"facts_sleep_minutes": -1}, "sleep", "info"),
+        ({"facts_automatic_updates": "unknown"}, "automatic-updates", "info"),
+        ({"facts_disk_bytes": 0}, "disk", "info"),
     ],
 )  # fmt: skip
 def test_lesser_faults(changes: dict[str, Any], check: str, severity: Severity) -> None:
     findings = of(check, Sight((node("a"), node("b", **changes)), running=True))
     assert [finding.severity for finding in findings] == [severity]
+
+
+def test_what_is_of_macs_only_is_not_called_well_where_there_is_none() -> None:
+    linux = node("a", hardware_os_name="Ubuntu", facts_thunderbolt=())
+    for check in ("macos-version", "macos-differs", "rdma", "thunderbolt-cable", "daisy-chain"):
+        (finding,) = of(check, Sight((linux,)))
+        assert finding.said == "not looked at: no node is a Mac"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from beacons import beacon_of
-from pomona.messages.control import Interface, NodeFacts
+from pomona.messages.control import Interface, LinkFacts, NodeFacts
 from pomona_discovery.links import Links, addresses_of, kind_towards
 from pomona_discovery.probing import Measured, ProbeServer, best_of, measure
 from processes import free_port, wait_until_async
@@ -65,6 +65,28 @@ def test_a_way_is_measured_and_a_dead_address_is_replaced() -> None:
             assert (link.node, link.address, link.dead) == ("b", "127.0.0.1", ("127.66.0.1",))
             assert 0 < link.rtt_us < 1e5
             assert link.bytes_per_s > 1e6
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await server.stop()
+
+    asyncio.run(body())
+
+
+def test_a_way_that_the_other_end_found_dead_is_measured_again_at_once() -> None:
+    async def body() -> None:
+        server = ProbeServer()
+        await server.start("127.0.0.1", 0)
+        links = Links("a", lambda: INTERFACES, lambda: None, pause_s=3600)
+        probe = {"probe": f"tcp://127.0.0.1:{server.port}"}
+        links.hear(beacon_of("discovery", "b", endpoints=probe))
+        task = asyncio.create_task(links.run())
+        try:
+            await wait_until_async(lambda: links.facts()[0].address, "the way to be measured")
+            await server.stop()
+            told = LinkFacts("a", "", "", 0.0, 0.0, 0.0, 0.0, dead=("10.0.0.1",))
+            links.hear(beacon_of("discovery", "b", endpoints=probe, facts={"links": (told,)}))
+            await wait_until_async(lambda: links.unreachable() == ["b"], "it to be found dead")
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_known_models_have_the_sizes_that_their_makers_publish(
     read = sum(layer.active_parameters for layer in facts.layers) + facts.head.parameters
     assert facts.stored_bytes / 1e9 == pytest.approx(total, rel=0.005)
     assert read / 1e9 == pytest.approx(active, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("deepseek-v3", {"context": 10**8}, "takes 163840 tokens at most"),
+        ("deepseek-v3", {"context": 512, "prompt": 513}, "raise --context"),
+        ("SmolLM2-135M-Instruct", {"bits": 4.0}, "known by name"),
+        ("deepseek-v3", {"cluster": "8x:m4-pro"}, "write 8x:m4-pro-64gb"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(
+    model: str, options: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {"cluster": "9x:m4-pro-64gb", **options}
+    assert run_plan(PlanOptions(model, **asked)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_short_context_shortens_the_usual_prompt() -> None:
+    assert plan("deepseek-v3", "9x:m4-pro-64gb", context=512)["prompt_tokens"] == 512
 
 
 @pytest.mark.parametrize("text", ["8x:m9-64gb", "8x:m4-pro-65gb", "17x:m4-16gb", "", "m4-pro"])

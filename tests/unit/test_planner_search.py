@@ -51,9 +51,7 @@ def random_allowed(random_: random.Random, nodes: int, positions: int, kind: str
 def brute_force(question: Question) -> float | None:
     count, positions = question.costs.before.shape
     best: float | None = None
-    for stages in range(1, min(count, positions - 1, question.most_stages) + 1):
-        if question.stages not in (None, stages):
-            continue
+    for stages in range(question.fewest, min(count, positions - 1, question.most) + 1):
         for nodes in permutations(range(count), stages):
             if not question.required <= set(nodes):
                 continue
@@ -78,7 +76,7 @@ def valid(question: Question, found: Found) -> bool:
         len(set(found.nodes)) == len(found.nodes)
         and question.required <= set(found.nodes)
         and all(question.allowed[n, a, b] for n, a, b in ranges)
-        and question.stages in (None, len(found.nodes))
+        and question.fewest <= len(found.nodes) <= question.most
     )
 
 
@@ -91,10 +89,12 @@ def random_question(seed: int) -> Question:
     if random_.random() < 0.4:
         second = random_costs(random_, nodes, positions, kind)
         limit = random_.uniform(1, 15)
+    fewest, most = random_.choice([(1, 20), (1, 20), (1, 1), (2, 2), (3, 3), (2, 20), (1, 2)])
     return Question(
         costs,
         random_allowed(random_, nodes, positions, kind),
-        stages=random_.choice([None, None, 1, 2, 3]),
+        fewest,
+        most,
         required=frozenset({random_.randrange(nodes)}) if random_.random() < 0.3 else frozenset(),
         second=second,
         second_limit=limit,

@@ -80,10 +80,14 @@ def plan(
     ] = "tb5-rdma",
     objective: Annotated[str, typer.Option(help="latency (one user) or throughput.")] = "latency",
     users: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 1,
-    context: Annotated[int, typer.Option(min=1, help="Tokens promised to each.")] = 8192,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt to time.")] = 1024,
+    context: Annotated[
+        int, typer.Option(min=0, help="Tokens promised to each; 0: 8192, or what the model can.")
+    ] = 0,
+    prompt: Annotated[
+        int, typer.Option(min=0, help="Tokens of the prompt to time; 0: 1024, or the context.")
+    ] = 0,
     bits: Annotated[
-        float, typer.Option(min=0, help="Bits a parameter, for known names; 0: as usual.")
+        float, typer.Option(min=0, max=32, help="Bits a parameter, for known names; 0: as usual.")
     ] = 0.0,
     stages: Annotated[int, typer.Option(min=0, help="0: as many as are best.")] = 0,
     wired_percent: Annotated[

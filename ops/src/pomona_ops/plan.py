@@ -27,6 +27,7 @@ from pomona_planner.shortfall import Shortfall
 from pomona_planner.tables import memory
 
 COMPARED = ("8x:m4-pro-64gb", "4x:m4-pro-64gb", "1x:m3-ultra-512gb", "1x:m4-max-128gb")
+USUAL_CONTEXT, USUAL_PROMPT = 8192, 1024
 MOST_WIRED_PERCENT = 92
 """Of memory; the rest is for the system."""
 
@@ -39,7 +40,9 @@ class PlanOptions:
         link: kind of every link of the imagined cluster.
         bits: a parameter of a model that is known by name, scales included; 0 for those of
             the quantisation that most people run.
-        context, users: promised; caches for them must fit.
+        context, users: promised; caches for them must fit. A context of 0 is USUAL_CONTEXT, or
+            what the model can.
+        prompt: tokens whose first token is timed; 0 for USUAL_PROMPT, or the context.
         wired_percent: of memory that MLX may use, as the operator sets it; 0 for macOS's own.
     """
 
@@ -48,8 +51,8 @@ class PlanOptions:
     link: str = "tb5-rdma"
     objective: Objective = "latency"
     users: int = 1
-    context: int = 8192
-    prompt: int = 1024
+    context: int = 0
+    prompt: int = 0
     bits: float = 0.0
     stages: int = 0
     wired_percent: int = 0
@@ -66,6 +69,10 @@ def model_facts(name: str, bits: float) -> ModelFacts:
     known = published_facts(name, bits or None)
     if known is not None:
         return known
+    if bits:
+        raise ConfigurationError(
+            f"--bits is for models that are known by name; {name} has the bits that it has"
+        )
     try:
         return read_facts(name)
     except ModelError as error:
@@ -96,8 +103,8 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
     """A plan in the form that ``--json`` prints."""
     cluster = parse_cluster(spec)
     link = link_named(options.link)
-    context = min(options.context, facts.context_length)
-    demand = Demand(context, options.users, prompt_tokens=options.prompt)
+    context, prompt = _tokens(facts, options)
+    demand = Demand(context, options.users, prompt_tokens=prompt)
     problem = imagined_problem(facts, cluster, link, demand, options.wired_share)
     result: dict[str, Any] = {
         "model": facts.name,
@@ -125,6 +132,22 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
             "would_fit": [*raised, *answer.remedies],
         }
     return result | _of_choice(problem, cluster, answer)
+
+
+def _tokens(facts: ModelFacts, options: PlanOptions) -> tuple[int, int]:
+    """(context, prompt). Raises ConfigurationError when the model has no room for them."""
+    context = options.context or min(USUAL_CONTEXT, facts.context_length)
+    if context > facts.context_length:
+        raise ConfigurationError(
+            f"--context {context}: {facts.name} takes {facts.context_length} tokens at most"
+        )
+    prompt = options.prompt or min(USUAL_PROMPT, context)
+    if prompt > context:
+        raise ConfigurationError(
+            f"--prompt {prompt} is longer than the {context} tokens that are promised; "
+            "raise --context"
+        )
+    return context, prompt
 
 
 def _with_raised_limit(
@@ -232,7 +255,7 @@ def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:
         f"{in_bytes(plan['weights_bytes'])} of weights, {active} read for each token"
     )
     if not plan["fits"]:
-        console.print(f"[red]It does not fit.[/red] {plan['reason']}", soft_wrap=True)
+        console.print(f"[red]no plan[/red]: {plan['reason']}", soft_wrap=True)
         for remedy in plan["would_fit"]:
             console.print(f"  would fit: {remedy}", soft_wrap=True)
         console.print(f"ceiling {plan['ceiling_tokens_per_second']:.1f} tok/s for one user")

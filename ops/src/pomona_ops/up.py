@@ -14,6 +14,7 @@ import httpx
 
 from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
+from pomona.lifeline import watch_lifeline
 from pomona.service import EXIT_CONFIGURATION
 from pomona.transport import BeaconReceiver
 from pomona_ops.cluster import ClusterOptions, gateway_url, service_specs
@@ -72,6 +73,7 @@ class _Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_stop)
+        watch_lifeline()
         self._say(
             f"{self._options.model} in {self._options.stages} stages, "
             f"logs in {self._options.state_dir / 'logs'}"

@@ -26,13 +26,14 @@ _STYLES: Final[dict[Severity, str]] = {
 
 def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
     """Print what was found; the exit code: 0 well, 1 warnings, 2 something critical."""
-    findings = diagnose(look(port, endpoint))
+    sight = look(port, endpoint)
+    findings = diagnose(sight)
     worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
     if as_json:
         content = {"worst": worst, "findings": findings}
         sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        _print(findings)
+        _print(sight, findings)
     return EXIT_CODES[worst]
 
 
@@ -56,10 +57,17 @@ def look(port: int, endpoint: str) -> Sight:
     return Sight((here,), taken)
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(sight: Sight, findings: list[Finding]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    names = ", ".join(node.name for node in sight.nodes)
+    console.print(
+        f"nodes of the cluster: {names}"
+        if sight.running
+        else f"this machine alone, {names}: no cluster speaks here (links and other nodes are "
+        "looked at when one runs)"
+    )
     for finding in findings:
         style = _STYLES[finding.severity]
         console.print(f"[{style}]{finding.severity:<9}[/] {finding.check:<18} {finding.said}")

@@ -12,6 +12,8 @@ from pomona_ops.doctor.wires import WIRES
 
 CHECKS: dict[str, Check] = MACS | WIRES | NETWORKS | MACHINES
 
+NO_MAC = "not looked at: no node is a Mac"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -28,5 +30,6 @@ def diagnose(sight: Sight) -> list[Finding]:
     findings: list[Finding] = []
     for name, check in CHECKS.items():
         faults = [Finding(name, f.severity, f.said, f.remedy) for f in check.find(sight)]
-        findings += faults or [Finding(name, "ok", check.well)]
+        idle = check.macs_only and not sight.macs
+        findings += faults or [Finding(name, "ok", NO_MAC if idle else check.well)]
     return findings

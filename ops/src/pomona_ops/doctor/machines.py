@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_ops.doctor.sight import Check, Fault, Node, Sight, differing, each
+from pomona_ops.doctor.sight import Check, Fault, Node, Sight, differing, each, unknown
 
 MEMORY_SPREAD = 1.5
 MOST_CLOCK_SKEW_S = 2.0
@@ -46,6 +46,8 @@ def _disk(node: Node) -> Iterable[Fault]:
             f"{node.name} has {free / 1e9:.0f} GB of disk left",
             "remove models that are not used, or set POMONA_STATE_DIR to another disk",
         )
+    elif not whole:
+        yield unknown("the disk", node, "look with `df -h` there")
 
 
 def _versions(sight: Sight) -> Iterable[Fault]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pomona_ops.doctor.sight import Check, Fault, Node, Sight, differing, each
+from pomona_ops.doctor.sight import Check, Fault, Node, Sight, differing, each, unknown
 
 LEAST_MACOS = (26, 2)
 MOST_WIRED_SHARE = 0.95
@@ -45,6 +45,8 @@ def _rdma(sight: Sight) -> Iterable[Fault]:
                 "start it into recovery (hold the power button), open Terminal, run "
                 "`rdma_ctl enable`, restart",
             )
+        elif node.facts.rdma == "unknown":
+            yield unknown("the state of RDMA", node, "look with `rdma_ctl status` there")
         elif node.facts.rdma == "enabled" and not node.facts.rdma_devices:
             yield Fault(
                 "warning",
@@ -60,6 +62,8 @@ def _sleep(node: Node) -> Iterable[Fault]:
             f"{node.name} sleeps after {node.facts.sleep_minutes} idle minutes",
             "run `sudo pmset -a sleep 0 disksleep 0` there",
         )
+    elif node.facts.sleep_minutes < 0:
+        yield unknown("the time until sleep", node, "look with `pmset -g` there")
 
 
 def _updates(node: Node) -> Iterable[Fault]:
@@ -69,6 +73,12 @@ def _updates(node: Node) -> Iterable[Fault]:
             f"{node.name} installs updates by itself, and restarts for them",
             "turn off `Install macOS updates` in System Settings, General, Software Update, "
             "Automatic Updates",
+        )
+    elif node.facts.automatic_updates == "unknown":
+        yield unknown(
+            "the setting for automatic updates",
+            node,
+            "look in System Settings, General, Software Update, Automatic Updates",
         )
 
 
@@ -93,9 +103,11 @@ def _wired_limit(node: Node) -> Iterable[Fault]:
 
 
 MACS = {
-    "macos-version": each(_macos_old, "every Mac runs macOS 26.2 or later"),
-    "macos-differs": Check(_macos_differs, "all Macs run the same version of macOS"),
-    "rdma": Check(_rdma, "no Mac with Thunderbolt 5 has RDMA off"),
+    "macos-version": each(_macos_old, "every Mac runs macOS 26.2 or later", macs_only=True),
+    "macos-differs": Check(
+        _macos_differs, "all Macs run the same version of macOS", macs_only=True
+    ),
+    "rdma": Check(_rdma, "no Mac with Thunderbolt 5 has RDMA off", macs_only=True),
     "sleep": each(_sleep, "no node goes to sleep"),
     "automatic-updates": each(_updates, "no node restarts by itself for updates"),
     "wired-limit": each(_wired_limit, "the memory that MLX may use is set sensibly"),

@@ -74,15 +74,24 @@ class Check:
     """Attributes:
     find: the faults, of all nodes together.
     well: what is said when there are none.
+    macs_only: there is nothing to look at where no node is a Mac.
     """
 
     find: Callable[[Sight], Iterable[Fault]]
     well: str
+    macs_only: bool = False
 
 
-def each(find: Callable[[Node], Iterable[Fault]], well: str) -> Check:
+def each(find: Callable[[Node], Iterable[Fault]], well: str, *, macs_only: bool = False) -> Check:
     """A check that looks at one node at a time."""
-    return Check(lambda sight: (fault for node in sight.nodes for fault in find(node)), well)
+    return Check(
+        lambda sight: (fault for node in sight.nodes for fault in find(node)), well, macs_only
+    )
+
+
+def unknown(what: str, node: Node, look: str) -> Fault:
+    """What a node could not tell is not well, and need not be wrong."""
+    return Fault("info", f"{what} could not be read on {node.name}", look)
 
 
 def nodes_of(beacons: Sequence[Beacon], heard_at: float) -> tuple[Node, ...]:

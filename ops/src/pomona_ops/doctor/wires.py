@@ -64,8 +64,10 @@ def _asymmetry(sight: Sight) -> Iterable[Fault]:
 
 
 WIRES = {
-    "thunderbolt-cable": each(_cable, "every Thunderbolt 5 port in use runs at its speed"),
-    "daisy-chain": each(_daisy_chain, "no Mac is reached through another device"),
+    "thunderbolt-cable": each(
+        _cable, "every Thunderbolt 5 port in use runs at its speed", macs_only=True
+    ),
+    "daisy-chain": each(_daisy_chain, "no Mac is reached through another device", macs_only=True),
     "wifi": each(_wifi, "no link between nodes runs over Wi-Fi"),
     "asymmetry": Check(_asymmetry, "links are as fast one way as the other"),
 }

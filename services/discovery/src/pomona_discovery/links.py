@@ -24,6 +24,8 @@ class _Node:
     dead: set[str] = field(default_factory=set[str])
     best: str = ""
     fresh: bool = True
+    told_dead: frozenset[str] = frozenset()
+    """Addresses of this machine that do not answer there."""
 
 
 class Links:
@@ -50,7 +52,9 @@ class Links:
         self._news = asyncio.Event()
 
     def hear(self, beacon: Beacon) -> None:
-        """Take in where another node's discovery service can be asked."""
+        """Take in where another node's discovery service can be asked. When it tells that an
+        address of this machine is dead, the way to it is measured again at once: a cable that
+        dies is noticed at one end first."""
         probe = beacon.endpoints.get("probe", "")
         if beacon.node == self._node or not isinstance(beacon.facts, DiscoveryFacts) or not probe:
             return
@@ -60,8 +64,13 @@ class Links:
         addresses = addresses_of(host, beacon.facts.machine.interfaces)
         known = self._nodes.get(beacon.node)
         if known is None or (known.port, known.addresses) != (int(port), addresses):
-            self._nodes[beacon.node] = _Node(int(port), addresses)
+            known = self._nodes[beacon.node] = _Node(int(port), addresses)
             self._news.set()
+        told = {x for link in beacon.facts.links if link.node == self._node for x in link.dead}
+        if told - known.told_dead:
+            known.fresh = True
+            self._news.set()
+        known.told_dead = frozenset(told)
 
     def forget(self, node: str) -> None:
         self._nodes.pop(node, None)

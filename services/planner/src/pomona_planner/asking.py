@@ -5,7 +5,7 @@ from __future__ import annotations
 from pomona_planner.questions import Answer, Question
 from pomona_planner.search import BEAM, cheapest
 
-LABELS_OF_A_CALL = 2_000
+LABELS_OF_A_CALL = 50_000
 """What a search costs besides, in labels looked at in that time."""
 NARROW_BEAM = 32
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pomona_planner import tables
 from pomona_planner.asking import Asking
+from pomona_planner.balancing import evenest
 from pomona_planner.cycles import Cycle, required
-from pomona_planner.predicting import Plan, Prediction, cycle_seconds, predict
+from pomona_planner.predicting import (
+    Plan,
+    Prediction,
+    cycle_seconds,
+    lanes_and_rows,
+    predict,
+)
 from pomona_planner.problem import Aim, Machine, Problem
 from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
 from pomona_planner.search import MOST_LABELS, cheapest
@@ -80,12 +89,22 @@ class _Chooser:
     def plan(self, found: Found) -> Plan:
         return Plan(found.nodes, tuple(self._positions[cut] for cut in found.cuts))
 
-    def _question(self, stages: int | None = None) -> Question:
-        wanted = stages if stages is not None else self._aim.stages or None
-        return Question(self._one, self._allowed, stages=wanted, required=self._required)
+    def _question(self, stages: int = 0) -> Question:
+        wanted = stages or self._aim.stages
+        fewest, most = (wanted, wanted) if wanted else (1, MAX_NODES)
+        return Question(self._one, self._allowed, fewest, most, required=self._required)
 
-    def _cycle_of(self, stages: int, users: int = 0) -> Cycle:
-        return Cycle(self._problem, self._allowed, stages, users or self._users)
+    def _cycles(self) -> list[Cycle]:
+        """All plans, most stages first; those of at least as many stages as users together."""
+        most = min(len(self._problem.machines), len(self._positions) - 1)
+        fewest, most = (self._aim.stages,) * 2 if self._aim.stages else (1, most)
+        apart = range(fewest, min(self._users - 1, most) + 1)
+        groups = [(count, count) for count in apart]
+        if most >= self._users:
+            groups.append((max(fewest, self._users), most))
+        return [
+            Cycle(self._problem, self._allowed, *group, self._users) for group in reversed(groups)
+        ]
 
     # One user ----------------------------------------------------------------------------
 
@@ -109,14 +128,13 @@ class _Chooser:
         return self._balanced(found, floor_s)
 
     def _reaches_floor_surely(self, found: Found) -> bool:
-        best_s = min(self._cycle_of(count).least() for count in self._counts())
-        return self._seconds_for_all(found) * self._aim.floor <= best_s
+        best_s = self._seconds_for_all(found) * self._aim.floor
+        return not any(cycle.may_be_within(best_s) for cycle in self._cycles())
 
     def _quickest_within(self, cycle_s: float) -> Found | None:
         best: Found | None = None
         least = float("inf")
-        for count in self._counts():
-            cycle = self._cycle_of(count)
+        for cycle in self._cycles():
             question = replace(
                 cycle.question(self._one, cycle_s),
                 below=best.cost if best is not None else float("inf"),
@@ -131,16 +149,17 @@ class _Chooser:
 
     def _balanced(self, found: Found, floor_s: float) -> Found:
         """Of plans with these stages in this order, nearly as quick, the best for all users."""
-        if len(found.nodes) == 1:
+        nodes = list(found.nodes)
+        if len(nodes) == 1:
             return found
-        limit = found.cost * (1 + BALANCE_SLACK)
-        cycle = self._cycle_of(len(found.nodes), max(self._users, len(found.nodes)))
-        cycle = cycle.in_order_of(found)
-        better, _ = cycle.shortest(self._asking, cycle.of(found), self._one, limit)
+        _, rows = lanes_and_rows(max(self._users, len(nodes)), len(nodes))
+        cost = np.where(self._allowed, self._one.stage(), np.inf)[nodes]
+        busy = tables.costs(self._problem, rows).stage()[nodes]
+        links = self._one.links_of(nodes)
+        cuts = evenest(cost, busy, found.cost * (1 + BALANCE_SLACK) - links)
+        better = Found(found.nodes, cuts, self._one.of(nodes, list(cuts)))
         least = max(floor_s, self._seconds_for_all(found)) * (1 + TIE)
-        if better is None or self._seconds_for_all(better) > least:
-            return found
-        return better
+        return better if self._seconds_for_all(better) <= least else found
 
     # All users ---------------------------------------------------------------------------
 
@@ -152,13 +171,7 @@ class _Chooser:
             return answer.found
         best: Found | None = None
         best_s = least = float("inf")
-        cycles = [self._cycle_of(count) for count in self._counts()]
-        for cycle in sorted(cycles, key=lambda cycle: cycle.least()):
-            if cycle.least() >= best_s * (1 - TIE):
-                break
-            if best is not None and self._asking.is_spent:
-                least = min(least, cycle.least())
-                break
+        for cycle in self._cycles():
             found, at_least = cycle.shortest(self._asking, best_s)
             least = min(least, at_least)
             if found is not None:
@@ -168,13 +181,6 @@ class _Chooser:
 
     def _seconds_for_all(self, found: Found) -> float:
         return cycle_seconds(self._problem, self.plan(found), self._users)
-
-    def _counts(self) -> list[int]:
-        """Numbers of stages to consider."""
-        if self._aim.stages:
-            return [self._aim.stages]
-        most = min(len(self._problem.machines), len(self._positions) - 1)
-        return list(range(max(1, len(self._required)), most + 1))
 
     # Words -------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from math import isinf
 
 import numpy as np
 
@@ -17,34 +18,30 @@ from pomona_planner.asking import Asking
 from pomona_planner.bounds import least_of_all
 from pomona_planner.predicting import lanes_and_rows
 from pomona_planner.problem import Problem
-from pomona_planner.questions import TIE, Answer, Array, Costs, Found, Question
+from pomona_planner.questions import TIE, Array, Costs, Found, Question
 from pomona_planner.search import MOST_LABELS
 
-CLOSE_ENOUGH = 2e-3
+CLOSE_ENOUGH = 5e-3
 """Share of the cycle below which halving gives way to one last proof."""
-LABELS_OF_A_STEP = MOST_LABELS // 16
-LABELS_OF_A_PROOF = MOST_LABELS
-FIRST_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""Above the least cycle, where plans are looked for first."""
-LONGEST_S = 3600.0
-LEAST_WITHIN = 0.01
-"""Share within which the least cycle is found."""
+LABELS_OF_A_STEP = MOST_LABELS // 32
+FIRST_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Above the least time for the way round, where plans are looked for first."""
 
 
 class Cycle:
-    """Of plans of a number of stages, for a number of users."""
+    """Of plans with ``fewest`` to ``most`` stages, in all of which as many lanes travel."""
 
-    def __init__(self, problem: Problem, allowed: Array, stages: int, users: int) -> None:
+    def __init__(
+        self, problem: Problem, allowed: Array, fewest: int, most: int, users: int
+    ) -> None:
         """Args: allowed: (N, P, P) whether a node may hold a stage."""
         self._allowed = allowed
-        self._stages = stages
-        self._lanes, rows = lanes_and_rows(users, stages)
+        self._fewest, self._most = fewest, most
+        self._lanes, rows = lanes_and_rows(users, fewest)
         self._required = required(problem)
         self.costs = tables.costs(problem, rows)
         self._stage = self.costs.stage()
         self._busy = tables.occupancy(problem, rows)
-        self._next: Array = np.ones_like(self._busy, dtype=bool)
-        self._least: float | None = None
 
     def of(self, found: Found) -> float:
         """Seconds."""
@@ -58,74 +55,49 @@ class Cycle:
     def question(self, costs: Costs, cycle_s: float) -> Question:
         """Plans in which no stage and no link is busy for longer than a lane's share."""
         longest = cycle_s / self._lanes * (1 + TIE)
-        usable = (self._busy <= longest) & self._next
+        usable = self._busy <= longest
         return Question(
             replace(costs, link=np.where(usable, costs.link, np.inf)),
             self._allowed & (self._stage <= longest),
-            stages=self._stages,
+            self._fewest,
+            self._most,
             required=self._required,
         )
 
-    def in_order_of(self, found: Found) -> Cycle:
-        """Consider only plans with the nodes of this one in its order."""
-        self._next = np.zeros_like(self._next)
-        for a, b in pairwise(found.nodes):
-            self._next[a, b] = True
-        return self
+    def may_be_within(self, cycle_s: float) -> bool:
+        """False when no plan's cycle is shorter."""
+        return least_of_all(self._within(cycle_s)) < cycle_s * (1 - TIE)
 
-    def least(self) -> float:
-        """No plan has a shorter cycle; infinite when there is none."""
-        if self._least is None:
-            self._least = self._least_cycle()
-        return self._least
-
-    def _least_cycle(self) -> float:
-        low, high = 0.0, 1.0
-        while not self._may_be_within(high):
-            low, high = high, 4 * high
-            if high > LONGEST_S:
-                return float("inf")
-        while high - low > LEAST_WITHIN * high:
-            middle = (low + high) / 2
-            low, high = (low, middle) if self._may_be_within(middle) else (middle, high)
-        return low
-
-    def _may_be_within(self, cycle_s: float) -> bool:
-        """Whether a plan could be, were layers divisible and machines in no order."""
-        return least_of_all(self.question(self.costs, cycle_s)) <= cycle_s * (1 + TIE)
-
-    def shortest(
-        self,
-        asking: Asking,
-        below: float,
-        second: Costs | None = None,
-        second_limit: float = float("inf"),
-    ) -> tuple[Found | None, float]:
+    def shortest(self, asking: Asking, below: float) -> tuple[Found | None, float]:
         """The plan of the shortest cycle, shorter than ``below``; None when none was found.
 
-        Halving: is there any plan whose cycle is at most t? At the end, a proof that there
-        is none shorter. Returns also a time that no plan's cycle is below, but for the one
-        found: at least its own, or ``below``, when the proof is whole.
+        Halving: is there any plan whose cycle is at most t? At the end, the quickest way round
+        of those whose cycle is shorter than the best one's, and a proof that there is no other.
+        Returns also a time that no plan's cycle is below, but for the one found: at least its
+        own, or ``below``, when the proof is whole.
         """
+        least = least_of_all(self._within(below))
+        if least >= below * (1 - TIE):
+            return None, below
 
-        def any_within(cycle_s: float, labels: int = LABELS_OF_A_STEP) -> Answer:
-            question = replace(
-                self.question(self.costs, cycle_s),
-                below=cycle_s,
-                second=second,
-                second_limit=second_limit,
-                any_will_do=True,
-            )
-            return asking.ask(question, labels)
+        def ask(cycle_s: float, labels: int, any_will_do: bool) -> Found | None:
+            nonlocal least
+            question = replace(self._within(cycle_s), any_will_do=any_will_do)
+            answer = asking.ask(question, labels)
+            if answer.found is None:
+                least = max(least, min(answer.bound, cycle_s))
+            elif answer.proven and not any_will_do:
+                least = max(least, answer.found.cost)
+            return answer.found
 
-        low, high = self.least(), below
+        low, high = least, below
         best: Found | None = None
         # From the least upwards: the tighter a question, the sooner it is answered.
-        for share in FIRST_SHARES:
-            tried = self.least() * (1 + share)
-            if tried >= below or asking.is_spent:
+        tries = [least * (1 + share) for share in FIRST_SHARES] if isinf(below) else [below]
+        for tried in tries:
+            if asking.is_spent:
                 break
-            best = any_within(tried).found
+            best = ask(tried, LABELS_OF_A_STEP, True)
             if best is not None:
                 high = self.of(best)
                 break
@@ -133,17 +105,21 @@ class Cycle:
         while True:
             while best and high > low * (1 + CLOSE_ENOUGH) and not asking.is_spent:
                 middle = (low + high) / 2
-                found = any_within(middle).found
+                found = ask(middle, LABELS_OF_A_STEP, True)
                 if found is None:
                     low = middle
                 else:
                     best, high = found, self.of(found)
-            answer = any_within(high * (1 - 2 * TIE), LABELS_OF_A_PROOF)
-            if answer.found is None:
-                return best, max(min(answer.bound, high), self.least())
-            best, high = answer.found, self.of(answer.found)
-            if asking.is_spent:
-                return best, self.least()
+            found = ask(high * (1 - 2 * TIE), MOST_LABELS, False)
+            if found is not None:
+                best, high = found, self.of(found)
+            if least >= high * (1 - 4 * TIE):
+                return best, high
+            if found is None or asking.is_spent:
+                return best, least
+
+    def _within(self, cycle_s: float) -> Question:
+        return replace(self.question(self.costs, cycle_s), below=cycle_s)
 
 
 def required(problem: Problem) -> frozenset[int]:

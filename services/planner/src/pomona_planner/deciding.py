@@ -282,8 +282,7 @@ class Decider:
         )
 
     def _said(self, choice: Choice) -> control.Prediction:
-        found, learnt = choice.prediction, self._learnt
-        names = [machine.name for machine in choice.machines]
+        found = choice.prediction
         return control.Prediction(
             tokens_per_second=found.tokens_per_second,
             ceiling_tokens_per_second=found.ceiling_tokens_per_second,
@@ -294,8 +293,8 @@ class Decider:
             cache_tokens=max(found.cache_tokens, 0),
             stage_us=tuple(seconds * 1e6 for seconds in found.stage_s),
             link_us=tuple(seconds * 1e6 for seconds in found.link_s),
-            corrections=tuple(learnt.stages.get(names[n], 1.0) for n in choice.plan.nodes),
-            link_correction=learnt.links,
+            corrections=tuple(choice.machines[node].correction for node in choice.plan.nodes),
+            link_correction=self._learnt.links,
             joules_per_token=found.joules_per_token,
             notes=choice.notes,
         )

@@ -50,6 +50,13 @@ def parse_cluster(text: str) -> list[Imagined]:
     found: list[Imagined] = []
     for part in re.split(r"[,+]", text.lower().replace(" ", "")):
         match = _PART.match(part)
+        bare = catalogue.by_name(re.sub(r"^\d+x:?", "", part))
+        if bare is not None:
+            sizes = ", ".join(map(str, bare.prices))
+            raise ConfigurationError(
+                f"{part!r} says no memory; {bare.machine} is sold with {sizes} GB: write "
+                f"{part}-{max(bare.prices)}gb"
+            )
         kind = catalogue.by_name(match[2]) if match else None
         if match is None or kind is None:
             known = ", ".join(kind.name for kind in catalogue.kinds)

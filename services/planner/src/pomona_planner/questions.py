@@ -44,9 +44,12 @@ class Costs:
         """All stages and links of a plan. Args: cuts: positions, one more than nodes."""
         stage = self.stage()
         stages = sum(stage[n, a, b] for n, a, b in zip(nodes, cuts[:-1], cuts[1:], strict=True))
+        return float(stages) + self.links_of(nodes)
+
+    def links_of(self, nodes: list[int]) -> float:
+        """All links of a plan, the way back included."""
         links = sum(self.link[a, b] for a, b in pairwise(nodes))
-        back = self.back[nodes[-1], nodes[0]] if len(nodes) > 1 else 0.0
-        return float(stages + links + back)
+        return float(links + (self.back[nodes[-1], nodes[0]] if len(nodes) > 1 else 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,8 +59,7 @@ class Question:
     Attributes:
         costs: to be minimised: all stages, all links, and the way back.
         allowed: (N, P, P) whether a node may hold a stage from one position to another.
-        stages: exactly this many; None for any number.
-        most_stages: at most this many.
+        fewest, most: stages.
         required: nodes that must be used.
         below: only plans that cost less than this.
         second: costs of another kind, whose sum must not pass ``second_limit``.
@@ -66,8 +68,8 @@ class Question:
 
     costs: Costs
     allowed: Array
-    stages: int | None = None
-    most_stages: int = MAX_NODES
+    fewest: int = 1
+    most: int = MAX_NODES
     required: frozenset[int] = frozenset()
     below: float = float("inf")
     second: Costs | None = None

@@ -4,9 +4,10 @@ A plan is built from the tail to the head. A *label* is a part of one: the nodes
 (``mask``), the node at its front, its tail, the position where it begins, and what it
 costs. Labels that agree in all but the cost have the same future, so the cheapest stands
 for them all (dynamic programming, R. Bellman 1957; M. Held and R. Karp 1962 for the order).
-A label that cannot become cheaper than the best plan known is dropped (branch and bound):
-the bound of what is left is the linear relaxation of giving its layers to the free nodes,
-each up to what it can hold, its fixed costs spread over that.
+A label that cannot become cheaper than the best plan known is dropped (branch and bound; the
+bound is Lagrange's, see ``prices``). Quick searches, which keep the most promising labels only,
+find good plans first; by such a plan links are priced anew, and ranges that are part of no
+better one are left out of what follows.
 
 Nodes that are interchangeable are taken in their given order; nodes whose links are equal
 count as one front. So sixteen equal nodes are as quick as sixteen different ones. All is
@@ -19,15 +20,16 @@ import numpy as np
 
 from pomona_planner.bounds import Bound
 from pomona_planner.labels import Labels, Starts, concatenated
+from pomona_planner.prices import best_prices
 from pomona_planner.questions import MAX_NODES, TIE, Answer, Array, Found, Question
 from pomona_planner.symmetry import link_classes, twins
 
-MOST_LABELS = 400_000
+MOST_LABELS = 2_500_000
 """Labels looked at before the search gives up its proof and only goes on with the best."""
 BEAM = 128
-"""Labels kept at each level of the quick search, which gives the exact one its first bound."""
+"""Labels kept at each level of the first quick search."""
 WIDE_BEAM = 1024
-"""The same once the search has given up its proof."""
+"""The same in the second, and once the exact search has given up its proof."""
 
 
 def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEAM) -> Answer:
@@ -39,20 +41,43 @@ def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEA
     """
     if question.costs.fixed.shape[0] > MAX_NODES:
         raise ValueError(f"at most {MAX_NODES} nodes can be planned for at once")
-    search = _Search(question)
-    found = search.run(question.below, beam, most_labels)
-    settled = found is not None and question.any_will_do
-    if most_labels > 0 and search.left_out < float("inf") and not settled:
+    bound = Bound(question, best_prices(question))
+    if bound.least >= question.below * (1 - TIE):
+        return Answer(None, float("inf"), 0)
+    found: Found | None = None
+    search = _Search(bound, question.below)
+    looked_at, least = 0, search.least
+    for width in (beam, WIDE_BEAM, None):
         limit = found.cost if found is not None else question.below
-        found = search.run(limit, None, most_labels) or found
-    return Answer(found and search.in_order(found), search.left_out, search.labels)
+        better = search.run(limit, width, most_labels - looked_at)
+        found = better or found
+        looked_at += search.labels
+        least = max(least, search.left_out)
+        settled = found is not None and question.any_will_do
+        if search.left_out == float("inf") or settled or looked_at >= most_labels:
+            break
+        if better is not None:
+            # Now the links can be priced for the nodes of a good plan.
+            bound = Bound(question, best_prices(question, better.nodes))
+            search = _Search(bound, better.cost)
+    return Answer(found and search.in_order(found), least, looked_at)
 
 
 class _Search:
-    def __init__(self, question: Question) -> None:
+    """Among the ranges that may be part of a plan which costs less than ``below``.
+
+    Attributes:
+    least: no plan costs less than this.
+    left_out: the least that a label which the last run left out could have cost.
+    labels: that the last run looked at.
+    """
+
+    def __init__(self, bound: Bound, below: float) -> None:
         self.left_out = float("inf")
         self.labels = 0
-        self._question = question
+        self._bound = bound.among(bound.worth_trying(below))
+        self.least = self._bound.least
+        question = self._question = self._bound.question
         costs, allowed = question.costs, question.allowed
         self._count, self._positions = costs.before.shape
         self._stage = costs.stage()
@@ -61,25 +86,23 @@ class _Search:
         self._twin = twins(question)
         self._class = link_classes(question)
         self._required = sum(1 << node for node in question.required)
-        self._bound = Bound(question)
 
     def run(self, below: float, beam: int | None, most_labels: int) -> Found | None:
-        """The cheapest plan below a cost. ``left_out`` becomes the least that a label which
-        was left out could have cost.
+        """The cheapest plan below a cost.
 
         Level k holds the plans of k stages. Args: beam: labels kept a level; None keeps all.
         """
         question = self._question
-        most = min(question.stages or question.most_stages, self._count)
+        most = min(question.most, self._count)
         levels: list[Labels] = []
         best: tuple[int, int] | None = None
-        limit, seen = below, 0
-        self.left_out = float("inf")
-        growing = self._begin()
+        limit = below
+        self.left_out, self.labels = float("inf"), 0
+        growing = self._begin(limit)
         for level in range(1, most + 1):
             labels = growing
             done = labels.position == 0
-            if question.stages not in (None, level):
+            if level < question.fewest:
                 labels = labels.take(~done)
             elif done.any():
                 final = np.where(done, labels.cost, np.inf)
@@ -90,26 +113,28 @@ class _Search:
             levels.append(labels)
             if level == most or (best is not None and question.any_will_do):
                 break
-            rest = np.flatnonzero(labels.position > 0)
-            estimate = labels.cost[rest] + self._bound_of(labels, rest, level)
-            keep = estimate < limit * (1 - TIE)
-            rest, estimate = rest[keep], estimate[keep]
-            seen += len(rest) * self._count
-            self.labels += len(rest) * self._count
-            if beam is None and seen > most_labels:
-                beam = min(WIDE_BEAM, max(BEAM, most_labels // 512))
+            rest = np.flatnonzero((labels.position > 0) & (labels.least < limit * (1 - TIE)))
+            children = self._children(labels, rest)
+            if beam is None and self.labels + children > most_labels:
+                beam = WIDE_BEAM
             if beam is not None and len(rest) > beam:
-                order = np.argpartition(estimate, beam)
-                self.left_out = min(self.left_out, float(estimate[order[beam]]))
+                order = np.argpartition(labels.least[rest], beam)
+                self.left_out = min(self.left_out, float(labels.least[rest[order[beam]]]))
                 rest = rest[order[:beam]]
+                children = self._children(labels, rest)
             if not len(rest):
                 break
-            growing = self._grow(labels.take(rest), rest, limit)
+            self.labels += children
+            growing = self._grow(labels.take(rest), rest, level, limit)
         return self._unwind(levels, *best, limit) if best else None
 
-    def _bound_of(self, labels: Labels, chosen: Array, level: int) -> Array:
-        masks, tails = labels.mask[chosen], labels.tail[chosen]
-        return self._bound.of(masks, tails, labels.position[chosen], level)
+    def _children(self, labels: Labels, chosen: Array) -> int:
+        """How many labels come of these."""
+        masks, positions = labels.mask[chosen], labels.position[chosen]
+        return sum(
+            int(self._starts[node].count[positions[(masks >> node) & 1 == 0]].sum())
+            for node in range(self._count)
+        )
 
     def in_order(self, found: Found) -> Found:
         """The same plan with interchangeable nodes in their given order, the first ones used."""
@@ -122,7 +147,7 @@ class _Search:
         nodes = tuple(next(turns[of[node]]) for node in found.nodes)
         return Found(nodes, found.cuts, found.cost)
 
-    def _begin(self) -> Labels:
+    def _begin(self, limit: float) -> Labels:
         """Every stage that can be the tail."""
         last = self._positions - 1
         parts: list[tuple[Array, ...]] = []
@@ -131,22 +156,27 @@ class _Search:
                 continue
             starts = self._starts[node].of(np.array([last]))[1]
             count = len(starts)
-            cost = self._stage[node, starts, last]
+            second = np.zeros(count) if self._stage2 is None else self._stage2[node, starts, last]
             parts.append(
-                (
+                self._within(
+                    limit,
+                    1,
                     np.full(count, 1 << node),
                     np.full(count, node),
                     np.full(count, node),
                     starts,
-                    cost,
-                    np.zeros(count) if self._stage2 is None else self._stage2[node, starts, last],
+                    self._stage[node, starts, last],
+                    second,
                     np.full(count, -1),
                 )
             )
-        return self._best_of(concatenated(parts), float("inf"))
+        return self._best_of(concatenated(parts))
 
-    def _grow(self, before: Labels, numbers: Array, limit: float) -> Labels:
-        """Every stage put before every label. Args: numbers: what their children call them."""
+    def _grow(self, before: Labels, numbers: Array, level: int, limit: float) -> Labels:
+        """Every stage put before every label.
+
+        Args: numbers: what their children call them; level: how many stages they have.
+        """
         question = self._question
         second = question.second
         parts: list[tuple[Array, ...]] = []
@@ -167,34 +197,49 @@ class _Search:
             done = starts == 0
             cost[done] += question.costs.back[tail[done], node]
             cost2 = before.second[index]
-            keep = cost < limit * (1 - TIE)
             if second is not None and self._stage2 is not None:
                 cost2 = cost2 + self._stage2[node, starts, stops] + second.link[node, front]
                 cost2[done] += second.back[tail[done], node]
-            index, starts = index[keep], starts[keep]
-            made = (
-                before.mask[index] | bit,
-                np.full(len(index), node),
-                before.tail[index],
-                starts,
-                cost[keep],
-                cost2[keep],
-                numbers[index],
+            parts.append(
+                self._within(
+                    limit,
+                    level + 1,
+                    before.mask[index] | bit,
+                    np.full(len(index), node),
+                    tail,
+                    starts,
+                    cost,
+                    cost2,
+                    numbers[index],
+                )
             )
-            parts.append(made)
-        return self._best_of(concatenated(parts), limit)
+        return self._best_of(concatenated(parts))
 
-    def _best_of(self, labels: Labels, limit: float) -> Labels:
+    def _within(
+        self,
+        limit: float,
+        level: int,
+        mask: Array,
+        front: Array,
+        tail: Array,
+        position: Array,
+        cost: Array,
+        second: Array,
+        parent: Array,
+    ) -> tuple[Array, ...]:
+        """Labels that may still become plans within the limits."""
+        keep = np.flatnonzero(
+            (cost < limit * (1 - TIE)) & (second <= self._question.second_limit * (1 + TIE))
+        )
+        mask, front, tail, position, cost = (x[keep] for x in (mask, front, tail, position, cost))
+        least = cost + np.where(
+            position > 0, self._bound.of(mask, front, tail, position, level), 0.0
+        )
+        made = (mask, front, tail, position, cost, least, second[keep], parent[keep])
+        return tuple(x[least < limit * (1 - TIE)] for x in made)
+
+    def _best_of(self, labels: Labels) -> Labels:
         """Of labels with one future, those that no other beats."""
-        if not len(labels):
-            return labels
-        rest = np.flatnonzero(labels.position > 0)
-        level = int(labels.mask[0]).bit_count()
-        bound = np.zeros(len(labels))
-        bound[rest] = self._bound_of(labels, rest, level)
-        keep = labels.cost + bound < limit * (1 - TIE)
-        keep &= labels.second <= self._question.second_limit * (1 + TIE)
-        labels = labels.take(keep)
         if not len(labels):
             return labels
         classes = self._count

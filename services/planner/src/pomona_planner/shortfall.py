@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from pomona_planner import tables
 from pomona_planner.problem import Aim, Machine, Problem
-from pomona_planner.questions import Question
+from pomona_planner.questions import MAX_NODES, Question
 from pomona_planner.search import cheapest
 from pomona_planner.sizes import WORKSPACE_BYTES
 
@@ -52,7 +52,8 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
     rooms = sorted((machine.memory_bytes for machine in problem.machines), reverse=True)[:used]
     usable = sum(max(room - WORKSPACE_BYTES, 0) for room in rooms)
     missing = max(int(needed - usable), 0)
-    have = f"{used} machines have {sum(rooms) / 1e9:.1f} GB in all"
+    have = f"{used} machines have" if used > 1 else "the one machine has"
+    have += f" {sum(rooms) / 1e9:.1f} GB for MLX"
     reason = (
         f"{facts.name} does not fit: weights and caches for {demand.users} x {demand.context} "
         f"tokens take {needed / 1e9:.1f} GB, and each stage {WORKSPACE_BYTES / 1e9:.1f} GB of "
@@ -143,7 +144,6 @@ def _with_copies(problem: Problem, machine: Machine, count: int) -> Problem:
 
 def _fits(problem: Problem, aim: Aim) -> bool:
     allowed = tables.allowed(problem)
-    question = Question(
-        tables.costs(problem, 1), allowed, stages=aim.stages or None, any_will_do=True
-    )
+    fewest, most = (aim.stages, aim.stages) if aim.stages else (1, MAX_NODES)
+    question = Question(tables.costs(problem, 1), allowed, fewest, most, any_will_do=True)
     return cheapest(question, LABELS_OF_A_TRY).found is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from statistics import median
 
 from pomona.messages.control import Beacon, DiscoveryFacts, Hardware, StageWorkerFacts
 from pomona_planner.catalogue import machine_kinds
@@ -19,6 +20,9 @@ METAL_BANDWIDTH, METAL_COMPUTE, METAL_LAYER_S = 80e9, 2.5e12, 40e-6
 """Of an unknown Mac: the slowest that runs MLX, so that measuring it brings no bad news."""
 ACHIEVED = 0.8
 """Share of a chip's nominal bandwidth that decoding reaches."""
+
+NOISE = 0.25
+"""Share by which equal machines measure differently, beside other work."""
 
 
 @dataclass(slots=True)
@@ -61,10 +65,28 @@ def machines(
         for beacon in discoveries
         if isinstance(beacon.facts, DiscoveryFacts)
     }
-    return tuple(
+    made = [
         _machine(worker, on_node[worker.node], hardware.get(worker.node), learnt)
         for worker in workers
-    )
+    ]
+    alike: dict[Hashable, list[int]] = {}
+    for index, worker in enumerate(workers):
+        known = hardware.get(worker.node)
+        what = worker.node if known is None else (known.chip, known.cores, known.memory_bytes)
+        alike.setdefault((what, made[index].whole_precision), []).append(index)
+    for group in alike.values():
+        _even(made, group)
+    return tuple(made)
+
+
+def _even(machines: list[Machine], group: Sequence[int]) -> None:
+    """Give machines of one kind that measured about the same the figure in the middle, so that
+    noise makes no difference where there is none; one that is really slower keeps its own."""
+    for name in ("bandwidth", "compute", "layer_s", "correction"):
+        middle = median(getattr(machines[index], name) for index in group)
+        for index in group:
+            if abs(getattr(machines[index], name) - middle) <= NOISE * middle:
+                machines[index] = replace(machines[index], **{name: middle})
 
 
 def _machine(worker: Beacon, sharing: int, hardware: Hardware | None, learnt: Learnt) -> Machine:

@@ -46,27 +46,26 @@ def costs(problem: Problem, rows: int, tokens: int = 1) -> Costs:
     """Seconds of a step of ``rows`` sequences, each with ``tokens`` new tokens."""
     facts, demand, positions = problem.facts, problem.demand, problem.positions()
     machines = problem.machines
-    kinds: dict[Machine, tuple[list[float], float]] = {}
+    layers = list(dict.fromkeys(facts.layers))
+    number = {layer: index for index, layer in enumerate(layers)}
+    which = np.array([number[layer] for layer in facts.layers])
+    kinds: dict[Machine, tuple[Array, float]] = {}
 
-    def times(machine: Machine) -> tuple[list[float], float]:
+    def times(machine: Machine) -> tuple[Array, float]:
         arguments = (rows, tokens, demand.cached_tokens, demand.cache_bits)
-        known: dict[LayerFacts, float] = {}
-        for layer in facts.layers:
-            if layer not in known:
-                known[layer] = part_seconds(layer, machine, *arguments) + machine.layer_s
+        each = np.array([part_seconds(layer, machine, *arguments) for layer in layers])
         # Only the last token of a prompt needs the vocabulary.
         head = part_seconds(facts.head, machine, rows, 1, 0, 0)
         head += DRAWING_LAYERS * machine.layer_s
-        return [known[layer] for layer in facts.layers], head
+        return np.cumsum(each[which] + machine.layer_s), head
 
     before = np.zeros((len(machines), len(positions)))
     last = np.zeros(len(machines))
     for index, machine in enumerate(machines):
         if machine not in kinds:
             kinds[machine] = times(machine)
-        layers, head = kinds[machine]
-        whole = np.concatenate(([0.0], np.cumsum(layers)))
-        before[index] = whole[list(positions)] * machine.correction
+        whole, head = kinds[machine]
+        before[index] = np.concatenate(([0.0], whole))[list(positions)] * machine.correction
         last[index] = head * machine.correction
     return Costs(
         fixed=np.array([machine.step_s * machine.correction for machine in machines]),
