@@ -97,12 +97,22 @@ def test_the_command_exits_by_whether_it_fits(capsys: pytest.CaptureFixture[str]
     assert run_plan(PlanOptions("nothing", "8x:m4-pro-64gb")) == 2
 
 
-def test_every_machine_has_a_source_and_names_its_unsure_figures() -> None:
+def test_every_figure_has_a_source_or_is_named_as_unsure() -> None:
+    figures = {"gigabytes_per_s", "teraflops_fp16", "idle_watts", "busy_watts", "prices"}
     for kind in machine_kinds().kinds:
         assert kind.specs.startswith(("https://support.apple.com/", "https://www.apple.com/"))
-        assert "teraflops_fp16" in kind.unsure, "Apple publishes none"
-        assert set(kind.unsure) <= {
-            "gigabytes_per_s", "teraflops_fp16", "idle_watts", "busy_watts", "prices",
-        }  # fmt: skip
-    assert "gigabytes_per_s" not in plan("deepseek-v3", "8x:m4-pro-64gb")["unsure"]  # type: ignore[operator]  # a list
-    assert "prices" in plan("deepseek-v3", "8x:m5-pro-64gb")["unsure"]  # type: ignore[operator]  # a list
+        assert all(url.startswith("https://") for url in kind.sources.values())
+        named = [*kind.unsure, *kind.sources]
+        assert len(set(named)) == len(named), "either somebody measured it, or it is unsure"
+        assert set(named) <= figures
+        assert "teraflops_fp16" in named, "Apple publishes none"
+
+
+def test_a_plan_names_the_sources_and_the_unsure_figures_of_its_machines() -> None:
+    measured, estimated = (
+        plan("deepseek-v3", f"8x:{kind}") for kind in ("m4-max-64gb", "m5-pro-64gb")
+    )
+    assert "https://support.apple.com/122211" in measured["sources"]  # type: ignore[operator]  # a list
+    assert any("github.com" in url for url in measured["sources"])  # type: ignore[attr-defined]  # a list
+    assert measured["unsure"] == []
+    assert estimated["unsure"] == ["busy_watts", "idle_watts", "teraflops_fp16"]

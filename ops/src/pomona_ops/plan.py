@@ -117,7 +117,14 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
         "users": options.users,
         "context": context,
         "price_dollars": sum(machine.price for machine in cluster),
-        "sources": sorted({machine.kind.specs for machine in cluster} | {facts.source} - {""}),
+        "sources": sorted(
+            {
+                url
+                for machine in cluster
+                for url in (machine.kind.specs, *machine.kind.sources.values())
+            }
+            | {facts.source} - {""}
+        ),
         "unsure": sorted({figure for machine in cluster for figure in machine.kind.unsure}),
     }
     answer = choose(problem, Aim(options.objective, stages=options.stages))

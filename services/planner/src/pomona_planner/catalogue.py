@@ -20,7 +20,8 @@ class ChipKind:
         compute: of matrix products in half precision, operations a second.
         idle_watts, busy_watts: of a whole machine with it.
         specs: where its maker specifies it.
-        unsure: names of figures in ``data/machines.toml`` that no page of its maker confirms.
+        sources: of figures that stand elsewhere, by their names in ``data/machines.toml``.
+        unsure: names of figures that neither its maker nor a published measurement confirms.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ChipKind:
     prices: dict[int, float]
     """Memory in GB to price in dollars; the memory sizes that are sold."""
     specs: str
+    sources: dict[str, str]
     unsure: tuple[str, ...]
 
 
@@ -78,5 +80,6 @@ def _kind(name: str, entry: dict[str, Any]) -> ChipKind:
         machine=entry["machine"],
         prices={int(size): price for size, price in entry["prices"].items()},
         specs=entry["specs"],
+        sources=entry.get("sources", {}),
         unsure=tuple(entry["unsure"]),
     )
