@@ -90,7 +90,7 @@ def imagined_problem(
             name=f"{number}:{one.name}",
             memory_bytes=int(one.memory_gb * GIB * wired_share) or one.usable_bytes,
             bandwidth=one.kind.bandwidth * ACHIEVED,
-            compute=one.kind.compute * 0.7,
+            compute=one.kind.compute,
             layer_s=MAC_LAYER_S,
             idle_watts=one.kind.idle_watts,
             busy_watts=one.kind.busy_watts,
