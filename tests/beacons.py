@@ -8,15 +8,14 @@ from typing import Any
 from pomona import __version__
 from pomona.messages.control import (
     Beacon,
-    DiscoveryFacts,
     Facts,
     GatewayFacts,
-    Hardware,
     HealthWatcherFacts,
     PlannerFacts,
     ServiceName,
     StageWorkerFacts,
 )
+from pomona.messages.discovery import DiscoveryFacts, Hardware
 
 GIB = 1 << 30
 HARDWARE = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")

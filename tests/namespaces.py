@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pomona.messages.control import Beacon, DiscoveryFacts, Pipeline, PlannerFacts
+from pomona.messages.control import Beacon, Pipeline, PlannerFacts
+from pomona.messages.discovery import DiscoveryFacts
 from pomona.transport import BeaconReceiver
 from processes import wait_until_async
 

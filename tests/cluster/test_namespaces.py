@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from namespaces import PEER_PORT, Ear, Network, network
-from pomona.messages.control import DiscoveryFacts
+from pomona.messages.discovery import DiscoveryFacts
 from pomona.models import LayerFacts, ModelFacts
 from pomona_planner.choosing import Choice, choose
 from pomona_planner.predicting import Plan, predict

@@ -12,7 +12,8 @@ import zmq
 
 from beacons import beacon_of
 from pomona.codec import MAX_BEACON_BYTES, encode_beacon
-from pomona.messages.control import Beacon, DiscoveryFacts
+from pomona.messages.control import Beacon
+from pomona.messages.discovery import DiscoveryFacts
 from pomona.transport import BeaconSender
 from processes import Listener, Node, ServiceProcess, metrics_of, wait_until, wait_until_async
 

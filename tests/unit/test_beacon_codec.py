@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from beacons import HARDWARE, beacon_of
 from pomona import codec
 from pomona.errors import ProtocolError
-from pomona.messages.control import Alert, Beacon, DiscoveryFacts, HealthWatcherFacts
+from pomona.messages.control import Alert, Beacon, HealthWatcherFacts
 from pomona.messages.data import MAX_TENSORS, Cancel, Envelope, Tensor
+from pomona.messages.discovery import DiscoveryFacts
 from strategies import messages
 
 BEACONS = messages(Beacon)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import recordings
-from pomona.messages.control import Hardware, LinkFacts, NodeFacts
+from pomona.messages.discovery import Hardware, LinkFacts, NodeFacts
 from pomona_discovery.thunderbolt import thunderbolt_ports
 from pomona_ops.doctor.checks import CHECKS, Finding, diagnose
 from pomona_ops.doctor.sight import Node, Severity, Sight

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from beacons import beacon_of
-from pomona.messages.control import Beacon, LinkFacts, Pipeline, Stage, StageStatus
+from pomona.messages.control import (
+    Beacon,
+    Pipeline,
+    Stage,
+    StageStatus,
+)
+from pomona.messages.discovery import LinkFacts
 from pomona_gateway.routes import RouteTable
 
 EVERYWHERE = "tcp://0.0.0.0:7000"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from beacons import beacon_of
-from pomona.messages.control import Interface, LinkFacts, NodeFacts
+from pomona.messages.discovery import Interface, LinkFacts, NodeFacts
 from pomona_discovery.links import Links, addresses_of, kind_towards
 from pomona_discovery.probing import Measured, ProbeServer, best_of, measure
 from processes import free_port, wait_until_async

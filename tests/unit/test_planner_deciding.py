@@ -10,15 +10,16 @@ import pytest
 from beacons import beacon_of
 from pomona.messages.control import (
     Beacon,
-    LinkFacts,
     Pipeline,
     StageStatus,
     StageWorkerFacts,
 )
+from pomona.messages.discovery import LinkFacts
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_planner.deciding import Decider, Replan, Wish
+from pomona_planner.deciding import Decider
 from pomona_planner.memory import PlanMemory
 from pomona_planner.pins import parse_pin, pins_of
+from pomona_planner.proposing import Replan, Wish
 
 FACTS = read_facts(EMBEDDED_MODEL)
 GIGA = 10**9

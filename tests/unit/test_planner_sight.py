@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from beacons import beacon_of
-from pomona.messages.control import Beacon, Hardware
+from pomona.messages.control import Beacon
+from pomona.messages.discovery import Hardware
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona_planner import sight
 from pomona_planner.choosing import Choice, choose

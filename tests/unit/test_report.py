@@ -10,10 +10,8 @@ import pytest
 from pomona.messages.control import (
     Alert,
     Beacon,
-    DiscoveryFacts,
     Facts,
     GatewayFacts,
-    Hardware,
     HealthWatcherFacts,
     Pipeline,
     PlannerFacts,
@@ -21,6 +19,7 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
+from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_ops.narrator import PATIENCE_S, Line, Narrator
 from pomona_ops.report import cluster_report
 from pomona_ops.screen import Screen

@@ -12,18 +12,20 @@ from typing import Literal
 from pomona.messages.control import (
     Alert,
     Beacon,
-    DiscoveryFacts,
     GatewayFacts,
-    Hardware,
     HealthWatcherFacts,
-    LinkFacts,
-    NodeFacts,
     Pipeline,
     PlannerFacts,
     Prediction,
     Stage,
     StageStatus,
     StageWorkerFacts,
+)
+from pomona.messages.discovery import (
+    DiscoveryFacts,
+    Hardware,
+    LinkFacts,
+    NodeFacts,
 )
 
 ClusterState = Literal["serving", "degraded", "absent"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 
-from pomona.messages.control import LinkFacts
+from pomona.messages.discovery import LinkFacts
 
 WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 """Hosts by which a socket listens on every address of its machine."""

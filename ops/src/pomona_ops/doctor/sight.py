@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pomona.messages.control import (
-    Beacon,
+from pomona.messages.control import Beacon, StageWorkerFacts
+from pomona.messages.discovery import (
     DiscoveryFacts,
     Hardware,
     LinkFacts,
     NodeFacts,
-    StageWorkerFacts,
 )
 
 Severity = Literal["ok", "info", "warning", "critical"]

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 import psutil
 
-from pomona.messages.control import Hardware
+from pomona.messages.discovery import Hardware
 
 log = logging.getLogger(__name__)
 

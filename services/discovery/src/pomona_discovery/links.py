@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pomona.messages.control import Beacon, DiscoveryFacts, Interface, LinkFacts
+from pomona.messages.control import Beacon
+from pomona.messages.discovery import DiscoveryFacts, Interface, LinkFacts
 from pomona_discovery.probing import Measured, best_of, measure
 
 FIRST_PAUSE_S: Final = 1.0

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pomona.leases import LEASE_S
-from pomona.messages.control import Beacon, DiscoveryFacts
+from pomona.messages.control import Beacon
+from pomona.messages.discovery import DiscoveryFacts
 
 MAX_PEERS = 64
 PEER_SILENCE_S = 30.0

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, TypeVar
 import orjson
 import psutil
 
-from pomona.messages.control import Interface, NodeFacts
+from pomona.messages.discovery import Interface, NodeFacts
 from pomona_discovery.thunderbolt import rdma_devices, rdma_state, thunderbolt_ports
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 from pomona.errors import LinkError
 from pomona.leases import LEASE_S
-from pomona.messages.control import Beacon, DiscoveryFacts, Hardware, NodeFacts
+from pomona.messages.control import Beacon
+from pomona.messages.discovery import DiscoveryFacts, Hardware, NodeFacts
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Switchboard
 from pomona_discovery import metrics

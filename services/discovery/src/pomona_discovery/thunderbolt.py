@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import orjson
 
-from pomona.messages.control import ThunderboltPort
+from pomona.messages.discovery import ThunderboltPort
 
 Rdma = Literal["unknown", "unsupported", "disabled", "enabled"]
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pomona.addresses import measured_way
 from pomona.messages.control import (
     Beacon,
-    DiscoveryFacts,
-    LinkFacts,
     Pipeline,
     PlannerFacts,
     StageStatus,
     StageWorkerFacts,
 )
+from pomona.messages.discovery import DiscoveryFacts, LinkFacts
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from pomona.messages.control import Beacon, DiscoveryFacts, Hardware, StageWorkerFacts
+from pomona.messages.control import Beacon, StageWorkerFacts
+from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_planner.catalogue import machine_kinds
 from pomona_planner.problem import UNMEASURED, Link, Machine
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from pomona.addresses import WILDCARDS, measured_way
-from pomona.messages.control import Beacon, DiscoveryFacts, LinkFacts, Stage
+from pomona.messages.control import Beacon, Stage
+from pomona.messages.discovery import DiscoveryFacts, LinkFacts
 
 
 def address_of(worker: Beacon, sender: Beacon, others: Sequence[Beacon]) -> str | None:
