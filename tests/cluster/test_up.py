@@ -248,7 +248,8 @@ def test_a_setting_that_no_service_can_use_ends_the_run_and_is_named(tmp_path: P
 
 def test_without_a_cluster_status_and_chat_say_so() -> None:
     port = str(free_ports().first)
-    for arguments in (["status"], ["status", "--json"], ["chat", "hi"]):
+    for arguments in (["status"], ["status", "--json"], ["status", "--watch"], ["chat", "hi"]):
         done = run_pomona(*arguments, "--port", port)
         assert done.returncode == 2, arguments
+        assert done.stdout + done.stderr, arguments
         assert "Traceback" not in done.stderr

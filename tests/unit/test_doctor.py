@@ -120,8 +120,23 @@ def test_lesser_faults(changes: dict[str, Any], check: str, severity: Severity) 
     assert [finding.severity for finding in findings] == [severity]
 
 
+MACS_ONLY = (
+    "macos-version", "macos-differs", "rdma", "thunderbolt-cable", "daisy-chain", "sleep",
+    "automatic-updates", "wired-limit",
+)  # fmt: skip
+
+
 def test_what_is_of_macs_only_is_not_called_well_where_there_is_none() -> None:
-    linux = node("a", hardware_os_name="Ubuntu", facts_thunderbolt=())
-    for check in ("macos-version", "macos-differs", "rdma", "thunderbolt-cable", "daisy-chain"):
+    linux = node(
+        "a", hardware_os_name="Ubuntu", facts_thunderbolt=(), facts_sleep_minutes=-1,
+        facts_automatic_updates="unknown",
+    )  # fmt: skip
+    for check in MACS_ONLY:
         (finding,) = of(check, Sight((linux,)))
         assert finding.said == "not looked at: no node is a Mac"
+
+
+def test_beside_a_mac_the_doctor_speaks_of_macs_only_where_it_looked_at_those_only() -> None:
+    linux = node("b", hardware_os_name="Ubuntu", facts_sleep_minutes=-1, facts_thunderbolt=())
+    (finding,) = of("sleep", Sight((node("a"), linux)))
+    assert (finding.severity, finding.said) == ("ok", "no Mac goes to sleep")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 import recordings
@@ -10,6 +13,7 @@ from pomona_discovery.node_facts import (
     hardware_overview,
     mac_facts,
     macmon,
+    node_facts,
     port_kinds,
     sleep_minutes,
 )
@@ -112,3 +116,10 @@ def test_a_mac_whose_commands_fail_has_empty_facts() -> None:
     found = mac_facts(run, (), 0, 0, 0.0)
     assert (found.model, found.thunderbolt, found.rdma) == ("", (), "unsupported")
     assert (found.sleep_minutes, found.automatic_updates) == (-1, "unknown")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is asked")
+def test_what_is_not_looked_up_without_macos_is_unknown(tmp_path: Path) -> None:
+    found = node_facts(tmp_path)
+    assert (found.sleep_minutes, found.automatic_updates) == (-1, "unknown")
+    assert found.disk_bytes > 0

@@ -55,7 +55,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
-    """Show nodes, stages, memory, users and alerts. Exits 0 serving, 1 degraded, 2 no cluster."""
+    """Show nodes, stages, memory, users and alerts. Exits 0 serving, 1 degraded, 2 no cluster.
+
+    With --watch, 0 after Ctrl-C; where standard output is no terminal, 2 once no cluster speaks.
+    """
     from pomona.settings import ServiceSettings, read_settings
     from pomona_ops.ports import LOOPBACK, ClusterPorts
     from pomona_ops.status import show_status, watch_status
@@ -64,6 +67,8 @@ def status(
     endpoint = settings.control_subscribe
     if port is not None:
         endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for people; with --json, ask again and again")
     if watch:
         raise typer.Exit(watch_status(endpoint, settings.cluster))
     raise typer.Exit(show_status(endpoint, settings.cluster, as_json))

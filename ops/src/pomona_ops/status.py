@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -33,12 +34,8 @@ async def hear_cluster(endpoint: str, cluster: str, listen_s: float = LISTEN_S) 
     """The newest beacon of every service that spoke within ``listen_s`` seconds."""
     leases = LeaseTable()
     receiver = BeaconReceiver(endpoint, cluster)
-    ends_at = time.monotonic() + listen_s
     try:
-        while (left_s := ends_at - time.monotonic()) > 0:
-            beacon = await receiver.receive(left_s)
-            if beacon is not None:
-                leases.hear(beacon, time.monotonic())
+        await _listen(receiver, leases, listen_s)
     finally:
         await receiver.close()
     return [lease.beacon for lease in leases]
@@ -50,43 +47,73 @@ def show_status(endpoint: str, cluster: str, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
     elif report.state == "absent":
-        print(
-            f"No cluster called {cluster} speaks at {endpoint}. Start one with `pomona up`, "
-            "or name its port with --port.",
-            file=sys.stderr,
-        )
+        print(_absent(endpoint, cluster), file=sys.stderr)
     else:
         _print(report)
     return EXIT_CODES[report.state]
 
 
 def watch_status(endpoint: str, cluster: str) -> int:
-    """Show the cluster's state until Ctrl-C, anew every second."""
+    """Show the cluster's state anew every second until Ctrl-C; the exit code is 0 then.
+
+    Where no person looks (standard output is no terminal) the reports follow each other, and it
+    ends with 2 when no cluster speaks.
+    """
     try:
-        return EXIT_CODES[asyncio.run(_watch(endpoint, cluster))]
+        asyncio.run(_watch(endpoint, cluster))
     except KeyboardInterrupt:
         return 0
+    print(_absent(endpoint, cluster), file=sys.stderr)
+    return EXIT_CODES["absent"]
 
 
-async def _watch(endpoint: str, cluster: str) -> ClusterState:
+async def _watch(endpoint: str, cluster: str) -> None:
+    """Ends when no cluster speaks and no person looks."""
+    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
+    console = Console(highlight=False)
     leases = LeaseTable()
     receiver = BeaconReceiver(endpoint, cluster)
+    listen_s = LISTEN_S
     try:
-        with Live(Text("listening"), auto_refresh=False, screen=sys.stdout.isatty()) as live:
+        with ExitStack() as stack:
+            live = None
+            if console.is_terminal:
+                live = stack.enter_context(
+                    Live(Text("listening"), console=console, auto_refresh=False, screen=True)
+                )
             while True:
-                ends_at = time.monotonic() + BEACON_INTERVAL_S
-                while (left_s := ends_at - time.monotonic()) > 0:
-                    beacon = await receiver.receive(left_s)
-                    if beacon is not None:
-                        leases.hear(beacon, time.monotonic())
+                await _listen(receiver, leases, listen_s)
+                listen_s = BEACON_INTERVAL_S
                 leases.expire(time.monotonic())
                 report = cluster_report(cluster, [lease.beacon for lease in leases])
-                live.update(rendered(report), refresh=True)
+                absent = report.state == "absent"
+                if live is not None:
+                    shown = Text(_absent(endpoint, cluster)) if absent else rendered(report)
+                    live.update(shown, refresh=True)
+                elif absent:
+                    return
+                else:
+                    console.print(rendered(report))
     finally:
         await receiver.close()
+
+
+async def _listen(receiver: BeaconReceiver, leases: LeaseTable, listen_s: float) -> None:
+    ends_at = time.monotonic() + listen_s
+    while (left_s := ends_at - time.monotonic()) > 0:
+        beacon = await receiver.receive(left_s)
+        if beacon is not None:
+            leases.hear(beacon, time.monotonic())
+
+
+def _absent(endpoint: str, cluster: str) -> str:
+    return (
+        f"No cluster called {cluster} speaks at {endpoint}. Start one with `pomona up`, "
+        "or name its port with --port."
+    )
 
 
 def _print(report: ClusterReport) -> None:

@@ -56,6 +56,8 @@ def _rdma(sight: Sight) -> Iterable[Fault]:
 
 
 def _sleep(node: Node) -> Iterable[Fault]:
+    if not node.is_mac:
+        return
     if node.facts.sleep_minutes > 0:
         yield Fault(
             "critical",
@@ -67,6 +69,8 @@ def _sleep(node: Node) -> Iterable[Fault]:
 
 
 def _updates(node: Node) -> Iterable[Fault]:
+    if not node.is_mac:
+        return
     if node.facts.automatic_updates == "on":
         yield Fault(
             "warning",
@@ -108,7 +112,9 @@ MACS = {
         _macos_differs, "all Macs run the same version of macOS", macs_only=True
     ),
     "rdma": Check(_rdma, "no Mac with Thunderbolt 5 has RDMA off", macs_only=True),
-    "sleep": each(_sleep, "no node goes to sleep"),
-    "automatic-updates": each(_updates, "no node restarts by itself for updates"),
-    "wired-limit": each(_wired_limit, "the memory that MLX may use is set sensibly"),
+    "sleep": each(_sleep, "no Mac goes to sleep", macs_only=True),
+    "automatic-updates": each(_updates, "no Mac restarts by itself for updates", macs_only=True),
+    "wired-limit": each(
+        _wired_limit, "the memory that MLX may use on Macs is set sensibly", macs_only=True
+    ),
 }

@@ -51,8 +51,6 @@ def node_facts(state_dir: Path, now: float | None = None) -> NodeFacts:
         celsius=_try("temperature", _linux_celsius, 0.0),
         disk_free_bytes=free,
         disk_bytes=whole,
-        sleep_minutes=0,
-        automatic_updates="off",
         clock_s=clock,
     )
 

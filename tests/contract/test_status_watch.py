@@ -1,0 +1,39 @@
+"""``pomona status --watch`` into a pipe, beside a real discovery service."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from clusters import pomona, run_pomona
+from processes import Node, wait_until
+
+
+def test_reports_follow_each_other_until_the_cluster_is_gone(tmp_path: Path) -> None:
+    node = Node("mac", tmp_path)
+    said, complained = tmp_path / "said", tmp_path / "complained"
+    with node.discovery() as discovery:
+        wait_until(lambda: "degraded" in run_pomona("status", **node.environment).stdout, "heard")
+        with said.open("wb") as out, complained.open("wb") as error:
+            watching = subprocess.Popen(
+                pomona("status", "--watch"),
+                env=os.environ | node.environment,
+                stdout=out,
+                stderr=error,
+            )
+        try:
+            wait_until(lambda: said.read_text().count("pomona is degraded") >= 2, "two reports")
+            assert watching.poll() is None
+            discovery.kill()
+            assert watching.wait(20) == 2
+        finally:
+            watching.kill()
+            watching.wait(10)
+    assert "No cluster called pomona speaks at" in complained.read_text()
+
+
+def test_it_is_not_for_machines() -> None:
+    done = run_pomona("status", "--watch", "--json")
+    assert done.returncode == 2
+    assert "--watch is for people" in done.stderr
