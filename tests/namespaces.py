@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from pomona.lifeline import LIFELINE_VARIABLE
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.transport import BeaconReceiver
-from processes import wait_until_async
+from processes import lifeline, wait_until_async
 
 PEER_PORT = 52418
 DEADLINE_S = 60.0
@@ -104,7 +105,8 @@ class Network:
         log = self._stack.enter_context((folder / f"{node}.{module}.log").open("wb"))
         process = subprocess.Popen(
             ["ip", "netns", "exec", f"{self.tag}{node}", sys.executable, "-m", module],
-            env=environment,
+            env=environment | {LIFELINE_VARIABLE: str(lifeline())},
+            pass_fds=(lifeline(),),
             stdout=log,
             stderr=log,
         )
