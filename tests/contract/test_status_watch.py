@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from clusters import pomona, run_pomona
 from processes import Node, wait_until
@@ -12,13 +13,14 @@ from processes import Node, wait_until
 
 def test_reports_follow_each_other_until_the_cluster_is_gone(tmp_path: Path) -> None:
     node = Node("mac", tmp_path)
+    environment: dict[str, Any] = {**node.environment}
     said, complained = tmp_path / "said", tmp_path / "complained"
     with node.discovery() as discovery:
-        wait_until(lambda: "degraded" in run_pomona("status", **node.environment).stdout, "heard")
+        wait_until(lambda: "degraded" in run_pomona("status", **environment).stdout, "heard")
         with said.open("wb") as out, complained.open("wb") as error:
             watching = subprocess.Popen(
                 pomona("status", "--watch"),
-                env=os.environ | node.environment,
+                env=os.environ | environment,
                 stdout=out,
                 stderr=error,
             )
