@@ -233,10 +233,29 @@ def test_several_prompts_have_their_replies_in_order(client: openai.OpenAI) -> N
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (6, 4)
 
 
+def test_a_reply_of_no_tokens_is_empty(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model=MODEL, prompt="one", max_tokens=0)
+    assert (reply.choices[0].text, reply.choices[0].finish_reason) == ("", "length")
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 0
+
+
+def test_of_two_limits_the_lower_one_holds(client: openai.OpenAI) -> None:
+    for limits in ((2, 1), (1, 2)):
+        reply = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hi"}],
+            max_tokens=limits[0],
+            max_completion_tokens=limits[1],
+        )
+        assert reply.usage is not None
+        assert reply.usage.completion_tokens == 1
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"prompt": []}, "prompt"),

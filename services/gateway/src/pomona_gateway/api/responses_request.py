@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-import orjson
 from pydantic import Discriminator, Field, StringConstraints, Tag
 
-from pomona.errors import RequestError
-from pomona_gateway.api.body import Body
-from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
+from pomona_gateway.api.body import Body, RuledBody
+from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName, template_call
 from pomona_gateway.api.opening import Effort
 from pomona_gateway.api.parameters import Label, SamplingParameters
 from pomona_gateway.api.shapes import FlatFormat, format_shape
-from pomona_gateway.api.tools import MAX_TOOLS, offered
+from pomona_gateway.api.tools import CHOICE_NEEDS_TOOLS, MAX_TOOLS, offered
 from pomona_gateway.dialogue import Function, Tools
 from pomona_gateway.grammar import Shape
 
@@ -111,7 +109,7 @@ class Reasoning(Body):
     summary: None = None
 
 
-class ResponsesRequest(Body):
+class ResponsesRequest(RuledBody):
     """A request for a response."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -140,6 +138,8 @@ class ResponsesRequest(Body):
     background: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     include: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    rules = (CHOICE_NEEDS_TOOLS,)
 
     def parameters(self) -> SamplingParameters:
         return SamplingParameters(model=self.model, temperature=self.temperature, top_p=self.top_p)
@@ -171,12 +171,12 @@ class ResponsesRequest(Body):
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
         out: list[dict[str, Any]] = []
-        for place, item in enumerate(self.input):
-            _add(out, item, f"input[{place}]")
+        for item in self.input:
+            _add(out, item)
         return out
 
 
-def _add(out: list[dict[str, Any]], item: AnyItem, where: str) -> None:
+def _add(out: list[dict[str, Any]], item: AnyItem) -> None:
     match item:
         case InputMessage(role="assistant", content=content):
             _assistant(out)["content"] += _text(content)
@@ -187,14 +187,7 @@ def _add(out: list[dict[str, Any]], item: AnyItem, where: str) -> None:
             text = "".join(x.text for x in item.content or item.summary or [])
             _assistant(out)["reasoning_content"] = text
         case InputCall():
-            try:
-                arguments = orjson.loads(item.arguments or "{}")
-            except orjson.JSONDecodeError as error:
-                name = f"{where}.arguments"
-                message = f"{name!r} is not JSON: {error}"
-                raise RequestError(400, "invalid_value", message, name) from error
-            function = {"name": item.name, "arguments": arguments}
-            call = {"id": item.call_id, "type": "function", "function": function}
+            call = template_call(item.call_id, item.name, item.arguments)
             _assistant(out).setdefault("tool_calls", []).append(call)
         case InputCallOutput():
             text = _text(item.output)
