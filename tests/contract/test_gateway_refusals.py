@@ -206,8 +206,9 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "names": ("/api/chat", b"{%b}" % b",".join(b'"%d":0' % n for n in range(250_000))),
     "brackets": ("/v1/responses", b"[" * (30 << 20)),
 }
-MAX_BUSY_S = 1.0
-"""The loop serves nobody else meanwhile. Telling every fault of these takes up to 27 s."""
+MAX_BUSY_S = 2.0
+"""Of client and gateway together; reading all faults of thirty megabytes took up to 27 s."""
+MAX_GROWTH_BYTES = 256 << 20
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -219,7 +220,7 @@ def test_a_body_full_of_faults_is_refused_soon(http: httpx.Client, name: str) ->
     answer = http.post(path, content=body)
     assert time.process_time() - begun < MAX_BUSY_S
     assert answer.status_code in (400, 413)
-    assert process.memory_info().rss - before < 12 * len(body)
+    assert process.memory_info().rss - before < MAX_GROWTH_BYTES
 
 
 def test_a_declared_length_is_refused_before_the_body_comes(gateway: GatewayThread) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 CLOSE_GRACE_S = 2
 """What the last error events of a drain get to reach their clients."""
 BACKLOG = 2048
+"""Connections that the kernel keeps until they are accepted."""
 SEND_BUFFER_BYTES = 256 << 10
 """Left alone, the kernel holds megabytes for each client that does not read."""
 

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from pomona_gateway.api.body import Body, Rule, RuledBody, either, given, unless
 from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
 from pomona_gateway.api.opening import Effort
-from pomona_gateway.api.parameters import MAX_STOPS, Label, SamplingParameters, StopString
+from pomona_gateway.api.parameters import Label, SamplingParameters, StopStrings
 from pomona_gateway.api.shapes import FlatFormat, format_shape
 from pomona_gateway.api.tools import MAX_TOOLS, NO_TOOLS, offered
 from pomona_gateway.dialogue import Function, Tools
@@ -36,6 +36,9 @@ class TextBlock(Block):
     citations: None = None
 
 
+TextBlocks = Annotated[list[TextBlock], Field(fail_fast=True)]
+
+
 class ThinkingBlock(Body):
     type: Literal["thinking"]
     thinking: str
@@ -57,7 +60,7 @@ class ToolUseBlock(Block):
 class ToolResultBlock(Block):
     type: Literal["tool_result"]
     tool_use_id: CallId
-    content: str | list[TextBlock] | None = None
+    content: str | TextBlocks | None = None
     is_error: bool | None = None
 
 
@@ -69,12 +72,12 @@ AssistantBlock = Annotated[
 
 class UserTurn(Body):
     role: Literal["user"]
-    content: str | Annotated[list[UserBlock], Field(max_length=MAX_BLOCKS)]
+    content: str | Annotated[list[UserBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)]
 
 
 class AssistantTurn(Body):
     role: Literal["assistant"]
-    content: str | Annotated[list[AssistantBlock], Field(max_length=MAX_BLOCKS)]
+    content: str | Annotated[list[AssistantBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)]
 
 
 AnthropicMessage = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
@@ -130,9 +133,11 @@ class CountRequest(RuledBody):
     """What ``count_tokens`` counts: all of a request that becomes prompt."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    system: str | list[TextBlock] | None = None
-    tools: Annotated[list[AnthropicTool], Field(max_length=MAX_TOOLS)] | None = None
+    messages: Annotated[
+        list[AnthropicMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    ]
+    system: str | TextBlocks | None = None
+    tools: Annotated[list[AnthropicTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
 
@@ -159,7 +164,7 @@ class MessagesRequest(CountRequest):
 
     max_tokens: int = Field(ge=1, le=2**31 - 1)
     """Most tokens of the reply."""
-    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop_sequences: StopStrings | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, gt=0, le=1)

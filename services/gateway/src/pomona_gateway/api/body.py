@@ -21,6 +21,10 @@ MAX_FAULTS = 1 << 12
 """Beyond it a body's faults are not looked at: telling them takes a kilobyte each."""
 
 
+_REASONS = {"none_required": "it is not supported; leave it out"}
+"""What to say instead of what pydantic does, by the type of the fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What parameters of a body must be beside each other.
@@ -187,7 +191,7 @@ def explain(error: ValidationError, body: bytes) -> RequestError:
             code, message = "missing_required_parameter", f"missing parameter: {name!r}"
         case _:
             where = f"invalid {name!r}" if name else "invalid body"
-            reason = detail["msg"].removeprefix("Value error, ")
+            reason = _REASONS.get(detail["type"], detail["msg"])
             code, message = "invalid_value", f"{where}: {reason}"
     return RequestError(400, code, message, name or None)
 

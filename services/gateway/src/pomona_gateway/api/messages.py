@@ -20,7 +20,7 @@ class TextPart(Body):
     text: str
 
 
-Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+Parts = Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=1024)]
 Content = str | Parts
 
 
@@ -55,7 +55,7 @@ class AssistantMessage(Body):
     reasoning: str | None = None
     refusal: str | None = None
     name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = None
     # Clients send back what they were given, empty fields included.
     audio: None = None
     function_call: None = None
@@ -74,7 +74,7 @@ class ToolMessage(Body):
 Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
 
 def content_text(content: Content | None) -> str:

@@ -72,7 +72,7 @@ class ChatRequest(SamplingParameters):
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
     store: Literal[False] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
     rules = (

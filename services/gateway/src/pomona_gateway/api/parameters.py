@@ -19,6 +19,7 @@ MAX_REPLIES = 16
 MAX_STOPS = 16
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_STOPS)]
 Label = Annotated[str, StringConstraints(max_length=512)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenName = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
@@ -63,9 +64,9 @@ class SamplingParameters(RuledBody):
     """Token id to what is added to its logit."""
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
     """The same seed draws the same reply. Default: another one for each request."""
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopString | StopStrings | None = None
     """Strings that end the reply and are not part of it."""
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=64)] | None = None
     """Token ids that end the reply, beside the model's own."""
     ignore_eos: bool | None = None
     """Go on after the token with which the model ends a reply."""

@@ -13,6 +13,7 @@ MAX_CHOICES = 1024
 
 Schema = dict[str, Any]
 ChoiceText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Choices = Annotated[list[ChoiceText], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
 FormatName = Annotated[str, StringConstraints(max_length=256)]
 ANY_OBJECT: Schema = {"type": "object"}
 
@@ -24,7 +25,7 @@ class StructuredOutputs(RuledBody):
     """A JSON Schema."""
     regex: Annotated[str, StringConstraints(min_length=1, max_length=65536)] | None = None
     """A regular expression for the whole reply (without look-around and back-references)."""
-    choice: Annotated[list[ChoiceText], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
+    choice: Choices | None = None
     """Texts of which the reply is one."""
 
     rules = (

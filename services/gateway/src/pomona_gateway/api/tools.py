@@ -38,7 +38,7 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-ToolDefinitions = Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)]
+ToolDefinitions = Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)]
 ToolChoice = Literal["auto", "none", "required"] | NamedTool
 
 NO_TOOLS = "there are no tools of which one could be called"
