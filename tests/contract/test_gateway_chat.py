@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,17 +18,7 @@ REPLY = "hello wörld 😀, said 日本"
 TOKENIZER = tiny_tokenizer()
 
 
-@pytest.fixture(autouse=True)
-def _fresh(cluster: ScriptedCluster) -> None:  # pyright: ignore[reportUnusedFunction]
-    cluster.head.script = lambda _: say(REPLY)
-    cluster.head.submitted.clear()
-    cluster.head.cancelled.clear()
-
-
-@pytest.fixture
-def client(gateway: GatewayThread) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:

@@ -9,7 +9,7 @@ tool is one of the request's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, cast
 
 import httpx
@@ -22,8 +22,8 @@ from schemathesis.checks import positive_data_acceptance
 from schemathesis.config import SchemathesisConfig
 
 from doubles.gateway_thread import GatewayThread
-from doubles.scripted_head import ScriptedCluster, scripted_cluster
-from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer, write_tiny_model
+from doubles.scripted_head import ScriptedCluster
+from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
 from pomona_gateway.api.openapi import DOCUMENT
 
 MODEL = "tiny"
@@ -32,6 +32,7 @@ CHAT_TEMPLATE = (
     + TEMPLATE
     + "{% if enable_thinking %}<think>\n{% endif %}"
 )
+CONTEXT_LENGTH = 2**31 - 1
 EXAMPLES = 10
 """Of each operation, beside those that cover its schema place by place."""
 BEYOND_SCHEMAS = {"embeddings_not_supported", "structured_output_not_supported"}
@@ -49,16 +50,9 @@ api = schemathesis.openapi.from_dict(
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[ScriptedCluster]:
-    folder = tmp_path_factory.mktemp("model")
-    source = write_tiny_model(folder, CHAT_TEMPLATE, context_length=2**31 - 1)
-    with scripted_cluster(lambda _: say("A", chances=chances), MODEL, str(source)) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def kept(gateway: GatewayThread) -> str:
-    """The id of a response that is kept."""
+def kept(gateway: GatewayThread, cluster: ScriptedCluster) -> str:
+    """The id of a response that is kept. Every token is told its chances from here on."""
+    cluster.head.script = lambda _: say("A", chances=chances)
     answer = httpx.post(f"{gateway.url}/v1/responses", json={"model": MODEL, "input": "x"})
     return str(answer.json()["id"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -14,13 +15,18 @@ import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway
 from doubles.scripted_head import ScriptedCluster
-from doubles.tiny_model import CONTEXT_LENGTH
+from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE
+from pomona_gateway.templates.renderer import DEADLINE_S
 
 MODEL = "org/tiny"
 USER = [{"role": "user", "content": "hi"}]
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
 UNSUPPORTED = "structured_output_not_supported"
 SCHEMA_AT = "response_format.json_schema.schema"
+CHAT_TEMPLATE = (
+    "{% for i in range(99999 if messages[0].content == 'hang' else 0) %}"
+    "{% for j in range(99999) %}{% endfor %}{% endfor %}" + TEMPLATE
+)
 OK: dict[str, Any] = {"model": MODEL, "messages": USER}
 
 
@@ -278,6 +284,20 @@ def test_answers_do_not_wait_for_the_network_stack(http: httpx.Client) -> None:
         http.get("/health")
         spans.append(time.monotonic() - begun)
     assert sorted(spans)[len(spans) // 2] < 0.03
+
+
+def test_a_template_that_does_not_end_is_a_400_and_nobody_else_waits(http: httpx.Client) -> None:
+    hanging = {**OK, "messages": [{"role": "user", "content": "hang"}]}
+    with ThreadPoolExecutor(1) as other:
+        answer = other.submit(http.post, "/v1/chat/completions", json=hanging)
+        waits: list[float] = []
+        while not answer.done():
+            begun = time.monotonic()
+            assert http.post("/v1/completions", json={"model": MODEL, "prompt": "x"}).is_success
+            waits.append(time.monotonic() - begun)
+    message = refused(answer.result(), 400, "invalid_messages", "messages")
+    assert f"after {DEADLINE_S:g} s" in message
+    assert max(waits) < 1.0
 
 
 def test_a_fault_inside_a_schema_is_told_with_its_place(http: httpx.Client) -> None:

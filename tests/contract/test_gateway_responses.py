@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from typing import Any, cast
 
 import httpx
@@ -21,14 +20,6 @@ CHAT_TEMPLATE = "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
 REPLY = "<think>hm</think>hello wörld."
 TOOL: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
-
-
-@pytest.fixture
-def client(gateway: GatewayThread, cluster: ScriptedCluster) -> Generator[openai.OpenAI]:
-    cluster.head.script = lambda _: say(REPLY)
-    cluster.head.submitted.clear()
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def prompt(cluster: ScriptedCluster) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from typing import Any, cast
 
 import httpx
@@ -34,14 +33,6 @@ REPLY = "<think>hm</think>Let me see." + CALL % "Rome" + CALL % "Oslo"
 def held(parameters: dict[str, Any], strict: bool) -> dict[str, Any]:
     function = {"name": "held", "parameters": parameters, "strict": strict}
     return {"type": "function", "function": function}
-
-
-@pytest.fixture
-def client(gateway: GatewayThread, cluster: ScriptedCluster) -> Generator[openai.OpenAI]:
-    cluster.head.script = lambda _: say(REPLY)
-    cluster.head.submitted.clear()
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
