@@ -75,8 +75,8 @@ def test_an_estimate_that_was_wrong_is_made_good() -> None:
 
 @given(lanes=st.integers(1, 8), prompt=st.integers(1, 2000))
 def test_streams_keep_their_share(lanes: int, prompt: int) -> None:
-    """Chunks take at most the promised share of the cycles, three quarters of one borrowed, and the one
-    they begin with."""
+    """Chunks take at most the promised share of the cycles, three quarters of one borrowed, and
+    the one they begin with."""
     pace = settled()
     cycles = cycles_for(pace, prompt, lanes)
     chunks_us = FIXED_US + prompt * PER_TOKEN_US
