@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+import openai
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway
 from doubles.scripted_head import ScriptedCluster, scripted_cluster
-from doubles.tiny_model import TEMPLATE, say, write_tiny_model
+from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[ScriptedCluster]:
-    """Its model is called what the module's MODEL says, has its CHAT_TEMPLATE, and answers
-    its REPLY."""
-    template = getattr(request.module, "CHAT_TEMPLATE", TEMPLATE)
-    source = write_tiny_model(tmp_path_factory.mktemp("model"), template)
-    reply = getattr(request.module, "REPLY", "A")
-    with scripted_cluster(lambda _: say(reply), request.module.MODEL, str(source)) as cluster:
+    """Its model is called what the module's MODEL says, has its CHAT_TEMPLATE and its
+    CONTEXT_LENGTH, and answers its REPLY."""
+    module = request.module
+    template = getattr(module, "CHAT_TEMPLATE", TEMPLATE)
+    length = getattr(module, "CONTEXT_LENGTH", CONTEXT_LENGTH)
+    source = write_tiny_model(tmp_path_factory.mktemp("model"), template, length)
+    reply = getattr(module, "REPLY", "A")
+    with scripted_cluster(lambda _: say(reply), module.MODEL, str(source)) as cluster:
         yield cluster
 
 
@@ -28,3 +31,18 @@ def cluster(
 def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
     with running_gateway(cluster) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def fresh(request: pytest.FixtureRequest, cluster: ScriptedCluster) -> None:
+    """The head answers the module's REPLY again, and has been asked nothing."""
+    reply = getattr(request.module, "REPLY", "A")
+    cluster.head.script = lambda _: say(reply)
+    cluster.head.submitted.clear()
+    cluster.head.cancelled.clear()
+
+
+@pytest.fixture
+def client(gateway: GatewayThread, fresh: None) -> Generator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        yield client

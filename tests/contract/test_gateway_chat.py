@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,17 +18,7 @@ REPLY = "hello wörld 😀, said 日本"
 TOKENIZER = tiny_tokenizer()
 
 
-@pytest.fixture(autouse=True)
-def _fresh(cluster: ScriptedCluster) -> None:  # pyright: ignore[reportUnusedFunction]
-    cluster.head.script = lambda _: say(REPLY)
-    cluster.head.submitted.clear()
-    cluster.head.cancelled.clear()
-
-
-@pytest.fixture
-def client(gateway: GatewayThread) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
+pytestmark = pytest.mark.usefixtures("fresh")
 
 
 def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
@@ -233,10 +222,29 @@ def test_several_prompts_have_their_replies_in_order(client: openai.OpenAI) -> N
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (6, 4)
 
 
+def test_a_reply_of_no_tokens_is_empty(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model=MODEL, prompt="one", max_tokens=0)
+    assert (reply.choices[0].text, reply.choices[0].finish_reason) == ("", "length")
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 0
+
+
+def test_of_two_limits_the_lower_one_holds(client: openai.OpenAI) -> None:
+    for limits in ((2, 1), (1, 2)):
+        reply = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hi"}],
+            max_tokens=limits[0],
+            max_completion_tokens=limits[1],
+        )
+        assert reply.usage is not None
+        assert reply.usage.completion_tokens == 1
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"prompt": []}, "prompt"),

@@ -182,6 +182,19 @@ def test_a_client_talks_https_when_there_is_a_certificate(
             httpx.get(f"{gateway.url.replace('https', 'http')}/health")
 
 
+def test_a_tls_handshake_that_does_not_come_has_the_same_deadline(
+    cluster: ScriptedCluster, certificates: Path
+) -> None:
+    pair = {"tls_certificate": certificates / "own.pem", "tls_key": certificates / "own.key"}
+    with running_gateway(cluster, headers_deadline_s=0.3, **pair) as gateway:
+        host, port = gateway.url.removeprefix("https://").split(":")
+        begun = b"\x16\x03\x01\x02\x00\x01"  # the first bytes of a ClientHello
+        for sent in (b"", begun):
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as raw:
+                raw.sendall(sent)
+                assert read_all(raw) == b""
+
+
 @pytest.mark.parametrize(
     ("certificate", "key"), [("own.pem", "other.key"), ("junk.pem", "own.key")]
 )

@@ -27,17 +27,13 @@ REPLY = "<think>hm</think>hello wörld."
 
 
 @pytest.fixture
-def claude(gateway: GatewayThread, cluster: ScriptedCluster) -> Generator[anthropic.Anthropic]:
-    cluster.head.script = lambda _: say(REPLY)
-    cluster.head.submitted.clear()
+def claude(gateway: GatewayThread, fresh: None) -> Generator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=gateway.url, api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-def llama(gateway: GatewayThread, cluster: ScriptedCluster) -> Generator[ollama.Client]:
-    cluster.head.script = lambda _: say(REPLY)
-    cluster.head.submitted.clear()
+def llama(gateway: GatewayThread, fresh: None) -> Generator[ollama.Client]:
     client = ollama.Client(host=gateway.url)
     yield client
     cast("Any", client)._client.close()

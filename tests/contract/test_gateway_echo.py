@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, scripted_cluster
-from doubles.tiny_model import end_id, tiny_tokenizer, write_tiny_model
+from doubles.gateway_thread import GatewayThread, wait_for
+from doubles.scripted_head import Script, ScriptedCluster
+from doubles.tiny_model import end_id, tiny_tokenizer
 
 MODEL = "org/tiny"
 TOKENIZER = tiny_tokenizer()
@@ -32,29 +31,9 @@ def say(text: str, **script: Any) -> Script:
     return Script(ids=ids, end=end_id(), chances=chances, **script)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedCluster]:
-    source = write_tiny_model(tmp_path_factory.mktemp("model"))
-    with scripted_cluster(lambda _: say("hello!"), MODEL, str(source)) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: ScriptedCluster) -> Iterator[GatewayThread]:
-    with running_gateway(cluster) as gateway:
-        yield gateway
-
-
 @pytest.fixture(autouse=True)
-def _fresh(cluster: ScriptedCluster) -> None:  # pyright: ignore[reportUnusedFunction]
+def _chances(fresh: None, cluster: ScriptedCluster) -> None:  # pyright: ignore[reportUnusedFunction]
     cluster.head.script = lambda _: say("hello!")
-    cluster.head.submitted.clear()
-
-
-@pytest.fixture
-def client(gateway: GatewayThread) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def own(ids: list[int]) -> list[float | None]:

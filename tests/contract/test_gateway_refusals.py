@@ -5,21 +5,28 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway
 from doubles.scripted_head import ScriptedCluster
-from doubles.tiny_model import CONTEXT_LENGTH
+from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE
+from pomona_gateway.templates.renderer import DEADLINE_S
 
 MODEL = "org/tiny"
 USER = [{"role": "user", "content": "hi"}]
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
 UNSUPPORTED = "structured_output_not_supported"
 SCHEMA_AT = "response_format.json_schema.schema"
+CHAT_TEMPLATE = (
+    "{% for i in range(99999 if messages[0].content == 'hang' else 0) %}"
+    "{% for j in range(99999) %}{% endfor %}{% endfor %}" + TEMPLATE
+)
 OK: dict[str, Any] = {"model": MODEL, "messages": USER}
 
 
@@ -82,17 +89,17 @@ def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, body: bytes, cod
         ({"top_p": 0}, "invalid_value", "top_p"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"max_tokens": 1.5}, "invalid_value", "max_tokens"),
-        ({"max_tokens": 1, "max_completion_tokens": 2}, "invalid_value", "max_tokens"),
         ({"n": 0}, "invalid_value", "n"),
         ({"n": 1000}, "invalid_value", "n"),
         ({"stop": [""]}, "invalid_value", "stop[0]"),
         ({"stop": ["x"] * 99}, "invalid_value", "stop"),
         ({"stop": 5}, "invalid_value", "stop"),
         ({"seed": "7"}, "invalid_value", "seed"),
-        ({"logit_bias": {"x": 1}}, "invalid_value", "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "invalid_value", "logit_bias.x"),
         ({"logit_bias": {"999999": 1}}, "invalid_value", "logit_bias"),
         ({"logit_bias": {"1": 101}}, "invalid_value", "logit_bias.1"),
-        ({"stop_token_ids": [-1]}, "invalid_value", "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "invalid_value", "stop_token_ids[0]"),
+        ({"stop_token_ids": [999_999]}, "invalid_value", "stop_token_ids"),
         ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
@@ -118,8 +125,8 @@ def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, body: bytes, cod
         ({"response_format": held({"type": "strin"})}, UNSUPPORTED, SCHEMA_AT),
         ({"response_format": held({"enum": ["x" * 70_000]})}, UNSUPPORTED, SCHEMA_AT),
         ({"response_format": held(nested(70))}, UNSUPPORTED, SCHEMA_AT),
-        ({"response_format": held({}), "ignore_eos": True}, "invalid_value", "ignore_eos"),
-        ({"response_format": held({}), "min_tokens": 3}, "invalid_value", "min_tokens"),
+        ({"response_format": held({}), "ignore_eos": True}, "invalid_value", "response_format"),
+        ({"response_format": held({}), "min_tokens": 3}, "invalid_value", "response_format"),
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         (
             {"chat_template_kwargs": {"messages": []}},
@@ -195,6 +202,33 @@ def test_a_body_of_100_megabytes_is_a_413_within_a_second(
     refused(answer, 413, "body_too_large")
 
 
+ZEROS = b"0," * (15 << 20)
+HOSTILE: dict[str, tuple[str, bytes]] = {
+    "messages": ("/v1/chat/completions", b'{"model":"x","messages":[%b0]}' % ZEROS),
+    "stop": ("/v1/chat/completions", b'{"model":"x","messages":[],"stop":[%b0]}' % ZEROS),
+    "prompt": ("/v1/completions", b'{"model":"x","prompt":[%b""]}' % ZEROS),
+    "rows": ("/v1/completions", b'{"model":"x","prompt":[%b0]}' % (b'[""],' * 300_000)),
+    "blocks": ("/v1/messages", b'{"model":"x","messages":[%b0]}' % (b"{}," * 1_000_000)),
+    "names": ("/api/chat", b"{%b}" % b",".join(b'"%d":0' % n for n in range(250_000))),
+    "brackets": ("/v1/responses", b"[" * (30 << 20)),
+}
+MAX_BUSY_S = 2.0
+"""Of client and gateway together; reading all faults of thirty megabytes took up to 27 s."""
+MAX_GROWTH_BYTES = 256 << 20
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_body_full_of_faults_is_refused_soon(http: httpx.Client, name: str) -> None:
+    path, body = HOSTILE[name]
+    process = psutil.Process()
+    before = process.memory_info().rss
+    begun = time.process_time()
+    answer = http.post(path, content=body)
+    assert time.process_time() - begun < MAX_BUSY_S
+    assert answer.status_code in (400, 413)
+    assert process.memory_info().rss - before < MAX_GROWTH_BYTES
+
+
 def test_a_declared_length_is_refused_before_the_body_comes(gateway: GatewayThread) -> None:
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=1) as raw:
@@ -250,6 +284,20 @@ def test_answers_do_not_wait_for_the_network_stack(http: httpx.Client) -> None:
         http.get("/health")
         spans.append(time.monotonic() - begun)
     assert sorted(spans)[len(spans) // 2] < 0.03
+
+
+def test_a_template_that_does_not_end_is_a_400_and_nobody_else_waits(http: httpx.Client) -> None:
+    hanging = {**OK, "messages": [{"role": "user", "content": "hang"}]}
+    with ThreadPoolExecutor(1) as other:
+        answer = other.submit(http.post, "/v1/chat/completions", json=hanging)
+        waits: list[float] = []
+        while not answer.done():
+            begun = time.monotonic()
+            assert http.post("/v1/completions", json={"model": MODEL, "prompt": "x"}).is_success
+            waits.append(time.monotonic() - begun)
+    message = refused(answer.result(), 400, "invalid_messages", "messages")
+    assert f"after {DEADLINE_S:g} s" in message
+    assert max(waits) < 1.0
 
 
 def test_a_fault_inside_a_schema_is_told_with_its_place(http: httpx.Client) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from typing import Any, cast
 
+import httpx
 import openai
 import pytest
 
@@ -20,14 +20,6 @@ CHAT_TEMPLATE = "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
 REPLY = "<think>hm</think>hello wörld."
 TOOL: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
-
-
-@pytest.fixture
-def client(gateway: GatewayThread, cluster: ScriptedCluster) -> Generator[openai.OpenAI]:
-    cluster.head.script = lambda _: say(REPLY)
-    cluster.head.submitted.clear()
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def prompt(cluster: ScriptedCluster) -> str:
@@ -99,6 +91,45 @@ def test_a_stored_response_is_there_until_it_is_deleted(client: openai.OpenAI) -
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.retrieve(last.response.id, stream=True)
     assert caught.value.param == "stream"
+
+
+def test_the_input_items_of_a_kept_response_are_listed(client: openai.OpenAI) -> None:
+    said: list[Any] = [
+        {"role": "user", "content": "one"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "id": "fc_mine"},
+        {"type": "function_call_output", "call_id": "c", "output": "sun"},
+    ]
+    kept = client.responses.create(model=MODEL, input=said)
+    listed = client.responses.input_items.list(kept.id, order="asc").data
+    assert [x.type for x in listed] == ["message", "function_call", "function_call_output"]
+    assert cast("Any", listed[0]).content[0].text == "one"
+    names = [x.id for x in listed]
+    assert len(set(names)) == 3
+    assert names[1] == "fc_mine"
+    pages = client.responses.input_items.list(kept.id, limit=1)
+    assert [x.id for x in pages] == names[::-1]
+    text = client.responses.create(model=MODEL, input="hi")
+    [message] = client.responses.input_items.list(text.id).data
+    assert cast("Any", message).content[0].model_dump(exclude_none=True) == {
+        "type": "input_text",
+        "text": "hi",
+    }
+    with pytest.raises(openai.NotFoundError, match="no response"):
+        client.responses.input_items.list("resp_none")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("limit=0", "limit"), ("limit=x", "limit"), ("order=up", "order"), ("colour=1", "colour"),
+     ("after=none", "after"), ("limit=1&limit=2", "limit"), ("include=x", "include")],
+)  # fmt: skip
+def test_a_query_that_cannot_be_honoured_is_refused(
+    client: openai.OpenAI, gateway: GatewayThread, query: str, param: str
+) -> None:
+    kept = client.responses.create(model=MODEL, input="hi")
+    answer = httpx.get(f"{gateway.url}/v1/responses/{kept.id}/input_items?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
 
 
 def test_output_items_come_back_as_input(client: openai.OpenAI, cluster: ScriptedCluster) -> None:

@@ -44,9 +44,8 @@ class GatewayThread:
         wait_for(lambda: self.failure or set(cluster.gateways) - known, "a gateway's beacon")
         if self.failure is not None:
             raise self.failure
-        url = cluster.gateway_url()
-        assert url is not None
-        self.url = url
+        [own] = set(cluster.gateways) - known
+        self.url = cluster.gateways[own].endpoints["http"]
 
     def _run(self) -> None:
         try:

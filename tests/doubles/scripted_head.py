@@ -315,11 +315,6 @@ class ScriptedCluster:
         self._thread.join(5)
         assert not self._thread.is_alive()
 
-    def gateway_url(self) -> str | None:
-        """Where the gateway that was heard last listens."""
-        beacons = list(self.gateways.values())
-        return beacons[-1].endpoints["http"] if beacons else None
-
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from doubles.tiny_model import TEMPLATE, write_tiny_model
 from pomona.errors import ModelUnsupportedError, RequestError
 from pomona.models import EMBEDDED_MODEL
-from pomona_gateway.tokenizer import ChatTemplate, LanguageModel, load_language_model
+from pomona_gateway.templates.chat_template import ChatTemplate
+from pomona_gateway.tokenizer import LanguageModel, load_language_model
 
 
 @cache

@@ -13,6 +13,7 @@ from pomona_stage_worker.scheduling.pace import Pace
 FIXED_US, PER_TOKEN_US = 50_000, 1_000
 STAGES = 2
 LEAST = 8
+SHARE_US = 0.9 * STAGES * FIXED_US
 
 
 def elapsed(tokens: int) -> list[int]:
@@ -30,7 +31,7 @@ def cycles_for(pace: Pace, prompt: int, lanes: int = 1) -> int:
             while flying:
                 done = flying.popleft()
                 pace.observe_chunk(done, elapsed(done))
-            size = pace.affordable(prompt, LEAST) if prompt else 0
+            size = pace.affordable(prompt, LEAST, is_rest=True) if prompt else 0
             if size:
                 pace.chunk_issued(size, beside_streams=True)
                 flying.append(size)
@@ -74,8 +75,20 @@ def test_an_estimate_that_was_wrong_is_made_good() -> None:
 
 @given(lanes=st.integers(1, 8), prompt=st.integers(1, 2000))
 def test_streams_keep_their_share(lanes: int, prompt: int) -> None:
-    """Chunks take at most the promised share of the cycles, and the one they begin with."""
+    """Chunks take at most the promised share of the cycles, three quarters of one borrowed, and
+    the one they begin with."""
     pace = settled()
     cycles = cycles_for(pace, prompt, lanes)
     chunks_us = FIXED_US + prompt * PER_TOKEN_US
-    assert chunks_us <= (cycles + 1) * (0.9 * STAGES * FIXED_US) + FIXED_US
+    assert chunks_us <= (cycles + 1.75) * SHARE_US + FIXED_US
+
+
+@pytest.mark.parametrize(("prompt", "chunks"), [(32, 1), (100, 1), (120, 2)])
+def test_a_short_prompt_is_not_cut(prompt: int, chunks: int) -> None:
+    """Every chunk reads all weights once; three quarters of a share may be borrowed."""
+    pace = settled()
+    while pace.affordable(1000, LEAST) < (SHARE_US - FIXED_US) / PER_TOKEN_US - 2:
+        pace.decode_issued(1)
+    size = pace.affordable(prompt, LEAST, is_rest=True)
+    assert (size == prompt) == (chunks == 1)
+    assert size > 30

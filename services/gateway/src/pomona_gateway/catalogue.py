@@ -52,7 +52,9 @@ class Catalogue:
 
     async def _read(self, source: str) -> None:
         try:
-            self._models[source] = await asyncio.to_thread(self._load, source)
+            model = await asyncio.to_thread(self._load, source)
+            model.renderer.start()
+            self._models[source] = model
             self._problems.pop(source, None)
         except PomonaError as error:
             self._problems[source] = (str(error), time.monotonic())
@@ -118,6 +120,8 @@ class Catalogue:
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for model in self._models.values():
+            await asyncio.to_thread(model.renderer.close)
 
 
 def _context_length(pipeline: Pipeline, model: LanguageModel) -> int:

@@ -20,11 +20,13 @@ class Conversation:
     Attributes:
         share: who may see it and go on with it.
         messages: up to it and with it.
+        items: the input of its request.
         response: it, as its client got it.
     """
 
     share: str
     messages: Messages
+    items: Messages
     response: dict[str, Any]
     characters: int
 
@@ -37,10 +39,14 @@ class Conversations:
         self._characters = 0
 
     def keep(
-        self, share: str, messages: Sequence[dict[str, Any]], response: dict[str, Any]
+        self,
+        share: str,
+        messages: Sequence[dict[str, Any]],
+        items: Sequence[dict[str, Any]],
+        response: dict[str, Any],
     ) -> None:
-        characters = sum(len(str(part)) for part in (*messages, response))
-        kept = Conversation(share, tuple(messages), response, characters)
+        characters = sum(len(str(part)) for part in (*messages, *items, response))
+        kept = Conversation(share, tuple(messages), tuple(items), response, characters)
         self._kept[response["id"]] = kept
         self._characters += characters
         while len(self._kept) > MAX_CONVERSATIONS or self._characters > MAX_CHARACTERS:

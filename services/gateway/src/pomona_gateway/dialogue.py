@@ -96,6 +96,21 @@ class CallPiece:
     ends: bool = False
 
 
+def argument_object(written: str) -> dict[str, Any]:
+    """The arguments that a model wrote as an object: what a limit cut off is left out. Without
+    a grammar a model may also write what is no JSON; that goes where Anthropic's clients look
+    for it
+    (https://docs.claude.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming).
+    """
+    try:
+        read = from_json(written or "{}", allow_partial=True)
+    except ValueError:
+        read = None
+    if isinstance(read, dict):
+        return cast("dict[str, Any]", read)
+    return {"INVALID_JSON": written}
+
+
 @dataclass(slots=True)
 class ToolCall:
     """A call, put together."""
@@ -107,18 +122,8 @@ class ToolCall:
 
     @property
     def input(self) -> dict[str, Any]:
-        """The arguments as an object, for dialects that have no other form: what a limit cut
-        off is left out. Without a grammar a model may also write what is no JSON; that goes
-        where Anthropic's clients look for it
-        (https://docs.claude.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming).
-        """
-        try:
-            read = from_json(self.arguments or "{}", allow_partial=True)
-        except ValueError:
-            read = None
-        if isinstance(read, dict):
-            return cast("dict[str, Any]", read)
-        return {"INVALID_JSON": self.arguments}
+        """The arguments for dialects that tell them as an object."""
+        return argument_object(self.arguments)
 
 
 TurnPart: TypeAlias = Said | Thought | CallPiece

@@ -76,9 +76,6 @@ class Metrics:
         self.inter_token = histogram(
             "inter_token_latency_seconds", "Between two tokens of a reply", _TOKEN
         )
-        self.per_token = histogram(
-            "time_per_output_token_seconds", "Between two tokens of a reply", _TOKEN
-        )
         self.mean_per_token = histogram(
             "request_time_per_output_token_seconds", "Mean time a token of a reply", _TOKEN
         )
@@ -115,7 +112,6 @@ class Metrics:
             self.first_token.labels(model).observe(now - timing.opened)
             return
         self.inter_token.labels(model).observe(now - timing.last)
-        self.per_token.labels(model).observe(now - timing.last)
 
     def prompt(self, model: str, length: int, cached: int) -> None:
         """A prompt is done."""

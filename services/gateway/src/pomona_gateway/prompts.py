@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pomona.errors import RequestError
+from pomona_gateway.templates.chat_template import RESERVED
 from pomona_gateway.tokenizer import LanguageModel
-from pomona_gateway.tokenizer.chat_template import RESERVED
 
 LONG_TEXT = 20_000
 """Characters from which a prompt is tokenised in a thread."""
@@ -45,12 +45,9 @@ async def chat_prompt(
         parameter = f"chat_template_kwargs.{min(reserved)}"
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
-    def encode() -> tuple[str, array[int]]:
-        text = template.render(messages, tools, **(variables or {}))
-        return text, language.tokenizer.encode(text, chat=True)
-
-    size = sum(len(str(message.get("content", ""))) for message in messages)
-    return await asyncio.to_thread(encode) if size > LONG_TEXT else encode()
+    given = {**(variables or {}), "messages": messages, "tools": tools}
+    text = await language.renderer.render(template, given)
+    return text, await _ids(language, text, chat=True)
 
 
 def knows_tools(language: LanguageModel) -> bool:
@@ -102,6 +99,10 @@ def _written_call(function: Mapping[str, Any]) -> str:
 
 async def text_prompt(language: LanguageModel, text: str) -> array[int]:
     """A text that the model goes on with, begun as the model's makers say."""
+    return await _ids(language, text, chat=False)
+
+
+async def _ids(language: LanguageModel, text: str, chat: bool) -> array[int]:
     if len(text) > LONG_TEXT:
-        return await asyncio.to_thread(language.tokenizer.encode, text, False)
-    return language.tokenizer.encode(text, chat=False)
+        return await asyncio.to_thread(language.tokenizer.encode, text, chat)
+    return language.tokenizer.encode(text, chat)

@@ -25,16 +25,33 @@ log = logging.getLogger(__name__)
 CLOSE_GRACE_S = 2
 """What the last error events of a drain get to reach their clients."""
 BACKLOG = 2048
+"""Connections that the kernel keeps until they are accepted."""
 SEND_BUFFER_BYTES = 256 << 10
 """Left alone, the kernel holds megabytes for each client that does not read."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn without handlers for signals: the service has its own."""
+    """uvicorn without handlers for signals, of which the service has its own, and with a
+    deadline for TLS handshakes, which uvicorn leaves at asyncio's minute."""
+
+    def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
+        super().__init__(config)
+        self._handshake_s = handshake_s
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config = self.config
+        make = partial(
+            config.http_protocol_class, config=config, server_state=self.server_state, app_state={}
+        )
+        create = partial(asyncio.get_running_loop().create_server, make, backlog=BACKLOG)
+        if config.ssl is not None:
+            create = partial(create, ssl=config.ssl, ssl_handshake_timeout=self._handshake_s)
+        self.servers = [await create(sock=listener) for listener in sockets or ()]
+        self.started = True
 
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
@@ -64,7 +81,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             h11_max_incomplete_event_size=settings.max_headers_bytes,
             ssl_context_factory=None if tls is None else lambda config, default: tls,
             timeout_graceful_shutdown=int(settings.drain_deadline_s) + CLOSE_GRACE_S,
-        )
+        ),
+        settings.headers_deadline_s,
     )
     try:
         async with gateway.control.running():

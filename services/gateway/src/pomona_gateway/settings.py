@@ -46,7 +46,7 @@ class GatewaySettings(ServiceSettings):
     """Most headers of a request; above it the answer is 431."""
     headers_deadline_s: float = Field(default=10.0, gt=0, le=600)
     """Seconds a client may take from its connection, or from the first byte of a later
-    request, to the end of the request's headers."""
+    request, to the end of the request's headers; and for a TLS handshake before them."""
     max_schema_bytes: int = Field(default=64 << 10, ge=256, le=512 << 10)
     """Largest JSON Schema, regular expression or list of choices that a reply may be held to,
     in characters."""

@@ -7,15 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona.errors import RequestError
-from pomona_gateway.api.body import Body
+from pomona_gateway.api.body import Body, Rule, RuledBody, either, given, unless
 from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
 from pomona_gateway.api.opening import Effort
-from pomona_gateway.api.parameters import MAX_STOPS, Label, SamplingParameters, StopString
+from pomona_gateway.api.parameters import Label, SamplingParameters, StopStrings
 from pomona_gateway.api.shapes import FlatFormat, format_shape
-from pomona_gateway.api.tools import MAX_TOOLS, offered
+from pomona_gateway.api.tools import MAX_TOOLS, NO_TOOLS, offered
 from pomona_gateway.dialogue import Function, Tools
 from pomona_gateway.grammar import Shape
+
+MAX_BLOCKS = 4096
 
 
 class CacheControl(Body):
@@ -33,6 +34,9 @@ class TextBlock(Block):
     type: Literal["text"]
     text: str
     citations: None = None
+
+
+TextBlocks = Annotated[list[TextBlock], Field(fail_fast=True)]
 
 
 class ThinkingBlock(Body):
@@ -56,19 +60,27 @@ class ToolUseBlock(Block):
 class ToolResultBlock(Block):
     type: Literal["tool_result"]
     tool_use_id: CallId
-    content: str | list[TextBlock] | None = None
+    content: str | TextBlocks | None = None
     is_error: bool | None = None
 
 
-AnyBlock = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock,
-    Field(discriminator="type"),
+UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
+AssistantBlock = Annotated[
+    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
 ]
 
 
-class AnthropicMessage(Body):
-    role: Literal["user", "assistant"]
-    content: str | Annotated[list[AnyBlock], Field(max_length=4096)]
+class UserTurn(Body):
+    role: Literal["user"]
+    content: str | Annotated[list[UserBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)]
+
+
+class AssistantTurn(Body):
+    role: Literal["assistant"]
+    content: str | Annotated[list[AssistantBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)]
+
+
+AnthropicMessage = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
 
 
 class AnthropicTool(Block):
@@ -79,10 +91,22 @@ class AnthropicTool(Block):
     strict: bool | None = None
 
 
-class ToolChoice(Body):
-    type: Literal["auto", "any", "tool", "none"]
-    name: FunctionName | None = None
+class NoChoice(Body):
+    type: Literal["none"]
+
+
+class FreeChoice(Body):
+    type: Literal["auto", "any"]
     disable_parallel_tool_use: bool | None = None
+
+
+class NamedChoice(Body):
+    type: Literal["tool"]
+    name: FunctionName
+    disable_parallel_tool_use: bool | None = None
+
+
+ToolChoice = Annotated[NoChoice | FreeChoice | NamedChoice, Field(discriminator="type")]
 
 
 class Thinking(Body):
@@ -105,15 +129,34 @@ class Metadata(Body):
     user_id: Label | None = None
 
 
-class CountRequest(Body):
+class CountRequest(RuledBody):
     """What ``count_tokens`` counts: all of a request that becomes prompt."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    system: str | list[TextBlock] | None = None
-    tools: Annotated[list[AnthropicTool], Field(max_length=MAX_TOOLS)] | None = None
+    messages: Annotated[
+        list[AnthropicMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    ]
+    system: str | TextBlocks | None = None
+    tools: Annotated[list[AnthropicTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+
+    rules = (
+        Rule(
+            ("tool_choice",),
+            lambda body: (
+                body.tool_choice is None
+                or body.tool_choice.type in ("auto", "none")
+                or bool(body.tools)
+            ),
+            either(
+                unless("tool_choice", {"type": "null"}),
+                unless("tool_choice", unless("type", {"enum": ["auto", "none"]})),
+                given("tools", {"type": "array", "minItems": 1}),
+            ),
+            NO_TOOLS,
+        ),
+    )
 
 
 class MessagesRequest(CountRequest):
@@ -121,7 +164,7 @@ class MessagesRequest(CountRequest):
 
     max_tokens: int = Field(ge=1, le=2**31 - 1)
     """Most tokens of the reply."""
-    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop_sequences: StopStrings | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -150,14 +193,6 @@ class MessagesRequest(CountRequest):
         )
 
 
-_CHOICES: dict[str, Literal["auto", "none", "required", "named"]] = {
-    "auto": "auto",
-    "any": "required",
-    "tool": "named",
-    "none": "none",
-}
-
-
 def anthropic_tools(asked: CountRequest) -> Tools:
     """What the model may call. Raises RequestError for a choice that is none."""
     functions = [
@@ -170,11 +205,15 @@ def anthropic_tools(asked: CountRequest) -> Tools:
         )
         for place, tool in enumerate(asked.tools or [])
     ]
-    choice = asked.tool_choice
-    if choice is None:
-        return offered(functions, None, "", True, "tool_choice.name")
-    parallel = not choice.disable_parallel_tool_use
-    word, named = _CHOICES[choice.type], choice.name or ""
+    match asked.tool_choice:
+        case None:
+            word, named, parallel = "auto", "", True
+        case NoChoice():
+            word, named, parallel = "none", "", True
+        case NamedChoice(name=named, disable_parallel_tool_use=single):
+            word, parallel = "named", not single
+        case FreeChoice(type=kind, disable_parallel_tool_use=single):
+            word, named, parallel = "required" if kind == "any" else "auto", "", not single
     return offered(functions, word, named, parallel, "tool_choice.name")
 
 
@@ -183,35 +222,33 @@ def anthropic_messages(asked: CountRequest) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     if asked.system is not None:
         out.append({"role": "system", "content": _text(asked.system)})
-    for place, message in enumerate(asked.messages):
+    for message in asked.messages:
         if isinstance(message.content, str):
             out.append({"role": message.role, "content": message.content})
-        elif message.role == "user":
-            out += _user_turn(message.content, f"messages[{place}].content")
+        elif isinstance(message, UserTurn):
+            out += _user_turn(message.content)
         else:
-            out.append(_assistant_turn(message.content, f"messages[{place}].content"))
+            out.append(_assistant_turn(message.content))
     return out
 
 
-def _user_turn(blocks: list[AnyBlock], where: str) -> list[dict[str, Any]]:
+def _user_turn(blocks: list[UserBlock]) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     texts: list[str] = []
-    for place, block in enumerate(blocks):
+    for block in blocks:
         match block:
             case TextBlock(text=text):
                 texts.append(text)
             case ToolResultBlock(tool_use_id=call, content=content, is_error=failed):
                 text = ("Error: " if failed else "") + _text(content or "")
                 results.append({"role": "tool", "content": text, "tool_call_id": call})
-            case _:
-                raise _misplaced(block.type, "user", f"{where}[{place}].type")
     said = [{"role": "user", "content": "".join(texts)}] if texts or not results else []
     return [*results, *said]
 
 
-def _assistant_turn(blocks: list[AnyBlock], where: str) -> dict[str, Any]:
+def _assistant_turn(blocks: list[AssistantBlock]) -> dict[str, Any]:
     turn: dict[str, Any] = {"role": "assistant", "content": ""}
-    for place, block in enumerate(blocks):
+    for block in blocks:
         match block:
             case TextBlock(text=text):
                 turn["content"] += text
@@ -224,14 +261,7 @@ def _assistant_turn(blocks: list[AnyBlock], where: str) -> dict[str, Any]:
                 )
             case RedactedThinkingBlock():
                 pass
-            case _:
-                raise _misplaced(block.type, "assistant", f"{where}[{place}].type")
     return turn
-
-
-def _misplaced(kind: str, role: str, where: str) -> RequestError:
-    message = f"invalid {where!r}: a message of the {role} holds no {kind}"
-    return RequestError(400, "invalid_value", message, where)
 
 
 def _text(content: str | list[TextBlock]) -> str:

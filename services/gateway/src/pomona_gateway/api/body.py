@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, from_json, to_json
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_json, to_json
 from starlette.requests import Request
 
 from pomona.errors import RequestError
+
+MAX_MARKS = 1 << 20
+"""Most commas, colons and quotation marks of a body. What is large only as text has few of them;
+each may stand for an object that takes a hundred times its bytes, and microseconds, to read."""
+MAX_FAULTS = 1 << 12
+"""Beyond it a body's faults are not looked at: telling them takes a kilobyte each."""
+
+
+_REASONS = {"none_required": "it is not supported; leave it out"}
+"""What to say instead of what pydantic does, by the type of the fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What parameters of a body must be beside each other.
+
+    Attributes:
+        at: the parameter at fault when it does not hold; empty for the body itself.
+        holds: whether a body obeys.
+        schema: the same as JSON Schema, for the OpenAPI document.
+        text: what to do.
+    """
+
+    at: tuple[str, ...]
+    holds: Callable[[Any], bool]
+    schema: dict[str, Any]
+    text: str
+
+
+def either(*alternatives: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema: one of these holds."""
+    return {"anyOf": list(alternatives)}
+
+
+def unless(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema: the parameter is absent or like this."""
+    return {"properties": {name: schema}}
+
+
+def given(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema: the parameter is there and like this."""
+    return {"properties": {name: schema}, "required": [name]}
 
 
 class Body(BaseModel):
@@ -21,8 +66,27 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-MAX_FAULTS = 1 << 16
-"""Beyond it a body's faults are not looked at: telling them takes a kilobyte each."""
+class RuledBody(Body):
+    """A body whose parameters must fit each other."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _obey(self) -> Self:
+        for rule in self.rules:
+            if not rule.holds(self):
+                told = {"text": rule.text, "at": rule.at}
+                raise PydanticCustomError("rule", "{text}", told)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        described = handler(core_schema)
+        handler.resolve_ref_schema(described)["allOf"] = [rule.schema for rule in cls.rules]
+        return described
+
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -71,39 +135,39 @@ def parse_body(kind: type[BodyT], body: bytes) -> BodyT:
     """Raises RequestError naming the parameter at fault."""
     if not body.strip():
         raise RequestError(400, "empty_body", "the body is empty; it must be a JSON object")
+    _check_marks(body)
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         if error.error_count() > MAX_FAULTS:
             message = f"the body has {error.error_count()} faults; they are not told one by one"
             raise RequestError(400, "invalid_value", message) from error
-        mended = _with_integers(error, body)
-        if mended is None:
+        if not any(_is_whole(detail) for detail in error.errors(include_url=False)):
             raise explain(error, body) from error
+    mended = to_json(_with_integers(from_json(body)), inf_nan_mode="constants")
     try:
         return kind.model_validate_json(mended)
     except ValidationError as error:
         raise explain(error, mended) from error
 
 
-def _with_integers(error: ValidationError, body: bytes) -> bytes | None:
-    """The body with 1.0 as 1 wherever the fault was that an integer is wanted; None when that
-    was no fault of it."""
-    wrong = [x["loc"] for x in error.errors(include_url=False) if _is_whole(x)]
-    if not wrong:
-        return None
-    content = from_json(body)
-    for location in wrong:
-        holder, key = content, None
-        value = content
-        for part in location:
-            try:
-                value, holder, key = value[part], value, part
-            except (KeyError, IndexError, TypeError):
-                continue  # the name of a union's member
-        if isinstance(value, float):
-            holder[key] = int(value)
-    return to_json(content)
+def _check_marks(body: bytes) -> None:
+    if sum(body.count(mark) for mark in b',:"') > MAX_MARKS:
+        message = f"the body has more than {MAX_MARKS} commas, colons and quotation marks"
+        raise RequestError(413, "body_too_large", message)
+
+
+def _with_integers(value: Any) -> Any:
+    """JSON with 1 for 1.0, which a float may be too."""
+    match value:
+        case float():
+            return int(value) if value.is_integer() else value
+        case list():
+            return [_with_integers(x) for x in cast("list[Any]", value)]
+        case dict():
+            return {k: _with_integers(x) for k, x in cast("dict[str, Any]", value).items()}
+        case _:
+            return value
 
 
 def _is_whole(detail: ErrorDetails) -> bool:
@@ -113,12 +177,13 @@ def _is_whole(detail: ErrorDetails) -> bool:
 
 def explain(error: ValidationError, body: bytes) -> RequestError:
     """The fault that says most, as a 400. Values that a client sent are not repeated."""
-    details = error.errors(include_url=False, include_input=False, include_context=False)
+    details = error.errors(include_url=False, include_input=False)
     detail = max(details, key=_weight)
     if detail["type"] == "json_invalid":
         return RequestError(400, "invalid_json", f"the body is not JSON: {detail['msg']}")
     missing = detail["type"] == "missing"
-    name = parameter_name(detail["loc"], from_json(body), missing)
+    location = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
+    name = parameter_name(location, from_json(body), missing)
     match detail["type"]:
         case "extra_forbidden":
             code, message = "unknown_parameter", f"unknown parameter: {name!r}"
@@ -126,7 +191,7 @@ def explain(error: ValidationError, body: bytes) -> RequestError:
             code, message = "missing_required_parameter", f"missing parameter: {name!r}"
         case _:
             where = f"invalid {name!r}" if name else "invalid body"
-            reason = detail["msg"].removeprefix("Value error, ")
+            reason = _REASONS.get(detail["type"], detail["msg"])
             code, message = "invalid_value", f"{where}: {reason}"
     return RequestError(400, code, message, name or None)
 

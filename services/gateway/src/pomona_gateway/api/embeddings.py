@@ -10,6 +10,7 @@ from starlette.responses import Response
 from pomona.errors import RequestError
 from pomona_gateway.api.answering import gateway_of, receive
 from pomona_gateway.api.body import Body
+from pomona_gateway.api.openai_completions import Prompt
 from pomona_gateway.api.parameters import Label
 
 
@@ -17,7 +18,7 @@ class EmbeddingRequest(Body):
     """A request for embeddings."""
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: Label | None = None

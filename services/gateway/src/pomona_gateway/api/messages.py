@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import Field, StringConstraints
 
-from pomona.errors import RequestError
 from pomona_gateway.api.body import Body
+from pomona_gateway.dialogue import argument_object
 
 MAX_MESSAGES = 4096
 
@@ -21,7 +20,7 @@ class TextPart(Body):
     text: str
 
 
-Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+Parts = Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=1024)]
 Content = str | Parts
 
 
@@ -56,7 +55,7 @@ class AssistantMessage(Body):
     reasoning: str | None = None
     refusal: str | None = None
     name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = None
     # Clients send back what they were given, empty fields included.
     audio: None = None
     function_call: None = None
@@ -75,7 +74,7 @@ class ToolMessage(Body):
 Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
 
 def content_text(content: Content | None) -> str:
@@ -84,8 +83,8 @@ def content_text(content: Content | None) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-def template_message(message: Message, place: int) -> dict[str, Any]:
-    """One message as chat templates know it. ``place`` is its index in the request."""
+def template_message(message: Message) -> dict[str, Any]:
+    """One message as chat templates know it."""
     text = content_text(message.content)
     match message:
         case SystemMessage():
@@ -100,24 +99,17 @@ def template_message(message: Message, place: int) -> dict[str, Any]:
             if reasoning:
                 out |= {"reasoning_content": reasoning, "reasoning": reasoning}
             if message.tool_calls:
-                where = f"messages[{place}].tool_calls"
                 out["tool_calls"] = [
-                    _template_call(call, f"{where}[{n}]")
-                    for n, call in enumerate(message.tool_calls)
+                    template_call(call.id, call.function.name, call.function.arguments)
+                    for call in message.tool_calls
                 ]
     if message.name:
         out["name"] = message.name
     return out
 
 
-def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
-    try:
-        arguments = orjson.loads(call.function.arguments or "{}")
-    except orjson.JSONDecodeError as error:
-        name = f"{where}.function.arguments"
-        raise RequestError(400, "invalid_value", f"{name!r} is not JSON: {error}", name) from error
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.function.name, "arguments": arguments},
-    }
+def template_call(name: str, function: str, arguments: str) -> dict[str, Any]:
+    """A call of the conversation so far as chat templates know it. Its arguments are what a
+    model wrote: a limit may have cut them off."""
+    called = {"name": function, "arguments": argument_object(arguments)}
+    return {"id": name, "type": "function", "function": called}

@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 from pomona.errors import RequestError
 from pomona_gateway.api.body import Body
 from pomona_gateway.api.messages import MAX_MESSAGES, FunctionName
-from pomona_gateway.api.parameters import MAX_STOPS, SamplingParameters, StopString
+from pomona_gateway.api.parameters import SamplingParameters, StopString, StopStrings
 from pomona_gateway.api.shapes import ANY_OBJECT
 from pomona_gateway.api.tools import ToolDefinitions
 from pomona_gateway.grammar import JsonShape, Shape
@@ -31,7 +31,7 @@ class Options(Body):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopString | StopStrings | None = None
     num_predict: int | None = Field(default=None, ge=-2, le=2**31 - 1)
     """Most tokens of the reply; below 1: what is left of the context."""
     num_ctx: int | None = Field(default=None, ge=1, le=2**31 - 1)
@@ -106,7 +106,7 @@ class OllamaMessage(Body):
     content: str = ""
     thinking: str | None = None
     images: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_calls: Annotated[list[OllamaToolCall], Field(max_length=128)] | None = None
+    tool_calls: Annotated[list[OllamaToolCall], Field(fail_fast=True, max_length=128)] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -132,7 +132,7 @@ class OllamaMessage(Body):
 class OllamaChat(OllamaRequest):
     """``/api/chat``"""
 
-    messages: Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES)]
+    messages: Annotated[list[OllamaMessage], Field(fail_fast=True, max_length=MAX_MESSAGES)]
     tools: ToolDefinitions | None = None
 
 

@@ -14,12 +14,18 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.api import sse
 from pomona_gateway.api.answering import answer, gateway_of, receive
+from pomona_gateway.api.body import Rule, either, given, unless
 from pomona_gateway.api.messages import Messages, template_message
 from pomona_gateway.api.openai_objects import answer_head, usage_object
 from pomona_gateway.api.opening import Effort, open_dialogue
-from pomona_gateway.api.parameters import Label, SamplingParameters
+from pomona_gateway.api.parameters import MAY_END, Label, SamplingParameters
 from pomona_gateway.api.shapes import ResponseFormat, format_shape
-from pomona_gateway.api.tools import ToolChoice, ToolDefinitions, chosen_tools
+from pomona_gateway.api.tools import (
+    CHOICE_NEEDS_TOOLS,
+    ToolChoice,
+    ToolDefinitions,
+    chosen_tools,
+)
 from pomona_gateway.completion import Replies, Waiting
 from pomona_gateway.dialogue import (
     CallPiece,
@@ -44,7 +50,7 @@ class ChatRequest(SamplingParameters):
     max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     """Most tokens of the reply. Default: what is left of the context."""
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    """The newer name of ``max_tokens``."""
+    """The newer name of ``max_tokens``; of two limits the lower one holds."""
     logprobs: bool | None = None
     """Report the log-probability of each token."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -66,49 +72,73 @@ class ChatRequest(SamplingParameters):
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
     store: Literal[False] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
+    rules = (
+        *SamplingParameters.rules,
+        Rule(
+            ("top_logprobs",),
+            lambda body: not body.top_logprobs or bool(body.logprobs),
+            either(unless("top_logprobs", {"enum": [None, 0]}), given("logprobs", {"const": True})),
+            "it needs logprobs: true",
+        ),
+        Rule(
+            ("structured_outputs",),
+            lambda body: (
+                body.structured_outputs is None
+                or body.response_format is None
+                or body.response_format.type == "text"
+            ),
+            either(
+                unless("structured_outputs", {"type": "null"}),
+                unless("response_format", {"type": "null"}),
+                unless("response_format", unless("type", {"const": "text"})),
+            ),
+            "response_format shapes the reply too; give one of them",
+        ),
+        Rule(
+            ("response_format",),
+            lambda body: (
+                body.response_format is None
+                or body.response_format.type == "text"
+                or body.may_end()
+            ),
+            either(
+                unless("response_format", {"type": "null"}),
+                unless("response_format", unless("type", {"const": "text"})),
+                MAY_END,
+            ),
+            "a reply that must match ends where that ends; leave out ignore_eos and min_tokens",
+        ),
+        CHOICE_NEEDS_TOOLS,
+    )
+
     def limit(self) -> int | None:
-        both = (self.max_tokens, self.max_completion_tokens)
-        if None not in both and both[0] != both[1]:
-            raise RequestError(
-                400,
-                "invalid_value",
-                "max_tokens and max_completion_tokens mean the same; give one",
-                "max_tokens",
-            )
-        return self.max_completion_tokens or self.max_tokens
+        given = [x for x in (self.max_tokens, self.max_completion_tokens) if x is not None]
+        return min(given, default=None)
 
     def shape(self) -> Shape | None:
         """What the reply's text must match."""
         if self.structured_outputs is None:
             return format_shape(self.response_format, "response_format")
-        if self.response_format is not None and self.response_format.type != "text":
-            message = "response_format and structured_outputs both shape the reply; give one"
-            raise RequestError(400, "invalid_value", message, "structured_outputs")
         return self.structured_outputs.shape()
 
     def chances(self) -> int | None:
         """How many likeliest tokens are reported; None for no log-probabilities."""
-        if self.top_logprobs and not self.logprobs:
-            raise RequestError(
-                400, "invalid_value", "top_logprobs needs logprobs: true", "top_logprobs"
-            )
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 async def chat_completions(request: Request) -> Response | ASGIApp:
     """Answer one chat request, streamed or whole."""
     chat = await receive(request, ChatRequest)
-    chat.check_stream_options()
     dialogue = await translate(gateway_of(request), chat)
     return await answer(request, dialogue.completion, ChatWriter(chat, dialogue), bool(chat.stream))
 
 
 async def translate(gateway: Gateway, chat: ChatRequest) -> Dialogue:
     """The dialect's request as the gateway's own."""
-    messages = [template_message(message, n) for n, message in enumerate(chat.messages)]
+    messages = [template_message(message) for message in chat.messages]
     return await open_dialogue(
         gateway,
         chat,

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -19,7 +19,7 @@ from pomona_gateway.api.answering import answer, gateway_of, receive
 from pomona_gateway.api.echo import Echo
 from pomona_gateway.api.openai_objects import answer_head, usage_object
 from pomona_gateway.api.opening import shaped
-from pomona_gateway.api.parameters import SamplingParameters, sampling
+from pomona_gateway.api.parameters import SamplingParameters, TokenId, sampling
 from pomona_gateway.completion import Completion, Replies, Waiting
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.prompts import text_prompt
@@ -30,10 +30,11 @@ DEFAULT_MAX_TOKENS = 16
 """As OpenAI has it."""
 MAX_PROMPTS = 128
 
-Ids = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
-Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-Rows = Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
-Prompt = str | Texts | Ids | Rows
+Text = Annotated[str, StringConstraints(min_length=1)]
+Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
+Ids = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
+Rows = Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
+Prompt = Text | Texts | Ids | Rows
 
 
 class CompletionRequest(SamplingParameters):
@@ -42,7 +43,7 @@ class CompletionRequest(SamplingParameters):
     prompt: Prompt
     """One text or several, each perhaps as token ids. Each gets ``n`` replies."""
     max_tokens: int | None = Field(default=None, ge=0, le=2**31 - 1)
-    """Most tokens of the reply; 0 only with ``echo``. Default 16."""
+    """Most tokens of the reply. Default 16."""
     logprobs: int | None = Field(default=None, ge=0, le=5)
     """Report each token's log-probability, and this many of the likeliest ones."""
     echo: bool | None = None
@@ -50,17 +51,10 @@ class CompletionRequest(SamplingParameters):
     best_of: Literal[1] | None = None
     suffix: None = None
 
-    def check(self) -> None:
-        if self.max_tokens == 0 and not self.echo:
-            message = "invalid 'max_tokens': a reply of no tokens needs echo: true"
-            raise RequestError(400, "invalid_value", message, "max_tokens")
-
 
 async def completions(request: Request) -> Response | ASGIApp:
     """Answer one completion request, streamed or whole."""
     asked = await receive(request, CompletionRequest)
-    asked.check_stream_options()
-    asked.check()
     completion, prompts = await translate(gateway_of(request), asked)
     writer = CompletionWriter(asked, completion, prompts)
     return await answer(request, completion, writer, bool(asked.stream))

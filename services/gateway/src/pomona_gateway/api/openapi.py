@@ -24,11 +24,19 @@ from pomona_gateway.api import (
 )
 from pomona_gateway.api.anthropic_request import CountRequest, MessagesRequest
 from pomona_gateway.api.embeddings import EmbeddingRequest, embeddings
+from pomona_gateway.api.kept_responses import (
+    ItemsQuery,
+    NoQuery,
+    delete_response,
+    get_response,
+    input_items,
+)
 from pomona_gateway.api.model_administration import ModelBody
 from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, ShowRequest
 from pomona_gateway.api.openai_chat import ChatRequest, chat_completions
 from pomona_gateway.api.openai_completions import CompletionRequest, completions
-from pomona_gateway.api.responses import delete_response, get_response, responses
+from pomona_gateway.api.query import Query
+from pomona_gateway.api.responses import responses
 from pomona_gateway.api.responses_request import ResponsesRequest
 
 _STREAMS = "text/event-stream"
@@ -43,6 +51,7 @@ class Operation:
     path: str
     handler: Callable[[Request], Awaitable[Response | ASGIApp]]
     body: type[BaseModel] | None = None
+    query: type[Query] | None = None
     stream: str = ""
     answer: str = "application/json"
     status: int = 200
@@ -56,16 +65,17 @@ OPERATIONS = (
     Operation("POST", "/v1/models/load", model_administration.load, ModelBody, status=202),
     Operation("POST", "/v1/models/unload", model_administration.unload, ModelBody, status=202),
     Operation("GET", "/v1/models/{model}", operations.get_model),
-    Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, _STREAMS),
-    Operation("POST", "/v1/completions", completions, CompletionRequest, _STREAMS),
-    Operation("POST", "/v1/responses", responses, ResponsesRequest, _STREAMS),
-    Operation("GET", "/v1/responses/{response}", get_response),
-    Operation("DELETE", "/v1/responses/{response}", delete_response),
+    Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, stream=_STREAMS),
+    Operation("POST", "/v1/completions", completions, CompletionRequest, stream=_STREAMS),
+    Operation("POST", "/v1/responses", responses, ResponsesRequest, stream=_STREAMS),
+    Operation("GET", "/v1/responses/{response}", get_response, query=NoQuery),
+    Operation("DELETE", "/v1/responses/{response}", delete_response, query=NoQuery),
+    Operation("GET", "/v1/responses/{response}/input_items", input_items, query=ItemsQuery),
     Operation("POST", "/v1/embeddings", embeddings, EmbeddingRequest),
-    Operation("POST", "/v1/messages", anthropic.messages, MessagesRequest, _STREAMS),
+    Operation("POST", "/v1/messages", anthropic.messages, MessagesRequest, stream=_STREAMS),
     Operation("POST", "/v1/messages/count_tokens", anthropic.count_tokens, CountRequest),
-    Operation("POST", "/api/chat", ollama.chat, OllamaChat, _LINES),
-    Operation("POST", "/api/generate", ollama.generate, OllamaGenerate, _LINES),
+    Operation("POST", "/api/chat", ollama.chat, OllamaChat, stream=_LINES),
+    Operation("POST", "/api/generate", ollama.generate, OllamaGenerate, stream=_LINES),
     Operation("GET", "/api/tags", ollama_models.tags),
     Operation("GET", "/api/ps", ollama_models.ps),
     Operation("POST", "/api/show", ollama_models.show, ShowRequest),
@@ -169,11 +179,17 @@ def _describe(operation: Operation) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": reference}},
         }
-    if names := re.findall(r"{(\w+)}", operation.path):
-        described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in names
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    if operation.query is not None:
+        parameters += [
+            {"name": name, "in": "query", "schema": schema}
+            for name, schema in operation.query.model_json_schema()["properties"].items()
         ]
+    if parameters:
+        described["parameters"] = parameters
     return described
 
 

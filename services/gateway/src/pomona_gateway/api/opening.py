@@ -142,10 +142,12 @@ async def held(
     grammar: ReplyGrammar,
 ) -> Sampling:
     """How tokens are drawn under a grammar. Raises RequestError when it is impossible."""
-    for name in ("ignore_eos", "min_tokens"):
-        if getattr(parameters, name):
-            message = f"invalid {name!r}: a reply that must match a grammar ends where that ends"
-            raise RequestError(400, "invalid_value", message, name)
+    if not parameters.may_end():
+        message = (
+            "calls that must match a grammar end where that ends; leave out ignore_eos and "
+            "min_tokens"
+        )
+        raise RequestError(400, "structured_output_not_supported", message, "tools")
     return replace(drawn, grammar=await gateway.grammars.check(language, grammar))
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
 from pomona.messages.data import Sampling
-from pomona_gateway.api.body import Body
+from pomona_gateway.api.body import Body, Rule, RuledBody, either, given, unless
 from pomona_gateway.api.shapes import StructuredOutputs
 from pomona_gateway.completion import SEED_MASK
 from pomona_gateway.tokenizer import LanguageModel
@@ -19,7 +19,19 @@ MAX_REPLIES = 16
 MAX_STOPS = 16
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_STOPS)]
 Label = Annotated[str, StringConstraints(max_length=512)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenName = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+"""A token id as the name of a value."""
+LogitBias = Annotated[
+    dict[TokenName, Annotated[float, Field(ge=-100, le=100)]],
+    # pydantic describes names that match, and leaves open whether there are others.
+    Field(max_length=4096, json_schema_extra={"additionalProperties": False}),
+]
+
+
+MAY_END = {"properties": {"ignore_eos": {"enum": [None, False]}, "min_tokens": {"enum": [None, 0]}}}
 
 
 class StreamOptions(Body):
@@ -28,7 +40,7 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] | None = None
 
 
-class SamplingParameters(Body):
+class SamplingParameters(RuledBody):
     """What decides how tokens are drawn and when a reply ends.
 
     What a request leaves open is as the model's makers recommend, or else the default.
@@ -48,15 +60,13 @@ class SamplingParameters(Body):
     """Divides the logits of tokens seen in prompt and reply. Default 1."""
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        default=None, max_length=4096
-    )
+    logit_bias: LogitBias | None = None
     """Token id to what is added to its logit."""
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
     """The same seed draws the same reply. Default: another one for each request."""
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopString | StopStrings | None = None
     """Strings that end the reply and are not part of it."""
-    stop_token_ids: Annotated[list[int], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=64)] | None = None
     """Token ids that end the reply, beside the model's own."""
     ignore_eos: bool | None = None
     """Go on after the token with which the model ends a reply."""
@@ -71,6 +81,25 @@ class SamplingParameters(Body):
     user: Label | None = None
     """A label; it changes nothing."""
 
+    rules = (
+        Rule(
+            ("stream_options",),
+            lambda body: body.stream_options is None or bool(body.stream),
+            either(unless("stream_options", {"type": "null"}), given("stream", {"const": True})),
+            "they need stream: true",
+        ),
+        Rule(
+            ("structured_outputs",),
+            lambda body: body.structured_outputs is None or body.may_end(),
+            either(unless("structured_outputs", {"type": "null"}), MAY_END),
+            "a reply that must match ends where that ends; leave out ignore_eos and min_tokens",
+        ),
+    )
+
+    def may_end(self) -> bool:
+        """Whether a reply may end where a grammar says."""
+        return not self.ignore_eos and not self.min_tokens
+
     def stops(self) -> tuple[str, ...]:
         if self.stop is None:
             return ()
@@ -80,12 +109,6 @@ class SamplingParameters(Body):
         """With the sampling that is recommended where none is given."""
         open_ones = {k: x for k, x in recommended.items() if getattr(self, k) is None}
         return self.model_copy(update=open_ones)
-
-    def check_stream_options(self) -> None:
-        if self.stream_options is not None and not self.stream:
-            raise RequestError(
-                400, "invalid_value", "stream_options need stream: true", "stream_options"
-            )
 
 
 def sampling(
@@ -109,7 +132,7 @@ def sampling(
     size = language.facts.vocab_size
     stop_ids = () if given.ignore_eos else language.stop_ids
     for token in given.stop_token_ids or ():
-        if not 0 <= token < size:
+        if token >= size:
             raise _no_token("stop_token_ids", token, size)
     seed = secrets.randbits(63) if given.seed is None else given.seed & SEED_MASK
     return Sampling(
@@ -132,8 +155,8 @@ def sampling(
 def _logit_bias(bias: dict[str, float], size: int) -> tuple[tuple[int, float], ...]:
     pairs: list[tuple[int, float]] = []
     for key, value in bias.items():
-        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < size):
-            raise _no_token("logit_bias", key[:32], size)
+        if int(key) >= size:
+            raise _no_token("logit_bias", key, size)
         pairs.append((int(key), value))
     return tuple(sorted(pairs))
 

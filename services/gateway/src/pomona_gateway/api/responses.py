@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.api import sse
 from pomona_gateway.api.answering import answer, gateway_of, receive, share_of
-from pomona_gateway.api.json_response import JsonResponse, encode
+from pomona_gateway.api.json_response import encode
 from pomona_gateway.api.opening import open_dialogue
 from pomona_gateway.api.responses_items import OutputItems
 from pomona_gateway.api.responses_request import ResponsesRequest
@@ -49,46 +49,31 @@ async def responses(request: Request) -> Response | ASGIApp:
         max_tokens=asked.max_output_tokens,
         effort=asked.reasoning.effort if asked.reasoning else None,
     )
-    keeper = Keeper(gateway.conversations, share, turns) if asked.store is not False else None
+    keeper = None
+    if asked.store is not False:
+        keeper = Keeper(gateway.conversations, share, turns, asked.items())
     writer = ResponseWriter(asked, dialogue, keeper)
     return await answer(request, dialogue.completion, writer, bool(asked.stream))
 
 
-async def get_response(request: Request) -> Response:
-    """A response that was kept."""
-    if request.query_params:
-        name = next(iter(request.query_params))
-        message = f"unknown parameter: {name!r}; a kept response comes whole, as it was"
-        raise RequestError(400, "unknown_parameter", message, name)
-    name: str = request.path_params["response"]
-    found = gateway_of(request).conversations.find(name, share_of(request))
-    if found is None:
-        raise _not_kept(name)
-    return JsonResponse(found.response)
-
-
-async def delete_response(request: Request) -> Response:
-    """Forget a response, and that a conversation ended with it."""
-    name: str = request.path_params["response"]
-    if not gateway_of(request).conversations.forget(name, share_of(request)):
-        raise _not_kept(name)
-    return JsonResponse({"id": name, "object": "response", "deleted": True})
-
-
-def _not_kept(name: str) -> RequestError:
-    message = f"there is no response {name!r}, or it is forgotten, or it was not to be stored"
-    return RequestError(404, "response_not_found", message, "response_id")
-
-
 class Keeper:
-    """Remembers a conversation when its response is complete."""
+    """Remembers a conversation when its response is complete.
+
+    Args:
+        turns: the conversation up to it; ``items`` is what the request added to it.
+    """
 
     def __init__(
-        self, conversations: Conversations, share: str, turns: list[dict[str, Any]]
+        self,
+        conversations: Conversations,
+        share: str,
+        turns: list[dict[str, Any]],
+        items: list[dict[str, Any]],
     ) -> None:
         self._conversations = conversations
         self._share = share
         self._turns = turns
+        self._items = items
 
     def keep(self, reply: WholeReply, response: dict[str, Any]) -> None:
         turn: dict[str, Any] = {"role": "assistant", "content": reply.text}
@@ -103,7 +88,7 @@ class Keeper:
                 }
                 for call in reply.calls
             ]
-        self._conversations.keep(self._share, [*self._turns, turn], response)
+        self._conversations.keep(self._share, [*self._turns, turn], self._items, response)
 
 
 class ResponseWriter:

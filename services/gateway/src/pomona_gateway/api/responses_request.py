@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Any, Literal, cast
 
-import orjson
 from pydantic import Discriminator, Field, StringConstraints, Tag
 
-from pomona.errors import RequestError
-from pomona_gateway.api.body import Body
-from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
+from pomona_gateway.api.body import Body, RuledBody
+from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName, template_call
 from pomona_gateway.api.opening import Effort
 from pomona_gateway.api.parameters import Label, SamplingParameters
 from pomona_gateway.api.shapes import FlatFormat, format_shape
-from pomona_gateway.api.tools import MAX_TOOLS, offered
+from pomona_gateway.api.tools import CHOICE_NEEDS_TOOLS, MAX_TOOLS, offered
 from pomona_gateway.dialogue import Function, Tools
 from pomona_gateway.grammar import Shape
 
@@ -32,7 +31,7 @@ class InputText(Body):
 class InputMessage(Body):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[InputText], Field(max_length=1024)]
+    content: str | Annotated[list[InputText], Field(fail_fast=True, max_length=1024)]
     id: Identity | None = None
     status: str | None = None
     phase: str | None = None
@@ -52,7 +51,7 @@ class InputCall(Body):
 class InputCallOutput(Body):
     type: Literal["function_call_output"]
     call_id: CallId
-    output: str | list[InputText]
+    output: str | Annotated[list[InputText], Field(fail_fast=True)]
     id: Identity | None = None
     status: str | None = None
 
@@ -65,8 +64,8 @@ class ReasoningText(Body):
 class InputReasoning(Body):
     type: Literal["reasoning"]
     id: Identity | None = None
-    summary: list[ReasoningText] | None = None
-    content: list[ReasoningText] | None = None
+    summary: Annotated[list[ReasoningText], Field(fail_fast=True)] | None = None
+    content: Annotated[list[ReasoningText], Field(fail_fast=True)] | None = None
     encrypted_content: None = None
     status: str | None = None
 
@@ -111,11 +110,11 @@ class Reasoning(Body):
     summary: None = None
 
 
-class ResponsesRequest(Body):
+class ResponsesRequest(RuledBody):
     """A request for a response."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
+    input: str | Annotated[list[Item], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     """A message of the user, or the conversation so far."""
     instructions: str | None = None
     """A system message, for this response only."""
@@ -126,7 +125,7 @@ class ResponsesRequest(Body):
     max_output_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
@@ -140,6 +139,8 @@ class ResponsesRequest(Body):
     background: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     include: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    rules = (CHOICE_NEEDS_TOOLS,)
 
     def parameters(self) -> SamplingParameters:
         return SamplingParameters(model=self.model, temperature=self.temperature, top_p=self.top_p)
@@ -166,17 +167,40 @@ class ResponsesRequest(Body):
         parallel = self.parallel_tool_calls is not False
         return offered(functions, word, named, parallel, "tool_choice.name")
 
+    def items(self) -> list[dict[str, Any]]:
+        """The input as the API lists it: every item with an id, texts as parts."""
+        if isinstance(self.input, str):
+            return [_listed(InputMessage(role="user", content=self.input))]
+        return [_listed(item) for item in self.input]
+
     def turns(self) -> list[dict[str, Any]]:
         """The input as chat templates know it."""
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
         out: list[dict[str, Any]] = []
-        for place, item in enumerate(self.input):
-            _add(out, item, f"input[{place}]")
+        for item in self.input:
+            _add(out, item)
         return out
 
 
-def _add(out: list[dict[str, Any]], item: AnyItem, where: str) -> None:
+_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+}
+
+
+def _listed(item: AnyItem) -> dict[str, Any]:
+    out = item.model_dump(exclude_none=True)
+    if isinstance(item, InputMessage) and isinstance(item.content, str):
+        kind = "output_text" if item.role == "assistant" else "input_text"
+        out["content"] = [{"type": kind, "text": item.content}]
+    own = item.id or f"{_PREFIXES[item.type]}_{secrets.token_hex(12)}"
+    return {"id": own, "status": "completed", **out}
+
+
+def _add(out: list[dict[str, Any]], item: AnyItem) -> None:
     match item:
         case InputMessage(role="assistant", content=content):
             _assistant(out)["content"] += _text(content)
@@ -187,14 +211,7 @@ def _add(out: list[dict[str, Any]], item: AnyItem, where: str) -> None:
             text = "".join(x.text for x in item.content or item.summary or [])
             _assistant(out)["reasoning_content"] = text
         case InputCall():
-            try:
-                arguments = orjson.loads(item.arguments or "{}")
-            except orjson.JSONDecodeError as error:
-                name = f"{where}.arguments"
-                message = f"{name!r} is not JSON: {error}"
-                raise RequestError(400, "invalid_value", message, name) from error
-            function = {"name": item.name, "arguments": arguments}
-            call = {"id": item.call_id, "type": "function", "function": function}
+            call = template_call(item.call_id, item.name, item.arguments)
             _assistant(out).setdefault("tool_calls", []).append(call)
         case InputCallOutput():
             text = _text(item.output)

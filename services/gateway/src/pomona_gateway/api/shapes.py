@@ -6,34 +6,39 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona.errors import RequestError
-from pomona_gateway.api.body import Body
+from pomona_gateway.api.body import Body, Rule, RuledBody, given
 from pomona_gateway.grammar import ChoiceShape, JsonShape, RegexShape, Shape
 
 MAX_CHOICES = 1024
 
 Schema = dict[str, Any]
 ChoiceText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Choices = Annotated[list[ChoiceText], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
 FormatName = Annotated[str, StringConstraints(max_length=256)]
 ANY_OBJECT: Schema = {"type": "object"}
 
 
-class StructuredOutputs(Body):
-    """What a reply must match, as vLLM's clients say it; one of these."""
+class StructuredOutputs(RuledBody):
+    """What a reply must match, as vLLM's clients say it."""
 
     definition: Schema | None = Field(default=None, alias="json")
     """A JSON Schema."""
     regex: Annotated[str, StringConstraints(min_length=1, max_length=65536)] | None = None
     """A regular expression for the whole reply (without look-around and back-references)."""
-    choice: Annotated[list[ChoiceText], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
+    choice: Choices | None = None
     """Texts of which the reply is one."""
 
+    rules = (
+        Rule(
+            (),
+            lambda body: [body.definition, body.regex, body.choice].count(None) == 2,
+            {"oneOf": [given(x, {"not": {"type": "null"}}) for x in ("json", "regex", "choice")]},
+            "give one of json, regex and choice",
+        ),
+    )
+
     def shape(self) -> Shape:
-        """Raises RequestError unless there is exactly one."""
         where = "structured_outputs"
-        if sum(x is not None for x in (self.definition, self.regex, self.choice)) != 1:
-            message = f"invalid {where!r}: give one of json, regex and choice"
-            raise RequestError(400, "invalid_value", message, where)
         if self.definition is not None:
             return JsonShape(self.definition, f"{where}.json")
         if self.regex is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
-from pomona_gateway.api.body import Body
+from pomona_gateway.api.body import Body, Rule, either, given, unless
 from pomona_gateway.api.messages import FunctionName
 from pomona_gateway.dialogue import Function, Tools
 
@@ -38,8 +38,19 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-ToolDefinitions = Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)]
+ToolDefinitions = Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)]
 ToolChoice = Literal["auto", "none", "required"] | NamedTool
+
+NO_TOOLS = "there are no tools of which one could be called"
+CHOICE_NEEDS_TOOLS = Rule(
+    ("tool_choice",),
+    lambda body: body.tool_choice in (None, "auto", "none") or bool(body.tools),
+    either(
+        unless("tool_choice", {"enum": [None, "auto", "none"]}),
+        given("tools", {"type": "array", "minItems": 1}),
+    ),
+    NO_TOOLS,
+)
 
 
 def chosen_tools(
@@ -75,9 +86,6 @@ def offered(
 
     Raises RequestError when the choice is no function of the request.
     """
-    if choice in ("required", "named") and not functions:
-        message = "invalid 'tool_choice': there are no tools of which one could be called"
-        raise RequestError(400, "invalid_value", message, "tool_choice")
     if choice == "named" and all(function.name != named for function in functions):
         message = f"invalid {where!r}: there is no tool {named!r}"
         raise RequestError(400, "invalid_value", message, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from pomona.models.folder import read_json
 from pomona.models.gguf_header import read_gguf_header
 from pomona.models.vocabulary import folder_backend, gguf_backend
 from pomona_gateway.output import OutputFormat, output_format
-from pomona_gateway.tokenizer.chat_template import ChatTemplate
+from pomona_gateway.templates.chat_template import ChatTemplate
+from pomona_gateway.templates.renderer import Renderer
 from pomona_gateway.tokenizer.tokenizer import Tokenizer
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -26,6 +27,7 @@ class LanguageModel:
         context_length: tokens that prompt and reply may have together.
         stop_ids: tokens that end a reply.
         output: how the model marks reasoning and tool calls in its replies.
+        renderer: where its templates run.
     """
 
     facts: ModelFacts
@@ -34,6 +36,7 @@ class LanguageModel:
     context_length: int
     stop_ids: tuple[int, ...]
     output: OutputFormat
+    renderer: Renderer = field(default_factory=Renderer)
 
 
 def load_language_model(source: str) -> LanguageModel:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
+from pomona.errors import RequestError
+
 _REPLACEMENT = "\ufffd"
 
 
@@ -63,7 +65,14 @@ class Tokenizer:
         """Ids of a text. A rendered chat brings its own first token; another text gets
         the model's."""
         own = self._prefix is None and not chat
-        ids = self._backend.encode(text, add_special_tokens=own).ids
+        try:
+            ids = self._backend.encode(text, add_special_tokens=own).ids
+        except BaseException as error:
+            # The library's panics are no Exceptions; a regular expression past its limit is one.
+            if isinstance(error, Exception) or type(error).__name__ != "PanicException":
+                raise
+            message = f"the model's tokenizer cannot cut this text: {error}"
+            raise RequestError(400, "invalid_text", message) from error
         prefix = self._prefix if self._prefix and not chat else []
         return array("i", [*prefix, *ids])
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 _WEIGHT = 0.2
 _GUESSED_TOKENS = 32
+_OVERDRAFT = 1.75
+"""Of a share: the rest of a prompt that is within it goes at once. Each part of it would read
+all weights once more, and its user would wait for that."""
 
 
 class Pace:
@@ -58,22 +61,31 @@ class Pace:
 
     def chunk_issued(self, tokens: int, beside_streams: bool) -> None:
         """A chunk goes; one that no stream waits for is free."""
-        cost = self._fixed_us + tokens * self._per_token_us if beside_streams else None
+        cost = self._cost_us(tokens) if beside_streams else None
         self._credit_us -= cost or 0.0
         self._charged_us.append(cost)
 
-    def affordable(self, most: int, least: int) -> int:
+    def affordable(self, most: int, least: int, is_rest: bool = False) -> int:
         """Tokens of the chunk that may go now, beside running streams; 0 for none.
 
         ``least`` tokens go whenever the credit is whole, so that a prompt always advances.
+
+        Args:
+            is_rest: whether the prompt is read when ``most`` tokens are.
         """
         if self._cycle_us == 0.0 or self._over_us == 0.0:
             return min(most, _GUESSED_TOKENS)
-        whole = self._credit_us >= 0.99 * self._share * self._cycle_us
+        share_us = self._share * self._cycle_us
+        whole = self._credit_us >= 0.99 * share_us
+        if whole and is_rest and self._cost_us(most) <= _OVERDRAFT * share_us:
+            return most
         tokens = int((self._credit_us - self._fixed_us) / self._per_token_us)
         if tokens < least:
             return min(least, most) if whole else 0
         return min(tokens, most)
+
+    def _cost_us(self, tokens: int) -> float:
+        return self._fixed_us + tokens * self._per_token_us
 
     @property
     def _per_token_us(self) -> float:

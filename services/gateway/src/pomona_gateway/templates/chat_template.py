@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, cast
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -55,7 +56,8 @@ def _to_json(
 
 
 class ChatTemplate:
-    """A model's chat template.
+    """A model's chat template. It is compiled when it is first rendered, since that already
+    computes what is constant in it.
 
     Raises ModelUnsupportedError when it is no valid Jinja.
     """
@@ -68,13 +70,20 @@ class ChatTemplate:
         names = cast("dict[str, Any]", environment.globals)
         names |= {"raise_exception": _raise, "strftime_now": _now}
         self.source = source
-        self._special_tokens = dict(special_tokens)
+        self._environment = environment
+        self.special_tokens = dict(special_tokens)
         try:
-            self._template = environment.from_string(source)
+            environment.parse(source)
         except TemplateSyntaxError as error:
             raise ModelUnsupportedError(
                 f"the model's chat template is invalid in line {error.lineno}: {error.message}"
             ) from error
+        except RecursionError as error:
+            raise ModelUnsupportedError("the model's chat template is nested too deep") from error
+
+    @cached_property
+    def _template(self) -> Template:
+        return self._environment.from_string(self.source)
 
     def render(
         self,
@@ -85,9 +94,9 @@ class ChatTemplate:
     ) -> str:
         """The prompt. Raises RequestError when the template refuses the messages."""
         try:
-            return self._template.render(
+            text = self._template.render(
                 **{
-                    **self._special_tokens,
+                    **self.special_tokens,
                     **variables,
                     "messages": messages,
                     "tools": tools or None,
@@ -95,9 +104,14 @@ class ChatTemplate:
                     "add_generation_prompt": add_generation_prompt,
                 }
             )
+            text.encode()  # A lone surrogate is no text.
+            return text
         except TemplateError as error:
             reason = str(error)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        except (
+            *(TypeError, ValueError, KeyError, AttributeError),
+            *(OverflowError, RecursionError, MemoryError),
+        ) as error:
             reason = f"{type(error).__name__}: {error}"
         raise RequestError(
             400,
