@@ -12,11 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pomona.messages.discovery import DiscoveryFacts
-from pomona.messages.fields import Count as Count
-from pomona.messages.fields import Endpoint as Endpoint
-from pomona.messages.fields import LayerIndex, Rate
-from pomona.messages.fields import Name as Name
-from pomona.messages.fields import Text as Text
+from pomona.messages.fields import Count, Endpoint, LayerIndex, Name, Rate, Text
 
 ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
 State = Literal["starting", "ready", "draining", "failed"]

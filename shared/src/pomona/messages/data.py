@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona.messages.control import Count, Endpoint, Name, Text
+from pomona.messages.fields import Count, Endpoint, Name, Text
 
 MAX_TENSORS = 16
 MAX_ROWS = 4096
