@@ -1,6 +1,7 @@
 """The messages of Pomona: frozen, without behaviour, grouped by plane.
 
-``control`` holds what services say of themselves once a second (PUB/SUB).
+``control`` holds what services say of themselves once a second (PUB/SUB); what discovery
+services say of machines and links is in ``discovery``.
 ``data`` holds what travels on the links between gateway and stages (PUSH/PULL).
-The limits are part of the types; :mod:`pomona.codec` checks them.
+The limits are part of the types, shared ones in ``fields``; :mod:`pomona.codec` checks them.
 """
