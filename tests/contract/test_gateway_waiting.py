@@ -39,7 +39,7 @@ def comments(gateway: GatewayThread, path: str) -> list[str]:
 def test_a_stream_tells_its_place_in_the_queue_and_then_how_much_of_the_prompt_is_done(
     cluster: ScriptedCluster, path: str
 ) -> None:
-    cluster.head.script = lambda _: say(REPLY, places=(3, 1), prefilled=(7,), step_s=0.1)
+    cluster.head.script = lambda _: say(REPLY, places=(3, 1), prefilled=(7,), step_s=0.3)
     with running_gateway(cluster, keep_alive_s=0.03) as gateway:
         found = comments(gateway, path)
     told = [re.sub(r"/\d+", "/n", x) for x in found]
