@@ -64,6 +64,21 @@ def test_a_hostile_template_is_a_400_and_the_next_prompt_is_made(
     assert render(renderer, "{{ messages[0].role }}") == "user"
 
 
+def test_a_process_that_stands_still_is_not_waited_for(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process gets no alarm from the kernel."""
+    render(renderer, "")
+    monkeypatch.setattr("pomona_gateway.templates.renderer.GRACE_S", 0.0)
+    own = [p for p in psutil.Process().children() if "pomona_gateway.templates" in p.cmdline()]
+    for process in own:
+        process.suspend()
+    with pytest.raises(RequestError, match="chat template"):
+        render(renderer, "{{ messages[0].role }}")
+    monkeypatch.undo()
+    assert render(renderer, "{{ messages[0].role }}") == "user"
+
+
 def test_what_a_template_says_of_its_messages_is_told(renderer: Renderer) -> None:
     with pytest.raises(RequestError, match="no system here"):
         render(renderer, "{{ raise_exception('no system here') }}")

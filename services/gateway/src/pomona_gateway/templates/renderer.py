@@ -17,6 +17,8 @@ from pomona_gateway.templates.chat_template import ChatTemplate
 
 DEADLINE_S = 5.0
 """For one rendering. Templates of real models take milliseconds."""
+GRACE_S = 10.0
+"""Beyond it: for the process to start, and for one that the kernel does not end."""
 
 
 class Renderer:
@@ -63,12 +65,16 @@ class Renderer:
             process = self._running()
             assert process.stdin is not None
             assert process.stdout is not None
+            too_late = threading.Timer(self._deadline_s + GRACE_S, process.kill)
+            too_late.start()
             try:
                 process.stdin.write(line)
                 process.stdin.flush()
                 said = process.stdout.readline()
             except OSError:
                 said = b""
+            finally:
+                too_late.cancel()
             if not said:
                 self._end(process)
         told = json.loads(said) if said else {"refused": self._unfinished()}
