@@ -19,8 +19,9 @@ help: ## this list
 up: install ## run a cluster here; options go into ARGS: make up ARGS="--stages 3"
 	@exec $(POMONA) up $(ARGS)
 
+# Two processes share the files out in order, so that the long ones come first.
 test: lint types ## lint, types and every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 install: ## make .venv what uv.lock says
 	@ops/bootstrap.sh
