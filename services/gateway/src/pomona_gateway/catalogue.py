@@ -53,7 +53,7 @@ class Catalogue:
     async def _read(self, source: str) -> None:
         try:
             model = await asyncio.to_thread(self._load, source)
-            model.renderer.start()
+            model.prompter.start()
             self._models[source] = model
             self._problems.pop(source, None)
         except PomonaError as error:
@@ -121,7 +121,7 @@ class Catalogue:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for model in self._models.values():
-            await asyncio.to_thread(model.renderer.close)
+            await asyncio.to_thread(model.prompter.close)
 
 
 def _context_length(pipeline: Pipeline, model: LanguageModel) -> int:
