@@ -426,6 +426,8 @@ def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> Non
         line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
     line.run()
     assert all(len(client.tokens) == 100 for client in line.clients.values())
+    opened = [op for step in line.steps for op in step.ops if isinstance(op, Open)]
+    assert line.scheduler.preemptions == len(opened) - 5 > 0
 
 
 def test_caches_make_room_for_another_model_and_every_reply_is_whole() -> None:

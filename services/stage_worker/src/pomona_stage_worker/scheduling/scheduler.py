@@ -63,6 +63,7 @@ class Scheduler:
         self.limits = limits
         self.pace = Pace(limits.pace)
         self.prefixes = PrefixIndex(partial=limits.can_slice)
+        self.preemptions = 0
         self._in_flight_limit = limits.stages + 1
         self._waiting = Waiting(limits.max_waiting)
         self._prefilling: list[Sequence] = []
@@ -405,6 +406,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Free a sequence's caches; it begins again, tokens so far as its prompt, later."""
+        self.preemptions += 1
         self._detach(sequence)
         self._ops.append(Close("close", sequence.number))
         # The steps that were issued reach the tail before the sequence is opened again.
