@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pomona.errors import PomonaError, RequestError
 from pomona.messages.control import Pipeline
+from pomona.models import ModelFacts
 from pomona_gateway.model_requests import ModelRequests
 from pomona_gateway.routes import RouteTable
 from pomona_gateway.tokenizer import LanguageModel, load_language_model
@@ -75,6 +76,12 @@ class Catalogue:
         pipeline = self._pipeline(model)
         language = self._models.get(pipeline.source) if pipeline else None
         return _context_length(pipeline, language) if pipeline and language else None
+
+    def facts(self, model: str) -> ModelFacts | None:
+        """What its files say; None while they are being read. That is no use of it."""
+        pipeline = self._pipeline(model)
+        language = self._models.get(pipeline.source) if pipeline else None
+        return language.facts if language else None
 
     def problem(self, model: str) -> str:
         """Why this gateway cannot read text for the model; empty when it can."""
