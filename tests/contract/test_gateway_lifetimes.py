@@ -289,6 +289,28 @@ def test_a_client_that_leaves_is_a_cancel_within_100_milliseconds(
     assert cancel.request == cluster.head.requests()[0].submit.request
 
 
+def test_nothing_is_written_to_a_client_that_has_left(
+    gateway: GatewayThread, cluster: ScriptedCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio complains of every write after the one that found the connection gone."""
+    many = IDS * (1000 // len(IDS))
+    cluster.head.script = lambda _: Script(ids=many, batch=len(many))
+    body = json.dumps(request(stream=True, max_tokens=len(many) - 1)).encode()
+    host, _, port = gateway.url.removeprefix("http://").rpartition(":")
+    for _ in range(12):
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(POST % (len(body), body))
+            client.recv(100)
+            # The reply is being written; what is unread makes this a reset.
+        wait_for(lambda: not running_requests(gateway), "the end of the request")
+    assert [x.getMessage() for x in caplog.records if x.name == "asyncio"] == []
+
+
+def running_requests(gateway: GatewayThread) -> bool:
+    text = httpx.get(f"{gateway.url}/metrics").text
+    return f'num_requests_running{{model_name="{MODEL}"}} 0.0' not in text
+
+
 def test_a_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster, **{**FAST, "stream_buffer_tokens": 64}) as gateway:
         cluster.head.script = lambda _: Script(ids=(65,) * 400, step_s=0.0)
