@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import socket
 import time
 from collections.abc import Generator, Iterator
@@ -78,6 +80,12 @@ def refused(answer: httpx.Response, status: int, code: str, param: str | None = 
 )
 def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, body: bytes, code: str) -> None:
     refused(http.post("/v1/chat/completions", content=body), 400, code)
+
+
+def test_a_packed_body_is_a_415(http: httpx.Client) -> None:
+    packed = gzip.compress(json.dumps(OK).encode())
+    answer = http.post("/v1/chat/completions", content=packed, headers={"content-encoding": "gzip"})
+    assert "'gzip'" in refused(answer, 415, "unsupported_content_encoding")
 
 
 @pytest.mark.parametrize(
