@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_head import ScriptedCluster, scripted_cluster
+from doubles.scripted_cluster import ScriptedCluster, scripted_cluster
 from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, write_tiny_model
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import say
 from pomona.errors import ConfigurationError
 from pomona.key_usage import UsageBook

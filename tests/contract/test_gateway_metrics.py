@@ -18,7 +18,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import say
 
 MODEL = "org/tiny"

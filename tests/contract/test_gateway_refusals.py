@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE
 from pomona_gateway.prompting.prompter import DEADLINE_S
 
