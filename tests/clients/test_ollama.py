@@ -109,6 +109,8 @@ def test_models_are_listed_and_shown(client: ollama.Client) -> None:
     shown = client.show(MODEL)
     assert shown.capabilities == ["completion"]
     assert shown.modelinfo
+    assert shown.details
+    assert (shown.details.parameter_size, shown.details.quantization_level) == ("134.52M", "Q4_1")
     with pytest.raises(ollama.ResponseError):
         client.show("no/such")
 

@@ -75,6 +75,31 @@ def test_every_service_serves_metrics_where_prometheus_looks(cluster: Cluster) -
             assert "# TYPE" in answer.text
 
 
+def test_the_head_tells_under_vllms_names_how_many_tokens_its_steps_have(cluster: Cluster) -> None:
+    ports = [cluster.ports.stage_worker_metrics(index) for index in range(cluster.stages)]
+    with cluster.client() as client:
+
+        def told(name: str) -> float:
+            pages = [client.get(f"http://127.0.0.1:{port}/metrics").text for port in ports]
+            lines = "".join(pages).splitlines()
+            label = f'{name}{{model_name="{MODEL}"}} '
+            [value] = (x.removeprefix(label) for x in lines if x.startswith(label))
+            return float(value)
+
+        def tokens() -> float:
+            return told("pomona_iteration_tokens_total_sum")
+
+        before = tokens()
+        body = {"model": MODEL, "prompt": "One token after another", "max_tokens": 9}
+        used = client.post("/v1/completions", json=body | {"ignore_eos": True}).json()["usage"]
+        assert used["completion_tokens"] == 9
+        cached = used["prompt_tokens_details"]["cached_tokens"]
+        # Nobody asks what would follow the last token.
+        expected = before + used["prompt_tokens"] - cached + 9 - 1
+        until(lambda: tokens() == expected, 10, f"{expected} tokens, not {tokens()}")
+        assert told("pomona_num_preemptions_total") == 0
+
+
 @pytest.mark.parametrize("piped", [False, True])
 def test_chat_answers_an_argument_and_a_piped_text(cluster: Cluster, piped: bool) -> None:
     arguments = ["chat", "--port", str(cluster.ports.first), "--temperature", "0"]

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_head import ScriptedCluster, scripted_cluster
+from doubles.scripted_cluster import ScriptedCluster, scripted_cluster
 from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, write_tiny_model
 
 
@@ -17,11 +17,12 @@ def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[ScriptedCluster]:
     """Its model is called what the module's MODEL says, has its CHAT_TEMPLATE and its
-    CONTEXT_LENGTH, and answers its REPLY."""
+    CONTEXT_LENGTH, cuts texts by its CUT_BY, and answers its REPLY."""
     module = request.module
     template = getattr(module, "CHAT_TEMPLATE", TEMPLATE)
     length = getattr(module, "CONTEXT_LENGTH", CONTEXT_LENGTH)
-    source = write_tiny_model(tmp_path_factory.mktemp("model"), template, length)
+    cut_by = getattr(module, "CUT_BY", "")
+    source = write_tiny_model(tmp_path_factory.mktemp("model"), template, length, cut_by)
     reply = getattr(module, "REPLY", "A")
     with scripted_cluster(lambda _: say(reply), module.MODEL, str(source)) as cluster:
         yield cluster

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import Script, ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import say
 from pomona.errors import ConfigurationError
 from pomona.key_usage import UsageBook
@@ -96,26 +95,6 @@ def test_what_a_key_has_used_outlives_the_gateway(cluster: ScriptedCluster, tmp_
             total * usage["completion_tokens"],
         )
         assert used.last > store.list()[0].created
-
-
-def test_who_has_much_in_the_works_stands_behind_who_has_little(
-    gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
-) -> None:
-    busy, other = keys.create("busy"), keys.create("other")
-    cluster.head.submitted.clear()
-    cluster.head.script = lambda x: Script(silent_after=0) if x.submit.share == "busy" else A
-    url, body = f"{gateway.url}/v1/chat/completions", {**ASKED, "n": 2, "stream": True}
-    with ExitStack() as stack:
-        for _ in range(6):
-            headers = {"x-api-key": busy}
-            stack.enter_context(httpx.stream("POST", url, json=body, headers=headers))
-        headers = {"x-api-key": other}
-        assert httpx.post(url, json={**body, "n": 1}, headers=headers).status_code == 200
-    cluster.head.script = lambda _: A
-    ranks = [x.submit.priority for x in cluster.head.requests()]
-    assert ranks[:12] == [0] * 8 + [1] * 4
-    assert ranks[12:] == [0]
-    assert cluster.head.requests()[-1].submit.share == "other"
 
 
 def test_only_an_administrator_sees_metrics_which_count_by_key(

@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, Submitted
+from doubles.scripted_cluster import ScriptedCluster
+from doubles.scripted_head import Script, Submitted
 from doubles.tiny_model import end_id, say, tiny_tokenizer
 from pomona.messages.data import Rejected
 

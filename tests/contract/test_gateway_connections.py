@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import say
 from pomona.errors import ConfigurationError
 from pomona_gateway.service import serve

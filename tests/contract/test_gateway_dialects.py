@@ -12,8 +12,9 @@ import ollama
 import pytest
 
 from doubles.gateway_thread import GatewayThread
-from doubles.scripted_head import Script, ScriptedCluster
-from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
+from doubles.scripted_cluster import ScriptedCluster
+from doubles.scripted_head import Script
+from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, tiny_tokenizer
 from pomona.messages.data import Rejected
 
 MODEL = "tiny"
@@ -184,6 +185,12 @@ def test_ollama_lists_and_shows_models(llama: ollama.Client, gateway: GatewayThr
     shown = llama.show(MODEL)
     assert set(shown.capabilities or []) == {"completion", "tools", "thinking"}
     assert (shown.modelinfo or {})["llama.block_count"] == 2
+    assert (shown.modelinfo or {})["general.parameter_count"] == 3
+    for details in (shown.details, llama.list().models[0].details, llama.ps().models[0].details):
+        assert details
+        told = (details.format, details.family, details.parameter_size, details.quantization_level)
+        assert told == ("folder", "llama", "3", "F32")
+    assert llama.ps().models[0].context_length == CONTEXT_LENGTH
     assert httpx.get(f"{gateway.url}/api/version", verify=False).json()["version"]
 
 

@@ -14,7 +14,8 @@ import httpx
 import psutil
 
 from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, Submitted
+from doubles.scripted_cluster import ScriptedCluster
+from doubles.scripted_head import Script, Submitted
 from doubles.tiny_model import say
 
 MODEL = "tiny"

@@ -20,7 +20,8 @@ import openai
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_head import Script, ScriptedCluster, Submitted, free_port, scripted_cluster
+from doubles.scripted_cluster import ScriptedCluster, free_port, scripted_cluster
+from doubles.scripted_head import Script, Submitted
 from doubles.tiny_model import end_id, tiny_tokenizer, write_tiny_model
 
 MODEL = "tiny"
@@ -287,6 +288,28 @@ def test_a_client_that_leaves_is_a_cancel_within_100_milliseconds(
     at, cancel = cluster.head.cancelled[0]
     assert at - left < 0.1
     assert cancel.request == cluster.head.requests()[0].submit.request
+
+
+def test_nothing_is_written_to_a_client_that_has_left(
+    gateway: GatewayThread, cluster: ScriptedCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio complains of every write after the one that found the connection gone."""
+    many = IDS * (1000 // len(IDS))
+    cluster.head.script = lambda _: Script(ids=many, batch=len(many))
+    body = json.dumps(request(stream=True, max_tokens=len(many) - 1)).encode()
+    host, _, port = gateway.url.removeprefix("http://").rpartition(":")
+    for _ in range(12):
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(POST % (len(body), body))
+            client.recv(100)
+            # The reply is being written; what is unread makes this a reset.
+        wait_for(lambda: not running_requests(gateway), "the end of the request")
+    assert [x.getMessage() for x in caplog.records if x.name == "asyncio"] == []
+
+
+def running_requests(gateway: GatewayThread) -> bool:
+    text = httpx.get(f"{gateway.url}/metrics").text
+    return f'num_requests_running{{model_name="{MODEL}"}} 0.0' not in text
 
 
 def test_a_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> None:

@@ -4,7 +4,7 @@ The table below was compared with vLLM's source: the buckets with ``vllm/v1/metr
 at 139b1c3f17720f4bb6865309f365e6b1f1607a45, the names and kinds with what its own test expects
 (``tests/entrypoints/instrumentator/test_metrics.py`` at 20ef9d82bba54f88abb1bf906f97587f5e8be959)
 and its documentation (https://docs.vllm.ai/en/stable/usage/metrics/). Of those it expects
-``num_preemptions``, ``iteration_tokens_total`` and ``cache_config_info`` are not here: a gateway
+``num_preemptions`` and ``iteration_tokens_total`` are told by the head of a pipeline: a gateway
 runs no engine.
 """
 
@@ -18,7 +18,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import say
 
 MODEL = "org/tiny"
@@ -48,7 +48,12 @@ SIZES = {
     "request_params_max_tokens": COUNT,
     "request_params_n": "1 2 5 10 20",
 }
-GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"}
+GAUGES = {
+    "num_requests_running",
+    "num_requests_waiting",
+    "kv_cache_usage_perc",
+    "cache_config_info",
+}
 COUNTERS = {"prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits"}
 OWN = {"request_refused", "request_resubmitted", "messages_dropped", "key_requests", "key_tokens"}
 """What vLLM has no name for."""
@@ -106,6 +111,9 @@ def test_real_traffic_is_told_under_vllms_names(
         assert observed == (tokens - 3 if name == "inter_token_latency_seconds" else 3), name
     for name in GAUGES:
         assert page.families[f"pomona_{name}"].type == "gauge"
+    caches = {"block_size": "1", "num_gpu_blocks": "1000", "kv_cache_size_tokens": "1000"}
+    whole = {"cache_dtype": "auto", "enable_prefix_caching": "True"}
+    assert page.value("cache_config_info", **caches, **whole) == 1
     assert page.value("num_requests_running") == page.value("num_requests_waiting") == 0
 
     gained = {

@@ -22,7 +22,7 @@ from schemathesis.checks import positive_data_acceptance
 from schemathesis.config import SchemathesisConfig
 
 from doubles.gateway_thread import GatewayThread
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
 from pomona_gateway.api.openapi import DOCUMENT
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import socket
 import time
 from collections.abc import Generator, Iterator
@@ -14,9 +16,9 @@ import psutil
 import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE
-from pomona_gateway.templates.renderer import DEADLINE_S
+from pomona_gateway.prompting.prompter import DEADLINE_S
 
 MODEL = "org/tiny"
 USER = [{"role": "user", "content": "hi"}]
@@ -27,6 +29,10 @@ CHAT_TEMPLATE = (
     "{% for i in range(99999 if messages[0].content == 'hang' else 0) %}"
     "{% for j in range(99999) %}{% endfor %}{% endfor %}" + TEMPLATE
 )
+CUT_BY = "(x+x+)+y"
+HANG = {"role": "user", "content": "hang"}
+SLOW = {"role": "user", "content": f"{'x' * 22} " * 1000}
+"""Each word takes the library a little less than the most steps that it allows."""
 OK: dict[str, Any] = {"model": MODEL, "messages": USER}
 
 
@@ -74,6 +80,12 @@ def refused(answer: httpx.Response, status: int, code: str, param: str | None = 
 )
 def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, body: bytes, code: str) -> None:
     refused(http.post("/v1/chat/completions", content=body), 400, code)
+
+
+def test_a_packed_body_is_a_415(http: httpx.Client) -> None:
+    packed = gzip.compress(json.dumps(OK).encode())
+    answer = http.post("/v1/chat/completions", content=packed, headers={"content-encoding": "gzip"})
+    assert "'gzip'" in refused(answer, 415, "unsupported_content_encoding")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +189,7 @@ def test_an_unknown_model_is_a_404_that_names_those_there_are(gateway: GatewayTh
 
 
 def test_a_prompt_past_the_context_is_a_400_with_the_numbers(http: httpx.Client) -> None:
-    body = {**OK, "messages": [{"role": "user", "content": "x" * 600}]}
+    body = {**OK, "messages": [{"role": "user", "content": "z" * 600}]}
     answer = http.post("/v1/chat/completions", json=body)
     message = refused(answer, 400, "context_length_exceeded", "messages")
     assert str(CONTEXT_LENGTH) in message
@@ -286,18 +298,33 @@ def test_answers_do_not_wait_for_the_network_stack(http: httpx.Client) -> None:
     assert sorted(spans)[len(spans) // 2] < 0.03
 
 
-def test_a_template_that_does_not_end_is_a_400_and_nobody_else_waits(http: httpx.Client) -> None:
-    hanging = {**OK, "messages": [{"role": "user", "content": "hang"}]}
+@pytest.mark.parametrize(
+    ("path", "hanging", "code", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [HANG]}, "invalid_messages", "messages"),
+        ("/v1/chat/completions", {"messages": [SLOW]}, "invalid_text", None),
+        ("/v1/completions", {"prompt": SLOW["content"]}, "invalid_text", None),
+    ],
+)
+def test_a_prompt_that_takes_too_long_is_a_400_and_streams_go_on(
+    http: httpx.Client, path: str, hanging: dict[str, Any], code: str, param: str | None
+) -> None:
+    answered = 0
     with ThreadPoolExecutor(1) as other:
-        answer = other.submit(http.post, "/v1/chat/completions", json=hanging)
-        waits: list[float] = []
+        answer = other.submit(http.post, path, json={"model": MODEL, **hanging}, timeout=60)
         while not answer.done():
-            begun = time.monotonic()
-            assert http.post("/v1/completions", json={"model": MODEL, "prompt": "x"}).is_success
-            waits.append(time.monotonic() - begun)
-    message = refused(answer.result(), 400, "invalid_messages", "messages")
+            ids = {"model": MODEL, "prompt": [104], "stream": True}
+            text = http.post("/v1/completions", json=ids).raise_for_status().text
+            assert text.endswith("data: [DONE]\n\n")
+            answered += 1
+    message = refused(answer.result(), 400, code, param)
     assert f"after {DEADLINE_S:g} s" in message
-    assert max(waits) < 1.0
+    assert answered > 20
+
+
+def test_a_text_that_the_tokenizer_cannot_cut_is_a_400(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", json={"model": MODEL, "prompt": "x" * 40})
+    assert "cannot cut this text" in refused(answer, 400, "invalid_text")
 
 
 def test_a_fault_inside_a_schema_is_told_with_its_place(http: httpx.Client) -> None:

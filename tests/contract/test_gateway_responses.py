@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from doubles.gateway_thread import GatewayThread
-from doubles.scripted_head import Script, ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
+from doubles.scripted_head import Script
 from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
 from pomona.messages.data import Rejected
 

@@ -11,7 +11,7 @@ import pytest
 
 from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
 from doubles.relay import relay
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from doubles.tiny_model import say
 
 MODEL = "tiny"

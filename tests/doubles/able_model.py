@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from doubles.gateway_thread import running_gateway
-from doubles.scripted_head import Script, Submitted, scripted_cluster
+from doubles.scripted_cluster import scripted_cluster
+from doubles.scripted_head import Script, Submitted
 from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
 
 NAME = "double"

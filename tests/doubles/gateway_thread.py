@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from doubles.scripted_head import ScriptedCluster
+from doubles.scripted_cluster import ScriptedCluster
 from pomona_gateway.service import serve
 from pomona_gateway.settings import GatewaySettings
 

@@ -79,6 +79,7 @@ def write_gguf(
     default: str = "F32",
     rope_factors: NDArray[np.float32] | None = None,
     scaling: str = "",
+    file_type: int | None = None,
 ) -> None:
     """Write the model's parameters; ``kinds``: the type of single tensors, by GGUF's name
     without the layer, and ``default`` of the other matrices."""
@@ -93,6 +94,8 @@ def write_gguf(
     writer.add_value_length(HEAD_DIM)
     writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
     writer.add_rope_freq_base(CONFIG["rope_theta"])
+    if file_type is not None:
+        writer.add_file_type(file_type)
     if scaling:
         writer.add_string(f"{architecture}.rope.scaling.type", scaling)
     for key, value in metadata.items():

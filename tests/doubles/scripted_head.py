@@ -1,33 +1,20 @@
-"""Stands for planner, discovery and stage workers towards a gateway.
+"""Stands for the stages of a pipeline towards a gateway: the data plane.
 
-A real :class:`Pull` takes ``Submit`` and ``Cancel``; a script says what comes back. A real
-switchboard carries beacons both ways, so a gateway finds the head as it finds a real one.
+A real :class:`Pull` takes ``Submit`` and ``Cancel``; a script says what comes back.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 import threading
 import time
 from array import array
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pomona.errors import LinkError
-from pomona.messages.control import (
-    Beacon,
-    Facts,
-    GatewayFacts,
-    Pipeline,
-    PlannerFacts,
-    Stage,
-    StageStatus,
-    StageWorkerFacts,
-    State,
-)
 from pomona.messages.data import (
     Body,
     Cancel,
@@ -41,7 +28,7 @@ from pomona.messages.data import (
     Token,
     Tokens,
 )
-from pomona.transport import BeaconReceiver, BeaconSender, Identity, Pull, Push, Switchboard
+from pomona.transport import Identity, Pull, Push
 
 WORKERS = ("near.stage_worker", "far.stage_worker")
 PROBE = [0]
@@ -99,15 +86,6 @@ class _Due:
     at: float
     order: int
     send: Callable[[], None] = field(compare=False)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ScriptedHead:
@@ -272,131 +250,3 @@ def _tokens(submitted: Submitted, script: Script) -> Iterator[Token]:
             logprob=logprob,
             top=top,
         )
-
-
-class ScriptedCluster:
-    """A switchboard, and the beacons of a planner and two stage workers.
-
-    Attributes:
-        state: of the pipeline, as the planner says it.
-        address: where the planner says the head is reached, when that is another endpoint.
-        sequence_tokens: what the head says its caches hold, of 1000.
-        silent: services that publish nothing more.
-        gateways: newest beacon of each gateway heard.
-    """
-
-    def __init__(self, head: ScriptedHead, model: str, source: str) -> None:
-        self.head = head
-        self.model = model
-        self.source = source
-        self.epoch = 1
-        self.state = "active"
-        self.stage_state = "ready"
-        self.planner_state: State = "ready"
-        self.address = ""
-        self.sequence_tokens = 0
-        self.silent: set[str] = set()
-        self.gateways: dict[str, Beacon] = {}
-        self.publish = f"tcp://127.0.0.1:{free_port()}"
-        self.subscribe = f"tcp://127.0.0.1:{free_port()}"
-        self._seq = itertools.count(1)
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="scripted cluster")
-        self._thread.start()
-
-    def change(self) -> None:
-        """Publish beacons now."""
-        self._loop.call_soon_threadsafe(self._changed.set)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        board = Switchboard(self.publish, self.subscribe, "tcp://127.0.0.1:*")
-        sender = BeaconSender(self.publish)
-        receiver = BeaconReceiver(self.subscribe, "pomona")
-
-        async def forward() -> None:
-            while True:
-                await board.send_local(await board.receive_local())
-
-        async def hear() -> None:
-            while True:
-                beacon = await receiver.receive(1.0)
-                if beacon is not None and isinstance(beacon.facts, GatewayFacts):
-                    self.gateways.pop(beacon.boot, None)
-                    self.gateways[beacon.boot] = beacon
-
-        async def beat() -> None:
-            while True:
-                self._changed.clear()
-                for beacon in self._beacons():
-                    sender.send(beacon)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(0.2):
-                        await self._changed.wait()
-
-        work = (forward(), hear(), beat(), board.drain_subscriptions())
-        tasks = [asyncio.ensure_future(x) for x in work]
-        await self._stop.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        sender.close()
-        await receiver.close()
-        board.close()
-
-    def _beacons(self) -> list[Beacon]:
-        stages = tuple(
-            Stage(name, n, n + 1, self.head.endpoint, "" if n else self.address)
-            for n, name in enumerate(WORKERS)
-        )
-        state = self.state
-        assert state in ("forming", "active", "impossible")
-        pipeline = Pipeline(
-            self.model, self.source, self.epoch, 2, state, stages, cache_tokens=1000
-        )
-        assert self.stage_state in ("loading", "ready", "failed")
-        beacons = [self._beacon("near.planner", "plan", PlannerFacts("planner", (pipeline,)), {})]
-        for n, name in enumerate(WORKERS):
-            status = StageStatus(
-                self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100,
-                sequence_tokens=self.sequence_tokens,
-            )  # fmt: skip
-            facts = StageWorkerFacts("stage_worker", "cpu", 1, 1, (status,))
-            boot = f"{self.head.boot}-{n}"
-            beacons.append(self._beacon(name, boot, facts, {"data": self.head.endpoint}))
-        return [beacon for beacon in beacons if beacon.facts.service not in self.silent]
-
-    def _beacon(self, name: str, boot: str, facts: Facts, endpoints: dict[str, str]) -> Beacon:
-        state = self.planner_state if facts.service == "planner" else "ready"
-        seq = next(self._seq)
-        node = name.split(".")[0]
-        return Beacon("pomona", name, node, boot, seq, "0", 1, state, 0, 0, endpoints, facts)
-
-
-@contextmanager
-def scripted_cluster(
-    script: Callable[[Submitted], Script], model: str, source: str
-) -> Generator[ScriptedCluster]:
-    """A head and its cluster while the block runs."""
-    head = ScriptedHead(script)
-    try:
-        cluster = ScriptedCluster(head, model, source)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-    finally:
-        head.close()

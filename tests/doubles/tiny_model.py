@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from doubles.scripted_head import Script
@@ -27,14 +27,16 @@ TEMPLATE = (
 )
 
 
-def tiny_backend() -> Backend:
+def tiny_backend(cut_by: str = "") -> Backend:
     characters = sorted(BYTE_ALPHABET, key=lambda character: BYTE_ALPHABET[character])
     vocabulary = {character: byte for byte, character in enumerate(characters)}
     merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o")]
     for left, right in merges:
         vocabulary[left + right] = len(vocabulary)
     backend = Backend(models.BPE(vocab=vocabulary, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    cut = [pre_tokenizers.Split(Regex(cut_by), behavior="isolated")] if cut_by else []
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*cut, bytes_only])
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken("<|begin|>"), AddedToken("<|end|>")])
     return backend
@@ -56,11 +58,15 @@ def end_id() -> int:
 
 
 def write_tiny_model(
-    folder: Path, template: str = TEMPLATE, context_length: int = CONTEXT_LENGTH
+    folder: Path,
+    template: str = TEMPLATE,
+    context_length: int = CONTEXT_LENGTH,
+    cut_by: str = "",
 ) -> Path:
-    """Write the model and return its folder."""
+    """Write the model and return its folder. ``cut_by``: a regular expression by which its
+    tokenizer cuts texts first."""
     folder.mkdir(parents=True, exist_ok=True)
-    backend = tiny_backend()
+    backend = tiny_backend(cut_by)
     backend.save(str(folder / "tokenizer.json"))
     size = backend.get_vocab_size()
     config = {

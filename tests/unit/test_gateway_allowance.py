@@ -1,4 +1,4 @@
-"""Limits of a key hold within every minute, and nobody's many requests bury another's one."""
+"""Limits of a key hold within every minute."""
 
 from __future__ import annotations
 
@@ -44,19 +44,6 @@ def test_requests_at_once_are_those_not_ended() -> None:
     assert refused(allowances, limits, 0.0) == 1
     allowances.end("k", 5, 1.0)
     allowances.begin("k", limits, 1.0)
-
-
-def test_interactive_comes_first_and_who_has_much_in_the_works_later() -> None:
-    allowances = Allowances()
-    assert allowances.priority("k", True) < allowances.priority("k", False)
-    for _ in range(8):
-        allowances.begin("k", KeyLimits(), 0.0)
-    assert allowances.priority("k", True) > allowances.priority("other", True)
-    assert allowances.priority("k", False) > allowances.priority("other", False)
-    for _ in range(100):
-        allowances.begin("k", KeyLimits(), 0.0)
-    assert allowances.priority("k", True) < allowances.priority("other", False)
-    assert allowances.priority("k", False) == 9
 
 
 def test_a_key_is_found_until_it_is_revoked_by_another_process(tmp_path: Path) -> None:

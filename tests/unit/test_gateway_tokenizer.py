@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, decoders
+from tokenizers import Tokenizer as Backend
 
 from doubles.tiny_model import TEMPLATE, write_tiny_model
 from pomona.errors import ModelUnsupportedError, RequestError
 from pomona.models import EMBEDDED_MODEL
-from pomona_gateway.templates.chat_template import ChatTemplate
+from pomona_gateway.prompting.chat_template import ChatTemplate
 from pomona_gateway.tokenizer import LanguageModel, load_language_model
 
 
@@ -74,6 +77,16 @@ def test_a_folder_reads_as_its_tokenizer_json_says(tmp_path: Path) -> None:
     language = load_language_model(str(write_tiny_model(tmp_path / "tiny")))
     assert language.templates["default"].source == TEMPLATE
     assert list(language.tokenizer.encode("<|begin|>hello", chat=False)) == [260, 259]
+
+
+def test_tokens_that_a_regular_expression_makes_text_of_are_not_supported(tmp_path: Path) -> None:
+    rules = write_tiny_model(tmp_path / "tiny") / "tokenizer.json"
+    backend = Backend.from_file(str(rules))
+    for pattern, able in (("(x+x+)+y", True), (Regex("(x+x+)+y"), False)):
+        backend.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(pattern, "z")])
+        backend.save(str(rules))
+        with nullcontext() if able else pytest.raises(ModelUnsupportedError, match=str(rules)):
+            load_language_model(str(rules.parent))
 
 
 def test_a_template_file_wins_over_the_one_in_the_configuration(tmp_path: Path) -> None:

@@ -100,6 +100,19 @@ def as_on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "on_metal", lambda: True)
 
 
+@pytest.mark.parametrize(
+    ("file_type", "told"),
+    [(None, "q4_k"), (15, "q4_k_m"), (0, "f32"), (1024, "q4_k"), (99, "q4_k")],
+)
+def test_how_weights_are_stored_is_told_as_the_file_says_else_by_most_of_them(
+    tmp_path: Path, file_type: int | None, told: str
+) -> None:
+    path = tmp_path / "model.gguf"
+    model = random_model("qwen3", tie_word_embeddings=False)
+    write_gguf(path, "qwen3", model, {}, default="Q4_K", file_type=file_type)
+    assert read_facts(str(path)).quantization == told
+
+
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_0", "F16", "BF16"])
 def test_quantised_matrices_are_those_of_the_file(
     kind: str, tmp_path: Path, as_on_metal: None, caplog: pytest.LogCaptureFixture

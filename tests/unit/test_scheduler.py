@@ -307,28 +307,100 @@ def test_who_waits_hears_its_place_at_most_once_a_second() -> None:
     assert all(len(line.clients[x].tokens) == 5 for x in "cde")
 
 
-def test_prompts_are_begun_by_priority_and_within_it_in_the_order_of_arrival() -> None:
-    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
-    line.submit("running", range(10), greedy(2))
-    line.moves()[0]()
-    for name, priority in (("c", 1), ("d", 1), ("a", 0), ("e", 9), ("b", 0)):
-        line.submit(name, range(10), greedy(2), priority=priority)
+def begun(line: InProcessPipeline) -> list[str]:
+    """Requests in the order in which their prompts were begun, after the running one."""
     line.run()
     opened = [op.request for step in line.steps for op in step.ops if isinstance(op, Open)]
-    assert opened == ["running", "a", "b", "c", "d", "e"]
+    assert opened[0] == "running"
+    return opened[1:]
+
+
+def busy_line(max_waiting: int = 256) -> InProcessPipeline:
+    """A pipeline of one request at a time, which has one."""
+    line = pipeline(
+        Limits(2, context_length=400, cache_tokens=10_000, max_running=1, max_waiting=max_waiting)
+    )
+    line.submit("running", range(10), greedy(2), "running")
+    line.moves()[0]()
+    return line
+
+
+def test_prompts_are_begun_by_priority_and_within_it_in_the_order_of_arrival() -> None:
+    line = busy_line()
+    for name, priority in (("c", 1), ("d", 1), ("a", 0), ("e", 9), ("b", 0)):
+        line.submit(name, range(10), greedy(2), priority=priority)
+    assert begun(line) == ["a", "b", "c", "d", "e"]
 
 
 def test_what_is_not_urgent_waits_behind_later_requests_for_a_while_but_not_for_ever() -> None:
-    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
-    line.submit("running", range(10), greedy(2))
-    line.moves()[0]()
-    line.submit("title", range(10), greedy(2), priority=5)
+    line = busy_line()
+    line.submit("title", range(10), greedy(2), priority=1)
     for name, moment in (("soon", 1.0), ("later", 24.0), ("too late", 26.0)):
         line.now = moment
         line.submit(name, range(10), greedy(2))
+    assert begun(line) == ["soon", "later", "title", "too late"]
+
+
+def test_a_key_with_many_old_requests_takes_turns_with_others() -> None:
+    line = busy_line()
+    for number in range(6):
+        line.submit(f"many{number}", range(10), greedy(2), "many")
+    line.now = 50.0
+    for number in range(2):
+        line.submit(f"other{number}", range(10), greedy(2), "other")
+    line.submit("third", range(10), greedy(2), "third")
+    heard = {name: client.positions for name, client in line.clients.items()}
+    order = begun(line)
+    assert order == [
+        "many0", "other0", "third", "many1", "other1", "many2", "many3", "many4", "many5",
+    ]  # fmt: skip
+    assert [heard[name][0] for name in order] == list(range(1, 10))
+
+
+def test_what_a_key_has_begun_before_counts_and_what_is_urgent_goes_first() -> None:
+    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=3))
+    for number in range(6):
+        line.submit(f"many{number}", range(10), greedy(20), "many")
+    for _ in range(30):
+        for move in line.moves():
+            move()
+    line.submit("title", range(10), greedy(2), "other", priority=1)
+    line.submit("chat", range(10), greedy(2), "third")
     line.run()
     opened = [op.request for step in line.steps for op in step.ops if isinstance(op, Open)]
-    assert opened == ["running", "soon", "later", "title", "too late"]
+    assert opened == ["many0", "many1", "many2", "chat", "many3", "many4", "many5", "title"]
+
+
+def test_of_a_full_queue_the_last_in_line_goes_whoever_came_last() -> None:
+    line = busy_line(max_waiting=3)
+    titles = [line.submit(f"t{n}", range(10), greedy(2), "many", priority=1) for n in range(4)]
+    assert [x.rejected is None for x in titles] == [True, True, True, False]
+    assert titles[3].rejected is not None
+    assert (titles[3].rejected.status, titles[3].rejected.code) == (429, "queue_full")
+    assert titles[3].rejected.retry_after_s
+    chat = line.submit("chat", range(10), greedy(2), "many")
+    other = line.submit("other", range(10), greedy(2), "other", priority=1)
+    line.run()
+    assert [x.rejected is None for x in titles] == [True, False, False, False]
+    assert all(len(x.tokens) == 2 for x in (titles[0], chat, other))
+
+
+def test_a_reply_that_was_begun_is_not_given_up_for_a_full_queue() -> None:
+    limits = Limits(2, context_length=400, cache_tokens=130, least_prefix=4, max_waiting=1)
+    line = pipeline(limits)
+    replies = [line.submit("r0", range(30), greedy(60))]
+    line.moves()[0]()
+    replies.append(line.submit("r1", range(1000, 1030), greedy(60)))
+    for _ in range(1000):
+        for move in line.moves():
+            move()
+        if line.scheduler.waiting and all(x.tokens for x in replies):
+            break
+    assert line.scheduler.waiting == 1
+    late = line.submit("late", range(5), greedy(2))
+    assert late.rejected is not None
+    line.run()
+    assert all(len(x.tokens) == 60 for x in replies)
 
 
 def test_a_share_fills_its_part_of_the_queue_and_others_still_get_in() -> None:
@@ -354,6 +426,8 @@ def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> Non
         line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
     line.run()
     assert all(len(client.tokens) == 100 for client in line.clients.values())
+    opened = [op for step in line.steps for op in step.ops if isinstance(op, Open)]
+    assert line.scheduler.preemptions == len(opened) - 5 > 0
 
 
 def test_caches_make_room_for_another_model_and_every_reply_is_whole() -> None:

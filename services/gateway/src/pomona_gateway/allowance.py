@@ -10,10 +10,6 @@ from pomona.errors import RequestError
 from pomona.keys import KeyLimits
 
 WINDOW_S = 60.0
-FAIR_STEP = 4
-"""So many requests in flight put a key's next one a step behind those of other keys."""
-BACKGROUND = 5
-"""The first of the background's priorities, and how many there are of each kind."""
 
 
 @dataclass(slots=True)
@@ -46,16 +42,6 @@ class Allowances:
         account = self._account(name, now)
         account.running -= 1
         account.tokens.append((now, tokens))
-
-    def priority(self, name: str, interactive: bool) -> int:
-        """Where the next request of a key stands at the head; 0 is first.
-
-        What somebody waits for comes before what a frontend does in the background; among
-        equals, whoever has much in the works stands behind whoever has little.
-        """
-        account = self._accounts.get(name)
-        behind = min(account.running // FAIR_STEP if account else 0, BACKGROUND - 1)
-        return behind if interactive else BACKGROUND + behind
 
     def _account(self, name: str, now: float) -> _Account:
         account = self._accounts.setdefault(name, _Account())

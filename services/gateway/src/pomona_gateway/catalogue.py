@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pomona.errors import PomonaError, RequestError
 from pomona.messages.control import Pipeline
+from pomona.models import ModelFacts
 from pomona_gateway.model_requests import ModelRequests
 from pomona_gateway.routes import RouteTable
 from pomona_gateway.tokenizer import LanguageModel, load_language_model
@@ -53,7 +54,7 @@ class Catalogue:
     async def _read(self, source: str) -> None:
         try:
             model = await asyncio.to_thread(self._load, source)
-            model.renderer.start()
+            model.prompter.start()
             self._models[source] = model
             self._problems.pop(source, None)
         except PomonaError as error:
@@ -75,6 +76,12 @@ class Catalogue:
         pipeline = self._pipeline(model)
         language = self._models.get(pipeline.source) if pipeline else None
         return _context_length(pipeline, language) if pipeline and language else None
+
+    def facts(self, model: str) -> ModelFacts | None:
+        """What its files say; None while they are being read. That is no use of it."""
+        pipeline = self._pipeline(model)
+        language = self._models.get(pipeline.source) if pipeline else None
+        return language.facts if language else None
 
     def problem(self, model: str) -> str:
         """Why this gateway cannot read text for the model; empty when it can."""
@@ -121,7 +128,7 @@ class Catalogue:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for model in self._models.values():
-            await asyncio.to_thread(model.renderer.close)
+            await asyncio.to_thread(model.prompter.close)
 
 
 def _context_length(pipeline: Pipeline, model: LanguageModel) -> int:

@@ -115,6 +115,7 @@ class Engine:
         """Take in a beacon; requests follow their pipeline. True when a route changed."""
         if not self.table.hear(beacon):
             return False
+        self._metrics.caches(self.table.pipelines.values())
         routes = self.table.routes
         self._obey(self._journal.routed(routes, time.monotonic()))
         used = {(route.endpoint, route.boot) for route in routes.values()}

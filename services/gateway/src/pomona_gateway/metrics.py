@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pomona.messages.control import Pipeline
 
 _FIRST_TOKEN = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -54,6 +57,13 @@ class Metrics:
         self.cache_use = gauge(
             "kv_cache_usage_perc", "Share of the KV caches that running sequences take, 0 to 1"
         )
+        self._cache = Gauge(
+            "pomona_cache_config_info",
+            "The caches of a model; always 1",
+            (*_MODEL, "block_size", "num_gpu_blocks", "kv_cache_size_tokens", "cache_dtype",
+             "enable_prefix_caching"),
+            registry=self.registry,
+        )  # fmt: skip
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished prompts")
         self.generation_tokens = counter("generation_tokens", "Tokens of replies")
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up")
@@ -104,6 +114,15 @@ class Metrics:
         self.request_n = histogram(
             "request_params_n", "Replies a request asked for", (1, 2, 5, 10, 20)
         )
+
+    def caches(self, pipelines: Iterable[Pipeline]) -> None:
+        """What the caches of each model are now. Their room is counted by the token, so that is
+        the size of a block."""
+        self._cache.clear()
+        for pipeline in pipelines:
+            tokens = str(pipeline.cache_tokens)
+            dtype = f"int{pipeline.cache_bits}" if pipeline.cache_bits else "auto"
+            self._cache.labels(pipeline.model, "1", tokens, tokens, dtype, "True").set(1)
 
     def token(self, model: str, count: int, timing: Timing, now: float) -> None:
         """A token arrived; ``count`` of its reply came before it."""

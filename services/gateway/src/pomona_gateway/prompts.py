@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pomona.errors import RequestError
-from pomona_gateway.templates.chat_template import RESERVED
+from pomona_gateway.prompting.chat_template import RESERVED
 from pomona_gateway.tokenizer import LanguageModel
-
-LONG_TEXT = 20_000
-"""Characters from which a prompt is tokenised in a thread."""
 
 _LESSON = """You have these functions, one a line:
 {functions}
@@ -46,8 +42,7 @@ async def chat_prompt(
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
     given = {**(variables or {}), "messages": messages, "tools": tools}
-    text = await language.renderer.render(template, given)
-    return text, await _ids(language, text, chat=True)
+    return await language.prompter.render(template, given)
 
 
 def knows_tools(language: LanguageModel) -> bool:
@@ -95,14 +90,3 @@ def with_written_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[st
 
 def _written_call(function: Mapping[str, Any]) -> str:
     return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"
-
-
-async def text_prompt(language: LanguageModel, text: str) -> array[int]:
-    """A text that the model goes on with, begun as the model's makers say."""
-    return await _ids(language, text, chat=False)
-
-
-async def _ids(language: LanguageModel, text: str, chat: bool) -> array[int]:
-    if len(text) > LONG_TEXT:
-        return await asyncio.to_thread(language.tokenizer.encode, text, chat)
-    return language.tokenizer.encode(text, chat)

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 
 import orjson
@@ -50,6 +51,18 @@ STEP_SECONDS = Histogram(
     ["model_name"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+STEP_TOKENS = Histogram(
+    "pomona_iteration_tokens_total",
+    "Tokens of prompts and replies in a step of the pipeline, as its head tells",
+    ["model_name"],
+    buckets=(1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384),
+)
+PREEMPTIONS = Counter(
+    "pomona_num_preemptions",
+    "Sequences whose caches gave way to others, as the head tells",
+    ["model_name"],
+)
+"""These two have vLLM's names and buckets."""
 TOKENS = Counter("pomona_stage_tokens", "Tokens drawn by the tail", ["model_name"])
 LOST_TOKENS = Counter(
     "pomona_stage_lost_messages", "Messages that a gateway could not take", ["model_name"]
@@ -107,6 +120,7 @@ class Runtime:
         self._steps_metric = STEPS.labels(pipeline.model)
         self._tokens_metric = TOKENS.labels(pipeline.model)
         self._seconds_metric = STEP_SECONDS.labels(pipeline.model)
+        self._recorded_preemptions = 0
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         self.timing = Timing()
         self._trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
@@ -290,7 +304,18 @@ class Runtime:
                 self._trace.add(record)
             self._seconds_metric.observe(record.elapsed_us / 1e6)
         self._steps_metric.inc(len(self._unrecorded))
+        if self.scheduler is not None:
+            self._record_schedule(self.scheduler)
         self._unrecorded.clear()
+
+    def _record_schedule(self, scheduler: Scheduler) -> None:
+        step_tokens = STEP_TOKENS.labels(self.pipeline.model)
+        for record in self._unrecorded:
+            if record.step.rows:
+                step_tokens.observe(prod(record.shape))
+        preempted = scheduler.preemptions - self._recorded_preemptions
+        PREEMPTIONS.labels(self.pipeline.model).inc(preempted)
+        self._recorded_preemptions = scheduler.preemptions
 
     def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...]) -> None:
         """On the tail: tell the head first, since it waits, then the gateways."""

@@ -26,7 +26,7 @@ class StageWorkerSettings(ServiceSettings):
     link_deadline_s: float = Field(default=3.0, gt=0, le=60)
     """How long the next stage may take no message before the epoch is given up, seconds."""
     max_waiting: int = Field(default=256, ge=0, le=65536)
-    """Requests that may wait at the head; one more is refused with 429."""
+    """Requests that may wait at the head; with one more, the last in line is refused with 429."""
     max_running: int = Field(default=64, ge=1, le=4096)
     """Requests that may generate at once."""
     prefill_chunk: int = Field(default=512, ge=8, le=16384)

@@ -99,7 +99,9 @@ class Submit:
             token has this index.
         scored: how many log-probabilities of the prompt have arrived; as :class:`Scored`.
         reply: the gateway's data endpoint.
-        share: prompts are matched with kept prefixes only within the same share.
+        share: whose request it is. Prompts are matched with kept prefixes only within it, and
+            each has its own line in the queue.
+        priority: 0 is due at once; each step makes others go first for 25 seconds.
         deadline_s: seconds the request may wait before its prompt is begun.
         queue_share: how much of the queue the requests of one ``share`` may fill together.
     """

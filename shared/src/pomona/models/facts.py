@@ -76,7 +76,7 @@ class ModelFacts:
             in full, since the tail then holds the embedding too.
         eos_token_ids: tokens that end a reply.
         quantization: how most weights are stored, such as ``bfloat16``, ``4-bit affine,
-            groups of 64`` or ``mxfp4``.
+            groups of 64``, ``mxfp4`` or ``q4_k_m``.
         tokenizer: the file or kind of the tokenizer; empty when there is none.
         tool_parser, reasoning_parser: names of the notations, told from the chat template;
             empty when the model has none.

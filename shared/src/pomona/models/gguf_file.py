@@ -80,7 +80,7 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
         embedding=embedding,
         head=head,
         eos_token_ids=tuple(sorted({int(x) for x in (eos, eot) if x is not None})),
-        quantization=_most_common_type(header),
+        quantization=_quantization(header),
         tokenizer=str(header.fields.get("tokenizer.ggml.model", "")),
         has_chat_template=bool(template),
         tool_parser=tools,
@@ -91,7 +91,14 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
     )
 
 
-def _most_common_type(header: GgufHeader) -> str:
+def _quantization(header: GgufHeader) -> str:
+    """What its maker calls it, such as ``q4_k_m``; else the type that takes most bytes."""
+    from gguf.constants import LlamaFileType
+
+    named = {int(kind): kind.name for kind in LlamaFileType if kind is not LlamaFileType.GUESSED}
+    kind = header.fields.get("general.file_type")
+    if isinstance(kind, int) and kind in named:
+        return named[kind].partition("_")[2].lower()
     sizes: dict[str, int] = {}
     for tensor in header.tensors:
         sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.stored_bytes

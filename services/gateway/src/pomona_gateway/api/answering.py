@@ -22,6 +22,10 @@ from pomona_gateway.gateway import Gateway
 SETTLE_S = 0.25
 """A stream begins at the latest after this, so that a refusal before it has its status."""
 
+INTERACTIVE, BACKGROUND = 0, 1
+"""Priorities at the head: somebody reads a stream as it comes; what frontends do beside it
+(titles, tags, follow-ups) they ask for whole."""
+
 BodyT = TypeVar("BodyT", bound=Body)
 
 
@@ -100,14 +104,14 @@ class Visit:
         self._limits = key.limits if key else KeyLimits()
         self._ended = False
 
-    def begin(self, completion: Completion, interactive: bool) -> Replies:
+    def begin(self, completion: Completion, stream: bool) -> Replies:
         """Begin the work. Raises RequestError when the key's limits or the engine refuse."""
         gateway = self._gateway
         allowances = gateway.allowances
         placed = replace(
             completion,
             share=self._name,
-            priority=allowances.priority(self._name, interactive),
+            priority=INTERACTIVE if stream else BACKGROUND,
             queue_share=(self._limits.queue_share or 100) / 100,
         )
         allowances.begin(self._name, self._limits, time.monotonic())

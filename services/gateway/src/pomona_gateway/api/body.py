@@ -1,4 +1,4 @@
-"""Reads and validates request bodies; every failure is a 400 (or 408, 413) that says why."""
+"""Reads and validates request bodies; every failure is a 400 (or 408, 413, 415) that says why."""
 
 from __future__ import annotations
 
@@ -104,7 +104,11 @@ def too_large(limit: int) -> RequestError:
 
 
 async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
-    """The whole body. Raises RequestError when it is too large or comes too slowly."""
+    """The whole body. Raises RequestError when it is packed, too large, or comes too slowly."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        message = f"a body in the encoding {encoding!r} is not read; send it as it is"
+        raise RequestError(415, "unsupported_content_encoding", message)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_large(limit)

@@ -85,7 +85,7 @@ class Linger:
 
         async def lingering(message: Message) -> None:
             nonlocal refused
-            if message["type"] == "http.response.start" and message["status"] in (408, 413):
+            if message["type"] == "http.response.start" and message["status"] in (408, 413, 415):
                 refused = True
                 MutableHeaders(scope=message)["connection"] = "close"
             last = message["type"] == "http.response.body" and not message.get("more_body", False)

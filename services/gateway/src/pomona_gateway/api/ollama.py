@@ -24,7 +24,6 @@ from pomona_gateway.api.tools import chosen_tools
 from pomona_gateway.completion import Completion, Replies, Waiting
 from pomona_gateway.dialogue import CallPiece, Dialogue, DialogueReplies, Tools, Turn, WholeReply
 from pomona_gateway.output import OutputFormat
-from pomona_gateway.prompts import text_prompt
 from pomona_gateway.tokenizer import LanguageModel
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -59,7 +58,7 @@ async def generate(request: Request) -> Response | ASGIApp:
         return _loaded(name, {"response": ""})
     parameters = asked.parameters(name, language.facts.sampling)
     if asked.raw:
-        prompt = await text_prompt(language, asked.prompt)
+        prompt = await language.prompter.encode(asked.prompt)
         drawn = sampling(parameters, language, len(prompt), asked.limit(), None)
         drawn = await shaped(gateway, language, parameters, drawn, asked.shape())
         completion = Completion(name, language, (prompt,), drawn, parameters.stops())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from pomona import __version__
 from pomona.errors import RequestError
+from pomona.models import ModelFacts
 from pomona_gateway.api.answering import gateway_of, receive
 from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.api.ollama_request import ShowRequest
@@ -32,7 +34,12 @@ async def ps(request: Request) -> Response:
     """The models that answer now."""
     gateway = gateway_of(request)
     models = [
-        {**_entry(gateway, name), "expires_at": FOREVER, "size_vram": _size(gateway, name)}
+        {
+            **_entry(gateway, name),
+            "expires_at": FOREVER,
+            "size_vram": _size(gateway, name),
+            "context_length": gateway.catalogue.context_length(name) or 0,
+        }
         for name in sorted(gateway.engine.proven_epochs())
     ]
     return JsonResponse({"models": models})
@@ -58,6 +65,7 @@ async def show(request: Request) -> Response:
             "details": entry["details"],
             "model_info": {
                 "general.architecture": facts.architecture,
+                "general.parameter_count": facts.parameters,
                 f"{facts.architecture}.block_count": facts.layer_count,
                 f"{facts.architecture}.context_length": language.context_length,
                 f"{facts.architecture}.embedding_length": facts.hidden_size,
@@ -92,11 +100,7 @@ def _size(gateway: Gateway, name: str) -> int:
 
 def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
     pipeline = gateway.engine.table.pipelines[name]
-    try:
-        facts = gateway.catalogue.find(name)[1].facts
-        details = {"format": facts.format, "family": facts.architecture}
-    except RequestError:
-        details = {"format": "", "family": ""}
+    details = _details(gateway.catalogue.facts(name))
     return {
         "name": name,
         "model": name,
@@ -105,9 +109,36 @@ def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
         "digest": hashlib.sha256(f"{name} {pipeline.source}".encode()).hexdigest(),
         "details": {
             **details,
-            "families": [details["family"]],
+            "families": [details["family"]] if details["family"] else [],
             "parent_model": "",
-            "parameter_size": "",
-            "quantization_level": "",
         },
     }
+
+
+def _details(facts: ModelFacts | None) -> dict[str, str]:
+    if facts is None:
+        return dict.fromkeys(("format", "family", "parameter_size", "quantization_level"), "")
+    return {
+        "format": facts.format,
+        "family": facts.architecture,
+        "parameter_size": human_number(facts.parameters),
+        "quantization_level": quantization_level(facts.quantization),
+    }
+
+
+def human_number(number: int) -> str:
+    """As Ollama writes how many parameters a model has: ``134.52M``, ``8B``, ``30.5B``."""
+    for size, unit, places in ((10**9, "B", 1), (10**6, "M", 2)):
+        if number >= size:
+            return f"{number / size:.{0 if number % size == 0 else places}f}{unit}"
+    return f"{number / 1000:.0f}K" if number >= 1000 else str(number)
+
+
+def quantization_level(quantization: str) -> str:
+    """As Ollama writes how weights are stored: ``BF16``, ``Q4_K_M``, ``MXFP4``; ``Q4`` for
+    MLX's own four bits."""
+    plain = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+    if found := re.match(r"(\d+)-bit (\w+)", quantization):
+        bits, mode = found.groups()
+        return f"Q{bits}" if mode == "affine" else mode.upper()
+    return plain.get(quantization, quantization.upper())

@@ -22,7 +22,6 @@ from pomona_gateway.api.opening import shaped
 from pomona_gateway.api.parameters import SamplingParameters, TokenId, sampling
 from pomona_gateway.completion import Completion, Replies, Waiting
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.prompts import text_prompt
 from pomona_gateway.reply_text import Piece, TokenChance
 from pomona_gateway.tokenizer import LanguageModel
 
@@ -92,10 +91,10 @@ async def _prompts(
     """Each prompt as text and as ids."""
     if isinstance(given, str):
         texts = (given,)
-        return texts, (await text_prompt(language, given),)
+        return texts, (await language.prompter.encode(given),)
     if isinstance(given[0], str):
         texts = tuple(str(x) for x in given)
-        return texts, tuple([await text_prompt(language, text) for text in texts])
+        return texts, tuple([await language.prompter.encode(text) for text in texts])
     rows = given if isinstance(given[0], list) else [given]
     prompts = tuple(array("i", cast("list[int]", row)) for row in rows)
     size = language.facts.vocab_size

@@ -93,6 +93,7 @@ _NOT_FOUND = {"404": "There is no such model or response."}
 _BODY_REFUSALS = {
     **_NOT_FOUND,
     "413": "The body is too large.",
+    "415": "The body is packed (``content-encoding``).",
     "429": "Too much at once; see Retry-After.",
     "503": "The model cannot answer now; see Retry-After.",
     "504": "The pipeline let a deadline pass.",

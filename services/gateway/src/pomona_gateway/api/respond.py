@@ -98,3 +98,5 @@ class StreamAnswer:
     async def _part(self, send: Send, part: bytes, last: bool = False) -> None:
         async with asyncio.timeout(self._stalled_s):
             await send({"type": "http.response.body", "body": part, "more_body": not last})
+        # Where much is ready nothing else here waits, and nobody would hear that the client left.
+        await asyncio.sleep(0)

@@ -6,12 +6,15 @@ import codecs
 import json
 from array import array
 from collections.abc import Iterable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
-from pomona.errors import RequestError
+from pomona.errors import ModelUnsupportedError, RequestError
+from pomona.models.gguf_header import read_gguf_header
+from pomona.models.vocabulary import folder_backend, gguf_backend
 
 _REPLACEMENT = "\ufffd"
 
@@ -63,10 +66,13 @@ class Tokenizer:
 
     def encode(self, text: str, chat: bool) -> array[int]:
         """Ids of a text. A rendered chat brings its own first token; another text gets
-        the model's."""
+        the model's. It may take as long as the model's makers like.
+
+        Raises RequestError when the rules cannot be applied to the text.
+        """
         own = self._prefix is None and not chat
         try:
-            ids = self._backend.encode(text, add_special_tokens=own).ids
+            [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=own)
         except BaseException as error:
             # The library's panics are no Exceptions; a regular expression past its limit is one.
             if isinstance(error, Exception) or type(error).__name__ != "PanicException":
@@ -74,7 +80,7 @@ class Tokenizer:
             message = f"the model's tokenizer cannot cut this text: {error}"
             raise RequestError(400, "invalid_text", message) from error
         prefix = self._prefix if self._prefix and not chat else []
-        return array("i", [*prefix, *ids])
+        return array("i", [*prefix, *encoding.ids])
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
@@ -90,6 +96,10 @@ class Tokenizer:
     def rules(self) -> str:
         """The rules as ``tokenizer.json`` has them."""
         return self._backend.to_str()
+
+    def name(self, token: int) -> str | None:
+        """What the vocabulary calls a token; None when there is none of this id."""
+        return self._backend.id_to_token(token)
 
     def named(self, names: frozenset[str]) -> frozenset[int]:
         """The special tokens that have these names."""
@@ -112,12 +122,45 @@ class Tokenizer:
         return self.token_bytes(token).decode(errors="replace")
 
 
-def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a folder or a GGUF file. Raises ModelError naming the file."""
+    if path.is_dir():
+        backend = folder_backend(path)
+        if _has_pattern(_decoder_state(backend)):
+            # Tokens are decoded as they come, where nothing could end a match that takes long.
+            raise ModelUnsupportedError(
+                f"{path / 'tokenizer.json'} makes text of tokens by a regular expression, which "
+                "is not supported"
+            )
+        return Tokenizer(backend)
+    fields = read_gguf_header(path).fields
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    # SentencePiece's models begin with it unless the file says otherwise.
+    usual = fields.get("tokenizer.ggml.model") == "llama"
+    starts = fields.get("tokenizer.ggml.add_bos_token", usual)
+    prefix = [int(bos)] if starts and bos is not None else []
+    return Tokenizer(gguf_backend(fields, path), prefix)
+
+
+def _decoder_state(backend: tokenizers.Tokenizer) -> Any:
     decoder = backend.decoder
-    if decoder is None:
-        return False
-    state = json.loads(decoder.__getstate__())
-    return state.get("type") == "ByteLevel"
+    return None if decoder is None else json.loads(decoder.__getstate__())
+
+
+def _has_pattern(state: Any) -> bool:
+    match state:
+        case dict():
+            parts = cast("dict[str, Any]", state)
+            return "Regex" in parts or any(map(_has_pattern, parts.values()))
+        case list():
+            return any(map(_has_pattern, cast("list[Any]", state)))
+        case _:
+            return False
+
+
+def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
+    state = _decoder_state(backend)
+    return state is not None and state.get("type") == "ByteLevel"
 
 
 class _ByteDecoder:

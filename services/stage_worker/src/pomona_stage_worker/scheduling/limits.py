@@ -15,7 +15,7 @@ class Limits:
         cache_tokens: tokens that fit in the caches of the tightest stage.
         can_batch: whether sequences can share a lane.
         can_slice: whether a part of a kept prefix can be used.
-        max_waiting: requests that may wait; one more is refused with 429.
+        max_waiting: requests that may wait; with one more, the last in line is refused (429).
         max_running: sequences that may be in lanes.
         max_prefilling: prompts that are read in turns.
         chunk: most tokens of a chunk; ``least_chunk`` go even beside busy streams.

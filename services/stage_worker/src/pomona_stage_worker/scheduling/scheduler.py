@@ -63,6 +63,7 @@ class Scheduler:
         self.limits = limits
         self.pace = Pace(limits.pace)
         self.prefixes = PrefixIndex(partial=limits.can_slice)
+        self.preemptions = 0
         self._in_flight_limit = limits.stages + 1
         self._waiting = Waiting(limits.max_waiting)
         self._prefilling: list[Sequence] = []
@@ -128,14 +129,6 @@ class Scheduler:
                 f"{len(tokens)} tokens do not fit: the model reads {limits.context_length} tokens "
                 f"and this cluster's caches hold {limits.cache_tokens}; shorten the prompt",
             )
-        elif self._waiting.is_full:
-            self._reject(
-                submit,
-                429,
-                "queue_full",
-                f"{len(self._waiting)} requests are waiting already; try again later",
-                RETRY_AFTER_S,
-            )
         elif self._waiting.has_share_filled(submit):
             self._reject(
                 submit,
@@ -161,6 +154,8 @@ class Scheduler:
                     scored=submit.scored,
                 )
             )
+            if self._waiting.is_overfull:
+                self._refuse_last(now)
 
     def cancel(self, request: str, attempt: int) -> None:
         """A request is no longer wanted; unknown ones are ignored."""
@@ -212,7 +207,7 @@ class Scheduler:
     def next_step(self, now: float) -> PlannedStep | None:
         """The step to run now, or None when there is nothing to do before an event."""
         self._expire(now)
-        self._admit()
+        self._admit(now)
         self._tell_queue(now)
         self._ops += self._lanes.balance()
         if len(self._in_flight) < self._in_flight_limit:
@@ -236,7 +231,8 @@ class Scheduler:
         if not self._waiting or now - self._told_queue_at < TELL_QUEUE_S:
             return
         self._told_queue_at = now
-        self._notices += [Notice(reply, body) for reply, body in self._waiting.places().items()]
+        places = self._waiting.places(now)
+        self._notices += [Notice(reply, body) for reply, body in places.items()]
 
     def _expire(self, now: float) -> None:
         for sequence in self._waiting.take_expired(now):
@@ -249,14 +245,30 @@ class Scheduler:
                 RETRY_AFTER_S,
             )
 
-    def _admit(self) -> None:
+    def _refuse_last(self, now: float) -> None:
+        """Too many wait: whoever would be begun last goes, of those that have no reply yet."""
+        order = [x for x in self._waiting.order(now) if not x.replied]
+        if not order:
+            return
+        self._waiting.remove(order[-1])
+        self._reject(
+            order[-1].submit,
+            429,
+            "queue_full",
+            f"{len(self._waiting)} requests are waiting already; try again later",
+            RETRY_AFTER_S,
+        )
+
+    def _admit(self, now: float) -> None:
         while (
-            (first := self._waiting.first) is not None
+            self._waiting
             and len(self._prefilling) < self.limits.max_prefilling
             and self.active < self.limits.max_running
-            and self._make_room(len(first.tokens) + 1)
         ):
-            self._waiting.remove(first)
+            first = next(self._waiting.order(now))
+            if not self._make_room(len(first.tokens) + 1):
+                return
+            self._waiting.begin(first)
             self._open(first)
 
     def _make_room(self, tokens: int) -> bool:
@@ -394,6 +406,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Free a sequence's caches; it begins again, tokens so far as its prompt, later."""
+        self.preemptions += 1
         self._detach(sequence)
         self._ops.append(Close("close", sequence.number))
         # The steps that were issued reach the tail before the sequence is opened again.

@@ -23,7 +23,7 @@ class Sequence:
         phase: ``sampling`` from the last chunk until its token is back.
         origin: the kept prefix it was forked from, and how much of it.
         expires_at: when waiting ends, in seconds of the caller's clock.
-        turn: who waits with an earlier one comes first; the same clock.
+        turn: when it is due; the same clock.
         scored: how many log-probabilities of the prompt the tail has told or will tell.
     """
 

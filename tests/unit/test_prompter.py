@@ -1,0 +1,145 @@
+"""What a model's makers wrote may do what it likes: its process ends, and the gateway goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from doubles.tiny_model import tiny_tokenizer, write_tiny_model
+from pomona.errors import RequestError
+from pomona_gateway.prompting.chat_template import ChatTemplate
+from pomona_gateway.prompting.prompter import Prompter
+
+DEADLINE_S = 1.0
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+HOSTILE = "(x+x+)+y"
+JUST_BELOW = "x" * 22 + " "
+"""Takes a little less than the most steps that the library lets a match have."""
+MESSAGES = [{"role": "user", "content": 'ü\n"\U0001f34e'}]
+
+
+@pytest.fixture
+def prompter(tmp_path: Path) -> Iterator[Prompter]:
+    """Of a model whose tokenizer is hostile to many an ``x``."""
+    before = set(psutil.Process().children())
+    prompter = Prompter(write_tiny_model(tmp_path / "tiny", cut_by=HOSTILE), DEADLINE_S)
+    yield prompter
+    prompter.close()
+    assert not set(psutil.Process().children()) - before
+
+
+def render(prompter: Prompter, source: str, **variables: Any) -> str:
+    template = ChatTemplate(source, {"bos_token": "<s>"})
+    text, ids = asyncio.run(prompter.render(template, {"messages": MESSAGES, **variables}))
+    assert ids == tiny_tokenizer().encode(text, chat=True)
+    return text
+
+
+def test_a_prompt_is_what_the_template_makes_of_it(prompter: Prompter) -> None:
+    source = "{{ bos_token }}{{ messages[0].content }}{{ big }}{{ tools is none }}"
+    expected = ChatTemplate(source, {"bos_token": "<s>"}).render(MESSAGES, big=2**70)
+    assert render(prompter, source, big=2**70) == expected == f'<s>ü\n"\U0001f34e{2**70}True'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ENDLESS,
+        "{{ 7 ** (7 ** 9) }}",
+        "{% set s = 'x' * 10 ** 10 %}",
+        "{{ '%10000000000d' % 1 }}",
+        "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    ],
+)
+def test_a_hostile_template_is_a_400_and_the_next_prompt_is_made(
+    prompter: Prompter, source: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        render(prompter, source)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_messages")
+    assert "chat template" in caught.value.message
+    assert render(prompter, "{{ messages[0].role }}") == "user"
+
+
+def test_a_process_that_stands_still_is_not_waited_for(
+    prompter: Prompter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process gets no alarm from the kernel."""
+    render(prompter, "")
+    monkeypatch.setattr("pomona_gateway.prompting.prompter.GRACE_S", 0.0)
+    own = [p for p in psutil.Process().children() if "pomona_gateway.prompting" in p.cmdline()]
+    for process in own:
+        process.suspend()
+    with pytest.raises(RequestError, match="chat template"):
+        render(prompter, "{{ messages[0].role }}")
+    monkeypatch.undo()
+    assert render(prompter, "{{ messages[0].role }}") == "user"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (JUST_BELOW * 1000, f"was not done with this text after {DEADLINE_S:g} s"),
+        ("x" * 40, "cannot cut this text: .*retry-limit"),
+        ("hello " * 20_000_000, "took too much memory"),
+    ],
+)
+def test_a_text_that_a_tokenizer_cannot_cut_in_time_is_a_400_and_the_next_is_cut(
+    prompter: Prompter, text: str, reason: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(RequestError, match=reason) as caught:
+            asyncio.run(prompter.encode(text))
+        assert (caught.value.status, caught.value.code) == (400, "invalid_text")
+    assert asyncio.run(prompter.encode(JUST_BELOW)) == tiny_tokenizer().encode(JUST_BELOW, True)
+
+
+def test_a_conversation_that_a_tokenizer_cannot_cut_in_time_is_its_fault(
+    prompter: Prompter,
+) -> None:
+    with pytest.raises(RequestError, match="tokenizer was not done") as caught:
+        render(prompter, "{{ text }}", text=JUST_BELOW * 1000)
+    assert caught.value.code == "invalid_text"
+
+
+def test_what_a_template_says_of_its_messages_is_told(prompter: Prompter) -> None:
+    with pytest.raises(RequestError, match="no system here"):
+        render(prompter, "{{ raise_exception('no system here') }}")
+
+
+def test_several_prompts_at_once_each_get_their_own(prompter: Prompter) -> None:
+    async def ask() -> list[tuple[str, array[int]]]:
+        template = ChatTemplate("{{ n }}", {})
+        return await asyncio.gather(
+            *(prompter.render(template, {"messages": [], "n": n}) for n in range(50))
+        )
+
+    assert [text for text, _ in asyncio.run(ask())] == [str(n) for n in range(50)]
+
+
+def test_a_template_ends_though_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    asked = {
+        "template": ENDLESS,
+        "special_tokens": {},
+        "variables": {"messages": []},
+        "deadline_s": 0.3,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-I", "-m", "pomona_gateway.prompting", str(write_tiny_model(tmp_path))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        encoding="ascii",
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.close()
+        assert process.wait(30) < 0
