@@ -81,7 +81,7 @@ def test_no_part_of_a_plan_is_bounded_above_the_cheapest_way_to_end_it(
             continue
         masks = np.array([sum(1 << node for node in used) for used, _, _, _ in parts])
         fronts, tails, at = (np.array([part[i] for part in parts]) for i in (1, 2, 3))
-        bounds = bound.of(masks, fronts, tails, at, level)
+        bounds = bound.of(masks, fronts, tails, level).at(np.arange(len(parts)), at)
         for part, least in zip(parts, bounds, strict=True):
             really = rest_of_plan(question, *part)
             assert least <= really + ROUNDING * (1 + abs(really)), (part, least, really)

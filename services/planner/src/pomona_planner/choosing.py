@@ -9,7 +9,7 @@ import numpy as np
 from pomona_planner import tables
 from pomona_planner.asking import Asking
 from pomona_planner.balancing import evenest
-from pomona_planner.cycles import Cycle, required
+from pomona_planner.cycles import Cycle, required, shortest
 from pomona_planner.predicting import (
     Plan,
     Prediction,
@@ -95,7 +95,7 @@ class _Chooser:
         return Question(self._one, self._allowed, fewest, most, required=self._required)
 
     def _cycles(self) -> list[Cycle]:
-        """All plans, most stages first; those of at least as many stages as users together."""
+        """All plans, fewest stages first; those of at least as many stages as users together."""
         most = min(len(self._problem.machines), len(self._positions) - 1)
         fewest, most = (self._aim.stages,) * 2 if self._aim.stages else (1, most)
         apart = range(fewest, min(self._users - 1, most) + 1)
@@ -103,7 +103,7 @@ class _Chooser:
         if most >= self._users:
             groups.append((max(fewest, self._users), most))
         return [
-            Cycle(self._problem, self._allowed, *group, self._users) for group in reversed(groups)
+            Cycle(self._problem, self._allowed, *group, self._users) for group in groups
         ]
 
     # One user ----------------------------------------------------------------------------
@@ -169,15 +169,9 @@ class _Chooser:
             answer = self._asking.ask(self._question(), MOST_LABELS)
             self.gap = _gap(answer.found.cost if answer.found else None, _at_least(answer))
             return answer.found
-        best: Found | None = None
-        best_s = least = float("inf")
-        for cycle in self._cycles():
-            found, at_least = cycle.shortest(self._asking, best_s)
-            least = min(least, at_least)
-            if found is not None:
-                best, best_s = found, cycle.of(found)
-        self.gap = _gap(best_s if best else None, least)
-        return best
+        best = shortest(self._cycles(), self._asking)
+        self.gap = _gap(best.cycle_s if best.found else None, best.least_s)
+        return best.found
 
     def _seconds_for_all(self, found: Found) -> float:
         return cycle_seconds(self._problem, self.plan(found), self._users)
