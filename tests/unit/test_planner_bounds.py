@@ -42,7 +42,7 @@ def rest_of_plan(
     """The least that layers before ``position`` cost when these nodes hold the ones after it:
     stages, links to the front, and the way back. Infinite when they cannot be held."""
     costs = question.costs
-    stage = costs.stage()
+    stage = costs.stage
     free = [node for node in range(len(costs.fixed)) if node not in used]
     best = float("inf")
     for count in range(1, min(len(free), position) + 1):
@@ -91,7 +91,7 @@ def test_no_part_of_a_plan_is_bounded_above_the_cheapest_way_to_end_it(
 @given(questions())
 def test_the_bound_of_all_is_never_above_the_cheapest_plan(question: Question) -> None:
     costs = question.costs
-    stage = costs.stage()
+    stage = costs.stage
     count, positions = costs.before.shape
     best = float("inf")
     for stages in range(question.fewest, min(count, positions - 1, question.most) + 1):
@@ -111,7 +111,7 @@ def test_the_bound_is_worth_having() -> None:
     allowed = np.triu(np.ones((7, 7), dtype=bool), 1)
     allowed &= np.subtract.outer(np.arange(7), np.arange(7)).T <= 2
     question = Question(costs, np.broadcast_to(allowed, (4, 7, 7)).copy())
-    stage = costs.stage()
+    stage = costs.stage
     plans = (
         sum(stage[r] for r in zip(nodes, (0, *inner), (*inner, 6), strict=True))
         + costs.links_of(list(nodes))

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pomona_planner.costs import Array
 from pomona_planner.nodesets import FreeSums, members
-from pomona_planner.prices import Prices, best_prices, ways_back
-from pomona_planner.questions import Array, Question
+from pomona_planner.prices import HAIR, Prices, best_prices
+from pomona_planner.questions import Question
 
 SLACK = 1e-9
 """Share of all weight that rounding may take."""
-HAIR = 1e-12
-"""Share by which a sum of many small numbers may end above its exact value."""
 
 
 class Bound:
@@ -25,10 +24,15 @@ class Bound:
     def __init__(self, question: Question, prices: Prices) -> None:
         self.question = question
         self._prices = prices
-        cost = np.where(question.allowed, prices.cost, np.inf)
-        self._left = (
-            cost + prices.before[None, :, None] - prices.before[None, None, :] - prices.stage
-        )
+        costs = question.costs
+        links = prices.out + prices.into - prices.stage
+        held = costs.before - prices.before
+        left = (held + (costs.fixed + links)[:, None])[:, None, :] - held[:, :, None]
+        tail = costs.last + prices.back - prices.out
+        left[:, :, -1] += tail[:, None]
+        # A whole model on one node needs no links.
+        left[:, 0, -1] = costs.stage[:, 0, -1] - prices.before[-1] - prices.stage
+        self._left = np.where(question.allowed, left, np.inf)
         # Of a node, by the position before which all is still to be covered.
         worth = np.minimum.accumulate(self._left.min(axis=1), axis=1)
         # A node that need not be used is left alone rather than used at a loss.
@@ -36,7 +40,6 @@ class Bound:
         self._worth = np.where(obliged[:, None], worth, np.minimum(worth, 0.0))
         finite = self._worth[np.isfinite(self._worth)]
         self._hair = HAIR * float(np.abs(np.diff(prices.before)).sum() + np.abs(finite).sum())
-        self._back = ways_back(question.costs.back, prices.into)
         self._capacity = _Capacity(question)
         self._sums = FreeSums(self._worth)
         none, last = np.zeros(1, dtype=np.int64), np.array([len(prices.before) - 1])
@@ -49,7 +52,7 @@ class Bound:
             masks: nodes that are used. All have ``level`` of them.
         """
         left = self._left_of(masks, level)
-        left.more += self._prices.into[fronts] + self._back[tails] - self._hair
+        left.more += self._prices.into[fronts] + self._prices.back[tails] - self._hair
         return left
 
     def _left_of(self, masks: Array, level: int) -> Left:
@@ -65,15 +68,22 @@ class Bound:
         usual = self._worth[:, -1]
         with np.errstate(invalid="ignore"):
             more = self._left - np.where(np.isfinite(usual), usual, 0.0)[:, None, None]
-        return self.question.allowed & (self.least + more < limit)
+        return self.least + more < limit
 
     def among(self, allowed: Array) -> Bound:
         """The same when only some ranges are allowed."""
         return Bound(replace(self.question, allowed=allowed), self._prices)
 
+
+def can_hold(question: Question) -> bool:
+    """False when the nodes are too few for all layers, each with as many as it ever can hold."""
+    last = question.costs.before.shape[1] - 1
+    return bool(_Capacity(question).farthest(np.zeros(1, dtype=np.int64), 0)[0] == last)
+
+
 def least_of_all(question: Question) -> float:
     """What every plan costs at least; no more than is known once that is above ``below``."""
-    return Bound(question, best_prices(question)).least
+    return best_prices(question).least if can_hold(question) else float("inf")
 
 
 @dataclass(slots=True, eq=False)

@@ -102,9 +102,7 @@ class _Chooser:
         groups = [(count, count) for count in apart]
         if most >= self._users:
             groups.append((max(fewest, self._users), most))
-        return [
-            Cycle(self._problem, self._allowed, *group, self._users) for group in groups
-        ]
+        return [Cycle(self._problem, self._allowed, *group, self._users) for group in groups]
 
     # One user ----------------------------------------------------------------------------
 
@@ -153,8 +151,8 @@ class _Chooser:
         if len(nodes) == 1:
             return found
         _, rows = lanes_and_rows(max(self._users, len(nodes)), len(nodes))
-        cost = np.where(self._allowed, self._one.stage(), np.inf)[nodes]
-        busy = tables.costs(self._problem, rows).stage()[nodes]
+        cost = np.where(self._allowed, self._one.stage, np.inf)[nodes]
+        busy = tables.costs(self._problem, rows).stage[nodes]
         links = self._one.links_of(nodes)
         cuts = evenest(cost, busy, found.cost * (1 + BALANCE_SLACK) - links)
         better = Found(found.nodes, cuts, self._one.of(nodes, list(cuts)))

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf, isinf
+from math import inf
 
 import numpy as np
 
 from pomona_planner import tables
 from pomona_planner.asking import Asking
 from pomona_planner.bounds import least_of_all
+from pomona_planner.costs import Array, Costs
 from pomona_planner.predicting import lanes_and_rows
 from pomona_planner.problem import Problem
-from pomona_planner.questions import TIE, Array, Costs, Found, Question
+from pomona_planner.questions import TIE, Found, Question
 from pomona_planner.search import MOST_LABELS
 
 CLOSE_ENOUGH = 5e-3
@@ -41,13 +42,12 @@ class Cycle:
         self._lanes, rows = lanes_and_rows(users, fewest)
         self._required = required(problem)
         self.costs = tables.costs(problem, rows)
-        self._stage = self.costs.stage()
         self._busy = tables.occupancy(problem, rows)
 
     def of(self, found: Found) -> float:
         """Seconds."""
         ranges = zip(found.nodes, found.cuts[:-1], found.cuts[1:], strict=True)
-        longest = max(float(self._stage[n, a, b]) for n, a, b in ranges)
+        longest = max(float(self.costs.stage[n, a, b]) for n, a, b in ranges)
         for a, b in pairwise(found.nodes):
             longest = max(longest, float(self._busy[a, b]))
         whole = self.costs.of(list(found.nodes), list(found.cuts))
@@ -57,9 +57,11 @@ class Cycle:
         """Plans in which no stage and no link is busy for longer than a lane's share."""
         longest = cycle_s / self._lanes * (1 + TIE)
         usable = self._busy <= longest
+        if not usable.all():
+            costs = replace(costs, link=np.where(usable, costs.link, np.inf))
         return Question(
-            replace(costs, link=np.where(usable, costs.link, np.inf)),
-            self._allowed & (self._stage <= longest),
+            costs,
+            self._allowed & (self.costs.stage <= longest),
             self._fewest,
             self._most,
             required=self._required,
@@ -103,37 +105,49 @@ class _Halving:
         self._asking = asking
         self._least = {cycle: least_of_all(cycle.within(inf)) for cycle in cycles}
         self._best: Found | None = None
+        self._of_best: Cycle | None = None
         self._high = inf
 
     def shortest(self) -> Shortest:
-        asking = self._asking
-        low = least = min(self._least.values(), default=inf)
-        # From the least upwards: the tighter a question, the sooner it is answered.
+        self._climb()
+        for cycle in self._open():
+            if self._least[cycle] < self._high:
+                self._halve(cycle)
+        while self._prove() and not self._asking.is_spent:
+            pass
+        least = min(self._least.values(), default=inf)
+        return Shortest(self._best, self._high, least)
+
+    def _open(self) -> list[Cycle]:
+        """Those in which a better plan may exist."""
+        return [c for c, least in self._least.items() if least < self._high * (1 - 4 * TIE)]
+
+    def _climb(self) -> None:
+        """From the least upwards until a plan is found: the tighter a question, the sooner it
+        is answered."""
+        least = min(self._least.values(), default=inf)
         for share in FIRST_SHARES:
-            if isinf(least) or asking.is_spent or self._ask(least * (1 + share)):
-                break
-            low = least * (1 + share)
-        while True:
-            while self._best and self._high > low * (1 + CLOSE_ENOUGH) and not asking.is_spent:
-                middle = (low + self._high) / 2
-                if not self._ask(middle):
-                    low = middle
-            improved = self._prove()
-            least = min(self._least.values(), default=inf)
-            if not improved or asking.is_spent:
-                return Shortest(self._best, self._high, least)
+            for cycle in self._open():
+                within = least * (1 + share)
+                if self._asking.is_spent:
+                    return
+                if self._least[cycle] < within and self._better(cycle, within, True):
+                    return
 
-    def _open(self, cycle_s: float) -> list[Cycle]:
-        return [cycle for cycle, least in self._least.items() if least < cycle_s * (1 - 4 * TIE)]
-
-    def _ask(self, cycle_s: float) -> bool:
-        """Look for any plan within a cycle."""
-        return any(self._better(cycle, cycle_s, True) for cycle in self._open(cycle_s))
+    def _halve(self, cycle: Cycle) -> None:
+        """The shortest cycle of these plans, nearly."""
+        low = self._least[cycle]
+        if self._of_best is not cycle and not self._better(cycle, self._high * (1 - 2 * TIE), True):
+            return
+        while self._high > low * (1 + CLOSE_ENOUGH) and not self._asking.is_spent:
+            middle = (low + self._high) / 2
+            if not self._better(cycle, middle, True):
+                low = middle
 
     def _prove(self) -> bool:
         """Look for the best plan; whether one is better than what was known."""
         known = self._high
-        for cycle in self._open(known):
+        for cycle in self._open():
             while self._least[cycle] < self._high * (1 - 4 * TIE):
                 if not self._better(cycle, self._high * (1 - 2 * TIE), False):
                     break
@@ -147,7 +161,7 @@ class _Halving:
             return False
         if answer.proven and not any_will_do:
             self._least[cycle] = max(self._least[cycle], answer.found.cost)
-        self._best, self._high = answer.found, cycle.of(answer.found)
+        self._best, self._of_best, self._high = answer.found, cycle, cycle.of(answer.found)
         return True
 
 

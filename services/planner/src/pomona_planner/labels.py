@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pomona_planner.questions import Array
+from pomona_planner.costs import Array
 
 
 @dataclass(slots=True, eq=False)

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pomona_planner.bounds import Bound
+from pomona_planner.bounds import Bound, can_hold
+from pomona_planner.costs import Array
 from pomona_planner.labels import Labels, Ranges, concatenated
 from pomona_planner.nodesets import members
 from pomona_planner.prices import best_prices
-from pomona_planner.questions import MAX_NODES, TIE, Answer, Array, Found, Question
+from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
 from pomona_planner.symmetry import link_classes, twins
 
 MOST_LABELS = 2_500_000
@@ -48,9 +49,10 @@ def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEA
     """
     if question.costs.fixed.shape[0] > MAX_NODES:
         raise ValueError(f"at most {MAX_NODES} nodes can be planned for at once")
-    bound = Bound(question, best_prices(question))
-    if bound.least >= question.below * (1 - TIE):
+    prices = best_prices(question) if can_hold(question) else None
+    if prices is None or prices.least >= question.below * (1 - TIE):
         return Answer(None, float("inf"), 0)
+    bound = Bound(question, prices)
     found: Found | None = None
     search = _Search(bound, question.below)
     looked_at, least = 0, search.least
@@ -107,8 +109,8 @@ class _Search:
         question = self._question = self._bound.question
         costs, allowed = question.costs, question.allowed
         self._count, self._positions = costs.before.shape
-        second = question.second.stage() if question.second else None
-        self._ranges = Ranges(allowed, costs.stage(), second)
+        second = question.second.stage if question.second else None
+        self._ranges = Ranges(allowed, costs.stage, second)
         self._twin = twins(question)
         self._follows = np.array([twin is not None for twin in self._twin])
         self._before = np.array([twin or 0 for twin in self._twin])
@@ -180,7 +182,9 @@ class _Search:
         zero = np.zeros(len(node))
         stop = np.full(len(node), self._positions - 1)
         return self._best_of(
-            self._extended(1 << node, node, node, stop, zero, zero, np.full(len(node), -1), limit, 1)
+            self._extended(
+                1 << node, node, node, stop, zero, zero, np.full(len(node), -1), limit, 1
+            )
         )
 
     def _grow(
@@ -254,8 +258,14 @@ class _Search:
         keep = np.flatnonzero(within)
         which = which[keep]
         return Labels(
-            mask[which], front[which], tail[which], start[keep], cost[keep], least[keep],
-            cost2[keep], parent[which],
+            mask[which],
+            front[which],
+            tail[which],
+            start[keep],
+            cost[keep],
+            least[keep],
+            cost2[keep],
+            parent[which],
         )
 
     def _best_of(self, labels: Labels) -> Labels:
