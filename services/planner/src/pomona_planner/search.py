@@ -29,7 +29,7 @@ from pomona_planner.prices import best_prices
 from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
 from pomona_planner.symmetry import link_classes, twins
 
-MOST_LABELS = 2_500_000
+MOST_LABELS = 4_000_000
 """Labels looked at before the search gives up its proof and only goes on with the best."""
 BEAM = 128
 """Labels kept at each level of the first quick search."""
