@@ -198,6 +198,7 @@ def _of_choice(problem: Problem, cluster: list[Imagined], choice: Choice) -> dic
         "fits": True,
         "proven_best": choice.proven,
         "gap": min(choice.gap, 1.0),
+        "given_for_balance": choice.given,
         "notes": list(choice.notes),
         "stages": [
             {

@@ -28,6 +28,8 @@ DEFAULT_AIM = Aim()
 LABELS_OF_A_WORD = MOST_LABELS // 16
 LEAST_GAP = 1e-6
 """Share by which a better plan is not worth a word."""
+LEAST_GIVEN = 5e-4
+"""Share given for balance that is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,10 @@ class Choice:
     """Attributes:
     machines: those that were considered; the plan's nodes are numbers of them.
     notes: what a person should know of how the choice came about.
-    gap: share by which another plan may still be better at the aim; 0 when there is a
-        proof that none is.
+    gap: share by which another plan may still be better at the aim than the best one that
+        was found; 0 when there is a proof that none is.
+    given: share of the best plan's speed for one user that this one, with the same machines
+        in the same order, gives for stages that are more evenly busy.
     """
 
     plan: Plan
@@ -44,6 +48,7 @@ class Choice:
     prediction: Prediction
     notes: tuple[str, ...]
     gap: float
+    given: float = 0.0
 
     @property
     def proven(self) -> bool:
@@ -68,15 +73,19 @@ def choose(problem: Problem, aim: Aim = DEFAULT_AIM) -> Choice | Shortfall:
                 else "a better plan may exist"
             )
         )
+    if chooser.given >= LEAST_GIVEN:
+        notes.append(
+            f"{chooser.given:.1%} of one user's speed is given for stages that are more evenly busy"
+        )
     notes += chooser.why_so_many(plan, prediction)
-    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.gap)
+    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.gap, chooser.given)
 
 
 class _Chooser:
-    """Attributes: gap: of what was found last, see ``Choice``."""
+    """Attributes: gap, given: of what was found last, see ``Choice``."""
 
     def __init__(self, problem: Problem, aim: Aim) -> None:
-        self.gap = 0.0
+        self.gap = self.given = 0.0
         self._problem = problem
         self._aim = aim
         self._allowed = tables.allowed(problem)
@@ -157,7 +166,10 @@ class _Chooser:
         cuts = evenest(cost, busy, found.cost * (1 + BALANCE_SLACK) - links)
         better = Found(found.nodes, cuts, self._one.of(nodes, list(cuts)))
         least = max(floor_s, self._seconds_for_all(found)) * (1 + TIE)
-        return better if self._seconds_for_all(better) <= least else found
+        if self._seconds_for_all(better) > least:
+            return found
+        self.given = max(1 - found.cost / better.cost, 0.0)
+        return better
 
     # All users ---------------------------------------------------------------------------
 

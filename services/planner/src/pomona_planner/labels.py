@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pomona_planner.costs import Array
+
+BLOCK = 1 << 16
+"""Labels that are made at once: as many as stay in a processor's cache."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +62,30 @@ class Ranges:
         which = np.repeat(np.arange(len(nodes)), counts)
         first = self._first[nodes, stops] - np.cumsum(counts) + counts
         return which, np.arange(len(which)) + first[which]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WaysOn:
+    """How labels go on.
+
+    Attributes:
+        parent, node: (W,) numbers of a label, and of a node that may be put before it.
+        ranges: (W,) how many ranges the node may hold there.
+    """
+
+    parent: Array
+    node: Array
+    ranges: Array
+
+    @property
+    def count(self) -> int:
+        """Labels that come of them."""
+        return int(self.ranges.sum())
+
+    def blocks(self) -> Iterator[tuple[Array, Array]]:
+        """``parent`` and ``node`` in parts from which about ``BLOCK`` labels come."""
+        edges = np.searchsorted(np.cumsum(self.ranges), np.arange(BLOCK, self.count, BLOCK))
+        yield from zip(np.split(self.parent, edges), np.split(self.node, edges), strict=True)
 
 
 def concatenated(parts: Sequence[Labels]) -> Labels:

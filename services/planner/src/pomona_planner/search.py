@@ -16,14 +16,11 @@ numpy over arrays of labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 
 from pomona_planner.bounds import Bound, can_hold
 from pomona_planner.costs import Array
-from pomona_planner.labels import Labels, Ranges, concatenated
+from pomona_planner.labels import Labels, Ranges, WaysOn, concatenated
 from pomona_planner.nodesets import members
 from pomona_planner.prices import best_prices
 from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
@@ -35,9 +32,6 @@ BEAM = 128
 """Labels kept at each level of the first quick search."""
 WIDE_BEAM = 1024
 """The same in the second, and once the exact search has given up its proof."""
-
-BLOCK = 1 << 16
-"""Labels that are made at once: as many as stay in a processor's cache."""
 
 
 def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEAM) -> Answer:
@@ -70,26 +64,6 @@ def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEA
             bound = Bound(question, best_prices(question, better.nodes))
             search = _Search(bound, better.cost)
     return Answer(found and search.in_order(found), least, looked_at)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _WaysOn:
-    """Nodes that may be put before labels.
-
-    Attributes:
-        at, node: (W,) numbers of a label and of a node.
-        children: (W,) the ranges that the node may hold there.
-    """
-
-    at: Array
-    node: Array
-    children: Array
-
-    def blocks(self) -> Iterator[tuple[Array, Array]]:
-        """``at`` and ``node`` in parts of about ``BLOCK`` children."""
-        sums = np.cumsum(self.children)
-        edges = np.searchsorted(sums, np.arange(BLOCK, sums[-1], BLOCK)) if len(sums) else []
-        yield from zip(np.split(self.at, edges), np.split(self.node, edges), strict=True)
 
 
 class _Search:
@@ -144,26 +118,32 @@ class _Search:
             if level == most or (best is not None and question.any_will_do):
                 break
             rest = np.flatnonzero((labels.position > 0) & (labels.least < limit * (1 - TIE)))
-            ways_on = self._ways_on(labels.take(rest))
-            if beam is None and self.labels + ways_on.children.sum() > most_labels:
+            ways_on = self._ways_on(
+                labels, rest if beam is None else self._best(labels, rest, beam)
+            )
+            if beam is None and self.labels + ways_on.count > most_labels:
                 beam = WIDE_BEAM
-            if beam is not None and len(rest) > beam:
-                order = np.argpartition(labels.least[rest], beam)
-                self.left_out = min(self.left_out, float(labels.least[rest[order[beam]]]))
-                rest = rest[order[:beam]]
-                ways_on = self._ways_on(labels.take(rest))
-            if not len(rest):
+                ways_on = self._ways_on(labels, self._best(labels, rest, beam))
+            if not ways_on.count:
                 break
-            self.labels += int(ways_on.children.sum())
-            growing = self._grow(labels, rest, ways_on, level, limit)
+            self.labels += ways_on.count
+            growing = self._grow(labels, ways_on, level, limit)
         return self._unwind(levels, *best, limit) if best else None
 
-    def _ways_on(self, labels: Labels) -> _WaysOn:
-        """Before which labels which nodes may be put."""
-        used = members(labels.mask, self._count)
+    def _best(self, labels: Labels, rest: Array, beam: int) -> Array:
+        """As many of ``rest`` as the beam keeps, the most promising."""
+        if len(rest) <= beam:
+            return rest
+        order = np.argpartition(labels.least[rest], beam)
+        self.left_out = min(self.left_out, float(labels.least[rest[order[beam]]]))
+        return rest[order[:beam]]
+
+    def _ways_on(self, labels: Labels, rest: Array) -> WaysOn:
+        used = members(labels.mask[rest], self._count)
         free = ~used & (used[:, self._before] | ~self._follows)
-        at, node = np.nonzero(free & (self._ranges.count.T > 0)[labels.position])
-        return _WaysOn(at, node, self._ranges.count[node, labels.position[at]])
+        count = self._ranges.count.T[labels.position[rest]]
+        at, node = np.nonzero(free & (count > 0))
+        return WaysOn(rest[at], node, count[at, node])
 
     def in_order(self, found: Found) -> Found:
         """The same plan with interchangeable nodes in their given order, the first ones used."""
@@ -187,19 +167,12 @@ class _Search:
             )
         )
 
-    def _grow(
-        self, before: Labels, rest: Array, ways_on: _WaysOn, level: int, limit: float
-    ) -> Labels:
-        """Every stage put before those labels that are in ``rest``.
-
-        Args: level: how many stages they have.
-        """
+    def _grow(self, before: Labels, ways_on: WaysOn, level: int, limit: float) -> Labels:
+        """Every stage put before the labels that go on. Args: level: how many stages they have."""
         link, second = self._question.costs.link, self._question.second
         parts: list[Labels] = []
-        for at, node in ways_on.blocks():
-            parent = rest[at]
+        for parent, node in ways_on.blocks():
             front = before.front[parent]
-            cost = before.cost[parent] + link[node, front]
             cost2 = before.second[parent]
             if second is not None:
                 cost2 = cost2 + second.link[node, front]
@@ -209,7 +182,7 @@ class _Search:
                     node,
                     before.tail[parent],
                     before.position[parent],
-                    cost,
+                    before.cost[parent] + link[node, front],
                     cost2,
                     parent,
                     limit,
@@ -230,8 +203,8 @@ class _Search:
         limit: float,
         level: int,
     ) -> Labels:
-        """Every range put at the front of parts of plans, where they may still become plans
-        within the limits.
+        """Every range put at the front of parts of plans, unless no plan within the limits can
+        come of it.
 
         Args:
             mask, front, tail, parent: of what they become.
