@@ -168,7 +168,8 @@ class _Chooser:
         least = max(floor_s, self._seconds_for_all(found)) * (1 + TIE)
         if self._seconds_for_all(better) > least:
             return found
-        self.given = max(1 - found.cost / better.cost, 0.0)
+        given = 1 - found.cost / better.cost
+        self.given = given if given > LEAST_GAP else 0.0
         return better
 
     # All users ---------------------------------------------------------------------------
