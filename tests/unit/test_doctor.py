@@ -152,3 +152,16 @@ def test_beside_a_mac_the_doctor_speaks_of_macs_only_where_it_looked_at_those_on
     linux = node("b", hardware_os_name="Ubuntu", facts_sleep_minutes=-1, facts_thunderbolt=())
     (finding,) = of("sleep", Sight((node("a"), linux)))
     assert (finding.severity, finding.said) == ("ok", "no Mac goes to sleep")
+
+
+@pytest.mark.parametrize(
+    "check", ["wifi", "asymmetry", "memory-mixed", "clock", "versions", "unreachable", "multicast"]
+)
+def test_what_takes_several_nodes_is_not_called_well_on_one_alone(check: str) -> None:
+    (finding,) = of(check, Sight((node("a", links=()),)))
+    assert finding.said == "not looked at: no cluster runs"
+
+
+def test_a_cluster_of_one_node_has_nothing_to_compare() -> None:
+    (finding,) = of("versions", Sight((node("a", links=()),), running=True))
+    assert finding.said == "not looked at: there is no other node"

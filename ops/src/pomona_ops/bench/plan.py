@@ -54,7 +54,7 @@ async def measure_prediction(model: str, turns: int) -> dict[str, dict[str, Any]
         for _ in range(turns):
             for _ in range(REPLIES):
                 for run in runs:
-                    await run.answer()
+                    run.answer()
             await asyncio.gather(*(run.hear() for run in runs))
             learnt = first.learnt()
             for run in runs:
@@ -101,15 +101,15 @@ class _Run:
     async def begin(self) -> None:
         """Wait until it can answer; one reply warms it up."""
         self.pipeline = await active_pipeline(self._endpoint, self._cluster, 20.0)
-        await self.answer()
+        self.answer()
         self._intervals.clear()
 
-    async def answer(self) -> None:
+    def answer(self) -> None:
         self._asked += 1
         with Driver(self.pipeline, self._cluster) as driver:
             sampling = Sampling(max_tokens=TOKENS, temperature=0.0)
             reply = driver.submit(made_up_prompt(PROMPT_TOKENS, self._asked), sampling)
-            await asyncio.to_thread(driver.collect, [reply])
+            driver.collect([reply])
         self._intervals += reply.intervals
 
     async def hear(self) -> None:
