@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from planner_instances import random_allowed, random_costs
 from pomona_planner.bounds import Bound, least_of_all
+from pomona_planner.nodesets import FreeSums, members
 from pomona_planner.prices import best_prices
 from pomona_planner.questions import Question
 
@@ -102,6 +103,21 @@ def test_the_bound_of_all_is_never_above_the_cheapest_plan(question: Question) -
                     held = sum(float(stage[range_]) for range_ in ranges)
                     best = min(best, held + costs.links_of(list(nodes)))
     assert least_of_all(question) <= best + ROUNDING * (1 + abs(best))
+
+
+@given(st.integers(1, 20), st.data())
+def test_sums_over_free_nodes_are_looked_up_whole(count: int, data: st.DataObject) -> None:
+    numbers = st.lists(st.integers(0, 2**count - 1), min_size=1, max_size=8)
+    masks = np.array(data.draw(numbers))
+    of_nodes = np.arange(1.0, 2 * count + 1).reshape(count, 2) ** 2
+    sums = FreeSums(of_nodes)
+    used = members(masks, count)
+    for column in (0, 1):
+        columns = np.full(len(masks), column)
+        found = sums.at(sums.rows(masks), np.arange(len(masks)), columns)
+        for mask, row, one in zip(masks.tolist(), used, found, strict=True):
+            assert row.tolist() == [bool(mask >> node & 1) for node in range(count)]
+            assert one == of_nodes[~row, column].sum()
 
 
 def test_the_bound_is_worth_having() -> None:
