@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations, pairwise, permutations
+from itertools import combinations, pairwise, permutations, product
 from pathlib import Path
 
 import pytest
@@ -165,11 +165,13 @@ def test_the_floor_holds() -> None:
 def test_of_equally_quick_plans_the_most_even_one_is_chosen() -> None:
     """The vocabulary makes the tail the busiest, whatever the others hold."""
     machines = tuple(Machine(f"m{n}", 8000 * MEGA, 100e9, 1e12) for n in range(4))
-    for head in (600, 650, 700, 750, 800):
-        found = choose(Problem(model([100] * 20, head), machines), Aim(stages=4))
+    aims: tuple[Objective, ...] = ("latency", "throughput")
+    for head, aim, users in product((600, 700, 800), aims, (1, 4)):
+        problem = Problem(model([100] * 20, head), machines, demand=Demand(users=users))
+        found = choose(problem, Aim(aim, stages=4))
         assert isinstance(found, Choice)
         *others, _ = (b - a for a, b in pairwise(found.plan.bounds))
-        assert max(others) - min(others) <= 1, head
+        assert max(others) - min(others) <= 1, (head, aim, users)
 
 
 def test_one_machine_that_is_faster_alone_is_used_and_it_is_said() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from pomona_planner import tables
 from pomona_planner.asking import Asking
 from pomona_planner.balancing import evenest
+from pomona_planner.costs import Costs
 from pomona_planner.cycles import Cycle, required, shortest
 from pomona_planner.predicting import (
     Plan,
@@ -156,21 +157,28 @@ class _Chooser:
 
     def _balanced(self, found: Found, floor_s: float) -> Found:
         """Of plans with these stages in this order, nearly as quick, the best for all users."""
-        nodes = list(found.nodes)
-        if len(nodes) == 1:
-            return found
-        _, rows = lanes_and_rows(max(self._users, len(nodes)), len(nodes))
-        cost = np.where(self._allowed, self._one.stage, np.inf)[nodes]
-        busy = tables.costs(self._problem, rows).stage[nodes]
-        links = self._one.links_of(nodes)
-        cuts = evenest(cost, busy, found.cost * (1 + BALANCE_SLACK) - links)
-        better = Found(found.nodes, cuts, self._one.of(nodes, list(cuts)))
+        count = len(found.nodes)
+        _, rows = lanes_and_rows(max(self._users, count), count)
+        better = self._recut(found, self._one, rows, found.cost * (1 + BALANCE_SLACK))
         least = max(floor_s, self._seconds_for_all(found)) * (1 + TIE)
         if self._seconds_for_all(better) > least:
             return found
         given = 1 - found.cost / better.cost
         self.given = given if given > LEAST_GAP else 0.0
         return better
+
+    def _recut(self, found: Found, costs: Costs, rows: int, limit: float) -> Found:
+        """The most even stages of the same nodes in the same order.
+
+        Args:
+            rows: sequences in the steps for which stages are evenly busy.
+            limit: of the plan's cost.
+        """
+        nodes = list(found.nodes)
+        cost = np.where(self._allowed, costs.stage, np.inf)[nodes]
+        busy = tables.costs(self._problem, rows).stage[nodes]
+        cuts = evenest(cost, busy, limit - costs.links_of(nodes))
+        return Found(found.nodes, cuts, costs.of(nodes, list(cuts)))
 
     # All users ---------------------------------------------------------------------------
 
@@ -179,10 +187,18 @@ class _Chooser:
         if self._users == 1:
             answer = self._asking.ask(self._question(), MOST_LABELS)
             self.gap = _gap(answer.found.cost if answer.found else None, _at_least(answer))
-            return answer.found
+            return answer.found and self._evened(answer.found)
         best = shortest(self._cycles(), self._asking)
         self.gap = _gap(best.cycle_s if best.found else None, best.least_s)
-        return best.found
+        return best.found and self._evened(best.found)
+
+    def _evened(self, found: Found) -> Found:
+        """Of plans with these stages in this order, as good for all users, the most even."""
+        _, rows = lanes_and_rows(self._users, len(found.nodes))
+        costs = tables.costs(self._problem, rows)
+        within = self._seconds_for_all(found) * (1 + TIE)
+        even = self._recut(found, costs, rows, within)
+        return even if self._seconds_for_all(even) <= within else found
 
     def _seconds_for_all(self, found: Found) -> float:
         return cycle_seconds(self._problem, self.plan(found), self._users)
