@@ -72,12 +72,15 @@ async def measure_prediction(model: str, turns: int) -> dict[str, dict[str, Any]
 class _Turn:
     """Attributes:
     said: the prediction, calibrated in this turn.
-    speed: measured, tokens a second.
+    speed: measured, tokens a second: by the median time between tokens, as what calibrates the
+        prediction is a median.
+    paused: share of the time that the tokens took beyond that median.
     stages_us, whole_us: of each stage's step, and the whole way round; medians.
     """
 
     said: Prediction
     speed: float
+    paused: float
     stages_us: list[float]
     whole_us: float
 
@@ -116,8 +119,10 @@ class _Run:
         self._heard = await hear_cluster(self._endpoint, self._cluster)
 
     def end_turn(self, learnt: sight.Learnt) -> None:
-        speed = len(self._intervals) / sum(self._intervals)
-        self._turns.append(_Turn(self.predict(learnt), speed, *self._measured()))
+        usual = median(self._intervals)
+        paused = 1 - usual * len(self._intervals) / sum(self._intervals)
+        said = self.predict(learnt)
+        self._turns.append(_Turn(said, 1 / usual, paused, *self._measured()))
         self._intervals.clear()
 
     def take_machine_of(self, other: _Run) -> None:
@@ -144,6 +149,7 @@ class _Run:
             "least_error": min(errors),
             "most_error": max(errors),
             "turns": len(turns),
+            "paused": median([turn.paused for turn in turns]),
             "stages_ms": _pairs([median(x) for x in stages], [median(x) for x in stages_us]),
             "links_ms": _pairs([median([sum(turn.said.link_s) for turn in turns])], [links_us]),
         }
