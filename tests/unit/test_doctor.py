@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,16 @@ FAILING: dict[str, tuple[dict[str, Any], Severity]] = {
 }  # fmt: skip
 
 
+def faulty(check: str) -> tuple[Sight, Severity]:
+    """A cluster in which the check finds a fault, and how bad that is."""
+    if check == "ports":
+        return Sight((node("a"),), ("the gateway (52415)",)), "critical"
+    changes, severity = FAILING[check]
+    nodes = (node("a"), node("b", **changes))
+    # Two of a kind, and one that differs.
+    return Sight(nodes if check != "memory-mixed" else (*nodes, node("c")), running=True), severity
+
+
 def of(check: str, sight: Sight) -> list[Finding]:
     return [finding for finding in diagnose(sight) if finding.check == check]
 
@@ -77,17 +88,18 @@ def test_a_healthy_cluster_passes(check: str) -> None:
     assert [finding.severity for finding in of(check, sight)] == ["ok"]
 
 
-@pytest.mark.parametrize("check", [check for check in CHECKS if check != "ports"])
+def test_every_check_has_a_case_in_which_it_fails() -> None:
+    assert FAILING.keys() | {"ports"} == CHECKS.keys()
+
+
+@pytest.mark.parametrize("check", CHECKS)
 def test_a_fault_is_found_and_says_what_to_do(check: str) -> None:
-    changes, severity = FAILING[check]
-    if check == "memory-mixed":
-        nodes = (node("a"), node("b", **changes), node("c"))
-    else:
-        nodes = (node("a"), node("b", **changes))
-    findings = of(check, Sight(nodes, running=True))
+    sight, severity = faulty(check)
+    findings = of(check, sight)
     assert severity in [finding.severity for finding in findings], findings
     assert all(finding.remedy for finding in findings)
-    assert any("b" in finding.said for finding in findings)
+    who = r"\bb\b" if check != "ports" else "gateway"
+    assert any(re.search(who, finding.said) for finding in findings), findings
 
 
 def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
@@ -140,3 +152,16 @@ def test_beside_a_mac_the_doctor_speaks_of_macs_only_where_it_looked_at_those_on
     linux = node("b", hardware_os_name="Ubuntu", facts_sleep_minutes=-1, facts_thunderbolt=())
     (finding,) = of("sleep", Sight((node("a"), linux)))
     assert (finding.severity, finding.said) == ("ok", "no Mac goes to sleep")
+
+
+@pytest.mark.parametrize(
+    "check", ["wifi", "asymmetry", "memory-mixed", "clock", "versions", "unreachable", "multicast"]
+)
+def test_what_takes_several_nodes_is_not_called_well_on_one_alone(check: str) -> None:
+    (finding,) = of(check, Sight((node("a", links=()),)))
+    assert finding.said == "not looked at: no cluster runs"
+
+
+def test_a_cluster_of_one_node_has_nothing_to_compare() -> None:
+    (finding,) = of("versions", Sight((node("a", links=()),), running=True))
+    assert finding.said == "not looked at: there is no other node"

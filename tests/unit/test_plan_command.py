@@ -33,6 +33,30 @@ def test_what_does_not_fit_says_how_much_is_missing_and_what_would_fit() -> None
     assert plan("llama-4-maverick", "4x:m4-pro-64gb", wired_percent=92)["fits"]
 
 
+def test_fewer_users_or_tokens_that_would_fit_are_named() -> None:
+    found = plan("llama-3.3-70b", "1x:m4-max-128gb", users=100)
+    fewer = next(x for x in map(str, found["would_fit"]) if "to each user" in x)  # type: ignore[arg-type]  # a list
+    tokens = int(fewer.split()[1])
+    assert plan("llama-3.3-70b", "1x:m4-max-128gb", users=100, context=tokens)["fits"]
+    less = next(x for x in map(str, found["would_fit"]) if "users instead" in x)  # type: ignore[arg-type]  # a list
+    users = int(less.split()[3])
+    assert plan("llama-3.3-70b", "1x:m4-max-128gb", users=users)["fits"]
+    assert not plan("llama-3.3-70b", "1x:m4-max-128gb", users=users + 1)["fits"]
+
+
+def test_more_stages_than_machines_are_refused_with_how_many_there_may_be() -> None:
+    found = plan("llama-3.3-70b", "1x:m4-max-128gb", stages=2)
+    assert found["reason"] == "2 stages are wanted, but there is 1 machine"
+    assert found["would_fit"] == ["ask for 1 at most"]
+
+
+def test_a_link_that_a_machine_has_no_port_for_is_said() -> None:
+    notes = plan("llama-3.3-70b", "8x:m1-16gb,m4-pro-64gb")["notes"]
+    assert isinstance(notes, list)
+    assert notes[0] == "m1 has Thunderbolt 3, not 5: plan with --link tb4"
+    assert plan("llama-3.3-70b", "8x:m1-16gb", link="tb4")["notes"] == []
+
+
 def test_one_machine_is_used_when_it_is_faster_alone() -> None:
     found = plan("llama-3.3-70b", "4x:m4-max-128gb")
     assert len(found["stages"]) == 1  # type: ignore[arg-type]  # a list

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from planner_instances import random_allowed, random_costs
 from pomona_planner.bounds import Bound, least_of_all
+from pomona_planner.nodesets import FreeSums, members
 from pomona_planner.prices import best_prices
 from pomona_planner.questions import Question
 
@@ -42,7 +43,7 @@ def rest_of_plan(
     """The least that layers before ``position`` cost when these nodes hold the ones after it:
     stages, links to the front, and the way back. Infinite when they cannot be held."""
     costs = question.costs
-    stage = costs.stage()
+    stage = costs.stage
     free = [node for node in range(len(costs.fixed)) if node not in used]
     best = float("inf")
     for count in range(1, min(len(free), position) + 1):
@@ -81,7 +82,7 @@ def test_no_part_of_a_plan_is_bounded_above_the_cheapest_way_to_end_it(
             continue
         masks = np.array([sum(1 << node for node in used) for used, _, _, _ in parts])
         fronts, tails, at = (np.array([part[i] for part in parts]) for i in (1, 2, 3))
-        bounds = bound.of(masks, fronts, tails, at, level)
+        bounds = bound.of(masks, fronts, tails, level).at(np.arange(len(parts)), at)
         for part, least in zip(parts, bounds, strict=True):
             really = rest_of_plan(question, *part)
             assert least <= really + ROUNDING * (1 + abs(really)), (part, least, really)
@@ -91,7 +92,7 @@ def test_no_part_of_a_plan_is_bounded_above_the_cheapest_way_to_end_it(
 @given(questions())
 def test_the_bound_of_all_is_never_above_the_cheapest_plan(question: Question) -> None:
     costs = question.costs
-    stage = costs.stage()
+    stage = costs.stage
     count, positions = costs.before.shape
     best = float("inf")
     for stages in range(question.fewest, min(count, positions - 1, question.most) + 1):
@@ -104,6 +105,21 @@ def test_the_bound_of_all_is_never_above_the_cheapest_plan(question: Question) -
     assert least_of_all(question) <= best + ROUNDING * (1 + abs(best))
 
 
+@given(st.integers(1, 20), st.data())
+def test_sums_over_free_nodes_are_looked_up_whole(count: int, data: st.DataObject) -> None:
+    numbers = st.lists(st.integers(0, 2**count - 1), min_size=1, max_size=8)
+    masks = np.array(data.draw(numbers))
+    of_nodes = np.arange(1.0, 2 * count + 1).reshape(count, 2) ** 2
+    sums = FreeSums(of_nodes)
+    used = members(masks, count)
+    for column in (0, 1):
+        columns = np.full(len(masks), column)
+        found = sums.at(sums.rows(masks), np.arange(len(masks)), columns)
+        for mask, row, one in zip(masks.tolist(), used, found, strict=True):
+            assert row.tolist() == [bool(mask >> node & 1) for node in range(count)]
+            assert one == of_nodes[~row, column].sum()
+
+
 def test_the_bound_is_worth_having() -> None:
     """Where memory holds a few layers each, it comes within a tenth of the best plan."""
     random_ = random.Random(5)
@@ -111,7 +127,7 @@ def test_the_bound_is_worth_having() -> None:
     allowed = np.triu(np.ones((7, 7), dtype=bool), 1)
     allowed &= np.subtract.outer(np.arange(7), np.arange(7)).T <= 2
     question = Question(costs, np.broadcast_to(allowed, (4, 7, 7)).copy())
-    stage = costs.stage()
+    stage = costs.stage
     plans = (
         sum(stage[r] for r in zip(nodes, (0, *inner), (*inner, 6), strict=True))
         + costs.links_of(list(nodes))

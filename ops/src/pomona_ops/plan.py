@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -25,6 +25,9 @@ from pomona_planner.imagining import (
 from pomona_planner.problem import Aim, Demand, Objective, Problem
 from pomona_planner.shortfall import Shortfall
 from pomona_planner.tables import memory
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COMPARED = ("8x:m4-pro-64gb", "4x:m4-pro-64gb", "1x:m3-ultra-512gb", "1x:m4-max-128gb")
 USUAL_CONTEXT, USUAL_PROMPT = 8192, 1024
@@ -128,6 +131,7 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
         "unsure": sorted({figure for machine in cluster for figure in machine.kind.unsure}),
     }
     answer = choose(problem, Aim(options.objective, stages=options.stages))
+    result["notes"] = _of_ports(cluster, options.link)
     if isinstance(answer, Shortfall):
         slowest = min(machine.kind.bandwidth for machine in cluster)
         raised = _with_raised_limit(facts, cluster, options, demand)
@@ -138,7 +142,20 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
             "missing_bytes": answer.missing_bytes,
             "would_fit": [*raised, *answer.remedies],
         }
-    return result | _of_choice(problem, cluster, answer)
+    notes = [*result["notes"], *answer.notes]
+    return result | _of_choice(problem, cluster, answer) | {"notes": notes}
+
+
+def _of_ports(cluster: list[Imagined], link: str) -> list[str]:
+    """Which machines have no port for the link."""
+    if not link.startswith("tb5") or len(cluster) == 1:
+        return []
+    older = {machine.kind.name: machine.kind.thunderbolt for machine in cluster}
+    return [
+        f"{name} has Thunderbolt {version}, not 5: plan with --link tb4"
+        for name, version in older.items()
+        if version < 5
+    ]
 
 
 def _tokens(facts: ModelFacts, options: PlanOptions) -> tuple[int, int]:
@@ -198,7 +215,7 @@ def _of_choice(problem: Problem, cluster: list[Imagined], choice: Choice) -> dic
         "fits": True,
         "proven_best": choice.proven,
         "gap": min(choice.gap, 1.0),
-        "notes": list(choice.notes),
+        "given_for_balance": choice.given,
         "stages": [
             {
                 "machine": choice.machines[node].name,
@@ -266,6 +283,7 @@ def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:
         for remedy in plan["would_fit"]:
             console.print(f"  would fit: {remedy}", soft_wrap=True)
         console.print(f"ceiling {plan['ceiling_tokens_per_second']:.1f} tok/s for one user")
+        _print_notes(console, plan)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("machine", "layers", "memory", "of", "ms a token"):
@@ -295,6 +313,10 @@ def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:
         f"{plan['price_of_used_dollars']:,.0f} dollars of machines; "
         f"{plan['dollars_per_million_tokens']:.2f} dollars a million tokens"
     )
+    _print_notes(console, plan)
+
+
+def _print_notes(console: Console, plan: dict[str, Any]) -> None:
     for note in plan["notes"]:
         console.print(f"[dim]{note}[/dim]")
 
@@ -328,6 +350,8 @@ def _print_comparison(facts: ModelFacts, plans: list[dict[str, Any]]) -> None:
         )
     console.print(table)
     for plan in plans:
+        for note in plan["notes"]:
+            console.print(f"[dim]{plan['cluster']}: {note}[/dim]")
         if not plan["fits"]:
             console.print(f"{plan['cluster']}: {plan['reason']}", soft_wrap=True)
             for remedy in plan["would_fit"]:

@@ -69,12 +69,12 @@ def plan(
         list[str] | None,
         typer.Option(help="Model to predict and measure; may be repeated; random-... are made."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Replies measured a pipeline.")] = 3,
+    turns: Annotated[int, typer.Option(min=1, help="Turns, each calibrated by itself.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
     """How long the planner thinks, and its predictions beside what is measured."""
     models = model or [EMBEDDED_MODEL, "random-qwen3", "random-mixtral", "random-gemma3"]
-    _report(run_plan(models, rounds), as_json)
+    _report(run_plan(models, turns), as_json)
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """The planner's predictions beside what is measured.
 
 Each model runs as pipelines of two, three and four stages. What the steps of the first take
-corrects the costs, as a running planner corrects them; the others are predicted with that.
+corrects the costs, as a running planner corrects them; the others are predicted with that. All
+answer in turns, and each turn is calibrated and judged by itself: a machine that becomes slower
+meanwhile does so for what is predicted and for what is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from pomona.models import read_facts
 from pomona_ops.bench.clusters import BenchError, running_cluster
 from pomona_ops.bench.decode import PROMPT_TOKENS
 from pomona_ops.bench.driver import Driver, active_pipeline
-from pomona_ops.bench.numbers import median, rate
+from pomona_ops.bench.numbers import median
 from pomona_ops.bench.prompts import made_up_prompt
 from pomona_ops.bench.solver import measure_solver
 from pomona_ops.cluster import ClusterOptions
@@ -31,38 +33,60 @@ from pomona_planner import sight
 from pomona_planner.predicting import Plan, Prediction, predict
 from pomona_planner.problem import Demand, Problem
 
-TOKENS = 32
+TOKENS = 16
+REPLIES = 3
+"""Of each pipeline in a turn. Their steps are about those whose median a worker tells."""
 STAGES = (2, 3, 4)
 RANDOM = "random-"
 """Models called so are made for the measurement; see pomona_stage_worker.testing.random_model."""
 
 
-async def measure_prediction(model: str, rounds: int) -> dict[str, dict[str, Any]]:
-    """Predicted beside measured speed of one user, calibrated on the shortest pipeline.
-
-    All pipelines are up at once and answer in turns, so that whatever else the machine does
-    slows all of them.
-    """
+async def measure_prediction(model: str, turns: int) -> dict[str, dict[str, Any]]:
+    """Predicted beside measured speed of one user, calibrated on the shortest pipeline."""
     async with _model(model) as source, AsyncExitStack() as stack:
         runs = [
             _Run(source, await stack.enter_async_context(running_cluster(source, stages)))
             for stages in STAGES
         ]
+        first = runs[0]
         for run in runs:
             await run.begin()
-        for number in range(rounds + 1):
+        for _ in range(turns):
+            for _ in range(REPLIES):
+                for run in runs:
+                    run.answer()
+            await asyncio.gather(*(run.hear() for run in runs))
+            learnt = first.learnt()
             for run in runs:
-                await run.answer(number)
-        first = runs[0]
+                run.take_machine_of(first)
+                run.end_turn(learnt)
         uncalibrated = first.predict(sight.Learnt()).tokens_per_second
-        learnt = first.learnt()
-        for run in runs:
-            run.take_machine_of(first)
         return {
-            f"{model}, {len(run.pipeline.stages)} stages": run.told(run.predict(learnt))
+            f"{model}, {len(run.pipeline.stages)} stages": run.told()
             | ({"uncalibrated": uncalibrated} if run is first else {})
             for run in runs
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Attributes:
+    said: the prediction, calibrated in this turn.
+    speed: measured, tokens a second: by the median time between tokens, as what calibrates the
+        prediction is a median.
+    paused: share of the time that the tokens took beyond that median.
+    stages_us, whole_us: of each stage's step, and the whole way round; medians.
+    """
+
+    said: Prediction
+    speed: float
+    paused: float
+    stages_us: list[float]
+    whole_us: float
+
+    @property
+    def error(self) -> float:
+        return self.said.tokens_per_second / self.speed - 1
 
 
 class _Run:
@@ -73,22 +97,33 @@ class _Run:
         self._cluster = options.cluster
         self._endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
         self._heard: list[Beacon] = []
-        self._speeds: list[float] = []
-        self._statuses: list[list[StageStatus]] = []
+        self._asked = 0
+        self._intervals: list[float] = []
+        self._turns: list[_Turn] = []
 
     async def begin(self) -> None:
+        """Wait until it can answer; one reply warms it up."""
         self.pipeline = await active_pipeline(self._endpoint, self._cluster, 20.0)
+        self.answer()
+        self._intervals.clear()
 
-    async def answer(self, number: int) -> None:
-        """One reply. The first of all warms up and is not counted."""
+    def answer(self) -> None:
+        self._asked += 1
         with Driver(self.pipeline, self._cluster) as driver:
             sampling = Sampling(max_tokens=TOKENS, temperature=0.0)
-            reply = driver.submit(made_up_prompt(PROMPT_TOKENS, number), sampling)
-            await asyncio.to_thread(driver.collect, [reply])
+            reply = driver.submit(made_up_prompt(PROMPT_TOKENS, self._asked), sampling)
+            driver.collect([reply])
+        self._intervals += reply.intervals
+
+    async def hear(self) -> None:
         self._heard = await hear_cluster(self._endpoint, self._cluster)
-        if number:
-            self._speeds.append(rate(reply.moments))
-            self._statuses.append([self._status(x.worker) for x in self.pipeline.stages])
+
+    def end_turn(self, learnt: sight.Learnt) -> None:
+        usual = median(self._intervals)
+        paused = 1 - usual * len(self._intervals) / sum(self._intervals)
+        said = self.predict(learnt)
+        self._turns.append(_Turn(said, 1 / usual, paused, *self._measured()))
+        self._intervals.clear()
 
     def take_machine_of(self, other: _Run) -> None:
         """All workers are one machine, which measured itself once for each pipeline: predict
@@ -99,17 +134,24 @@ class _Run:
     def predict(self, learnt: sight.Learnt) -> Prediction:
         return predict(*self._problem(learnt))
 
-    def told(self, said: Prediction) -> dict[str, Any]:
-        """The prediction beside what was measured."""
-        stages_us, whole_us = self._measured()
-        measured = median(self._speeds)
+    def told(self) -> dict[str, Any]:
+        """The predictions beside what was measured: medians of all turns."""
+        turns = self._turns
+        errors = [turn.error for turn in turns]
+        stages = zip(*(turn.said.stage_s for turn in turns), strict=True)
+        stages_us = zip(*(turn.stages_us for turn in turns), strict=True)
+        links_us = median([turn.whole_us - sum(turn.stages_us) for turn in turns])
         return {
             "layers": " ".join(f"{s.start}..{s.stop}" for s in self.pipeline.stages),
-            "predicted": said.tokens_per_second,
-            "measured": measured,
-            "error": said.tokens_per_second / measured - 1,
-            "stages_ms": _pairs(said.stage_s, stages_us),
-            "links_ms": _pairs([sum(said.link_s)], [whole_us - sum(stages_us)]),
+            "predicted": median([turn.said.tokens_per_second for turn in turns]),
+            "measured": median([turn.speed for turn in turns]),
+            "error": median(errors),
+            "least_error": min(errors),
+            "most_error": max(errors),
+            "turns": len(turns),
+            "paused": median([turn.paused for turn in turns]),
+            "stages_ms": _pairs([median(x) for x in stages], [median(x) for x in stages_us]),
+            "links_ms": _pairs([median([sum(turn.said.link_s) for turn in turns])], [links_us]),
         }
 
     def learnt(self) -> sight.Learnt:
@@ -123,10 +165,9 @@ class _Run:
         return sight.Learnt(dict.fromkeys(names, correction), links)
 
     def _measured(self) -> tuple[list[float], float]:
-        """(each stage's step, the whole way round) in microseconds, medians of all replies."""
-        stages = [median([s.decode_us for s in turn]) for turn in zip(*self._statuses, strict=True)]
-        whole = median([max(s.token_us for s in statuses) for statuses in self._statuses])
-        return stages, whole
+        """(each stage's step, the whole way round) in microseconds, medians of the turn."""
+        statuses = [self._status(stage.worker) for stage in self.pipeline.stages]
+        return [s.decode_us for s in statuses], max(s.token_us for s in statuses)
 
     def _problem(self, learnt: sight.Learnt) -> tuple[Problem, Plan]:
         workers = [beacon for beacon in self._heard if isinstance(beacon.facts, StageWorkerFacts)]
@@ -184,8 +225,8 @@ def _pairs(predicted_s: Sequence[float], measured_us: Sequence[float]) -> str:
     return ", ".join(f"{p * 1e3:.1f} is {m / 1e3:.1f}" for p, m in pairs)
 
 
-async def run_plan(models: Sequence[str], rounds: int) -> dict[str, Any]:
+async def run_plan(models: Sequence[str], turns: int) -> dict[str, Any]:
     results = measure_solver()
     for model in models:
-        results |= await measure_prediction(model, rounds)
+        results |= await measure_prediction(model, turns)
     return results

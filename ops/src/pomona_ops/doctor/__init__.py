@@ -65,8 +65,7 @@ def _print(sight: Sight, findings: list[Finding]) -> None:
     console.print(
         f"nodes of the cluster: {names}"
         if sight.running
-        else f"this machine alone, {names}: no cluster speaks here (links and other nodes are "
-        "looked at when one runs)"
+        else f"this machine alone, {names}: no cluster speaks here"
     )
     for finding in findings:
         style = _STYLES[finding.severity]

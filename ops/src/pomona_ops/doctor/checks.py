@@ -12,8 +12,6 @@ from pomona_ops.doctor.wires import WIRES
 
 CHECKS: dict[str, Check] = MACS | WIRES | NETWORKS | MACHINES
 
-NO_MAC = "not looked at: no node is a Mac"
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -26,10 +24,12 @@ class Finding:
 
 
 def diagnose(sight: Sight) -> list[Finding]:
-    """Every check's findings; a check that finds nothing says that it is well."""
+    """Every check's findings. One that finds nothing says that it is well, or why it could not
+    look."""
     findings: list[Finding] = []
     for name, check in CHECKS.items():
         faults = [Finding(name, f.severity, f.said, f.remedy) for f in check.find(sight)]
-        idle = check.macs_only and not sight.macs
-        findings += faults or [Finding(name, "ok", NO_MAC if idle else check.well)]
+        lacking = sight.lacks(check.needs)
+        well = f"not looked at: {lacking}" if lacking else check.well
+        findings += faults or [Finding(name, "ok", well)]
     return findings

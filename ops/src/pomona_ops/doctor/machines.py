@@ -59,8 +59,8 @@ def _versions(sight: Sight) -> Iterable[Fault]:
 
 
 MACHINES = {
-    "memory-mixed": Check(_memory_mixed, "no node has much less memory than the others"),
-    "clock": each(_clock, "the clocks agree"),
+    "memory-mixed": Check(_memory_mixed, "no node has much less memory than the others", "several"),
+    "clock": each(_clock, "the clocks agree", "several"),
     "disk": each(_disk, "every node has disk left"),
-    "versions": Check(_versions, "Pomona and MLX are the same everywhere"),
+    "versions": Check(_versions, "Pomona and MLX are the same everywhere", "several"),
 }

@@ -107,14 +107,12 @@ def _wired_limit(node: Node) -> Iterable[Fault]:
 
 
 MACS = {
-    "macos-version": each(_macos_old, "every Mac runs macOS 26.2 or later", macs_only=True),
-    "macos-differs": Check(
-        _macos_differs, "all Macs run the same version of macOS", macs_only=True
-    ),
-    "rdma": Check(_rdma, "no Mac with Thunderbolt 5 has RDMA off", macs_only=True),
-    "sleep": each(_sleep, "no Mac goes to sleep", macs_only=True),
-    "automatic-updates": each(_updates, "no Mac restarts by itself for updates", macs_only=True),
+    "macos-version": each(_macos_old, "every Mac runs macOS 26.2 or later", needs="mac"),
+    "macos-differs": Check(_macos_differs, "all Macs run the same version of macOS", needs="mac"),
+    "rdma": Check(_rdma, "no Mac with Thunderbolt 5 has RDMA off", needs="mac"),
+    "sleep": each(_sleep, "no Mac goes to sleep", needs="mac"),
+    "automatic-updates": each(_updates, "no Mac restarts by itself for updates", needs="mac"),
     "wired-limit": each(
-        _wired_limit, "the memory that MLX may use on Macs is set sensibly", macs_only=True
+        _wired_limit, "the memory that MLX may use on Macs is set sensibly", needs="mac"
     ),
 }

@@ -15,7 +15,7 @@ def _saying(*words: str, severity: Severity, remedy: str, well: str) -> Check:
             if any(word in trouble for word in words):
                 yield Fault(severity, f"{node.name}: {trouble}", remedy)
 
-    return each(found, well)
+    return each(found, well, "cluster")
 
 
 def _ports(sight: Sight) -> Iterable[Fault]:

@@ -15,6 +15,7 @@ from pomona.messages.discovery import (
 )
 
 Severity = Literal["ok", "info", "warning", "critical"]
+Need = Literal["node", "mac", "cluster", "several"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,14 @@ class Sight:
     def macs(self) -> list[Node]:
         return [node for node in self.nodes if node.is_mac]
 
+    def lacks(self, need: Need) -> str:
+        """Why there is nothing to look at; empty when there is."""
+        if need == "mac" and not self.macs:
+            return "no node is a Mac"
+        if need in ("cluster", "several") and not self.running:
+            return "no cluster runs"
+        return "there is no other node" if need == "several" and len(self.nodes) < 2 else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -73,19 +82,18 @@ class Check:
     """Attributes:
     find: the faults, of all nodes together.
     well: what is said when there are none.
-    macs_only: there is nothing to look at where no node is a Mac.
+    needs: what must be there for anything to be looked at: a node, a Mac, a cluster that runs,
+        or several nodes.
     """
 
     find: Callable[[Sight], Iterable[Fault]]
     well: str
-    macs_only: bool = False
+    needs: Need = "node"
 
 
-def each(find: Callable[[Node], Iterable[Fault]], well: str, *, macs_only: bool = False) -> Check:
+def each(find: Callable[[Node], Iterable[Fault]], well: str, needs: Need = "node") -> Check:
     """A check that looks at one node at a time."""
-    return Check(
-        lambda sight: (fault for node in sight.nodes for fault in find(node)), well, macs_only
-    )
+    return Check(lambda sight: (fault for node in sight.nodes for fault in find(node)), well, needs)
 
 
 def unknown(what: str, node: Node, look: str) -> Fault:

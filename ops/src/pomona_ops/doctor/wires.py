@@ -65,9 +65,9 @@ def _asymmetry(sight: Sight) -> Iterable[Fault]:
 
 WIRES = {
     "thunderbolt-cable": each(
-        _cable, "every Thunderbolt 5 port in use runs at its speed", macs_only=True
+        _cable, "every Thunderbolt 5 port in use runs at its speed", needs="mac"
     ),
-    "daisy-chain": each(_daisy_chain, "no Mac is reached through another device", macs_only=True),
-    "wifi": each(_wifi, "no link between nodes runs over Wi-Fi"),
-    "asymmetry": Check(_asymmetry, "links are as fast one way as the other"),
+    "daisy-chain": each(_daisy_chain, "no Mac is reached through another device", needs="mac"),
+    "wifi": each(_wifi, "no link between nodes runs over Wi-Fi", "several"),
+    "asymmetry": Check(_asymmetry, "links are as fast one way as the other", "several"),
 }

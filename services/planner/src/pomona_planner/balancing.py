@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from pomona_planner.questions import Array
+from pomona_planner.costs import Array
+
+EVENNESS = 1e-8
+"""Share of the limit that uneven stages are thought to cost more: it decides between cuts that
+cost the same."""
 
 
 def evenest(cost: Array, busy: Array, limit: float) -> tuple[int, ...]:
-    """Cuts with the shortest busiest stage, among those that cost at most ``limit``.
+    """Cuts with the shortest busiest stage, among those that cost at most ``limit``; of these the
+    cheapest, and of equally cheap ones those whose other stages are the most even.
 
     The limit of the busiest is halved over all times that a stage can take; for each the
     cheapest cuts are found stage by stage (dynamic programming).
@@ -27,7 +32,9 @@ def evenest(cost: Array, busy: Array, limit: float) -> tuple[int, ...]:
             high = middle
         else:
             low = middle
-    return _cheapest(np.where(busy <= times[high], cost, np.inf))[1]
+    longest = times[high]
+    uneven = EVENNESS * limit * (busy / longest) ** 2 if longest > 0 else 0.0
+    return _cheapest(np.where(busy <= longest, cost + uneven, np.inf))[1]
 
 
 def _cheapest(cost: Array) -> tuple[float, tuple[int, ...]]:

@@ -20,6 +20,7 @@ class ChipKind:
         compute: of matrix products in half precision, operations a second.
         idle_watts, busy_watts: of a whole machine with it.
         specs: where its maker specifies it.
+        thunderbolt: version of its ports where that is below 5; 5 for all others.
         sources: of figures that stand elsewhere, by their names in ``data/machines.toml``.
         unsure: names of figures that neither its maker nor a published measurement confirms.
     """
@@ -34,6 +35,7 @@ class ChipKind:
     prices: dict[int, float]
     """Memory in GB to price in dollars; the memory sizes that are sold."""
     specs: str
+    thunderbolt: int
     sources: dict[str, str]
     unsure: tuple[str, ...]
 
@@ -80,6 +82,7 @@ def _kind(name: str, entry: dict[str, Any]) -> ChipKind:
         machine=entry["machine"],
         prices={int(size): price for size, price in entry["prices"].items()},
         specs=entry["specs"],
+        thunderbolt=entry.get("thunderbolt", 5),
         sources=entry.get("sources", {}),
         unsure=tuple(entry["unsure"]),
     )

@@ -9,7 +9,8 @@ import numpy as np
 from pomona_planner import tables
 from pomona_planner.asking import Asking
 from pomona_planner.balancing import evenest
-from pomona_planner.cycles import Cycle, required
+from pomona_planner.costs import Costs
+from pomona_planner.cycles import Cycle, required, shortest
 from pomona_planner.predicting import (
     Plan,
     Prediction,
@@ -28,6 +29,8 @@ DEFAULT_AIM = Aim()
 LABELS_OF_A_WORD = MOST_LABELS // 16
 LEAST_GAP = 1e-6
 """Share by which a better plan is not worth a word."""
+LEAST_GIVEN = 5e-4
+"""Share given for balance that is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,10 @@ class Choice:
     """Attributes:
     machines: those that were considered; the plan's nodes are numbers of them.
     notes: what a person should know of how the choice came about.
-    gap: share by which another plan may still be better at the aim; 0 when there is a
-        proof that none is.
+    gap: share by which another plan may still be better at the aim than the best one that
+        was found; 0 when there is a proof that none is.
+    given: share of the best plan's speed for one user that this one, with the same machines
+        in the same order, gives for stages that are more evenly busy.
     """
 
     plan: Plan
@@ -44,6 +49,7 @@ class Choice:
     prediction: Prediction
     notes: tuple[str, ...]
     gap: float
+    given: float = 0.0
 
     @property
     def proven(self) -> bool:
@@ -68,15 +74,19 @@ def choose(problem: Problem, aim: Aim = DEFAULT_AIM) -> Choice | Shortfall:
                 else "a better plan may exist"
             )
         )
+    if chooser.given >= LEAST_GIVEN:
+        notes.append(
+            f"{chooser.given:.1%} of one user's speed is given for stages that are more evenly busy"
+        )
     notes += chooser.why_so_many(plan, prediction)
-    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.gap)
+    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.gap, chooser.given)
 
 
 class _Chooser:
-    """Attributes: gap: of what was found last, see ``Choice``."""
+    """Attributes: gap, given: of what was found last, see ``Choice``."""
 
     def __init__(self, problem: Problem, aim: Aim) -> None:
-        self.gap = 0.0
+        self.gap = self.given = 0.0
         self._problem = problem
         self._aim = aim
         self._allowed = tables.allowed(problem)
@@ -95,16 +105,14 @@ class _Chooser:
         return Question(self._one, self._allowed, fewest, most, required=self._required)
 
     def _cycles(self) -> list[Cycle]:
-        """All plans, most stages first; those of at least as many stages as users together."""
+        """All plans, fewest stages first; those of at least as many stages as users together."""
         most = min(len(self._problem.machines), len(self._positions) - 1)
         fewest, most = (self._aim.stages,) * 2 if self._aim.stages else (1, most)
         apart = range(fewest, min(self._users - 1, most) + 1)
         groups = [(count, count) for count in apart]
         if most >= self._users:
             groups.append((max(fewest, self._users), most))
-        return [
-            Cycle(self._problem, self._allowed, *group, self._users) for group in reversed(groups)
-        ]
+        return [Cycle(self._problem, self._allowed, *group, self._users) for group in groups]
 
     # One user ----------------------------------------------------------------------------
 
@@ -149,17 +157,28 @@ class _Chooser:
 
     def _balanced(self, found: Found, floor_s: float) -> Found:
         """Of plans with these stages in this order, nearly as quick, the best for all users."""
-        nodes = list(found.nodes)
-        if len(nodes) == 1:
-            return found
-        _, rows = lanes_and_rows(max(self._users, len(nodes)), len(nodes))
-        cost = np.where(self._allowed, self._one.stage(), np.inf)[nodes]
-        busy = tables.costs(self._problem, rows).stage()[nodes]
-        links = self._one.links_of(nodes)
-        cuts = evenest(cost, busy, found.cost * (1 + BALANCE_SLACK) - links)
-        better = Found(found.nodes, cuts, self._one.of(nodes, list(cuts)))
+        count = len(found.nodes)
+        _, rows = lanes_and_rows(max(self._users, count), count)
+        better = self._recut(found, self._one, rows, found.cost * (1 + BALANCE_SLACK))
         least = max(floor_s, self._seconds_for_all(found)) * (1 + TIE)
-        return better if self._seconds_for_all(better) <= least else found
+        if self._seconds_for_all(better) > least:
+            return found
+        given = 1 - found.cost / better.cost
+        self.given = given if given > LEAST_GAP else 0.0
+        return better
+
+    def _recut(self, found: Found, costs: Costs, rows: int, limit: float) -> Found:
+        """The most even stages of the same nodes in the same order.
+
+        Args:
+            rows: sequences in the steps for which stages are evenly busy.
+            limit: of the plan's cost.
+        """
+        nodes = list(found.nodes)
+        cost = np.where(self._allowed, costs.stage, np.inf)[nodes]
+        busy = tables.costs(self._problem, rows).stage[nodes]
+        cuts = evenest(cost, busy, limit - costs.links_of(nodes))
+        return Found(found.nodes, cuts, costs.of(nodes, list(cuts)))
 
     # All users ---------------------------------------------------------------------------
 
@@ -168,16 +187,18 @@ class _Chooser:
         if self._users == 1:
             answer = self._asking.ask(self._question(), MOST_LABELS)
             self.gap = _gap(answer.found.cost if answer.found else None, _at_least(answer))
-            return answer.found
-        best: Found | None = None
-        best_s = least = float("inf")
-        for cycle in self._cycles():
-            found, at_least = cycle.shortest(self._asking, best_s)
-            least = min(least, at_least)
-            if found is not None:
-                best, best_s = found, cycle.of(found)
-        self.gap = _gap(best_s if best else None, least)
-        return best
+            return answer.found and self._evened(answer.found)
+        best = shortest(self._cycles(), self._asking)
+        self.gap = _gap(best.cycle_s if best.found else None, best.least_s)
+        return best.found and self._evened(best.found)
+
+    def _evened(self, found: Found) -> Found:
+        """Of plans with these stages in this order, as good for all users, the most even."""
+        _, rows = lanes_and_rows(self._users, len(found.nodes))
+        costs = tables.costs(self._problem, rows)
+        within = self._seconds_for_all(found) * (1 + TIE)
+        even = self._recut(found, costs, rows, within)
+        return even if self._seconds_for_all(even) <= within else found
 
     def _seconds_for_all(self, found: Found) -> float:
         return cycle_seconds(self._problem, self.plan(found), self._users)

@@ -7,18 +7,20 @@ each time by the search for one user's time: is there any plan within it?
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import isinf
+from math import inf
 
 import numpy as np
 
 from pomona_planner import tables
 from pomona_planner.asking import Asking
 from pomona_planner.bounds import least_of_all
+from pomona_planner.costs import Array, Costs
 from pomona_planner.predicting import lanes_and_rows
 from pomona_planner.problem import Problem
-from pomona_planner.questions import TIE, Array, Costs, Found, Question
+from pomona_planner.questions import TIE, Found, Question
 from pomona_planner.search import MOST_LABELS
 
 CLOSE_ENOUGH = 5e-3
@@ -40,13 +42,12 @@ class Cycle:
         self._lanes, rows = lanes_and_rows(users, fewest)
         self._required = required(problem)
         self.costs = tables.costs(problem, rows)
-        self._stage = self.costs.stage()
         self._busy = tables.occupancy(problem, rows)
 
     def of(self, found: Found) -> float:
         """Seconds."""
         ranges = zip(found.nodes, found.cuts[:-1], found.cuts[1:], strict=True)
-        longest = max(float(self._stage[n, a, b]) for n, a, b in ranges)
+        longest = max(float(self.costs.stage[n, a, b]) for n, a, b in ranges)
         for a, b in pairwise(found.nodes):
             longest = max(longest, float(self._busy[a, b]))
         whole = self.costs.of(list(found.nodes), list(found.cuts))
@@ -56,9 +57,11 @@ class Cycle:
         """Plans in which no stage and no link is busy for longer than a lane's share."""
         longest = cycle_s / self._lanes * (1 + TIE)
         usable = self._busy <= longest
+        if not usable.all():
+            costs = replace(costs, link=np.where(usable, costs.link, np.inf))
         return Question(
-            replace(costs, link=np.where(usable, costs.link, np.inf)),
-            self._allowed & (self._stage <= longest),
+            costs,
+            self._allowed & (self.costs.stage <= longest),
             self._fewest,
             self._most,
             required=self._required,
@@ -66,60 +69,100 @@ class Cycle:
 
     def may_be_within(self, cycle_s: float) -> bool:
         """False when no plan's cycle is shorter."""
-        return least_of_all(self._within(cycle_s)) < cycle_s * (1 - TIE)
+        return least_of_all(self.within(cycle_s)) < cycle_s * (1 - TIE)
 
-    def shortest(self, asking: Asking, below: float) -> tuple[Found | None, float]:
-        """The plan of the shortest cycle, shorter than ``below``; None when none was found.
-
-        Halving: is there any plan whose cycle is at most t? At the end, the quickest way round
-        of those whose cycle is shorter than the best one's, and a proof that there is no other.
-        Returns also a time that no plan's cycle is below, but for the one found: at least its
-        own, or ``below``, when the proof is whole.
-        """
-        least = least_of_all(self._within(below))
-        if least >= below * (1 - TIE):
-            return None, below
-
-        def ask(cycle_s: float, labels: int, any_will_do: bool) -> Found | None:
-            nonlocal least
-            question = replace(self._within(cycle_s), any_will_do=any_will_do)
-            answer = asking.ask(question, labels)
-            if answer.found is None:
-                least = max(least, min(answer.bound, cycle_s))
-            elif answer.proven and not any_will_do:
-                least = max(least, answer.found.cost)
-            return answer.found
-
-        low, high = least, below
-        best: Found | None = None
-        # From the least upwards: the tighter a question, the sooner it is answered.
-        tries = [least * (1 + share) for share in FIRST_SHARES] if isinf(below) else [below]
-        for tried in tries:
-            if asking.is_spent:
-                break
-            best = ask(tried, LABELS_OF_A_STEP, True)
-            if best is not None:
-                high = self.of(best)
-                break
-            low = tried
-        while True:
-            while best and high > low * (1 + CLOSE_ENOUGH) and not asking.is_spent:
-                middle = (low + high) / 2
-                found = ask(middle, LABELS_OF_A_STEP, True)
-                if found is None:
-                    low = middle
-                else:
-                    best, high = found, self.of(found)
-            found = ask(high * (1 - 2 * TIE), MOST_LABELS, False)
-            if found is not None:
-                best, high = found, self.of(found)
-            if least >= high * (1 - 4 * TIE):
-                return best, high
-            if found is None or asking.is_spent:
-                return best, least
-
-    def _within(self, cycle_s: float) -> Question:
+    def within(self, cycle_s: float) -> Question:
+        """Plans whose cycle is shorter than that, and maybe others as quick on the way round."""
         return replace(self.question(self.costs, cycle_s), below=cycle_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortest:
+    """Attributes:
+    found: None when there is no plan, or none was found.
+    cycle_s: of the plan, infinite without one.
+    least_s: no other plan's cycle is shorter; at least ``cycle_s`` when the proof is whole.
+    """
+
+    found: Found | None
+    cycle_s: float
+    least_s: float
+
+
+def shortest(cycles: Sequence[Cycle], asking: Asking) -> Shortest:
+    """The plan of the shortest cycle. Of equal ones, that of the first of ``cycles``.
+
+    Halving: is there any plan whose cycle is at most t? At the end, the quickest way round
+    of those whose cycle is shorter than the best one's, and a proof that there is no other.
+    """
+    return _Halving(cycles, asking).shortest()
+
+
+class _Halving:
+    """Between a time that no cycle is below, and that of the best plan known."""
+
+    def __init__(self, cycles: Sequence[Cycle], asking: Asking) -> None:
+        self._asking = asking
+        self._least = {cycle: least_of_all(cycle.within(inf)) for cycle in cycles}
+        self._best: Found | None = None
+        self._of_best: Cycle | None = None
+        self._high = inf
+
+    def shortest(self) -> Shortest:
+        self._climb()
+        for cycle in self._open():
+            if self._least[cycle] < self._high:
+                self._halve(cycle)
+        while self._prove() and not self._asking.is_spent:
+            pass
+        least = min(self._least.values(), default=inf)
+        return Shortest(self._best, self._high, least)
+
+    def _open(self) -> list[Cycle]:
+        """Those in which a better plan may exist."""
+        return [c for c, least in self._least.items() if least < self._high * (1 - 4 * TIE)]
+
+    def _climb(self) -> None:
+        """From the least upwards until a plan is found: the tighter a question, the sooner it
+        is answered."""
+        least = min(self._least.values(), default=inf)
+        for share in FIRST_SHARES:
+            for cycle in self._open():
+                within = least * (1 + share)
+                if self._asking.is_spent:
+                    return
+                if self._least[cycle] < within and self._better(cycle, within, True):
+                    return
+
+    def _halve(self, cycle: Cycle) -> None:
+        """The shortest cycle of these plans, nearly."""
+        low = self._least[cycle]
+        if self._of_best is not cycle and not self._better(cycle, self._high * (1 - 2 * TIE), True):
+            return
+        while self._high > low * (1 + CLOSE_ENOUGH) and not self._asking.is_spent:
+            middle = (low + self._high) / 2
+            if not self._better(cycle, middle, True):
+                low = middle
+
+    def _prove(self) -> bool:
+        """Look for the best plan; whether one is better than what was known."""
+        known = self._high
+        for cycle in self._open():
+            while self._least[cycle] < self._high * (1 - 4 * TIE):
+                if not self._better(cycle, self._high * (1 - 2 * TIE), False):
+                    break
+        return self._high < known
+
+    def _better(self, cycle: Cycle, cycle_s: float, any_will_do: bool) -> bool:
+        labels = LABELS_OF_A_STEP if any_will_do else MOST_LABELS
+        answer = self._asking.ask(replace(cycle.within(cycle_s), any_will_do=any_will_do), labels)
+        if answer.found is None:
+            self._least[cycle] = max(self._least[cycle], min(answer.bound, cycle_s))
+            return False
+        if answer.proven and not any_will_do:
+            self._least[cycle] = max(self._least[cycle], answer.found.cost)
+        self._best, self._of_best, self._high = answer.found, cycle, cycle.of(answer.found)
+        return True
 
 
 def required(problem: Problem) -> frozenset[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from pomona_planner.costs import Costs
 from pomona_planner.problem import Problem
-from pomona_planner.questions import Costs
 from pomona_planner.sizes import active_bytes, cache_tokens
 from pomona_planner.tables import costs, occupancy
 
@@ -126,7 +126,7 @@ def _first_token_s(problem: Problem, plan: Plan) -> float:
 def _parts(problem: Problem, plan: Plan, made: Costs) -> tuple[list[float], list[float]]:
     """(each stage's time, each link's and then the way back's)."""
     positions = problem.positions()
-    stage = made.stage()
+    stage = made.stage
     cuts = [positions.index(bound) for bound in plan.bounds]
     stages = [
         float(stage[node, a, b]) for node, a, b in zip(plan.nodes, cuts[:-1], cuts[1:], strict=True)

@@ -18,15 +18,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pomona_planner.questions import Array, Question
+from pomona_planner.costs import Array
+from pomona_planner.questions import Question
 from pomona_planner.symmetry import link_classes
 
-MOST_KINDS = 6
-"""Kinds of layers with a price of their own; when there are more, similar ones share one."""
 STEPS_OF_A_PRICE = 60
 """Steps of the ellipsoid method for each price that is sought."""
 PRECISE = 1e-6
 """Share of the least cost to which prices are sought."""
+HAIR = 1e-12
+"""Share by which a sum of many small numbers may end above its exact value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,67 +36,51 @@ class Prices:
     before: (P,) of all layers before a position.
     stage: of each stage, when their number is fixed.
     out, into: (N,) for every two nodes ``out[a] + into[b] <= link[a, b]``.
-    cost: (N, P, P) of a range on a node, its part of the links included; infinite where it
-        is not allowed.
+    back: (N,) from each node as the tail to the cheapest head, whose ``into`` is saved.
+    least: every plan costs at least this.
     """
 
     before: Array
     stage: float
     out: Array
     into: Array
-    cost: Array
+    back: Array
+    least: float
 
 
 def best_prices(question: Question, used: Sequence[int] = ()) -> Prices:
-    """Prices at which the least cost of all plans is as high as can be.
+    """Prices at which the least cost of all plans is as high as can be; or one at which it is
+    above ``below``.
 
     Args: used: nodes of a good plan, if one is known; then links among them are priced well.
     """
-    costs = question.costs
+    costs, kinds = question.costs, question.costs.kinds
     out, into = _link_prices(question, used)
-    cost = costs.stage()
-    whole = cost[:, 0, -1].copy()
-    cost[:, :, :-1] += (out + into)[:, None, None]
-    # The tail has no link to a next stage, but a way back to the head, whose ``into`` is saved.
-    cost[:, :, -1] += (into + ways_back(costs.back, into))[:, None]
-    cost[:, 0, -1] = whole
-    cost = np.where(question.allowed, cost, np.inf)
-    kinds = _kinds(costs.before)
-    found, stage = _ellipsoid(question, cost, kinds)
-    return Prices(np.concatenate(([0.0], np.cumsum(found[kinds]))), stage, out, into, cost)
+    itself = np.where(np.eye(len(out), dtype=bool), np.inf, 0.0)
+    back = (costs.back - into[None, :] + itself).min(axis=1)
+    cheapest = kinds.cheapest(np.where(question.allowed, costs.stage, np.inf))
+    cheapest[:, ~kinds.ends] += (out + into)[:, None]
+    cheapest[:, kinds.ends & ~kinds.begins] += (into + back)[:, None]
+    found, stage, least = _ellipsoid(question, cheapest, kinds.held, kinds.layers)
+    before = np.concatenate(([0.0], np.cumsum(found[kinds.layers])))
+    return Prices(before, stage, out, into, back, least)
 
 
-def ways_back(back: Array, into: Array) -> Array:
-    """(N,) from each node as the tail to the cheapest head."""
-    return (back - into[None, :] + np.where(np.eye(len(back), dtype=bool), np.inf, 0.0)).min(axis=1)
+def _ellipsoid(
+    question: Question, cheapest: Array, held: Array, kinds: Array
+) -> tuple[Array, float, float]:
+    """(price of each kind of layer, price of a stage, what all plans cost at least at these).
 
-
-def _kinds(before: Array) -> Array:
-    """A number for each layer; those of one number take equally long on every node."""
-    times = np.diff(before, axis=1)
-    scale = max(float(times.max()), 1e-15)
-    _, kinds = np.unique(np.round(times.T / scale, 9), axis=0, return_inverse=True)
-    kinds = kinds.ravel()
-    if kinds.max() >= MOST_KINDS:
-        means = times.mean(axis=0)
-        edges = np.quantile(means, np.linspace(0, 1, MOST_KINDS + 1)[1:-1])
-        kinds = np.searchsorted(edges, means, side="right")
-    kinds[0], kinds[-1] = kinds.max() + 1, kinds.max() + 2
-    return np.unique(kinds, return_inverse=True)[1].ravel()
-
-
-def _ellipsoid(question: Question, cost: Array, kinds: Array) -> tuple[Array, float]:
-    """(price of each kind of layer, price of a stage).
-
-    Ranges that hold as many layers of each kind differ in what they cost only, so the cheapest
-    stands for them all.
+    Args:
+        cheapest: (N, R) of each kind of range.
+        held: (R, K) layers of each kind in it.
+        kinds: (P - 1,) of each layer.
     """
-    count = int(kinds.max()) + 1
+    count = held.shape[1]
     exact = question.fewest == question.most
     times = np.diff(question.costs.before, axis=1).mean(axis=0)
-    start = np.bincount(kinds, times, count) / np.bincount(kinds, minlength=count)
-    held, cheapest = _cheapest_of_each(cost, kinds, count)
     whole = np.bincount(kinds, minlength=count).astype(float)
+    start = np.bincount(kinds, times, count) / whole
     if exact:
         start = np.append(start, 0.0)
         held = np.column_stack((held, np.ones(len(held))))
@@ -103,14 +88,14 @@ def _ellipsoid(question: Question, cost: Array, kinds: Array) -> tuple[Array, fl
     size = len(start)
     finite = cheapest[np.isfinite(cheapest)]
     if size < 2 or not len(finite):
-        return start[:count], 0.0
+        return start[:count], 0.0, -np.inf
     nodes = np.arange(len(cheapest))
     obliged = np.zeros(len(cheapest), dtype=bool)
     obliged[list(question.required)] = True
     reach = 4.0 * float(np.diff(question.costs.before, axis=1).max()) + float(finite.min())
     shape = np.eye(size) * reach**2
     here = best = start
-    highest = -np.inf
+    highest, rounding = -np.inf, 0.0
     for _ in range(STEPS_OF_A_PRICE * size):
         left = cheapest - held @ here
         at = left.argmin(axis=1)
@@ -119,7 +104,8 @@ def _ellipsoid(question: Question, cost: Array, kinds: Array) -> tuple[Array, fl
         value = float(whole @ here + worth[use].sum())
         if value > highest:
             highest, best = value, here
-        if highest >= question.below:
+            rounding = HAIR * float(whole @ np.abs(here) + np.abs(worth[use]).sum())
+        if highest - rounding >= question.below:
             break
         slope = whole - held[at[use]].sum(axis=0)
         length = float(np.sqrt(max(slope @ shape @ slope, 0.0)))
@@ -130,21 +116,7 @@ def _ellipsoid(question: Question, cost: Array, kinds: Array) -> tuple[Array, fl
         here = here + (1 + size * depth) / (size + 1) * step
         outer = 2 * (1 + size * depth) / ((size + 1) * (1 + depth)) * np.outer(step, step)
         shape = size**2 / (size**2 - 1) * (1 - depth**2) * (shape - outer)
-    return best[:count], float(best[count]) if exact else 0.0
-
-
-def _cheapest_of_each(cost: Array, kinds: Array, count: int) -> tuple[Array, Array]:
-    """((R, K) layers of each kind that a range may hold, (N, R) the cheapest such range)."""
-    positions = cost.shape[1]
-    before = np.zeros((positions, count), dtype=np.int64)
-    np.cumsum(np.eye(count, dtype=np.int64)[kinds], axis=0, out=before[1:])
-    starts, stops = np.triu_indices(positions, 1)
-    held = before[stops] - before[starts]
-    key = held @ (positions ** np.arange(count))
-    order = np.argsort(key, kind="stable")
-    firsts = np.flatnonzero(np.diff(key[order], prepend=-1))
-    found = np.minimum.reduceat(cost[:, starts[order], stops[order]], firsts, axis=1)
-    return held[order[firsts]].astype(float), found
+    return best[:count], float(best[count]) if exact else 0.0, highest - rounding
 
 
 def _link_prices(question: Question, used: Sequence[int]) -> tuple[Array, Array]:

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from pomona_planner.bounds import Bound
-from pomona_planner.labels import Labels, Starts, concatenated
+from pomona_planner.bounds import Bound, can_hold
+from pomona_planner.costs import Array
+from pomona_planner.labels import Labels, Ranges, WaysOn, concatenated
+from pomona_planner.nodesets import members
 from pomona_planner.prices import best_prices
-from pomona_planner.questions import MAX_NODES, TIE, Answer, Array, Found, Question
+from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
 from pomona_planner.symmetry import link_classes, twins
 
-MOST_LABELS = 2_500_000
+MOST_LABELS = 4_000_000
 """Labels looked at before the search gives up its proof and only goes on with the best."""
 BEAM = 128
 """Labels kept at each level of the first quick search."""
@@ -41,9 +43,10 @@ def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEA
     """
     if question.costs.fixed.shape[0] > MAX_NODES:
         raise ValueError(f"at most {MAX_NODES} nodes can be planned for at once")
-    bound = Bound(question, best_prices(question))
-    if bound.least >= question.below * (1 - TIE):
+    prices = best_prices(question) if can_hold(question) else None
+    if prices is None or prices.least >= question.below * (1 - TIE):
         return Answer(None, float("inf"), 0)
+    bound = Bound(question, prices)
     found: Found | None = None
     search = _Search(bound, question.below)
     looked_at, least = 0, search.least
@@ -80,10 +83,11 @@ class _Search:
         question = self._question = self._bound.question
         costs, allowed = question.costs, question.allowed
         self._count, self._positions = costs.before.shape
-        self._stage = costs.stage()
-        self._stage2 = question.second.stage() if question.second else None
-        self._starts = [Starts(allowed[node]) for node in range(self._count)]
+        second = question.second.stage if question.second else None
+        self._ranges = Ranges(allowed, costs.stage, second)
         self._twin = twins(question)
+        self._follows = np.array([twin is not None for twin in self._twin])
+        self._before = np.array([twin or 0 for twin in self._twin])
         self._class = link_classes(question)
         self._required = sum(1 << node for node in question.required)
 
@@ -114,27 +118,32 @@ class _Search:
             if level == most or (best is not None and question.any_will_do):
                 break
             rest = np.flatnonzero((labels.position > 0) & (labels.least < limit * (1 - TIE)))
-            children = self._children(labels, rest)
-            if beam is None and self.labels + children > most_labels:
+            ways_on = self._ways_on(
+                labels, rest if beam is None else self._best(labels, rest, beam)
+            )
+            if beam is None and self.labels + ways_on.count > most_labels:
                 beam = WIDE_BEAM
-            if beam is not None and len(rest) > beam:
-                order = np.argpartition(labels.least[rest], beam)
-                self.left_out = min(self.left_out, float(labels.least[rest[order[beam]]]))
-                rest = rest[order[:beam]]
-                children = self._children(labels, rest)
-            if not len(rest):
+                ways_on = self._ways_on(labels, self._best(labels, rest, beam))
+            if not ways_on.count:
                 break
-            self.labels += children
-            growing = self._grow(labels.take(rest), rest, level, limit)
+            self.labels += ways_on.count
+            growing = self._grow(labels, ways_on, level, limit)
         return self._unwind(levels, *best, limit) if best else None
 
-    def _children(self, labels: Labels, chosen: Array) -> int:
-        """How many labels come of these."""
-        masks, positions = labels.mask[chosen], labels.position[chosen]
-        return sum(
-            int(self._starts[node].count[positions[(masks >> node) & 1 == 0]].sum())
-            for node in range(self._count)
-        )
+    def _best(self, labels: Labels, rest: Array, beam: int) -> Array:
+        """As many of ``rest`` as the beam keeps, the most promising."""
+        if len(rest) <= beam:
+            return rest
+        order = np.argpartition(labels.least[rest], beam)
+        self.left_out = min(self.left_out, float(labels.least[rest[order[beam]]]))
+        return rest[order[:beam]]
+
+    def _ways_on(self, labels: Labels, rest: Array) -> WaysOn:
+        used = members(labels.mask[rest], self._count)
+        free = ~used & (used[:, self._before] | ~self._follows)
+        count = self._ranges.count.T[labels.position[rest]]
+        at, node = np.nonzero(free & (count > 0))
+        return WaysOn(rest[at], node, count[at, node])
 
     def in_order(self, found: Found) -> Found:
         """The same plan with interchangeable nodes in their given order, the first ones used."""
@@ -149,94 +158,88 @@ class _Search:
 
     def _begin(self, limit: float) -> Labels:
         """Every stage that can be the tail."""
-        last = self._positions - 1
-        parts: list[tuple[Array, ...]] = []
-        for node in range(self._count):
-            if self._twin[node] is not None:
-                continue
-            starts = self._starts[node].of(np.array([last]))[1]
-            count = len(starts)
-            second = np.zeros(count) if self._stage2 is None else self._stage2[node, starts, last]
-            parts.append(
-                self._within(
-                    limit,
-                    1,
-                    np.full(count, 1 << node),
-                    np.full(count, node),
-                    np.full(count, node),
-                    starts,
-                    self._stage[node, starts, last],
-                    second,
-                    np.full(count, -1),
-                )
+        node = np.flatnonzero(~self._follows)
+        zero = np.zeros(len(node))
+        stop = np.full(len(node), self._positions - 1)
+        return self._best_of(
+            self._extended(
+                1 << node, node, node, stop, zero, zero, np.full(len(node), -1), limit, 1
             )
-        return self._best_of(concatenated(parts))
+        )
 
-    def _grow(self, before: Labels, numbers: Array, level: int, limit: float) -> Labels:
-        """Every stage put before every label.
-
-        Args: numbers: what their children call them; level: how many stages they have.
-        """
-        question = self._question
-        second = question.second
-        parts: list[tuple[Array, ...]] = []
-        for node in range(self._count):
-            bit = 1 << node
-            free = (before.mask & bit) == 0
-            twin = self._twin[node]
-            if twin is not None:
-                free &= (before.mask & (1 << twin)) != 0
-            chosen = np.flatnonzero(free)
-            if not len(chosen):
-                continue
-            which, starts = self._starts[node].of(before.position[chosen])
-            index = chosen[which]
-            stops, front, tail = before.position[index], before.front[index], before.tail[index]
-            cost = before.cost[index] + self._stage[node, starts, stops]
-            cost += question.costs.link[node, front]
-            done = starts == 0
-            cost[done] += question.costs.back[tail[done], node]
-            cost2 = before.second[index]
-            if second is not None and self._stage2 is not None:
-                cost2 = cost2 + self._stage2[node, starts, stops] + second.link[node, front]
-                cost2[done] += second.back[tail[done], node]
+    def _grow(self, before: Labels, ways_on: WaysOn, level: int, limit: float) -> Labels:
+        """Every stage put before the labels that go on. Args: level: how many stages they have."""
+        link, second = self._question.costs.link, self._question.second
+        parts: list[Labels] = []
+        for parent, node in ways_on.blocks():
+            front = before.front[parent]
+            cost2 = before.second[parent]
+            if second is not None:
+                cost2 = cost2 + second.link[node, front]
             parts.append(
-                self._within(
+                self._extended(
+                    before.mask[parent] | (1 << node),
+                    node,
+                    before.tail[parent],
+                    before.position[parent],
+                    before.cost[parent] + link[node, front],
+                    cost2,
+                    parent,
                     limit,
                     level + 1,
-                    before.mask[index] | bit,
-                    np.full(len(index), node),
-                    tail,
-                    starts,
-                    cost,
-                    cost2,
-                    numbers[index],
                 )
             )
         return self._best_of(concatenated(parts))
 
-    def _within(
+    def _extended(
         self,
-        limit: float,
-        level: int,
         mask: Array,
         front: Array,
         tail: Array,
-        position: Array,
+        stop: Array,
         cost: Array,
         second: Array,
         parent: Array,
-    ) -> tuple[Array, ...]:
-        """Labels that may still become plans within the limits."""
-        keep = np.flatnonzero(
-            (cost < limit * (1 - TIE)) & (second <= self._question.second_limit * (1 + TIE))
+        limit: float,
+        level: int,
+    ) -> Labels:
+        """Every range put at the front of parts of plans, unless no plan within the limits can
+        come of it.
+
+        Args:
+            mask, front, tail, parent: of what they become.
+            cost, second: without the range.
+        """
+        question = self._question
+        which, ranges = self._ranges.of(front, stop)
+        start = self._ranges.start[ranges]
+        cost = cost[which] + self._ranges.cost[ranges]
+        left = self._bound.of(mask, front, tail, level).at(which, start)
+        done = np.flatnonzero(start == 0)
+        ends = which[done]
+        left[done] = 0.0
+        if level > 1:
+            cost[done] += question.costs.back[tail[ends], front[ends]]
+        least = cost + left
+        within = least < limit * (1 - TIE)
+        cost2 = second[which]
+        if question.second is not None:
+            cost2 += self._ranges.second[ranges]
+            if level > 1:
+                cost2[done] += question.second.back[tail[ends], front[ends]]
+            within &= cost2 <= question.second_limit * (1 + TIE)
+        keep = np.flatnonzero(within)
+        which = which[keep]
+        return Labels(
+            mask[which],
+            front[which],
+            tail[which],
+            start[keep],
+            cost[keep],
+            least[keep],
+            cost2[keep],
+            parent[which],
         )
-        mask, front, tail, position, cost = (x[keep] for x in (mask, front, tail, position, cost))
-        least = cost + np.where(
-            position > 0, self._bound.of(mask, front, tail, position, level), 0.0
-        )
-        made = (mask, front, tail, position, cost, least, second[keep], parent[keep])
-        return tuple(x[least < limit * (1 - TIE)] for x in made)
 
     def _best_of(self, labels: Labels) -> Labels:
         """Of labels with one future, those that no other beats."""
@@ -245,12 +248,13 @@ class _Search:
         classes = self._count
         key = (labels.mask * classes + self._class[labels.front]) * classes
         key = (key + self._class[labels.tail]) * self._positions + labels.position
-        if self._stage2 is None:
-            order = np.lexsort((labels.cost, key))
-            key = key[order]
-            first = np.ones(len(key), dtype=bool)
-            first[1:] = key[1:] != key[:-1]
-            return labels.take(order[first])
+        if self._question.second is None:
+            order = np.argsort(key)
+            firsts = np.flatnonzero(np.diff(key[order], prepend=-1))
+            cost = labels.cost[order]
+            least = np.minimum.reduceat(cost, firsts)
+            cheapest = np.flatnonzero(cost == np.repeat(least, np.diff(firsts, append=len(key))))
+            return labels.take(order[cheapest[np.searchsorted(cheapest, firsts)]])
         order = np.lexsort((labels.second, labels.cost, key))
         key = key[order]
         group = np.cumsum(np.concatenate(([0], key[1:] != key[:-1])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -36,14 +37,15 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
     count = len(problem.machines)
     if not count:
         return Shortfall("there is no machine to plan for", 0)
-    if aim.stages > count:
-        return Shortfall(f"{aim.stages} stages are wanted, but there are {count} machines", 0)
-    if aim.stages > len(problem.positions()) - 1:
-        return Shortfall(
-            f"{aim.stages} stages are wanted of a model that can be cut into "
-            f"{len(problem.positions()) - 1}",
-            0,
+    parts = len(problem.positions()) - 1
+    if aim.stages > min(count, parts):
+        there = "there is 1 machine" if count == 1 else f"there are {count} machines"
+        reason = (
+            f"{aim.stages} stages are wanted, but {there}"
+            if aim.stages > count
+            else f"{aim.stages} stages are wanted of a model that can be cut into {parts}"
         )
+        return Shortfall(reason, 0, (f"ask for {min(count, parts)} at most",))
     wrong = _wrong_pin(problem)
     if wrong:
         return Shortfall(wrong, 0, ("change POMONA_PLANNER_PINS",))
@@ -101,15 +103,7 @@ def _wrong_pin(problem: Problem) -> str:
 
 
 def _remedies(problem: Problem, aim: Aim) -> list[str]:
-    said: list[str] = []
-    demand = problem.demand
-    tokens = _largest_context(problem, aim)
-    if tokens:
-        said.append(
-            f"promise {tokens} tokens to {demand.users} users in all"
-            if demand.users > 1
-            else f"promise {tokens} tokens instead of {demand.context}"
-        )
+    said = _promises(problem, aim)
     largest = max(problem.machines, key=lambda machine: machine.memory_bytes)
     for added in range(1, MOST_ADDED - len(problem.machines) + 1):
         more = _with_copies(problem, largest, added)
@@ -124,17 +118,34 @@ def _remedies(problem: Problem, aim: Aim) -> list[str]:
     return said
 
 
-def _largest_context(problem: Problem, aim: Aim) -> int:
-    """Tokens for each user that would fit; 0 when less than 256 would."""
-    low, high = 0, problem.demand.context // 256
+def _promises(problem: Problem, aim: Aim) -> list[str]:
+    """Fewer tokens for each user, or fewer users, that would fit."""
+    demand = problem.demand
+
+    def fits(users: int, context: int) -> bool:
+        return _fits(replace(problem, demand=replace(demand, users=users, context=context)), aim)
+
+    said: list[str] = []
+    tokens = 256 * _largest(lambda n: fits(demand.users, n * 256), demand.context // 256)
+    if tokens:
+        each = "each user" if demand.users > 1 else "the user"
+        said.append(f"promise {tokens} tokens to {each} instead of {demand.context}")
+    users = _largest(lambda n: fits(n, demand.context), demand.users)
+    if users:
+        said.append(f"promise that to {users} users instead of {demand.users}")
+    return said
+
+
+def _largest(fits: Callable[[int], bool], below: int) -> int:
+    """The largest number below one that fits; 0 when none does."""
+    low, high = 0, below
     while high - low > 1:
         middle = (low + high) // 2
-        demand = replace(problem.demand, context=middle * 256)
-        if _fits(replace(problem, demand=demand), aim):
+        if fits(middle):
             low = middle
         else:
             high = middle
-    return low * 256
+    return low
 
 
 def _with_copies(problem: Problem, machine: Machine, count: int) -> Problem:

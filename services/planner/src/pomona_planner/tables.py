@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pomona.models import LayerFacts
+from pomona_planner.costs import Array, Costs
 from pomona_planner.problem import Machine, Problem
-from pomona_planner.questions import Array, Costs
 from pomona_planner.sizes import (
     FULL_CACHE_SHARE,
     WORKSPACE_BYTES,
