@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from pomona.codec import Buffer
 from pomona.messages.data import (
+    Embedded,
     Queued,
     Rejected,
     Sampling,
@@ -44,6 +45,7 @@ class Client:
     first_score: int = 0
     scores: list[float] = field(default_factory=list[float])
     likeliest: list[list[int]] = field(default_factory=list[list[int]])
+    embeddings: list[list[float]] = field(default_factory=list[list[float]])
 
 
 class InProcessPipeline:
@@ -141,8 +143,12 @@ class InProcessPipeline:
         elapsed = tuple(1000 for _ in self.stages)
         sampled = tuple(result.sampled for result in output.results)
         self._done.append(StepDone("step_done", step.step, step.lane, sampled, elapsed))
-        if output.scores is not None:
-            self._scores(*output.scores.message)
+        if output.of_prompt is not None:
+            body, tensors, buffers = output.of_prompt.message
+            if isinstance(body, Embedded):
+                self._embedding(body, buffers)
+            else:
+                self._scores(body, tensors, buffers)
         for result in output.results:
             self._token(result.token)
 
@@ -164,6 +170,11 @@ class InProcessPipeline:
         count = tensors[1].shape[1]
         ids = array("i", bytes(buffers[1])).tolist()
         client.likeliest += [ids[n * count : (n + 1) * count] for n in range(tensors[1].shape[0])]
+
+    def _embedding(self, body: Embedded, buffers: Sequence[Buffer]) -> None:
+        client = self.clients[body.request]
+        assert not client.tokens, "an embedding came after a token"
+        client.embeddings.append(array("f", bytes(buffers[0])).tolist())
 
     def _notices(self) -> None:
         for notice in self.scheduler.take_notices():

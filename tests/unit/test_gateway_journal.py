@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pomona.messages.data import Rejected, Sampling, Started, Token
+from pomona_gateway.embedding import Embedding
 from pomona_gateway.journal import (
     Deliver,
+    DeliverEmbedding,
     DeliverScores,
     Fail,
     Instruction,
@@ -257,3 +260,33 @@ def test_whatever_arrives_each_log_probability_comes_once_and_in_order(
     told = [x for part in out if isinstance(part, DeliverScores) for x in part.scores.logprobs]
     assert told == [-float(n) for n in range(len(told))]
     assert len(told) <= 8
+
+
+def embedding(attempt: int = 0) -> Embedding:
+    return Embedding("r", attempt, array("f", [1.0]))
+
+
+def test_an_embedding_comes_once_and_before_the_token() -> None:
+    journal = Journal(LIMITS)
+    sampling = Sampling(max_tokens=1, embedding=True)
+    journal.open(opened("r", "m", PROMPT, sampling, 0.0), ONE)
+    assert journal.embedded(embedding(), 1) == [DeliverEmbedding(embedding())]
+    assert journal.embedded(embedding(), 1) == []
+    assert journal.dropped.duplicate == 1
+    assert delivered(journal.token(token(0, finish=True), 2)) == [0]
+    assert len(journal) == 0
+    assert journal.embedded(embedding(), 3) == []
+    assert journal.dropped.unknown == 1
+
+
+def test_a_token_without_its_embedding_is_asked_for_again() -> None:
+    journal = Journal(LIMITS)
+    sampling = Sampling(max_tokens=1, embedding=True)
+    journal.open(opened("r", "m", PROMPT, sampling, 0.0), ONE)
+    again = journal.token(token(0, finish=True), 1)
+    assert [x.attempt for x in again if isinstance(x, Send)] == [1]
+    assert journal.dropped.gap == 1
+    assert journal.embedded(embedding(0), 2) == []
+    assert journal.dropped.stale == 1
+    assert journal.embedded(embedding(1), 2) == [DeliverEmbedding(embedding(1))]
+    assert delivered(journal.token(token(0, 1, finish=True), 3)) == [0]

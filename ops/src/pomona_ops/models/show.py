@@ -102,6 +102,7 @@ def _lines(facts: ModelFacts) -> list[tuple[str, str]]:
         ("chat template", "yes" if facts.has_chat_template else "no"),
         ("tool calls", facts.tool_parser),
         ("reasoning", facts.reasoning_parser),
+        ("embeddings", facts.pooling + (", of length 1" if facts.normalized else "")),
         ("sampling", ", ".join(f"{k} {v:g}" for k, v in facts.sampling.items())),
         ("never run", f"code offered by {', '.join(facts.unused_code)}"
                       if facts.unused_code else ""),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from pomona.errors import RequestError
 from pomona.messages.data import QueuePlace, Sampling, Started, Token
+from pomona_gateway.embedding import Embedding
 from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics, Timing
 from pomona_gateway.prompt_scores import PromptScores
@@ -30,6 +31,7 @@ class Completion:
         stops: strings that end a reply; none of their text is given.
         prompts: each gets ``count`` replies; their seeds differ.
         visible: special tokens that are part of the text.
+        at_once: replies in the works at one time; the others follow as these end.
         prompt_only: replies have no tokens; one is drawn, which nobody sees.
         share: kept prefixes are shared only within it.
         priority: 0 is the most urgent.
@@ -46,6 +48,7 @@ class Completion:
     share: str = ""
     priority: int = 0
     queue_share: float = 1.0
+    at_once: int = 2**31
     prompt_only: bool = False
 
     @property
@@ -107,13 +110,18 @@ class Replies:
         metrics.request_n.labels(completion.model).observe(completion.count)
         metrics.request_max_tokens.labels(completion.model).observe(sampling.max_tokens)
         try:
-            for index in range(completion.replies):
-                generation = self._generation(index)
-                self._sequences.append(engine.submit(generation, self._inbox, index))
-                self._open.add(index)
+            for _ in range(min(completion.at_once, completion.replies)):
+                self._begin_next()
         except BaseException:
             self.close()
             raise
+
+    def _begin_next(self) -> None:
+        index = len(self._sequences)
+        if index < self.completion.replies:
+            generation = self._generation(index)
+            self._sequences.append(self._engine.submit(generation, self._inbox, index))
+            self._open.add(index)
 
     def _generation(self, index: int) -> Generation:
         completion = self.completion
@@ -179,9 +187,13 @@ class Replies:
             if isinstance(event, PromptScores):
                 yield index, Piece("", prompt=event)
                 continue
+            if isinstance(event, Embedding):
+                yield index, Piece("", embedding=event)
+                continue
             piece = self._piece(index, event)
             if piece.finish is not None:
                 self.end(index, piece.finish)
+                self._begin_next()
             if piece.text or piece.chances or piece.finish:
                 yield index, piece
 

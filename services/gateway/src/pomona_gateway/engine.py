@@ -18,6 +18,7 @@ from pomona.errors import ProtocolError, RequestError
 from pomona.messages.control import Beacon
 from pomona.messages.data import (
     Cancel,
+    Embedded,
     Queued,
     QueuePlace,
     Rejected,
@@ -29,8 +30,10 @@ from pomona.messages.data import (
     Tokens,
 )
 from pomona.transport import Identity
+from pomona_gateway.embedding import Embedding, read_embedding
 from pomona_gateway.journal import (
     Deliver,
+    DeliverEmbedding,
     DeliverScores,
     Fail,
     Instruction,
@@ -220,8 +223,8 @@ class Engine:
                 case Tokens(tokens=tokens):
                     for token in tokens:
                         self._obey(self._journal.token(token, now))
-                case Scored() as scored:
-                    self._take_scores(scored, message, now)
+                case Scored() | Embedded() as of_prompt:
+                    self._take_of_prompt(of_prompt, message, now)
                 case Started() as started:
                     self._obey(self._journal.progress(started, now))
                 case Queued(places=places):
@@ -236,14 +239,17 @@ class Engine:
             if count:
                 self._metrics.dropped.labels(reason).inc(count)
 
-    def _take_scores(self, scored: Scored, message: Message, now: float) -> None:
+    def _take_of_prompt(self, body: Scored | Embedded, message: Message, now: float) -> None:
         try:
-            scores = read_scores(scored, message)
+            if isinstance(body, Scored):
+                out = self._journal.scored(read_scores(body, message), now)
+            else:
+                out = self._journal.embedded(read_embedding(body, message), now)
         except ProtocolError as error:
             log.warning("a message was refused", extra={"reason": str(error)})
             self._metrics.dropped.labels("invalid").inc()
             return
-        self._obey(self._journal.scored(scores, now))
+        self._obey(out)
 
     def _unsent(self, body: Submit | Cancel) -> None:
         if isinstance(body, Submit):
@@ -255,8 +261,8 @@ class Engine:
             match instruction:
                 case Deliver(token=token):
                     self._deliver(token)
-                case DeliverScores(scores=scores):
-                    self._deliver_scores(scores)
+                case DeliverScores(scores=told) | DeliverEmbedding(embedding=told):
+                    self._deliver_of_prompt(told)
                 case Progress(news=news):
                     self._report(news)
                 case Send():
@@ -331,11 +337,11 @@ class Engine:
             message = "the client reads slower than the model writes; its reply was cancelled"
             running.inbox.fail(RequestError(408, "client_too_slow", message))
 
-    def _deliver_scores(self, scores: PromptScores) -> None:
-        running = self._running.get(scores.request)
+    def _deliver_of_prompt(self, told: PromptScores | Embedding) -> None:
+        running = self._running.get(told.request)
         if running is not None:
             self.progress += 1
-            running.inbox.put(running.index, scores)
+            running.inbox.put(running.index, told)
 
     def _report(self, news: QueuePlace | Started) -> None:
         running = self._running.get(news.request)

@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 from pomona.errors import RequestError
 from pomona.messages.data import QueuePlace, Rejected, Sampling, Started, Token
+from pomona_gateway.embedding import Embedding
 from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.routes import Route
 
@@ -77,6 +78,13 @@ class DeliverScores:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliverEmbedding:
+    """The embedding of the prompt."""
+
+    embedding: Embedding
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The request has this place in the head's queue, or the head did a part of its prompt."""
 
@@ -91,7 +99,9 @@ class Fail:
     error: RequestError
 
 
-Instruction: TypeAlias = Send | SendCancel | Deliver | DeliverScores | Progress | Fail
+Instruction: TypeAlias = (
+    Send | SendCancel | Deliver | DeliverScores | DeliverEmbedding | Progress | Fail
+)
 
 
 @dataclass(slots=True)
@@ -113,6 +123,7 @@ class Entry:
     left: Route | None = None
     emitted: list[int] = field(default_factory=list[int])
     scored: int = 0
+    embedded: bool = False
 
     @property
     def unscored(self) -> int:
@@ -183,7 +194,8 @@ class Journal:
         if token.index < len(entry.emitted):
             self.dropped.duplicate += 1
             return []
-        if token.index > len(entry.emitted) or entry.unscored:
+        missing = entry.unscored or (entry.sampling.embedding and not entry.embedded)
+        if token.index > len(entry.emitted) or missing:
             self.dropped.gap += 1
             return self._again(entry, now)
         entry.emitted.append(token.token)
@@ -210,6 +222,22 @@ class Journal:
         entry.scored += len(scores.logprobs)
         entry.since = now
         return [DeliverScores(scores)]
+
+    def embedded(self, embedding: Embedding, now: float) -> list[Instruction]:
+        """The embedding of a prompt arrived; it comes before the token."""
+        entry = self._entries.get(embedding.request)
+        if entry is None:
+            self.dropped.unknown += 1
+            return []
+        if embedding.attempt != entry.attempt or entry.route is None:
+            self.dropped.stale += 1
+            return []
+        if entry.embedded:
+            self.dropped.duplicate += 1
+            return []
+        entry.embedded = True
+        entry.since = now
+        return [DeliverEmbedding(embedding)]
 
     def progress(self, news: QueuePlace | Started, now: float) -> list[Instruction]:
         """The head reports on a request without a token: the wait for one begins anew."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pomona.messages.data import Token
+from pomona_gateway.embedding import Embedding
 from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.tokenizer import Tokenizer
 
@@ -25,13 +26,15 @@ class TokenChance:
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What one or more tokens add to a reply. ``finish`` ends it; ``stop`` is the stop
-    string that did. ``prompt``: log-probabilities of the prompt, and no text."""
+    string that did. ``prompt``: log-probabilities of the prompt, and no text; ``embedding``:
+    that of the prompt, likewise."""
 
     text: str
     chances: tuple[TokenChance, ...] = ()
     finish: str | None = None
     stop: str | None = None
     prompt: PromptScores | None = None
+    embedding: Embedding | None = None
 
 
 class StopScanner:

@@ -11,10 +11,11 @@ from typing import TypeAlias
 
 from pomona.errors import RequestError
 from pomona.messages.data import QueuePlace, Sampling, Started, Token
+from pomona_gateway.embedding import Embedding
 from pomona_gateway.metrics import Timing
 from pomona_gateway.prompt_scores import PromptScores
 
-Event: TypeAlias = Token | Started | QueuePlace | PromptScores
+Event: TypeAlias = Token | Started | QueuePlace | PromptScores | Embedding
 """What the pipeline tells of one sequence."""
 
 

@@ -9,17 +9,17 @@ import mlx.core as mx
 import numpy as np
 
 from pomona.codec import Buffer
-from pomona.messages.data import Close, Fork, Open, Scored, Step, Tensor
+from pomona.messages.data import Close, Embedded, Fork, Open, Scored, Step, Tensor
 
-ScoredMessage: TypeAlias = tuple[Scored, tuple[Tensor, ...], tuple[Buffer, ...]]
+PromptMessage: TypeAlias = tuple[Scored | Embedded, tuple[Tensor, ...], tuple[Buffer, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class OfPrompt:
     """What a chunk tells the gateway at ``reply`` of its prompt: body, tensors, buffers."""
 
     reply: str
-    message: ScoredMessage
+    message: PromptMessage
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class PromptScores:
         """Whether the logits of all positions of this step are of use."""
         return step.lane is None and step.rows[0] in self._prompts
 
-    def take(self, step: Step, logits: mx.array) -> Scores | None:
+    def take(self, step: Step, logits: mx.array) -> OfPrompt | None:
         """What a chunk tells; None when it tells nothing that is not known already.
 
         Args:
@@ -73,7 +73,7 @@ class PromptScores:
         rows = logits[0, first - begin : last - begin].astype(mx.float32)
         parts = score(rows, targets, op.sampling.prompt_logprobs or 0)
         arrays = [np.asarray(part) for part in parts]
-        return Scores(
+        return OfPrompt(
             op.reply,
             (
                 Scored("scored", op.request, op.attempt, first),
@@ -85,6 +85,18 @@ class PromptScores:
                 tuple(array.tobytes() for array in arrays),
             ),
         )
+
+
+def embedded(op: Open, last: mx.array) -> OfPrompt:
+    """What the tail tells of a prompt that is to be embedded.
+
+    Args:
+        last: (hidden_size,), any float dtype: the hidden states of its last token.
+    """
+    vector = np.asarray(last.astype(mx.float32))
+    message = Embedded("embedded", op.request, op.attempt)
+    tensor = Tensor("float32", vector.shape)
+    return OfPrompt(op.reply, (message, (tensor,), (vector.tobytes(),)))
 
 
 def score(rows: mx.array, targets: mx.array, count: int) -> tuple[mx.array, mx.array, mx.array]:

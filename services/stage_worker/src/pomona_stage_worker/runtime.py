@@ -330,8 +330,8 @@ class Runtime:
             self._head.send(done, self.pipeline.epoch)
         elif self.scheduler is not None:
             self.scheduler.step_done(done)
-        if output.scores is not None:
-            self._tell(output.scores.reply, *output.scores.message)
+        if output.of_prompt is not None:
+            self._tell(output.of_prompt.reply, *output.of_prompt.message)
         by_gateway: dict[str, list[Token]] = {}
         for result in output.results:
             by_gateway.setdefault(result.reply, []).append(result.token)

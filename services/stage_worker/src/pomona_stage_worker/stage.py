@@ -23,10 +23,13 @@ from pomona_stage_worker.caches import (
     quantize,
 )
 from pomona_stage_worker.constraints import Grammars
-from pomona_stage_worker.drawing import Drawing, Result
-from pomona_stage_worker.prompt_scores import PromptScores, Scores
+from pomona_stage_worker.drawing import Drawing, Drawn, Result
+from pomona_stage_worker.prompt_scores import OfPrompt, PromptScores, embedded
 from pomona_stage_worker.sampling import draw
-from pomona_stage_worker.slicing import StageModel
+from pomona_stage_worker.slicing import Logits, StageModel
+
+NO_TOKEN = Drawn(0)
+"""Ends a sequence of which no token is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Output:
 
     buffers: tuple[Buffer, ...] = ()
     results: tuple[Result, ...] = ()
-    scores: Scores | None = None
+    of_prompt: OfPrompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +146,15 @@ class MlxStage:
         scores = self._prompt_scores.take(step, output) if wanted else None
         if not step.sample:
             mx.eval(owned)
-            return Output(scores=scores)
+            return Output(of_prompt=scores)
         drawings = [self._drawings[seq] for seq in step.rows]
+        if self._embeds(step):
+            mx.eval(output, owned)
+            result = drawings[0].accept(NO_TOKEN)
+            return Output(results=(result,), of_prompt=embedded(drawings[0].opened, output[0, -1]))
         drawn = draw(output[:, -1, :], drawings)
         results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
-        return Output(results=results, scores=scores)
+        return Output(results=results, of_prompt=scores)
 
     def prepare(self) -> bool:
         for number, tensors in self._expected.items():
@@ -191,10 +198,18 @@ class MlxStage:
         if ahead is not None:
             ahead.take_back()
         arrays = [_array(t, b) for t, b in zip(tensors, buffers, strict=True)]
-        logits = "last" if step.sample else "none"
+        logits: Logits = "last" if step.sample else "none"
         if self._model.is_tail and self._prompt_scores.wanted(step):
             logits = "all"
+        elif self._model.is_tail and self._embeds(step):
+            logits = "hidden"
         return self._model(arrays[0], tuple(arrays[1:]) or None, caches, logits=logits)
+
+    def _embeds(self, step: Step) -> bool:
+        """On the tail: whether it is the embedding that is wanted of the step's prompt."""
+        if not step.sample or step.lane is not None or not self._model.has_body:
+            return False
+        return self._drawings[step.rows[0]].sampling.embedding
 
     def _take_back(self, lane: int) -> None:
         """The lane changes: what was built or expected of it is void."""

@@ -5,7 +5,7 @@
     gateway --Submit, Cancel--> head --Step--> stage --Step--> tail
        ^                          ^                              |
        |                          +----------- StepDone ---------+
-       +-- Rejected, Queued, -----+-------- Tokens, Scored ------+
+       +-- Rejected, Queued, -----+--- Tokens, Scored, Embedded -+
            Started
 
 Every message travels in an :class:`Envelope`; the tensors follow as raw frames.
@@ -67,6 +67,8 @@ class Sampling:
         logprobs: None, or how many alternatives (0 to 20) are reported for each token.
         prompt_logprobs: the same for the prompt's own tokens, in :class:`Scored`.
         grammar: the reply must match it: a grammar as llguidance writes it; empty for none.
+        embedding: tell the prompt's embedding, in :class:`Embedded`; the one token after it
+            is no reply. ``max_tokens`` must be 1.
     """
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -84,6 +86,7 @@ class Sampling:
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)] = ""
+    embedding: bool = False
 
 
 # To the head ---------------------------------------------------------------------------
@@ -316,6 +319,16 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The embedding of a prompt; it comes before the token. One tensor, float32
+    (hidden_size,): what the model made of the last token, after the final norm."""
+
+    kind: Literal["embedded"]
+    request: RequestId
+    attempt: Count
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The head has begun a prompt, or a chunk of it is done.
 
@@ -366,7 +379,7 @@ class Rejected:
 
 
 Body = Annotated[
-    Submit | Cancel | StepDone | Step | Tokens | Scored | Started | Queued | Rejected,
+    Submit | Cancel | StepDone | Step | Tokens | Scored | Embedded | Started | Queued | Rejected,
     Field(discriminator="kind"),
 ]
 

@@ -82,6 +82,10 @@ class ModelFacts:
             empty when the model has none.
         sampling: the sampling that its makers recommend, for requests that leave it open.
         legal_cuts: layers before which the model may be cut; None when everywhere.
+        pooling: how the embedding of a text is made of its tokens' hidden states, in the words
+            of sentence-transformers, such as ``lasttoken``; empty when the model is not for
+            that.
+        normalized: whether embeddings have length 1.
         unused_code: files that offer code of the model's own, which is never run.
         source: where the figures come from, when not from files.
         computed: the figures that were computed, not published.
@@ -106,6 +110,8 @@ class ModelFacts:
     reasoning_parser: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict[str, float])
     legal_cuts: tuple[int, ...] | None = None
+    pooling: str = ""
+    normalized: bool = False
     unused_code: tuple[str, ...] = ()
     source: str = ""
     computed: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.parsers import parsers_of_template
+from pomona.models.pooling import read_pooling
 from pomona.models.safetensors_index import TensorPlace, read_json, read_tensor_places
 
 __all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
@@ -64,6 +65,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
     idle = text.idle_share
     templates = _chat_template(path)
     tools, reasoning = parsers_of_template(templates)
+    pooling, normalized = read_pooling(path)
     return ModelFacts(
         name=path.name,
         path=path,
@@ -89,6 +91,8 @@ def read_folder_facts(path: Path) -> ModelFacts:
         reasoning_parser=reasoning,
         sampling=_sampling(path),
         legal_cuts=legal_cuts(text),
+        pooling=pooling,
+        normalized=normalized,
         unused_code=_unused_code(path),
     )
 

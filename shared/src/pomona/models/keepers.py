@@ -12,6 +12,7 @@ Range = tuple[int, int]
 
 _SMALL = re.compile(
     r"[^/]+\.(json|jinja|txt|model|tiktoken)|additional_chat_templates/[^/]+\.jinja"
+    r"|\d+_Pooling/config\.json"
 )
 _SMALL_LIMIT = 128 << 20
 _WEIGHTS = re.compile(r"[^/]+\.safetensors|((?!\.\.?/)[^/]+/)*[^/]+\.gguf")

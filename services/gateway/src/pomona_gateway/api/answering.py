@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -71,16 +71,13 @@ async def answer(
 ) -> Response | ASGIApp:
     """Run the completion while its client is there. Raises RequestError when it is refused
     or, when not streamed, fails."""
+    if not stream:
+        return await answer_whole(request, completion, writer.whole)
     gateway = gateway_of(request)
     pause_s = gateway.settings.keep_alive_s
     visit = Visit(gateway, request.state.key)
     replies = visit.begin(completion, stream)
     try:
-        if not stream:
-            whole = writer.whole(replies, pause_s)
-            body = await while_connected(request.receive, whole)
-            visit.end(replies)
-            return JsonResponse(body)
         await while_connected(request.receive, replies.settle(SETTLE_S))
     except BaseException:
         visit.end(replies)
@@ -92,6 +89,22 @@ async def answer(
         gateway.settings.stall_deadline_s,
         lambda: visit.end(replies),
     )
+
+
+async def answer_whole(
+    request: Request,
+    completion: Completion,
+    whole: Callable[[Replies, float], Coroutine[Any, Any, dict[str, Any]]],
+) -> Response:
+    """As :func:`answer`, not streamed. ``whole`` makes one object of the replies."""
+    gateway = gateway_of(request)
+    visit = Visit(gateway, request.state.key)
+    replies = visit.begin(completion, stream=False)
+    try:
+        work = whole(replies, gateway.settings.keep_alive_s)
+        return JsonResponse(await while_connected(request.receive, work))
+    finally:
+        visit.end(replies)
 
 
 class Visit:

@@ -64,9 +64,7 @@ async def translate(
 ) -> tuple[Completion, tuple[str, ...]]:
     """The dialect's request as the gateway's own, and the prompts as text."""
     name, language = gateway.catalogue.find(asked.model)
-    texts, prompts = await _prompts(asked.prompt, language)
-    if not all(prompts):
-        raise RequestError(400, "invalid_value", "invalid 'prompt': it has no tokens", "prompt")
+    texts, prompts = await read_prompts(asked.prompt, language, "prompt")
     limit = DEFAULT_MAX_TOKENS if asked.max_tokens is None else max(asked.max_tokens, 1)
     scored = asked.logprobs if asked.echo else None
     longest = max(len(prompt) for prompt in prompts)
@@ -85,10 +83,20 @@ async def translate(
     return completion, texts
 
 
-async def _prompts(
-    given: Prompt, language: LanguageModel
+async def read_prompts(
+    given: Prompt, language: LanguageModel, parameter: str
 ) -> tuple[tuple[str, ...], tuple[array[int], ...]]:
-    """Each prompt as text and as ids."""
+    """Each prompt as text and as ids. Raises RequestError naming the parameter."""
+    texts, prompts = await _read(given, language, parameter)
+    if not all(prompts):
+        message = f"invalid '{parameter}': it has no tokens"
+        raise RequestError(400, "invalid_value", message, parameter)
+    return texts, prompts
+
+
+async def _read(
+    given: Prompt, language: LanguageModel, parameter: str
+) -> tuple[tuple[str, ...], tuple[array[int], ...]]:
     if isinstance(given, str):
         texts = (given,)
         return texts, (await language.prompter.encode(given),)
@@ -99,8 +107,8 @@ async def _prompts(
     prompts = tuple(array("i", cast("list[int]", row)) for row in rows)
     size = language.facts.vocab_size
     if max(max(prompt) for prompt in prompts) >= size:
-        message = f"invalid 'prompt': this model has only {size} tokens"
-        raise RequestError(400, "invalid_value", message, "prompt")
+        message = f"invalid '{parameter}': this model has only {size} tokens"
+        raise RequestError(400, "invalid_value", message, parameter)
     decode = language.tokenizer.decode
     return tuple(decode(prompt, skip_special=False) for prompt in prompts), prompts
 

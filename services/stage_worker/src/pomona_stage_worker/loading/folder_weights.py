@@ -23,6 +23,7 @@ from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.folder import refuse_own_code
 from pomona.models.safetensors_index import read_json, read_tensor_places
 from pomona_stage_worker.loading.precision import make_float32, on_metal
+from pomona_stage_worker.slicing import has_body
 
 _SMALL_FILES = ("config.json", "generation_config.json", "hf_quant_config.json")
 _LACKING = re.compile(r"^Missing \d+ parameters: (.+?)\.?$")
@@ -141,9 +142,18 @@ def _note_tensors(model: nn.Module, seen: dict[str, mx.array]) -> None:
     def noted(weights: Any, *args: Any, **kwargs: Any) -> Any:
         seen.update(weights)
         delattr(model, name)
-        return method(weights, *args, **kwargs)
+        return method(_whole_names(model, weights), *args, **kwargs)
 
     setattr(model, name, noted)
+
+
+def _whole_names(model: nn.Module, weights: Any) -> Any:
+    """Weights by the names that the model has for them: one that embeds may be stored without
+    its vocabulary head, and then its body's names lack what the body is called."""
+    is_body = isinstance(weights, dict) and has_body(model)
+    if not is_body or any(name.startswith("model.") for name in weights):
+        return weights
+    return {f"model.{name}": array for name, array in weights.items()}
 
 
 @contextmanager

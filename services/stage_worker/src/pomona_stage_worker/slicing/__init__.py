@@ -13,6 +13,7 @@ import mlx.nn as nn
 from .anatomy import Anatomy
 from .errors import ActivationsError, IllegalCutError, SlicingError
 from .stage import Activations, Logits, StageModel
+from .watch import has_body
 
 __all__ = [
     "Activations",
@@ -22,6 +23,7 @@ __all__ = [
     "Logits",
     "SlicingError",
     "StageModel",
+    "has_body",
     "legal_cuts",
     "owned_parameters",
     "slice_model",

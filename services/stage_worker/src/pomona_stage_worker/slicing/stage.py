@@ -12,10 +12,10 @@ from .caches import advance, copy_state, kind_of, leaf_caches, state_arrays
 from .errors import ActivationsError
 from .sites import StandIn
 from .trees import lookup, replaced
-from .watch import last_position, run_model
+from .watch import has_body, last_position, run_body, run_model
 
 Activations = mx.array | tuple[mx.array, ...]
-Logits = Literal["all", "last", "none"]
+Logits = Literal["all", "last", "none", "hidden"]
 
 
 class StageModel:
@@ -35,6 +35,7 @@ class StageModel:
         start, stop: the range of layers.
         layer_count: the number of layers of the whole model.
         is_head, is_tail: whether the stage begins or ends the pipeline.
+        has_body: whether the model can be run without its vocabulary head.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, start: int, stop: int) -> None:
@@ -45,6 +46,7 @@ class StageModel:
         self.layer_count = anatomy.layer_count
         self.is_head = start == 0
         self.is_tail = stop == anatomy.layer_count
+        self.has_body = has_body(model)
         self._anatomy = anatomy
         self._arriving: list[Crossing] = anatomy.boundaries.get(start, [])
         self._leaving: list[Crossing] = anatomy.boundaries.get(stop, [])
@@ -88,12 +90,13 @@ class StageModel:
                 is given them; only the head reads the embedding.
             activations: what the stage before returned; None at the head.
             cache: a list from `make_cache`, or one merged from several by mlx-lm's `merge`.
-            logits: at the tail, which positions to apply the vocabulary head to.
+            logits: at the tail, which positions to apply the vocabulary head to; "hidden"
+                for what it would be applied to at the last one.
 
         Returns:
             What to give the next stage: an array, or a tuple of them. At the tail the
-            logits, shape (batch, length, vocabulary), with length 1 for "last"; for "none"
-            None, and only the caches are left to evaluate.
+            logits, shape (batch, length, vocabulary), with length 1 for "last"; for "hidden"
+            (batch, 1, hidden_size); for "none" None, and only the caches are left to evaluate.
 
         Raises:
             ActivationsError: when `activations` are not what the first layer takes.
@@ -107,14 +110,15 @@ class StageModel:
         self._step = step = _Step(arrived, leaves, batch, length, logits)
         try:
             with self._anatomy.sites.replaced_by(self._stand_ins):
-                output = run_model(self.model, tokens, cache)
+                run = run_body if self.is_tail and logits == "hidden" else run_model
+                output = run(self.model, tokens, cache)
         finally:
             self._step = _Step((), [], 0, 0)
 
         if self.is_tail:
             if logits == "none":
                 return None
-            if logits == "last" and not self._anatomy.last_suffices:
+            if logits in ("last", "hidden") and not self._anatomy.last_suffices:
                 output = output[:, -1:]
             return mx.depends([output], step.pending())[0]
         for leaving, arriving in self._relayed.items():
@@ -177,7 +181,7 @@ class StageModel:
             result = layer(  # type: ignore[operator]  # Module declares no __call__
                 *(arguments[i] for i in range(len(args))), **{k: arguments[k] for k in kwargs}
             )
-            if is_last and step.logits == "last":
+            if is_last and step.logits in ("last", "hidden"):
                 return last_position(result, self._anatomy.last_axes)
             return result
 

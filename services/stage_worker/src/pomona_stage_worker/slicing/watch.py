@@ -253,6 +253,16 @@ def run_model(model: nn.Module, tokens: mx.array, cache: list[Any]) -> mx.array:
     return output[0] if isinstance(output, tuple) else output
 
 
+def has_body(model: nn.Module) -> bool:
+    """Whether the model keeps all but its vocabulary head in a module of its own."""
+    return isinstance(getattr(model, "model", None), nn.Module)
+
+
+def run_body(model: nn.Module, tokens: mx.array, cache: list[Any]) -> mx.array:
+    """What the vocabulary head is applied to, shape (batch, length, hidden_size)."""
+    return model.model(tokens, cache=cache)  # type: ignore[operator]  # see `has_body`
+
+
 def step_axis(first: Any, second: mx.array, lengths: tuple[int, ...]) -> int | None:
     """The axis along which an array follows the tokens of a step, seen in the first two
     passes; None when there is none, as in keys that follow the whole history."""

@@ -1,0 +1,160 @@
+"""``/v1/embeddings`` of a real cluster, beside what mlx-lm's own model makes of the texts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import mlx.core as mx
+import numpy as np
+import openai
+import pytest
+from mlx_lm.models import qwen3
+
+from clusters import MODEL, Cluster, run_pomona, until
+from doubles.folders import tensors_of, write_folder
+from doubles.tiny_model import end_id, tiny_backend
+
+NAME = "little-embedder"
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "num_hidden_layers": 6,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": tiny_backend().get_vocab_size(),
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "eos_token_id": end_id(),
+}
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize",
+     "type": "sentence_transformers.models.Normalize"},
+]  # fmt: skip
+TEXTS = ["hello there", "what is the capital of France?", "a b c " * 60]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    mx.random.seed(8)
+    made = qwen3.Model(qwen3.ModelArgs.from_dict(CONFIG))
+    made.apply(lambda x: mx.random.normal(x.shape) * 0.3 if x.ndim > 1 else x)
+    mx.eval(made.parameters())
+    made.eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(
+    cluster: Cluster, model: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[openai.OpenAI]:
+    """The embedder is stored as Qwen3-Embedding is: its body's tensors alone."""
+    folder = tmp_path_factory.mktemp("models") / NAME
+    body = {name.removeprefix("model."): array for name, array in tensors_of(model).items()}
+    write_folder(folder, body, CONFIG, files=2)
+    tiny_backend().save(str(folder / "tokenizer.json"))
+    (folder / "modules.json").write_text(json.dumps(MODULES))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    done = run_pomona("models", "load", str(folder), "--port", str(cluster.ports.first))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def alone(model: Any, text: str) -> list[float]:
+    """The model's hidden states at the text's last token, of length 1."""
+    ids = tiny_backend().encode(text).ids
+    last = np.asarray(model.model(mx.array([ids]))[0, -1], dtype=np.float64)
+    return (last / np.linalg.norm(last)).tolist()
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", None])
+def test_texts_get_the_embeddings_that_the_model_alone_gives(
+    client: openai.OpenAI, model: Any, encoding: Any
+) -> None:
+    """None: what the package asks for by itself, which is base64."""
+    given = {} if encoding is None else {"encoding_format": encoding}
+    answer = client.embeddings.create(model=NAME, input=TEXTS, **given)
+    assert [x.index for x in answer.data] == [0, 1, 2]
+    for text, told in zip(TEXTS, answer.data, strict=True):
+        vector = told.embedding
+        if isinstance(vector, str):  # the package decodes only what it asked for by itself
+            vector = np.frombuffer(base64.b64decode(vector), np.float32).tolist()
+        assert vector == pytest.approx(alone(model, text), abs=1e-4)
+    count = sum(len(tiny_backend().encode(text).ids) for text in TEXTS)
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (count, count)
+
+
+def test_ids_serve_as_well_as_text(client: openai.OpenAI, model: Any) -> None:
+    ids = tiny_backend().encode(TEXTS[0]).ids
+    for given in (ids, [ids]):
+        (told,) = client.embeddings.create(model=NAME, input=given).data
+        assert told.embedding == pytest.approx(alone(model, TEXTS[0]), abs=1e-4)
+
+
+def test_a_thousand_texts_are_one_request(client: openai.OpenAI, model: Any) -> None:
+    texts = [f"text {n}" for n in range(1000)]
+    data = client.embeddings.create(model=NAME, input=texts).data
+    assert [x.index for x in data] == list(range(1000))
+    for n in (0, 31, 32, 500, 999):
+        assert data[n].embedding == pytest.approx(alone(model, texts[n]), abs=1e-4)
+
+
+def test_texts_go_on_when_a_stage_worker_is_killed(
+    cluster: Cluster, client: openai.OpenAI, model: Any
+) -> None:
+    texts = [f"text {n}" for n in range(400)]
+    pipelines = {x["model"]: x for x in cluster.status()["pipelines"]}
+    before = prompt_tokens(cluster)
+    with ThreadPoolExecutor(1) as executor:
+        asking = executor.submit(client.embeddings.create, model=NAME, input=texts)
+        until(lambda: prompt_tokens(cluster) > before + 50, 30, "some texts were embedded")
+        os.kill(pipelines[NAME]["stages"][1]["pid"], signal.SIGKILL)
+        assert not asking.done()
+        data = asking.result(120).data
+    assert len(data) == 400
+    for n in (0, 100, 200, 399):
+        assert data[n].embedding == pytest.approx(alone(model, texts[n]), abs=1e-4)
+
+
+def prompt_tokens(cluster: Cluster) -> float:
+    """Tokens of texts that were embedded since the gateway began."""
+    text = httpx.get(f"{cluster.url}/metrics").text
+    found = re.search(rf"^pomona_prompt_tokens_total.*{NAME}.* (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"model": MODEL}, "embeddings_not_supported", "writes text"),
+        ({"dimensions": 32}, "invalid_value", "have 64"),
+        ({"input": "a b c " * 400}, "context_length_exceeded", "tokens"),
+        ({"input": ""}, "invalid_value", "input"),
+        ({"input": [10**6]}, "invalid_value", "only"),
+        ({"stream": True}, "unknown_parameter", "stream"),
+    ],
+)
+def test_what_cannot_be_embedded_is_a_400_with_the_reason(
+    client: openai.OpenAI, cluster: Cluster, change: dict[str, Any], code: str, words: str
+) -> None:
+    body = {"model": NAME, "input": "x"} | change
+    answer = httpx.post(f"{cluster.url}/v1/embeddings", json=body, timeout=30)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert words in error["message"]
+    assert error["code"] == code
