@@ -150,10 +150,9 @@ def _note_tensors(model: nn.Module, seen: dict[str, mx.array]) -> None:
 def _whole_names(model: nn.Module, weights: Any) -> Any:
     """Weights by the names that the model has for them: one that embeds may be stored without
     its vocabulary head, and then its body's names lack what the body is called."""
-    is_body = isinstance(weights, dict) and has_body(model)
-    if not is_body or any(name.startswith("model.") for name in weights):
-        return weights
-    return {f"model.{name}": array for name, array in weights.items()}
+    if isinstance(weights, dict) and "embed_tokens.weight" in weights and has_body(model):
+        return {f"model.{name}": array for name, array in weights.items()}
+    return weights
 
 
 @contextmanager
