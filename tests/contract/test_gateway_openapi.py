@@ -35,9 +35,14 @@ CHAT_TEMPLATE = (
 CONTEXT_LENGTH = 2**31 - 1
 EXAMPLES = 10
 """Of each operation, beside those that cover its schema place by place."""
-BEYOND_SCHEMAS = {"embeddings_not_supported", "structured_output_not_supported"}
-"""Codes by which a request is refused that the document allows: this model does not embed, and what
-a grammar can hold of a JSON Schema or a regular expression no JSON Schema can say."""
+BEYOND_SCHEMAS = {
+    "embeddings_not_supported",
+    "min_tokens_too_large",
+    "structured_output_not_supported",
+}
+"""Codes by which a request is refused that the document allows: this model does not embed, one
+number may not be over another, and what a grammar can hold of a JSON Schema or a regular
+expression no JSON Schema can say."""
 REFUSED = ["400", "404", "405", "413"]
 """What is not valid gets these: a list that is too long may also be a body that is too large."""
 

@@ -139,6 +139,7 @@ def test_a_packed_body_is_a_415(http: httpx.Client) -> None:
         ({"response_format": held(nested(70))}, UNSUPPORTED, SCHEMA_AT),
         ({"response_format": held({}), "ignore_eos": True}, "invalid_value", "response_format"),
         ({"response_format": held({}), "min_tokens": 3}, "invalid_value", "response_format"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens_too_large", "min_tokens"),
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         (
             {"chat_template_kwargs": {"messages": []}},

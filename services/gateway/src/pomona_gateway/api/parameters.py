@@ -135,8 +135,12 @@ def sampling(
         if token >= size:
             raise _no_token("stop_token_ids", token, size)
     seed = secrets.randbits(63) if given.seed is None else given.seed & SEED_MASK
+    most = min(room, max_tokens or room)
+    if (given.min_tokens or 0) > most:
+        message = f"invalid 'min_tokens': the reply may have {most} tokens, not {given.min_tokens}"
+        raise RequestError(400, "min_tokens_too_large", message, "min_tokens")
     return Sampling(
-        max_tokens=min(room, max_tokens or room),
+        max_tokens=most,
         temperature=1.0 if given.temperature is None else given.temperature,
         top_p=1.0 if given.top_p is None else given.top_p,
         top_k=max(int(given.top_k or 0), 0),
