@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,3 +206,16 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@contextmanager
+def serving(folder: Path, **options: Any) -> Generator[Cluster]:
+    """A cluster that answers, for :meth:`Cluster.start`'s options. At the end, Ctrl-C must leave
+    nothing of it."""
+    running = Cluster.start(folder, **options)
+    try:
+        running.wait_ready()
+        yield running
+        assert running.stop() == 0, running.output
+    finally:
+        running.destroy()

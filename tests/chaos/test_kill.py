@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from clusters import ANSWER, Cluster, until
+from clusters import ANSWER, Cluster, serving, until
 
 BACK_S = 60.0
 TOLD_S = 60.0
@@ -63,16 +63,9 @@ def webhook() -> Generator[Webhook]:
 
 @pytest.fixture(scope="module")
 def cluster(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    running = Cluster.start(
-        tmp_path_factory.mktemp("chaos"),
-        variables={"POMONA_HEALTH_WATCHER_SLACK_WEBHOOK_URL": webhook.url},
-    )
-    try:
-        running.wait_ready()
+    variables = {"POMONA_HEALTH_WATCHER_SLACK_WEBHOOK_URL": webhook.url}
+    with serving(tmp_path_factory.mktemp("chaos"), variables=variables) as running:
         yield running
-        assert running.stop() == 0, running.output
-    finally:
-        running.destroy()
 
 
 @pytest.mark.parametrize("name", SERVICES)

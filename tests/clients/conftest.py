@@ -24,16 +24,11 @@ DOUBLE_URL = "POMONA_DOUBLE_URL"
 
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    """A serving cluster of two stages. At the end, Ctrl-C must leave nothing of it."""
-    from clusters import Cluster
+    """A serving cluster of two stages."""
+    from clusters import serving
 
-    running = Cluster.start(tmp_path_factory.mktemp("cluster"))
-    try:
-        running.wait_ready()
+    with serving(tmp_path_factory.mktemp("cluster")) as running:
         yield running
-        assert running.stop() == 0, running.output
-    finally:
-        running.destroy()
 
 
 @pytest.fixture

@@ -6,16 +6,11 @@ from collections.abc import Generator
 
 import pytest
 
-from clusters import Cluster
+from clusters import Cluster, serving
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    """A serving cluster of two stages. At the end, Ctrl-C must leave nothing of it."""
-    running = Cluster.start(tmp_path_factory.mktemp("cluster"))
-    try:
-        running.wait_ready()
+    """A serving cluster of two stages."""
+    with serving(tmp_path_factory.mktemp("cluster")) as running:
         yield running
-        assert running.stop() == 0, running.output
-    finally:
-        running.destroy()

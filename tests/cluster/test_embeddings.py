@@ -16,28 +16,14 @@ import mlx.core as mx
 import numpy as np
 import openai
 import pytest
-from mlx_lm.models import qwen3
 
 from clusters import MODEL, Cluster, run_pomona, until
+from doubles import little_qwen
 from doubles.folders import tensors_of, write_folder
-from doubles.tiny_model import end_id, tiny_backend
+from doubles.tiny_model import tiny_backend
 
 NAME = "little-embedder"
-CONFIG: dict[str, Any] = {
-    "model_type": "qwen3",
-    "hidden_size": 64,
-    "num_hidden_layers": 6,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": tiny_backend().get_vocab_size(),
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-    "eos_token_id": end_id(),
-}
+CONFIG = little_qwen.CONFIG | {"tie_word_embeddings": True}
 MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -49,12 +35,7 @@ TEXTS = ["hello there", "what is the capital of France?", "a b c " * 60]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    mx.random.seed(8)
-    made = qwen3.Model(qwen3.ModelArgs.from_dict(CONFIG))
-    made.apply(lambda x: mx.random.normal(x.shape) * 0.3 if x.ndim > 1 else x)
-    mx.eval(made.parameters())
-    made.eval()
-    return made
+    return little_qwen.random_model(CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -15,46 +15,18 @@ import mlx.core as mx
 import mlx_lm.utils
 import pytest
 from mlx_lm.generate import generate_step
-from mlx_lm.models import qwen3
 
 from clusters import ANSWER, MODEL, Cluster, run_pomona, until
 from clusters import QUESTION as CAPITAL
 from doubles.folders import tensors_of, write_folder
 from doubles.hub import FakeHub, fake_hub
+from doubles.little_qwen import CONFIG, random_model
 from doubles.rewritten import write_as_internlm2
 from doubles.tiny_model import TEMPLATE, end_id, tiny_backend
 from pomona_gateway.tokenizer import load_language_model
 
 HUB_NAME = "someone/small-model"
-CONFIG: dict[str, Any] = {
-    "model_type": "qwen3",
-    "hidden_size": 64,
-    "num_hidden_layers": 6,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": tiny_backend().get_vocab_size(),
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": False,
-    "eos_token_id": end_id(),
-}
 QUESTION = "hello there"
-
-
-def random_model() -> Any:
-    mx.random.seed(8)
-    model = qwen3.Model(qwen3.ModelArgs.from_dict(CONFIG))
-
-    def drawn(array: mx.array) -> mx.array:
-        return mx.random.normal(array.shape) * 0.3 if array.ndim > 1 else array
-
-    model.apply(drawn)
-    mx.eval(model.parameters())
-    model.eval()
-    return model
 
 
 def write_model(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from clusters import MODEL, Cluster, until
+from clusters import MODEL, Cluster, serving, until
 from pomona.keys import KeyStore
 
 WAIT = 6
@@ -21,20 +21,13 @@ WAIT = 6
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    """A cluster that runs one request while ``WAIT`` wait. Nothing of it must be left."""
-    running = Cluster.start(
-        tmp_path_factory.mktemp("cluster"),
-        variables={
-            "POMONA_STAGE_WORKER_MAX_RUNNING": "1",
-            "POMONA_STAGE_WORKER_MAX_WAITING": str(WAIT),
-        },
-    )
-    try:
-        running.wait_ready()
+    """A cluster that runs one request while ``WAIT`` wait."""
+    variables = {
+        "POMONA_STAGE_WORKER_MAX_RUNNING": "1",
+        "POMONA_STAGE_WORKER_MAX_WAITING": str(WAIT),
+    }
+    with serving(tmp_path_factory.mktemp("cluster"), variables=variables) as running:
         yield running
-        assert running.stop() == 0, running.output
-    finally:
-        running.destroy()
 
 
 async def soon(condition: Callable[[], bool], what: str) -> None:

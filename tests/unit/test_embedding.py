@@ -6,14 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from doubles.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
-from pomona.errors import ModelError
+from pomona.errors import ModelError, RequestError
+from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.pooling import read_pooling
+from pomona_gateway.api.embeddings import EmbeddingRequest, refuse
 
 EMBED = replace(GREEDY, max_tokens=1, embedding=True)
 
@@ -101,3 +104,22 @@ def test_modules_that_cannot_be_read_are_named(tmp_path: Path, content: str) -> 
     (tmp_path / "modules.json").write_text(content)
     with pytest.raises(ModelError, match=r"modules\.json"):
         read_pooling(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pooling": ""}, "writes text"),
+        ({"pooling": "mean_tokens"}, "'mean_tokens'"),
+        ({"pooling": "unknown"}, "'unknown'"),
+        ({"architecture": "gemma3_text"}, "an architecture"),
+        ({"unused_code": ("config.json",)}, "code of its own"),
+    ],
+)
+def test_other_embeddings_are_refused_with_the_reason(change: dict[str, Any], words: str) -> None:
+    embeds = replace(read_facts(EMBEDDED_MODEL), pooling="lasttoken")
+    asked = EmbeddingRequest(model="m", input="x")
+    refuse("m", embeds, asked)
+    with pytest.raises(RequestError, match=words) as refused:
+        refuse("m", replace(embeds, **change), asked)
+    assert (refused.value.status, refused.value.code) == (400, "embeddings_not_supported")

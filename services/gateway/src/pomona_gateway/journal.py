@@ -184,12 +184,8 @@ class Journal:
 
     def token(self, token: Token, now: float) -> list[Instruction]:
         """A token arrived."""
-        entry = self._entries.get(token.request)
+        entry = self._of(token)
         if entry is None:
-            self.dropped.unknown += 1
-            return []
-        if token.attempt != entry.attempt or entry.route is None:
-            self.dropped.stale += 1
             return []
         if token.index < len(entry.emitted):
             self.dropped.duplicate += 1
@@ -206,12 +202,8 @@ class Journal:
 
     def scored(self, scores: PromptScores, now: float) -> list[Instruction]:
         """Log-probabilities of a prompt arrived; they come before its first token."""
-        entry = self._entries.get(scores.request)
+        entry = self._of(scores)
         if entry is None:
-            self.dropped.unknown += 1
-            return []
-        if scores.attempt != entry.attempt or entry.route is None:
-            self.dropped.stale += 1
             return []
         if scores.index < entry.scored or len(scores.logprobs) > entry.unscored:
             self.dropped.duplicate += 1
@@ -225,12 +217,8 @@ class Journal:
 
     def embedded(self, embedding: Embedding, now: float) -> list[Instruction]:
         """The embedding of a prompt arrived; it comes before the token."""
-        entry = self._entries.get(embedding.request)
+        entry = self._of(embedding)
         if entry is None:
-            self.dropped.unknown += 1
-            return []
-        if embedding.attempt != entry.attempt or entry.route is None:
-            self.dropped.stale += 1
             return []
         if entry.embedded:
             self.dropped.duplicate += 1
@@ -238,6 +226,16 @@ class Journal:
         entry.embedded = True
         entry.since = now
         return [DeliverEmbedding(embedding)]
+
+    def _of(self, told: Token | PromptScores | Embedding) -> Entry | None:
+        """Whose it is; None, and counted, when it is of no attempt that runs."""
+        entry = self._entries.get(told.request)
+        if entry is None:
+            self.dropped.unknown += 1
+        elif told.attempt != entry.attempt or entry.route is None:
+            self.dropped.stale += 1
+            return None
+        return entry
 
     def progress(self, news: QueuePlace | Started, now: float) -> list[Instruction]:
         """The head reports on a request without a token: the wait for one begins anew."""

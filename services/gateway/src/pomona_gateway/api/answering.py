@@ -76,7 +76,7 @@ async def answer(
     gateway = gateway_of(request)
     pause_s = gateway.settings.keep_alive_s
     visit = Visit(gateway, request.state.key)
-    replies = visit.begin(completion, stream)
+    replies = visit.begin(completion, stream=True)
     try:
         await while_connected(request.receive, replies.settle(SETTLE_S))
     except BaseException:
