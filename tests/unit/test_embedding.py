@@ -16,7 +16,9 @@ from doubles.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
 from pomona.errors import ModelError, RequestError
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.pooling import read_pooling
-from pomona_gateway.api.embeddings import EmbeddingRequest, refuse
+from pomona_gateway.api.embeddings import FAMILIES, EmbeddingRequest, refuse
+from pomona_stage_worker.slicing import slice_model
+from unit.slicing_families import build, randomise
 
 EMBED = replace(GREEDY, max_tokens=1, embedding=True)
 
@@ -71,6 +73,19 @@ def modules(folder: Path, *kinds: str, pooling: dict[str, object] | None = None)
 
 LAST = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": False,
         "pooling_mode_lasttoken": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES - {"mistral"}))
+def test_the_families_that_are_embedded_with_give_their_heads_input(family: str) -> None:
+    """mlx-lm runs mistral as llama."""
+    built: Any = build(family)
+    randomise(built)
+    tokens = mx.array([[3, 5, 7, 11]])
+    first, last = slice_model(built, 0, 1), slice_model(built, 1, len(built.layers))
+    sent = first(tokens, None, first.make_cache())
+    made = last(tokens, sent, last.make_cache(), logits="hidden")
+    assert made.shape == (1, 1, built.args.hidden_size)
+    assert mx.allclose(made[:, 0], built.model(tokens)[:, -1], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from math import prod
 from pathlib import Path
 
 import orjson
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from pomona.codec import Buffer, Message
 from pomona.errors import LinkBusyError, LinkGapError, PomonaError, ProtocolError
@@ -31,38 +30,18 @@ from pomona.messages.data import (
 from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
 from pomona_stage_worker.stage import Output, Stage
+from pomona_stage_worker.step_book import StepBook
 from pomona_stage_worker.timing import StepRecord, Timing
 from pomona_stage_worker.trace import StepTrace
 
 log = logging.getLogger(__name__)
 
 MAX_GATEWAY_LINKS = 64
-MOST_UNRECORDED = 64
-"""Steps of which no note was taken yet, when one step follows another without a pause."""
 ELAPSED = Tensor("int32", (1,))
 """The last tensor of a step: how long the stage before computed, in microseconds."""
 LAST_WORD_S = 1.0
 """How long a rejection may take to leave when its epoch ends."""
 
-STEPS = Counter("pomona_stage_steps", "Steps run", ["model_name"])
-STEP_SECONDS = Histogram(
-    "pomona_stage_step_seconds",
-    "Compute time of a step",
-    ["model_name"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-STEP_TOKENS = Histogram(
-    "pomona_iteration_tokens_total",
-    "Tokens of prompts and replies in a step of the pipeline, as its head tells",
-    ["model_name"],
-    buckets=(1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384),
-)
-PREEMPTIONS = Counter(
-    "pomona_num_preemptions",
-    "Sequences whose caches gave way to others, as the head tells",
-    ["model_name"],
-)
-"""These two have vLLM's names and buckets."""
 TOKENS = Counter("pomona_stage_tokens", "Tokens drawn by the tail", ["model_name"])
 LOST_TOKENS = Counter(
     "pomona_stage_lost_messages", "Messages that a gateway could not take", ["model_name"]
@@ -116,14 +95,10 @@ class Runtime:
         self._steps = 0
         self._tokens = 0
         self._last_step = 0
-        self._unrecorded: list[StepRecord] = []
-        self._steps_metric = STEPS.labels(pipeline.model)
         self._tokens_metric = TOKENS.labels(pipeline.model)
-        self._seconds_metric = STEP_SECONDS.labels(pipeline.model)
-        self._recorded_preemptions = 0
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
-        self.timing = Timing()
-        self._trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
+        trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
+        self._book = StepBook(pipeline.model, self.scheduler, trace)
         self._next: Push | None = None
         self._head: Push | None = None
         if not self.is_tail:
@@ -181,7 +156,7 @@ class Runtime:
 
     def prepare(self) -> bool:
         """Use a moment in which nothing has arrived. False when there is nothing to prepare."""
-        self._record()
+        self._book.record()
         if self.failure is not None:
             return False
         try:
@@ -189,6 +164,11 @@ class Runtime:
         except Exception as error:  # as in handle
             self._fail(error)
             return False
+
+    @property
+    def timing(self) -> Timing:
+        """How long steps take here."""
+        return self._book.timing
 
     @property
     def load(self) -> Load:
@@ -207,9 +187,7 @@ class Runtime:
 
     def rest(self) -> None:
         """Nothing is to be done: take stock of what is too costly at any other time."""
-        self._record()
-        if self._trace is not None:
-            self._trace.write()
+        self._book.write()
         contents = self.stage.table()
         packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
         rows = sum(len(lane) for lane in contents["lanes"].values())
@@ -228,9 +206,7 @@ class Runtime:
                 link.close()
         for link in self._gateways.values():
             link.close(linger_s=LAST_WORD_S)
-        self._record()
-        if self._trace is not None:
-            self._trace.write()
+        self._book.write()
 
     # Steps -----------------------------------------------------------------------------
 
@@ -267,13 +243,11 @@ class Runtime:
             self._finish(step, output, (*elapsed_us, own_us))
         alone = self.scheduler is not None and self.scheduler.active == 1
         shape = tensors[0].shape if tensors else ()
-        self._unrecorded.append(
+        self._book.add(
             StepRecord(
                 step, shape, alone, begin, computation.built_ns, computed, time.monotonic_ns()
             )
         )
-        if len(self._unrecorded) >= MOST_UNRECORDED:
-            self._record()
         self._steps += 1
         self._last_step = step.step
         self.busy = False
@@ -294,28 +268,6 @@ class Runtime:
             following.announce(onward, self.pipeline.epoch, announced, buffers[:1])
         else:
             following.send(onward, self.pipeline.epoch)
-
-    def _record(self) -> None:
-        """Take note of the steps since the last time, when nobody waits for this thread or its
-        core: what a step sent must first leave."""
-        for record in self._unrecorded:
-            self.timing.observe(record)
-            if self._trace is not None:
-                self._trace.add(record)
-            self._seconds_metric.observe(record.elapsed_us / 1e6)
-        self._steps_metric.inc(len(self._unrecorded))
-        if self.scheduler is not None:
-            self._record_schedule(self.scheduler)
-        self._unrecorded.clear()
-
-    def _record_schedule(self, scheduler: Scheduler) -> None:
-        step_tokens = STEP_TOKENS.labels(self.pipeline.model)
-        for record in self._unrecorded:
-            if record.step.rows:
-                step_tokens.observe(prod(record.shape))
-        preempted = scheduler.preemptions - self._recorded_preemptions
-        PREEMPTIONS.labels(self.pipeline.model).inc(preempted)
-        self._recorded_preemptions = scheduler.preemptions
 
     def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...]) -> None:
         """On the tail: tell the head first, since it waits, then the gateways."""
