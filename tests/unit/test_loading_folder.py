@@ -182,7 +182,8 @@ def test_a_stage_reads_its_own_bytes_and_never_holds_much_more(
     # Beyond the tensors a few headers, and what the watching of /proc itself reads.
     assert seen["read"] <= 1.05 * share
     assert seen["peak"] <= 1.1 * seen["held"]
-    assert seen["rss"] <= 1.1 * seen["held"] + (8 << 20)
+    # A matrix is laid out anew once it was read: for that moment there are two of it.
+    assert seen["rss"] <= 1.15 * seen["held"] + (8 << 20)
 
 
 def test_what_is_held_already_is_not_read_again(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pomona.models.keepers import Keeper
 from pomona_stage_worker.loading.fetching import copy_at, fetch
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
+from pomona_stage_worker.loading.layout import multiplied, outputs_adjacent
 from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.loading.progress import Progress
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
@@ -129,15 +130,22 @@ class _Folder:
             tensors = self._weights.tensors_of(lazy, absent)
             places = [self._weights.places[tensor] for tensor in tensors]
             fetch(self._copy, places, self._peers, progress)
+        transposed = multiplied(model)
         del model, lazy
         for name in _largest_first(sizes):
             progress(done, total)
-            array = held.get(name, wanted.pop(name))
+            array = wanted.pop(name)
             try:
+                if name in held:
+                    array = held[name]
+                elif name in transposed:
+                    mx.eval(array)
+                    array = outputs_adjacent(array)
                 mx.eval(array)
             except (RuntimeError, ValueError) as error:
                 raise ModelError(f"{self._place_of(name)} cannot be read: {error}") from error
             arrays[name] = array
+            del array
             done += sizes[name]
             _keep_little(total)
         progress(done, total)
@@ -167,6 +175,7 @@ class _Gguf:
         model = self.make_model()
         owned = _owned(model, start, stop)
         sizes = {n: int(x.nbytes) for n, x in _parameters(model).items() if n in owned}
+        transposed = multiplied(model)
         del model
         self._fetch(sizes.keys() - held.keys(), progress)
         total, done = sum(sizes.values()), 0
@@ -175,8 +184,11 @@ class _Gguf:
             progress(done, total)
             if name not in arrays:
                 parts = {name: held[name]} if name in held else self._weights.parameters(name)
+                if name in transposed and name not in held:
+                    parts[name] = outputs_adjacent(parts[name])
                 mx.eval(parts)
                 arrays.update(parts)
+                del parts
             done += sizes[name]
             _keep_little(total)
         progress(done, total)
