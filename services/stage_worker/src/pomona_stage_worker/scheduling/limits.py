@@ -35,6 +35,6 @@ class Limits:
     max_prefilling: int = 4
     chunk: int = 512
     scored_chunk: int = 128
-    least_chunk: int = 8
-    pace: float = 0.9
+    least_chunk: int = 4
+    pace: float = 1.0
     least_prefix: int = 16
