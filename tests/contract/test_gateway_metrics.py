@@ -138,15 +138,19 @@ def test_real_traffic_is_told_under_vllms_names(
 def test_requests_are_waiting_until_their_prompt_is_begun(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = lambda _: say(REPLY, places=(2, 1), step_s=0.2)
+    cluster.head.script = lambda _: say(REPLY, places=(5, 4, 3, 2, 1), step_s=0.2)
+
+    def told(waiting: int, running: int) -> bool:
+        page = Page(gateway)
+        of_both = page.value("num_requests_waiting"), page.value("num_requests_running")
+        return of_both == (waiting, running)
+
     with httpx.stream(
         "POST",
         f"{gateway.url}/v1/completions",
         json={"model": MODEL, "prompt": PROMPT, "stream": True},
     ) as answer:
-        wait_for(lambda: Page(gateway).value("num_requests_waiting") == 1, "a waiting request")
-        assert Page(gateway).value("num_requests_running") == 0
-        wait_for(lambda: Page(gateway).value("num_requests_running") == 1, "a running request")
-        assert Page(gateway).value("num_requests_waiting") == 0
+        wait_for(lambda: told(1, 0), "a waiting request")
+        wait_for(lambda: told(0, 1), "a running request")
         answer.read()
-    wait_for(lambda: Page(gateway).value("num_requests_running") == 0, "the end")
+    wait_for(lambda: told(0, 0), "the end")

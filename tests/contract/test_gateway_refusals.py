@@ -197,9 +197,20 @@ def test_a_prompt_past_the_context_is_a_400_with_the_numbers(http: httpx.Client)
     assert "618" in message
 
 
+ZEROS = b"0," * (15 << 20)
+
+
+@pytest.fixture(scope="module")
+def reading_s() -> float:
+    """Seconds of processor that json takes to read thirty megabytes: what a second is here."""
+    begun = time.process_time()
+    json.loads(b"[%b0]" % ZEROS)
+    return time.process_time() - begun
+
+
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_of_100_megabytes_is_a_413_within_a_second(
-    http: httpx.Client, chunked: bool
+def test_a_body_of_100_megabytes_is_a_413_before_it_could_be_read(
+    http: httpx.Client, chunked: bool, reading_s: float
 ) -> None:
     size = 100 << 20
     part = bytes(1 << 20)
@@ -209,13 +220,12 @@ def test_a_body_of_100_megabytes_is_a_413_within_a_second(
             yield part
 
     headers = {} if chunked else {"content-length": str(size)}
-    begun = time.monotonic()
+    begun = time.process_time()
     answer = http.post("/v1/chat/completions", content=parts(), headers=headers)
-    assert time.monotonic() - begun < 1.0
+    assert time.process_time() - begun < 2 * reading_s
     refused(answer, 413, "body_too_large")
 
 
-ZEROS = b"0," * (15 << 20)
 HOSTILE: dict[str, tuple[str, bytes]] = {
     "messages": ("/v1/chat/completions", b'{"model":"x","messages":[%b0]}' % ZEROS),
     "stop": ("/v1/chat/completions", b'{"model":"x","messages":[],"stop":[%b0]}' % ZEROS),
@@ -225,19 +235,21 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "names": ("/api/chat", b"{%b}" % b",".join(b'"%d":0' % n for n in range(250_000))),
     "brackets": ("/v1/responses", b"[" * (30 << 20)),
 }
-MAX_BUSY_S = 2.0
-"""Of client and gateway together; reading all faults of thirty megabytes took up to 27 s."""
+MAX_BUSY = 6
+"""Of client and gateway together, in readings of such a body; telling all its faults took 35."""
 MAX_GROWTH_BYTES = 256 << 20
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_body_full_of_faults_is_refused_soon(http: httpx.Client, name: str) -> None:
+def test_a_body_full_of_faults_is_refused_soon(
+    http: httpx.Client, name: str, reading_s: float
+) -> None:
     path, body = HOSTILE[name]
     process = psutil.Process()
     before = process.memory_info().rss
     begun = time.process_time()
     answer = http.post(path, content=body)
-    assert time.process_time() - begun < MAX_BUSY_S
+    assert time.process_time() - begun < MAX_BUSY * reading_s
     assert answer.status_code in (400, 413)
     assert process.memory_info().rss - before < MAX_GROWTH_BYTES
 
