@@ -23,7 +23,7 @@ from pomona.models.keepers import Keeper
 from pomona_stage_worker.loading.fetching import copy_at, fetch
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
-from pomona_stage_worker.loading.layout import multiplied, outputs_adjacent
+from pomona_stage_worker.loading.layout import as_read_fastest, multiplied
 from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.loading.progress import Progress
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
@@ -139,8 +139,7 @@ class _Folder:
                 if name in held:
                     array = held[name]
                 elif name in transposed:
-                    mx.eval(array)
-                    array = outputs_adjacent(array)
+                    array = as_read_fastest(array)
                 mx.eval(array)
             except (RuntimeError, ValueError) as error:
                 raise ModelError(f"{self._place_of(name)} cannot be read: {error}") from error
@@ -185,7 +184,7 @@ class _Gguf:
             if name not in arrays:
                 parts = {name: held[name]} if name in held else self._weights.parameters(name)
                 if name in transposed and name not in held:
-                    parts[name] = outputs_adjacent(parts[name])
+                    parts[name] = as_read_fastest(parts[name])
                 mx.eval(parts)
                 arrays.update(parts)
                 del parts
