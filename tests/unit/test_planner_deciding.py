@@ -374,3 +374,57 @@ def test_a_plan_that_gains_enough_is_proposed_or_made_as_the_operator_says(
     assert (after.epoch == 2) == made
     assert after.stages[0].worker == ("b" if made else "a")
     assert bool(after.proposal) == proposed
+
+
+def tried(pipeline: Pipeline, layer_us: float, tail_us: float) -> list[Beacon]:
+    """The pipeline's workers, ready, each with what its first steps took."""
+    return [
+        worker(
+            stage.worker,
+            StageStatus(
+                pipeline.model, pipeline.epoch, stage.start, stage.stop, "ready",
+                decode_us=(stage.stop - stage.start) * layer_us
+                + (tail_us if stage.stop == 30 else 0.0),
+                tail_us=tail_us if stage.stop == 30 else 0.0,
+            ),
+        )
+        for stage in pipeline.stages
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tail_us", "layers"), [(6_000, 18), (20_000, 25), (1_000, 15)])
+def test_a_new_pipeline_is_cut_by_what_its_first_steps_took_before_it_serves(
+    tail_us: float, layers: int
+) -> None:
+    keeper = decider()
+    first = formed(keeper, 1)
+    after = keeper.decide(tried(first, 1_000, tail_us), 2, 1.0)
+    assert (after.epoch, after.state) == (2, "forming")
+    assert "first steps" in after.reason
+    assert after.stages[0].stop == layers
+    active = keeper.decide(tried(after, 1_000, tail_us), 3, 2.0)
+    assert (active.epoch, active.state) == (2, "active")
+    said = active.prediction
+    assert said is not None
+    whole_s = (30_000 + tail_us) / 1e6
+    assert said.tokens_per_second == pytest.approx(1 / whole_s, rel=0.05)
+    assert said.tail_us == pytest.approx(tail_us, rel=0.1)
+
+
+def test_it_stays_as_it_is_where_the_first_steps_took_what_was_predicted() -> None:
+    keeper = decider()
+    first = formed(keeper, 1)
+    said = first.prediction
+    assert said is not None
+    layer_us = said.stage_us[0] / first.stages[0].stop
+    active = keeper.decide(tried(first, layer_us, said.tail_us), 2, 1.0)
+    assert (active.epoch, active.state) == (1, "active")
+
+
+def test_a_pipeline_that_has_served_is_not_cut_anew() -> None:
+    keeper = decider()
+    first = formed(keeper, 1)
+    served = keeper.decide(loaded(first), 2, 1.0)
+    assert served.state == "active"
+    assert keeper.decide(tried(first, 1_000, 20_000), 2, 1.5).epoch == 1
+    assert keeper.decide(tried(first, 1_000, 20_000), 2, 100.0).epoch == 1, "proposed at most"

@@ -18,7 +18,10 @@ STUDIO = Hardware("Apple M4 Max", 16, 64 * GIGA, 48 * GIGA, "macOS", "26.2")
 
 
 def seen(
-    *speeds: float, hardware: tuple[Hardware, ...] = (MINI, MINI), learnt: tuple[float, ...] = ()
+    *speeds: float,
+    hardware: tuple[Hardware, ...] = (MINI, MINI),
+    learnt: tuple[float, ...] = (),
+    tail: float | None = None,
 ) -> Problem:
     """A node for each speed, bytes a second as its worker measured them."""
     workers: list[Beacon] = []
@@ -34,7 +37,7 @@ def seen(
         workers.append(beacon_of("stage_worker", f"n{number}", facts=facts))
         discoveries.append(beacon_of("discovery", f"n{number}", facts={"hardware": kind}))
     known = sight.Learnt(
-        {worker.name: factor for worker, factor in zip(workers, learnt, strict=False)}
+        {worker.name: factor for worker, factor in zip(workers, learnt, strict=False)}, tail
     )
     return Problem(
         read_facts(EMBEDDED_MODEL),
@@ -66,8 +69,9 @@ def test_machines_of_different_kinds_are_never_made_equal() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.2, 0.6, 1.0, 1.7])
-def test_a_prediction_never_exceeds_its_ceiling(factor: float) -> None:
-    found = choose(seen(9e9, 9e9, learnt=(factor, factor)), Aim(stages=2))
+@pytest.mark.parametrize("tail", [None, 0.3, 2.0])
+def test_a_prediction_never_exceeds_its_ceiling(factor: float, tail: float | None) -> None:
+    found = choose(seen(9e9, 9e9, learnt=(factor, factor), tail=tail), Aim(stages=2))
     assert isinstance(found, Choice)
     said = found.prediction
     assert said.tokens_per_second <= said.ceiling_tokens_per_second

@@ -17,12 +17,15 @@ from pomona.models import ModelFacts
 from pomona_planner.choosing import Choice, choose
 from pomona_planner.learning import learn
 from pomona_planner.predicting import Plan, Prediction, predict
+from pomona_planner.problem import Problem
 from pomona_planner.proposing import Proposer, Wish, named
 from pomona_planner.sight import Learnt
 from pomona_planner.ways import dead_way
 
 RETRY_S = (5.0, 15.0, 60.0)
 """Seconds between attempts after a stage failed to load or a pipeline broke at once."""
+RECUT_GAIN = 0.03
+"""Share by which other cuts must shorten the busiest stage to be made before anybody is served."""
 
 
 class Decider:
@@ -42,6 +45,7 @@ class Decider:
         self._retry_at = 0.0
         self._proposer = Proposer(wish, facts, Learnt())
         self._look_at = 0.0
+        self._tried = pipeline is not None
 
     def decide(
         self,
@@ -66,6 +70,11 @@ class Decider:
         if trouble is None:
             self.pipeline = self._with_state(workers)
             if self.pipeline.state == "active":
+                if not self._tried:
+                    self._tried = True
+                    if self._cuts_better(workers):
+                        why = "cut anew by what the stages' first steps took"
+                        return self._change(workers, next_epoch, why, now)
                 self._failures = 0
                 return self._look_for_better(workers, next_epoch, now)
             return self.pipeline
@@ -168,25 +177,13 @@ class Decider:
         if now < self._look_at:
             return self.pipeline
         self._look_at = now + self._wish.look_every_s
-        by_name = {worker.name: worker for worker in workers}
-        statuses = [self._status(by_name[stage.worker], stage) for stage in self.pipeline.stages]
-        learn(self._proposer.learnt, self.pipeline, statuses)
-        usable = [worker for worker in workers if worker.state == "ready"]
-        problem = self._proposer.problem(usable)
+        compared = self._compare(workers)
+        if compared is None:
+            return self.pipeline
+        problem, present, choice = compared
+        have, could = self._worth(present.prediction), self._worth(choice.prediction)
         names = [machine.name for machine in problem.machines]
         stages = self.pipeline.stages
-        if any(stage.worker not in names for stage in stages):
-            return self.pipeline
-        choice = choose(problem, self._proposer.aim())
-        if not isinstance(choice, Choice):
-            return self.pipeline
-        plan = Plan(
-            tuple(names.index(stage.worker) for stage in stages),
-            (0, *(stage.stop for stage in stages)),
-        )
-        have, could = (
-            self._worth(prediction) for prediction in (predict(problem, plan), choice.prediction)
-        )
         said = ""
         pins_kept = all(
             problem.pins.get(s.worker, (s.start, s.stop)) == (s.start, s.stop) for s in stages
@@ -202,6 +199,37 @@ class Decider:
                 return self._change(workers, next_epoch, f"a better plan: {said}", now)
         self.pipeline = replace(self.pipeline, proposal=said)
         return self.pipeline
+
+    def _cuts_better(self, workers: Sequence[Beacon]) -> bool:
+        """Whether other cuts of the same workers are worth it, before anybody is served; where
+        they are not, the prediction is what was found now."""
+        compared = self._compare(workers)
+        if compared is None:
+            return False
+        _, present, choice = compared
+        busiest = max(choice.prediction.stage_s) * (1 + RECUT_GAIN)
+        if choice.plan.nodes == present.plan.nodes and max(present.prediction.stage_s) > busiest:
+            return True
+        self.pipeline = replace(self.pipeline, prediction=self._proposer.said(present))
+        return False
+
+    def _compare(self, workers: Sequence[Beacon]) -> tuple[Problem, Choice, Choice] | None:
+        """(the problem, the plan that runs, the best one), by what is measured now."""
+        by_name = {worker.name: worker for worker in workers}
+        stages = self.pipeline.stages
+        statuses = [self._status(by_name[stage.worker], stage) for stage in stages]
+        learn(self._proposer.learnt, self.pipeline, statuses)
+        problem = self._proposer.problem([w for w in workers if w.state == "ready"])
+        names = [machine.name for machine in problem.machines]
+        if any(stage.worker not in names for stage in stages):
+            return None
+        best = choose(problem, self._proposer.aim())
+        if not isinstance(best, Choice):
+            return None
+        nodes = tuple(names.index(stage.worker) for stage in stages)
+        plan = Plan(nodes, (0, *(stage.stop for stage in stages)))
+        notes = self.pipeline.prediction.notes if self.pipeline.prediction else ()
+        return problem, Choice(plan, problem.machines, predict(problem, plan), notes, 0.0), best
 
     def _worth(self, prediction: Prediction) -> float:
         if self._wish.aim == "latency":

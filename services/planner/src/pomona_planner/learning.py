@@ -12,22 +12,28 @@ ENOUGH = 0.5
 
 
 def learn(learnt: Learnt, pipeline: Pipeline, statuses: Sequence[StageStatus | None]) -> None:
-    """Correct the costs of the pipeline's workers and links. Args: statuses: of its stages."""
-    prediction = pipeline.prediction
-    if prediction is None:
+    """Correct the costs of the pipeline's workers and links, and of the vocabulary head. Args:
+    statuses: of its stages."""
+    said = pipeline.prediction
+    measured = [status for status in statuses if status is not None and status.decode_us > 0]
+    if said is None or len(measured) < len(pipeline.stages):
         return
-    measured_us = whole_us = 0.0
-    for number, (stage, status) in enumerate(zip(pipeline.stages, statuses, strict=True)):
-        if status is None or status.decode_us == 0:
-            return
-        measured_us += status.decode_us
-        whole_us = whole_us or status.token_us
-        used = prediction.corrections[number] if prediction.corrections else 1.0
-        found = status.decode_us * used / prediction.stage_us[number]
+    tail_us = measured[-1].tail_us
+    if not said.tail_us or tail_us >= measured[-1].decode_us:
+        tail_us = 0.0
+    for number, (stage, status) in enumerate(zip(pipeline.stages, measured, strict=True)):
+        used = said.corrections[number] if said.corrections else 1.0
+        took_us, predicted_us = status.decode_us, said.stage_us[number]
+        if tail_us and number == len(measured) - 1:
+            took_us, predicted_us = took_us - tail_us, predicted_us - said.tail_us
+            found = tail_us / said.tail_us * said.tail_correction * predicted_us / took_us
+            learnt.tail = _between(learnt.tail, found)
+        found = took_us * used / predicted_us
         learnt.stages[stage.worker] = _between(learnt.stages.get(stage.worker), found)
-    predicted_us = sum(prediction.link_us) / (prediction.link_correction or 1.0)
-    if whole_us > measured_us and predicted_us > 0:
-        learnt.links = _between(learnt.links, (whole_us - measured_us) / predicted_us)
+    steps_us = sum(status.decode_us for status in measured)
+    predicted_us = sum(said.link_us) / (said.link_correction or 1.0)
+    if measured[0].token_us > steps_us and predicted_us > 0:
+        learnt.links = _between(learnt.links, (measured[0].token_us - steps_us) / predicted_us)
 
 
 def _between(old: float | None, new: float) -> float:

@@ -34,6 +34,7 @@ class Prediction:
         first_token_s: from a prompt of ``prompt_tokens`` to its first token.
         cache_tokens: that fit into the tightest stage, all requests together.
         stage_s: each stage's part of one user's token, seconds.
+        tail_s: what of the last one's the vocabulary head and the draw take.
         link_s: each link's, the way back last.
         watts: of all machines in the plan, when ``users`` are served; 0 when unknown.
         joules_per_token: the same for each token.
@@ -47,6 +48,7 @@ class Prediction:
     first_token_s: float
     cache_tokens: int
     stage_s: tuple[float, ...]
+    tail_s: float
     link_s: tuple[float, ...]
     watts: float
     joules_per_token: float
@@ -71,17 +73,21 @@ def cycle_seconds(problem: Problem, plan: Plan, users: int) -> float:
 def predict(problem: Problem, plan: Plan) -> Prediction:
     """What to expect of a plan that fits."""
     facts, demand = problem.facts, problem.demand
-    stages, links = _parts(problem, plan, costs(problem, 1))
+    made = costs(problem, 1)
+    stages, links = _parts(problem, plan, made)
     cycle = cycle_seconds(problem, plan, demand.users)
     ranges = list(zip(plan.nodes, plan.bounds[:-1], plan.bounds[1:], strict=True))
     reading = 0.0
     for node, start, stop in ranges:
         machine = problem.machines[node]
-        parts = list(facts.layers[start:stop])
-        parts += [facts.head] if stop == facts.layer_count else []
-        read = sum(active_bytes(part, 1, machine.whole_precision) for part in parts)
+        whole = machine.whole_precision
+        read = sum(active_bytes(part, 1, whole) for part in facts.layers[start:stop])
         # Where steps take less than was expected, memory is faster than it was measured.
         reading += read / machine.bandwidth * min(machine.correction, 1.0)
+        if stop == facts.layer_count:
+            correction = machine.correction * machine.tail_correction
+            read = active_bytes(facts.head, 1, whole)
+            reading += read / machine.bandwidth * min(correction, 1.0)
     lanes, rows = lanes_and_rows(demand.users, len(plan.nodes))
     busy_s, _ = _parts(problem, plan, costs(problem, rows))
     watts = 0.0
@@ -109,6 +115,7 @@ def predict(problem: Problem, plan: Plan) -> Prediction:
             for node, start, stop in ranges
         ),
         stage_s=tuple(stages),
+        tail_s=float(made.last[plan.nodes[-1]]),
         link_s=tuple(links),
         watts=watts,
         joules_per_token=watts * cycle / demand.users,

@@ -23,6 +23,7 @@ class Machine:
         step_s: time of a step besides its layers, seconds.
         whole_precision: weights and caches are float32 there (no Metal).
         correction: measured over predicted time of its stages; 1 before any was measured.
+        tail_correction: the same of the vocabulary head and the draw, on top.
         idle_watts, busy_watts: 0 when unknown.
     """
 
@@ -34,6 +35,7 @@ class Machine:
     step_s: float = 300e-6
     whole_precision: bool = False
     correction: float = 1.0
+    tail_correction: float = 1.0
     idle_watts: float = 0.0
     busy_watts: float = 0.0
 

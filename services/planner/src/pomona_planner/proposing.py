@@ -139,10 +139,11 @@ class Proposer:
         return Proposal(
             tuple(stages),
             choice.prediction.cache_tokens,
-            prediction=self._said(choice),
+            prediction=self.said(choice),
         )
 
-    def _said(self, choice: Choice) -> Prediction:
+    def said(self, choice: Choice) -> Prediction:
+        """A choice's prediction as the plan's message tells it."""
         found = choice.prediction
         return Prediction(
             tokens_per_second=found.tokens_per_second,
@@ -153,8 +154,10 @@ class Proposer:
             first_token_s=found.first_token_s,
             cache_tokens=max(found.cache_tokens, 0),
             stage_us=tuple(seconds * 1e6 for seconds in found.stage_s),
+            tail_us=found.tail_s * 1e6,
             link_us=tuple(seconds * 1e6 for seconds in found.link_s),
             corrections=tuple(choice.machines[node].correction for node in choice.plan.nodes),
+            tail_correction=self.learnt.tail or 1.0,
             link_correction=self.learnt.links,
             joules_per_token=found.joules_per_token,
             notes=choice.notes,

@@ -32,10 +32,12 @@ class Learnt:
 
     Attributes:
         stages: measured over predicted time, by worker.
+        tail: the same of the vocabulary head and the draw, on top of the tail's own.
         links: measured over predicted time of all links of a pipeline together.
     """
 
     stages: dict[str, float] = field(default_factory=dict[str, float])
+    tail: float | None = None
     links: float = 1.0
 
 
@@ -112,6 +114,7 @@ def _machine(worker: Beacon, sharing: int, hardware: Hardware | None, learnt: Le
         layer_s=facts.layer_us / 1e6 or layer_s,
         whole_precision=not metal,
         correction=learnt.stages.get(worker.name, 1.0),
+        tail_correction=learnt.tail or 1.0,
         idle_watts=idle,
         busy_watts=busy,
     )

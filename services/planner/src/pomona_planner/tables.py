@@ -66,7 +66,7 @@ def costs(problem: Problem, rows: int, tokens: int = 1) -> Costs:
             kinds[machine] = times(machine)
         whole, head = kinds[machine]
         before[index] = np.concatenate(([0.0], whole))[list(positions)] * machine.correction
-        last[index] = head * machine.correction
+        last[index] = head * machine.correction * machine.tail_correction
     return Costs(
         fixed=np.array([machine.step_s * machine.correction for machine in machines]),
         before=before,

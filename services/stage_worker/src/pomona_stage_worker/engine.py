@@ -11,6 +11,7 @@ from pomona_stage_worker.device import this_device
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.speed import Speed, known_speed, measure_speed, signature
 from pomona_stage_worker.stage import MlxStage, Stage
+from pomona_stage_worker.trial import try_steps
 from pomona_stage_worker.worker import Engine
 
 
@@ -20,7 +21,7 @@ def mlx_engine() -> Engine:
         grammars = None
         if model.is_tail:
             grammars = Grammars(resolve(weights.source), pipeline.vocab_size)
-        return MlxStage(model, pipeline.cache_bits, grammars)
+        return MlxStage(model, pipeline.cache_bits, grammars, try_steps(model))
 
     device = this_device().kind
 

@@ -98,7 +98,7 @@ class Runtime:
         self._tokens_metric = TOKENS.labels(pipeline.model)
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
-        self._book = StepBook(pipeline.model, self.scheduler, trace)
+        self._book = StepBook(pipeline.model, stage.trial, self.scheduler, trace)
         self._next: Push | None = None
         self._head: Push | None = None
         if not self.is_tail:

@@ -27,6 +27,7 @@ from pomona_stage_worker.drawing import Drawing, Drawn, Result
 from pomona_stage_worker.prompt_scores import OfPrompt, PromptScores, embedded
 from pomona_stage_worker.sampling import draw
 from pomona_stage_worker.slicing import Logits, StageModel
+from pomona_stage_worker.trial import NOT_TRIED, Trial
 
 NO_TOKEN = Drawn(0)
 """Ends a sequence of which no token is wanted."""
@@ -62,6 +63,7 @@ class Stage(Protocol):
 
     can_batch: bool
     can_slice: bool
+    trial: Trial
 
     def begin(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
@@ -91,11 +93,17 @@ class MlxStage:
     Args:
         cache_bits: quantise keys and values to this many bits; 0 leaves them.
         grammars: makes the constraints of replies, on the tail.
+        trial: of its steps, when there was one.
     """
 
     def __init__(
-        self, model: StageModel, cache_bits: int = 0, grammars: Grammars | None = None
+        self,
+        model: StageModel,
+        cache_bits: int = 0,
+        grammars: Grammars | None = None,
+        trial: Trial = NOT_TRIED,
     ) -> None:
+        self.trial = trial
         self._model = model
         self._cache_bits = cache_bits
         self._grammars = grammars

@@ -9,6 +9,7 @@ from prometheus_client import Counter, Histogram
 from pomona_stage_worker.scheduling import Scheduler
 from pomona_stage_worker.timing import StepRecord, Timing
 from pomona_stage_worker.trace import StepTrace
+from pomona_stage_worker.trial import Trial
 
 MOST_UNRECORDED = 64
 """Steps of which no note was taken yet, when one step follows another without a pause."""
@@ -42,8 +43,10 @@ class StepBook:
         scheduler: on the head, which also tells how steps are composed.
     """
 
-    def __init__(self, model: str, scheduler: Scheduler | None, trace: StepTrace | None) -> None:
-        self.timing = Timing()
+    def __init__(
+        self, model: str, trial: Trial, scheduler: Scheduler | None, trace: StepTrace | None
+    ) -> None:
+        self.timing = Timing(trial)
         self._scheduler = scheduler
         self._trace = trace
         self._unrecorded: list[StepRecord] = []

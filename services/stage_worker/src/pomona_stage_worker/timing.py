@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from pomona.messages.data import Step
+from pomona_stage_worker.trial import NOT_TRIED, Trial
 
 WINDOW = 48
 """Values whose median is told: a pause, or a first step that compiles, does not bend it."""
@@ -40,14 +41,16 @@ class Timing:
     """Medians of one stage's newest steps, in microseconds. Written by the step thread only.
 
     Attributes:
-        decode_us: of a step of one token of one sequence, here.
+        decode_us: of a step of one token of one sequence, here; as tried until one was seen.
+        tail_us: what of it the vocabulary head and the draw take, as tried.
         prefill_us: of a prompt token in a long chunk, here.
         token_us: on the head, from one token of a lone sequence to its next, the whole way
             round.
     """
 
-    def __init__(self) -> None:
-        self.decode_us = 0.0
+    def __init__(self, trial: Trial = NOT_TRIED) -> None:
+        self.decode_us = trial.decode_us
+        self.tail_us = trial.tail_us
         self.prefill_us = 0.0
         self.token_us = 0.0
         self._decodes: deque[float] = deque(maxlen=WINDOW)

@@ -360,6 +360,7 @@ def _timed(held: Held) -> StageStatus:
     return replace(
         held.status,
         decode_us=timing.decode_us,
+        tail_us=timing.tail_us,
         prefill_us=timing.prefill_us,
         token_us=timing.token_us,
         sequence_tokens=held.runtime.load.sequence_tokens,

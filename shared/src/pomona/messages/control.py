@@ -47,8 +47,9 @@ class Prediction:
         cache_tokens: tokens that fit into the caches of the tightest stage.
         stage_us: each stage's part of one user's token, microseconds.
         link_us: each link's, the way back from tail to head last.
-        corrections: measured over predicted time that went into ``stage_us`` already, and
-            ``link_correction`` into ``link_us``.
+        tail_us: what of the last one's the vocabulary head and the draw take.
+        corrections: measured over predicted time that went into ``stage_us`` already,
+            ``tail_correction`` into ``tail_us`` on top, and ``link_correction`` into ``link_us``.
         joules_per_token: when ``users`` are served; 0 when power is unknown.
         notes: what a person should know of how the plan came about.
     """
@@ -61,8 +62,10 @@ class Prediction:
     first_token_s: Rate
     cache_tokens: Count
     stage_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    tail_us: Rate = 0.0
     link_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
     corrections: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    tail_correction: Rate = 1.0
     link_correction: Rate = 1.0
     joules_per_token: Rate = 0.0
     notes: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
@@ -136,8 +139,9 @@ class StageStatus:
         loaded_bytes: weights in memory so far.
         total_bytes: weights this stage will hold.
         error: why the stage ``failed``: file, tensor and what to do.
-        decode_us: measured: a step of one token of one sequence here, microseconds; 0 before
-            one was seen.
+        decode_us: measured: a step of one token of one sequence here, microseconds; of a trial
+            until there was a request, 0 when there was none.
+        tail_us: measured in the trial: what of it the vocabulary head and the draw take.
         prefill_us: measured: a prompt token in a long chunk here, microseconds.
         token_us: measured, on the head: from one token of a lone sequence to the next.
         fetched_bytes: of the weights that were not on this machine, those that came so far,
@@ -155,6 +159,7 @@ class StageStatus:
     total_bytes: Count = 0
     error: Text = ""
     decode_us: Rate = 0.0
+    tail_us: Rate = 0.0
     prefill_us: Rate = 0.0
     token_us: Rate = 0.0
     fetched_bytes: Count = 0

@@ -27,6 +27,7 @@ from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.settings import StageWorkerSettings
 from pomona_stage_worker.speed import Speed
 from pomona_stage_worker.stage import Computation, Output, Stage
+from pomona_stage_worker.trial import NOT_TRIED
 from pomona_stage_worker.worker import Engine, StageWorker
 
 LATE_S = 0.0001
@@ -50,6 +51,7 @@ class EmulatedStage:
 
     can_batch = True
     can_slice = True
+    trial = NOT_TRIED
 
     def __init__(self, hold_s: float, width: int, is_tail: bool) -> None:
         self._hold_s = hold_s

@@ -1,0 +1,76 @@
+"""How long a step of one token takes in a stage: tried before there is a request.
+
+The planner predicts from a machine's figures, whatever the model; what a model's own layers
+take is known once they are there. With that it can cut anew before anybody is served.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from pomona_stage_worker.caches import cache_arrays
+from pomona_stage_worker.slicing import Activations, Logits, StageModel, slice_model
+
+log = logging.getLogger(__name__)
+
+TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Of a step of one token of one sequence, microseconds; zeros when it was not tried.
+
+    Attributes:
+        decode_us: the whole step.
+        tail_us: what of it the norm, the vocabulary head and the draw take; 0 before the tail.
+    """
+
+    decode_us: float = 0.0
+    tail_us: float = 0.0
+
+
+NOT_TRIED = Trial()
+
+
+def try_steps(model: StageModel) -> Trial:
+    """Run a few steps, over caches of their own. Whatever a model raises costs the trial, nothing
+    else: its first request will tell."""
+    try:
+        activations = _activations_for(model)
+        whole_s = _quickest(model, activations, "last")
+        if not model.is_tail:
+            return Trial(whole_s * 1e6)
+        layers_s = _quickest(model, activations, "none")
+        return Trial(whole_s * 1e6, max(whole_s - layers_s, 0.0) * 1e6)
+    except Exception:
+        log.exception("the stage's steps cannot be tried")
+        return NOT_TRIED
+
+
+def _activations_for(model: StageModel) -> Activations | None:
+    """Zeros like what the stage before sends for one token; its layers are never computed."""
+    if model.start == 0:
+        return None
+    before = slice_model(model.model, 0, model.start)
+    sent = before(mx.zeros((1, 1), dtype=mx.int32), None, before.make_cache())
+    arrays = sent if isinstance(sent, tuple) else (sent,)
+    return tuple(mx.zeros(array.shape, dtype=array.dtype) for array in arrays)
+
+
+def _quickest(model: StageModel, activations: Activations | None, logits: Logits) -> float:
+    """Seconds of the quickest step: whatever else runs only makes it slower."""
+    tokens = mx.zeros((1, 1), dtype=mx.int32)
+    caches = model.make_cache()
+    best = float("inf")
+    for _ in range(1 + TRIES):
+        begin = time.perf_counter()
+        output = model(tokens, activations, caches, logits=logits)
+        if output is not None and model.is_tail:
+            output = mx.argmax(output[:, -1, :].astype(mx.float32), axis=-1)
+        mx.eval([] if output is None else output, cache_arrays(model.owned_caches(caches)))
+        best = min(best, time.perf_counter() - begin)
+    return best

@@ -1,0 +1,45 @@
+"""A stage's first steps are timed before anybody is served."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from doubles.random_llama import LAYERS, model
+from pomona_stage_worker import trial
+from pomona_stage_worker.slicing import Activations, Logits, StageModel, slice_model
+from pomona_stage_worker.timing import Timing
+from pomona_stage_worker.trial import NOT_TRIED, Trial, try_steps
+
+
+def test_a_stage_anywhere_in_the_pipeline_is_timed_and_left_as_it_was() -> None:
+    for start, stop in [(0, 1), (1, 2), (1, LAYERS), (0, LAYERS)]:
+        stage = slice_model(model(), start, stop)
+        found = try_steps(stage)
+        assert found.decode_us > 0
+        assert found.tail_us <= found.decode_us
+        if stop < LAYERS:
+            assert found.tail_us == 0
+
+
+def test_the_vocabulary_is_told_apart_from_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(_: StageModel, __: Activations | None, logits: Logits) -> float:
+        return {"last": 0.05, "none": 0.02}[logits]
+
+    monkeypatch.setattr(trial, "_quickest", seconds)
+    found = try_steps(slice_model(model(), 1, LAYERS))
+    assert found.decode_us == pytest.approx(50_000)
+    assert found.tail_us == pytest.approx(30_000)
+
+
+def test_a_model_that_cannot_be_tried_is_served_untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> mx.array:
+        raise ValueError("of its own kind")
+
+    monkeypatch.setattr(trial, "_quickest", broken)
+    assert try_steps(slice_model(model(), 0, 1)) == NOT_TRIED
+
+
+def test_the_trial_is_told_until_there_was_a_request() -> None:
+    assert Timing(Trial(900.0, 300.0)).decode_us == 900
+    assert Timing(Trial(900.0, 300.0)).tail_us == 300
