@@ -22,6 +22,7 @@ from pomona.models.gguf_header import read_gguf_header
 from pomona.models.vocabulary import read_vocabulary
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
+from pomona_stage_worker.loading.layout import as_mlx_lm_has_them
 
 _NAMES = {
     "embed_tokens.": "tok_embeddings.",
@@ -46,7 +47,9 @@ def write_as_internlm2(folder: Path) -> Path:
     eos = int(header.fields["tokenizer.ggml.eos_token_id"])
     config |= {"model_type": "internlm2", "bias": False, "eos_token_id": eos}
     read = read_weights(EMBEDDED_MODEL, 0, config["num_hidden_layers"], _unwatched)
-    halves = {name: array.astype(mx.float16) for name, array in read.arrays.items()}
+    halves = {
+        name: array.astype(mx.float16) for name, array in as_mlx_lm_has_them(read.arrays).items()
+    }
     write_folder(folder, _as_internlm2(halves, config), config, files=2)
     read_vocabulary(path).save(str(folder / "tokenizer.json"))
     template = header.fields["tokenizer.chat_template"]

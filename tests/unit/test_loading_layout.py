@@ -1,63 +1,129 @@
-"""Matrices lie in memory as BLAS reads them fastest, and give the same products to the last bit."""
+"""Matrices lie in memory as BLAS multiplies them fastest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
 from doubles.folders import CONFIG, tensors_of, write_folder
-from pomona_stage_worker.loading import layout, read_weights
-from pomona_stage_worker.loading.layout import outputs_adjacent
+from pomona_stage_worker.loading import assemble, blocks, layout, read_weights
+from pomona_stage_worker.loading.layout import Order, as_mlx_lm_has_them
 from unit.test_loading_folder import MOE, nothing, random_model
 
 SHAPES = [(576, 576), (192, 576), (576, 1536), (1536, 576), (7, 33), (2048, 96)]
+ORDERS: Mapping[str, Order] = {
+    "stored": layout.as_stored,
+    "adjacent": layout.outputs_adjacent,
+    "blocks": blocks.in_blocks,
+}
+WIDE = {**CONFIG, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 192, "head_dim": 16}
+
+
+def prefer(monkeypatch: pytest.MonkeyPatch, order: str) -> list[tuple[str, list[int]]]:
+    """Have one order be the fastest. Returns: what is tried, by and by."""
+    tried: list[tuple[str, list[int]]] = []
+
+    def seconds(of: Order, matrix: mx.array) -> float:
+        tried.append((of.__name__, list(matrix.shape)))
+        return float(of is not ORDERS[order])
+
+    monkeypatch.setattr(layout, "product_seconds", seconds)
+    monkeypatch.setattr(layout, "_fastest", {})
+    return tried
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 8, 9, 16, 33, 128])
-def test_the_products_are_the_same_to_the_last_bit(shape: tuple[int, int], rows: int) -> None:
+def test_the_order_does_not_change_a_product(shape: tuple[int, int], rows: int) -> None:
     weight = mx.random.normal(shape)
     x = mx.random.normal((rows, shape[1]))
-    assert mx.array_equal(x @ outputs_adjacent(weight).T, x @ weight.T)
+    assert mx.array_equal(x @ layout.outputs_adjacent(weight).T, x @ weight.T), "to the last bit"
 
 
-@pytest.mark.parametrize("config", [CONFIG, MOE], ids=["dense", "experts"])
-@pytest.mark.parametrize("adjacent_is_faster", [True, False])
-def test_every_matrix_of_a_stage_lies_in_the_order_that_is_read_faster(
-    config: dict[str, object],
-    adjacent_is_faster: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] % blocks.OUTPUTS == 0])
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (4, 1), (2, 9), (1, 128)])
+def test_blocks_give_a_product_as_exactly_as_the_whole_matrix(
+    shape: tuple[int, int], rows: tuple[int, ...]
 ) -> None:
-    def seconds(weight: mx.array) -> float:
-        return float(_lies_adjacent(weight) != adjacent_is_faster)
+    weight = mx.random.normal(shape)
+    x = mx.random.normal((*rows, shape[1]))
+    made = blocks.in_blocks(weight)
+    assert mx.array_equal(blocks.whole(made), weight)
+    exact = np.asarray(x, dtype=np.float64) @ np.asarray(weight, dtype=np.float64).T
+    product = np.asarray(blocks.multiply(x, made))
+    assert product.shape == exact.shape
+    # Of a sum of n products, each rounded (N. Higham 2002, section 3.1), seen as random.
+    bound = 2.0**-24 * 8 * shape[1] ** 0.5 * np.sqrt((exact**2).mean())
+    assert np.abs(product - exact).max() < bound
 
-    monkeypatch.setattr(layout, "product_seconds", seconds)
-    monkeypatch.setattr(layout, "_adjacent_is_faster", {})
-    write_folder(tmp_path, tensors_of(random_model(config)), config)
-    read = read_weights(str(tmp_path), 0, CONFIG["num_hidden_layers"], nothing)
-    matrices = {name: x for name, x in read.arrays.items() if x.ndim > 1}
-    assert matrices
-    for name, matrix in matrices.items():
-        assert _lies_adjacent(matrix) == adjacent_is_faster, name
+
+def test_layers_of_blocks_do_what_mlxs_own_do() -> None:
+    linear, embedding = nn.Linear(96, 128), nn.Embedding(192, 96)
+    model = nn.Sequential(linear, nn.Linear(128, 96, bias=False))
+    model.embedding = embedding
+    x, ids = mx.random.normal((2, 3, 96)), mx.array([[0, 63, 64], [191, 5, 130]])
+    expected = [model.layers[0](x), embedding(ids), embedding.as_linear(x)]
+    blocks.put_blocks(
+        model,
+        {
+            "layers.0.blocks": blocks.in_blocks(linear.weight),
+            "embedding.blocks": blocks.in_blocks(embedding.weight),
+        },
+    )
+    placed = model.embedding
+    assert type(placed) is blocks.BlockedEmbedding
+    found = [model.layers[0](x), placed(ids), placed.as_linear(x)]
+    assert type(model.layers[0]) is blocks.BlockedLinear
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mx.allclose(mine, theirs, atol=1e-5)
+    assert mx.array_equal(found[1], expected[1])
+    assert mx.array_equal(placed.weight, embedding.weight), "models may look at it"
+    assert mx.array_equal(model.layers[0].weight, linear.weight)
+
+
+@pytest.mark.parametrize("config", [WIDE, {**MOE, **WIDE}], ids=["dense", "experts"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_stage_has_its_matrices_in_the_fastest_order_and_answers_the_same(
+    config: dict[str, object], order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = tensors_of(random_model(config))
+    write_folder(tmp_path, tensors, config)
+    count = CONFIG["num_hidden_layers"]
+    answers: list[mx.array] = []
+    for preferred in ("stored", order):
+        prefer(monkeypatch, preferred)
+        read = read_weights(str(tmp_path), 0, count, nothing)
+        stage = assemble(read)
+        tokens = mx.array([[1, 2, 3]])
+        answers.append(stage(tokens, None, stage.make_cache()))
+    assert mx.allclose(answers[0], answers[1], atol=1e-4)
+    inner = {
+        name: np.asarray(x).strides[-2] == x.dtype.size
+        for name, x in read.arrays.items()
+        if x.ndim > 1 and not name.endswith(blocks.SUFFIX)
+    }
+    assert all(lies == (order == "adjacent") for lies in inner.values())
+    in_blocks = [name for name in read.arrays if name.endswith(blocks.SUFFIX)]
+    assert bool(in_blocks) == (order == "blocks")
+    again = read_weights(str(tmp_path), 0, count, nothing, read)
+    assert all(again.arrays[name] is x for name, x in read.arrays.items()), "kept, not read"
+    plain = as_mlx_lm_has_them(read.arrays)
+    assert plain.keys() == as_mlx_lm_has_them(again.arrays).keys()
+    assert not any(name.endswith(blocks.SUFFIX) for name in plain)
 
 
 def test_each_shape_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[list[int]] = []
-
-    def seconds(weight: mx.array) -> float:
-        tried.append(list(weight.shape))
-        return 1.0
-
-    monkeypatch.setattr(layout, "product_seconds", seconds)
-    monkeypatch.setattr(layout, "_adjacent_is_faster", {})
-    for shape in [(24, 16), (24, 16), (3, 24, 16), (16, 24)]:
-        layout.as_read_fastest(mx.random.normal(shape))
-    assert tried == [[24, 16], [24, 16], [16, 24], [16, 24]], "each of two orders"
-
-
-def _lies_adjacent(matrix: mx.array) -> bool:
-    return np.asarray(matrix).strides[-2] == matrix.dtype.size
+    tried = prefer(monkeypatch, "blocks")
+    for shape in [(128, 16), (128, 16), (3, 128, 16), (24, 16)]:
+        layout.settled("layer.weight", mx.random.normal(shape), may_block=len(shape) == 2)
+    three = ["as_stored", "outputs_adjacent", "in_blocks"]
+    assert tried == [
+        *((name, [128, 16]) for name in three),
+        *((name, [128, 16]) for name in three[:2]),
+        *((name, [24, 16]) for name in three[:2]),
+    ]

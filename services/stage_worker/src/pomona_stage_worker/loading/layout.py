@@ -1,54 +1,37 @@
 """How matrices lie in memory where MLX multiplies through BLAS: on machines without Metal.
 
 A layer's product is ``x @ weight.T``, and for the few rows of a decoding step it takes as long
-as reading the weight does. BLAS first copies the weight into panels of several outputs each.
-Which order it copies faster depends on its kernels, the processor's caches and the matrix: with
-the outputs of one input side by side it copies vectors, but where those rows lie a multiple of
-64 KiB apart they drive each other out of the cache. So both are tried, once for each shape. The
-sums are the same to the last bit.
+as BLAS needs to copy the weight, unless it can do without. Which order is fastest depends on its
+kernels, the processor's caches and the matrix: with the outputs of one input side by side it
+copies vectors, not single numbers, but where those rows lie a multiple of 64 KiB apart they drive
+each other out of the cache; blocks of a few outputs need no copy, where BLAS has kernels for
+small products. So all are tried, once for each shape.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Set
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchLinear
 
+from pomona_stage_worker.loading.blocks import OUTPUTS, SUFFIX, in_blocks, multiply, whole
 from pomona_stage_worker.loading.precision import on_metal
 
 TRIES = 3
+WEIGHT = ".weight"
 
-_adjacent_is_faster: dict[tuple[int, ...], bool] = {}
-"""By shape, (outputs, inputs)."""
+Order = Callable[[mx.array], mx.array]
 
-
-def multiplied(model: nn.Module) -> Set[str]:
-    """The parameters, by name, that a product takes transposed; none where that costs nothing.
-
-    An embedding is one of them: most models draw from the same matrix that they look up in.
-    """
-    if on_metal():
-        return frozenset()
-    kinds = (nn.Linear, nn.Embedding, SwitchLinear)
-    return {f"{name}.weight" for name, x in model.named_modules() if isinstance(x, kinds)}
+_fastest: dict[tuple[int | bool, ...], Order] = {}
+"""By shape, and whether blocks are possible."""
 
 
-def as_read_fastest(weight: mx.array) -> mx.array:
-    """The same matrices, shape (..., outputs, inputs), evaluated, in the faster order."""
-    shape = weight.shape[-2:]
-    known = _adjacent_is_faster.get(shape)
-    mx.eval(weight)
-    if known is False:
-        return weight
-    adjacent = outputs_adjacent(weight)
-    mx.eval(adjacent)
-    if known is None:
-        known = product_seconds(adjacent) < product_seconds(weight)
-        _adjacent_is_faster[shape] = known
-    return adjacent if known else weight
+def as_stored(weight: mx.array) -> mx.array:
+    """The inputs of an output lie side by side."""
+    return weight
 
 
 def outputs_adjacent(weight: mx.array) -> mx.array:
@@ -56,14 +39,66 @@ def outputs_adjacent(weight: mx.array) -> mx.array:
     return mx.contiguous(weight.swapaxes(-1, -2)).swapaxes(-1, -2)
 
 
-def product_seconds(weight: mx.array) -> float:
-    """Of the product of one row with a matrix, the first of several: the quickest try."""
-    matrix = weight[(0,) * (weight.ndim - 2)] if weight.ndim > 2 else weight
-    row = mx.ones((1, matrix.shape[1]), dtype=matrix.dtype)
-    mx.eval(matrix, row)
+def multiplied(model: nn.Module) -> Mapping[str, bool]:
+    """The parameters, by name, that a product takes transposed, and whether their layer may be
+    replaced by one of blocks; none where that costs nothing.
+
+    An embedding is one of them: most models draw from the same matrix that they look up in.
+    """
+    if on_metal():
+        return {}
+    kinds = (nn.Linear, nn.Embedding, SwitchLinear)
+    return {
+        f"{name}{WEIGHT}": type(layer) in (nn.Linear, nn.Embedding)
+        for name, layer in model.named_modules()
+        if isinstance(layer, kinds)
+    }
+
+
+def settled(name: str, weight: mx.array, may_block: bool) -> dict[str, mx.array]:
+    """The matrix, evaluated, in the order that is multiplied fastest, under its name then."""
+    mx.eval(weight)
+    key = (*weight.shape, may_block)
+    if key not in _fastest:
+        matrix = weight[0] if weight.ndim == 3 else weight
+        _fastest[key] = min(orders(weight, may_block), key=lambda o: product_seconds(o, matrix))
+    ordered = _fastest[key](weight)
+    mx.eval(ordered)
+    in_its_order = name.removesuffix(WEIGHT) + SUFFIX if _fastest[key] is in_blocks else name
+    return {in_its_order: ordered}
+
+
+def kept(held: Mapping[str, mx.array], name: str) -> dict[str, mx.array]:
+    """What is held of a parameter, under the name that it is held by."""
+    names = (name, name.removesuffix(WEIGHT) + SUFFIX)
+    return {known: held[known] for known in names if known in held}
+
+
+def as_mlx_lm_has_them(arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """A stage's weights under their own names and in their own order, lazily."""
+    made: dict[str, mx.array] = {}
+    for name, array in arrays.items():
+        if name.endswith(SUFFIX):
+            made[name.removesuffix(SUFFIX) + WEIGHT] = mx.contiguous(whole(array))
+        else:
+            made[name] = mx.contiguous(array)
+    return made
+
+
+def orders(weight: mx.array, may_block: bool) -> list[Order]:
+    """Those in which this weight may lie."""
+    blocks = [in_blocks] if may_block and weight.shape[0] % OUTPUTS == 0 else []
+    return [as_stored, outputs_adjacent, *blocks]
+
+
+def product_seconds(order: Order, matrix: mx.array) -> float:
+    """Of the product of one row with a matrix in an order: the quickest try."""
+    ordered = order(matrix)
+    row = mx.ones((1, 1, matrix.shape[1]), dtype=matrix.dtype)
+    mx.eval(ordered, row)
     best = float("inf")
     for _ in range(TRIES):
         begin = time.perf_counter()
-        mx.eval(row @ matrix.T)
+        mx.eval(multiply(row, ordered) if order is in_blocks else row @ ordered.T)
         best = min(best, time.perf_counter() - begin)
     return best

@@ -20,10 +20,11 @@ from mlx.utils import tree_flatten
 from pomona.errors import ModelError
 from pomona.models import resolve
 from pomona.models.keepers import Keeper
+from pomona_stage_worker.loading.blocks import SUFFIX, put_blocks
 from pomona_stage_worker.loading.fetching import copy_at, fetch
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
-from pomona_stage_worker.loading.layout import as_read_fastest, multiplied
+from pomona_stage_worker.loading.layout import kept, multiplied, settled
 from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.loading.progress import Progress
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
@@ -88,7 +89,10 @@ def read_weights(
 def assemble(weights: StageWeights) -> StageModel:
     """The stage, to be called by this thread only."""
     model = weights.make_model()
-    model.load_weights(list(weights.arrays.items()), strict=False)
+    blocked = {name: x for name, x in weights.arrays.items() if name.endswith(SUFFIX)}
+    plain = [(name, x) for name, x in weights.arrays.items() if name not in blocked]
+    model.load_weights(plain, strict=False)
+    put_blocks(model, blocked)
     return slice_model(model, weights.start, weights.stop)
 
 
@@ -126,7 +130,7 @@ class _Folder:
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
         if self._copy is not None:
-            absent = [array for name, array in wanted.items() if name not in held]
+            absent = [array for name, array in wanted.items() if not kept(held, name)]
             tensors = self._weights.tensors_of(lazy, absent)
             places = [self._weights.places[tensor] for tensor in tensors]
             fetch(self._copy, places, self._peers, progress)
@@ -135,16 +139,16 @@ class _Folder:
         for name in _largest_first(sizes):
             progress(done, total)
             array = wanted.pop(name)
+            parts = kept(held, name)
             try:
-                if name in held:
-                    array = held[name]
-                elif name in transposed:
-                    array = as_read_fastest(array)
-                mx.eval(array)
+                if not parts and name in transposed:
+                    parts = settled(name, array, transposed[name])
+                parts = parts or {name: array}
+                mx.eval(parts)
             except (RuntimeError, ValueError) as error:
                 raise ModelError(f"{self._place_of(name)} cannot be read: {error}") from error
-            arrays[name] = array
-            del array
+            arrays.update(parts)
+            del array, parts
             done += sizes[name]
             _keep_little(total)
         progress(done, total)
@@ -176,15 +180,17 @@ class _Gguf:
         sizes = {n: int(x.nbytes) for n, x in _parameters(model).items() if n in owned}
         transposed = multiplied(model)
         del model
-        self._fetch(sizes.keys() - held.keys(), progress)
+        self._fetch({name for name in sizes if not kept(held, name)}, progress)
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
         for name in _largest_first(sizes):
             progress(done, total)
             if name not in arrays:
-                parts = {name: held[name]} if name in held else self._weights.parameters(name)
-                if name in transposed and name not in held:
-                    parts[name] = as_read_fastest(parts[name])
+                parts = kept(held, name)
+                if not parts:
+                    parts = self._weights.parameters(name)
+                    if name in transposed:
+                        parts = settled(name, parts[name], transposed[name])
                 mx.eval(parts)
                 arrays.update(parts)
                 del parts

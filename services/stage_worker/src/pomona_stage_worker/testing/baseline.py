@@ -22,20 +22,23 @@ import orjson
 from mlx_lm.generate import BatchGenerator, generate_step
 
 from pomona.models import read_facts
-from pomona_stage_worker.loading import assemble, read_weights
+from pomona_stage_worker.loading import read_weights
+from pomona_stage_worker.loading.layout import as_mlx_lm_has_them
 
 
 def main() -> None:
     source = sys.argv[1]
     layer_count = read_facts(source).layer_count
-    stage = assemble(read_weights(source, 0, layer_count, lambda done, total, fetching=False: None))
-    stage.model.apply(mx.contiguous)
-    mx.eval(stage.model.parameters())
+    weights = read_weights(source, 0, layer_count, lambda done, total, fetching=False: None)
+    model = weights.make_model()
+    model.load_weights(list(as_mlx_lm_has_them(weights.arrays).items()), strict=False)
+    mx.eval(model.parameters())
+    del weights
     print('{"ready": true}', flush=True)
     for line in sys.stdin:
         task = orjson.loads(line)
         run = _run_one if len(task["prompts"]) == 1 else _run_many
-        print(orjson.dumps(run(stage.model, task)).decode(), flush=True)
+        print(orjson.dumps(run(model, task)).decode(), flush=True)
 
 
 def _run_one(model: Any, task: dict[str, Any]) -> dict[str, Any]:
