@@ -63,7 +63,7 @@ def running(
             said = folder / f"{Path(name).stem}.txt"
             with said.open("wb") as file:
                 process = subprocess.Popen(
-                    [python, "-m", "pytest", "-c", FOLDER / "pyproject.toml", HERE / name],
+                    [python, "-m", "pytest", "-v", "-c", FOLDER / "pyproject.toml", HERE / name],
                     cwd=FOLDER,
                     env=os.environ | told,
                     stdin=subprocess.DEVNULL,
@@ -81,4 +81,8 @@ def running(
 @pytest.mark.parametrize("name", TESTS)
 def test_with_openai_2(name: str, running: dict[str, tuple[subprocess.Popen[bytes], Path]]) -> None:
     process, said = running[name]
-    assert process.wait(WITHIN_S) == 0, said.read_text()
+    try:
+        code = process.wait(WITHIN_S)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"not done after {WITHIN_S:g} s:\n{said.read_text()}")
+    assert code == 0, said.read_text()

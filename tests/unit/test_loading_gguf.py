@@ -17,6 +17,7 @@ from doubles.gguf_files import CONFIG, LAYERS, random_model, write_gguf
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import read_facts
 from pomona_stage_worker.loading import assemble, gguf_weights, precision, read_weights
+from pomona_stage_worker.loading.layout import as_mlx_lm_has_them
 
 TOKENS = mx.array([[3, 17, 101, 5, 44, 9, 80, 2]])
 GEMMA2 = {"query_pre_attn_scalar": 64.0}
@@ -122,17 +123,18 @@ def test_quantised_matrices_are_those_of_the_file(
     write_gguf(path, "qwen3", model, {}, default=kind)
     with caplog.at_level(logging.WARNING):
         weights = read_weights(str(path), 0, LAYERS, nothing)
+    arrays = as_mlx_lm_has_them(weights.arrays)
     assert ("converted to 8 bits" in caplog.text) == (kind == "Q5_0")
     expected_bits = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8, "Q4_K": 4, "Q5_0": 8}.get(kind)
     name = "model.layers.1.mlp.up_proj"
-    assert (f"{name}.scales" in weights.arrays) == (expected_bits is not None)
+    assert (f"{name}.scales" in arrays) == (expected_bits is not None)
     exact = _from_file(path, "blk.1.ffn_up.weight")
-    got = weights.arrays[f"{name}.weight"]
+    got = arrays[f"{name}.weight"]
     if expected_bits:
         got = mx.dequantize(
             got,
-            weights.arrays[f"{name}.scales"].astype(mx.float32),
-            weights.arrays[f"{name}.biases"].astype(mx.float32),
+            arrays[f"{name}.scales"].astype(mx.float32),
+            arrays[f"{name}.biases"].astype(mx.float32),
             group_size=32,
             bits=expected_bits,
         )

@@ -34,6 +34,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch, order: str) -> list[tuple[str, list[
 
     monkeypatch.setattr(layout, "product_seconds", seconds)
     monkeypatch.setattr(layout, "_fastest", {})
+    monkeypatch.setattr(layout, "WORTH_TRYING_BYTES", 0)
     return tried
 
 
@@ -127,3 +128,12 @@ def test_each_shape_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
         *((name, [128, 16]) for name in three[:2]),
         *((name, [24, 16]) for name in three[:2]),
     ]
+
+
+def test_a_small_matrix_stays_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = prefer(monkeypatch, "blocks")
+    monkeypatch.setattr(layout, "WORTH_TRYING_BYTES", 128 * 16 * 4)
+    small, large = mx.random.normal((64, 16)), mx.random.normal((128, 16))
+    assert layout.settled("a.weight", small, may_block=True) == {"a.weight": small}
+    assert not tried
+    assert layout.settled("b.weight", large, may_block=True).keys() == {"b.blocks"}

@@ -15,6 +15,8 @@ from questions import ANSWER, MODEL, QUESTION, WEATHER
 USER: list[Any] = [{"role": "user", "content": QUESTION}]
 ASKED: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
+WITHIN_S = 90
+"""For each answer; litellm would wait ten minutes."""
 PROVIDERS = ["openai", "hosted_vllm", "anthropic", "ollama_chat"]
 
 
@@ -27,7 +29,12 @@ class Verdict(BaseModel):
 
 def settings(provider: str, url: str, model: str = MODEL) -> dict[str, Any]:
     path = "/v1" if provider in ("openai", "hosted_vllm") else ""
-    return {"model": f"{provider}/{model}", "api_base": f"{url}{path}", "api_key": "none"}
+    return {
+        "model": f"{provider}/{model}",
+        "api_base": f"{url}{path}",
+        "api_key": "none",
+        "timeout": WITHIN_S,
+    }
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -5,7 +5,7 @@ as BLAS needs to copy the weight, unless it can do without. Which order is faste
 kernels, the processor's caches and the matrix: with the outputs of one input side by side it
 copies vectors, not single numbers, but where those rows lie a multiple of 64 KiB apart they drive
 each other out of the cache; blocks of a few outputs need no copy, where BLAS has kernels for
-small products. So all are tried, once for each shape.
+small products. So all are tried, once for each shape that is worth it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from pomona_stage_worker.loading.precision import on_metal
 
 TRIES = 3
 WEIGHT = ".weight"
+WORTH_TRYING_BYTES = 1 << 17
+"""Smaller matrices stay as they are stored: they wait in the processor's own caches, and what is
+measured of them is noise."""
 
 Order = Callable[[mx.array], mx.array]
 
@@ -58,9 +61,11 @@ def multiplied(model: nn.Module) -> Mapping[str, bool]:
 def settled(name: str, weight: mx.array, may_block: bool) -> dict[str, mx.array]:
     """The matrix, evaluated, in the order that is multiplied fastest, under its name then."""
     mx.eval(weight)
+    matrix = weight[0] if weight.ndim == 3 else weight
+    if matrix.nbytes < WORTH_TRYING_BYTES:
+        return {name: weight}
     key = (*weight.shape, may_block)
     if key not in _fastest:
-        matrix = weight[0] if weight.ndim == 3 else weight
         _fastest[key] = min(orders(weight, may_block), key=lambda o: product_seconds(o, matrix))
     ordered = _fastest[key](weight)
     mx.eval(ordered)
