@@ -13,9 +13,10 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
 from doubles.pipeline import InProcessPipeline
-from doubles.random_llama import CUTS, GREEDY, REPLY, VOCABULARY, alone, pipeline, prompts
+from doubles.random_llama import CUTS, GREEDY, REPLY, VOCABULARY, alone, model, pipeline, prompts
+from pomona_stage_worker.ahead import StepAhead, build_ahead
 from pomona_stage_worker.scheduling import Limits
-from pomona_stage_worker.slicing import slice_model
+from pomona_stage_worker.slicing import StageModel, slice_model
 from pomona_stage_worker.stage import MlxStage
 
 
@@ -107,6 +108,33 @@ def test_preempted_sequences_end_with_the_ids_they_would_have_had() -> None:
     clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
     line.run()
     assert [client.tokens for client in clients] == [alone(prompt) for prompt in wanted]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
+    beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[tuple[int, ...]] = []
+
+    def noted(model: StageModel, caches: Any, rows: tuple[int, ...], tensors: Any) -> StepAhead:
+        built.append(rows)
+        return build_ahead(model, caches, rows, tensors)
+
+    def rest(_: InProcessPipeline) -> None: ...
+
+    monkeypatch.setattr("pomona_stage_worker.stage.build_ahead", noted)
+    monkeypatch.setattr(InProcessPipeline, "_prepare", rest)
+    ends = [(0, 2), (2, 5)]
+    stages = [MlxStage(slice_model(model(), a, b), builds_beside=beside) for a, b in ends]
+    line = InProcessPipeline(stages, Limits(stages=2, context_length=4096, cache_tokens=9999))
+    first, second = prompts(2)
+    alone_first = line.submit("a", first, GREEDY)
+    line.run()
+    assert not built, "a lone lane is built when its stage rests"
+    clients = [line.submit(f"b{n}", prompt, GREEDY) for n, prompt in enumerate((first, second))]
+    line.run()
+    assert (len(built) > REPLY) == beside
+    assert [c.tokens for c in (alone_first, *clients)] == [*map(alone, (first, first, second))]
 
 
 def test_caches_in_bits_run_one_to_a_lane_and_agree_with_mlx_lm() -> None:

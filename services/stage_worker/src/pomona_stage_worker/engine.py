@@ -21,7 +21,8 @@ def mlx_engine() -> Engine:
         grammars = None
         if model.is_tail:
             grammars = Grammars(resolve(weights.source), pipeline.vocab_size)
-        return MlxStage(model, pipeline.cache_bits, grammars, try_steps(model))
+        apart = device != "cpu"
+        return MlxStage(model, pipeline.cache_bits, grammars, try_steps(model), apart)
 
     device = this_device().kind
 

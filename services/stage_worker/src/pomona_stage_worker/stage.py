@@ -94,6 +94,8 @@ class MlxStage:
         cache_bits: quantise keys and values to this many bits; 0 leaves them.
         grammars: makes the constraints of replies, on the tail.
         trial: of its steps, when there was one.
+        builds_beside: build other lanes' next steps while one is computed. For devices that
+            compute apart from the processor, which Python would else leave idle meanwhile.
     """
 
     def __init__(
@@ -102,8 +104,10 @@ class MlxStage:
         cache_bits: int = 0,
         grammars: Grammars | None = None,
         trial: Trial = NOT_TRIED,
+        builds_beside: bool = False,
     ) -> None:
         self.trial = trial
+        self._builds_beside = builds_beside
         self._model = model
         self._cache_bits = cache_bits
         self._grammars = grammars
@@ -141,6 +145,7 @@ class MlxStage:
             mx.async_eval(passed, owned)
 
             def pass_on() -> Output:
+                self._build_beside(step)
                 mx.eval(passed, owned)
                 return Output(tuple(_bytes(array) for array in passed))
 
@@ -150,6 +155,7 @@ class MlxStage:
 
     def _end(self, step: Step, output: mx.array, owned: list[mx.array]) -> Output:
         """On the tail: what is told of a prompt, and the rows' draws."""
+        self._build_beside(step)
         wanted = self._prompt_scores.wanted(step)
         scores = self._prompt_scores.take(step, output) if wanted else None
         if not step.sample:
@@ -164,10 +170,17 @@ class MlxStage:
         results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
         return Output(results=results, of_prompt=scores)
 
+    def _build_beside(self, step: Step) -> None:
+        if self._builds_beside:
+            self._prepare(but=step.lane)
+
     def prepare(self) -> bool:
+        return self._prepare()
+
+    def _prepare(self, but: int | None = None) -> bool:
         for number, tensors in self._expected.items():
             lane = self._table.lanes.get(number)
-            if lane is not None and number not in self._ahead:
+            if lane is not None and number != but and number not in self._ahead:
                 rows = tuple(lane.rows)
                 self._ahead[number] = build_ahead(self._model, lane.caches, rows, tensors)
                 return True
