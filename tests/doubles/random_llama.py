@@ -56,9 +56,7 @@ def alone(prompt: tuple[int, ...]) -> list[int]:
 
 
 def pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
-    stages = [
-        MlxStage(slice_model(model(), a, b), builds_beside=True) for a, b in pairwise(bounds)
-    ]
+    stages = [MlxStage(slice_model(model(), a, b), builds_beside=True) for a, b in pairwise(bounds)]
     allowed: dict[str, Any] = {
         "context_length": 4096,
         "cache_tokens": 20_000,

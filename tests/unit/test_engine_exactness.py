@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import mlx.core as mx
 import pytest
@@ -15,7 +16,7 @@ from mlx_lm.models import llama
 from doubles.pipeline import InProcessPipeline
 from doubles.random_llama import CUTS, GREEDY, REPLY, VOCABULARY, alone, model, pipeline, prompts
 from pomona_stage_worker.ahead import StepAhead, build_ahead
-from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.scheduling import Limits, rounds
 from pomona_stage_worker.slicing import StageModel, slice_model
 from pomona_stage_worker.stage import MlxStage
 
@@ -49,19 +50,22 @@ def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
     texts = prompts(10)
     asked: dict[str, tuple[int, ...]] = {}
     cancelled: set[str] = set()
-    for kind, number in schedule:
-        if kind == "submit":
-            request = f"r{len(asked)}"
-            asked[request] = texts[number]
-            line.submit(request, texts[number], GREEDY)
-        elif kind == "cancel" and f"r{number}" in asked:
-            cancelled.add(f"r{number}")
-            line.cancel(f"r{number}")
-        else:
-            for _ in range(1 if kind == "move" else 15):
-                moves = line.moves()
-                moves[number % len(moves)]()
-    line.run()
+    # Every few steps there is a lane fewer, or one more.
+    with patch.object(rounds, "TRIED_ROUNDS", 1), patch.object(rounds, "SETTLED_ROUNDS", 1):
+        for kind, number in schedule:
+            if kind == "submit":
+                request = f"r{len(asked)}"
+                asked[request] = texts[number]
+                line.submit(request, texts[number], GREEDY)
+            elif kind == "cancel" and f"r{number}" in asked:
+                cancelled.add(f"r{number}")
+                line.cancel(f"r{number}")
+            else:
+                for _ in range(1 if kind == "move" else 15):
+                    moves = line.moves()
+                    moves[number % len(moves)]()
+                    line.now += number / 1e6
+        line.run()
     for request, prompt in asked.items():
         got = line.clients[request].tokens
         assert got == alone(prompt)[: len(got)]

@@ -28,7 +28,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch, order: str) -> list[tuple[str, list[
     """Have one order be the fastest. Returns: what is tried, by and by."""
     tried: list[tuple[str, list[int]]] = []
 
-    def seconds(of: Order, matrix: mx.array) -> float:
+    def seconds(of: Order, matrix: mx.array, rows: object) -> float:
         tried.append((of.__name__, list(matrix.shape)))
         return float(of is not ORDERS[order])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from doubles.pipeline import InProcessPipeline
 from pomona.messages.data import Close, Join, Leave, Open, Sampling, Step
-from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.scheduling import Limits, rounds
 from pomona_stage_worker.testing.emulated import EmulatedStage
 
 LIMITS = Limits(
@@ -47,6 +48,8 @@ EVENTS = st.lists(
 )
 
 
+@patch.object(rounds, "TRIED_ROUNDS", 1)
+@patch.object(rounds, "SETTLED_ROUNDS", 1)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events=EVENTS, can_slice=st.booleans(), can_batch=st.booleans())
 def test_every_request_ends_and_nothing_leaks_whatever_happens(
@@ -79,6 +82,7 @@ def test_every_request_ends_and_nothing_leaks_whatever_happens(
         else:
             moves = line.moves()
             moves[event[1] % len(moves)]()
+            line.now += event[1] / 1e6
         assert line.scheduler.reserved_tokens <= limits.cache_tokens
         assert line.scheduler.in_flight <= limits.stages + 1
         if can_batch:

@@ -11,7 +11,7 @@ small products. So all are tried, once for each shape that is worth it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,7 +20,11 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from pomona_stage_worker.loading.blocks import OUTPUTS, SUFFIX, in_blocks, multiply, whole
 from pomona_stage_worker.loading.precision import on_metal
 
-TRIES = 3
+TRIES = 2
+LANE_ROWS = 1, 4
+"""What decoding multiplies by, mostly."""
+COLD_BYTES = 24 << 20
+"""More than a processor's own caches hold."""
 WEIGHT = ".weight"
 WORTH_TRYING_BYTES = 1 << 17
 """Smaller matrices stay as they are stored: they wait in the processor's own caches, and what is
@@ -66,7 +70,8 @@ def settled(name: str, weight: mx.array, may_block: bool) -> dict[str, mx.array]
         return {name: weight}
     key = (*weight.shape, may_block)
     if key not in _fastest:
-        _fastest[key] = min(orders(weight, may_block), key=lambda o: product_seconds(o, matrix))
+        known = {o: product_seconds(o, matrix, LANE_ROWS) for o in orders(weight, may_block)}
+        _fastest[key] = min(known, key=lambda order: known[order])
     ordered = _fastest[key](weight)
     mx.eval(ordered)
     in_its_order = name.removesuffix(WEIGHT) + SUFFIX if _fastest[key] is in_blocks else name
@@ -96,14 +101,21 @@ def orders(weight: mx.array, may_block: bool) -> list[Order]:
     return [as_stored, outputs_adjacent, *blocks]
 
 
-def product_seconds(order: Order, matrix: mx.array) -> float:
-    """Of the product of one row with a matrix in an order: the quickest try."""
-    ordered = order(matrix)
-    row = mx.ones((1, 1, matrix.shape[1]), dtype=matrix.dtype)
-    mx.eval(ordered, row)
-    best = float("inf")
-    for _ in range(TRIES):
-        begin = time.perf_counter()
-        mx.eval(multiply(row, ordered) if order is in_blocks else row @ ordered.T)
-        best = min(best, time.perf_counter() - begin)
-    return best
+def product_seconds(order: Order, matrix: mx.array, rows: Sequence[int] = (1,)) -> float:
+    """Of the products of so many rows with a matrix in an order, added up; each the quickest
+    try, of many matrices one after the other, as a model has them: one alone would wait in the
+    processor's caches."""
+    count = max(1, COLD_BYTES // matrix.nbytes)
+    ordered = [order(matrix + 0) for _ in range(count)]
+    mx.eval(ordered)
+    total = 0.0
+    for number in rows:
+        x = mx.ones((number, 1, matrix.shape[1]), dtype=matrix.dtype)
+        best = float("inf")
+        for _ in range(TRIES):
+            products = [multiply(x, m) if order is in_blocks else x @ m.T for m in ordered]
+            begin = time.perf_counter()
+            mx.eval(products)
+            best = min(best, time.perf_counter() - begin)
+        total += best / count
+    return total

@@ -12,12 +12,12 @@ class Lanes:
     """About as many lanes as stages, filled evenly. Whatever moves a row gives the op for it.
 
     Args:
-        limit: most lanes.
+        limit: most lanes; may change.
         can_batch: whether a lane may have more than one row.
     """
 
     def __init__(self, limit: int, can_batch: bool) -> None:
-        self._limit = limit
+        self.limit = limit
         self._can_batch = can_batch
         self._lanes: dict[int, Lane] = {}
         self._number = 0
@@ -31,13 +31,23 @@ class Lanes:
     def get(self, number: int) -> Lane | None:
         return self._lanes.get(number)
 
+    @property
+    def rows(self) -> int:
+        return sum(len(lane.rows) for lane in self)
+
     def idle(self) -> list[Lane]:
         """Lanes of which no step is in the pipeline; the one that has waited longest first."""
         return sorted((x for x in self if not x.stepping), key=lambda lane: lane.stepped_at)
 
+    def ready(self) -> list[Lane]:
+        """The idle lanes that may step; when there are too many lanes, those that rest wait for
+        another to merge with."""
+        idle = self.idle()
+        return [] if len(self) > self.limit and len(idle) < len(self) else idle
+
     def join(self, sequence: Sequence) -> Op:
         """A row more, in a lane of its own while there may be another."""
-        if len(self) < self._limit:
+        if len(self) < self.limit:
             lane = self._new()
         else:
             lane = min(self, key=lambda lane: (len(lane.rows), lane.stepping))
@@ -50,10 +60,15 @@ class Lanes:
         return self._take_out(self._lanes[sequence.lane], [sequence])
 
     def balance(self) -> list[Op]:
-        """Move rows from the fullest lane to the emptiest, both at rest."""
+        """Merge the emptiest lanes while there are too many, then move rows from the fullest
+        lane to the emptiest; only lanes at rest."""
         ops: list[Op] = []
+        while len(self) > self.limit and len(idle := self.idle()) > 1:
+            emptiest, other = sorted(idle, key=lambda lane: len(lane.rows))[:2]
+            rows = list(emptiest.rows)
+            ops += [self._take_out(emptiest, rows), self._enter(other, rows)]
         while self._can_batch and (idle := [lane for lane in self if not lane.stepping]):
-            may_open = len(self) < self._limit
+            may_open = len(self) < self.limit
             fullest = max(idle, key=lambda lane: len(lane.rows))
             emptiest = min(idle, key=lambda lane: len(lane.rows))
             moving = (len(fullest.rows) - (0 if may_open else len(emptiest.rows))) // 2

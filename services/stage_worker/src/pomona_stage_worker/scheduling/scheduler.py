@@ -6,9 +6,10 @@ Events come in by :meth:`Scheduler.submit`, :meth:`~Scheduler.cancel` and
 
 A request waits, then its prompt is read in chunks (prefilling), then it is a row of a
 lane. There are about as many lanes as stages; each has at most one step in the pipeline,
-so that while one lane is in the last stage another is in the first. Chunks go between the
-steps of lanes, as large as :class:`Pace` allows. Whatever changes a cache is an op; ops
-ride on the next step, and all stages apply them in that order.
+so that while one lane is in the last stage another is in the first; :class:`Rounds` tells
+whether one lane fewer serves all of them sooner. Chunks go between the steps of lanes, as
+large as :class:`Pace` allows. Whatever changes a cache is an op; ops ride on the next step,
+and all stages apply them in that order.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pomona_stage_worker.scheduling.lanes import Lanes
 from pomona_stage_worker.scheduling.limits import Limits
 from pomona_stage_worker.scheduling.pace import Pace
 from pomona_stage_worker.scheduling.prefixes import PrefixIndex
+from pomona_stage_worker.scheduling.rounds import Rounds
 from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
 from pomona_stage_worker.scheduling.waiting import PRIORITY_S, Waiting
 
@@ -71,11 +73,13 @@ class Scheduler:
         self._running: dict[int, Sequence] = {}
         lanes = limits.stages if limits.can_batch else limits.max_running
         self._lanes = Lanes(lanes, limits.can_batch)
+        self._rounds = Rounds(limits.stages)
         self._in_flight: dict[int, InFlight] = {}
         self._ops: list[Op] = []
         self._notices: list[Notice] = []
         self._sequence_number = 0
         self._step_number = 0
+        self._disturbed_at = 0
         self._arrivals = 0
         self._last_was_decode = False
         self._told_queue_at = -TELL_QUEUE_S
@@ -209,13 +213,15 @@ class Scheduler:
         self._expire(now)
         self._admit(now)
         self._tell_queue(now)
+        if self.limits.can_batch:
+            self._lanes.limit = self._rounds.lanes(self._lanes.rows)
         self._ops += self._lanes.balance()
         if len(self._in_flight) < self._in_flight_limit:
             planned = None
             if self._last_was_decode:
-                planned = self._chunk() or self._decode()
+                planned = self._chunk() or self._decode(now)
             else:
-                planned = self._decode() or self._chunk()
+                planned = self._decode(now) or self._chunk()
             if planned is not None:
                 return planned
         return self._plan(None, (), (), sample=False) if self._ops else None
@@ -376,15 +382,18 @@ class Scheduler:
 
     # Running ---------------------------------------------------------------------------
 
-    def _decode(self) -> PlannedStep | None:
+    def _decode(self, now: float) -> PlannedStep | None:
         """A step of the lane that has waited longest."""
-        for lane in self._lanes.idle():
+        for lane in self._lanes.ready():
             if not self._make_room_for_step(lane):
                 continue
             for row in lane.rows:
                 row.computed += 1
+            if lane.stepped_at > self._disturbed_at:
+                self._rounds.observe(self._lanes.rows, len(self._lanes), now - lane.went_at)
             lane.stepping = True
-            lane.stepped_at = self._step_number
+            lane.stepped_at = self._step_number + 1
+            lane.went_at = now
             self.pace.decode_issued(len(self._lanes))
             self._last_was_decode = True
             tokens = tuple((row.tokens[-1],) for row in lane.rows)
@@ -466,6 +475,8 @@ class Scheduler:
         self._step_number += 1
         seqs = tuple(row.number for row in rows)
         ops, self._ops = tuple(self._ops), []
+        if ops or lane is None:
+            self._disturbed_at = self._step_number
         if rows:
             self._in_flight[self._step_number] = InFlight(lane, seqs, sum(map(len, tokens)))
         return PlannedStep(Step("step", self._step_number, lane, seqs, sample, ops), tokens)

@@ -71,12 +71,18 @@ class Sequence:
 
 @dataclass(slots=True)
 class Lane:
-    """Rows that step together. ``stepping`` while a step of it is in the pipeline."""
+    """Rows that step together.
+
+    Attributes:
+        stepping: while a step of it is in the pipeline.
+        stepped_at: the number of its last step; and when that went, in the caller's clock.
+    """
 
     number: int
     rows: list[Sequence] = field(default_factory=list[Sequence])
     stepping: bool = False
     stepped_at: int = 0
+    went_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

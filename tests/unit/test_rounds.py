@@ -1,0 +1,139 @@
+"""How many lanes are kept: whichever number brings them round sooner."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doubles.pipeline import InProcessPipeline
+from pomona.messages.data import SampledToken, Sampling, Step, StepDone, Submit
+from pomona_stage_worker.scheduling import Limits, Scheduler, rounds
+from pomona_stage_worker.scheduling.rounds import SETTLED_ROUNDS, TRIED_ROUNDS, Rounds
+from pomona_stage_worker.testing.emulated import EmulatedStage
+
+
+def drive(known: Rounds, rows: int, times: int, seconds: Callable[[int], float]) -> list[int]:
+    """Rounds of all lanes, each as long as ``seconds`` says of their number. Returns: how many
+    lanes were kept, round by round."""
+    kept: list[int] = []
+    for _ in range(times):
+        lanes = known.lanes(rows)
+        kept.append(lanes)
+        for _ in range(lanes):
+            known.observe(rows, lanes, seconds(lanes))
+    return kept
+
+
+@pytest.mark.parametrize(("fewer", "best"), [(0.5, 3), (0.96, 3), (0.98, 4), (1.0, 4), (2.0, 4)])
+def test_both_are_tried_and_the_one_that_is_clearly_sooner_is_kept(fewer: float, best: int) -> None:
+    known = Rounds(4)
+    kept = drive(known, 9, 80, lambda lanes: fewer if lanes == 3 else 1.0)
+    assert kept[:TRIED_ROUNDS] == [4] * TRIED_ROUNDS
+    assert kept[TRIED_ROUNDS : 2 * TRIED_ROUNDS] == [3] * TRIED_ROUNDS
+    assert set(kept[2 * TRIED_ROUNDS :]) == {best}
+
+
+def test_other_numbers_of_rows_begin_with_what_was_better_for_the_nearest() -> None:
+    known = Rounds(2)
+    drive(known, 4, 80, lambda lanes: float(lanes))
+    drive(known, 20, 80, lambda lanes: 1 / lanes)
+    assert (known.lanes(5), known.lanes(19)) == (1, 2)
+
+
+def test_what_was_settled_is_tried_again_after_a_while() -> None:
+    known = Rounds(2)
+    first = drive(known, 2, 2 * TRIED_ROUNDS + SETTLED_ROUNDS, lambda lanes: float(lanes))
+    assert set(first[2 * TRIED_ROUNDS :]) == {1}
+    again = drive(known, 2, 3 * TRIED_ROUNDS, lambda lanes: 1 / lanes)
+    assert again == [1] * TRIED_ROUNDS + [2] * 2 * TRIED_ROUNDS
+
+
+@given(stages=st.integers(1, 9), rows=st.integers(0, 40), seconds=st.floats(0, 9))
+def test_there_is_no_choice_where_no_lane_would_have_to_be_shared(
+    stages: int, rows: int, seconds: float
+) -> None:
+    known = Rounds(stages)
+    kept = drive(known, rows, 40, lambda _: seconds)
+    fewest = stages if stages == 1 or rows < stages or not seconds else stages - 1
+    assert min(kept) == fewest
+    assert max(kept) == stages
+
+
+def widths(stages: int, users: int, a_row_more: float) -> list[int]:
+    """Rows of the steps of a pipeline whose stages serve one step at a time, each for 0.7 to
+    1.3 seconds and so much more for every row after the first."""
+    chance = random.Random(stages)
+    scheduler = Scheduler(Limits(stages=stages, context_length=999, cache_tokens=99_999))
+    greedy = Sampling(max_tokens=250, temperature=0.0)
+    for user in range(users):
+        scheduler.submit(Submit("submit", f"r{user}", 1, "m", "", greedy), [1, 2, 3], 0.0)
+    found: list[int] = []
+    free_at = [0.0] * stages
+    under_way: deque[tuple[float, Step]] = deque()
+    left = dict.fromkeys(range(1, users + 1), greedy.max_tokens)
+    now = 0.0
+    while scheduler.active or scheduler.waiting:
+        planned = scheduler.next_step(now)
+        if planned is not None:
+            step, at = planned.step, now
+            for stage, free in enumerate(free_at):
+                more = a_row_more * max(len(step.rows) - 1, 0)
+                at = free_at[stage] = max(at, free) + chance.uniform(0.7, 1.3) + more
+            if step.lane is not None:
+                found.append(len(step.rows))
+            if step.rows:
+                under_way.append((at, step))
+            continue
+        now, step = under_way.popleft()
+        sampled: list[SampledToken] = []
+        for seq in step.rows if step.sample else ():
+            left[seq] -= 1
+            sampled.append(SampledToken(seq, 7, None if left[seq] else "length"))
+        elapsed = (1_000_000,) * stages
+        scheduler.step_done(StepDone("step_done", step.step, step.lane, tuple(sampled), elapsed))
+    assert not any(left.values())
+    return found[len(found) // 2 : -len(found) // 8]
+
+
+@pytest.mark.parametrize(("stages", "users"), [(2, 2), (2, 4), (4, 6), (8, 8)])
+def test_lanes_are_merged_where_a_row_more_costs_little(stages: int, users: int) -> None:
+    """Steps that do not take equally long hold each other up when no stage is to spare."""
+    fewer, as_many = -(-users // (stages - 1)), -(-users // stages)
+    assert max(widths(stages, users, 0.0)) == fewer
+    assert max(widths(stages, users, 1.0)) == as_many
+
+
+# The schedule's promises, while lanes are merged and parted all the time. -----------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    stages=st.integers(2, 4),
+    users=st.integers(1, 9),
+    order=st.lists(st.integers(0, 1000), min_size=100, max_size=600),
+)
+def test_nothing_is_lost_or_held_up_while_lanes_are_merged_and_parted(
+    stages: int, users: int, order: list[int]
+) -> None:
+    emulated = [EmulatedStage(0.0, 1, is_tail=at == stages - 1) for at in range(stages)]
+    limits = Limits(stages=stages, context_length=999, cache_tokens=99_999)
+    with patch.object(rounds, "TRIED_ROUNDS", 1), patch.object(rounds, "SETTLED_ROUNDS", 1):
+        line = InProcessPipeline(emulated, limits)
+        for user in range(users):
+            greedy = Sampling(max_tokens=20 + user, temperature=0.0)
+            line.submit(f"r{user}", range(100 * user, 100 * user + 9), greedy)
+        for pick in order:
+            moves = line.moves()
+            moves[pick % len(moves)]()
+            line.now += pick / 1e6
+            assert line.scheduler.lanes <= stages
+        line.run()
+    assert [len(c.tokens) for c in line.clients.values()] == [20 + user for user in range(users)]
+    first, *others = line.tables()
+    assert all(table == first for table in others)
