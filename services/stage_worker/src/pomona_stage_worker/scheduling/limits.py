@@ -36,5 +36,5 @@ class Limits:
     chunk: int = 512
     scored_chunk: int = 128
     least_chunk: int = 4
-    pace: float = 1.0
+    pace: float = 0.8
     least_prefix: int = 16
