@@ -26,6 +26,7 @@ from pomona.models.safetensors_index import read_tensor_places
 from pomona_ops.models.show import print_facts
 from pomona_stage_worker.loading import assemble, read_weights
 from pomona_stage_worker.loading.folder_weights import FolderWeights
+from pomona_stage_worker.loading.layout import COLD_BYTES
 
 TOKENS = mx.array([[3, 17, 101, 5, 44, 9, 80, 2]])
 LAYERS = CONFIG["num_hidden_layers"]
@@ -181,9 +182,10 @@ def test_a_stage_reads_its_own_bytes_and_never_holds_much_more(
     assert seen["held"] == float32 * share
     # Beyond the tensors a few headers, and what the watching of /proc itself reads.
     assert seen["read"] <= 1.05 * share
-    assert seen["peak"] <= 1.1 * seen["held"]
-    # A matrix is laid out anew once it was read: for that moment there are two of it.
-    assert seen["rss"] <= 1.15 * seen["held"] + (8 << 20)
+    # A matrix is laid out anew once it was read: for that moment there are two of it. How they
+    # should lie is tried with copies.
+    assert seen["peak"] <= 1.1 * seen["held"] + COLD_BYTES
+    assert seen["rss"] <= 1.15 * seen["held"] + COLD_BYTES + (8 << 20)
 
 
 def test_what_is_held_already_is_not_read_again(tmp_path: Path) -> None:

@@ -106,8 +106,10 @@ def product_seconds(order: Order, matrix: mx.array, rows: Sequence[int] = (1,)) 
     try, of many matrices one after the other, as a model has them: one alone would wait in the
     processor's caches."""
     count = max(1, COLD_BYTES // matrix.nbytes)
-    ordered = [order(matrix + 0) for _ in range(count)]
-    mx.eval(ordered)
+    ordered: list[mx.array] = []
+    for _ in range(count):
+        ordered.append(order(matrix + 0))
+        mx.eval(ordered[-1])
     total = 0.0
     for number in rows:
         x = mx.ones((number, 1, matrix.shape[1]), dtype=matrix.dtype)
