@@ -37,7 +37,8 @@ def seen(
         workers.append(beacon_of("stage_worker", f"n{number}", facts=facts))
         discoveries.append(beacon_of("discovery", f"n{number}", facts={"hardware": kind}))
     known = sight.Learnt(
-        {worker.name: factor for worker, factor in zip(workers, learnt, strict=False)}, tail
+        stages={worker.name: factor for worker, factor in zip(workers, learnt, strict=False)},
+        tail=tail,
     )
     return Problem(
         read_facts(EMBEDDED_MODEL),

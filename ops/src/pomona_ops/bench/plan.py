@@ -158,11 +158,17 @@ class _Run:
         """Measured over predicted; all workers are on one machine, so one figure for all."""
         said = self.predict(sight.Learnt())
         stages_us, whole_us = self._measured()
-        correction = sum(stages_us) / 1e6 / sum(said.stage_s)
-        links = max(whole_us - sum(stages_us), 0.0) / 1e6 / sum(said.link_s)
+        tail_s = self._status(self.pipeline.stages[-1].worker).tail_us / 1e6
+        steps_s = sum(stages_us) / 1e6
+        layers = (steps_s - tail_s) / (sum(said.stage_s) - said.tail_s)
+        links_s = max(whole_us / 1e6 - steps_s, 0.0)
         node = self.pipeline.stages[0].worker.rpartition(".")[0]
         names = [f"{node}.{number}" for number in range(max(STAGES))]
-        return sight.Learnt(dict.fromkeys(names, correction), links)
+        return sight.Learnt(
+            stages=dict.fromkeys(names, layers),
+            tail=tail_s / said.tail_s / layers,
+            links=links_s / sum(said.link_s),
+        )
 
     def _measured(self) -> tuple[list[float], float]:
         """(each stage's step, the whole way round) in microseconds, medians of the turn."""

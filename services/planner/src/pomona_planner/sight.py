@@ -26,7 +26,7 @@ NOISE = 0.25
 """Share by which equal machines measure differently, beside other work."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Learnt:
     """What measurements said of predictions.
 
