@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from doubles.pipeline import InProcessPipeline
 from pomona.messages.data import SampledToken, Sampling, Step, StepDone, Submit
 from pomona_stage_worker.scheduling import Limits, Scheduler, rounds
-from pomona_stage_worker.scheduling.rounds import SETTLED_ROUNDS, TRIED_ROUNDS, Rounds
+from pomona_stage_worker.scheduling.rounds import PATIENCE, SETTLED_ROUNDS, TRIED_ROUNDS, Rounds
 from pomona_stage_worker.testing.emulated import EmulatedStage
 
 
-def drive(known: Rounds, rows: int, times: int, seconds: Callable[[int], float]) -> list[int]:
+def drive(
+    known: Rounds, rows: int, times: int, seconds: Callable[[int], float | None]
+) -> list[int]:
     """Rounds of all lanes, each as long as ``seconds`` says of their number. Returns: how many
     lanes were kept, round by round."""
     kept: list[int] = []
@@ -52,6 +54,15 @@ def test_what_was_settled_is_tried_again_after_a_while() -> None:
     assert set(first[2 * TRIED_ROUNDS :]) == {1}
     again = drive(known, 2, 3 * TRIED_ROUNDS, lambda lanes: 1 / lanes)
     assert again == [1] * TRIED_ROUNDS + [2] * 2 * TRIED_ROUNDS
+
+
+def test_a_trial_that_is_always_disturbed_is_given_up() -> None:
+    """Else a busy cluster might stay with what nobody has compared."""
+    known = Rounds(2)
+    drive(known, 4, TRIED_ROUNDS, lambda _: 1.0)
+    kept = drive(known, 4, 99 * TRIED_ROUNDS, lambda _: None)
+    assert kept[: PATIENCE * TRIED_ROUNDS] == [1] * PATIENCE * TRIED_ROUNDS
+    assert set(kept[PATIENCE * TRIED_ROUNDS :]) == {2}
 
 
 @given(stages=st.integers(1, 9), rows=st.integers(0, 40), seconds=st.floats(0, 9))

@@ -15,6 +15,8 @@ TRIED_ROUNDS = 16
 """Of every lane, with each number of lanes."""
 SETTLED_ROUNDS = 32 * TRIED_ROUNDS
 """Until both are tried again: caches have grown, machines are warm."""
+PATIENCE = 4
+"""So many times the rounds that are needed may be disturbed before a trial is given up."""
 _GAIN = 0.97
 """What a round must take of the other's time to be called shorter."""
 
@@ -36,9 +38,10 @@ class Rounds:
             return self._stages
         return self._comparison(rows).lanes
 
-    def observe(self, rows: int, lanes: int, seconds: float) -> None:
-        """A lane came round undisturbed: so long after its step before."""
-        if self._stages > 1 and rows >= self._stages and seconds > 0.0:
+    def observe(self, rows: int, lanes: int, seconds: float | None) -> None:
+        """A lane came round so long after its step before; None when chunks or users that came
+        and went disturbed it."""
+        if self._stages > 1 and rows >= self._stages and seconds != 0.0:
             self._comparison(rows).observe(lanes, seconds)
 
     def _comparison(self, rows: int) -> _Comparison:
@@ -56,29 +59,33 @@ class _Comparison:
         self.best = self.lanes = best
         self._either = 2 * stages - 1
         self._seconds: dict[int, list[float]] = {}
+        self._seen = 0
         self._settled = 0
 
-    def observe(self, lanes: int, seconds: float) -> None:
+    def observe(self, lanes: int, seconds: float | None) -> None:
         if lanes != self.lanes:
             return
         if self._settled:
             self._settled -= 1
             return
+        self._seen += 1
         seen = self._seconds.setdefault(lanes, [])
-        seen.append(seconds)
-        if len(seen) < TRIED_ROUNDS * lanes:
-            return
+        if seconds is not None:
+            seen.append(seconds)
+        needed = TRIED_ROUNDS * lanes
         other = self._either - lanes
-        if other in self._seconds:
-            self._decide(other)
+        if len(seen) < needed:
+            if self._seen >= PATIENCE * needed:
+                self._settle(self.best)
+        elif other in self._seconds:
+            clearly = median(seen) < _GAIN * median(self._seconds[other])
+            self._settle(lanes if clearly else other)
         else:
-            self.lanes = other
+            self.lanes, self._seen = other, 0
 
-    def _decide(self, other: int) -> None:
-        """The one that was tried first was the best so far, and stays so unless clearly beaten."""
-        first = self._either - self.lanes
-        if median(self._seconds[self.lanes]) < _GAIN * median(self._seconds[first]):
-            first = self.lanes
-        self.best = self.lanes = first
-        self._settled = SETTLED_ROUNDS * first
+    def _settle(self, lanes: int) -> None:
+        """Keep so many. The number that was tried first had been the best so far."""
+        self.best = self.lanes = lanes
+        self._settled = SETTLED_ROUNDS * lanes
         self._seconds.clear()
+        self._seen = 0

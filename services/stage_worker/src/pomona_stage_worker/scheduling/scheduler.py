@@ -389,8 +389,9 @@ class Scheduler:
                 continue
             for row in lane.rows:
                 row.computed += 1
-            if lane.stepped_at > self._disturbed_at:
-                self._rounds.observe(self._lanes.rows, len(self._lanes), now - lane.went_at)
+            undisturbed = lane.stepped_at > self._disturbed_at
+            took = now - lane.went_at if undisturbed else None
+            self._rounds.observe(self._lanes.rows, len(self._lanes), took)
             lane.stepping = True
             lane.stepped_at = self._step_number + 1
             lane.went_at = now
