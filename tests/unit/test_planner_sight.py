@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from beacons import beacon_of
@@ -62,6 +64,25 @@ def test_a_machine_that_is_really_slower_counts_as_slower() -> None:
     slow, *others = seen(4e9, 9e9, 10e9, hardware=(MINI,) * 3).machines
     assert slow.bandwidth == 4e9
     assert [machine.bandwidth for machine in others] == [9e9, 9e9]
+
+
+def test_workers_of_one_machine_are_equal_whatever_they_measured_beside_each_other() -> None:
+    speeds = (9e9, 3e9, 10e9)
+    workers = [
+        replace(
+            beacon_of(
+                "stage_worker",
+                f"w{number}",
+                facts={"device": "cpu", "usable_memory_bytes": GIGA, "memory_bandwidth": speed},
+            ),
+            node="one",
+        )
+        for number, speed in enumerate(speeds)
+    ]
+    known = sight.Learnt(stages={workers[1].name: 4.0})
+    machines = sight.machines(workers, [], known)
+    assert [machine.bandwidth for machine in machines] == [9e9] * 3
+    assert [machine.correction for machine in machines] == [1.0] * 3
 
 
 def test_machines_of_different_kinds_are_never_made_equal() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -72,23 +73,28 @@ def machines(
         _machine(worker, on_node[worker.node], hardware.get(worker.node), learnt)
         for worker in workers
     ]
+    same: dict[Hashable, list[int]] = {}
     alike: dict[Hashable, list[int]] = {}
     for index, worker in enumerate(workers):
         known = hardware.get(worker.node)
         what = worker.node if known is None else (known.chip, known.cores, known.memory_bytes)
+        same.setdefault((worker.node, made[index].whole_precision), []).append(index)
         alike.setdefault((what, made[index].whole_precision), []).append(index)
+    for group in same.values():
+        _even(made, group, math.inf)
     for group in alike.values():
-        _even(made, group)
+        _even(made, group, NOISE)
     return tuple(made)
 
 
-def _even(machines: list[Machine], group: Sequence[int]) -> None:
+def _even(machines: list[Machine], group: Sequence[int], noise: float) -> None:
     """Give machines of one kind that measured about the same the figure in the middle, so that
-    noise makes no difference where there is none; one that is really slower keeps its own."""
+    noise makes no difference where there is none; one that is really slower keeps its own. The
+    workers of one machine cannot be: they measured each other's disturbance."""
     for name in ("bandwidth", "compute", "layer_s", "correction"):
         middle = median(getattr(machines[index], name) for index in group)
         for index in group:
-            if abs(getattr(machines[index], name) - middle) <= NOISE * middle:
+            if abs(getattr(machines[index], name) - middle) <= noise * middle:
                 machines[index] = replace(machines[index], **{name: middle})
 
 
