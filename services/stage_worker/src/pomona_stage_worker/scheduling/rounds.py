@@ -17,7 +17,7 @@ SETTLED_ROUNDS = 32 * TRIED_ROUNDS
 """Until both are tried again: caches have grown, machines are warm."""
 PATIENCE = 4
 """So many times the rounds that are needed may be disturbed before a trial is given up."""
-_GAIN = 0.97
+_GAIN = 0.99
 """What a round must take of the other's time to be called shorter."""
 
 
