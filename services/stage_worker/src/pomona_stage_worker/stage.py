@@ -172,12 +172,10 @@ class MlxStage:
 
     def _build_beside(self, step: Step) -> None:
         if self._builds_beside:
-            self._prepare(but=step.lane)
+            self.prepare(but=step.lane)
 
-    def prepare(self) -> bool:
-        return self._prepare()
-
-    def _prepare(self, but: int | None = None) -> bool:
+    def prepare(self, but: int | None = None) -> bool:
+        """Build a lane's next step. Args: but: the lane that is being computed."""
         for number, tensors in self._expected.items():
             lane = self._table.lanes.get(number)
             if lane is not None and number != but and number not in self._ahead:
