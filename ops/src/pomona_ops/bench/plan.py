@@ -155,20 +155,12 @@ class _Run:
         }
 
     def learnt(self) -> sight.Learnt:
-        """Measured over predicted; all workers are on one machine, so one figure for all."""
-        said = self.predict(sight.Learnt())
+        """What this pipeline's steps say of all workers, which are on one machine."""
         stages_us, whole_us = self._measured()
-        tail_s = self._status(self.pipeline.stages[-1].worker).tail_us / 1e6
-        steps_s = sum(stages_us) / 1e6
-        layers = (steps_s - tail_s) / (sum(said.stage_s) - said.tail_s)
-        links_s = max(whole_us / 1e6 - steps_s, 0.0)
+        tail_us = self._status(self.pipeline.stages[-1].worker).tail_us
         node = self.pipeline.stages[0].worker.rpartition(".")[0]
-        names = [f"{node}.{number}" for number in range(max(STAGES))]
-        return sight.Learnt(
-            stages=dict.fromkeys(names, layers),
-            tail=tail_s / said.tail_s / layers,
-            links=links_s / sum(said.link_s),
-        )
+        workers = [f"{node}.{number}" for number in range(max(STAGES))]
+        return calibrated(self.predict(sight.Learnt()), stages_us, tail_us, whole_us, workers)
 
     def _measured(self) -> tuple[list[float], float]:
         """(each stage's step, the whole way round) in microseconds, medians of the turn."""
@@ -195,6 +187,29 @@ class _Run:
                     if status.epoch == self.pipeline.epoch:
                         return status
         raise BenchError(f"{worker} says nothing of its stage")
+
+
+def calibrated(
+    said: Prediction,
+    stages_us: Sequence[float],
+    tail_us: float,
+    whole_us: float,
+    workers: Sequence[str],
+) -> sight.Learnt:
+    """Measured over predicted, one figure for all workers.
+
+    Args:
+        said: predicted without having learnt anything.
+        stages_us, tail_us, whole_us: measured: of each stage's step, of what the vocabulary head
+            takes of the last one, and of the whole way round.
+    """
+    steps_s = sum(stages_us) / 1e6
+    layers = (steps_s - tail_us / 1e6) / (sum(said.stage_s) - said.tail_s)
+    return sight.Learnt(
+        stages=dict.fromkeys(workers, layers),
+        tail=tail_us / 1e6 / said.tail_s / layers,
+        links=max(whole_us / 1e6 - steps_s, 0.0) / sum(said.link_s),
+    )
 
 
 def _with_speed(beacon: Beacon, like: StageWorkerFacts) -> Beacon:
