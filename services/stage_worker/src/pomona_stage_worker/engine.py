@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pomona.messages.control import Pipeline
 from pomona.models import resolve
+from pomona_stage_worker.compute_thread import begin_compute_thread
 from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.device import this_device
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
@@ -17,6 +18,8 @@ from pomona_stage_worker.worker import Engine
 
 def mlx_engine() -> Engine:
     def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
+        if device == "cpu":
+            begin_compute_thread()
         model = assemble(weights)
         grammars = None
         if model.is_tail:

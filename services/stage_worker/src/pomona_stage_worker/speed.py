@@ -93,9 +93,9 @@ def _read(path: Path) -> Speed | None:
 def signature(device: str) -> str:
     """What the figures depend on."""
     chip = platform.processor() or platform.machine()
-    threads = os.environ.get("OPENBLAS_NUM_THREADS", "")
-    preload = os.environ.get("LD_PRELOAD", "")
-    return " ".join([METHOD, chip, device, version("mlx"), threads, preload])
+    names = ("OPENBLAS_NUM_THREADS", "LD_PRELOAD", "OPENBLAS_CORETYPE")
+    blas = [os.environ.get(name, "") for name in names]
+    return " ".join([METHOD, chip, device, version("mlx"), *blas])
 
 
 def measure_speed(on_metal: bool) -> Speed:
