@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
 from clusters import MODEL, Cluster
+from pomona.addresses import SAME_MACHINE
 from pomona.messages.data import Sampling
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.tokenizer import load_language_model
@@ -65,6 +67,8 @@ def test_greedy_ids_are_those_of_mlx_lm(
         name = read_settings(ServiceSettings).cluster
         pipeline = asyncio.run(active_pipeline(endpoint, name, 30.0))
         assert len(pipeline.stages) == stages
+        if sys.platform == "linux":
+            assert all(stage.address.startswith(SAME_MACHINE) for stage in pipeline.stages)
         with Driver(pipeline, name) as driver:
             greedy = Sampling(max_tokens=REPLY, temperature=0.0)
             one_by_one: list[Reply] = []

@@ -59,6 +59,8 @@ def test_an_endpoint_on_one_address_is_the_way_unless_the_planner_says_another()
     assert way(table(heard, plan("far", **one)))[0] == "tcp://10.0.0.1:7000"
     other = plan("far", **one, address="tcp://10.0.0.9:7000")
     assert way(table(heard, other))[0] == "tcp://10.0.0.9:7000"
+    beside_its_tail = plan("far", **one, address="ipc://@pomona-1")
+    assert way(table(heard, beside_its_tail))[0] == "tcp://10.0.0.1:7000"
 
 
 def test_a_head_on_every_address_is_reached_by_the_one_measured_from_here() -> None:

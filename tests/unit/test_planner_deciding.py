@@ -285,8 +285,11 @@ def test_a_plan_that_breaks_a_pin_is_replaced_once_nothing_runs() -> None:
     assert ranges(after)[0] == ("b", 0, 4)
 
 
+EVERYWHERE = "tcp://0.0.0.0:7"
+
+
 def anywhere(name: str) -> Beacon:
-    return replace(worker(name), endpoints={"data": "tcp://0.0.0.0:7"})
+    return replace(worker(name), endpoints={"data": EVERYWHERE})
 
 
 def seeing(
@@ -302,6 +305,20 @@ def test_workers_that_listen_on_every_address_wait_until_the_ways_are_known() ->
     assert "waiting for b to find the best way to a" in keeper.decide(workers, 1, 0.0, [one]).reason
     found = keeper.decide(workers, 1, 1.0, [one, seeing("b", "a", "10.0.0.1")])
     assert [stage.address for stage in found.stages] == ["tcp://10.0.0.1:7", "tcp://10.0.0.2:7"]
+
+
+def test_workers_of_one_machine_reach_each_other_without_tcp() -> None:
+    workers = [
+        replace(anywhere(name), node=node, endpoints={"data": EVERYWHERE, "local": f"ipc://@{name}"})
+        for name, node in (("a", "m"), ("b", "m"), ("c", "n"))
+    ]
+    seen = [seeing("m", "n", "10.0.0.2"), seeing("n", "m", "10.0.0.1")]
+    found = decider(stages=3).decide(workers, 1, 0.0, seen)
+    assert [(x.worker, x.address) for x in found.stages] == [
+        ("a", "tcp://10.0.0.1:7"),
+        ("b", "ipc://@b"),
+        ("c", "tcp://10.0.0.2:7"),
+    ]
 
 
 def test_an_address_that_died_is_replaced_by_another_one_of_the_node() -> None:

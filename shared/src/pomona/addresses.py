@@ -10,6 +10,9 @@ from pomona.messages.discovery import LinkFacts
 WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 """Hosts by which a socket listens on every address of its machine."""
 
+SAME_MACHINE = "ipc://"
+"""Begins endpoints that only processes of the same machine reach."""
+
 Links = Mapping[str, Sequence[LinkFacts]]
 """By node, the ways to the others as measured from there."""
 

@@ -141,4 +141,5 @@ def _envelope(message: tuple[Any, tuple[Tensor, ...]]) -> Envelope:
     body, tensors = message
     settings = read_settings(ServiceSettings)
     name = f"{settings.node}.stage_worker.0"
-    return Envelope(1, settings.cluster, name, "0123456789abcdef", 1, 1000, 1, body, tensors)
+    version, boot = codec.PROTOCOL_VERSION, "0123456789abcdef"
+    return Envelope(version, settings.cluster, name, boot, 1, 1000, 1, body, tensors)

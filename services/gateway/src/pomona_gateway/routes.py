@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pomona.addresses import measured_way
+from pomona.addresses import SAME_MACHINE, measured_way
 from pomona.messages.control import (
     Beacon,
     Pipeline,
@@ -196,7 +196,8 @@ class RouteTable:
             return None
         # The planner's address is how the tail reaches the head; this node may know better.
         measured = measured_way(head.endpoint, beacon.node, self._node, self._links)
-        endpoint = measured or head.address or head.endpoint
+        of_tail = "" if head.address.startswith(SAME_MACHINE) else head.address
+        endpoint = measured or of_tail or head.endpoint
         return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint)
 
     def _still_ready(self, route: Route) -> bool:

@@ -1,7 +1,8 @@
 """At which of its addresses a worker is reached: pure.
 
-A worker that listens on every address (``POMONA_DATA_HOST=0.0.0.0``) is reached at the best one,
-as the discovery service of the sender's node measured it.
+A worker of the sender's own machine is reached without TCP, where it says how. One that listens
+on every address (``POMONA_DATA_HOST=0.0.0.0``) is reached at the best one, as the discovery service
+of the sender's node measured it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from pomona.messages.discovery import DiscoveryFacts, LinkFacts
 def address_of(worker: Beacon, sender: Beacon, others: Sequence[Beacon]) -> str | None:
     """Where a sender reaches a worker: empty when it is where the worker says that it listens,
     None when that is not known yet."""
+    local = worker.endpoints.get("local", "")
+    if sender.node == worker.node and local:
+        return local
     endpoint = worker.endpoints.get("data", "")
     if endpoint.removeprefix("tcp://").rpartition(":")[0] not in WILDCARDS:
         return ""

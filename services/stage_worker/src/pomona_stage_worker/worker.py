@@ -94,7 +94,7 @@ class StageWorker:
             settings,
             settings.instance,
             self._facts,
-            {"data": pull.endpoint},
+            {"data": pull.endpoint, "local": pull.local_endpoint},
             self._work,
         )
         self._loop = StepLoop(self._control.identity, pull)

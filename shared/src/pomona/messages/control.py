@@ -24,8 +24,8 @@ class Stage:
 
     ``endpoint`` is the data endpoint of that worker's process as it was when the plan was
     made: a worker that has started anew does not mistake the plan of its past for its own.
-    ``address`` is where the others reach it, when that is another: it listens on every
-    address, and this is the best one as measured.
+    ``address`` is where the stage before reaches it, when that is another: it is on the same
+    machine, or the worker listens on every address and this is the best one as measured.
     """
 
     worker: Name
@@ -286,7 +286,8 @@ class Beacon:
         progress: counts finished work.
         queued: work begun or waiting. ``progress`` standing still while this is above
             zero is a hang, even though beacons arrive.
-        endpoints: where it listens: ``data``, ``peer``, ``metrics``, ``http``.
+        endpoints: where it listens: ``data``, ``local`` (data, for its own machine), ``peer``,
+            ``metrics``, ``http``.
         facts: what only this kind of service has to say; ``facts.service`` names the kind.
     """
 
