@@ -17,7 +17,7 @@ from pomona_ops.ports import LOOPBACK
 REST_S = 0.5
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 PROMPT = 32
-FEW_TOKENS = 64
+FEW_TOKENS = 128
 MANY_TOKENS = 160
 """Prompts are read one after the other: the first of eight replies must outlast that."""
 LONG_PROMPT = 2000
