@@ -137,3 +137,23 @@ def test_a_small_matrix_stays_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -
     assert layout.settled("a.weight", small, may_block=True) == {"a.weight": small}
     assert not tried
     assert layout.settled("b.weight", large, may_block=True).keys() == {"b.blocks"}
+
+
+@pytest.mark.parametrize(
+    ("adjacent", "blocks", "chosen"),
+    [
+        (0.98, 0.96, layout.as_stored),
+        (0.90, 0.88, layout.outputs_adjacent),
+        (0.98, 0.80, layout.in_blocks),
+        (0.90, 0.80, layout.in_blocks),
+    ],
+)
+def test_an_order_that_is_less_plain_must_be_clearly_faster(
+    adjacent: float, blocks: float, chosen: layout.Order
+) -> None:
+    seconds = {
+        layout.as_stored: 1.0,
+        layout.outputs_adjacent: adjacent,
+        layout.in_blocks: blocks,
+    }
+    assert layout.clearly_fastest(seconds) is chosen

@@ -309,7 +309,9 @@ def test_workers_that_listen_on_every_address_wait_until_the_ways_are_known() ->
 
 def test_workers_of_one_machine_reach_each_other_without_tcp() -> None:
     workers = [
-        replace(anywhere(name), node=node, endpoints={"data": EVERYWHERE, "local": f"ipc://@{name}"})
+        replace(
+            anywhere(name), node=node, endpoints={"data": EVERYWHERE, "local": f"ipc://@{name}"}
+        )
         for name, node in (("a", "m"), ("b", "m"), ("c", "n"))
     ]
     seen = [seeing("m", "n", "10.0.0.2"), seeing("n", "m", "10.0.0.1")]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import pytest
+from mlx_lm.models import llama
 
-from doubles.random_llama import LAYERS, model
+from doubles.random_llama import LAYERS, VOCABULARY, model
 from pomona_stage_worker import trial
 from pomona_stage_worker.slicing import Activations, Logits, StageModel, slice_model
 from pomona_stage_worker.timing import Timing
@@ -23,13 +26,29 @@ def test_a_stage_anywhere_in_the_pipeline_is_timed_and_left_as_it_was() -> None:
 
 
 def test_the_vocabulary_is_told_apart_from_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(_: StageModel, __: Activations | None, logits: Logits) -> float:
-        return {"last": 0.05, "none": 0.02}[logits]
+    def seconds(_: StageModel, __: Activations | None, kinds: Sequence[Logits]) -> list[float]:
+        return [{"last": 0.05, "hidden": 0.02}[logits] for logits in kinds]
 
     monkeypatch.setattr(trial, "_quickest", seconds)
     found = try_steps(slice_model(model(), 1, LAYERS))
     assert found.decode_us == pytest.approx(50_000)
     assert found.tail_us == pytest.approx(30_000)
+
+
+def test_the_last_layer_is_not_taken_for_the_vocabulary() -> None:
+    wide = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=256,
+        num_hidden_layers=1,
+        intermediate_size=1 << 14,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=VOCABULARY,
+    )
+    found = try_steps(slice_model(llama.Model(wide), 0, 1))
+    assert found.decode_us > 0
+    assert found.tail_us < found.decode_us / 2
 
 
 def test_a_model_that_cannot_be_tried_is_served_untried(monkeypatch: pytest.MonkeyPatch) -> None:

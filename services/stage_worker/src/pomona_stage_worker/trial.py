@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -26,7 +27,8 @@ class Trial:
 
     Attributes:
         decode_us: the whole step.
-        tail_us: what of it the norm, the vocabulary head and the draw take; 0 before the tail.
+        tail_us: what of it the vocabulary head and the draw take; 0 before the tail, and of
+            models that cannot be run without it.
     """
 
     decode_us: float = 0.0
@@ -41,11 +43,10 @@ def try_steps(model: StageModel) -> Trial:
     else: its first request will tell."""
     try:
         activations = _activations_for(model)
-        whole_s = _quickest(model, activations, "last")
-        if not model.is_tail:
-            return Trial(whole_s * 1e6)
-        layers_s = _quickest(model, activations, "none")
-        return Trial(whole_s * 1e6, max(whole_s - layers_s, 0.0) * 1e6)
+        apart = model.is_tail and model.has_body
+        whole_s, *without_s = _quickest(model, activations, ("last", "hidden")[: 1 + apart])
+        tail_s = max(whole_s - without_s[0], 0.0) if apart else 0.0
+        return Trial(whole_s * 1e6, tail_s * 1e6)
     except Exception:
         log.exception("the stage's steps cannot be tried")
         return NOT_TRIED
@@ -61,16 +62,20 @@ def _activations_for(model: StageModel) -> Activations | None:
     return tuple(mx.zeros(array.shape, dtype=array.dtype) for array in arrays)
 
 
-def _quickest(model: StageModel, activations: Activations | None, logits: Logits) -> float:
-    """Seconds of the quickest step: whatever else runs only makes it slower."""
+def _quickest(
+    model: StageModel, activations: Activations | None, kinds: Sequence[Logits]
+) -> list[float]:
+    """Seconds of the quickest step of each kind, tried in turns: whatever else runs only makes
+    them slower, and comes and goes for all of them."""
     tokens = mx.zeros((1, 1), dtype=mx.int32)
     caches = model.make_cache()
-    best = float("inf")
+    best = [float("inf")] * len(kinds)
     for _ in range(1 + TRIES):
-        begin = time.perf_counter()
-        output = model(tokens, activations, caches, logits=logits)
-        if output is not None and model.is_tail:
-            output = mx.argmax(output[:, -1, :].astype(mx.float32), axis=-1)
-        mx.eval([] if output is None else output, cache_arrays(model.owned_caches(caches)))
-        best = min(best, time.perf_counter() - begin)
+        for number, logits in enumerate(kinds):
+            begin = time.perf_counter()
+            output = model(tokens, activations, caches, logits=logits)
+            if model.is_tail and logits == "last":
+                output = mx.argmax(output[:, -1, :].astype(mx.float32), axis=-1)
+            mx.eval(output, cache_arrays(model.owned_caches(caches)))
+            best[number] = min(best[number], time.perf_counter() - begin)
     return best
