@@ -140,20 +140,20 @@ def test_a_small_matrix_stays_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("adjacent", "blocks", "chosen"),
+    ("adjacent", "blocked", "chosen"),
     [
         (0.98, 0.96, layout.as_stored),
         (0.90, 0.88, layout.outputs_adjacent),
-        (0.98, 0.80, layout.in_blocks),
-        (0.90, 0.80, layout.in_blocks),
+        (0.98, 0.80, blocks.in_blocks),
+        (0.90, 0.80, blocks.in_blocks),
     ],
 )
 def test_an_order_that_is_less_plain_must_be_clearly_faster(
-    adjacent: float, blocks: float, chosen: layout.Order
+    adjacent: float, blocked: float, chosen: layout.Order
 ) -> None:
     seconds = {
         layout.as_stored: 1.0,
         layout.outputs_adjacent: adjacent,
-        layout.in_blocks: blocks,
+        blocks.in_blocks: blocked,
     }
     assert layout.clearly_fastest(seconds) is chosen
