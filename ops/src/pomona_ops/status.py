@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from pomona.addresses import SAME_MACHINE
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
@@ -250,11 +251,12 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
 def _services(report: ClusterReport) -> Table:
     table = _table("service", "node", "pid", "state", "listens at")
     for service in report.services:
+        listens = sorted(service.endpoints.values())
         table.add_row(
             service.name,
             service.node,
             str(service.pid),
             service.state,
-            "  ".join(sorted(service.endpoints.values())),
+            "  ".join(x for x in listens if not x.startswith(SAME_MACHINE)),
         )
     return table

@@ -7,20 +7,29 @@ SCHED_BATCH waits until the other has nothing left to hand it (``man 7 sched``).
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
 import mlx.core as mx
+
+log = logging.getLogger(__name__)
 
 
 def begin_compute_thread() -> None:
     """Have MLX begin this thread's compute thread, so that it never goes before this one.
 
     To be called before this thread computes anything: MLX begins it then, and a thread inherits
-    how it is scheduled.
+    how it is scheduled. Where the system refuses, all stays as it is, and a step takes longer.
     """
-    if sys.platform == "linux":
-        before = os.sched_getscheduler(0)
+    if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return
+    try:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError as error:
+        log.warning("MLX's thread is scheduled as any other: %s", error)
+        return
+    try:
         mx.eval(mx.zeros(1) + 1)
-        os.sched_setscheduler(0, before, os.sched_param(0))
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -44,9 +44,8 @@ def try_steps(model: StageModel) -> Trial:
     try:
         activations = _activations_for(model)
         apart = model.is_tail and model.has_body
-        whole_s, *without_s = _quickest(model, activations, ("last", "hidden")[: 1 + apart])
-        tail_s = max(whole_s - without_s[0], 0.0) if apart else 0.0
-        return Trial(whole_s * 1e6, tail_s * 1e6)
+        seconds = _quickest(model, activations, ("last", "hidden") if apart else ("last",))
+        return Trial(seconds[0] * 1e6, max(seconds[0] - seconds[-1], 0.0) * 1e6)
     except Exception:
         log.exception("the stage's steps cannot be tried")
         return NOT_TRIED

@@ -88,13 +88,13 @@ class StageWorker:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._tasks: set[asyncio.Task[None]] = set()
         pull = Pull(settings.data_host, settings.data_port, "POMONA_STAGE_WORKER_DATA_PORT")
-        self._endpoint = pull.endpoint
+        self._endpoint, local = pull.endpoint, pull.listen_locally()
         self._usable = settings.usable_memory()
         self._control = ControlPlane(
             settings,
             settings.instance,
             self._facts,
-            {"data": pull.endpoint, "local": pull.local_endpoint},
+            {"data": pull.endpoint} | ({"local": local} if local else {}),
             self._work,
         )
         self._loop = StepLoop(self._control.identity, pull)
