@@ -1,7 +1,9 @@
 """Bytes to messages and back: pure functions that check every field against its limit.
 
 A data message is a list of frames: the envelope as JSON, then the raw bytes of each
-tensor. A beacon is two frames: its topic and JSON. Nothing is ever unpickled.
+tensor. It may come in two parts, so that its envelope is read while its last ``later``
+tensors are still being computed; the second part is the message's name and those tensors.
+A beacon is two frames: its topic and JSON. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pomona.errors import ProtocolError
 from pomona.messages.control import Beacon
 from pomona.messages.data import MAX_TENSORS, Envelope, Tensor
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_BEACON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSOR_BYTES = 1 << 31
@@ -73,7 +75,18 @@ def encode_message(envelope: Envelope, buffers: Sequence[Buffer] = ()) -> list[B
 
 
 def decode_message(frames: Sequence[Buffer]) -> Message:
-    """Raises ProtocolError when the frames are no valid data message."""
+    """Raises ProtocolError when the frames are no valid data message, or a part of one."""
+    message = decode_part(frames)
+    if message.envelope.later:
+        raise ProtocolError(f"{message.envelope.later} tensors are missing")
+    return message
+
+
+def decode_part(frames: Sequence[Buffer]) -> Message:
+    """A message, or the first part of one: it lacks its last ``envelope.later`` buffers.
+
+    Raises ProtocolError when the frames are no valid data message.
+    """
     if not 1 <= len(frames) <= 1 + MAX_TENSORS:
         raise ProtocolError(f"a message has 1 to {1 + MAX_TENSORS} frames, not {len(frames)}")
     header = frames[0]
@@ -86,12 +99,22 @@ def decode_message(frames: Sequence[Buffer]) -> Message:
     if envelope.version != PROTOCOL_VERSION:
         raise ProtocolError(f"protocol {envelope.version} is spoken, not {PROTOCOL_VERSION}")
     buffers = tuple(frames[1:])
-    if len(buffers) != len(envelope.tensors):
-        raise ProtocolError(f"{len(envelope.tensors)} tensors announced, {len(buffers)} sent")
-    for tensor, buffer in zip(envelope.tensors, buffers, strict=True):
+    check_sizes(envelope.tensors[: len(envelope.tensors) - envelope.later], buffers)
+    return Message(envelope, buffers)
+
+
+def check_sizes(tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
+    """Raises ProtocolError unless there is a buffer for each tensor, as long as it."""
+    if len(buffers) != len(tensors):
+        raise ProtocolError(f"{len(tensors)} tensors announced, {len(buffers)} sent")
+    for tensor, buffer in zip(tensors, buffers, strict=True):
         if tensor_bytes(tensor) != len(buffer):
             raise ProtocolError(f"{tensor} does not fill {len(buffer)} bytes")
-    return Message(envelope, buffers)
+
+
+def message_name(envelope: Envelope) -> bytes:
+    """Which message of which link this is: the first frame of its second part."""
+    return f"{envelope.boot}/{envelope.link}/{envelope.seq}".encode()
 
 
 def tensor_bytes(tensor: Tensor) -> int:

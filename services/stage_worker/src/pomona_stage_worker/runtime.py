@@ -13,12 +13,13 @@ from pathlib import Path
 import orjson
 from prometheus_client import Counter
 
-from pomona.codec import Buffer, Message
+from pomona.codec import Buffer, Message, check_sizes
 from pomona.errors import LinkBusyError, LinkGapError, PomonaError, ProtocolError
 from pomona.messages.control import Pipeline
 from pomona.messages.data import (
     Body,
     Cancel,
+    Envelope,
     Rejected,
     Step,
     StepDone,
@@ -122,17 +123,38 @@ class Runtime:
                 case Cancel() if self.scheduler is not None:
                     self.scheduler.cancel(body.request, body.attempt)
                 case StepDone() if self.scheduler is not None:
-                    self._check_order(message)
+                    self._check_order(message.envelope)
                     self.scheduler.step_done(body)
                 case Step() if not self.is_head:
-                    self._check_order(message)
-                    self._pass_on(body, message)
+                    self._check_order(message.envelope)
+                    self._pass_on(body, message.envelope.tensors, message.buffers)
                 case _:
                     raise ProtocolError(f"a {body.kind} is not for this stage")
         except ProtocolError as error:
             self._fail_if_fatal(error, body)
         except Exception as error:  # whatever a model raises ends its epoch, nothing else
             self._fail(error)
+
+    def expect(self, step: Step, message: Message) -> Callable[[Sequence[Buffer]], None]:
+        """Read the first part of a step; what is returned takes its last buffers, as
+        :meth:`handle` takes a whole one. Raises ProtocolError when it is not for this stage."""
+        if self.is_head:
+            raise ProtocolError("a step is not for the head")
+        envelope = message.envelope
+        tensors, first = envelope.tensors, message.buffers
+        later = tensors[len(first) :]
+
+        def complete(buffers: Sequence[Buffer]) -> None:
+            if self.failure is not None:
+                return
+            try:
+                self._check_order(envelope)
+                check_sizes(later, buffers)
+                self._pass_on(step, tensors, (*first, *buffers))
+            except Exception as error:  # as in handle
+                self._fail(error)
+
+        return complete
 
     def advance(self) -> bool:
         """On the head: run the next step, if there is one. True when there was."""
@@ -210,9 +232,8 @@ class Runtime:
 
     # Steps -----------------------------------------------------------------------------
 
-    def _pass_on(self, step: Step, message: Message) -> None:
+    def _pass_on(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
         """Run a step that the stage before sent."""
-        tensors, buffers = message.envelope.tensors, message.buffers
         if not step.rows:
             self._run(step, (), (), ())
         elif tensors and tensors[-1] == ELAPSED:
@@ -261,11 +282,11 @@ class Runtime:
         buffers: Sequence[Buffer],
         computing: tuple[Tensor, ...],
     ) -> None:
-        """Begin the message to the next stage, while this one computes the rest of it."""
+        """Begin the message to the next stage, which reads it while this one computes."""
         onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
         if step.rows:
             announced = (tensors[0], *computing, ELAPSED)
-            following.announce(onward, self.pipeline.epoch, announced, buffers[:1])
+            following.begin(onward, self.pipeline.epoch, announced, buffers[:1])
         else:
             following.send(onward, self.pipeline.epoch)
 
@@ -332,10 +353,10 @@ class Runtime:
 
     # Failure ---------------------------------------------------------------------------
 
-    def _check_order(self, message: Message) -> None:
-        gap = self._order.gap(message.envelope)
+    def _check_order(self, envelope: Envelope) -> None:
+        gap = self._order.gap(envelope)
         if gap is not None:
-            raise LinkGapError(message.envelope.sender, *gap)
+            raise LinkGapError(envelope.sender, *gap)
 
     def _fail_if_fatal(self, error: ProtocolError, body: Body) -> None:
         """What a gateway sends wrongly harms nobody; a step that is wrong ends the epoch."""

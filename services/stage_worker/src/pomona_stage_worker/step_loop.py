@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 from prometheus_client import Counter
 
+from pomona import codec
 from pomona.codec import Message
 from pomona.errors import PomonaError, ProtocolError
 from pomona.messages.data import Cancel, Step, StepDone, Submit
-from pomona.transport import Identity, Pull, Push
+from pomona.transport import Identity, Pull, Push, Rest
+from pomona_stage_worker.awaited import Awaited, AwaitedMessages
 from pomona_stage_worker.rhythm import Rhythm
 from pomona_stage_worker.runtime import Runtime, rejected_epoch
 
@@ -42,6 +44,7 @@ class StepLoop(threading.Thread):
         self._wake = pull.waker()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._rhythm = Rhythm()
+        self._awaited = AwaitedMessages()
         self._stopping = False
 
     # From the control thread -----------------------------------------------------------
@@ -82,20 +85,34 @@ class StepLoop(threading.Thread):
         self._pull.close()
 
     def _receive_all(self, timeout_s: float) -> bool:
-        """Take in what has arrived, waiting for the first message only. False if none did."""
+        """Take in what has arrived, waiting for the first message. False if none did.
+
+        A head then has steps to issue, for a lone user at once: nothing else is under way. Any
+        other worker breathes out right here: the stage after it may need this core for what it
+        was just sent.
+        """
         received = False
         while True:
+            if received:
+                if not any(runtime.is_head for runtime in self.runtimes.values()):
+                    timeout_s = BREATH_S
+                elif self._rhythm.due() is not None:
+                    return True
+                else:
+                    timeout_s = 0.0
             try:
-                message = self._pull.receive(0.0 if received else timeout_s)
+                part = self._pull.receive_part(timeout_s)
+                if part is None:
+                    return received
+                received = True
+                if isinstance(part, Rest):
+                    self._complete(part)
+                else:
+                    self._dispatch(part)
             except ProtocolError as error:
                 DROPPED.labels("malformed").inc()
                 log.warning("dropped: %s", error)
                 received = True
-                continue
-            if message is None:
-                return received
-            received = True
-            self._dispatch(message)
 
     def _receive_when_due(self) -> bool:
         """Sleep until a lone user's next message is due, and be awake when it comes."""
@@ -106,8 +123,8 @@ class StepLoop(threading.Thread):
         asleep_s = begin - time.monotonic()
         if asleep_s > 0.001 and self._receive_all(asleep_s):
             return True
+        self._pull.rehearse()
         while time.monotonic() < end:
-            self._pull.rehearse()
             if self._receive_all(0.0):
                 return True
             # The thread that takes the message off the wire may need this core; one that
@@ -121,14 +138,35 @@ class StepLoop(threading.Thread):
             DROPPED.labels("other_cluster").inc()
             return
         body = envelope.body
+        runtime = self.runtimes.get(envelope.epoch)
+        if envelope.later:
+            self._await_rest(message, runtime)
+            return
         if isinstance(body, Step | StepDone):
             self._rhythm.arrived(body.lane, time.monotonic())
-        runtime = self.runtimes.get(envelope.epoch)
         if runtime is not None and runtime.failure is None:
             runtime.handle(message)
         elif isinstance(body, Submit):
             self._refuse(body)
         elif not isinstance(body, Cancel):
+            DROPPED.labels("stale_epoch").inc()
+
+    def _await_rest(self, message: Message, runtime: Runtime | None) -> None:
+        """Read the first part of a step while the stage before computes the rest."""
+        envelope, step = message.envelope, message.envelope.body
+        if not isinstance(step, Step):
+            raise ProtocolError(f"a {step.kind} in two parts is not for this stage")
+        complete = runtime.expect(step, message) if runtime is not None else None
+        name = codec.message_name(envelope)
+        self._awaited.add(Awaited(name, envelope.epoch, step.lane, complete))
+
+    def _complete(self, rest: Rest) -> None:
+        """The rest of a step has come."""
+        awaited = self._awaited.take(rest.name)
+        self._rhythm.arrived(awaited.lane, time.monotonic())
+        if awaited.complete is not None and awaited.epoch in self.runtimes:
+            awaited.complete(rest.buffers)
+        else:
             DROPPED.labels("stale_epoch").inc()
 
     def _refuse(self, body: Submit) -> None:

@@ -395,6 +395,7 @@ class Envelope:
         seq: rises by one with every message of the link; a gap ends the epoch.
         epoch: the pipeline's epoch; 0 on messages that belong to none.
         tensors: what the frames after the header hold.
+        later: how many of them, at the end, come in a second part of the message.
     """
 
     version: Count
@@ -406,3 +407,4 @@ class Envelope:
     epoch: Count
     body: Body
     tensors: Annotated[tuple[Tensor, ...], Field(max_length=MAX_TENSORS)] = ()
+    later: Annotated[int, Field(ge=0, le=MAX_TENSORS)] = 0

@@ -40,6 +40,14 @@ class Identity:
     boot: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The second part of a message: its name, and the buffers that were to follow."""
+
+    name: bytes
+    buffers: Sequence[Buffer]
+
+
 class Push:
     """The sending end of a link: connects to one PULL. Not thread-safe.
 
@@ -55,6 +63,7 @@ class Push:
         self._deadline_s = deadline_s
         self._link = next(_link_numbers)
         self._seq = 0
+        self._begun = b""
         self._socket = context().socket(zmq.PUSH)
         configure(self._socket, DATA_HIGH_WATER_MARK, codec.MAX_TENSOR_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 0 if patient else 1)
@@ -75,36 +84,35 @@ class Push:
     ) -> None:
         """Send a message. Raises LinkBusyError when the peer takes none before the deadline,
         or, without ``wait``, when it cannot take one now; nothing was sent then."""
-        frames = self._frames(body, epoch, tensors, buffers)
-        self._send_frames(frames[:-1], more=True, wait=wait)
-        self._end(frames[-1:], wait)
+        envelope = self._envelope(body, epoch, tensors)
+        self._send_frames(codec.encode_message(envelope, buffers), wait)
+        self._end()
 
-    def announce(
+    def begin(
         self,
         body: Body,
         epoch: int,
         tensors: tuple[Tensor, ...],
         buffers: Sequence[Buffer] = (),
     ) -> None:
-        """Begin a message of which only the first ``buffers`` are known yet. Nothing leaves
-        before :meth:`complete`, and nothing else may be sent until then.
+        """Send the first part of a message of which only the first ``buffers`` are known yet.
+        Nothing else may be sent before :meth:`complete`.
 
         Raises LinkBusyError as :meth:`send`.
         """
-        self._send_frames(self._frames(body, epoch, tensors, buffers), more=True)
+        envelope = self._envelope(body, epoch, tensors, later=len(tensors) - len(buffers))
+        self._send_frames(codec.encode_message(envelope, buffers))
+        self._begun = codec.message_name(envelope)
 
     def complete(self, buffers: Sequence[Buffer]) -> None:
-        """Send what was announced, with the rest of its buffers; at least one."""
-        self._end(buffers)
+        """Send the rest of the buffers of the message that was begun."""
+        self._send_frames((self._begun, *buffers))
+        self._end()
 
-    def _frames(
-        self,
-        body: Body,
-        epoch: int,
-        tensors: tuple[Tensor, ...],
-        buffers: Sequence[Buffer],
-    ) -> list[Buffer]:
-        envelope = Envelope(
+    def _envelope(
+        self, body: Body, epoch: int, tensors: tuple[Tensor, ...], later: int = 0
+    ) -> Envelope:
+        return Envelope(
             version=codec.PROTOCOL_VERSION,
             cluster=self._identity.cluster,
             sender=self._identity.name,
@@ -114,29 +122,25 @@ class Push:
             epoch=epoch,
             body=body,
             tensors=tensors,
+            later=later,
         )
-        return codec.encode_message(envelope, buffers)
 
-    def _end(self, frames: Sequence[Buffer], wait: bool = True) -> None:
-        self._send_frames(frames, more=False, wait=wait)
+    def _end(self) -> None:
         self._seq += 1
         # The thread that puts it on the wire goes first, should it need this processor.
         os.sched_yield()
 
-    def _send_frames(self, frames: Sequence[Buffer], more: bool, wait: bool = True) -> None:
+    def _send_frames(self, frames: Sequence[Buffer], wait: bool = True) -> None:
         """As send_multipart, less what that does in Python: a fifth of a small message's way.
 
         A small frame is copied, which costs less than keeping account of its owner.
-
-        Args:
-            more: other frames of the same message will follow.
         """
         flags = 0 if wait else zmq.DONTWAIT
         last = len(frames) - 1
         try:
             for index, frame in enumerate(frames):
-                following = zmq.SNDMORE if more or index < last else 0
-                self._socket.send(frame, flags | following, copy=len(frame) < COPY_BYTES)
+                more = zmq.SNDMORE if index < last else 0
+                self._socket.send(frame, flags | more, copy=len(frame) < COPY_BYTES)
         except zmq.Again as error:
             raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
 
@@ -161,8 +165,24 @@ class Pull:
     def receive(self, timeout_s: float) -> Message | None:
         """The next message; None when none came in time or a waker was called.
 
-        Raises ProtocolError for bytes that are no message; the next call goes on.
+        Raises ProtocolError for bytes that are no whole message; the next call goes on.
         """
+        frames = self._receive_frames(timeout_s)
+        return codec.decode_message(frames) if frames else None
+
+    def receive_part(self, timeout_s: float) -> Message | Rest | None:
+        """As :meth:`receive`, where messages may come in two parts. The first is a message whose
+        ``envelope.later`` last buffers are missing."""
+        frames = self._receive_frames(timeout_s)
+        if not frames:
+            return None
+        if frames[0][:1] != b"{":
+            return Rest(bytes(frames[0]), frames[1:])
+        self._last = frames
+        return codec.decode_part(frames)
+
+    def _receive_frames(self, timeout_s: float) -> list[Buffer]:
+        """Empty when none came in time or a waker was called."""
         timeout_ms = int(timeout_s * 1000)
         if timeout_ms and timeout_ms != self._timeout_ms:
             self._timeout_ms = timeout_ms
@@ -172,11 +192,10 @@ class Pull:
             while frames[-1].more:
                 frames.append(self._socket.recv(copy=False))
         except zmq.Again:
-            return None
+            return []
         if len(frames) == 1 and not len(frames[0].buffer):
-            return None
-        self._last = [frame.buffer for frame in frames]
-        return codec.decode_message(self._last)
+            return []
+        return [frame.buffer for frame in frames]
 
     def listen_locally(self) -> str:
         """Listen on an abstract Unix socket too, which leaves no file behind (``man 7 unix``).
@@ -201,7 +220,7 @@ class Pull:
         """
         if self._last:
             with suppress(ProtocolError):
-                codec.decode_message(self._last)
+                codec.decode_part(self._last)
 
     def waker(self) -> Callable[[], None]:
         """A function with which one other thread ends a :meth:`receive` at once."""
