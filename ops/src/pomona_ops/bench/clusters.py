@@ -45,7 +45,7 @@ async def running_cluster(
     """
     folder = Path(tempfile.mkdtemp(prefix="pomona-bench-"))
     options = replace(
-        cluster_options(model, stages, free_ports(stages), pin=hold_ms is None and _can_pin()),
+        cluster_options(model, stages, free_ports(stages), pin=_can_pin()),
         state_dir=folder,
     )
     specs = [_adapted(spec, hold_ms, worker_environment or {}) for spec in service_specs(options)]

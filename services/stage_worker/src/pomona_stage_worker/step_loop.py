@@ -94,7 +94,7 @@ class StepLoop(threading.Thread):
         received = False
         while True:
             if received:
-                if not any(runtime.is_head for runtime in self.runtimes.values()):
+                if not self._leads:
                     timeout_s = BREATH_S
                 elif self._rhythm.due() is not None:
                     return True
@@ -123,8 +123,8 @@ class StepLoop(threading.Thread):
         asleep_s = begin - time.monotonic()
         if asleep_s > 0.001 and self._receive_all(asleep_s):
             return True
-        self._pull.rehearse()
         while time.monotonic() < end:
+            self._pull.rehearse()
             if self._receive_all(0.0):
                 return True
             # The thread that takes the message off the wire may need this core; one that
@@ -177,6 +177,11 @@ class StepLoop(threading.Thread):
             link.close(linger_s=1.0)
         except PomonaError as error:
             log.warning("a gateway cannot be told: %s", error)
+
+    @property
+    def _leads(self) -> bool:
+        """Whether a stage here is a pipeline's head."""
+        return any(runtime.is_head for runtime in self.runtimes.values())
 
     def _make_calls(self) -> None:
         while not self._calls.empty():
