@@ -12,7 +12,6 @@ from pomona_stage_worker.scheduling.pace import Pace
 
 FIXED_US, PER_TOKEN_US = 50_000, 1_000
 STAGES = 2
-LEAST = 8
 SHARE_US = 0.9 * STAGES * FIXED_US
 
 
@@ -31,7 +30,7 @@ def cycles_for(pace: Pace, prompt: int, lanes: int = 1) -> int:
             while flying:
                 done = flying.popleft()
                 pace.observe_chunk(done, elapsed(done))
-            size = pace.affordable(prompt, LEAST, is_rest=True) if prompt else 0
+            size = pace.affordable(prompt, is_rest=True) if prompt else 0
             if size:
                 pace.chunk_issued(size, beside_streams=True)
                 flying.append(size)
@@ -87,8 +86,8 @@ def test_streams_keep_their_share(lanes: int, prompt: int) -> None:
 def test_a_short_prompt_is_not_cut(prompt: int, chunks: int) -> None:
     """Every chunk reads all weights once; three quarters of a share may be borrowed."""
     pace = settled()
-    while pace.affordable(1000, LEAST) < (SHARE_US - FIXED_US) / PER_TOKEN_US - 2:
+    while pace.affordable(1000) < (SHARE_US - FIXED_US) / PER_TOKEN_US - 2:
         pace.decode_issued(1)
-    size = pace.affordable(prompt, LEAST, is_rest=True)
+    size = pace.affordable(prompt, is_rest=True)
     assert (size == prompt) == (chunks == 1)
     assert size > 30

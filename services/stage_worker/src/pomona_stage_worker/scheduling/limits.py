@@ -18,7 +18,7 @@ class Limits:
         max_waiting: requests that may wait; with one more, the last in line is refused (429).
         max_running: sequences that may be in lanes.
         max_prefilling: prompts that are read in turns.
-        chunk: most tokens of a chunk; ``least_chunk`` go even beside busy streams.
+        chunk: most tokens of a chunk.
         scored_chunk: the same where each token's logits are wanted: they are float32, as
             wide as the vocabulary.
         pace: see :class:`~pomona_stage_worker.scheduling.pace.Pace`.
@@ -35,6 +35,5 @@ class Limits:
     max_prefilling: int = 4
     chunk: int = 512
     scored_chunk: int = 128
-    least_chunk: int = 4
     pace: float = 0.8
     least_prefix: int = 16

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 _WEIGHT = 0.2
 _GUESSED_TOKENS = 32
-_OVERDRAFT = 1.75
-"""Of a share: the rest of a prompt that is within it goes at once. Each part of it would read
-all weights once more, and its user would wait for that."""
+_OVERDRAFT = 1.25
+"""Of the longest chunk: the rest of a prompt that is within it goes at once. Each part of it
+would read all weights once more, and its user would wait for that."""
 
 
 class Pace:
@@ -19,10 +19,11 @@ class Pace:
     ``fixed`` is what a step of one token takes there: reading all weights once. A chunk is
     charged what it should cost when it goes, and what it did cost when it is done.
 
-    Args:
-        share: time of chunks in the slowest stage for each cycle of the running streams,
-            relative to that cycle. A stream's tokens come about (1 + 1.5 * share) times
-            slower while a prompt is read.
+    Streams are to come at most ``1 + share`` times slower while a prompt is read. A step that
+    follows a chunk through the pipeline waits for it in every stage: so no chunk takes longer
+    than ``(1 + share) * fixed`` in one. And in the time in which all lanes step once, a stage
+    has that much time for each stage there is, less what the lanes' own steps take: so much
+    time may all chunks have.
     """
 
     def __init__(self, share: float) -> None:
@@ -55,9 +56,12 @@ class Pace:
             self._over_tokens += tokens - _WEIGHT * self._over_tokens
 
     def decode_issued(self, lanes: int) -> None:
-        """A lane has stepped: chunks may take their share of the time until it steps again."""
-        most = self._share * self._cycle_us
-        self._credit_us = min(self._credit_us + most / lanes, most)
+        """A lane has stepped: chunks may take their time until it steps again."""
+        cycle_us = (1 + self._share) * self._cycle_us - lanes * self._fixed_us
+        if lanes == 1 and cycle_us > self._longest_us:
+            cycle_us -= cycle_us % self._longest_us
+        most = max(cycle_us, self._longest_us)
+        self._credit_us = min(self._credit_us + cycle_us / lanes, most)
 
     def chunk_issued(self, tokens: int, beside_streams: bool) -> None:
         """A chunk goes; one that no stream waits for is free."""
@@ -65,24 +69,29 @@ class Pace:
         self._credit_us -= cost or 0.0
         self._charged_us.append(cost)
 
-    def affordable(self, most: int, least: int, is_rest: bool = False) -> int:
+    def affordable(self, most: int, is_rest: bool = False) -> int:
         """Tokens of the chunk that may go now, beside running streams; 0 for none.
 
-        ``least`` tokens go whenever the credit is whole, so that a prompt always advances.
+        Half of the longest chunk is the least that is worth reading all weights for.
 
         Args:
             is_rest: whether the prompt is read when ``most`` tokens are.
         """
         if self._cycle_us == 0.0 or self._over_us == 0.0:
             return min(most, _GUESSED_TOKENS)
-        share_us = self._share * self._cycle_us
-        whole = self._credit_us >= 0.99 * share_us
-        if whole and is_rest and self._cost_us(most) <= _OVERDRAFT * share_us:
+        if is_rest and self._cost_us(most) <= _OVERDRAFT * min(self._credit_us, self._longest_us):
             return most
-        tokens = int((self._credit_us - self._fixed_us) / self._per_token_us)
-        if tokens < least:
-            return min(least, most) if whole else 0
-        return min(tokens, most)
+        longest = max(self._tokens_in(self._longest_us), 1)
+        whole = self._credit_us >= self._longest_us
+        tokens = longest if whole else self._tokens_in(self._credit_us)
+        return min(tokens, most) if 2 * tokens >= longest else 0
+
+    @property
+    def _longest_us(self) -> float:
+        return (1 + self._share) * self._fixed_us
+
+    def _tokens_in(self, us: float) -> int:
+        return int((us - self._fixed_us) / self._per_token_us)
 
     def _cost_us(self, tokens: int) -> float:
         return self._fixed_us + tokens * self._per_token_us

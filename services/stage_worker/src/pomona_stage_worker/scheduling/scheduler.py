@@ -362,7 +362,7 @@ class Scheduler:
             most = min(most, self.limits.scored_chunk)
         if not self._lanes:
             return most
-        return self.pace.affordable(most, self.limits.least_chunk, is_rest=most == left)
+        return self.pace.affordable(most, is_rest=most == left)
 
     def _tell_progress(self, number: int) -> None:
         for sequence in (*self._prefilling, *self._sampling.values()):
