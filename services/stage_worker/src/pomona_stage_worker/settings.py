@@ -31,8 +31,8 @@ class StageWorkerSettings(ServiceSettings):
     """Requests that may generate at once."""
     prefill_chunk: int = Field(default=512, ge=8, le=16384)
     """Most prompt tokens in one step."""
-    pace: float = Field(default=0.8, gt=0, le=10)
-    """Time prompts may take between two tokens of a running stream, relative to that time."""
+    pace: float = Field(default=0.7, gt=0, le=10)
+    """How much slower running streams may become while a prompt is read: 0.7 is by 70%."""
     trace_dir: Path | None = None
     """Folder to which every step's moments are written, for ``pomona bench trace``."""
 

@@ -35,5 +35,5 @@ class Limits:
     max_prefilling: int = 4
     chunk: int = 512
     scored_chunk: int = 128
-    pace: float = 0.8
+    pace: float = 0.7
     least_prefix: int = 16

@@ -57,7 +57,8 @@ class Pace:
 
     def decode_issued(self, lanes: int) -> None:
         """A lane has stepped: chunks may take their time until it steps again."""
-        cycle_us = (1 + self._share) * self._cycle_us - lanes * self._fixed_us
+        steps_us = lanes * self._fixed_us
+        cycle_us = (1 + self._share) * max(self._cycle_us, steps_us) - steps_us
         if lanes == 1 and cycle_us > self._longest_us:
             cycle_us -= cycle_us % self._longest_us
         most = max(cycle_us, self._longest_us)
