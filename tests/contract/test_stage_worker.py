@@ -85,6 +85,9 @@ def pipeline(line: Line) -> Pipeline:
     return line.active()
 
 
+TOKEN = Tensor("int32", (1,))
+
+
 def worker_facts(beacons: dict[str, Beacon]) -> list[StageWorkerFacts]:
     return [b.facts for b in beacons.values() if isinstance(b.facts, StageWorkerFacts)]
 
@@ -160,6 +163,8 @@ def test_bytes_that_are_no_message_harm_nobody(pipeline: Pipeline) -> None:
             [b"x"],
             [b"{}", b"", b"\xff" * 100],
             [b"\x80\x04K\x01."],
+            [b"impostor/1/0", b"of what was never begun"],
+            codec.encode_message(envelope(pipeline, tensors=(TOKEN,), later=1)),
             [bytes(good[0])[:-2]],
             [*good, b"one frame too many"],
             codec.encode_message(envelope(pipeline, version=99)),
@@ -193,14 +198,26 @@ def test_a_submit_for_another_epoch_is_answered_at_once(pipeline: Pipeline) -> N
         assert reply.refusal is not None
 
 
-def test_a_gap_on_a_link_ends_the_epoch_and_the_next_one_serves(
-    line: Line, pipeline: Pipeline
+WRONG_ENDS: dict[str, list[list[bytes]]] = {
+    "too short": [[b"impostor/1/0", b"abc"]],
+    "too many": [[b"impostor/1/0", b"abcd", b"abcd"]],
+}
+
+
+@pytest.mark.parametrize("wrong", ["gap", *WRONG_ENDS])
+def test_what_is_wrong_on_a_link_ends_the_epoch_and_the_next_one_serves(
+    line: Line, pipeline: Pipeline, wrong: str
 ) -> None:
+    """A gap in its numbers, or a step of which the second part does not fit the first."""
+    messages = [codec.encode_message(envelope(pipeline, seq=5))]
+    if wrong in WRONG_ENDS:
+        begun = envelope(pipeline, tensors=(TOKEN,), later=1)
+        messages = [codec.encode_message(begun), *WRONG_ENDS[wrong]]
     with Driver(pipeline, "pomona") as driver:
         running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
         while len(running.tokens) < 5:
             driver.receive(DEADLINE_S)
-        send_raw(pipeline.stages[1].endpoint, codec.encode_message(envelope(pipeline, seq=5)))
+        send_raw(pipeline.stages[1].endpoint, *messages)
         while running.refusal is None:
             driver.receive(DEADLINE_S)
     following = line.active(above=pipeline.epoch)

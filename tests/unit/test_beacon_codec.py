@@ -30,6 +30,7 @@ ENVELOPES = st.builds(
     messages(Envelope),
     version=st.just(codec.PROTOCOL_VERSION),
     tensors=st.lists(TENSORS, max_size=3).map(tuple),
+    later=st.just(0),
 )
 
 
@@ -54,6 +55,21 @@ def envelope_of(**fields: Any) -> Envelope:
 @given(BEACONS)
 def test_every_beacon_survives_the_wire(beacon: Beacon) -> None:
     assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
+
+
+@settings(deadline=None)
+@given(ENVELOPES, st.integers(1, 4))
+def test_a_first_part_is_no_whole_message(envelope: Envelope, later: int) -> None:
+    envelope = replace(envelope, later=later)
+    here = envelope.tensors[: max(len(envelope.tensors) - later, 0)]
+    frames = codec.encode_message(envelope, [bytes(codec.tensor_bytes(t)) for t in here])
+    if later <= len(envelope.tensors):
+        assert codec.decode_part(frames).envelope == envelope
+        with pytest.raises(ProtocolError, match="missing"):
+            codec.decode_message(frames)
+    else:
+        with pytest.raises(ProtocolError, match="to follow"):
+            codec.decode_part(frames)
 
 
 @settings(deadline=None)

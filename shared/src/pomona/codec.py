@@ -98,6 +98,8 @@ def decode_part(frames: Sequence[Buffer]) -> Message:
         raise ProtocolError(f"not a message: {_first(error)}") from error
     if envelope.version != PROTOCOL_VERSION:
         raise ProtocolError(f"protocol {envelope.version} is spoken, not {PROTOCOL_VERSION}")
+    if envelope.later > len(envelope.tensors):
+        raise ProtocolError(f"{envelope.later} of {len(envelope.tensors)} tensors are to follow")
     buffers = tuple(frames[1:])
     check_sizes(envelope.tensors[: len(envelope.tensors) - envelope.later], buffers)
     return Message(envelope, buffers)

@@ -1,0 +1,83 @@
+"""A message whose header goes before its last tensors are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from pomona import codec
+from pomona.codec import Buffer, Message
+from pomona.errors import ProtocolError
+from pomona.messages.data import Step, Tensor
+from pomona.transport import Identity, Pull, Push, Rest
+from pomona_stage_worker.awaited import MOST, Awaited, AwaitedMessages
+
+TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("int32", (1,)))
+STEP = Step("step", 1, None, (1,), False)
+WAIT_S = 5.0
+
+
+@pytest.fixture
+def link() -> Iterator[tuple[Push, Pull]]:
+    pull = Pull("127.0.0.1")
+    push = Push(Identity("pomona", "mac.stage_worker.0", "boot"), pull.endpoint)
+    yield push, pull
+    push.close()
+    pull.close()
+
+
+def test_the_first_part_arrives_before_the_rest_is_sent(link: tuple[Push, Pull]) -> None:
+    push, pull = link
+    for seq in range(3):
+        push.begin(STEP, 7, TENSORS, [b"\1\0\0\0"])
+        first = pull.receive_part(WAIT_S)
+        assert isinstance(first, Message)
+        assert (first.envelope.seq, first.envelope.later, len(first.buffers)) == (seq, 2, 1)
+        assert pull.receive_part(0.0) is None
+        push.complete([b"activats", b"\2\0\0\0"])
+        rest = pull.receive_part(WAIT_S)
+        assert isinstance(rest, Rest)
+        assert rest.name == codec.message_name(first.envelope)
+        assert [bytes(buffer) for buffer in rest.buffers] == [b"activats", b"\2\0\0\0"]
+
+
+def test_who_expects_whole_messages_refuses_parts_and_goes_on(link: tuple[Push, Pull]) -> None:
+    push, pull = link
+    push.begin(STEP, 7, TENSORS, [b"\1\0\0\0"])
+    push.complete([b"activats", b"\2\0\0\0"])
+    push.send(STEP, 7)
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            pull.receive(WAIT_S)
+    whole = pull.receive(WAIT_S)
+    assert whole is not None
+    assert whole.envelope.body == STEP
+
+
+def awaited(name: bytes, told: list[Sequence[Buffer]]) -> Awaited:
+    return Awaited(name, 1, None, told.append)
+
+
+def test_only_what_was_begun_last_on_a_link_is_awaited() -> None:
+    messages = AwaitedMessages()
+    messages.add(awaited(b"boot/1/0", []))
+    messages.add(awaited(b"boot/1/1", []))
+    messages.add(awaited(b"boot/2/0", []))
+    assert messages.take(b"boot/2/0").name == b"boot/2/0"
+    for stranger in (b"", b"x", b"boot/2/0", b"boot/3/0", b"boot/1"):
+        with pytest.raises(ProtocolError):
+            messages.take(stranger)
+    assert messages.take(b"boot/1/1").name == b"boot/1/1"
+    messages.add(awaited(b"boot/1/2", []))
+    with pytest.raises(ProtocolError):
+        messages.take(b"boot/1/1")
+
+
+def test_a_peer_that_only_begins_takes_no_more_memory_for_ever() -> None:
+    messages = AwaitedMessages()
+    for link in range(3 * MOST):
+        messages.add(awaited(b"boot/%d/0" % link, []))
+    with pytest.raises(ProtocolError):
+        messages.take(b"boot/0/0")
+    assert messages.take(b"boot/%d/0" % (3 * MOST - 1)).epoch == 1
