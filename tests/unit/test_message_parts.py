@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from pomona import codec
-from pomona.codec import Buffer, Message
+from pomona.codec import Message
 from pomona.errors import ProtocolError
-from pomona.messages.data import Step, Tensor
+from pomona.messages.data import Envelope, Step, Tensor
 from pomona.transport import Identity, Pull, Push, Rest
-from pomona_stage_worker.awaited import MOST, Awaited, AwaitedMessages
+from pomona_stage_worker.awaited import MOST, AwaitedSteps
 
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("int32", (1,)))
 STEP = Step("step", 1, None, (1,), False)
@@ -55,29 +55,31 @@ def test_who_expects_whole_messages_refuses_parts_and_goes_on(link: tuple[Push, 
     assert whole.envelope.body == STEP
 
 
-def awaited(name: bytes, told: list[Sequence[Buffer]]) -> Awaited:
-    return Awaited(name, 1, None, told.append)
+def first_part(link: int, seq: int) -> Message:
+    envelope = Envelope(
+        codec.PROTOCOL_VERSION, "pomona", "mac", "boot", link, seq, 1, STEP, TENSORS, later=3
+    )
+    return Message(envelope, ())
 
 
 def test_only_what_was_begun_last_on_a_link_is_awaited() -> None:
-    messages = AwaitedMessages()
-    messages.add(awaited(b"boot/1/0", []))
-    messages.add(awaited(b"boot/1/1", []))
-    messages.add(awaited(b"boot/2/0", []))
-    assert messages.take(b"boot/2/0").name == b"boot/2/0"
+    steps = AwaitedSteps()
+    for link, seq in ((1, 0), (1, 1), (2, 0)):
+        steps.add(STEP, first_part(link, seq))
+    assert steps.take(b"boot/2/0").message == first_part(2, 0)
     for stranger in (b"", b"x", b"boot/2/0", b"boot/3/0", b"boot/1"):
         with pytest.raises(ProtocolError):
-            messages.take(stranger)
-    assert messages.take(b"boot/1/1").name == b"boot/1/1"
-    messages.add(awaited(b"boot/1/2", []))
+            steps.take(stranger)
+    assert steps.take(b"boot/1/1").message == first_part(1, 1)
+    steps.add(STEP, first_part(1, 2))
     with pytest.raises(ProtocolError):
-        messages.take(b"boot/1/1")
+        steps.take(b"boot/1/1")
 
 
 def test_a_peer_that_only_begins_takes_no_more_memory_for_ever() -> None:
-    messages = AwaitedMessages()
+    steps = AwaitedSteps()
     for link in range(3 * MOST):
-        messages.add(awaited(b"boot/%d/0" % link, []))
+        steps.add(STEP, first_part(link, 0))
     with pytest.raises(ProtocolError):
-        messages.take(b"boot/0/0")
-    assert messages.take(b"boot/%d/0" % (3 * MOST - 1)).epoch == 1
+        steps.take(b"boot/0/0")
+    assert steps.take(b"boot/%d/0" % (3 * MOST - 1)).step == STEP

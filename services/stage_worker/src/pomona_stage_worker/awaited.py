@@ -1,39 +1,40 @@
-"""Messages of which the first part has come: read, so that the rest finds all prepared."""
+"""Steps of which the first part has come: read and checked, so that little is left to do when
+the rest comes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pomona.codec import Buffer
+from pomona.codec import Message, message_name
 from pomona.errors import ProtocolError
+from pomona.messages.data import Step
 
 MOST = 64
-"""Links of which a message may be awaited; the oldest of more is given up."""
+"""Links of which a step may be awaited; the oldest of more is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """Attributes: complete: to be called with the last buffers; None when nobody wants them."""
+    """A step, and the message that lacks its last buffers."""
 
+    step: Step
+    message: Message
     name: bytes
-    epoch: int
-    lane: int | None
-    complete: Callable[[Sequence[Buffer]], None] | None
 
 
-class AwaitedMessages:
+class AwaitedSteps:
     """At most one a link."""
 
     def __init__(self) -> None:
         self._by_link: dict[bytes, Awaited] = {}
 
-    def add(self, awaited: Awaited) -> None:
+    def add(self, step: Step, message: Message) -> None:
         """A link that begins a message will not complete the one before."""
-        link = _link(awaited.name)
+        name = message_name(message.envelope)
+        link = _link(name)
         if link not in self._by_link and len(self._by_link) == MOST:
             del self._by_link[next(iter(self._by_link))]
-        self._by_link[link] = awaited
+        self._by_link[link] = Awaited(step, message, name)
 
     def take(self, name: bytes) -> Awaited:
         """Raises ProtocolError when no message of this name is awaited."""

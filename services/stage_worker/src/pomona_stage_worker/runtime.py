@@ -135,26 +135,17 @@ class Runtime:
         except Exception as error:  # whatever a model raises ends its epoch, nothing else
             self._fail(error)
 
-    def expect(self, step: Step, message: Message) -> Callable[[Sequence[Buffer]], None]:
-        """Read the first part of a step; what is returned takes its last buffers, as
-        :meth:`handle` takes a whole one. Raises ProtocolError when it is not for this stage."""
-        if self.is_head:
-            raise ProtocolError("a step is not for the head")
-        envelope = message.envelope
-        tensors, first = envelope.tensors, message.buffers
-        later = tensors[len(first) :]
-
-        def complete(buffers: Sequence[Buffer]) -> None:
-            if self.failure is not None:
-                return
-            try:
-                self._check_order(envelope)
-                check_sizes(later, buffers)
-                self._pass_on(step, tensors, (*first, *buffers))
-            except Exception as error:  # as in handle
-                self._fail(error)
-
-        return complete
+    def complete(self, step: Step, message: Message, rest: Sequence[Buffer]) -> None:
+        """As :meth:`handle`, of a step whose last buffers came apart from its ``message``."""
+        envelope, first = message.envelope, message.buffers
+        try:
+            if self.is_head:
+                raise ProtocolError("a step is not for the head")
+            self._check_order(envelope)
+            check_sizes(envelope.tensors[len(first) :], rest)
+            self._pass_on(step, envelope.tensors, (*first, *rest))
+        except Exception as error:  # as in handle
+            self._fail(error)
 
     def advance(self) -> bool:
         """On the head: run the next step, if there is one. True when there was."""

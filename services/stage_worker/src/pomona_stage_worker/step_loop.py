@@ -11,12 +11,11 @@ from collections.abc import Callable
 
 from prometheus_client import Counter
 
-from pomona import codec
 from pomona.codec import Message
 from pomona.errors import PomonaError, ProtocolError
 from pomona.messages.data import Cancel, Step, StepDone, Submit
 from pomona.transport import Identity, Pull, Push, Rest
-from pomona_stage_worker.awaited import Awaited, AwaitedMessages
+from pomona_stage_worker.awaited import AwaitedSteps
 from pomona_stage_worker.rhythm import Rhythm
 from pomona_stage_worker.runtime import Runtime, rejected_epoch
 
@@ -44,7 +43,7 @@ class StepLoop(threading.Thread):
         self._wake = pull.waker()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._rhythm = Rhythm()
-        self._awaited = AwaitedMessages()
+        self._awaited = AwaitedSteps()
         self._stopping = False
 
     # From the control thread -----------------------------------------------------------
@@ -138,10 +137,10 @@ class StepLoop(threading.Thread):
             DROPPED.labels("other_cluster").inc()
             return
         body = envelope.body
-        runtime = self.runtimes.get(envelope.epoch)
         if envelope.later:
-            self._await_rest(message, runtime)
+            self._await_rest(message)
             return
+        runtime = self.runtimes.get(envelope.epoch)
         if isinstance(body, Step | StepDone):
             self._rhythm.arrived(body.lane, time.monotonic())
         if runtime is not None and runtime.failure is None:
@@ -151,21 +150,20 @@ class StepLoop(threading.Thread):
         elif not isinstance(body, Cancel):
             DROPPED.labels("stale_epoch").inc()
 
-    def _await_rest(self, message: Message, runtime: Runtime | None) -> None:
-        """Read the first part of a step while the stage before computes the rest."""
-        envelope, step = message.envelope, message.envelope.body
-        if not isinstance(step, Step):
-            raise ProtocolError(f"a {step.kind} in two parts is not for this stage")
-        complete = runtime.expect(step, message) if runtime is not None else None
-        name = codec.message_name(envelope)
-        self._awaited.add(Awaited(name, envelope.epoch, step.lane, complete))
+    def _await_rest(self, message: Message) -> None:
+        """Keep the first part of a step while the stage before computes the rest."""
+        body = message.envelope.body
+        if not isinstance(body, Step):
+            raise ProtocolError(f"a {body.kind} does not come in two parts")
+        self._awaited.add(body, message)
 
     def _complete(self, rest: Rest) -> None:
         """The rest of a step has come."""
         awaited = self._awaited.take(rest.name)
-        self._rhythm.arrived(awaited.lane, time.monotonic())
-        if awaited.complete is not None and awaited.epoch in self.runtimes:
-            awaited.complete(rest.buffers)
+        self._rhythm.arrived(awaited.step.lane, time.monotonic())
+        runtime = self.runtimes.get(awaited.message.envelope.epoch)
+        if runtime is not None and runtime.failure is None:
+            runtime.complete(awaited.step, awaited.message, rest.buffers)
         else:
             DROPPED.labels("stale_epoch").inc()
 

@@ -24,6 +24,9 @@ class Pace:
     than ``(1 + share) * fixed`` in one. And in the time in which all lanes step once, a stage
     has that much time for each stage there is, less what the lanes' own steps take: so much
     time may all chunks have.
+
+    Args:
+        share: how much slower streams may become; 0.7 is by 70 %.
     """
 
     def __init__(self, share: float) -> None:
@@ -60,6 +63,7 @@ class Pace:
         steps_us = lanes * self._fixed_us
         cycle_us = (1 + self._share) * max(self._cycle_us, steps_us) - steps_us
         if lanes == 1 and cycle_us > self._longest_us:
+            # A part of a chunk would still be in the first stage when the lane is back.
             cycle_us -= cycle_us % self._longest_us
         most = max(cycle_us, self._longest_us)
         self._credit_us = min(self._credit_us + cycle_us / lanes, most)
