@@ -166,9 +166,12 @@ def test_lost_repeated_and_stale_tokens_never_reach_the_text(
 def test_a_request_that_fails_three_epochs_ends_with_an_error_event(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
+    timers: list[threading.Timer] = []
+
     def script(submitted: Submitted) -> Script:
-        # After the tokens: an attempt that is overtaken before the first one has no stream to end.
-        threading.Timer(0.1, raise_epoch, (cluster,)).start()
+        # Later than the first news: a request that is overtaken before it has no stream to end.
+        timers.append(threading.Timer(0.1, raise_epoch, (cluster,)))
+        timers[-1].start()
         return replace(WHOLE, fail_after=2)
 
     cluster.head.script = script
@@ -178,6 +181,8 @@ def test_a_request_that_fails_three_epochs_ends_with_an_error_event(
     assert error["error"]["code"] == "pipeline_failed"
     assert done == "[DONE]"
     assert len(cluster.head.requests()) == 3
+    for timer in timers:
+        timer.join(5.0)
     cluster.head.script = lambda _: WHOLE
     gateway.ready()
     assert stream_text(gateway) == REPLY

@@ -92,3 +92,16 @@ def test_a_short_prompt_is_not_cut(prompt: int, chunks: int) -> None:
     size = pace.affordable(prompt, is_rest=True)
     assert (size == prompt) == (chunks == 1)
     assert size > 30
+
+
+@pytest.mark.parametrize("chunks", [1, 100, 3200, 4000])
+def test_tokens_that_seem_to_cost_nothing_are_many_not_a_failure(chunks: int) -> None:
+    """Prompts of which all but a token is kept, for long: each takes what a step takes."""
+    pace = settled()
+    for _ in range(chunks):
+        pace.chunk_issued(1, beside_streams=True)
+        pace.observe_chunk(1, [FIXED_US - 1] * STAGES)
+        pace.decode_issued(1)
+        assert pace.affordable(1, is_rest=True) in (0, 1)
+        assert 0 <= pace.affordable(1000) <= 1000
+    cycles_for(pace, 500)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -12,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doubles.pipeline import InProcessPipeline
-from pomona.messages.data import SampledToken, Sampling, Step, StepDone, Submit
-from pomona_stage_worker.scheduling import Limits, Scheduler, rounds
+from doubles.timed_pipeline import TimedPipeline
+from pomona.messages.data import Sampling
+from pomona_stage_worker.scheduling import Limits, PlannedStep, rounds
 from pomona_stage_worker.scheduling.rounds import PATIENCE, SETTLED_ROUNDS, TRIED_ROUNDS, Rounds
 from pomona_stage_worker.testing.emulated import EmulatedStage
 
@@ -80,35 +80,17 @@ def widths(stages: int, users: int, a_row_more: float) -> list[int]:
     """Rows of the steps of a pipeline whose stages serve one step at a time, each for 0.7 to
     1.3 seconds and so much more for every row after the first."""
     chance = random.Random(stages)
-    scheduler = Scheduler(Limits(stages=stages, context_length=999, cache_tokens=99_999))
-    greedy = Sampling(max_tokens=250, temperature=0.0)
-    for user in range(users):
-        scheduler.submit(Submit("submit", f"r{user}", 1, "m", "", greedy), [1, 2, 3], 0.0)
-    found: list[int] = []
-    free_at = [0.0] * stages
-    under_way: deque[tuple[float, Step]] = deque()
-    left = dict.fromkeys(range(1, users + 1), greedy.max_tokens)
-    now = 0.0
-    while scheduler.active or scheduler.waiting:
-        planned = scheduler.next_step(now)
-        if planned is not None:
-            step, at = planned.step, now
-            for stage, free in enumerate(free_at):
-                more = a_row_more * max(len(step.rows) - 1, 0)
-                at = free_at[stage] = max(at, free) + chance.uniform(0.7, 1.3) + more
-            if step.lane is not None:
-                found.append(len(step.rows))
-            if step.rows:
-                under_way.append((at, step))
-            continue
-        now, step = under_way.popleft()
-        sampled: list[SampledToken] = []
-        for seq in step.rows if step.sample else ():
-            left[seq] -= 1
-            sampled.append(SampledToken(seq, 7, None if left[seq] else "length"))
-        elapsed = (1_000_000,) * stages
-        scheduler.step_done(StepDone("step_done", step.step, step.lane, tuple(sampled), elapsed))
-    assert not any(left.values())
+
+    def seconds(planned: PlannedStep) -> float:
+        return chance.uniform(0.7, 1.3) + a_row_more * (len(planned.step.rows) - 1)
+
+    pipeline = TimedPipeline(stages, seconds)
+    for _ in range(users):
+        pipeline.submit(3, 250)
+    while pipeline.scheduler.active or pipeline.scheduler.waiting:
+        pipeline.advance()
+    assert [len(moments) for moments in pipeline.moments.values()] == [250] * users
+    found = [len(step.rows) for step in pipeline.steps if step.lane is not None]
     return found[len(found) // 2 : -len(found) // 8]
 
 

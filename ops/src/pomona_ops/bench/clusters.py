@@ -37,7 +37,9 @@ async def running_cluster(
     hold_ms: float | None = None,
     worker_environment: dict[str, str] | None = None,
 ) -> AsyncGenerator[ClusterOptions]:
-    """A cluster of its own ports and folder, ready to answer; gone when the block ends.
+    """A cluster of its own ports and folder, ready to answer; gone when the block ends. On Linux
+    each stage worker is kept on cores of its own, or, where there are fewer, neighbours on
+    different ones.
 
     Args:
         hold_ms: run emulated stage workers whose steps take this long.

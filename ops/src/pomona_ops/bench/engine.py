@@ -184,7 +184,8 @@ async def _measure_second_turn(driver: Driver, salts: Salts, rounds: int) -> dic
 
 
 async def measure_emulated(model: str, rounds: int) -> dict[str, Any]:
-    """Eight stages that hold each step for ten milliseconds."""
+    """Eight stages that hold each step for ten milliseconds. They stand for machines of their own,
+    so on Linux neighbours are kept on different cores, as ``running_cluster`` pins all."""
     salts = Salts()
     lone: list[float] = []
     crowd: list[float] = []

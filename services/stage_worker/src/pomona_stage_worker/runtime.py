@@ -245,7 +245,7 @@ class Runtime:
         begin = time.monotonic_ns()
         computation = self.stage.begin(step, tensors, buffers)
         if self._next is not None:
-            self._announce(self._next, step, elapsed_us, tensors, buffers, computation.tensors)
+            self._begin_onward(self._next, step, elapsed_us, tensors, buffers, computation.tensors)
         output = computation.finish()
         computed = time.monotonic_ns()
         own_us = (computed - begin) // 1000
@@ -264,7 +264,7 @@ class Runtime:
         self._last_step = step.step
         self.busy = False
 
-    def _announce(
+    def _begin_onward(
         self,
         following: Push,
         step: Step,
@@ -276,8 +276,8 @@ class Runtime:
         """Begin the message to the next stage, which reads it while this one computes."""
         onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
         if step.rows:
-            announced = (tensors[0], *computing, ELAPSED)
-            following.begin(onward, self.pipeline.epoch, announced, buffers[:1])
+            carried = (tensors[0], *computing, ELAPSED)
+            following.begin(onward, self.pipeline.epoch, carried, buffers[:1])
         else:
             following.send(onward, self.pipeline.epoch)
 

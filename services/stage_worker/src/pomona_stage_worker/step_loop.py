@@ -86,24 +86,15 @@ class StepLoop(threading.Thread):
     def _receive_all(self, timeout_s: float) -> bool:
         """Take in what has arrived, waiting for the first message. False if none did.
 
-        A head then has steps to issue, for a lone user at once: nothing else is under way. Any
-        other worker breathes out right here: the stage after it may need this core for what it
-        was just sent.
+        A head then has steps to issue. Any other worker takes a breath right here: the stage
+        after it may need this core for what it was just sent.
         """
         received = False
         while True:
-            if received:
-                if not self._leads:
-                    timeout_s = BREATH_S
-                elif self._rhythm.due() is not None:
-                    return True
-                else:
-                    timeout_s = 0.0
             try:
                 part = self._pull.receive_part(timeout_s)
                 if part is None:
                     return received
-                received = True
                 if isinstance(part, Rest):
                     self._complete(part)
                 else:
@@ -111,7 +102,8 @@ class StepLoop(threading.Thread):
             except ProtocolError as error:
                 DROPPED.labels("malformed").inc()
                 log.warning("dropped: %s", error)
-                received = True
+            received = True
+            timeout_s = 0.0 if self._leads else BREATH_S
 
     def _receive_when_due(self) -> bool:
         """Sleep until a lone user's next message is due, and be awake when it comes."""

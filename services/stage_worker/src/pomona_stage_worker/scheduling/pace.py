@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 _WEIGHT = 0.2
 _GUESSED_TOKENS = 32
+_MOST_TOKENS = 2.0**31
 _OVERDRAFT = 1.25
 """Of the longest chunk: the rest of a prompt that is within it goes at once. Each part of it
 would read all weights once more, and its user would wait for that."""
@@ -82,7 +83,7 @@ class Pace:
         Args:
             is_rest: whether the prompt is read when ``most`` tokens are.
         """
-        if self._cycle_us == 0.0 or self._over_us == 0.0:
+        if self._cycle_us == 0.0 or self._per_token_us == 0.0:
             return min(most, _GUESSED_TOKENS)
         if is_rest and self._cost_us(most) <= _OVERDRAFT * min(self._credit_us, self._longest_us):
             return most
@@ -96,7 +97,7 @@ class Pace:
         return (1 + self._share) * self._fixed_us
 
     def _tokens_in(self, us: float) -> int:
-        return int((us - self._fixed_us) / self._per_token_us)
+        return int(min((us - self._fixed_us) / self._per_token_us, _MOST_TOKENS))
 
     def _cost_us(self, tokens: int) -> float:
         return self._fixed_us + tokens * self._per_token_us
