@@ -1,4 +1,4 @@
-"""MLX's thread for a step thread is scheduled so that it never goes before it."""
+"""The step thread and MLX's are scheduled so that neither goes before the other."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def threads() -> set[int]:
     return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
-def test_only_what_mlx_began_is_a_batch() -> None:
+def test_both_are_batches_and_no_other_thread_is() -> None:
     own, begun = in_a_thread_of_its_own()
-    assert own == os.SCHED_OTHER
+    assert own == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
     assert begun
     assert set(begun) == {os.SCHED_BATCH}
 

@@ -1,8 +1,8 @@
-"""MLX's own thread, which computes on a CPU what the step thread hands it, one operation a time.
+"""The step thread and MLX's own, which computes on a CPU what it is handed, some operations a time.
 
 Linux lets a thread that is woken run before the one that woke it. Where both share a core, as
-workers of one machine do, that is two switches an operation, thousands a step. A thread of
-SCHED_BATCH waits until the other has nothing left to hand it (``man 7 sched``).
+workers of one machine do, that is two switches for each hand-over, a hundred a step. A thread of
+SCHED_BATCH waits until the other has nothing left to do (``man 7 sched``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def begin_compute_thread() -> None:
-    """Have MLX begin this thread's compute thread, so that it never goes before this one.
+    """Have MLX begin this thread's compute thread, so that neither goes before the other.
 
     To be called before this thread computes anything: MLX begins it then, and a thread inherits
     how it is scheduled. Where the system refuses, all stays as it is, and a step takes longer.
@@ -28,8 +28,4 @@ def begin_compute_thread() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError as error:
         log.warning("MLX's thread is scheduled as any other: %s", error)
-        return
-    try:
-        mx.eval(mx.zeros(1) + 1)
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    mx.eval(mx.zeros(1) + 1)
