@@ -15,7 +15,7 @@ import zmq
 
 from pomona import codec
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
-from pomona.messages.data import Envelope, Sampling, Step, Tensor
+from pomona.messages.data import Envelope, Sampling, Step, StepDone, Tensor
 from pomona.transport import BeaconReceiver
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from processes import DEADLINE_S, Node, ServiceProcess
@@ -164,7 +164,8 @@ def test_bytes_that_are_no_message_harm_nobody(pipeline: Pipeline) -> None:
             [b"{}", b"", b"\xff" * 100],
             [b"\x80\x04K\x01."],
             [b"impostor/1/0", b"of what was never begun"],
-            codec.encode_message(envelope(pipeline, tensors=(TOKEN,), later=1)),
+            [b"impostor/1/0 5", b"of what was never begun"],
+            codec.encode_message(envelope(pipeline, tensors=(TOKEN,), later=1, soon=True)),
             [bytes(good[0])[:-2]],
             [*good, b"one frame too many"],
             codec.encode_message(envelope(pipeline, version=99)),
@@ -199,17 +200,20 @@ def test_a_submit_for_another_epoch_is_answered_at_once(pipeline: Pipeline) -> N
 
 
 WRONG_ENDS: dict[str, list[list[bytes]]] = {
-    "too short": [[b"impostor/1/0", b"abc"]],
-    "too many": [[b"impostor/1/0", b"abcd", b"abcd"]],
+    "too short": [[b"impostor/1/0 5", b"abc"]],
+    "too many": [[b"impostor/1/0 5", b"abcd", b"abcd"]],
 }
 
 
-@pytest.mark.parametrize("wrong", ["gap", *WRONG_ENDS])
+@pytest.mark.parametrize("wrong", ["gap", "in one part", *WRONG_ENDS])
 def test_what_is_wrong_on_a_link_ends_the_epoch_and_the_next_one_serves(
     line: Line, pipeline: Pipeline, wrong: str
 ) -> None:
-    """A gap in its numbers, or a step of which the second part does not fit the first."""
+    """A gap in its numbers, a step all at once, or one of which the second part does not fit."""
     messages = [codec.encode_message(envelope(pipeline, seq=5))]
+    if wrong == "in one part":
+        whole = envelope(pipeline, body=Step("step", 1, None, (1,), False), tensors=(TOKEN,))
+        messages = [codec.encode_message(whole, [bytes(4)])]
     if wrong in WRONG_ENDS:
         begun = envelope(pipeline, tensors=(TOKEN,), later=1)
         messages = [codec.encode_message(begun), *WRONG_ENDS[wrong]]
@@ -218,6 +222,26 @@ def test_what_is_wrong_on_a_link_ends_the_epoch_and_the_next_one_serves(
         while len(running.tokens) < 5:
             driver.receive(DEADLINE_S)
         send_raw(pipeline.stages[1].endpoint, *messages)
+        while running.refusal is None:
+            driver.receive(DEADLINE_S)
+    following = line.active(above=pipeline.epoch)
+    with Driver(following, "pomona") as driver:
+        reply = ask(driver)
+        driver.collect([reply], DEADLINE_S)
+    assert len(reply.tokens) == 20
+
+
+def test_drawn_tokens_that_are_none_end_the_epoch_and_the_next_one_serves(
+    line: Line, pipeline: Pipeline
+) -> None:
+    done = StepDone("step_done", 1, ())
+    begun = envelope(pipeline, body=done, tensors=(Tensor("int64", (1, 3)),), later=1)
+    with Driver(pipeline, "pomona") as driver:
+        running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
+        while len(running.tokens) < 5:
+            driver.receive(DEADLINE_S)
+        head = pipeline.stages[0].endpoint
+        send_raw(head, codec.encode_message(begun), [b"impostor/1/0 5", b"\xff" * 24])
         while running.refusal is None:
             driver.receive(DEADLINE_S)
     following = line.active(above=pipeline.epoch)

@@ -20,11 +20,11 @@ from pomona.messages.data import (
     Sampling,
     Scored,
     Step,
-    StepDone,
     Submit,
     Tensor,
     Token,
 )
+from pomona_stage_worker.sampled import SampledToken
 from pomona_stage_worker.scheduling import Limits, Scheduler
 from pomona_stage_worker.stage import Stage
 
@@ -58,7 +58,7 @@ class InProcessPipeline:
         self.now = 0.0
         self.steps: list[Step] = []
         self._inboxes: list[deque[tuple[Step, Passed]]] = [deque() for _ in stages]
-        self._done: deque[StepDone] = deque()
+        self._done: deque[tuple[int, list[SampledToken]]] = deque()
 
     # What a test can do -----------------------------------------------------------------
 
@@ -140,9 +140,7 @@ class InProcessPipeline:
             return
         if not step.rows:
             return
-        elapsed = tuple(1000 for _ in self.stages)
-        sampled = tuple(result.sampled for result in output.results)
-        self._done.append(StepDone("step_done", step.step, step.lane, sampled, elapsed))
+        self._done.append((step.step, [result.sampled for result in output.results]))
         if output.of_prompt is not None:
             body, tensors, buffers = output.of_prompt.message
             if isinstance(body, Embedded):
@@ -153,7 +151,8 @@ class InProcessPipeline:
             self._token(result.token)
 
     def _deliver(self) -> None:
-        self.scheduler.step_done(self._done.popleft())
+        step, sampled = self._done.popleft()
+        self.scheduler.step_done(step, sampled, tuple(1000 for _ in self.stages))
 
     def _token(self, token: Token) -> None:
         client = self.clients[token.request]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pomona.messages.data import SampledToken, Sampling, Step, StepDone, Submit
+from pomona.messages.data import Sampling, Step, Submit
+from pomona_stage_worker.sampled import SampledToken
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
 
 
@@ -71,6 +72,4 @@ class TimedPipeline:
             self.moments[seq].append(at)
             over = len(self.moments[seq]) == self._most[seq]
             sampled.append(SampledToken(seq, 7, "length" if over else None))
-        self.scheduler.step_done(
-            StepDone("step_done", step.step, step.lane, tuple(sampled), elapsed_us)
-        )
+        self.scheduler.step_done(step.step, sampled, elapsed_us)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pomona import codec
-from pomona.codec import Message
+from pomona.codec import Message, Rest
 from pomona.errors import ProtocolError
 from pomona.messages.data import Envelope, Step, Tensor
-from pomona.transport import Identity, Pull, Push, Rest
-from pomona_stage_worker.awaited import MOST, AwaitedSteps
+from pomona.transport import Identity, Pull, Push
+from pomona_stage_worker.awaited import MOST, AwaitedMessages
 
-TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("int32", (1,)))
+TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("float32", (1,)))
 STEP = Step("step", 1, None, (1,), False)
 WAIT_S = 5.0
 
@@ -35,17 +37,17 @@ def test_the_first_part_arrives_before_the_rest_is_sent(link: tuple[Push, Pull])
         assert isinstance(first, Message)
         assert (first.envelope.seq, first.envelope.later, len(first.buffers)) == (seq, 2, 1)
         assert pull.receive_part(0.0) is None
-        push.complete([b"activats", b"\2\0\0\0"])
+        push.complete(1234, [b"activats", b"\2\0\0\0"])
         rest = pull.receive_part(WAIT_S)
         assert isinstance(rest, Rest)
-        assert rest.name == codec.message_name(first.envelope)
+        assert (rest.name, rest.elapsed_us) == (codec.message_name(first.envelope), 1234)
         assert [bytes(buffer) for buffer in rest.buffers] == [b"activats", b"\2\0\0\0"]
 
 
 def test_who_expects_whole_messages_refuses_parts_and_goes_on(link: tuple[Push, Pull]) -> None:
     push, pull = link
     push.begin(STEP, 7, TENSORS, [b"\1\0\0\0"])
-    push.complete([b"activats", b"\2\0\0\0"])
+    push.complete(1234, [b"activats", b"\2\0\0\0"])
     push.send(STEP, 7)
     for _ in range(2):
         with pytest.raises(ProtocolError):
@@ -53,6 +55,26 @@ def test_who_expects_whole_messages_refuses_parts_and_goes_on(link: tuple[Push, 
     whole = pull.receive(WAIT_S)
     assert whole is not None
     assert whole.envelope.body == STEP
+
+
+@given(st.binary(max_size=40), st.integers(0, 10**15 - 1), st.lists(st.binary(), max_size=3))
+def test_every_second_part_survives_the_wire(
+    name: bytes, elapsed_us: int, buffers: list[bytes]
+) -> None:
+    rest = Rest(name, elapsed_us, buffers)
+    assert codec.decode_rest(codec.encode_rest(rest)) == rest
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"boot/1/0", b"boot/1/0 ", b"boot/1/0 -1", b"b " + b"9" * 16]
+)
+def test_what_names_no_time_is_no_second_part(first: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode_rest([first, b"activats"])
+
+
+def rest(name: bytes) -> Rest:
+    return Rest(name, 0, ())
 
 
 def first_part(link: int, seq: int) -> Message:
@@ -63,23 +85,23 @@ def first_part(link: int, seq: int) -> Message:
 
 
 def test_only_what_was_begun_last_on_a_link_is_awaited() -> None:
-    steps = AwaitedSteps()
+    awaited = AwaitedMessages()
     for link, seq in ((1, 0), (1, 1), (2, 0)):
-        steps.add(STEP, first_part(link, seq))
-    assert steps.take(b"boot/2/0").message == first_part(2, 0)
+        awaited.add(first_part(link, seq))
+    assert awaited.take(rest(b"boot/2/0")) == first_part(2, 0)
     for stranger in (b"", b"x", b"boot/2/0", b"boot/3/0", b"boot/1"):
         with pytest.raises(ProtocolError):
-            steps.take(stranger)
-    assert steps.take(b"boot/1/1").message == first_part(1, 1)
-    steps.add(STEP, first_part(1, 2))
+            awaited.take(rest(stranger))
+    assert awaited.take(rest(b"boot/1/1")) == first_part(1, 1)
+    awaited.add(first_part(1, 2))
     with pytest.raises(ProtocolError):
-        steps.take(b"boot/1/1")
+        awaited.take(rest(b"boot/1/1"))
 
 
 def test_a_peer_that_only_begins_takes_no_more_memory_for_ever() -> None:
-    steps = AwaitedSteps()
+    awaited = AwaitedMessages()
     for link in range(3 * MOST):
-        steps.add(STEP, first_part(link, 0))
+        awaited.add(first_part(link, 0))
     with pytest.raises(ProtocolError):
-        steps.take(b"boot/0/0")
-    assert steps.take(b"boot/%d/0" % (3 * MOST - 1)).step == STEP
+        awaited.take(rest(b"boot/0/0"))
+    assert awaited.take(rest(b"boot/%d/0" % (3 * MOST - 1))).envelope.body == STEP

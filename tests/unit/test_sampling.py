@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pomona.messages.data import Open, Sampling
 from pomona_stage_worker.drawing import Drawing, Drawn
-from pomona_stage_worker.sampling import draw, uniform
+from pomona_stage_worker.sampling import begin_draw, end_draw, uniform
 
 PLAIN = Sampling(max_tokens=100, temperature=1.0)
 GREEDY = replace(PLAIN, temperature=0.0)
@@ -21,6 +22,10 @@ GREEDY = replace(PLAIN, temperature=0.0)
 
 def drawing(sampling: Sampling, history: tuple[int, ...] = (), replied: int = 0, index: int = 0):
     return Drawing.begin(Open("open", 1, "r", 1, "tcp://g", sampling, index, history, replied))
+
+
+def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
+    return end_draw(begin_draw(logits, drawings), logits, drawings)
 
 
 def one(logits: list[float], sampling: Sampling, index: int = 0) -> int:

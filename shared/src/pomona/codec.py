@@ -2,7 +2,8 @@
 
 A data message is a list of frames: the envelope as JSON, then the raw bytes of each
 tensor. It may come in two parts, so that its envelope is read while its last ``later``
-tensors are still being computed; the second part is the message's name and those tensors.
+tensors are still being computed; the second part is the message's name with the time that they
+took, and those tensors.
 A beacon is two frames: its topic and JSON. Nothing is ever unpickled.
 """
 
@@ -20,10 +21,12 @@ from pomona.errors import ProtocolError
 from pomona.messages.control import Beacon
 from pomona.messages.data import MAX_TENSORS, Envelope, Tensor
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_BEACON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSOR_BYTES = 1 << 31
+MAX_NAME_BYTES = 1 << 10
+MAX_ELAPSED_DIGITS = 15
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -42,6 +45,21 @@ class Message:
 
     envelope: Envelope
     buffers: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The second part of a message.
+
+    Attributes:
+        name: of the message.
+        elapsed_us: how long its sender computed what follows, microseconds.
+        buffers: that were to follow.
+    """
+
+    name: bytes
+    elapsed_us: int
+    buffers: Sequence[Buffer]
 
 
 def beacon_topic(service: str, name: str) -> bytes:
@@ -103,6 +121,24 @@ def decode_part(frames: Sequence[Buffer]) -> Message:
     buffers = tuple(frames[1:])
     check_sizes(envelope.tensors[: len(envelope.tensors) - envelope.later], buffers)
     return Message(envelope, buffers)
+
+
+def encode_rest(rest: Rest) -> list[Buffer]:
+    """Frames of the second part of a message. The buffers are passed on, not copied."""
+    return [b"%b %d" % (rest.name, rest.elapsed_us), *rest.buffers]
+
+
+def is_rest(frames: Sequence[Buffer]) -> bool:
+    """Whether frames are the second part of a message, since they do not begin as JSON."""
+    return frames[0][:1] != b"{"
+
+
+def decode_rest(frames: Sequence[Buffer]) -> Rest:
+    """Raises ProtocolError when the frames are no second part of a message."""
+    name, _, elapsed_us = bytes(frames[0][:MAX_NAME_BYTES]).rpartition(b" ")
+    if not elapsed_us.isdigit() or len(elapsed_us) > MAX_ELAPSED_DIGITS:
+        raise ProtocolError("neither a message nor the second part of one")
+    return Rest(name, int(elapsed_us), frames[1:])
 
 
 def check_sizes(tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:

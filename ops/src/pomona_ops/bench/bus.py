@@ -16,7 +16,7 @@ import orjson
 import zmq  # the yardstick must not use what it measures, so not pomona.transport
 
 from pomona import codec
-from pomona.messages.data import Envelope, SampledToken, Sampling, Step, StepDone, Tensor
+from pomona.messages.data import Envelope, Sampling, Step, StepDone, Tensor
 from pomona.settings import ServiceSettings, read_settings
 from pomona_ops.bench.clusters import running_cluster
 from pomona_ops.bench.driver import Driver, active_pipeline
@@ -134,7 +134,7 @@ def _step() -> tuple[Any, tuple[Tensor, ...]]:
 
 
 def _done() -> tuple[Any, tuple[Tensor, ...]]:
-    return StepDone("step_done", 1000, 1, (SampledToken(1, 1000),), (25000, 25000)), ()
+    return StepDone("step_done", 1000, (25000,)), (Tensor("int64", (1, 3)),)
 
 
 def _envelope(message: tuple[Any, tuple[Tensor, ...]]) -> Envelope:

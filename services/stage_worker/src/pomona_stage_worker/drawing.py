@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pomona.messages.data import FinishReason, Open, SampledToken, Sampling, Token
+from pomona.messages.data import FinishReason, Open, Sampling, Token
+from pomona_stage_worker.sampled import SampledToken
 
 
 class Constraint(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 from prometheus_client import Counter
 
-from pomona.codec import Buffer, Message, check_sizes
+from pomona.codec import Buffer, Message, Rest, check_sizes
 from pomona.errors import LinkBusyError, LinkGapError, PomonaError, ProtocolError
 from pomona.messages.control import Pipeline
 from pomona.messages.data import (
@@ -29,6 +29,8 @@ from pomona.messages.data import (
     Tokens,
 )
 from pomona.transport import Identity, LinkOrder, Push
+from pomona_stage_worker.foresight import Foresight
+from pomona_stage_worker.sampled import pack, sampled_tensor, unpack
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
 from pomona_stage_worker.stage import Output, Stage
 from pomona_stage_worker.step_book import StepBook
@@ -38,8 +40,6 @@ from pomona_stage_worker.trace import StepTrace
 log = logging.getLogger(__name__)
 
 MAX_GATEWAY_LINKS = 64
-ELAPSED = Tensor("int32", (1,))
-"""The last tensor of a step: how long the stage before computed, in microseconds."""
 LAST_WORD_S = 1.0
 """How long a rejection may take to leave when its epoch ends."""
 
@@ -100,14 +100,11 @@ class Runtime:
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
         self._book = StepBook(pipeline.model, stage.trial, self.scheduler, trace)
-        self._next: Push | None = None
-        self._head: Push | None = None
-        if not self.is_tail:
-            following = pipeline.stages[position + 1]
-            self._next = Push(identity, following.address or following.endpoint, link_deadline_s)
-        elif not self.is_head:
-            head = pipeline.stages[0]
-            self._head = Push(identity, head.address or head.endpoint, link_deadline_s)
+        self._foresight = Foresight()
+        self._onward: Push | None = None
+        if len(pipeline.stages) > 1:
+            following = pipeline.stages[0 if self.is_tail else position + 1]
+            self._onward = Push(identity, following.address or following.endpoint, link_deadline_s)
 
     # Messages in -----------------------------------------------------------------------
 
@@ -122,28 +119,33 @@ class Runtime:
                     self._submit(body, message)
                 case Cancel() if self.scheduler is not None:
                     self.scheduler.cancel(body.request, body.attempt)
-                case StepDone() if self.scheduler is not None:
+                case Step() if not self.is_head and not body.rows:
                     self._check_order(message.envelope)
-                    self.scheduler.step_done(body)
-                case Step() if not self.is_head:
-                    self._check_order(message.envelope)
-                    self._pass_on(body, message.envelope.tensors, message.buffers)
+                    self._run(body, (), (), ())
                 case _:
-                    raise ProtocolError(f"a {body.kind} is not for this stage")
+                    raise ProtocolError(f"a {body.kind} is not for this stage, or not in one part")
         except ProtocolError as error:
             self._fail_if_fatal(error, body)
         except Exception as error:  # whatever a model raises ends its epoch, nothing else
             self._fail(error)
 
-    def complete(self, step: Step, message: Message, rest: Sequence[Buffer]) -> None:
-        """As :meth:`handle`, of a step whose last buffers came apart from its ``message``."""
-        envelope, first = message.envelope, message.buffers
+    def complete(self, message: Message, rest: Rest) -> None:
+        """As :meth:`handle`, of a message whose last buffers came apart from it."""
+        envelope = message.envelope
+        body, tensors = envelope.body, envelope.tensors
         try:
-            if self.is_head:
-                raise ProtocolError("a step is not for the head")
             self._check_order(envelope)
-            check_sizes(envelope.tensors[len(first) :], rest)
-            self._pass_on(step, envelope.tensors, (*first, *rest))
+            check_sizes(tensors[len(message.buffers) :], rest.buffers)
+            buffers = (*message.buffers, *rest.buffers)
+            match body:
+                case Step() if not self.is_head:
+                    self._run(body, (*body.elapsed_us, rest.elapsed_us), tensors, buffers)
+                case StepDone() if self.scheduler is not None and len(tensors) == 1:
+                    tokens = unpack(tensors[0], buffers[0])
+                    elapsed_us = (*body.elapsed_us, rest.elapsed_us)
+                    self.scheduler.step_done(body.step, tokens, elapsed_us)
+                case _:
+                    raise ProtocolError(f"a {body.kind} is not for this stage")
         except Exception as error:  # as in handle
             self._fail(error)
 
@@ -214,24 +216,13 @@ class Runtime:
         """End the epoch here: whoever waits is told, links are closed."""
         if self.scheduler is not None and self.failure is None:
             self._reject_all(reason)
-        for link in (self._next, self._head):
-            if link is not None:
-                link.close()
+        if self._onward is not None:
+            self._onward.close()
         for link in self._gateways.values():
             link.close(linger_s=LAST_WORD_S)
         self._book.write()
 
     # Steps -----------------------------------------------------------------------------
-
-    def _pass_on(self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
-        """Run a step that the stage before sent."""
-        if not step.rows:
-            self._run(step, (), (), ())
-        elif tensors and tensors[-1] == ELAPSED:
-            elapsed = (*step.elapsed_us, int.from_bytes(buffers[-1], "little"))
-            self._run(step, elapsed, tensors[:-1], buffers[:-1])
-        else:
-            raise ProtocolError("a step's last tensor must be a compute time, int32 (1,)")
 
     def _run(
         self,
@@ -244,17 +235,21 @@ class Runtime:
         self.busy = True
         begin = time.monotonic_ns()
         computation = self.stage.begin(step, tensors, buffers)
-        if self._next is not None:
-            self._begin_onward(self._next, step, elapsed_us, tensors, buffers, computation.tensors)
+        shape = tensors[0].shape if tensors else ()
+        waited_s = 0.0
+        if self._onward is not None and step.rows:
+            if computation.goes_on:
+                waited_s = _wait(begin / 1e9, self._foresight.announce_after(step.lane, shape))
+            known = (tensors[:1], buffers[:1], computation.tensors)
+            self._begin_onward(self._onward, step, elapsed_us, *known, soon=waited_s > 0.0)
+        elif not self.is_tail and self._onward is not None:
+            self._onward.send(step, self.pipeline.epoch)
         output = computation.finish()
         computed = time.monotonic_ns()
-        own_us = (computed - begin) // 1000
-        if step.rows and self._next is not None:
-            self._next.complete((*output.buffers, own_us.to_bytes(4, "little")))
-        elif step.rows:
-            self._finish(step, output, (*elapsed_us, own_us))
+        if step.rows:
+            self._finish(step, output, elapsed_us, (computed - begin) // 1000)
+        self._foresight.took(step.lane, shape, (computed - begin) / 1e9, waited_s)
         alone = self.scheduler is not None and self.scheduler.active == 1
-        shape = tensors[0].shape if tensors else ()
         self._book.add(
             StepRecord(
                 step, shape, alone, begin, computation.built_ns, computed, time.monotonic_ns()
@@ -266,34 +261,40 @@ class Runtime:
 
     def _begin_onward(
         self,
-        following: Push,
+        link: Push,
         step: Step,
         elapsed_us: tuple[int, ...],
-        tensors: Sequence[Tensor],
+        ids: Sequence[Tensor],
         buffers: Sequence[Buffer],
-        computing: tuple[Tensor, ...],
+        computing: Sequence[Tensor],
+        soon: bool,
     ) -> None:
-        """Begin the message to the next stage, which reads it while this one computes."""
-        onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
-        if step.rows:
-            carried = (tensors[0], *computing, ELAPSED)
-            following.begin(onward, self.pipeline.epoch, carried, buffers[:1])
-        else:
-            following.send(onward, self.pipeline.epoch)
+        """Send what is known of a step's result ahead of the rest.
 
-    def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...]) -> None:
-        """On the tail: tell the head first, since it waits, then the gateways."""
-        done = StepDone(
-            "step_done",
-            step.step,
-            step.lane,
-            tuple(result.sampled for result in output.results),
-            elapsed_us,
-        )
-        if self._head is not None:
-            self._head.send(done, self.pipeline.epoch)
+        Args:
+            ids, buffers: the step's token ids, which travel on.
+            computing: what the rest will hold; on the tail it is drawn tokens.
+            soon: the rest follows in a moment.
+        """
+        epoch = self.pipeline.epoch
+        if self.is_tail:
+            drawn = sampled_tensor(len(step.rows) if step.sample else 0)
+            link.begin(StepDone("step_done", step.step, elapsed_us), epoch, (drawn,), (), soon)
+            return
+        onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
+        link.begin(onward, epoch, (*ids, *computing), buffers, soon)
+
+    def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...], own_us: int) -> None:
+        """Send the rest. On the tail: to the head first, since it waits, then to gateways."""
+        sampled = [result.sampled for result in output.results]
+        if self._onward is not None:
+            self._onward.complete(own_us, (pack(sampled),) if self.is_tail else output.buffers)
         elif self.scheduler is not None:
-            self.scheduler.step_done(done)
+            self.scheduler.step_done(step.step, sampled, (*elapsed_us, own_us))
+        if self.is_tail:
+            self._tell_gateways(output)
+
+    def _tell_gateways(self, output: Output) -> None:
         if output.of_prompt is not None:
             self._tell(output.of_prompt.reply, *output.of_prompt.message)
         by_gateway: dict[str, list[Token]] = {}
@@ -372,6 +373,18 @@ class Runtime:
     def _reject_all(self, reason: str) -> None:
         for submit in self.scheduler.requests() if self.scheduler else ():
             self._tell(submit.reply, rejected_epoch(submit, reason))
+
+
+def _wait(begin: float, seconds: float) -> float:
+    """Sleep until ``seconds`` after ``begin``, of time.monotonic, unless they have passed.
+
+    Returns: how long after it that ended; 0 without sleep.
+    """
+    left = begin + seconds - time.monotonic()
+    if left <= 0.0:
+        return 0.0
+    time.sleep(left)
+    return time.monotonic() - begin
 
 
 def rejected_epoch(submit: Submit, reason: str) -> Rejected:

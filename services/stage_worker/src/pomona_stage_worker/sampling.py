@@ -31,9 +31,8 @@ def uniform(seed: int, index: int) -> float:
     return (int.from_bytes(digest.digest(), "little") >> 40) / (1 << 24)
 
 
-def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
-    """Draw one token for each row of ``logits`` (rows, vocabulary), any float dtype."""
-    raw = logits = logits.astype(mx.float32)
+def begin_draw(logits: mx.array, drawings: Sequence[Drawing]) -> mx.array:
+    """One token for each row of ``logits`` (rows, vocabulary), float32; lazily, (rows,)."""
     adjusted = [_adjust(logits[row], drawing) for row, drawing in enumerate(drawings)]
     if any(row is not None for row in adjusted):
         rows = [logits[i] if row is None else row for i, row in enumerate(adjusted)]
@@ -47,10 +46,20 @@ def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
             some = logits if len(rows) == len(drawings) else logits[mx.array(rows)]
             chosen = way(some, [drawings[i].sampling for i in rows], _thresholds(drawings, rows))
             picked.update({row: chosen[i] for i, row in enumerate(rows)})
-    tokens = [int(x) for x in _as_list(mx.stack([picked[i] for i in range(len(drawings))]))]
-    reported = [i for i, drawing in enumerate(drawings) if drawing.sampling.logprobs is not None]
-    details = _report(raw, drawings, tokens, reported) if reported else {}
-    return [details.get(i, Drawn(token)) for i, token in enumerate(tokens)]
+    return mx.stack([picked[i] for i in range(len(drawings))])
+
+
+def end_draw(tokens: mx.array, logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
+    """What :func:`begin_draw` began, and what is reported of it."""
+    drawn = [int(token) for token in _as_list(tokens)]
+    reported = [i for i, drawing in enumerate(drawings) if reports(drawing)]
+    details = _report(logits, drawings, drawn, reported) if reported else {}
+    return [details.get(i, Drawn(token)) for i, token in enumerate(drawn)]
+
+
+def reports(drawing: Drawing) -> bool:
+    """Whether log-probabilities are wanted of the sequence's tokens."""
+    return drawing.sampling.logprobs is not None
 
 
 def _allowed(drawings: Sequence[Drawing], vocabulary: int) -> mx.array:

@@ -25,7 +25,7 @@ from pomona_stage_worker.caches import (
 from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.drawing import Drawing, Drawn, Result
 from pomona_stage_worker.prompt_scores import OfPrompt, PromptScores, embedded
-from pomona_stage_worker.sampling import draw
+from pomona_stage_worker.sampling import begin_draw, end_draw, reports
 from pomona_stage_worker.slicing import Logits, StageModel
 from pomona_stage_worker.trial import NOT_TRIED, Trial
 
@@ -51,11 +51,13 @@ class Computation:
         tensors: what its output's buffers will hold; none on the tail.
         built_ns: when its graph was built and its computation began, by time.monotonic_ns.
         finish: waits for it.
+        goes_on: without this thread, to its end: nothing is lost by a late call of ``finish``.
     """
 
     tensors: tuple[Tensor, ...]
     built_ns: int
     finish: Callable[[], Output]
+    goes_on: bool = False
 
 
 class Stage(Protocol):
@@ -149,26 +151,43 @@ class MlxStage:
                 mx.eval(passed, owned)
                 return Output(tuple(_bytes(array) for array in passed))
 
-            return Computation(tuple(_describe(array) for array in passed), built, pass_on)
+            described = tuple(_describe(array) for array in passed)
+            return Computation(described, built, pass_on, goes_on=True)
         mx.async_eval(owned)
+        if step.sample and not self._embeds(step):
+            return self._draw(step, output, built)
         return Computation((), built, lambda: self._end(step, output, owned))
 
+    def _draw(self, step: Step, output: mx.array, built: int) -> Computation:
+        """On the tail: the rows' draws, and what is told of a prompt."""
+        drawings = [self._drawings[seq] for seq in step.rows]
+        logits = output[:, -1, :].astype(mx.float32)
+        tokens = begin_draw(logits, drawings)
+        mx.async_eval(tokens)
+
+        def finish() -> Output:
+            self._build_beside(step)
+            wanted = self._prompt_scores.wanted(step)
+            scores = self._prompt_scores.take(step, output) if wanted else None
+            drawn = end_draw(tokens, logits, drawings)
+            results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
+            return Output(results=results, of_prompt=scores)
+
+        goes_on = step.lane is not None and not any(map(reports, drawings))
+        return Computation((), built, finish, goes_on)
+
     def _end(self, step: Step, output: mx.array, owned: list[mx.array]) -> Output:
-        """On the tail: what is told of a prompt, and the rows' draws."""
+        """On the tail, where nothing is drawn: what is told of a prompt, or its embedding."""
         self._build_beside(step)
         wanted = self._prompt_scores.wanted(step)
         scores = self._prompt_scores.take(step, output) if wanted else None
         if not step.sample:
             mx.eval(owned)
             return Output(of_prompt=scores)
-        drawings = [self._drawings[seq] for seq in step.rows]
-        if self._embeds(step):
-            mx.eval(output, owned)
-            result = drawings[0].accept(NO_TOKEN)
-            return Output(results=(result,), of_prompt=embedded(drawings[0].opened, output[0, -1]))
-        drawn = draw(output[:, -1, :], drawings)
-        results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
-        return Output(results=results, of_prompt=scores)
+        drawing = self._drawings[step.rows[0]]
+        mx.eval(output, owned)
+        result = drawing.accept(NO_TOKEN)
+        return Output(results=(result,), of_prompt=embedded(drawing.opened, output[0, -1]))
 
     def _build_beside(self, step: Step) -> None:
         if self._builds_beside:

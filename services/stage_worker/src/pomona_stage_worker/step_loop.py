@@ -11,12 +11,11 @@ from collections.abc import Callable
 
 from prometheus_client import Counter
 
-from pomona.codec import Message
+from pomona.codec import Message, Rest
 from pomona.errors import PomonaError, ProtocolError
 from pomona.messages.data import Cancel, Step, StepDone, Submit
-from pomona.transport import Identity, Pull, Push, Rest
-from pomona_stage_worker.awaited import AwaitedSteps
-from pomona_stage_worker.rhythm import Rhythm
+from pomona.transport import Identity, Pull, Push
+from pomona_stage_worker.awaited import AwaitedMessages
 from pomona_stage_worker.runtime import Runtime, rejected_epoch
 
 log = logging.getLogger(__name__)
@@ -25,6 +24,8 @@ IDLE_POLL_S = 0.5
 BREATH_S = 0.001
 """Before work in advance: what was just sent must leave first, and its thread may have to
 share a core with this one."""
+AWAKE_S = 0.002
+"""How long the rest of a message that should come soon is awaited awake."""
 
 DROPPED = Counter("pomona_stage_dropped_messages", "Messages dropped", ["reason"])
 
@@ -42,8 +43,8 @@ class StepLoop(threading.Thread):
         self._pull = pull
         self._wake = pull.waker()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._rhythm = Rhythm()
-        self._awaited = AwaitedSteps()
+        self._awaited = AwaitedMessages()
+        self._awake_until = 0.0
         self._stopping = False
 
     # From the control thread -----------------------------------------------------------
@@ -73,9 +74,15 @@ class StepLoop(threading.Thread):
             if any(advanced):
                 self._receive_all(0.0)
                 continue
+            if self._is_awake:
+                # The thread that takes the rest off the wire may need this core; one that
+                # slept even for a moment would let the core halt, and wake late.
+                if not self._receive_all(0.0):
+                    os.sched_yield()
+                continue
             if self._receive_all(BREATH_S) or any(runtime.prepare() for runtime in runtimes):
                 continue
-            if self._receive_when_due() or self._receive_all(self._idle_s()):
+            if self._receive_all(self._idle_s()):
                 continue
             for runtime in runtimes:
                 runtime.rest()
@@ -103,25 +110,7 @@ class StepLoop(threading.Thread):
                 DROPPED.labels("malformed").inc()
                 log.warning("dropped: %s", error)
             received = True
-            timeout_s = 0.0 if self._leads else BREATH_S
-
-    def _receive_when_due(self) -> bool:
-        """Sleep until a lone user's next message is due, and be awake when it comes."""
-        due = self._rhythm.due()
-        if due is None:
-            return False
-        begin, end = due
-        asleep_s = begin - time.monotonic()
-        if asleep_s > 0.001 and self._receive_all(asleep_s):
-            return True
-        while time.monotonic() < end:
-            self._pull.rehearse()
-            if self._receive_all(0.0):
-                return True
-            # The thread that takes the message off the wire may need this core; one that
-            # slept even for a moment would let the core halt, and wake late.
-            os.sched_yield()
-        return False
+            timeout_s = 0.0 if self._leads or self._is_awake else BREATH_S
 
     def _dispatch(self, message: Message) -> None:
         envelope = message.envelope
@@ -133,8 +122,6 @@ class StepLoop(threading.Thread):
             self._await_rest(message)
             return
         runtime = self.runtimes.get(envelope.epoch)
-        if isinstance(body, Step | StepDone):
-            self._rhythm.arrived(body.lane, time.monotonic())
         if runtime is not None and runtime.failure is None:
             runtime.handle(message)
         elif isinstance(body, Submit):
@@ -143,19 +130,21 @@ class StepLoop(threading.Thread):
             DROPPED.labels("stale_epoch").inc()
 
     def _await_rest(self, message: Message) -> None:
-        """Keep the first part of a step while the stage before computes the rest."""
+        """Keep the first part of a message while the stage before computes the rest."""
         body = message.envelope.body
-        if not isinstance(body, Step):
+        if not isinstance(body, Step | StepDone):
             raise ProtocolError(f"a {body.kind} does not come in two parts")
-        self._awaited.add(body, message)
+        self._awaited.add(message)
+        if message.envelope.soon:
+            self._awake_until = time.monotonic() + AWAKE_S
 
     def _complete(self, rest: Rest) -> None:
-        """The rest of a step has come."""
-        awaited = self._awaited.take(rest.name)
-        self._rhythm.arrived(awaited.step.lane, time.monotonic())
-        runtime = self.runtimes.get(awaited.message.envelope.epoch)
+        """The rest of a message has come."""
+        message = self._awaited.take(rest)
+        self._awake_until = 0.0
+        runtime = self.runtimes.get(message.envelope.epoch)
         if runtime is not None and runtime.failure is None:
-            runtime.complete(awaited.step, awaited.message, rest.buffers)
+            runtime.complete(message, rest)
         else:
             DROPPED.labels("stale_epoch").inc()
 
@@ -167,6 +156,11 @@ class StepLoop(threading.Thread):
             link.close(linger_s=1.0)
         except PomonaError as error:
             log.warning("a gateway cannot be told: %s", error)
+
+    @property
+    def _is_awake(self) -> bool:
+        """Whether the rest of a message is to come in a moment."""
+        return time.monotonic() < self._awake_until
 
     @property
     def _leads(self) -> bool:

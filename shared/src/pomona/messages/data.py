@@ -32,6 +32,7 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Dimension = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Identifier = Annotated[int, Field(ge=0, le=2**53)]
 FinishReason = Literal["stop", "length"]
+FINISHES: tuple[FinishReason | None, ...] = (None, "stop", "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +132,18 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledToken:
-    """The token drawn for a sequence; ``finish`` when it is the last one."""
-
-    seq: Identifier
-    token: TokenId
-    finish: FinishReason | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class StepDone:
-    """The tail finished a step. ``elapsed_us``: compute time of every stage, in order."""
+    """The tail finishes a step. It comes in two parts, as steps do.
+
+    One tensor, int64 (n, 3): for each drawn token its sequence, its id, and in which way it is
+    the last one, as an index into ``FINISHES``.
+
+    Attributes:
+        elapsed_us: compute time of the stages before the tail, in order.
+    """
 
     kind: Literal["step_done"]
     step: Identifier
-    lane: Identifier | None
-    tokens: Annotated[tuple[SampledToken, ...], Field(max_length=MAX_ROWS)]
     elapsed_us: Annotated[tuple[Count, ...], Field(max_length=MAX_STAGES)]
 
 
@@ -245,12 +242,11 @@ Op = Annotated[Open | Fork | Trim | Close | Drop | Join | Leave, Field(discrimin
 class Step:
     """One pass through the pipeline. Every stage applies ``ops``, then runs its layers.
 
-    The tensors: token ids, int32 (rows, length); the activations of the stage before; last
-    its compute time, int32 (1,), microseconds. The head's own step has only the first. A step
-    without rows carries only ops, and no tensor.
+    The tensors: token ids, int32 (rows, length), and the activations of the stage that sends. A
+    step without rows carries only ops, and no tensor.
 
-    Whatever a stage knows before it has computed is in the header or in the first tensor, so
-    that it is encoded while the stage computes.
+    It comes in two parts. Whatever a stage knows before it has computed, token ids among it, is
+    in the first, which goes while it computes; its compute time is in the second.
 
     Attributes:
         step: number of the step in this epoch.
@@ -396,6 +392,7 @@ class Envelope:
         epoch: the pipeline's epoch; 0 on messages that belong to none.
         tensors: what the frames after the header hold.
         later: how many of them, at the end, come in a second part of the message.
+        soon: the second part comes in a moment; it is worth staying awake for it.
     """
 
     version: Count
@@ -408,3 +405,4 @@ class Envelope:
     body: Body
     tensors: Annotated[tuple[Tensor, ...], Field(max_length=MAX_TENSORS)] = ()
     later: Annotated[int, Field(ge=0, le=MAX_TENSORS)] = 0
+    soon: bool = False

@@ -1,7 +1,7 @@
 """Typed wrappers over ZeroMQ; no other package imports it."""
 
 from .beacons import BeaconReceiver, BeaconSender, Switchboard
-from .links import Identity, LinkOrder, Pull, Push, Rest
+from .links import Identity, LinkOrder, Pull, Push
 from .sockets import terminate
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "LinkOrder",
     "Pull",
     "Push",
-    "Rest",
     "Switchboard",
     "terminate",
 ]

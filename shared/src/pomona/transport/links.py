@@ -9,7 +9,6 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +16,8 @@ import zmq
 
 from pomona import codec
 from pomona.addresses import SAME_MACHINE
-from pomona.codec import Buffer, Message
-from pomona.errors import LinkBusyError, LinkError, ProtocolError
+from pomona.codec import Buffer, Message, Rest
+from pomona.errors import LinkBusyError, LinkError
 from pomona.messages.data import Body, Envelope, Tensor
 from pomona.transport.sockets import bind, configure, context
 
@@ -38,14 +37,6 @@ class Identity:
     cluster: str
     name: str
     boot: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """The second part of a message: its name, and the buffers that were to follow."""
-
-    name: bytes
-    buffers: Sequence[Buffer]
 
 
 class Push:
@@ -94,23 +85,30 @@ class Push:
         epoch: int,
         tensors: tuple[Tensor, ...],
         buffers: Sequence[Buffer] = (),
+        soon: bool = False,
     ) -> None:
         """Send the first part of a message of which only the first ``buffers`` are known yet.
-        Nothing else may be sent before :meth:`complete`.
+        Nothing else may be sent before :meth:`complete`, which follows ``soon``, or later.
 
         Raises LinkBusyError as :meth:`send`.
         """
-        envelope = self._envelope(body, epoch, tensors, later=len(tensors) - len(buffers))
+        later = len(tensors) - len(buffers)
+        envelope = self._envelope(body, epoch, tensors, later, soon)
         self._send_frames(codec.encode_message(envelope, buffers))
         self._begun = codec.message_name(envelope)
 
-    def complete(self, buffers: Sequence[Buffer]) -> None:
-        """Send the rest of the buffers of the message that was begun."""
-        self._send_frames((self._begun, *buffers))
+    def complete(self, elapsed_us: int, buffers: Sequence[Buffer]) -> None:
+        """Send the rest of the buffers of the message that was begun, and how long they took."""
+        self._send_frames(codec.encode_rest(Rest(self._begun, elapsed_us, buffers)))
         self._end()
 
     def _envelope(
-        self, body: Body, epoch: int, tensors: tuple[Tensor, ...], later: int = 0
+        self,
+        body: Body,
+        epoch: int,
+        tensors: tuple[Tensor, ...],
+        later: int = 0,
+        soon: bool = False,
     ) -> Envelope:
         return Envelope(
             version=codec.PROTOCOL_VERSION,
@@ -123,6 +121,7 @@ class Push:
             body=body,
             tensors=tensors,
             later=later,
+            soon=soon,
         )
 
     def _end(self) -> None:
@@ -159,7 +158,6 @@ class Pull:
         self._wake_endpoint = f"inproc://wake-{id(self)}-{next(_link_numbers)}"
         self._socket.bind(self._wake_endpoint)
         self._timeout_ms = -1
-        self._last: Sequence[Buffer] = ()
         self._close_wakers: list[Callable[[], None]] = []
 
     def receive(self, timeout_s: float) -> Message | None:
@@ -176,11 +174,9 @@ class Pull:
         frames = self._receive_frames(timeout_s)
         if not frames:
             return None
-        if frames[0][:1] != b"{":
-            return Rest(bytes(frames[0]), frames[1:])
-        message = codec.decode_part(frames)
-        self._last = () if message.envelope.later else frames
-        return message
+        if codec.is_rest(frames):
+            return codec.decode_rest(frames)
+        return codec.decode_part(frames)
 
     def _receive_frames(self, timeout_s: float) -> list[Buffer]:
         """Empty when none came in time or a waker was called."""
@@ -213,14 +209,6 @@ class Pull:
             log.warning("no Unix socket, so TCP also within this machine: %s", error)
             return ""
         return endpoint
-
-    def rehearse(self) -> None:
-        """Do what the next message will need, so that its code is in the processor's caches:
-        a thread that has slept for a tenth of a second decodes ten times slower. Nothing is
-        needed where messages come in two parts, and the first has been read."""
-        if self._last:
-            with suppress(ProtocolError):
-                codec.decode_part(self._last)
 
     def waker(self) -> Callable[[], None]:
         """A function with which one other thread ends a :meth:`receive` at once."""

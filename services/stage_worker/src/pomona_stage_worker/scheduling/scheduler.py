@@ -14,6 +14,7 @@ and all stages apply them in that order.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pomona.messages.data import (
@@ -25,10 +26,10 @@ from pomona.messages.data import (
     Rejected,
     Started,
     Step,
-    StepDone,
     Submit,
 )
 from pomona_stage_worker.drawing import needs_history
+from pomona_stage_worker.sampled import SampledToken
 from pomona_stage_worker.scheduling.lanes import Lanes
 from pomona_stage_worker.scheduling.limits import Limits
 from pomona_stage_worker.scheduling.pace import Pace
@@ -167,20 +168,22 @@ class Scheduler:
             if sequence.key == (request, attempt):
                 self._end(sequence)
 
-    def step_done(self, done: StepDone) -> None:
-        """The tail has finished a step."""
-        flight = self._in_flight.pop(done.step, None)
+    def step_done(
+        self, step: int, tokens: Iterable[SampledToken], elapsed_us: tuple[int, ...]
+    ) -> None:
+        """The tail has finished a step. Args: elapsed_us: compute time of every stage, in order."""
+        flight = self._in_flight.pop(step, None)
         if flight is None:
             return
         if flight.lane is not None:
-            self.pace.observe_decode(done.elapsed_us)
+            self.pace.observe_decode(elapsed_us)
             lane = self._lanes.get(flight.lane)
             if lane is not None:
                 lane.stepping = False
         elif flight.seqs:
-            self.pace.observe_chunk(flight.tokens, done.elapsed_us)
+            self.pace.observe_chunk(flight.tokens, elapsed_us)
             self._tell_progress(flight.seqs[0])
-        for drawn in done.tokens:
+        for drawn in tokens:
             sequence = self._sampling.pop(drawn.seq, None)
             if sequence is not None:
                 self._running[drawn.seq] = sequence

@@ -87,7 +87,7 @@ class EmulatedStage:
             self._hold(until)
             return output
 
-        return Computation(passed, time.monotonic_ns(), finish)
+        return Computation(passed, time.monotonic_ns(), finish, goes_on=True)
 
     def prepare(self) -> bool:
         return False

@@ -1,0 +1,48 @@
+"""Drawn tokens as they travel from the tail to the head: a tensor, int64 (n, 3)."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pomona.codec import Buffer
+from pomona.errors import ProtocolError
+from pomona.messages.data import FINISHES, FinishReason, Tensor
+
+COLUMNS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The token drawn for a sequence; ``finish`` when it is the last one."""
+
+    seq: int
+    token: int
+    finish: FinishReason | None = None
+
+
+def sampled_tensor(count: int) -> Tensor:
+    """What :func:`pack` makes of so many tokens."""
+    return Tensor("int64", (count, COLUMNS))
+
+
+def pack(tokens: Sequence[SampledToken]) -> Buffer:
+    numbers = array("q")
+    for token in tokens:
+        numbers.extend((token.seq, token.token, FINISHES.index(token.finish)))
+    return memoryview(numbers).cast("B") if numbers else b""
+
+
+def unpack(tensor: Tensor, buffer: Buffer) -> list[SampledToken]:
+    """Raises ProtocolError when these are no drawn tokens."""
+    if tensor.dtype != "int64" or tensor.shape[1:] != (COLUMNS,):
+        raise ProtocolError(f"drawn tokens are int64 (n, {COLUMNS}), not {tensor}")
+    numbers = array("q", bytes(buffer))
+    tokens: list[SampledToken] = []
+    for at in range(0, len(numbers), COLUMNS):
+        seq, token, finish = numbers[at : at + COLUMNS]
+        if token < 0 or not 0 <= finish < len(FINISHES):
+            raise ProtocolError(f"{token}, ended by {finish}, is no drawn token")
+        tokens.append(SampledToken(seq, token, FINISHES[finish]))
+    return tokens
