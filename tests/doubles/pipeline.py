@@ -140,7 +140,7 @@ class InProcessPipeline:
             return
         if not step.rows:
             return
-        self._done.append((step.step, [result.sampled for result in output.results]))
+        self._done.append((step.step, output.sampled))
         if output.of_prompt is not None:
             body, tensors, buffers = output.of_prompt.message
             if isinstance(body, Embedded):

@@ -32,7 +32,7 @@ from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.foresight import Foresight
 from pomona_stage_worker.sampled import pack, sampled_tensor, unpack
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
-from pomona_stage_worker.stage import Output, Stage
+from pomona_stage_worker.stage import Computation, Output, Stage
 from pomona_stage_worker.step_book import StepBook
 from pomona_stage_worker.timing import StepRecord, Timing
 from pomona_stage_worker.trace import StepTrace
@@ -119,11 +119,11 @@ class Runtime:
                     self._submit(body, message)
                 case Cancel() if self.scheduler is not None:
                     self.scheduler.cancel(body.request, body.attempt)
-                case Step() if not self.is_head and not body.rows:
+                case Step() | StepDone():
                     self._check_order(message.envelope)
-                    self._run(body, (), (), ())
+                    self._take(body, body.elapsed_us, message.envelope.tensors, message.buffers)
                 case _:
-                    raise ProtocolError(f"a {body.kind} is not for this stage, or not in one part")
+                    raise ProtocolError(f"a {body.kind} is not for this stage")
         except ProtocolError as error:
             self._fail_if_fatal(error, body)
         except Exception as error:  # whatever a model raises ends its epoch, nothing else
@@ -137,15 +137,9 @@ class Runtime:
             self._check_order(envelope)
             check_sizes(tensors[len(message.buffers) :], rest.buffers)
             buffers = (*message.buffers, *rest.buffers)
-            match body:
-                case Step() if not self.is_head:
-                    self._run(body, (*body.elapsed_us, rest.elapsed_us), tensors, buffers)
-                case StepDone() if self.scheduler is not None and len(tensors) == 1:
-                    tokens = unpack(tensors[0], buffers[0])
-                    elapsed_us = (*body.elapsed_us, rest.elapsed_us)
-                    self.scheduler.step_done(body.step, tokens, elapsed_us)
-                case _:
-                    raise ProtocolError(f"a {body.kind} is not for this stage")
+            if not isinstance(body, Step | StepDone):
+                raise ProtocolError(f"a {body.kind} does not come in two parts")
+            self._take(body, (*body.elapsed_us, rest.elapsed_us), tensors, buffers)
         except Exception as error:  # as in handle
             self._fail(error)
 
@@ -224,6 +218,22 @@ class Runtime:
 
     # Steps -----------------------------------------------------------------------------
 
+    def _take(
+        self,
+        body: Step | StepDone,
+        elapsed_us: tuple[int, ...],
+        tensors: tuple[Tensor, ...],
+        buffers: tuple[Buffer, ...],
+    ) -> None:
+        """Args: elapsed_us: compute time of all stages so far."""
+        match body:
+            case Step() if not self.is_head:
+                self._run(body, elapsed_us, tensors, buffers)
+            case StepDone() if self.scheduler is not None and len(tensors) == 1:
+                self.scheduler.step_done(body.step, unpack(tensors[0], buffers[0]), elapsed_us)
+            case _:
+                raise ProtocolError(f"a {body.kind} is not for this stage")
+
     def _run(
         self,
         step: Step,
@@ -237,17 +247,24 @@ class Runtime:
         computation = self.stage.begin(step, tensors, buffers)
         shape = tensors[0].shape if tensors else ()
         waited_s = 0.0
-        if self._onward is not None and step.rows:
-            if computation.goes_on:
-                waited_s = _wait(begin / 1e9, self._foresight.announce_after(step.lane, shape))
-            known = (tensors[:1], buffers[:1], computation.tensors)
-            self._begin_onward(self._onward, step, elapsed_us, *known, soon=waited_s > 0.0)
-        elif not self.is_tail and self._onward is not None:
-            self._onward.send(step, self.pipeline.epoch)
+        if self._onward is not None and step.rows and computation.goes_on:
+            waited_s = _wait(begin / 1e9, self._foresight.announce_after(step.lane, shape))
+        known = () if self.is_tail else tuple(buffers[:1])
+        if self._onward is not None and waited_s:
+            self._onward.begin(*self._result(step, elapsed_us, tensors, computation), known)
         output = computation.finish()
         computed = time.monotonic_ns()
-        if step.rows:
-            self._finish(step, output, elapsed_us, (computed - begin) // 1000)
+        own_us = (computed - begin) // 1000
+        made = (pack(output.sampled),) if self.is_tail else output.buffers
+        if self._onward is not None and waited_s:
+            self._onward.complete(own_us, made)
+        elif self._onward is not None and (step.rows or not self.is_tail):
+            result = self._result(step, (*elapsed_us, own_us), tensors, computation)
+            self._onward.send(*result, (*known, *made))
+        elif self.scheduler is not None and step.rows:
+            self.scheduler.step_done(step.step, output.sampled, (*elapsed_us, own_us))
+        if self.is_tail:
+            self._tell_gateways(output)
         self._foresight.took(step.lane, shape, (computed - begin) / 1e9, waited_s)
         alone = self.scheduler is not None and self.scheduler.active == 1
         self._book.add(
@@ -259,42 +276,22 @@ class Runtime:
         self._last_step = step.step
         self.busy = False
 
-    def _begin_onward(
+    def _result(
         self,
-        link: Push,
         step: Step,
         elapsed_us: tuple[int, ...],
-        ids: Sequence[Tensor],
-        buffers: Sequence[Buffer],
-        computing: Sequence[Tensor],
-        soon: bool,
-    ) -> None:
-        """Send what is known of a step's result ahead of the rest.
-
-        Args:
-            ids, buffers: the step's token ids, which travel on.
-            computing: what the rest will hold; on the tail it is drawn tokens.
-            soon: the rest follows in a moment.
-        """
-        epoch = self.pipeline.epoch
+        tensors: Sequence[Tensor],
+        computation: Computation,
+    ) -> tuple[Body, int, tuple[Tensor, ...]]:
+        """What goes to the next stage, or from the tail to the head: body, epoch and tensors."""
         if self.is_tail:
             drawn = sampled_tensor(len(step.rows) if step.sample else 0)
-            link.begin(StepDone("step_done", step.step, elapsed_us), epoch, (drawn,), (), soon)
-            return
+            return StepDone("step_done", step.step, elapsed_us), self.pipeline.epoch, (drawn,)
         onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
-        link.begin(onward, epoch, (*ids, *computing), buffers, soon)
-
-    def _finish(self, step: Step, output: Output, elapsed_us: tuple[int, ...], own_us: int) -> None:
-        """Send the rest. On the tail: to the head first, since it waits, then to gateways."""
-        sampled = [result.sampled for result in output.results]
-        if self._onward is not None:
-            self._onward.complete(own_us, (pack(sampled),) if self.is_tail else output.buffers)
-        elif self.scheduler is not None:
-            self.scheduler.step_done(step.step, sampled, (*elapsed_us, own_us))
-        if self.is_tail:
-            self._tell_gateways(output)
+        return onward, self.pipeline.epoch, (*tensors[:1], *computation.tensors)
 
     def _tell_gateways(self, output: Output) -> None:
+        """On the tail, after the head, which waits."""
         if output.of_prompt is not None:
             self._tell(output.of_prompt.reply, *output.of_prompt.message)
         by_gateway: dict[str, list[Token]] = {}

@@ -25,6 +25,7 @@ from pomona_stage_worker.caches import (
 from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.drawing import Drawing, Drawn, Result
 from pomona_stage_worker.prompt_scores import OfPrompt, PromptScores, embedded
+from pomona_stage_worker.sampled import SampledToken
 from pomona_stage_worker.sampling import begin_draw, end_draw, reports
 from pomona_stage_worker.slicing import Logits, StageModel
 from pomona_stage_worker.trial import NOT_TRIED, Trial
@@ -41,6 +42,11 @@ class Output:
     buffers: tuple[Buffer, ...] = ()
     results: tuple[Result, ...] = ()
     of_prompt: OfPrompt | None = None
+
+    @property
+    def sampled(self) -> list[SampledToken]:
+        """What the head is told of ``results``."""
+        return [result.sampled for result in self.results]
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,13 +133,13 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """The tail finishes a step. It comes in two parts, as steps do.
+    """The tail finishes a step. It may come in two parts, as steps do.
 
     One tensor, int64 (n, 3): for each drawn token its sequence, its id, and in which way it is
     the last one, as an index into ``FINISHES``.
 
     Attributes:
-        elapsed_us: compute time of the stages before the tail, in order.
+        elapsed_us: compute time of every stage, in order; the tail's is missing in a first part.
     """
 
     kind: Literal["step_done"]
@@ -245,8 +245,8 @@ class Step:
     The tensors: token ids, int32 (rows, length), and the activations of the stage that sends. A
     step without rows carries only ops, and no tensor.
 
-    It comes in two parts. Whatever a stage knows before it has computed, token ids among it, is
-    in the first, which goes while it computes; its compute time is in the second.
+    It may come in two parts. Whatever a stage knows before it has computed, token ids among it,
+    is in the first, which goes while it computes; its compute time is in the second.
 
     Attributes:
         step: number of the step in this epoch.
@@ -254,7 +254,8 @@ class Step:
             the one sequence in ``rows``.
         rows: the sequences, in the order of the tensor's first axis.
         sample: the tail draws a token for each row from its last position.
-        elapsed_us: compute time of the stages before the one that sends.
+        elapsed_us: compute time of the stages so far, in order; that of the one that sends is
+            missing in a first part.
     """
 
     kind: Literal["step"]
@@ -391,8 +392,8 @@ class Envelope:
         seq: rises by one with every message of the link; a gap ends the epoch.
         epoch: the pipeline's epoch; 0 on messages that belong to none.
         tensors: what the frames after the header hold.
-        later: how many of them, at the end, come in a second part of the message.
-        soon: the second part comes in a moment; it is worth staying awake for it.
+        later: how many of them, at the end, come in a second part of the message, in a moment:
+            it is worth staying awake for it.
     """
 
     version: Count
@@ -405,4 +406,3 @@ class Envelope:
     body: Body
     tensors: Annotated[tuple[Tensor, ...], Field(max_length=MAX_TENSORS)] = ()
     later: Annotated[int, Field(ge=0, le=MAX_TENSORS)] = 0
-    soon: bool = False

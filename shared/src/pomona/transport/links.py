@@ -85,15 +85,13 @@ class Push:
         epoch: int,
         tensors: tuple[Tensor, ...],
         buffers: Sequence[Buffer] = (),
-        soon: bool = False,
     ) -> None:
         """Send the first part of a message of which only the first ``buffers`` are known yet.
-        Nothing else may be sent before :meth:`complete`, which follows ``soon``, or later.
+        Nothing else may be sent before :meth:`complete`, which should follow in a moment.
 
         Raises LinkBusyError as :meth:`send`.
         """
-        later = len(tensors) - len(buffers)
-        envelope = self._envelope(body, epoch, tensors, later, soon)
+        envelope = self._envelope(body, epoch, tensors, later=len(tensors) - len(buffers))
         self._send_frames(codec.encode_message(envelope, buffers))
         self._begun = codec.message_name(envelope)
 
@@ -103,12 +101,7 @@ class Push:
         self._end()
 
     def _envelope(
-        self,
-        body: Body,
-        epoch: int,
-        tensors: tuple[Tensor, ...],
-        later: int = 0,
-        soon: bool = False,
+        self, body: Body, epoch: int, tensors: tuple[Tensor, ...], later: int = 0
     ) -> Envelope:
         return Envelope(
             version=codec.PROTOCOL_VERSION,
@@ -121,7 +114,6 @@ class Push:
             body=body,
             tensors=tensors,
             later=later,
-            soon=soon,
         )
 
     def _end(self) -> None:
