@@ -199,46 +199,31 @@ def test_a_submit_for_another_epoch_is_answered_at_once(pipeline: Pipeline) -> N
         assert reply.refusal is not None
 
 
-WRONG_ENDS: dict[str, list[list[bytes]]] = {
-    "too short": [[b"impostor/1/0 5", b"abc"]],
-    "too many": [[b"impostor/1/0 5", b"abcd", b"abcd"]],
+DONE = {"body": StepDone("step_done", 1, ()), "tensors": (Tensor("int64", (1, 3)),)}
+FIRST_TOKEN = {"tensors": (TOKEN,)}
+WRONG_PARTS: dict[str, tuple[int, dict[str, Any], list[bytes]]] = {
+    "too short": (1, FIRST_TOKEN, [b"impostor/1/0 5", b"abc"]),
+    "too many": (1, FIRST_TOKEN, [b"impostor/1/0 5", b"abcd", b"abcd"]),
+    "no drawn tokens": (0, DONE, [b"impostor/1/0 5", b"\xff" * 24]),
+    "for another stage": (1, DONE, [b"impostor/1/0 5", bytes(24)]),
 }
+"""To which stage, what the first part has, and the second."""
 
 
-@pytest.mark.parametrize("wrong", ["gap", *WRONG_ENDS])
+@pytest.mark.parametrize("wrong", ["gap", *WRONG_PARTS])
 def test_what_is_wrong_on_a_link_ends_the_epoch_and_the_next_one_serves(
     line: Line, pipeline: Pipeline, wrong: str
 ) -> None:
-    """A gap in its numbers, or a step of which the second part does not fit the first."""
-    messages = [codec.encode_message(envelope(pipeline, seq=5))]
-    if wrong in WRONG_ENDS:
-        begun = envelope(pipeline, tensors=(TOKEN,), later=1)
-        messages = [codec.encode_message(begun), *WRONG_ENDS[wrong]]
+    """A gap in its numbers, or a message of which the second part does not fit the first."""
+    stage, messages = 1, [codec.encode_message(envelope(pipeline, seq=5))]
+    if wrong in WRONG_PARTS:
+        stage, fields, rest = WRONG_PARTS[wrong]
+        messages = [codec.encode_message(envelope(pipeline, later=1, **fields)), rest]
     with Driver(pipeline, "pomona") as driver:
         running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
         while len(running.tokens) < 5:
             driver.receive(DEADLINE_S)
-        send_raw(pipeline.stages[1].endpoint, *messages)
-        while running.refusal is None:
-            driver.receive(DEADLINE_S)
-    following = line.active(above=pipeline.epoch)
-    with Driver(following, "pomona") as driver:
-        reply = ask(driver)
-        driver.collect([reply], DEADLINE_S)
-    assert len(reply.tokens) == 20
-
-
-def test_drawn_tokens_that_are_none_end_the_epoch_and_the_next_one_serves(
-    line: Line, pipeline: Pipeline
-) -> None:
-    done = StepDone("step_done", 1, ())
-    begun = envelope(pipeline, body=done, tensors=(Tensor("int64", (1, 3)),), later=1)
-    with Driver(pipeline, "pomona") as driver:
-        running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
-        while len(running.tokens) < 5:
-            driver.receive(DEADLINE_S)
-        head = pipeline.stages[0].endpoint
-        send_raw(head, codec.encode_message(begun), [b"impostor/1/0 5", b"\xff" * 24])
+        send_raw(pipeline.stages[stage].endpoint, *messages)
         while running.refusal is None:
             driver.receive(DEADLINE_S)
     following = line.active(above=pipeline.epoch)

@@ -36,7 +36,7 @@ back = eval(input())
 while True:
     if len(pull.recv_multipart(copy=False)) == 1:
         break
-    push.send(back, copy=False)
+    push.send_multipart(back, copy=False)
 """
 
 
@@ -98,7 +98,7 @@ def _hops(trace: Path) -> list[float]:
 def bare_hops(count: int) -> list[float]:
     """Seconds a hop, half of each round trip: a step's bytes there, a step_done's bytes back."""
     there = codec.encode_message(_envelope(_step()), [bytes(4), bytes(4 * WIDTH)])
-    back = codec.encode_message(_envelope(_done()))[0]
+    back = codec.encode_message(_envelope(_done()), [bytes(24)])
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", _ECHO],
         stdin=subprocess.PIPE,
@@ -112,7 +112,7 @@ def bare_hops(count: int) -> list[float]:
         pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
         push.connect(f"tcp://{LOOPBACK}:{process.stdout.readline().strip()}")
         port = pull.bind_to_random_port(f"tcp://{LOOPBACK}")
-        print(port, bytes(back), sep="\n", file=process.stdin, flush=True)
+        print(port, [bytes(frame) for frame in back], sep="\n", file=process.stdin, flush=True)
         trips: list[float] = []
         for _ in range(count):
             begin = time.perf_counter()
@@ -134,7 +134,7 @@ def _step() -> tuple[Any, tuple[Tensor, ...]]:
 
 
 def _done() -> tuple[Any, tuple[Tensor, ...]]:
-    return StepDone("step_done", 1000, (25000,)), (Tensor("int64", (1, 3)),)
+    return StepDone("step_done", 1000, (25000, 25000)), (Tensor("int64", (1, 3)),)
 
 
 def _envelope(message: tuple[Any, tuple[Tensor, ...]]) -> Envelope:

@@ -1,8 +1,8 @@
 """The step thread and MLX's own, which computes on a CPU what it is handed, some operations a time.
 
 Linux lets a thread that is woken run before the one that woke it. Where both share a core, as
-workers of one machine do, that is two switches for each hand-over, a hundred a step. A thread of
-SCHED_BATCH waits until the other has nothing left to do (``man 7 sched``).
+workers of one machine do, that is two switches for each hand-over. A thread of SCHED_BATCH waits
+until the other has nothing left to do (``man 7 sched``).
 """
 
 from __future__ import annotations

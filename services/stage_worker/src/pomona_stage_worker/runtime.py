@@ -121,7 +121,7 @@ class Runtime:
                     self.scheduler.cancel(body.request, body.attempt)
                 case Step() | StepDone():
                     self._check_order(message.envelope)
-                    self._take(body, body.elapsed_us, message.envelope.tensors, message.buffers)
+                    self._take(body, message.envelope.tensors, message.buffers)
                 case _:
                     raise ProtocolError(f"a {body.kind} is not for this stage")
         except ProtocolError as error:
@@ -132,14 +132,12 @@ class Runtime:
     def complete(self, message: Message, rest: Rest) -> None:
         """As :meth:`handle`, of a message whose last buffers came apart from it."""
         envelope = message.envelope
-        body, tensors = envelope.body, envelope.tensors
+        tensors = envelope.tensors
         try:
             self._check_order(envelope)
             check_sizes(tensors[len(message.buffers) :], rest.buffers)
             buffers = (*message.buffers, *rest.buffers)
-            if not isinstance(body, Step | StepDone):
-                raise ProtocolError(f"a {body.kind} does not come in two parts")
-            self._take(body, (*body.elapsed_us, rest.elapsed_us), tensors, buffers)
+            self._take(envelope.body, tensors, buffers, (rest.elapsed_us,))
         except Exception as error:  # as in handle
             self._fail(error)
 
@@ -220,17 +218,19 @@ class Runtime:
 
     def _take(
         self,
-        body: Step | StepDone,
-        elapsed_us: tuple[int, ...],
+        body: Body,
         tensors: tuple[Tensor, ...],
         buffers: tuple[Buffer, ...],
+        own_us: tuple[int, ...] = (),
     ) -> None:
-        """Args: elapsed_us: compute time of all stages so far."""
+        """A step has come, or its end. Args: own_us: compute time of its sender, when the body
+        lacks it."""
         match body:
             case Step() if not self.is_head:
-                self._run(body, elapsed_us, tensors, buffers)
+                self._run(body, (*body.elapsed_us, *own_us), tensors, buffers)
             case StepDone() if self.scheduler is not None and len(tensors) == 1:
-                self.scheduler.step_done(body.step, unpack(tensors[0], buffers[0]), elapsed_us)
+                tokens = unpack(tensors[0], buffers[0])
+                self.scheduler.step_done(body.step, tokens, (*body.elapsed_us, *own_us))
             case _:
                 raise ProtocolError(f"a {body.kind} is not for this stage")
 

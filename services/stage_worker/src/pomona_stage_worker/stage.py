@@ -173,8 +173,7 @@ class MlxStage:
 
         def finish() -> Output:
             self._build_beside(step)
-            wanted = self._prompt_scores.wanted(step)
-            scores = self._prompt_scores.take(step, output) if wanted else None
+            scores = self._scores(step, output)
             drawn = end_draw(tokens, logits, drawings)
             results = tuple(d.accept(t) for d, t in zip(drawings, drawn, strict=True))
             return Output(results=results, of_prompt=scores)
@@ -185,15 +184,17 @@ class MlxStage:
     def _end(self, step: Step, output: mx.array, owned: list[mx.array]) -> Output:
         """On the tail, where nothing is drawn: what is told of a prompt, or its embedding."""
         self._build_beside(step)
-        wanted = self._prompt_scores.wanted(step)
-        scores = self._prompt_scores.take(step, output) if wanted else None
         if not step.sample:
+            scores = self._scores(step, output)
             mx.eval(owned)
             return Output(of_prompt=scores)
         drawing = self._drawings[step.rows[0]]
         mx.eval(output, owned)
         result = drawing.accept(NO_TOKEN)
         return Output(results=(result,), of_prompt=embedded(drawing.opened, output[0, -1]))
+
+    def _scores(self, step: Step, output: mx.array) -> OfPrompt | None:
+        return self._prompt_scores.take(step, output) if self._prompt_scores.wanted(step) else None
 
     def _build_beside(self, step: Step) -> None:
         if self._builds_beside:

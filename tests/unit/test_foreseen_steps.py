@@ -1,0 +1,156 @@
+"""A stage sends a step in two parts only where its end is foreseen, and loses nothing by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from doubles.pipeline import InProcessPipeline
+from doubles.random_llama import GREEDY, LAYERS, alone, model, prompts
+from pomona import codec
+from pomona.codec import Buffer, Message, Rest
+from pomona.messages.control import Pipeline
+from pomona.messages.control import Stage as Place
+from pomona.messages.data import Envelope, Step, Tensor
+from pomona.transport import Identity, Pull
+from pomona_stage_worker.foresight import LEAST_SEEN
+from pomona_stage_worker.runtime import Runtime
+from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.slicing import slice_model
+from pomona_stage_worker.stage import Computation, MlxStage
+from pomona_stage_worker.testing.emulated import EmulatedStage
+
+HOLD_S = 0.03
+WIDTH = 4
+WAIT_S = 5.0
+TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
+
+
+class Busy(EmulatedStage):
+    """Needs its thread to the end."""
+
+    def begin(
+        self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
+    ) -> Computation:
+        return replace(super().begin(step, tensors, buffers), goes_on=False)
+
+
+class Middle:
+    """The second of three stages: what comes in is given to it, what goes out is read."""
+
+    def __init__(self, kind: type[EmulatedStage]) -> None:
+        self.pull = Pull("127.0.0.1")
+        nowhere = "tcp://127.0.0.1:9"
+        places = (
+            Place("a", 0, 1, nowhere),
+            Place("b", 1, 2, nowhere),
+            Place("c", 2, 3, self.pull.endpoint),
+        )
+        pipeline = Pipeline("m", "m", 1, 3, "active", places)
+        stage = kind(HOLD_S, WIDTH, is_tail=False)
+        self._identity = Identity("pomona", "b", "boot")
+        self._runtime = Runtime(self._identity, pipeline, 1, stage, no_limits, WAIT_S)
+        self._seq = 0
+
+    def step(self, lane: int | None) -> list[Message | Rest]:
+        """One step through it: the parts of what it sends."""
+        body = Step("step", self._seq, lane, (1,), True, elapsed_us=(7,))
+        version = codec.PROTOCOL_VERSION
+        envelope = Envelope(version, "pomona", "a", "boot", 1, self._seq, 1, body, TENSORS)
+        self._seq += 1
+        self._runtime.handle(Message(envelope, (b"\5\0\0\0", bytes(4 * WIDTH))))
+        assert self._runtime.failure is None
+        parts: list[Message | Rest] = []
+        while len(parts) < (1 if not parts or not _later(parts[0]) else 2):
+            part = self.pull.receive_part(WAIT_S)
+            assert part is not None
+            parts.append(part)
+        return parts
+
+    def close(self) -> None:
+        self._runtime.close("over")
+        self.pull.close()
+
+
+def _later(part: Message | Rest) -> int:
+    return part.envelope.later if isinstance(part, Message) else 0
+
+
+def no_limits(pipeline: Pipeline, stage: object) -> Limits:
+    raise AssertionError("only a head has limits")
+
+
+@pytest.fixture
+def middle(request: pytest.FixtureRequest) -> Iterator[Middle]:
+    made = Middle(getattr(request, "param", EmulatedStage))
+    yield made
+    made.close()
+
+
+def parts(sent: Sequence[Message | Rest]) -> tuple[tuple[int, ...], list[bytes]]:
+    """Compute times and buffers, however they came."""
+    buffers: list[Buffer] = []
+    elapsed: tuple[int, ...] = ()
+    for part in sent:
+        buffers += part.buffers
+        if isinstance(part, Rest):
+            elapsed = (*elapsed, part.elapsed_us)
+        elif isinstance(part.envelope.body, Step):
+            elapsed = (*elapsed, *part.envelope.body.elapsed_us)
+    return elapsed, [bytes(buffer) for buffer in buffers]
+
+
+def test_a_lone_lane_comes_in_two_parts_once_it_is_known(middle: Middle) -> None:
+    sent = [middle.step(1) for _ in range(LEAST_SEEN + 3)]
+    assert [len(one) for one in sent] == [1] * LEAST_SEEN + [2] * 3
+    for one in sent:
+        elapsed, buffers = parts(one)
+        assert elapsed[0] == 7
+        assert elapsed[1] >= HOLD_S * 1e6 * 0.99
+        assert buffers == [b"\5\0\0\0", bytes(4 * WIDTH)]
+
+
+@pytest.mark.parametrize("lanes", [(1, 2), (None, None), (1, None)])
+def test_other_steps_come_in_one_part(middle: Middle, lanes: tuple[int | None, ...]) -> None:
+    sent = [middle.step(lane) for _ in range(LEAST_SEEN + 2) for lane in lanes]
+    assert {len(one) for one in sent} == {1}
+
+
+@pytest.mark.parametrize("middle", [Busy], indirect=True)
+def test_a_step_that_needs_its_thread_is_never_waited_for(middle: Middle) -> None:
+    sent = [middle.step(1) for _ in range(LEAST_SEEN + 3)]
+    assert {len(one) for one in sent} == {1}
+
+
+class Noting(MlxStage):
+    """Remembers which lanes' steps went on without it."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__(slice_model(model(), start, stop))
+        self.noted: set[bool] = set()
+
+    def begin(
+        self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
+    ) -> Computation:
+        computation = super().begin(step, tensors, buffers)
+        if step.lane is not None:
+            self.noted.add(computation.goes_on)
+        return computation
+
+
+@pytest.mark.parametrize(("logprobs", "tail_goes_on"), [(None, True), (0, False), (5, False)])
+def test_a_tail_that_reports_on_its_draws_needs_its_thread(
+    logprobs: int | None, tail_goes_on: bool
+) -> None:
+    """Ranking a vocabulary may take longer than a first part goes ahead: a wait would grow from
+    step to step."""
+    stages = [Noting(0, 1), Noting(1, LAYERS)]
+    limits = Limits(stages=2, context_length=4096, cache_tokens=20_000)
+    line = InProcessPipeline(stages, limits)
+    prompt = prompts(1)[0]
+    client = line.submit("r", prompt, replace(GREEDY, logprobs=logprobs))
+    line.run()
+    assert client.tokens == alone(prompt)
+    assert [stage.noted for stage in stages] == [{True}, {tail_goes_on}]
