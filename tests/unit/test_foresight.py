@@ -29,9 +29,14 @@ def test_the_quickest_step_of_late_counts() -> None:
     assert foresight.announce_after(1, ONE) == pytest.approx(0.03 - LEAD_S)
 
 
-@pytest.mark.parametrize(("seconds", "count"), [(0.02, LEAST_SEEN - 1), (LEAD_S / 2, MOST_SEEN)])
-def test_what_is_hardly_known_or_short_is_announced_at_once(seconds: float, count: int) -> None:
-    assert steady(seconds, count=count).announce_after(1, ONE) == 0.0
+def test_what_is_hardly_known_is_announced_at_once() -> None:
+    assert steady(0.02, count=LEAST_SEEN - 1).announce_after(1, ONE) == 0.0
+
+
+@pytest.mark.parametrize("foresight", [Foresight(), steady(LEAD_S / 2, count=MOST_SEEN)])
+def test_what_is_short_or_was_never_seen_is_not_announced(foresight: Foresight) -> None:
+    assert foresight.announce_after(1, ONE) is None
+    assert foresight.announce_after(None, ONE) is None
 
 
 def test_prompts_and_other_lanes_are_announced_at_once() -> None:
@@ -44,8 +49,8 @@ def test_prompts_and_other_lanes_are_announced_at_once() -> None:
 def test_a_lane_between_whose_steps_others_come_is_announced_at_once() -> None:
     foresight = Foresight()
     for number in range(4 * MOST_SEEN):
-        assert foresight.announce_after(number % 2, ONE) == 0.0
         foresight.took(number % 2, ONE, 0.02)
+        assert foresight.announce_after((number + 1) % 2, ONE) == 0.0
 
 
 def run(foresight: Foresight, compute_s: float, late_s: float, steps: int) -> list[float]:
@@ -62,7 +67,7 @@ def run(foresight: Foresight, compute_s: float, late_s: float, steps: int) -> li
 def test_a_machine_that_becomes_faster_is_followed() -> None:
     foresight = steady(0.02)
     assert run(foresight, 0.01, 0.0, steps=20)[-1] == 0.01
-    assert foresight.announce_after(1, ONE) <= 0.01 - LEAD_S / 2
+    assert (foresight.announce_after(1, ONE) or 0.0) <= 0.01 - LEAD_S / 2
 
 
 @pytest.mark.parametrize("late_s", [0.0, 0.0005, 0.002, 0.005])

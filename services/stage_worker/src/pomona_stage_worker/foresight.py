@@ -6,7 +6,8 @@ both ends, the processors under them, and in their caches the code that the rest
 woken, and cold code, cost more than all else that a hop does.
 
 Only a lone lane's steps are foreseen. With more, the next stage has another lane's step to
-compute meanwhile, and nobody waits for this one.
+compute meanwhile, and nobody waits for this one: its first part goes at once, to be read when
+there is time. A step that is over in no time comes in one part, which costs less.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ class Foresight:
     def __init__(self) -> None:
         self._kind: tuple[int | None, Shape] = None, ()
         self._seconds: deque[float] = deque(maxlen=MOST_SEEN)
+        self._last_s = 0.0
 
-    def announce_after(self, lane: int | None, shape: Shape) -> float:
-        """How long after a step's beginning its first part shall go; 0 for at once.
+    def announce_after(self, lane: int | None, shape: Shape) -> float | None:
+        """How long after a step's beginning its first part shall go; 0 for at once, None when
+        the step shall come in one part.
 
         Args:
             shape: of the step's token ids.
         """
+        if self._last_s < LEAD_S:
+            return None
         if lane is None or (lane, shape) != self._kind or len(self._seconds) < LEAST_SEEN:
             return 0.0
         return max(min(self._seconds) - LEAD_S, 0.0)
@@ -45,6 +50,7 @@ class Foresight:
         if (lane, shape) != self._kind:
             self._kind = lane, shape
             self._seconds.clear()
+        self._last_s = seconds
         if waited_s and seconds - waited_s < LEAD_S / 2:
             # It had ended before, nobody knows when. Were the wait taken for the step, a thread
             # that is always woken late would wait longer from step to step.

@@ -246,17 +246,18 @@ class Runtime:
         begin = time.monotonic_ns()
         computation = self.stage.begin(step, tensors, buffers)
         shape = tensors[0].shape if tensors else ()
+        announce_s = self._foresight.announce_after(step.lane, shape) if step.rows else None
         waited_s = 0.0
-        if self._onward is not None and step.rows and computation.goes_on:
-            waited_s = _wait(begin / 1e9, self._foresight.announce_after(step.lane, shape))
         known = () if self.is_tail else tuple(buffers[:1])
-        if self._onward is not None and waited_s:
-            self._onward.begin(*self._result(step, elapsed_us, tensors, computation), known)
+        if self._onward is not None and announce_s is not None:
+            waited_s = _wait(begin / 1e9, announce_s) if computation.goes_on else 0.0
+            result = self._result(step, elapsed_us, tensors, computation)
+            self._onward.begin(*result, known, soon=waited_s > 0.0)
         output = computation.finish()
         computed = time.monotonic_ns()
         own_us = (computed - begin) // 1000
         made = (pack(output.sampled),) if self.is_tail else output.buffers
-        if self._onward is not None and waited_s:
+        if self._onward is not None and announce_s is not None:
             self._onward.complete(own_us, made)
         elif self._onward is not None and (step.rows or not self.is_tail):
             result = self._result(step, (*elapsed_us, own_us), tensors, computation)
@@ -265,7 +266,8 @@ class Runtime:
             self.scheduler.step_done(step.step, output.sampled, (*elapsed_us, own_us))
         if self.is_tail:
             self._tell_gateways(output)
-        self._foresight.took(step.lane, shape, (computed - begin) / 1e9, waited_s)
+        if step.rows:
+            self._foresight.took(step.lane, shape, (computed - begin) / 1e9, waited_s)
         alone = self.scheduler is not None and self.scheduler.active == 1
         self._book.add(
             StepRecord(

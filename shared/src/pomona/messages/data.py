@@ -392,8 +392,8 @@ class Envelope:
         seq: rises by one with every message of the link; a gap ends the epoch.
         epoch: the pipeline's epoch; 0 on messages that belong to none.
         tensors: what the frames after the header hold.
-        later: how many of them, at the end, come in a second part of the message, in a moment:
-            it is worth staying awake for it.
+        later: how many of them, at the end, come in a second part of the message.
+        soon: the second part comes in a moment; it is worth staying awake for it.
     """
 
     version: Count
@@ -406,3 +406,4 @@ class Envelope:
     body: Body
     tensors: Annotated[tuple[Tensor, ...], Field(max_length=MAX_TENSORS)] = ()
     later: Annotated[int, Field(ge=0, le=MAX_TENSORS)] = 0
+    soon: bool = False

@@ -85,13 +85,14 @@ class Push:
         epoch: int,
         tensors: tuple[Tensor, ...],
         buffers: Sequence[Buffer] = (),
+        soon: bool = False,
     ) -> None:
         """Send the first part of a message of which only the first ``buffers`` are known yet.
-        Nothing else may be sent before :meth:`complete`, which should follow in a moment.
+        Nothing else may be sent before :meth:`complete`, which follows ``soon``, or later.
 
         Raises LinkBusyError as :meth:`send`.
         """
-        envelope = self._envelope(body, epoch, tensors, later=len(tensors) - len(buffers))
+        envelope = self._envelope(body, epoch, tensors, len(tensors) - len(buffers), soon)
         self._send_frames(codec.encode_message(envelope, buffers))
         self._begun = codec.message_name(envelope)
 
@@ -101,7 +102,12 @@ class Push:
         self._end()
 
     def _envelope(
-        self, body: Body, epoch: int, tensors: tuple[Tensor, ...], later: int = 0
+        self,
+        body: Body,
+        epoch: int,
+        tensors: tuple[Tensor, ...],
+        later: int = 0,
+        soon: bool = False,
     ) -> Envelope:
         return Envelope(
             version=codec.PROTOCOL_VERSION,
@@ -114,6 +120,7 @@ class Push:
             body=body,
             tensors=tensors,
             later=later,
+            soon=soon,
         )
 
     def _end(self) -> None:
