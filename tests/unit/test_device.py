@@ -18,15 +18,15 @@ METAL = {
 }
 CUDA = {
     "architecture": "sm_90",
-    "device_name": "NVIDIA H200",
+    "device_name": "NVIDIA H100 80GB HBM3",
     "compute_capability_major": 9,
     "compute_capability_minor": 0,
-    "pci_bus_id": "0000:18:00.0",
-    "total_memory": 140 * GIB,
-    "free_memory": 139 * GIB,
+    "pci_bus_id": "0000:00:06.0",
+    "total_memory": 85520809984,
+    "free_memory": 84465090560,
     "uuid": "GPU-00000000-0000-0000-0000-000000000000",
 }
-"""By the keys that MLX 0.32 documents; written by hand."""
+"""What MLX 0.32.4 said on such a card, but for the uuid."""
 
 
 def test_metal_may_fill_its_recommended_working_set() -> None:
@@ -34,7 +34,7 @@ def test_metal_may_fill_its_recommended_working_set() -> None:
 
 
 def test_a_card_keeps_a_reserve_and_what_others_hold() -> None:
-    assert device_of("cuda", lambda: CUDA) == Device("cuda", "NVIDIA H200", 126 * GIB)
+    assert device_of("cuda", lambda: CUDA) == Device("cuda", "NVIDIA H100 80GB HBM3", 76968728985)
     shared = CUDA | {"free_memory": 20 * GIB}
     assert device_of("cuda", lambda: shared).usable_bytes == 20 * GIB
 
