@@ -30,6 +30,11 @@ def find_openblas() -> str | None:
     return ctypes.util.find_library("openblas")
 
 
+def blas_threads(count: int) -> dict[str, str]:
+    """Variables with which a process uses so many threads for its matrices."""
+    return {"OPENBLAS_NUM_THREADS": str(count), "OMP_NUM_THREADS": str(count)}
+
+
 def stage_worker_environment(workers: int) -> dict[str, str]:
     """Variables with which each of ``workers`` stage workers of this machine is started.
 
@@ -37,8 +42,7 @@ def stage_worker_environment(workers: int) -> dict[str, str]:
     """
     if sys.platform != "linux":
         return {}
-    threads = str(max(1, len(os.sched_getaffinity(0)) // workers))
-    environment = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    environment = blas_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     openblas = find_openblas()
     if openblas is not None:
         before = os.environ.get("LD_PRELOAD", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pomona.models import resolve
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.blas import stage_worker_environment
+from pomona_ops.cores import shares
 from pomona_ops.ports import LOOPBACK, MAX_STAGES, ClusterPorts
 
 STOP_S = 10.0
@@ -165,16 +165,5 @@ def _stage_worker(options: ClusterOptions, index: int, common: dict[str, str]) -
             "POMONA_STAGE_WORKER_NAME": f"{options.node}.stage_worker.{index}",
             "POMONA_STAGE_WORKER_METRICS_PORT": str(options.ports.stage_worker_metrics(index)),
         },
-        cores=_cores(index, options.stages) if options.pin else frozenset(),
+        cores=shares(options.stages)[index] if options.pin else frozenset(),
     )
-
-
-def _cores(index: int, workers: int) -> frozenset[int]:
-    """The cores of one of ``workers`` stage workers; shared when there are too few."""
-    if sys.platform != "linux":
-        return frozenset()
-    cores = sorted(os.sched_getaffinity(0))
-    share = len(cores) // workers
-    if share == 0:
-        return frozenset({cores[index % len(cores)]})
-    return frozenset(cores[index * share : (index + 1) * share])

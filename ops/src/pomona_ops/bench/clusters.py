@@ -17,8 +17,9 @@ import httpx
 import orjson
 
 from pomona.errors import PomonaError
-from pomona_ops.blas import stage_worker_environment
+from pomona_ops.blas import blas_threads, stage_worker_environment
 from pomona_ops.cluster import ClusterOptions, ServiceSpec, cluster_options, service_specs
+from pomona_ops.cores import one_of_each
 from pomona_ops.ports import LOOPBACK, ClusterPorts, is_free
 from pomona_ops.supervisor import Supervisor, SupervisorEvent
 
@@ -36,6 +37,7 @@ async def running_cluster(
     stages: int,
     hold_ms: float | None = None,
     worker_environment: dict[str, str] | None = None,
+    one_core: bool = False,
 ) -> AsyncGenerator[ClusterOptions]:
     """A cluster of its own ports and folder, ready to answer; gone when the block ends. On Linux
     each stage worker is kept on cores of its own, or, where there are fewer, neighbours on
@@ -44,13 +46,17 @@ async def running_cluster(
     Args:
         hold_ms: run emulated stage workers whose steps take this long.
         worker_environment: variables for the stage workers on top of the usual ones.
+        one_core: each stage worker has one core and one BLAS thread, not its share of all.
     """
     folder = Path(tempfile.mkdtemp(prefix="pomona-bench-"))
     options = replace(
         cluster_options(model, stages, free_ports(stages), pin=_can_pin()),
         state_dir=folder,
     )
-    specs = [_adapted(spec, hold_ms, worker_environment or {}) for spec in service_specs(options)]
+    specs = [
+        _adapted(spec, hold_ms, worker_environment or {}, one_core)
+        for spec in service_specs(options)
+    ]
     deaths: list[str] = []
 
     def tell(event: SupervisorEvent) -> None:
@@ -75,11 +81,17 @@ def _can_pin() -> bool:
 
 
 def _adapted(
-    spec: ServiceSpec, hold_ms: float | None, worker_environment: dict[str, str]
+    spec: ServiceSpec,
+    hold_ms: float | None,
+    worker_environment: dict[str, str],
+    one_core: bool,
 ) -> ServiceSpec:
     if not spec.name.startswith("stage_worker"):
         return spec
     environment = {**spec.environment, **worker_environment}
+    if one_core:
+        environment |= blas_threads(1)
+        spec = replace(spec, cores=frozenset(sorted(spec.cores)[:1]))
     if hold_ms is None:
         return replace(spec, environment=environment)
     environment |= {"POMONA_STAGE_WORKER_HOLD_MS": str(hold_ms), "LD_PRELOAD": ""}
@@ -139,11 +151,8 @@ class Yardstick:
 
 @asynccontextmanager
 async def running_yardstick(model: str, threads: int) -> AsyncGenerator[Yardstick]:
-    """mlx-lm with ``threads`` BLAS threads, on as many cores."""
-    environment = stage_worker_environment(1) | {
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
-    }
+    """mlx-lm with ``threads`` BLAS threads, on the cores of as many ``one_core`` workers."""
+    environment = stage_worker_environment(1) | blas_threads(threads)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
@@ -156,7 +165,7 @@ async def running_yardstick(model: str, threads: int) -> AsyncGenerator[Yardstic
         limit=1 << 26,
     )
     if sys.platform == "linux":
-        os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:threads])
+        os.sched_setaffinity(process.pid, one_of_each(threads))
     try:
         assert process.stdout is not None
         async with asyncio.timeout(READY_DEADLINE_S):

@@ -17,13 +17,12 @@ PROMPT_TOKENS = 32
 
 
 async def measure_decode(model: str, stages: int, rounds: int, tokens: int) -> dict[str, Any]:
-    """Tokens a second of both, each with one BLAS thread a process."""
+    """Tokens a second of both, each with one core and one BLAS thread a process."""
     ours: list[float] = []
     theirs: list[float] = []
     same = True
-    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     async with (
-        running_cluster(model, stages, worker_environment=one_thread) as options,
+        running_cluster(model, stages, one_core=True) as options,
         running_yardstick(model, threads=1) as yardstick,
     ):
         endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"

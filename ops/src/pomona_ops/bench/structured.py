@@ -11,7 +11,7 @@ from pomona.models import read_facts
 from pomona_gateway.grammar import JsonShape, body_grammar
 from pomona_ops.bench.clusters import running_cluster
 from pomona_ops.bench.driver import Reply
-from pomona_ops.bench.engine import ONE_THREAD, PROMPT, REST_S, Salts, connect, together
+from pomona_ops.bench.engine import PROMPT, REST_S, Salts, connect, together
 from pomona_ops.bench.numbers import median
 
 USERS = 4
@@ -50,7 +50,7 @@ async def run_structured(model: str, stages: int, rounds: int, tokens: int) -> d
     rates: dict[str, list[float]] = {"free": [], "held": []}
     firsts: dict[str, list[float]] = {"free": [], "held": []}
     salts = Salts()
-    async with running_cluster(model, stages, worker_environment=ONE_THREAD) as options:
+    async with running_cluster(model, stages, one_core=True) as options:
         with await connect(options) as driver:
             # The first round, in which the vocabulary is read and the pace learnt, counts not.
             for number in range(rounds + 1):

@@ -27,12 +27,8 @@ async def run_trace(
         hold_ms: trace emulated stages, which hold each step this long.
     """
     with tempfile.TemporaryDirectory(prefix="pomona-trace-") as folder:
-        variables = {
-            "POMONA_STAGE_WORKER_TRACE_DIR": folder,
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        async with running_cluster(model, stages, hold_ms, variables) as options:
+        variables = {"POMONA_STAGE_WORKER_TRACE_DIR": folder}
+        async with running_cluster(model, stages, hold_ms, variables, one_core=True) as options:
             endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
             pipeline = await active_pipeline(endpoint, options.cluster, 10.0)
             with Driver(pipeline, options.cluster) as driver:
