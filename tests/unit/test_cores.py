@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from pomona_ops.cores import by_core, share_out
+from pomona_ops.cores import by_core, one_of_each, share_out, shares
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,16 @@ def test_the_threads_of_a_core_are_neighbours(
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(text + "\n")
     assert by_core({0, 1, 2, 3}, tmp_path) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS keeps no process on a core")
+@pytest.mark.parametrize(("cpus", "count"), [({0, 1}, 2), (set(range(16)), 2), ({3}, 1)])
+def test_one_core_each_is_of_each_share(
+    monkeypatch: pytest.MonkeyPatch, cpus: set[int], count: int
+) -> None:
+    def allowed(pid: int) -> set[int]:
+        return cpus
+
+    monkeypatch.setattr(os, "sched_getaffinity", allowed)
+    assert len(one_of_each(2)) == count
+    assert all(one_of_each(2) & share for share in shares(2))

@@ -22,9 +22,6 @@ from pomona.messages.data import (
     Fork,
     Op,
     Open,
-    Queued,
-    Rejected,
-    Started,
     Step,
     Submit,
 )
@@ -32,6 +29,7 @@ from pomona_stage_worker.drawing import needs_history
 from pomona_stage_worker.sampled import SampledToken
 from pomona_stage_worker.scheduling.lanes import Lanes
 from pomona_stage_worker.scheduling.limits import Limits
+from pomona_stage_worker.scheduling.notices import Notice, Notices
 from pomona_stage_worker.scheduling.pace import Pace
 from pomona_stage_worker.scheduling.prefixes import PrefixIndex
 from pomona_stage_worker.scheduling.rounds import Rounds
@@ -39,8 +37,6 @@ from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
 from pomona_stage_worker.scheduling.waiting import PRIORITY_S, Waiting
 
 RETRY_AFTER_S = 5
-TELL_QUEUE_S = 1.0
-"""Between two reports of who waits where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +45,6 @@ class PlannedStep:
 
     step: Step
     tokens: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A message for a gateway."""
-
-    reply: str
-    body: Started | Queued | Rejected
 
 
 class Scheduler:
@@ -77,13 +65,12 @@ class Scheduler:
         self._rounds = Rounds(limits.stages)
         self._in_flight: dict[int, InFlight] = {}
         self._ops: list[Op] = []
-        self._notices: list[Notice] = []
+        self._notices = Notices()
         self._sequence_number = 0
         self._step_number = 0
         self._disturbed_at = 0
         self._arrivals = 0
         self._last_was_decode = False
-        self._told_queue_at = -TELL_QUEUE_S
 
     # What it holds ---------------------------------------------------------------------
 
@@ -125,9 +112,11 @@ class Scheduler:
         limits = self.limits
         room = min(limits.context_length, limits.cache_tokens) - len(tokens)
         if not tokens or submit.emitted >= len(tokens):
-            self._reject(submit, 400, "empty_prompt", "the prompt holds no token; send some text")
+            self._notices.rejected(
+                submit, 400, "empty_prompt", "the prompt holds no token; send some text"
+            )
         elif room <= 0:
-            self._reject(
+            self._notices.rejected(
                 submit,
                 400,
                 "context_length_exceeded",
@@ -135,7 +124,7 @@ class Scheduler:
                 f"and this cluster's caches hold {limits.cache_tokens}; shorten the prompt",
             )
         elif self._waiting.has_share_filled(submit):
-            self._reject(
+            self._notices.rejected(
                 submit,
                 429,
                 "queue_share_full",
@@ -208,14 +197,13 @@ class Scheduler:
     # Instructions ----------------------------------------------------------------------
 
     def take_notices(self) -> list[Notice]:
-        notices, self._notices = self._notices, []
-        return notices
+        return self._notices.take()
 
     def next_step(self, now: float) -> PlannedStep | None:
         """The step to run now, or None when there is nothing to do before an event."""
         self._expire(now)
         self._admit(now)
-        self._tell_queue(now)
+        self._notices.places(self._waiting, now)
         if self.limits.can_batch:
             self._lanes.limit = self._rounds.lanes(self._lanes.rows)
         self._ops += self._lanes.balance()
@@ -235,17 +223,9 @@ class Scheduler:
 
     # Waiting ---------------------------------------------------------------------------
 
-    def _tell_queue(self, now: float) -> None:
-        """Tell every gateway which of its requests wait, and at which places."""
-        if not self._waiting or now - self._told_queue_at < TELL_QUEUE_S:
-            return
-        self._told_queue_at = now
-        places = self._waiting.places(now)
-        self._notices += [Notice(reply, body) for reply, body in places.items()]
-
     def _expire(self, now: float) -> None:
         for sequence in self._waiting.take_expired(now):
-            self._reject(
+            self._notices.rejected(
                 sequence.submit,
                 503,
                 "queue_timeout",
@@ -260,7 +240,7 @@ class Scheduler:
         if not order:
             return
         self._waiting.remove(order[-1])
-        self._reject(
+        self._notices.rejected(
             order[-1].submit,
             429,
             "queue_full",
@@ -319,19 +299,7 @@ class Scheduler:
             self._ops.append(Fork("fork", prefix, sequence.number, length))
             sequence.computed = length
         self._prefilling.append(sequence)
-        self._notices.append(
-            Notice(
-                submit.reply,
-                Started(
-                    "started",
-                    submit.request,
-                    submit.attempt,
-                    cached=sequence.computed,
-                    prefilled=sequence.computed,
-                    total=len(sequence.tokens),
-                ),
-            )
-        )
+        self._notices.progress(sequence)
 
     # Prefilling ------------------------------------------------------------------------
 
@@ -370,18 +338,8 @@ class Scheduler:
     def _tell_progress(self, number: int) -> None:
         for sequence in (*self._prefilling, *self._sampling.values()):
             if sequence.number == number:
-                submit = sequence.submit
-                cached = sequence.origin[1] if sequence.origin else 0
                 flying = sum(x.tokens for x in self._in_flight.values() if x.seqs == (number,))
-                body = Started(
-                    "started",
-                    submit.request,
-                    submit.attempt,
-                    cached=cached,
-                    prefilled=sequence.computed - flying,
-                    total=sequence.target,
-                )
-                self._notices.append(Notice(submit.reply, body))
+                self._notices.progress(sequence, flying)
 
     # Running ---------------------------------------------------------------------------
 
@@ -490,11 +448,3 @@ class Scheduler:
 
     def _everyone(self) -> list[Sequence]:
         return [*self._waiting, *self._live()]
-
-    def _reject(
-        self, submit: Submit, status: int, code: str, message: str, retry: int | None = None
-    ) -> None:
-        body = Rejected(
-            "rejected", submit.request, submit.attempt, status, code, message, retry_after_s=retry
-        )
-        self._notices.append(Notice(submit.reply, body))

@@ -1,0 +1,61 @@
+"""What gateways are told of their requests: how far they are, where they wait, why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pomona.messages.data import Queued, Rejected, Started, Submit
+from pomona_stage_worker.scheduling.state import Sequence
+from pomona_stage_worker.scheduling.waiting import Waiting
+
+TELL_QUEUE_S = 1.0
+"""Between two reports of who waits where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message for a gateway."""
+
+    reply: str
+    body: Started | Queued | Rejected
+
+
+class Notices:
+    """Collected until they are taken."""
+
+    def __init__(self) -> None:
+        self._notices: list[Notice] = []
+        self._told_queue_at = -TELL_QUEUE_S
+
+    def take(self) -> list[Notice]:
+        notices, self._notices = self._notices, []
+        return notices
+
+    def progress(self, sequence: Sequence, in_flight: int = 0) -> None:
+        """A prompt is begun, or more of it is read. Args: in_flight: tokens of chunks that are
+        not done."""
+        submit = sequence.submit
+        body = Started(
+            "started",
+            submit.request,
+            submit.attempt,
+            cached=sequence.origin[1] if sequence.origin else 0,
+            prefilled=sequence.computed - in_flight,
+            total=sequence.target,
+        )
+        self._notices.append(Notice(submit.reply, body))
+
+    def places(self, waiting: Waiting, now: float) -> None:
+        """Every now and then, which requests wait, and at which places."""
+        if not waiting or now - self._told_queue_at < TELL_QUEUE_S:
+            return
+        self._told_queue_at = now
+        self._notices += [Notice(reply, body) for reply, body in waiting.places(now).items()]
+
+    def rejected(
+        self, submit: Submit, status: int, code: str, message: str, retry: int | None = None
+    ) -> None:
+        body = Rejected(
+            "rejected", submit.request, submit.attempt, status, code, message, retry_after_s=retry
+        )
+        self._notices.append(Notice(submit.reply, body))
