@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
@@ -189,6 +190,22 @@ def test_phantoms_keep_no_history_of_what_was_never_evaluated() -> None:
         mx.eval(sent, [entry.state for entry in head.owned_caches(batch)])
         sizes.append(mx.get_active_memory())
     assert sizes[-1] - sizes[10] < 1024
+
+
+def test_a_batch_adds_once_to_its_offsets_whatever_the_number_of_layers(tmp_path: Path) -> None:
+    model = built("llama")
+    stage = slice_model(model, 0, len(cast("Any", model).layers))
+    rows = [TOKENS, TOKENS[:, 2:]]
+    prefilled = [stage.make_cache() for _ in rows]
+    for tokens, cache in zip(rows, prefilled, strict=True):
+        stage(tokens, None, cache)
+    batch = [entries[0].merge(list(entries)) for entries in zip(*prefilled, strict=True)]
+    mx.eval([entry.offset for entry in batch])
+    stage(mx.array([[1], [2]]), None, batch)
+    graph = tmp_path / "offsets.dot"
+    mx.export_to_dot(str(graph), *(entry.offset for entry in batch))
+    assert graph.read_text().count('"Add"') == 1
+    assert [entry.offset.tolist() for entry in batch] == [[6, 4]] * len(batch)
 
 
 def test_a_model_that_cannot_be_cut_says_why_and_runs_whole() -> None:

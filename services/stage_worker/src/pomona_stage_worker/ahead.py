@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pomona.codec import Buffer
 from pomona.messages.data import Tensor
-from pomona_stage_worker.caches import Caches
+from pomona_stage_worker.caches import Caches, cache_arrays
 from pomona_stage_worker.slicing import StageModel
 from pomona_stage_worker.slicing.caches import leaf_caches
 
@@ -58,11 +58,13 @@ class Snapshot:
 
 @dataclass(slots=True)
 class StepAhead:
-    """A built step: its inputs, its lazy output, and the way back."""
+    """A built step: its inputs, its lazy output and what it leaves in the stage's caches, and
+    the way back."""
 
     rows: tuple[int, ...]
     inputs: list[Input]
     output: Any
+    cached: list[mx.array]
     before: Snapshot
 
     def fits(self, rows: Sequence[int], tensors: Sequence[Tensor]) -> bool:
@@ -80,7 +82,8 @@ def build_ahead(
     inputs = [Input(tensor) for tensor in tensors]
     activations = tuple(item.array for item in inputs[1:]) or None
     output = model(inputs[0].array, activations, caches, logits="last")
-    return StepAhead(rows, inputs, output, before)
+    cached = cache_arrays(model.owned_caches(caches))
+    return StepAhead(rows, inputs, output, cached, before)
 
 
 def _own(value: Any) -> Any:

@@ -143,26 +143,25 @@ class MlxStage:
             return Computation((), time.monotonic_ns(), Output)
         _check_tokens(step, tensors)
         caches = self._caches_of(step)
-        output = self._build(step, tensors, buffers, caches)
-        owned = cache_arrays(self._model.owned_caches(caches))
+        output, cached = self._build(step, tensors, buffers, caches)
         built = time.monotonic_ns()
         if step.lane is not None:
             self._expected[step.lane] = tuple(tensors)
         if not self._model.is_tail:
             passed = output if isinstance(output, tuple) else (output,)
-            mx.async_eval(passed, owned)
+            mx.async_eval(passed, cached)
 
             def pass_on() -> Output:
                 self._build_beside(step)
-                mx.eval(passed, owned)
+                mx.eval(passed, cached)
                 return Output(tuple(_bytes(array) for array in passed))
 
             described = tuple(_describe(array) for array in passed)
             return Computation(described, built, pass_on, goes_on=True)
-        mx.async_eval(owned)
+        mx.async_eval(cached)
         if step.sample and not self._embeds(step):
             return self._draw(step, output, built)
-        return Computation((), built, lambda: self._end(step, output, owned))
+        return Computation((), built, lambda: self._end(step, output, cached))
 
     def _draw(self, step: Step, output: mx.array, built: int) -> Computation:
         """On the tail: the rows' draws, and what is told of a prompt."""
@@ -181,15 +180,15 @@ class MlxStage:
         goes_on = step.lane is not None and not any(map(reports, drawings))
         return Computation((), built, finish, goes_on)
 
-    def _end(self, step: Step, output: mx.array, owned: list[mx.array]) -> Output:
+    def _end(self, step: Step, output: mx.array, cached: list[mx.array]) -> Output:
         """On the tail, where nothing is drawn: what is told of a prompt, or its embedding."""
         self._build_beside(step)
         if not step.sample:
             scores = self._scores(step, output)
-            mx.eval(owned)
+            mx.eval(cached)
             return Output(of_prompt=scores)
         drawing = self._drawings[step.rows[0]]
-        mx.eval(output, owned)
+        mx.eval(output, cached)
         result = drawing.accept(NO_TOKEN)
         return Output(results=(result,), of_prompt=embedded(drawing.opened, output[0, -1]))
 
@@ -233,13 +232,14 @@ class MlxStage:
 
     def _build(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer], caches: Caches
-    ) -> Any:
-        """The lazy output of a step, built now unless it was built ahead."""
+    ) -> tuple[Any, list[mx.array]]:
+        """The lazy output of a step and what it leaves in this stage's caches, built now unless
+        built ahead."""
         ahead = self._ahead.pop(step.lane, None) if step.lane is not None else None
         if ahead is not None and ahead.fits(step.rows, tensors):
             for item, buffer in zip(ahead.inputs, buffers, strict=True):
                 item.fill(buffer)
-            return ahead.output
+            return ahead.output, ahead.cached
         if ahead is not None:
             ahead.take_back()
         arrays = [_array(t, b) for t, b in zip(tensors, buffers, strict=True)]
@@ -248,7 +248,8 @@ class MlxStage:
             logits = "all"
         elif self._model.is_tail and self._embeds(step):
             logits = "hidden"
-        return self._model(arrays[0], tuple(arrays[1:]) or None, caches, logits=logits)
+        output = self._model(arrays[0], tuple(arrays[1:]) or None, caches, logits=logits)
+        return output, cache_arrays(self._model.owned_caches(caches))
 
     def _embeds(self, step: Step) -> bool:
         """On the tail: whether it is the embedding that is wanted of the step's prompt."""

@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten
 from pomona.errors import ModelError
 from pomona.models import resolve
 from pomona.models.keepers import Keeper
+from pomona_stage_worker.device import this_device
 from pomona_stage_worker.loading.blocks import SUFFIX, put_blocks
 from pomona_stage_worker.loading.fetching import copy_at, fetch
 from pomona_stage_worker.loading.folder_weights import FolderWeights
@@ -27,6 +28,7 @@ from pomona_stage_worker.loading.gguf_weights import GgufWeights
 from pomona_stage_worker.loading.layout import kept, multiplied, settled
 from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.loading.progress import Progress
+from pomona_stage_worker.loading.rotation import share_angles
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,8 @@ def assemble(weights: StageWeights) -> StageModel:
     plain = [(name, x) for name, x in weights.arrays.items() if name not in blocked]
     model.load_weights(plain, strict=False)
     put_blocks(model, blocked)
+    if this_device().kind == "cpu":
+        share_angles(model)
     return slice_model(model, weights.start, weights.stop)
 
 

@@ -6,12 +6,12 @@ they have the right length and take no memory. Caches advance in lockstep, so on
 first phantom of a kind in a step is advanced by mlx-lm; the others copy its state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, CacheList
+from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,19 @@ def copy_state(source: Any, target: Any) -> None:
         return [own(item) for item in value] if isinstance(value, list) else value
 
     vars(target).update({name: own(value) for name, value in vars(source).items()})
+
+
+def share_offsets(leaves: Iterable[Any]) -> None:
+    """Let the batched KV caches of a lane have one array of offsets, after a step.
+
+    They advance in lockstep, but each adds to an array of its own: a kernel a layer and step.
+    What the others would add is not computed when nothing refers to it. mlx-lm binds that
+    attribute anew at every change, and never changes the array.
+    """
+    offsets: dict[int, mx.array] = {}
+    for leaf in leaves:
+        if type(leaf) is BatchKVCache:
+            leaf.offset = offsets.setdefault(leaf.size(), leaf.offset)
 
 
 def state_arrays(cache: Any) -> list[mx.array]:

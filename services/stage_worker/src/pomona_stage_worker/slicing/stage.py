@@ -8,7 +8,7 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from .anatomy import Anatomy, Crossing
-from .caches import advance, copy_state, kind_of, leaf_caches, state_arrays
+from .caches import advance, copy_state, kind_of, leaf_caches, share_offsets, state_arrays
 from .errors import ActivationsError
 from .sites import StandIn
 from .trees import lookup, replaced
@@ -114,6 +114,7 @@ class StageModel:
                 output = run(self.model, tokens, cache)
         finally:
             self._step = _Step((), [], 0, 0)
+        share_offsets(leaves)
 
         if self.is_tail:
             if logits == "none":
