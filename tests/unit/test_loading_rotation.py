@@ -6,6 +6,7 @@ from typing import Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 from pomona_stage_worker.loading.rotation import Angles, SharedRoPE, share_angles
 from pomona_stage_worker.slicing import slice_model
@@ -42,6 +43,27 @@ def test_only_plain_rotations_are_replaced() -> None:
     )
     share_angles(model)
     assert [type(layer) for layer in model.layers] == [SharedRoPE, nn.RoPE, nn.RoPE, SharedRoPE]
+
+
+@pytest.mark.parametrize(
+    "row", ["gemma3_text", "glm4_moe", "llama", "minimax", "mixtral", "phi3", "qwen3", "qwen3_next"]
+)
+def test_models_compute_what_they_did(row: str) -> None:
+    model: Any = build(row)
+    randomise(model)
+
+    def outputs() -> list[mx.array]:
+        caches = [make_prompt_cache(model) for _ in range(2)]
+        prompts = [mx.array([[3, 1, 4, 1, 5]]), mx.array([[9, 2]])]
+        made = [model(p, cache=c) for p, c in zip(prompts, caches, strict=True)]
+        made.append(model(mx.array([[7]]), cache=caches[0]))
+        lane = [entries[0].merge(list(entries)) for entries in zip(*caches, strict=True)]
+        return [*made, *(model(mx.array([[6], [5]]), cache=lane) for _ in range(2))]
+
+    before = outputs()
+    share_angles(model)
+    assert any(type(module) is SharedRoPE for module in model.modules())
+    assert all(mx.array_equal(a, b) for a, b in zip(outputs(), before, strict=True))
 
 
 @pytest.mark.parametrize("rows", [1, 2])
