@@ -51,7 +51,7 @@ def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
     asked: dict[str, tuple[int, ...]] = {}
     cancelled: set[str] = set()
     # Every few steps there is a lane fewer, or one more.
-    with patch.object(rounds, "TRIED_ROUNDS", 1), patch.object(rounds, "SETTLED_ROUNDS", 1):
+    with patch.multiple(rounds, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
         for kind, number in schedule:
             if kind == "submit":
                 request = f"r{len(asked)}"

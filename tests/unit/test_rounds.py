@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
@@ -14,7 +15,14 @@ from doubles.pipeline import InProcessPipeline
 from doubles.timed_pipeline import TimedPipeline
 from pomona.messages.data import Sampling
 from pomona_stage_worker.scheduling import Limits, PlannedStep, rounds
-from pomona_stage_worker.scheduling.rounds import PATIENCE, SETTLED_ROUNDS, TRIED_ROUNDS, Rounds
+from pomona_stage_worker.scheduling.rounds import (
+    MOST_SETTLED_ROUNDS,
+    PATIENCE,
+    SEEN_ROUNDS,
+    SETTLED_ROUNDS,
+    TRIED_ROUNDS,
+    Rounds,
+)
 from pomona_stage_worker.testing.emulated import EmulatedStage
 
 
@@ -32,13 +40,28 @@ def drive(
     return kept
 
 
-@pytest.mark.parametrize(("fewer", "best"), [(0.5, 3), (0.98, 3), (0.995, 4), (1.0, 4), (2.0, 4)])
+@pytest.mark.parametrize(("fewer", "best"), [(0.5, 3), (0.98, 3), (0.995, 4), (1.0, 4), (1.09, 4)])
 def test_both_are_tried_and_the_one_that_is_clearly_sooner_is_kept(fewer: float, best: int) -> None:
     known = Rounds(4)
     kept = drive(known, 9, 80, lambda lanes: fewer if lanes == 3 else 1.0)
     assert kept[:TRIED_ROUNDS] == [4] * TRIED_ROUNDS
     assert kept[TRIED_ROUNDS : 2 * TRIED_ROUNDS] == [3] * TRIED_ROUNDS
     assert set(kept[2 * TRIED_ROUNDS :]) == {best}
+
+
+def test_what_is_plainly_worse_is_not_tried_to_the_end() -> None:
+    kept = drive(Rounds(4), 9, 80, lambda lanes: 1.2 if lanes == 3 else 1.0)
+    begin, end = TRIED_ROUNDS, TRIED_ROUNDS + SEEN_ROUNDS
+    assert kept[begin:end] == [3] * SEEN_ROUNDS
+    assert set(kept[:begin] + kept[end:]) == {4}
+
+
+def test_one_long_round_is_not_plainly_worse() -> None:
+    known = Rounds(4)
+    drive(known, 9, TRIED_ROUNDS, lambda _: 1.0)
+    drive(known, 9, 1, lambda _: 9.0)
+    kept = drive(known, 9, 80, lambda lanes: 0.5 if lanes == 3 else 1.0)
+    assert set(kept) == {3}
 
 
 def test_other_numbers_of_rows_begin_with_what_was_better_for_the_nearest() -> None:
@@ -54,6 +77,19 @@ def test_what_was_settled_is_tried_again_after_a_while() -> None:
     assert set(first[2 * TRIED_ROUNDS :]) == {1}
     again = drive(known, 2, 3 * TRIED_ROUNDS, lambda lanes: 1 / lanes)
     assert again == [1] * TRIED_ROUNDS + [2] * 2 * TRIED_ROUNDS
+
+
+def test_what_is_found_again_and_again_is_tried_more_rarely() -> None:
+    known = Rounds(2)
+    kept = drive(known, 2, 30 * SETTLED_ROUNDS, lambda lanes: 2.0 if lanes == 2 else 1.0)
+    trials = [i for i, (a, b) in enumerate(pairwise(kept)) if (a, b) == (1, 2)]
+    waits = [round((b - a) / SETTLED_ROUNDS) for a, b in pairwise([0, *trials])]
+    assert waits == [1, 2, 4, 8, 8]
+    assert MOST_SETTLED_ROUNDS == 8 * SETTLED_ROUNDS
+    drive(known, 2, 3 * SETTLED_ROUNDS // 2, lambda lanes: 2.0 if lanes == 1 else 1.0)
+    assert known.lanes(2) == 2
+    soon = drive(known, 2, SETTLED_ROUNDS, lambda lanes: 2.0 if lanes == 1 else 1.0)
+    assert 1 in soon, "what has changed may change back"
 
 
 def test_a_trial_that_is_always_disturbed_is_given_up() -> None:
@@ -116,7 +152,7 @@ def test_nothing_is_lost_or_held_up_while_lanes_are_merged_and_parted(
 ) -> None:
     emulated = [EmulatedStage(0.0, 1, is_tail=at == stages - 1) for at in range(stages)]
     limits = Limits(stages=stages, context_length=999, cache_tokens=99_999)
-    with patch.object(rounds, "TRIED_ROUNDS", 1), patch.object(rounds, "SETTLED_ROUNDS", 1):
+    with patch.multiple(rounds, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
         line = InProcessPipeline(emulated, limits)
         for user in range(users):
             greedy = Sampling(max_tokens=20 + user, temperature=0.0)

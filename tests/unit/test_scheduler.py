@@ -48,8 +48,7 @@ EVENTS = st.lists(
 )
 
 
-@patch.object(rounds, "TRIED_ROUNDS", 1)
-@patch.object(rounds, "SETTLED_ROUNDS", 1)
+@patch.multiple(rounds, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events=EVENTS, can_slice=st.booleans(), can_batch=st.booleans())
 def test_every_request_ends_and_nothing_leaks_whatever_happens(

@@ -4,7 +4,9 @@ With as many lanes as stages every stage always works, and a lane comes round wh
 stage has served them all: whatever delays one step delays all that follow it. With one fewer
 there is always a stage to spare, and a lane comes round in the time that a lone one would need;
 but lanes have more rows, and what a row more costs differs by model and machine. Nothing that is
-known beforehand tells which is shorter, so both are tried on the running streams.
+known beforehand tells which is shorter, so both are tried on the running streams. Whoever
+streams meanwhile pays for the worse one: a trial ends early when that is plain, and one that
+changes nothing makes the next one rarer.
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ from statistics import median
 
 TRIED_ROUNDS = 16
 """Of every lane, with each number of lanes."""
+SEEN_ROUNDS = 4
+"""Of every lane, after which what is plainly worse is tried no longer."""
 SETTLED_ROUNDS = 32 * TRIED_ROUNDS
-"""Until both are tried again: caches have grown, machines are warm."""
+"""Until both are tried again: caches have grown, machines are warm. Twice as many after each trial
+that found the same again."""
+MOST_SETTLED_ROUNDS = 8 * SETTLED_ROUNDS
 PATIENCE = 4
 """So many times the rounds that are needed may be disturbed before a trial is given up."""
 _GAIN = 0.99
 """What a round must take of the other's time to be called shorter."""
+_PLAINLY = 1.1
+"""From so much of the other's time on, a round is plainly longer."""
 
 
 class Rounds:
@@ -61,6 +69,7 @@ class _Comparison:
         self._seconds: dict[int, list[float]] = {}
         self._seen = 0
         self._settled = 0
+        self._next_settled = 0
 
     def observe(self, lanes: int, seconds: float | None) -> None:
         if lanes != self.lanes:
@@ -75,7 +84,7 @@ class _Comparison:
         needed = TRIED_ROUNDS * lanes
         other = self._either - lanes
         if len(seen) < needed:
-            if self._seen >= PATIENCE * needed:
+            if self._seen >= PATIENCE * needed or self._is_plainly_longer(lanes, other):
                 self._settle(self.best)
         elif other in self._seconds:
             clearly = median(seen) < _GAIN * median(self._seconds[other])
@@ -83,9 +92,18 @@ class _Comparison:
         else:
             self.lanes, self._seen = other, 0
 
+    def _is_plainly_longer(self, lanes: int, other: int) -> bool:
+        """Of the number that is tried second."""
+        if other not in self._seconds or len(self._seconds[lanes]) < SEEN_ROUNDS * lanes:
+            return False
+        return median(self._seconds[lanes]) > _PLAINLY * median(self._seconds[other])
+
     def _settle(self, lanes: int) -> None:
         """Keep so many. The number that was tried first had been the best so far."""
+        again = lanes == self.best and self._next_settled
+        rounds = min(2 * self._next_settled, MOST_SETTLED_ROUNDS) if again else SETTLED_ROUNDS
+        self._next_settled = rounds
         self.best = self.lanes = lanes
-        self._settled = SETTLED_ROUNDS * lanes
+        self._settled = rounds * lanes
         self._seconds.clear()
         self._seen = 0
