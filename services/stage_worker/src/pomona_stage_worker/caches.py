@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList, KVCache, QuantizedKVCache
+from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache, QuantizedKVCache
 
 from pomona.errors import PomonaError
 from pomona.messages.data import Close, Drop, Fork, Join, Leave, Op, Open, Trim
+from pomona_stage_worker.slicing.caches import leaf_caches, share_offsets
 
 Caches: TypeAlias = list[Any]
 """One mlx-lm cache per layer, phantoms included."""
@@ -232,7 +233,33 @@ def _nbytes(cache: Any) -> int:
 
 
 def _merge(rows: Sequence[Caches]) -> Caches:
-    return [column[0].merge(list(column)) for column in zip(*rows, strict=True)]
+    merged = [_merge_layer(list(column)) for column in zip(*rows, strict=True)]
+    share_offsets(leaf for _, leaf in leaf_caches(merged))
+    return merged
+
+
+def _merge_layer(caches: list[Any]) -> Any:
+    """What mlx-lm's ``merge`` makes, with room for the next tokens: it leaves none, and the first
+    step would copy all again to make it."""
+    if any(type(cache) is not KVCache or cache.empty() for cache in caches):
+        return caches[0].merge(caches)
+    lengths = [cache.size() for cache in caches]
+    longest = max(lengths)
+    room = (longest // BatchKVCache.step + 1) * BatchKVCache.step
+
+    def column(arrays: list[mx.array]) -> mx.array:
+        _, heads, _, dims = arrays[0].shape
+        joined = mx.zeros((len(arrays), heads, room, dims), dtype=arrays[0].dtype)
+        for row, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
+            joined[row : row + 1, :, longest - length : longest] = array[..., :length, :]
+        return joined
+
+    padding = [longest - length for length in lengths]
+    merged = BatchKVCache(padding)
+    keys = column([cache.keys for cache in caches])
+    values = column([cache.values for cache in caches])
+    merged.state = keys, values, mx.array(lengths), mx.array(padding), longest
+    return merged
 
 
 def _extract(caches: Caches, row: int) -> Caches:

@@ -40,10 +40,10 @@ class Lanes:
         return sorted((x for x in self if not x.stepping), key=lambda lane: lane.stepped_at)
 
     def ready(self) -> list[Lane]:
-        """The idle lanes that may step; when there are too many lanes, those that rest wait for
-        another to merge with."""
-        idle = self.idle()
-        return [] if len(self) > self.limit and len(idle) < len(self) else idle
+        """The idle lanes that may step; those that are to merge, or to even out their rows, wait
+        for each other."""
+        waiting = {lane.number for lane in self._unsettled()}
+        return [lane for lane in self.idle() if lane.number not in waiting]
 
     def join(self, sequence: Sequence) -> Op:
         """A row more, in a lane of its own while there may be another."""
@@ -63,8 +63,11 @@ class Lanes:
         """Merge the emptiest lanes while there are too many, then move rows from the fullest
         lane to the emptiest; only lanes at rest."""
         ops: list[Op] = []
-        while len(self) > self.limit and len(idle := self.idle()) > 1:
-            emptiest, other = sorted(idle, key=lambda lane: len(lane.rows))[:2]
+        while len(self) > self.limit:
+            merging = [lane for lane in self._unsettled() if not lane.stepping]
+            if len(merging) < 2:
+                break
+            emptiest, other = merging[:2]
             rows = list(emptiest.rows)
             ops += [self._take_out(emptiest, rows), self._enter(other, rows)]
         while self._can_batch and (idle := [lane for lane in self if not lane.stepping]):
@@ -78,6 +81,15 @@ class Lanes:
             ops.append(self._take_out(fullest, rows))
             ops.append(self._enter(self._new() if may_open else emptiest, rows))
         return ops
+
+    def _unsettled(self) -> list[Lane]:
+        """Lanes to merge, the emptiest first, or the two whose rows differ too much in number."""
+        lanes = sorted(self, key=lambda lane: len(lane.rows))
+        if len(lanes) > self.limit:
+            return lanes[: len(lanes) - self.limit + 1]
+        if self._can_batch and lanes and len(lanes[-1].rows) > len(lanes[0].rows) + 1:
+            return [lanes[0], lanes[-1]]
+        return []
 
     def _new(self) -> Lane:
         self._number += 1

@@ -17,10 +17,11 @@ TRIED_ROUNDS = 16
 """Of every lane, with each number of lanes."""
 SEEN_ROUNDS = 4
 """Of every lane, after which what is plainly worse is tried no longer."""
-SETTLED_ROUNDS = 32 * TRIED_ROUNDS
-"""Until both are tried again: caches have grown, machines are warm. Twice as many after each trial
-that found the same again."""
-MOST_SETTLED_ROUNDS = 8 * SETTLED_ROUNDS
+SETTLED_ROUNDS = 4 * TRIED_ROUNDS
+"""Until both are tried again: what slows a machine down for a second makes a trial wrong. Twice as
+many after each trial that finds the same again."""
+MOST_SETTLED_ROUNDS = 64 * SETTLED_ROUNDS
+"""Caches grow, machines warm up."""
 PATIENCE = 4
 """So many times the rounds that are needed may be disturbed before a trial is given up."""
 _GAIN = 0.99
