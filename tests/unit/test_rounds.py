@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from unittest.mock import patch
@@ -158,6 +159,29 @@ def test_lanes_even_out_after_users_left(seed: int) -> None:
     found = [len(step.rows) for step in pipeline.steps if step.lane is not None]
     stayed = lengths.count(400)
     assert max(found[2 * len(found) // 5 : -len(found) // 10]) == -(-stayed // 3)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_row_that_is_moved_goes_ahead_of_its_turn_once_at_most(seed: int) -> None:
+    """While lanes stay as they are nobody is served twice before another once (test_scheduler);
+    a row that changes lanes may be, for its new lane may come sooner."""
+    chance = random.Random(seed)
+    stages = chance.choice((2, 3, 4, 6))
+    pipeline = TimedPipeline(stages, lambda _: chance.uniform(0.7, 1.3))
+    for _ in range(chance.randint(2, 3 * stages)):
+        pipeline.submit(3, chance.choice((20, 60, 150)))
+    while pipeline.scheduler.active or pipeline.scheduler.waiting:
+        pipeline.advance()
+    meanwhile: dict[int, Counter[int]] = {}
+    for step in pipeline.steps:
+        if step.lane is None:
+            continue
+        for row, others in meanwhile.items():
+            if row not in step.rows:
+                others.update(step.rows)
+        for row in step.rows:
+            assert max(meanwhile.get(row, Counter({0: 0})).values(), default=0) <= 2
+            meanwhile[row] = Counter()
 
 
 # The schedule's promises, while lanes are merged and parted all the time. -----------------

@@ -254,11 +254,10 @@ def _merge_layer(caches: list[Any]) -> Any:
             joined[row : row + 1, :, longest - length : longest] = array[..., :length, :]
         return joined
 
-    padding = [longest - length for length in lengths]
-    merged = BatchKVCache(padding)
+    merged = BatchKVCache([longest - length for length in lengths])
     keys = column([cache.keys for cache in caches])
     values = column([cache.values for cache in caches])
-    merged.state = keys, values, mx.array(lengths), mx.array(padding), longest
+    merged.state = keys, values, merged.offset + longest, merged.left_padding, longest
     return merged
 
 

@@ -19,7 +19,7 @@ SEEN_ROUNDS = 4
 """Of every lane, after which what is plainly worse is tried no longer."""
 SETTLED_ROUNDS = 4 * TRIED_ROUNDS
 """Until both are tried again: what slows a machine down for a second makes a trial wrong. Twice as
-many after each trial that finds the same again."""
+many after each trial that changes nothing."""
 MOST_SETTLED_ROUNDS = 64 * SETTLED_ROUNDS
 """Caches grow, machines warm up."""
 PATIENCE = 4
@@ -70,7 +70,7 @@ class _Comparison:
         self._seconds: dict[int, list[float]] = {}
         self._seen = 0
         self._settled = 0
-        self._next_settled = 0
+        self._held = 0
 
     def observe(self, lanes: int, seconds: float | None) -> None:
         if lanes != self.lanes:
@@ -101,10 +101,10 @@ class _Comparison:
 
     def _settle(self, lanes: int) -> None:
         """Keep so many. The number that was tried first had been the best so far."""
-        again = lanes == self.best and self._next_settled
-        rounds = min(2 * self._next_settled, MOST_SETTLED_ROUNDS) if again else SETTLED_ROUNDS
-        self._next_settled = rounds
+        if lanes != self.best:
+            self._held = 0
+        self._held = min(2 * self._held or SETTLED_ROUNDS, MOST_SETTLED_ROUNDS)
         self.best = self.lanes = lanes
-        self._settled = rounds * lanes
+        self._settled = self._held * lanes
         self._seconds.clear()
         self._seen = 0
