@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from pomona.messages.data import Join, Leave, Op
 from pomona_stage_worker.scheduling.state import Lane, Sequence
@@ -36,14 +37,8 @@ class Lanes:
         return sum(len(lane.rows) for lane in self)
 
     def idle(self) -> list[Lane]:
-        """Lanes of which no step is in the pipeline; the one that has waited longest first."""
-        return sorted((x for x in self if not x.stepping), key=lambda lane: lane.stepped_at)
-
-    def ready(self) -> list[Lane]:
-        """The idle lanes that may step; those that are to merge, or to even out their rows, wait
-        for each other."""
-        waiting = {lane.number for lane in self._unsettled()}
-        return [lane for lane in self.idle() if lane.number not in waiting]
+        """Lanes of which no step is in the pipeline, in their order."""
+        return [lane for lane in self._in_order() if not lane.stepping]
 
     def join(self, sequence: Sequence) -> Op:
         """A row more, in a lane of its own while there may be another."""
@@ -51,6 +46,7 @@ class Lanes:
             lane = self._new()
         else:
             lane = min(self, key=lambda lane: (len(lane.rows), lane.stepping))
+        sequence.stepped_at = lane.stepped_at
         return self._enter(lane, [sequence])
 
     def leave(self, sequence: Sequence) -> Op | None:
@@ -60,41 +56,58 @@ class Lanes:
         return self._take_out(self._lanes[sequence.lane], [sequence])
 
     def balance(self) -> list[Op]:
-        """Merge the emptiest lanes while there are too many, then move rows from the fullest
-        lane to the emptiest; only lanes at rest."""
+        """Merge lanes while there are too many, part the fullest at rest while there are too few,
+        and even out their rows.
+
+        A row only ever moves to the lane that goes right after its own, together with which it
+        then waits: so no row is ever served twice before another once.
+        """
         ops: list[Op] = []
         while len(self) > self.limit:
-            merging = [lane for lane in self._unsettled() if not lane.stepping]
-            if len(merging) < 2:
+            pairs = pairwise(self._in_order())
+            lane, after = min(pairs, key=lambda pair: len(pair[0].rows) + len(pair[1].rows))
+            ops += self._move(lane, after, lane.rows)
+        if not self._can_batch:
+            return ops
+        while len(self) < self.limit and (idle := self.idle()):
+            fullest = max(idle, key=lambda lane: len(lane.served_last))
+            half = len(fullest.rows) // 2
+            moving = fullest.served_last[-half:] if half else []
+            if not moving:
                 break
-            emptiest, other = merging[:2]
-            rows = list(emptiest.rows)
-            ops += [self._take_out(emptiest, rows), self._enter(other, rows)]
-        while self._can_batch and (idle := [lane for lane in self if not lane.stepping]):
-            may_open = len(self) < self.limit
-            fullest = max(idle, key=lambda lane: len(lane.rows))
-            emptiest = min(idle, key=lambda lane: len(lane.rows))
-            moving = (len(fullest.rows) - (0 if may_open else len(emptiest.rows))) // 2
-            if moving == 0:
-                break
-            rows = fullest.rows[-moving:]
-            ops.append(self._take_out(fullest, rows))
-            ops.append(self._enter(self._new() if may_open else emptiest, rows))
+            ops += self._move(fullest, self._new(like=fullest), moving)
+        while chain := self._uneven():
+            for lane, after in reversed(list(pairwise(chain))):
+                ops += self._move(lane, after, lane.served_last[-1:])
         return ops
 
-    def _unsettled(self) -> list[Lane]:
-        """Lanes to merge, the emptiest first, or the two whose rows differ too much in number."""
-        lanes = sorted(self, key=lambda lane: len(lane.rows))
-        if len(lanes) > self.limit:
-            return lanes[: len(lanes) - self.limit + 1]
-        if self._can_batch and lanes and len(lanes[-1].rows) > len(lanes[0].rows) + 1:
-            return [lanes[0], lanes[-1]]
+    def _in_order(self) -> list[Lane]:
+        """In which they go: the one that has waited longest first."""
+        return sorted(self, key=lambda lane: lane.stepped_at)
+
+    def _uneven(self) -> list[Lane]:
+        """Neighbours of which the last has at least two rows less than the first, and all but the
+        last have one to pass on; none when rows are even or must wait for others to go."""
+        order = self._in_order()
+        for begin, lane in enumerate(order):
+            for end in range(begin, len(order)):
+                if len(order[end].rows) < len(lane.rows) - 1:
+                    return order[begin : end + 1]
+                if not order[end].served_last:
+                    break
         return []
 
-    def _new(self) -> Lane:
+    def _new(self, like: Lane | None = None) -> Lane:
+        """Args: like: a lane after which it goes; else it goes first."""
         self._number += 1
         lane = self._lanes[self._number] = Lane(self._number)
+        if like is not None:
+            lane.stepped_at, lane.went_at = like.stepped_at, like.went_at
         return lane
+
+    def _move(self, lane: Lane, other: Lane, rows: Iterable[Sequence]) -> list[Op]:
+        moving = list(rows)
+        return [self._take_out(lane, moving), self._enter(other, moving)]
 
     def _enter(self, lane: Lane, rows: Iterable[Sequence]) -> Op:
         entering = list(rows)

@@ -345,16 +345,17 @@ class Scheduler:
 
     def _decode(self, now: float) -> PlannedStep | None:
         """A step of the lane that has waited longest."""
-        for lane in self._lanes.ready():
+        for lane in self._lanes.idle():
             if not self._make_room_for_step(lane):
                 continue
-            for row in lane.rows:
-                row.computed += 1
             undisturbed = lane.stepped_at > self._disturbed_at
             took = now - lane.went_at if undisturbed else None
             self._rounds.observe(self._lanes.rows, len(self._lanes), took)
             lane.stepping = True
             lane.stepped_at = self._step_number + 1
+            for row in lane.rows:
+                row.computed += 1
+                row.stepped_at = lane.stepped_at
             lane.went_at = now
             self.pace.decode_issued(len(self._lanes))
             self._last_was_decode = True

@@ -25,6 +25,7 @@ class Sequence:
         expires_at: when waiting ends, in seconds of the caller's clock.
         turn: when it is due; the same clock.
         scored: how many log-probabilities of the prompt the tail has told or will tell.
+        stepped_at: the number of the last step of a lane that it was in.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Sequence:
     lane: int | None = None
     origin: tuple[int, int] | None = None
     scored: int = 0
+    stepped_at: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -83,6 +85,12 @@ class Lane:
     stepping: bool = False
     stepped_at: int = 0
     went_at: float = 0.0
+
+    @property
+    def served_last(self) -> list[Sequence]:
+        """The rows that were in its last step, or new then: not those that came from the lane
+        before since."""
+        return [row for row in self.rows if row.stepped_at == self.stepped_at]
 
 
 @dataclass(frozen=True, slots=True)
