@@ -1,4 +1,5 @@
-"""Sequences that become rows of one lane: what mlx-lm's own merge holds, and room for more."""
+"""Sequences that become rows of a lane, and leave it: what mlx-lm's own merge, extend and extract
+hold, and room for more."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
-from pomona.messages.data import Join
+from pomona.messages.data import Join, Leave
 from pomona_stage_worker.caches import CacheTable
 
 HEADS, DIMS, LAYERS = 2, 4, 3
@@ -29,17 +30,50 @@ def joined(sequences: list[list[Any]]) -> list[Any]:
     return table.lanes[1].caches
 
 
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Of batched caches, or of one row's."""
+    assert ours.size() == theirs.size()
+    assert mx.array_equal(mx.array(ours.offset), mx.array(theirs.offset))
+    assert vars(ours).keys() == vars(theirs).keys()
+    if isinstance(theirs, BatchKVCache):
+        assert ours.left_padding.tolist() == theirs.left_padding.tolist()
+    pairs = zip(ours.keys_and_values(), theirs.keys_and_values(), strict=True)
+    assert all(mx.array_equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.parametrize("lengths", [(5, 3), (256, 255), (1, 300, 256), (7, 7)])
 @pytest.mark.parametrize("dims", [DIMS, 0])
 def test_a_lane_holds_what_mlx_lm_merges(lengths: tuple[int, ...], dims: int) -> None:
     rows = [[filled(length, dims) for _ in range(LAYERS)] for length in lengths]
     for ours, column in zip(joined(rows), zip(*rows, strict=True), strict=True):
-        theirs = KVCache.merge(list(column))
-        assert ours.size() == theirs.size()
-        assert ours.offset.tolist() == theirs.offset.tolist()
-        assert ours.left_padding.tolist() == theirs.left_padding.tolist()
-        pairs = zip(ours.keys_and_values(), theirs.keys_and_values(), strict=True)
-        assert all(mx.array_equal(one, other) for one, other in pairs)
+        assert_same(ours, KVCache.merge(list(column)))
+
+
+@pytest.mark.parametrize("joining", [(4,), (2, 300), (300, 2)])
+def test_rows_that_join_later_are_where_mlx_lm_puts_them(joining: tuple[int, ...]) -> None:
+    rows = [[filled(length)] for length in (5, 9, *joining)]
+    table = CacheTable(list, sequences=dict(enumerate(rows)))
+    table.apply(Join("join", 1, (0, 1)))
+    table.apply(Join("join", 1, tuple(range(2, len(rows)))))
+    theirs: Any = KVCache.merge([rows[0][0], rows[1][0]])
+    theirs.extend(KVCache.merge([row[0] for row in rows[2:]]))
+    assert_same(table.lanes[1].caches[0], theirs)
+
+
+@pytest.mark.parametrize("staying", [0, 1])
+def test_the_last_row_of_a_lane_has_what_it_had_and_room(staying: int) -> None:
+    rows = [[filled(length) for _ in range(LAYERS)] for length in (256, 9)]
+    table = CacheTable(list, sequences=dict(enumerate(rows)))
+    table.apply(Join("join", 1, (0, 1)))
+    table.apply(Leave("leave", 1, (1 - staying,)))
+    for stayed, left, first, second in zip(
+        table.lanes[1].caches, table.sequences[1 - staying], *rows, strict=True
+    ):
+        assert_same(stayed, (first, second)[staying])
+        assert_same(left, (first, second)[1 - staying])
+        before = stayed.keys.shape
+        stayed.update_and_fetch(mx.ones((1, HEADS, 1, DIMS)), mx.ones((1, HEADS, 1, DIMS)))
+        assert stayed.keys.shape == before
 
 
 def test_the_next_tokens_have_room_without_another_copy() -> None:

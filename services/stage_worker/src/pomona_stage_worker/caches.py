@@ -112,11 +112,8 @@ class CacheTable:
             caches = joining[0] if len(joining) == 1 else _merge(joining)
             self.lanes[number] = Lane(list(seqs), caches)
             return
-        if len(lane.rows) == 1:
-            lane.caches = _merge([lane.caches, *joining])
-        else:
-            for mine, new in zip(lane.caches, _merge(joining), strict=True):
-                mine.extend(new)
+        merge = _merge if len(lane.rows) == 1 else _extend
+        lane.caches = merge([lane.caches, *joining])
         lane.rows.extend(seqs)
 
     def _leave(self, number: int, seqs: Sequence[int]) -> None:
@@ -133,7 +130,8 @@ class CacheTable:
         if not rest:
             del self.lanes[number]
         elif len(rest) == 1:
-            self.lanes[number] = Lane(rest, _extract(lane.caches, lane.rows.index(rest[0])))
+            caches = _extract(lane.caches, lane.rows.index(rest[0]), with_room=True)
+            self.lanes[number] = Lane(rest, caches)
         else:
             keep = mx.array([lane.rows.index(row) for row in rest])
             for cache in lane.caches:
@@ -233,36 +231,83 @@ def _nbytes(cache: Any) -> int:
 
 
 def _merge(rows: Sequence[Caches]) -> Caches:
-    merged = [_merge_layer(list(column)) for column in zip(*rows, strict=True)]
-    share_offsets(leaf for _, leaf in leaf_caches(merged))
-    return merged
+    """One sequence's caches and others', as a lane."""
+    return _by_layer(rows, lambda first, others: first.merge([first, *others]))
 
 
-def _merge_layer(caches: list[Any]) -> Any:
-    """What mlx-lm's ``merge`` makes, with room for the next tokens: it leaves none, and the first
-    step would copy all again to make it."""
-    if any(type(cache) is not KVCache or cache.empty() for cache in caches):
-        return caches[0].merge(caches)
-    lengths = [cache.size() for cache in caches]
-    longest = max(lengths)
+def _extend(lane: Sequence[Caches]) -> Caches:
+    """A lane's caches, and other sequences' as more rows of it."""
+
+    def extend(first: Any, others: list[Any]) -> Any:
+        first.extend(others[0].merge(others))
+        return first
+
+    return _by_layer(lane, extend)
+
+
+def _by_layer(joining: Sequence[Caches], mlx_lm: Callable[[Any, list[Any]], Any]) -> Caches:
+    joined = [
+        _join_plain(column) if all(map(_is_plain, column)) else mlx_lm(column[0], column[1:])
+        for column in map(list, zip(*joining, strict=True))
+    ]
+    share_offsets(leaf for _, leaf in leaf_caches(joined))
+    return joined
+
+
+def _is_plain(cache: Any) -> bool:
+    return type(cache) in (KVCache, BatchKVCache) and not cache.empty()
+
+
+def _join_plain(caches: list[Any]) -> Any:
+    """What mlx-lm's ``merge`` and ``extend`` make, with room for the next tokens: they leave none,
+    and the first step would copy all again to make it."""
+    longest = max(cache.size() for cache in caches)
+    paddings = [
+        cache.left_padding + (longest - cache.size())
+        if isinstance(cache, BatchKVCache)
+        else mx.array([longest - cache.size()])
+        for cache in caches
+    ]
+    joined = BatchKVCache([])
+    padding = mx.concatenate(paddings)
+    keys = _with_room([cache.keys[..., : cache.size(), :] for cache in caches])
+    values = _with_room([cache.values[..., : cache.size(), :] for cache in caches])
+    joined.state = keys, values, longest - padding, padding, longest
+    return joined
+
+
+def _with_room(parts: Sequence[mx.array]) -> mx.array:
+    """Keys or values (rows, heads, length, dims) of all rows, padded on the left, in an array that
+    tokens can be added to."""
+    longest = max(part.shape[2] for part in parts)
     room = (longest // BatchKVCache.step + 1) * BatchKVCache.step
-
-    def column(arrays: list[mx.array]) -> mx.array:
-        _, heads, _, dims = arrays[0].shape
-        joined = mx.zeros((len(arrays), heads, room, dims), dtype=arrays[0].dtype)
-        for row, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
-            joined[row : row + 1, :, longest - length : longest] = array[..., :length, :]
-        return joined
-
-    merged = BatchKVCache([longest - length for length in lengths])
-    keys = column([cache.keys for cache in caches])
-    values = column([cache.values for cache in caches])
-    merged.state = keys, values, merged.offset + longest, merged.left_padding, longest
-    return merged
+    _, heads, _, dims = parts[0].shape
+    rows = sum(part.shape[0] for part in parts)
+    joined = mx.zeros((rows, heads, room, dims), dtype=parts[0].dtype)
+    begin = 0
+    for part in parts:
+        end = begin + part.shape[0]
+        joined[begin:end, :, longest - part.shape[2] : longest] = part
+        begin = end
+    return joined
 
 
-def _extract(caches: Caches, row: int) -> Caches:
-    return [cache.extract(row) for cache in caches]
+def _extract(caches: Caches, row: int, *, with_room: bool = False) -> Caches:
+    """Args: with_room: for more tokens, where caches are plain."""
+    if not with_room:
+        return [cache.extract(row) for cache in caches]
+    mx.eval([cache.left_padding for cache in caches if _is_plain(cache)])
+    return [_extract_plain(c, row) if _is_plain(c) else c.extract(row) for c in caches]
+
+
+def _extract_plain(cache: Any, row: int) -> Any:
+    """What mlx-lm's ``extract`` makes, with room for the next tokens."""
+    begin, end = cache.left_padding.tolist()[row], cache.size()
+    alone = KVCache()
+    keys = _with_room([cache.keys[row : row + 1, :, begin:end]])
+    values = _with_room([cache.values[row : row + 1, :, begin:end]])
+    alone.state = keys, values, end - begin
+    return alone
 
 
 def _slice(cache: Any, begin: int, end: int) -> Any:
