@@ -89,9 +89,12 @@ class Lanes:
         """Neighbours of which the last has at least two rows less than the first, and all but the
         last have one to pass on; none when rows are even or must wait for others to go."""
         order = self._in_order()
-        for begin, lane in enumerate(order):
+        sizes = [len(lane.rows) for lane in order]
+        if max(sizes, default=0) - min(sizes, default=0) < 2:
+            return []
+        for begin in range(len(order)):
             for end in range(begin, len(order)):
-                if len(order[end].rows) < len(lane.rows) - 1:
+                if sizes[end] < sizes[begin] - 1:
                     return order[begin : end + 1]
                 if not order[end].served_last:
                     break
