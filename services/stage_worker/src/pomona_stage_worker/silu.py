@@ -13,8 +13,7 @@ from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
-
-_mlx_silu = nn.silu
+from mlx.nn.layers.activations import silu as mlx_silu
 
 
 def use_quick_silu() -> None:
@@ -27,4 +26,4 @@ def use_quick_silu() -> None:
 def silu(x: mx.array) -> mx.array:
     """``x / (1 + e^-x)``, as exact as MLX's own; of types other than float32 it is MLX's own,
     because the base would have their precision."""
-    return x / (1 + mx.power(math.e, -x)) if x.dtype == mx.float32 else _mlx_silu(x)
+    return x / (1 + mx.power(math.e, -x)) if x.dtype == mx.float32 else mlx_silu(x)
