@@ -10,11 +10,11 @@ from pomona_stage_worker.compute_thread import begin_compute_thread
 from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.device import this_device
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
-from pomona_stage_worker.silu import use_quick_silu
 from pomona_stage_worker.speed import Speed, known_speed, measure_speed, signature
 from pomona_stage_worker.stage import MlxStage, Stage
 from pomona_stage_worker.trial import try_steps
 from pomona_stage_worker.worker import Engine
+from pomona_stage_worker.x86 import use_on_x86
 
 
 def mlx_engine() -> Engine:
@@ -30,7 +30,7 @@ def mlx_engine() -> Engine:
 
     device = this_device().kind
     if device == "cpu":
-        use_quick_silu()
+        use_on_x86()
 
     def measure(folder: Path) -> Speed:
         return known_speed(folder, signature(device), lambda: measure_speed(device == "metal"))

@@ -1,0 +1,147 @@
+"""What stage workers use on x86 is as exact as MLX's own, and quicker."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.core.fast import scaled_dot_product_attention as mlx_attention
+from mlx.nn.layers.activations import silu as mlx_silu
+from numpy.typing import NDArray
+
+from pomona_stage_worker.device import this_device
+from pomona_stage_worker.engine import mlx_engine
+from pomona_stage_worker.x86 import attention, silu
+
+ROWS, HEADS, KEY_HEADS, DIMS = 2, 6, 2, 16
+SCALE = 0.25
+
+
+def silu_error(values: mx.array, x: mx.array) -> float:
+    exact = np.array(x, dtype=np.float64)
+    return worst(values, exact / (1 + np.exp(-exact)))
+
+
+def worst(values: mx.array, exact: NDArray[Any]) -> float:
+    """The largest error."""
+    return float(np.abs(np.array(values, dtype=np.float64) - exact).max())
+
+
+def heads_of(
+    length: int, positions: int, spread: float = 1.0
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Queries, keys and values."""
+    mx.random.seed(length)
+    queries = spread * mx.random.normal((ROWS, HEADS, length, DIMS))
+    keys = mx.random.normal((ROWS, KEY_HEADS, positions, DIMS))
+    return queries, keys, mx.random.normal((ROWS, KEY_HEADS, positions, DIMS + 8))
+
+
+def exact_attention(
+    queries: mx.array, keys: mx.array, values: mx.array, allowed: NDArray[Any]
+) -> NDArray[Any]:
+    """In float64, of what each query may attend to."""
+    q, k, v = (np.array(x, dtype=np.float64) for x in (queries, keys, values))
+    k, v = (np.repeat(x, HEADS // KEY_HEADS, axis=1) for x in (k, v))
+    scores = np.where(allowed, SCALE * q @ k.swapaxes(-1, -2), -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def test_silu_is_as_exact_as_mlxs_own() -> None:
+    x = mx.linspace(-80, 80, 100_001)
+    assert silu_error(silu(x), x) <= 1.01 * silu_error(mlx_silu(x), x) < 1e-5
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e4, -1e4, float("inf"), float("nan")])
+def test_at_the_ends_silu_is_mlxs_own(value: float) -> None:
+    assert mx.array_equal(silu(mx.array(value)), mlx_silu(mx.array(value)), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_half_precision_is_left_to_mlx(dtype: mx.Dtype) -> None:
+    x = mx.random.normal((3, 40)).astype(dtype)
+    assert silu(x).dtype == dtype
+    assert mx.array_equal(silu(x), mlx_silu(x))
+    heads = [x.astype(dtype) for x in heads_of(3, 9)]
+    ours = attention(*heads, scale=SCALE, mask="causal")
+    assert ours.dtype == dtype
+    assert mx.array_equal(ours, mlx_attention(*heads, scale=SCALE, mask="causal"))
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+@pytest.mark.parametrize("positions", [50, 300])
+@pytest.mark.parametrize("spread", [1.0, 60.0])
+def test_attention_is_as_exact_as_mlxs_own(length: int, positions: int, spread: float) -> None:
+    """Where little weighs much, and where one position weighs nearly all."""
+    heads = heads_of(length, positions, spread)
+    before: NDArray[Any] = np.arange(positions) <= np.arange(positions - length, positions)[:, None]
+    padded: NDArray[Any] = before & (np.arange(positions) >= np.array([0, 7])[:, None, None, None])
+    added: NDArray[Any] = np.where(padded, 0.0, -1e30).astype(np.float32)
+    masks: list[tuple[Any, NDArray[Any]]] = [
+        (None, np.ones_like(before)),
+        ("causal", before),
+        (mx.array(before), before),
+        (mx.array(padded), padded),
+        (mx.array(added), padded),
+    ]
+    for mask, allowed in masks:
+        exact = exact_attention(*heads, allowed)
+        ours = attention(*heads, scale=SCALE, mask=mask)
+        theirs = mlx_attention(*heads, scale=SCALE, mask=mask)
+        assert worst(ours, exact) <= max(1.5 * worst(theirs, exact), 1e-6) < 1e-4
+
+
+@pytest.mark.parametrize("mask", [mx.array(False), mx.array(-mx.inf)])
+def test_a_query_that_may_attend_to_nothing_gets_zeros(mask: mx.array) -> None:
+    everywhere = mx.broadcast_to(mask, (1, 1, 2, 12))
+    assert mx.all(attention(*heads_of(2, 12), scale=SCALE, mask=everywhere) == 0)
+
+
+def test_sinks_and_refusals_are_left_to_mlx() -> None:
+    heads = heads_of(2, 12)
+    sinks = mx.random.normal((HEADS,))
+    ours = attention(*heads, scale=SCALE, mask="causal", sinks=sinks)
+    assert mx.array_equal(ours, mlx_attention(*heads, scale=SCALE, mask="causal", sinks=sinks))
+    with pytest.raises(ValueError, match="mask"):
+        attention(*heads, scale=SCALE, mask="diagonal")
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or this_device().kind != "cpu",
+    reason="only where MLX computes on an x86 processor",
+)
+def test_the_engine_uses_them_and_they_are_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When MLX's own no longer takes longer, ours can go."""
+    monkeypatch.setattr(nn, "silu", mlx_silu)
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", mlx_attention)
+    mlx_engine()
+    assert nn.silu is silu
+    assert mx.fast.scaled_dot_product_attention is attention
+    x = mx.random.normal((100_000,))
+    assert_quicker(partial(silu, x), partial(mlx_silu, x))
+    for length in (1, 64):
+        attends = partial(attend, heads_of(length, 1000))
+        assert_quicker(partial(attends, attention), partial(attends, mlx_attention))
+
+
+def attend(heads: tuple[mx.array, mx.array, mx.array], function: Any) -> mx.array:
+    return function(*heads, scale=SCALE, mask="causal")
+
+
+def assert_quicker(one: Callable[[], mx.array], other: Callable[[], mx.array]) -> None:
+    """In the best of ten turns."""
+    seconds = {one: float("inf"), other: float("inf")}
+    for _ in range(10):
+        for function in seconds:
+            begin = time.perf_counter()
+            mx.eval(function())
+            seconds[function] = min(seconds[function], time.perf_counter() - begin)
+    assert seconds[one] < seconds[other]
