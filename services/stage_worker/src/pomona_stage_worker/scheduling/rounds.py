@@ -6,7 +6,7 @@ there is always a stage to spare, and a lane comes round in the time that a lone
 but lanes have more rows, and what a row more costs differs by model and machine. Nothing that is
 known beforehand tells which is shorter, so both are tried on the running streams. Whoever
 streams meanwhile pays for the worse one: a trial ends early when that is plain, and one that
-changes nothing makes the next one rarer.
+changes nothing makes the next one rarer, much rarer when it was plain.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ TRIED_ROUNDS = 16
 SEEN_ROUNDS = 4
 """Of every lane, after which what is plainly worse is tried no longer."""
 SETTLED_ROUNDS = 4 * TRIED_ROUNDS
-"""Until both are tried again: what slows a machine down for a second makes a trial wrong. Twice as
-many after each trial that changes nothing."""
+"""Until both are tried again: what slows a machine down for a second makes a trial wrong."""
+LONGER = 2
+"""So many times the rounds until the next trial, after each that changes nothing."""
+MUCH_LONGER = 8
+"""The same, when it was plain."""
 MOST_SETTLED_ROUNDS = 64 * SETTLED_ROUNDS
 """Caches grow, machines warm up."""
 PATIENCE = 4
@@ -85,7 +88,9 @@ class _Comparison:
         needed = TRIED_ROUNDS * lanes
         other = self._either - lanes
         if len(seen) < needed:
-            if self._seen >= PATIENCE * needed or self._is_plainly_longer(lanes, other):
+            if self._is_plainly_longer(lanes, other):
+                self._settle(self.best, MUCH_LONGER)
+            elif self._seen >= PATIENCE * needed:
                 self._settle(self.best)
         elif other in self._seconds:
             clearly = median(seen) < _GAIN * median(self._seconds[other])
@@ -99,11 +104,11 @@ class _Comparison:
             return False
         return median(self._seconds[lanes]) > _PLAINLY * median(self._seconds[other])
 
-    def _settle(self, lanes: int) -> None:
+    def _settle(self, lanes: int, longer: int = LONGER) -> None:
         """Keep so many. The number that was tried first had been the best so far."""
         if lanes != self.best:
             self._held = 0
-        self._held = min(2 * self._held or SETTLED_ROUNDS, MOST_SETTLED_ROUNDS)
+        self._held = min(longer * self._held or SETTLED_ROUNDS, MOST_SETTLED_ROUNDS)
         self.best = self.lanes = lanes
         self._settled = self._held * lanes
         self._seconds.clear()
