@@ -85,12 +85,14 @@ def test_attention_is_as_exact_as_mlxs_own(length: int, positions: int, spread: 
     before: NDArray[Any] = np.arange(positions) <= np.arange(positions - length, positions)[:, None]
     padded: NDArray[Any] = before & (np.arange(positions) >= np.array([0, 7])[:, None, None, None])
     added: NDArray[Any] = np.where(padded, 0.0, -1e30).astype(np.float32)
+    by_head: NDArray[Any] = before & (np.arange(positions) >= np.arange(HEADS)[None, :, None, None])
     masks: list[tuple[Any, NDArray[Any]]] = [
         (None, np.ones_like(before)),
         ("causal", before),
         (mx.array(before), before),
         (mx.array(padded), padded),
         (mx.array(added), padded),
+        (mx.array(by_head), by_head),
     ]
     for mask, allowed in masks:
         exact = exact_attention(*heads, allowed)
