@@ -17,9 +17,10 @@ from pomona_ops.ports import LOOPBACK
 REST_S = 0.5
 PROMPT = 32
 FEW_TOKENS = 128
-PAIRS = 3
-"""Of one user and two, a turn. Their ratio is near its target, and a shared machine slows down for
-seconds at a time: the median of few pairs says more of its other guests."""
+PAIRS = 5
+"""Of one user and two, a turn; one user is measured before and after. Their ratio is near its
+target, and a shared machine slows down for seconds at a time: the median of few pairs says more of
+its other guests."""
 MANY_TOKENS = 160
 """Prompts are read one after the other: the first of eight replies must outlast that."""
 LONG_PROMPT = 2000
@@ -94,9 +95,12 @@ async def _measure_users(
     eight: list[float] = []
     theirs: list[float] = []
     for turn in range(1 + rounds):
+        before = together(await users(driver, salts, 1, FEW_TOKENS))
         for _ in range(PAIRS if turn else 1):
-            one.append(together(await users(driver, salts, 1, FEW_TOKENS)))
             two.append(together(await users(driver, salts, 2, FEW_TOKENS)))
+            after = together(await users(driver, salts, 1, FEW_TOKENS))
+            one.append((before + after) / 2)
+            before = after
         await asyncio.sleep(REST_S)
         answer = await yardstick.run([salts.prompt(PROMPT) for _ in range(8)], MANY_TOKENS)
         steps = answer["seconds"]
