@@ -20,6 +20,7 @@ from pomona.transport import BeaconReceiver
 from pomona_ops.cluster import ClusterOptions, gateway_url, service_specs
 from pomona_ops.narrator import Line, Narrator
 from pomona_ops.ports import LOOPBACK, require_free
+from pomona_ops.readiness import why_not_ready
 from pomona_ops.screen import Screen
 from pomona_ops.supervisor import Supervisor, SupervisorEvent
 
@@ -146,7 +147,8 @@ class _Up:
             timeout=READY_ANSWER_S, trust_env=False, verify=False
         ) as client:
             while True:
-                ready, reason = await self._readiness(client)
+                reason = await why_not_ready(client, self._url)
+                ready = not reason
                 if ready and not was_ready:
                     again = "ready again" if was_ready is False else "ready"
                     self._say(
@@ -162,16 +164,6 @@ class _Up:
                     was_ready = False
                     self._screen.line(Line("gateway", f"not ready: {reason}", "warning"))
                 await asyncio.sleep(READY_WATCH_S if ready else READY_POLL_S)
-
-    async def _readiness(self, client: httpx.AsyncClient) -> tuple[bool, str]:
-        """Whether /readyz is green, and if not, why."""
-        try:
-            answer = await client.get(f"{self._url}/readyz")
-        except httpx.TimeoutException:
-            return False, f"it did not answer within {READY_ANSWER_S:g} s"
-        except httpx.HTTPError:
-            return False, "it does not answer"
-        return answer.status_code == 200, answer.text.strip()[:500]
 
     def _next_steps(self) -> str:
         port = self._options.ports.first

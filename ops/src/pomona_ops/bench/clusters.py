@@ -21,6 +21,7 @@ from pomona_ops.blas import blas_threads, stage_worker_environment
 from pomona_ops.cluster import ClusterOptions, ServiceSpec, cluster_options, service_specs
 from pomona_ops.cores import one_of_each
 from pomona_ops.ports import LOOPBACK, ClusterPorts, is_free
+from pomona_ops.readiness import why_not_ready
 from pomona_ops.supervisor import Supervisor, SupervisorEvent
 
 READY_DEADLINE_S = 120.0
@@ -108,19 +109,15 @@ def free_ports(stages: int) -> int:
 
 
 async def _until_ready(options: ClusterOptions, deaths: Sequence[str]) -> None:
-    url = f"http://{LOOPBACK}:{options.ports.gateway}/readyz"
+    url = f"http://{LOOPBACK}:{options.ports.gateway}"
     loop = asyncio.get_running_loop()
     end = loop.time() + READY_DEADLINE_S
     reason = "it never answered"
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
         while loop.time() < end and not deaths:
-            try:
-                answer = await client.get(url)
-                if answer.status_code == 200:
-                    return
-                reason = answer.text
-            except httpx.HTTPError:
-                pass
+            reason = await why_not_ready(client, url)
+            if not reason:
+                return
             await asyncio.sleep(0.1)
     why = deaths[0] if deaths else f"not ready within {READY_DEADLINE_S:g} s: {reason}"
     raise BenchError(f"the cluster did not come up: {why}")
