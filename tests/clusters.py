@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -19,7 +18,8 @@ import httpx
 import psutil
 
 from pomona.lifeline import LIFELINE_VARIABLE
-from pomona_ops.ports import BLOCK, MAX_STAGES, ClusterPorts, is_free
+from pomona_ops.ports import ClusterPorts, is_free
+from ports import free_ports
 from processes import lifeline
 from questions import ANSWER as ANSWER
 from questions import MODEL as MODEL
@@ -27,21 +27,6 @@ from questions import QUESTION as QUESTION
 
 READY_S = 120.0
 STOP_S = 60.0
-
-
-def free_ports() -> ClusterPorts:
-    """A block of ports that nobody uses, below those that systems give to clients.
-
-    Tests that run beside these in another worker of pytest-xdist draw from another range.
-    """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    width = 10000 // workers
-    first = 20000 + worker * width
-    while True:
-        ports = ClusterPorts(random.randrange(first, first + width - BLOCK))
-        if all(is_free(port) for port in ports.by_use(MAX_STAGES).values()):
-            return ports
 
 
 def until(condition: Callable[[], bool], within_s: float, what: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from types import TracebackType
 from pomona.lifeline import LIFELINE_VARIABLE
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
+from ports import free_port
 
 DEADLINE_S = 20.0
 LOOPBACK = "127.0.0.1"
@@ -27,13 +27,6 @@ LOOPBACK = "127.0.0.1"
 def lifeline() -> int:
     """Reading end of a pipe that ends with this process, however that ends."""
     return os.pipe()[0]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(holds: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:

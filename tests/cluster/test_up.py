@@ -14,9 +14,10 @@ import pytest
 from openai import APIError, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
-from clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, free_ports, run_pomona, until
+from clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, run_pomona, until
 from pomona.service import EXIT_CONFIGURATION
 from pomona_ops.ports import ClusterPorts, is_free
+from ports import free_ports
 
 LAYERS = 30
 

@@ -17,7 +17,8 @@ from pomona_health_watcher.book import Notice
 from pomona_health_watcher.courier import Courier
 from pomona_health_watcher.outbox import Outbox
 from pomona_health_watcher.webhook import Outcome, Webhook
-from processes import free_port, wait_until_async
+from ports import free_port
+from processes import wait_until_async
 from slack import OK, PATH, Answer, Slack
 
 

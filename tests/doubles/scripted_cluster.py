@@ -25,15 +25,7 @@ from pomona.messages.control import (
     State,
 )
 from pomona.transport import BeaconReceiver, BeaconSender, Switchboard
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from ports import free_port
 
 
 class ScriptedCluster:
