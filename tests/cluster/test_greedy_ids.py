@@ -10,7 +10,7 @@ import pytest
 
 from clusters import MODEL, Cluster
 from pomona.addresses import SAME_MACHINE
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.tokenizer import load_language_model
 from pomona_ops.bench.clusters import running_yardstick

@@ -15,7 +15,7 @@ import pytest
 
 from clusters import MODEL, run_pomona
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_ops.bench.driver import Driver
 from ports import free_ports
 from processes import LOOPBACK, Listener, Node, ServiceProcess, wait_until_async

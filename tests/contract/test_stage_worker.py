@@ -15,7 +15,8 @@ import zmq
 
 from pomona import codec
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
-from pomona.messages.data import Envelope, Sampling, Step, StepDone, Tensor
+from pomona.messages.data import Envelope, Step, StepDone, Tensor
+from pomona.messages.sampling import Sampling
 from pomona.transport import BeaconReceiver
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from processes import DEADLINE_S, Node, ServiceProcess

@@ -13,17 +13,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pomona.codec import Buffer
-from pomona.messages.data import (
-    Embedded,
-    Queued,
-    Rejected,
-    Sampling,
-    Scored,
-    Step,
-    Submit,
-    Tensor,
-    Token,
-)
+from pomona.messages.data import Embedded, Queued, Rejected, Scored, Step, Submit, Tensor, Token
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.sampled import SampledToken
 from pomona_stage_worker.scheduling import Limits, Scheduler
 from pomona_stage_worker.stage import Stage

@@ -12,7 +12,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
 from doubles.pipeline import InProcessPipeline
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona_stage_worker.constraints import Grammars
 from pomona_stage_worker.scheduling import Limits

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pomona.messages.data import Sampling, Step, Submit
+from pomona.messages.data import Step, Submit
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.sampled import SampledToken
 from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
-from pomona.messages.data import Join, Leave
+from pomona.messages.ops import Join, Leave
 from pomona_stage_worker.caches import CacheTable
 
 HEADS, DIMS, LAYERS = 2, 4, 3

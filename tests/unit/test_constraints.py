@@ -9,7 +9,8 @@ from llguidance import LLMatcher
 
 from doubles.pipeline import Client
 from doubles.random_llama import vocabulary_pipeline
-from pomona.messages.data import Open, Sampling
+from pomona.messages.ops import Open
+from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.vocabulary import read_vocabulary
 from pomona_stage_worker.constraints import Grammars

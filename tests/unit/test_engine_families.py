@@ -13,7 +13,7 @@ import pytest
 from mlx_lm.generate import generate_step
 
 from doubles.pipeline import InProcessPipeline
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.scheduling import Limits
 from pomona_stage_worker.slicing import legal_cuts, slice_model
 from pomona_stage_worker.stage import MlxStage

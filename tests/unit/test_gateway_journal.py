@@ -8,7 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona.messages.data import Rejected, Sampling, Started, Token
+from pomona.messages.data import Rejected, Started, Token
+from pomona.messages.sampling import Sampling
 from pomona_gateway.embedding import Embedding
 from pomona_gateway.journal import (
     Deliver,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doubles.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 
 ASKED = replace(GREEDY, prompt_logprobs=3)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from doubles.pipeline import InProcessPipeline
 from doubles.timed_pipeline import TimedPipeline
-from pomona.messages.data import Sampling, Step
+from pomona.messages.data import Step
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.scheduling import Limits, PlannedStep, rounds
 from pomona_stage_worker.scheduling.rounds import (
     MOST_SETTLED_ROUNDS,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona.messages.data import Open, Sampling
+from pomona.messages.ops import Open
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.drawing import Drawing, Drawn
 from pomona_stage_worker.sampling import begin_draw, end_draw, uniform
 

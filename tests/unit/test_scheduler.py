@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doubles.pipeline import InProcessPipeline
-from pomona.messages.data import Close, Join, Leave, Open, Sampling, Step
+from pomona.messages.data import Step
+from pomona.messages.ops import Close, Join, Leave, Open
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.scheduling import Limits, rounds
 from pomona_stage_worker.testing.emulated import EmulatedStage
 

@@ -14,7 +14,7 @@ import jsonschema
 
 from doubles.random_llama import vocabulary_pipeline
 from pomona.errors import RequestError
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL
 from pomona.models.vocabulary import read_vocabulary
 from pomona_gateway.grammar import GrammarCheck, JsonShape, body_grammar

@@ -16,7 +16,8 @@ import orjson
 import zmq  # the yardstick must not use what it measures, so not pomona.transport
 
 from pomona import codec
-from pomona.messages.data import Envelope, Sampling, Step, StepDone, Tensor
+from pomona.messages.data import Envelope, Step, StepDone, Tensor
+from pomona.messages.sampling import Sampling
 from pomona.settings import ServiceSettings, read_settings
 from pomona_ops.bench.clusters import running_cluster
 from pomona_ops.bench.driver import Driver, active_pipeline

@@ -112,7 +112,7 @@ async def _until_ready(options: ClusterOptions, deaths: Sequence[str]) -> None:
     url = f"http://{LOOPBACK}:{options.ports.gateway}"
     loop = asyncio.get_running_loop()
     end = loop.time() + READY_DEADLINE_S
-    reason = "it never answered"
+    reason = ""
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
         while loop.time() < end and not deaths:
             reason = await why_not_ready(client, url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_ops.bench.bus import measure_hops
 from pomona_ops.bench.clusters import running_cluster, running_yardstick
 from pomona_ops.bench.driver import Driver, active_pipeline

@@ -12,16 +12,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pomona.messages.control import Pipeline, PlannerFacts
-from pomona.messages.data import (
-    Cancel,
-    Queued,
-    Rejected,
-    Sampling,
-    Started,
-    Submit,
-    Tensor,
-    Tokens,
-)
+from pomona.messages.data import Cancel, Queued, Rejected, Started, Submit, Tensor, Tokens
+from pomona.messages.sampling import Sampling
 from pomona.transport import BeaconReceiver, Identity, Pull, Push
 from pomona_ops.bench.clusters import BenchError
 from pomona_ops.ports import LOOPBACK

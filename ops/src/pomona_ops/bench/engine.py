@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_ops.bench.clusters import Yardstick, running_cluster, running_yardstick
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.bench.numbers import median, percentile, total_rate

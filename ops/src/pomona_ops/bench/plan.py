@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pomona.messages.control import Beacon, StageStatus, StageWorkerFacts
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona.models import read_facts
 from pomona_ops.bench.clusters import BenchError, running_cluster
 from pomona_ops.bench.decode import PROMPT_TOKENS

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona.models import read_facts
 from pomona_gateway.grammar import JsonShape, body_grammar
 from pomona_ops.bench.clusters import running_cluster

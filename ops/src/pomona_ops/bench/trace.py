@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_ops.bench.clusters import BenchError, running_cluster
 from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.numbers import median

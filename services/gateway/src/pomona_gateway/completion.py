@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from pomona.errors import RequestError
-from pomona.messages.data import QueuePlace, Sampling, Started, Token
+from pomona.messages.data import QueuePlace, Started, Token
+from pomona.messages.sampling import Sampling
 from pomona_gateway.embedding import Embedding
 from pomona_gateway.engine import Engine
 from pomona_gateway.metrics import Metrics, Timing

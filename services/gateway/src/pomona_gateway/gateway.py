@@ -11,7 +11,8 @@ from pomona.errors import ConfigurationError, RequestError
 from pomona.key_usage import UsageBook
 from pomona.keys import KeyStore
 from pomona.messages.control import Beacon, GatewayFacts
-from pomona.messages.data import Sampling, Token
+from pomona.messages.data import Token
+from pomona.messages.sampling import Sampling
 from pomona.service import ControlPlane
 from pomona_gateway.allowance import Allowances
 from pomona_gateway.catalogue import Catalogue

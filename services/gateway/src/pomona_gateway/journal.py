@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pomona.errors import RequestError
-from pomona.messages.data import QueuePlace, Rejected, Sampling, Started, Token
+from pomona.messages.data import QueuePlace, Rejected, Started, Token
+from pomona.messages.sampling import Sampling
 from pomona_gateway.embedding import Embedding
 from pomona_gateway.prompt_scores import PromptScores
 from pomona_gateway.routes import Route

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pomona.errors import RequestError
-from pomona.messages.data import QueuePlace, Sampling, Started, Token
+from pomona.messages.data import QueuePlace, Started, Token
+from pomona.messages.sampling import Sampling
 from pomona_gateway.embedding import Embedding
 from pomona_gateway.metrics import Timing
 from pomona_gateway.prompt_scores import PromptScores

@@ -19,7 +19,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache, QuantizedKVCache
 
 from pomona.errors import PomonaError
-from pomona.messages.data import Close, Drop, Fork, Join, Leave, Op, Open, Trim
+from pomona.messages.ops import Close, Drop, Fork, Join, Leave, Op, Open, Trim
 from pomona_stage_worker.slicing.caches import leaf_caches, share_offsets
 
 Caches: TypeAlias = list[Any]

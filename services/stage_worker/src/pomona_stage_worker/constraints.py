@@ -23,7 +23,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from pomona.errors import PomonaError
-from pomona.messages.data import Open
+from pomona.messages.ops import Open
 from pomona.models.vocabulary import read_vocabulary
 
 log = logging.getLogger(__name__)

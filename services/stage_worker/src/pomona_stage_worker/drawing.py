@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pomona.messages.data import FinishReason, Open, Sampling, Token
+from pomona.messages.data import FinishReason, Token
+from pomona.messages.ops import Open
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.sampled import SampledToken
 
 

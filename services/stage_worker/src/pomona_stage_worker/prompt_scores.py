@@ -9,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from pomona.codec import Buffer
-from pomona.messages.data import Close, Embedded, Fork, Open, Scored, Step, Tensor
+from pomona.messages.data import Embedded, Scored, Step, Tensor
+from pomona.messages.ops import Close, Fork, Open
 
 PromptMessage: TypeAlias = tuple[Scored | Embedded, tuple[Tensor, ...], tuple[Buffer, ...]]
 

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_stage_worker.drawing import Drawing, Drawn
 
 Way: TypeAlias = Callable[[mx.array, Sequence[Sampling], mx.array], mx.array]

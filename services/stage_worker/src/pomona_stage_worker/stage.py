@@ -12,7 +12,8 @@ import numpy as np
 
 from pomona.codec import Buffer
 from pomona.errors import ProtocolError
-from pomona.messages.data import Close, Join, Leave, Open, Step, Tensor, Trim
+from pomona.messages.data import Step, Tensor
+from pomona.messages.ops import Close, Join, Leave, Open, Trim
 from pomona_stage_worker.ahead import StepAhead, build_ahead
 from pomona_stage_worker.caches import (
     Caches,

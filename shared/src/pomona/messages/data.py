@@ -16,21 +16,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from pomona.messages.fields import Count, Endpoint, Name, Text
+from pomona.messages.fields import (
+    MAX_ROWS,
+    Count,
+    Endpoint,
+    Identifier,
+    Name,
+    RequestId,
+    Text,
+    TokenId,
+)
+from pomona.messages.ops import Op
+from pomona.messages.sampling import Sampling
 
 MAX_TENSORS = 16
-MAX_ROWS = 4096
 MAX_OPS = 65536
 MAX_STAGES = 64
 MAX_PLACES = 1024
-MAX_GRAMMAR = 1 << 20
 
-RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Dimension = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Identifier = Annotated[int, Field(ge=0, le=2**53)]
 FinishReason = Literal["stop", "length"]
 FINISHES: tuple[FinishReason | None, ...] = (None, "stop", "length")
 
@@ -44,50 +50,6 @@ class Tensor:
         "float16", "bfloat16", "float32",
     ]  # fmt: skip
     shape: Annotated[tuple[Dimension, ...], Field(max_length=8)]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the tail draws a sequence's tokens. The defaults leave the model's distribution.
-
-    Attributes:
-        temperature: 0 takes the most likely token.
-        top_p: keep the smallest set of tokens whose probability reaches this.
-        top_k: keep this many tokens; 0 keeps all.
-        min_p: keep tokens at least this likely relative to the most likely one.
-        repetition_penalty: divides (multiplies when negative) the logits of tokens seen in
-            prompt and reply (https://arxiv.org/abs/1909.05858).
-        presence_penalty, frequency_penalty: subtracted once, and once an occurrence, from
-            the logits of tokens in the reply, as the OpenAI API defines them.
-        logit_bias: added to the logits of single tokens.
-        seed: with the token's index it keys every draw, so a resumed request draws what it
-            would have drawn.
-        max_tokens: ends the reply with ``length``.
-        min_tokens: no stop id may be drawn before this many tokens.
-        stop_ids: tokens that end the reply with ``stop``.
-        logprobs: None, or how many alternatives (0 to 20) are reported for each token.
-        prompt_logprobs: the same for the prompt's own tokens, in :class:`Scored`.
-        grammar: the reply must match it: a grammar as llguidance writes it; empty for none.
-        embedding: tell the prompt's embedding, in :class:`Embedded`; the one token after it
-            is no reply. ``max_tokens`` must be 1.
-    """
-
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
-    presence_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
-    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
-    logit_bias: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=4096)] = ()
-    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
-    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=1024)] = ()
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)] = ""
-    embedding: bool = False
 
 
 # To the head ---------------------------------------------------------------------------
@@ -148,94 +110,6 @@ class StepDone:
 
 
 # To the stages -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A sequence begins, with an empty cache. Only the tail reads beyond ``seq``.
-
-    Attributes:
-        index: index of the first token to be drawn.
-        history: prompt and reply ids, when a penalty, a grammar or ``prompt_logprobs`` needs
-            them.
-        replied: how many of ``history``, at its end, are the reply.
-        scored: how many log-probabilities of the prompt need not be told again.
-    """
-
-    op: Literal["open"]
-    seq: Identifier
-    request: RequestId
-    attempt: Count
-    reply: Endpoint
-    sampling: Sampling
-    index: Count = 0
-    history: tuple[TokenId, ...] = ()
-    replied: Count = 0
-    scored: Count = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """The opened sequence takes over the first ``length`` tokens of a kept prefix."""
-
-    op: Literal["fork"]
-    prefix: Identifier
-    seq: Identifier
-    length: Count
-
-
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """The kept prefix forgets all but its first ``length`` tokens."""
-
-    op: Literal["trim"]
-    prefix: Identifier
-    length: Count
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """The sequence, which is in no lane, ends.
-
-    With ``keep`` its cache of ``length`` tokens stays as that prefix. Only the tokens
-    from ``shared`` on are stored; those before are ``parent``'s.
-    """
-
-    op: Literal["close"]
-    seq: Identifier
-    keep: Identifier | None = None
-    length: Count = 0
-    parent: Identifier | None = None
-    shared: Count = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """The kept prefix, which is nobody's parent, is freed."""
-
-    op: Literal["drop"]
-    prefix: Identifier
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Sequences become the last rows of a lane, which begins to exist if it did not."""
-
-    op: Literal["join"]
-    lane: Identifier
-    seqs: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_ROWS)]
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Rows leave a lane, each with its own cache again. An empty lane ceases to exist."""
-
-    op: Literal["leave"]
-    lane: Identifier
-    seqs: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_ROWS)]
-
-
-Op = Annotated[Open | Fork | Trim | Close | Drop | Join | Leave, Field(discriminator="op")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import RequestError
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona.models import ModelFacts
 from pomona_gateway.api.answering import answer_whole, gateway_of, receive
 from pomona_gateway.api.body import Body

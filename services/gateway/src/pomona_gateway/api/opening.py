@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from pomona.errors import RequestError
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_gateway.api.parameters import SamplingParameters, sampling
 from pomona_gateway.completion import Completion
 from pomona_gateway.dialogue import Dialogue, Function, Tools

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
-from pomona.messages.data import Sampling
+from pomona.messages.sampling import Sampling
 from pomona_gateway.api.body import Body, Rule, RuledBody, either, given, unless
 from pomona_gateway.api.shapes import StructuredOutputs
 from pomona_gateway.completion import SEED_MASK

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from pomona.messages.data import Join, Leave, Op
+from pomona.messages.ops import Join, Leave, Op
 from pomona_stage_worker.scheduling.state import Lane, Sequence
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pomona.messages.data import Queued, Rejected, Started, Submit
+from pomona_stage_worker.scheduling.refusals import Refusal
 from pomona_stage_worker.scheduling.state import Sequence
 from pomona_stage_worker.scheduling.waiting import Waiting
 
@@ -52,10 +53,14 @@ class Notices:
         self._told_queue_at = now
         self._notices += [Notice(reply, body) for reply, body in waiting.places(now).items()]
 
-    def rejected(
-        self, submit: Submit, status: int, code: str, message: str, retry: int | None = None
-    ) -> None:
+    def rejected(self, submit: Submit, refusal: Refusal) -> None:
         body = Rejected(
-            "rejected", submit.request, submit.attempt, status, code, message, retry_after_s=retry
+            "rejected",
+            submit.request,
+            submit.attempt,
+            refusal.status,
+            refusal.code,
+            refusal.message,
+            retry_after_s=refusal.retry_after_s,
         )
         self._notices.append(Notice(submit.reply, body))

@@ -17,16 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pomona.messages.data import (
-    Close,
-    Fork,
-    Op,
-    Open,
-    Step,
-    Submit,
-)
-from pomona_stage_worker.drawing import needs_history
+from pomona.messages.data import Step, Submit
+from pomona.messages.ops import Close, Fork, Op
 from pomona_stage_worker.sampled import SampledToken
+from pomona_stage_worker.scheduling import refusals
 from pomona_stage_worker.scheduling.lanes import Lanes
 from pomona_stage_worker.scheduling.limits import Limits
 from pomona_stage_worker.scheduling.notices import Notice, Notices
@@ -35,8 +29,6 @@ from pomona_stage_worker.scheduling.prefixes import PrefixIndex
 from pomona_stage_worker.scheduling.rounds import Rounds
 from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
 from pomona_stage_worker.scheduling.waiting import PRIORITY_S, Waiting
-
-RETRY_AFTER_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +104,11 @@ class Scheduler:
         limits = self.limits
         room = min(limits.context_length, limits.cache_tokens) - len(tokens)
         if not tokens or submit.emitted >= len(tokens):
-            self._notices.rejected(
-                submit, 400, "empty_prompt", "the prompt holds no token; send some text"
-            )
+            self._notices.rejected(submit, refusals.EMPTY_PROMPT)
         elif room <= 0:
-            self._notices.rejected(
-                submit,
-                400,
-                "context_length_exceeded",
-                f"{len(tokens)} tokens do not fit: the model reads {limits.context_length} tokens "
-                f"and this cluster's caches hold {limits.cache_tokens}; shorten the prompt",
-            )
+            self._notices.rejected(submit, refusals.too_long(len(tokens), limits))
         elif self._waiting.has_share_filled(submit):
-            self._notices.rejected(
-                submit,
-                429,
-                "queue_share_full",
-                f"requests of this key fill {submit.queue_share:.0%} of the queue, and may not "
-                "fill more; try again later",
-                RETRY_AFTER_S,
-            )
+            self._notices.rejected(submit, refusals.share_full(submit))
         elif not any(x.key == (submit.request, submit.attempt) for x in self._everyone()):
             most = min(submit.sampling.max_tokens, submit.emitted + room)
             submit = replace(submit, sampling=replace(submit.sampling, max_tokens=most))
@@ -225,14 +202,8 @@ class Scheduler:
 
     def _expire(self, now: float) -> None:
         for sequence in self._waiting.take_expired(now):
-            self._notices.rejected(
-                sequence.submit,
-                503,
-                "queue_timeout",
-                f"the request waited {sequence.submit.deadline_s:g} s and was not begun: "
-                "the cluster is busy; try again later",
-                RETRY_AFTER_S,
-            )
+            submit = sequence.submit
+            self._notices.rejected(submit, refusals.waited_too_long(submit))
 
     def _refuse_last(self, now: float) -> None:
         """Too many wait: whoever would be begun last goes, of those that have no reply yet."""
@@ -240,13 +211,7 @@ class Scheduler:
         if not order:
             return
         self._waiting.remove(order[-1])
-        self._notices.rejected(
-            order[-1].submit,
-            429,
-            "queue_full",
-            f"{len(self._waiting)} requests are waiting already; try again later",
-            RETRY_AFTER_S,
-        )
+        self._notices.rejected(order[-1].submit, refusals.queue_full(len(self._waiting)))
 
     def _admit(self, now: float) -> None:
         while (
@@ -270,30 +235,14 @@ class Scheduler:
         return True
 
     def _open(self, sequence: Sequence) -> None:
-        submit = sequence.submit
         self._sequence_number += 1
         sequence.number = self._sequence_number
         sequence.target = len(sequence.tokens)
         sequence.computed = 0
         sequence.lane = None
         sequence.phase = "prefilling"
-        wanted = needs_history(submit.sampling) or sequence.unscored
-        history = sequence.tokens if wanted else ()
-        self._ops.append(
-            Open(
-                "open",
-                seq=sequence.number,
-                request=submit.request,
-                attempt=submit.attempt,
-                reply=submit.reply,
-                sampling=submit.sampling,
-                index=sequence.replied,
-                history=tuple(history),
-                replied=sequence.replied if history else 0,
-                scored=sequence.scored,
-            )
-        )
-        sequence.origin = self.prefixes.find(sequence.reusable, submit.share)
+        self._ops.append(sequence.opening())
+        sequence.origin = self.prefixes.find(sequence.reusable, sequence.submit.share)
         if sequence.origin is not None:
             prefix, length = sequence.origin
             self._ops.append(Fork("fork", prefix, sequence.number, length))

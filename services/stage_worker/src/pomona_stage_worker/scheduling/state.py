@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pomona.messages.data import Submit
+from pomona.messages.ops import Open
+from pomona_stage_worker.drawing import needs_history
 
 Phase = Literal["waiting", "prefilling", "sampling", "running"]
 
@@ -69,6 +71,23 @@ class Sequence:
         """The tokens that a kept prefix is sought for: the last one's logits are needed, and
         those from which a log-probability is to come."""
         return self.tokens[: self.scored + 1] if self.unscored else self.tokens
+
+    def opening(self) -> Open:
+        """The op that opens it in every stage."""
+        submit = self.submit
+        history = self.tokens if needs_history(submit.sampling) or self.unscored else ()
+        return Open(
+            "open",
+            seq=self.number,
+            request=submit.request,
+            attempt=submit.attempt,
+            reply=submit.reply,
+            sampling=submit.sampling,
+            index=self.replied,
+            history=tuple(history),
+            replied=self.replied if history else 0,
+            scored=self.scored,
+        )
 
 
 @dataclass(slots=True)

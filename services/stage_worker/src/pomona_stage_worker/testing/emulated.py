@@ -17,7 +17,8 @@ from pydantic_settings import SettingsConfigDict
 
 from pomona.codec import Buffer
 from pomona.messages.control import Pipeline
-from pomona.messages.data import Close, Open, Step, Tensor
+from pomona.messages.data import Step, Tensor
+from pomona.messages.ops import Close, Open
 from pomona.models.keepers import Keeper
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
