@@ -144,7 +144,8 @@ def test_a_failed_epoch_leaves_each_log_probability_once(
     assert answers[0]["choices"][0]["logprobs"]["token_logprobs"] == own(ids), json.dumps(answers)
     first, *others = [x.submit for x in cluster.head.requests()]
     assert first.scored == 0
-    assert others[-1].scored in (0, 6)
+    # Messages have three; the new epoch may be heard before, between or after them.
+    assert others[-1].scored in (0, 3, 6)
     assert others[-1].emitted == 0
 
 

@@ -84,9 +84,10 @@ class Scene:
         listener = Listener(self.node)
         wanted = {"mac.discovery", "mac.health_watcher", *names}
         await listener.hears(lambda heard: wanted <= set(heard), f"{wanted} speak")
-        first = listener.heard["mac.health_watcher"].seq
+        first = {name: listener.heard[name].seq for name in wanted}
         await listener.hears(
-            lambda heard: heard["mac.health_watcher"].seq > first + 1, "the watcher has listened"
+            lambda heard: all(heard[name].seq > seq + 1 for name, seq in first.items()),
+            "all have spoken to a watcher that listens",
         )
         return listener
 
