@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from clusters import ANSWER, Cluster, serving, until
+from support.clusters import ANSWER, Cluster, serving, until
 
 BACK_S = 60.0
 TOLD_S = 60.0

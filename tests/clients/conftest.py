@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     import httpx
 
-    from clusters import Cluster
+    from support.clusters import Cluster
 
 URL = "POMONA_CLIENTS_URL"
 DOUBLE_URL = "POMONA_DOUBLE_URL"
@@ -25,7 +25,7 @@ DOUBLE_URL = "POMONA_DOUBLE_URL"
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
     """A serving cluster of two stages."""
-    from clusters import serving
+    from support.clusters import serving
 
     with serving(tmp_path_factory.mktemp("cluster")) as running:
         yield running
@@ -46,7 +46,7 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="package")
 def able(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """A gateway before a scripted model that does what it is asked for."""
-    from doubles.able_model import able_model
+    from support.doubles.able_model import able_model
 
     with able_model(tmp_path_factory.mktemp("able")) as running:
         yield running

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import pytest
 
-from questions import ANSWER, MODEL, QUESTION
+from support.questions import ANSWER, MODEL, QUESTION
 
 Command: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,11 +13,11 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-from clusters import MODEL, Cluster
-from doubles import mlx_lm_scores
 from pomona.models import read_facts
-from pomona.models.vocabulary import read_vocabulary
-from pomona_ops.blas import stage_worker_environment
+from pomona.models.formats.vocabulary import read_vocabulary
+from pomona_ops.cluster.blas import stage_worker_environment
+from support import mlx_lm_scores
+from support.clusters import MODEL, Cluster
 
 STORY = "The keeper of the lighthouse counted the ships, wrote their names down, and lit the lamp."
 QUESTIONS = {

@@ -10,7 +10,7 @@ import ollama
 import pytest
 from pydantic import BaseModel
 
-from questions import ANSWER, MODEL, QUESTION
+from support.questions import ANSWER, MODEL, QUESTION
 
 USER: list[Any] = [{"role": "user", "content": QUESTION}]
 STILL = {"temperature": 0}

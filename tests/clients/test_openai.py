@@ -12,7 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from questions import ANSWER, MODEL, QUESTION, WEATHER
+from support.questions import ANSWER, MODEL, QUESTION, WEATHER
 
 USER: list[Any] = [{"role": "user", "content": QUESTION}]
 TOOL: Any = {

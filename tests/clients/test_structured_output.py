@@ -15,8 +15,8 @@ import jsonschema
 import openai
 import pytest
 
-from clusters import MODEL, Cluster
-from schemas import REFUSED, generated_schemas
+from support.clusters import MODEL, Cluster
+from support.json_schemas import REFUSED, generated_schemas
 
 USER: list[Any] = [{"role": "user", "content": "Describe a small red house as JSON."}]
 AT_ONCE = 8

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from clusters import Cluster, serving
+from support.clusters import Cluster, serving
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ import numpy as np
 import openai
 import pytest
 
-from clusters import MODEL, Cluster, run_pomona, until
-from doubles import little_qwen
-from doubles.folders import tensors_of, write_folder
-from doubles.tiny_model import tiny_backend
+from support.clusters import MODEL, Cluster, run_pomona, until
+from support.models import little_qwen
+from support.models.folders import tensors_of, write_folder
+from support.models.tiny_model import tiny_backend
 
 NAME = "little-embedder"
 CONFIG = little_qwen.CONFIG | {"tie_word_embeddings": True}

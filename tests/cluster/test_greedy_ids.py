@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from clusters import MODEL, Cluster
 from pomona.addresses import SAME_MACHINE
 from pomona.messages.sampling import Sampling
 from pomona.settings import ServiceSettings, read_settings
-from pomona_gateway.tokenizer import load_language_model
+from pomona_gateway.text import load_language_model
 from pomona_ops.bench.clusters import running_yardstick
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster.ports import LOOPBACK
+from support.clusters import MODEL, Cluster
 
 REPLY = 8
 CROWD = 7

@@ -16,14 +16,14 @@ import mlx_lm.utils
 import pytest
 from mlx_lm.generate import generate_step
 
-from clusters import ANSWER, MODEL, Cluster, run_pomona, until
-from clusters import QUESTION as CAPITAL
-from doubles.folders import tensors_of, write_folder
-from doubles.hub import FakeHub, fake_hub
-from doubles.little_qwen import CONFIG, random_model
-from doubles.rewritten import write_as_internlm2
-from doubles.tiny_model import TEMPLATE, end_id, tiny_backend
-from pomona_gateway.tokenizer import load_language_model
+from pomona_gateway.text import load_language_model
+from support.clusters import ANSWER, MODEL, Cluster, run_pomona, until
+from support.clusters import QUESTION as CAPITAL
+from support.doubles.hub import FakeHub, fake_hub
+from support.models.folders import tensors_of, write_folder
+from support.models.little_qwen import CONFIG, random_model
+from support.models.rewritten import write_as_internlm2
+from support.models.tiny_model import TEMPLATE, end_id, tiny_backend
 
 HUB_NAME = "someone/small-model"
 QUESTION = "hello there"

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from namespaces import PEER_PORT, Ear, Network, network
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.models import LayerFacts, ModelFacts
-from pomona_planner.choosing import Choice, choose
-from pomona_planner.predicting import Plan, predict
-from pomona_planner.problem import Aim, Demand, Link, Machine, Problem
+from pomona_planner.cost_model.prediction import Plan, predict
+from pomona_planner.cost_model.problem import Aim, Demand, Link, Machine, Problem
+from pomona_planner.solver.optimizer import Choice, choose
+from support.namespaces import PEER_PORT, Ear, Network, network
 
 NODES = {"a": "10.77.0.1", "b": "10.77.0.2", "c": "10.77.0.3", "d": "10.78.0.4"}
 RATES = {"a": 400, "b": 100, "c": 200, "d": 150}
@@ -28,7 +28,7 @@ DISCOVERY = "pomona_discovery"
 
 ASK = """
 import asyncio, sys
-from pomona.messages.data import Sampling
+from pomona.messages.pipeline import Sampling
 from pomona_ops.bench.clusters import BenchError
 from pomona_ops.bench.driver import Driver, active_pipeline
 

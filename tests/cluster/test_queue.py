@@ -12,8 +12,8 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from clusters import MODEL, Cluster, serving, until
-from pomona.keys import KeyStore
+from pomona.auth.api_keys import KeyStore
+from support.clusters import MODEL, Cluster, serving, until
 
 WAIT = 6
 """Requests that the head lets wait."""

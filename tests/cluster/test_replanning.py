@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from clusters import MODEL, run_pomona
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.sampling import Sampling
 from pomona_ops.bench.driver import Driver
-from ports import free_ports
-from processes import LOOPBACK, Listener, Node, ServiceProcess, wait_until_async
+from support.clusters import MODEL, run_pomona
+from support.ports import free_ports
+from support.processes import LOOPBACK, Listener, Node, ServiceProcess, wait_until_async
 
 HOLD_MS = {"a": 400.0, "b": 10.0}
 EMULATED = "stage_worker.testing.emulated"

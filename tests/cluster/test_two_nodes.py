@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from clusters import ANSWER, MODEL, READY_S, STOP_S, Cluster, run_pomona, until
-from pomona_ops.blas import stage_worker_environment
-from ports import free_ports
+from pomona_ops.cluster.blas import stage_worker_environment
+from support.clusters import ANSWER, MODEL, READY_S, STOP_S, Cluster, run_pomona, until
+from support.ports import free_ports
 
 HEAD = ("discovery", "stage_worker", "planner", "gateway", "health_watcher")
 SECOND = ("discovery", "stage_worker")

@@ -14,10 +14,10 @@ import pytest
 from openai import APIError, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
-from clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, run_pomona, until
 from pomona.service import EXIT_CONFIGURATION
-from pomona_ops.ports import ClusterPorts, is_free
-from ports import free_ports
+from pomona_ops.cluster.ports import ClusterPorts, is_free
+from support.clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, run_pomona, until
+from support.ports import free_ports
 
 LAYERS = 30
 
@@ -216,7 +216,7 @@ def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
 START = """
 import sys, time
 from pathlib import Path
-from clusters import Cluster
+from support.clusters import Cluster
 cluster = Cluster.start(Path(sys.argv[1]))
 print(cluster.ports.first, flush=True)
 time.sleep(600)

@@ -7,9 +7,9 @@ from collections.abc import Generator
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_cluster import ScriptedCluster, scripted_cluster
-from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, write_tiny_model
+from support.doubles.gateway_thread import GatewayThread, running_gateway
+from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
+from support.models.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, write_tiny_model
 
 
 @pytest.fixture(scope="module")

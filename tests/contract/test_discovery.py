@@ -10,12 +10,19 @@ from pathlib import Path
 
 import zmq
 
-from beacons import beacon_of
-from pomona.codec import MAX_BEACON_BYTES, encode_beacon
+from pomona.messages.codec import MAX_BEACON_BYTES, encode_beacon
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.transport import BeaconSender
-from processes import Listener, Node, ServiceProcess, metrics_of, wait_until, wait_until_async
+from support.beacons import beacon_of
+from support.processes import (
+    Listener,
+    Node,
+    ServiceProcess,
+    metrics_of,
+    wait_until,
+    wait_until_async,
+)
 
 Heard = dict[str, Beacon]
 

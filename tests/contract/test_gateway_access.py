@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.tiny_model import say
+from pomona.auth.api_keys import KeyLimits, KeyStore
+from pomona.auth.key_usage import UsageBook
 from pomona.errors import ConfigurationError
-from pomona.key_usage import UsageBook
-from pomona.keys import KeyLimits, KeyStore
-from pomona_gateway.service import serve
+from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
+from support.doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.models.tiny_model import say
 
 MODEL = "tiny"
 A = say("A")

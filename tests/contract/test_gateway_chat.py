@@ -8,11 +8,11 @@ import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.scripted_head import Script, Submitted
-from doubles.tiny_model import end_id, say, tiny_tokenizer
-from pomona.messages.data import Rejected
+from pomona.messages.pipeline import Rejected
+from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.doubles.scripted_head import Script, Submitted
+from support.models.tiny_model import end_id, say, tiny_tokenizer
 
 MODEL = "org/tiny"
 REPLY = "hello wörld 😀, said 日本"

@@ -15,12 +15,12 @@ import httpx
 import pytest
 import trustme
 
-from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.tiny_model import say
 from pomona.errors import ConfigurationError
-from pomona_gateway.service import serve
+from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
+from support.doubles.gateway_thread import GatewayThread, running_gateway
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.models.tiny_model import say
 
 MODEL = "tiny"
 HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"

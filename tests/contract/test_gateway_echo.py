@@ -10,10 +10,10 @@ import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.scripted_head import Script
-from doubles.tiny_model import end_id, tiny_tokenizer
+from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.doubles.scripted_head import Script
+from support.models.tiny_model import end_id, tiny_tokenizer
 
 MODEL = "org/tiny"
 TOKENIZER = tiny_tokenizer()

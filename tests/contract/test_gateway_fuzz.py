@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import psutil
 
-from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.scripted_head import Script, Submitted
-from doubles.tiny_model import say
+from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.doubles.scripted_head import Script, Submitted
+from support.models.tiny_model import say
 
 MODEL = "tiny"
 MUTATIONS = int(os.environ.get("POMONA_TEST_MUTATIONS", "1200"))

@@ -19,11 +19,11 @@ import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.scripted_cluster import ScriptedCluster, scripted_cluster
-from doubles.scripted_head import Script, Submitted
-from doubles.tiny_model import end_id, tiny_tokenizer, write_tiny_model
-from ports import free_port
+from support.doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
+from support.doubles.scripted_head import Script, Submitted
+from support.models.tiny_model import end_id, tiny_tokenizer, write_tiny_model
+from support.ports import free_port
 
 MODEL = "tiny"
 REPLY = "hello wörld 😀, said 日本 and hello again"

@@ -17,9 +17,9 @@ import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from doubles.gateway_thread import GatewayThread, wait_for
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.tiny_model import say
+from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.models.tiny_model import say
 
 MODEL = "org/tiny"
 REPLY = "hello world"

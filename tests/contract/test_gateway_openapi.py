@@ -21,10 +21,10 @@ from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 from schemathesis.config import SchemathesisConfig
 
-from doubles.gateway_thread import GatewayThread
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
-from pomona_gateway.api.openapi import DOCUMENT
+from pomona_gateway.http.openapi import DOCUMENT
+from support.doubles.gateway_thread import GatewayThread
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.models.tiny_model import TEMPLATE, say, tiny_tokenizer
 
 MODEL = "tiny"
 CHAT_TEMPLATE = (

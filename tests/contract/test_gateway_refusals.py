@@ -15,10 +15,10 @@ import openai
 import psutil
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.tiny_model import CONTEXT_LENGTH, TEMPLATE
-from pomona_gateway.prompting.prompter import DEADLINE_S
+from pomona_gateway.text.prompter import DEADLINE_S
+from support.doubles.gateway_thread import GatewayThread, running_gateway
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.models.tiny_model import CONTEXT_LENGTH, TEMPLATE
 
 MODEL = "org/tiny"
 USER = [{"role": "user", "content": "hi"}]

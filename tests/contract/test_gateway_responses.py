@@ -9,11 +9,11 @@ import httpx
 import openai
 import pytest
 
-from doubles.gateway_thread import GatewayThread
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.scripted_head import Script
-from doubles.tiny_model import TEMPLATE, say, tiny_tokenizer
-from pomona.messages.data import Rejected
+from pomona.messages.pipeline import Rejected
+from support.doubles.gateway_thread import GatewayThread
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.doubles.scripted_head import Script
+from support.models.tiny_model import TEMPLATE, say, tiny_tokenizer
 
 MODEL = "tiny"
 TOKENIZER = tiny_tokenizer()

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from doubles.gateway_thread import GatewayThread, running_gateway, wait_for
-from doubles.relay import relay
-from doubles.scripted_cluster import ScriptedCluster
-from doubles.tiny_model import say
+from support.doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from support.doubles.relay import relay
+from support.doubles.scripted_cluster import ScriptedCluster
+from support.models.tiny_model import say
 
 MODEL = "tiny"
 REPLY = "hello"

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from beacons import beacon_of
 from pomona.messages.control import Beacon, HealthWatcherFacts, ServiceName
 from pomona.transport import BeaconSender
-from processes import Listener, Node, ServiceProcess, metrics_of, wait_until_async
-from slack import PATH, Answer, Slack
+from support.beacons import beacon_of
+from support.processes import Listener, Node, ServiceProcess, metrics_of, wait_until_async
+from support.slack_server import PATH, Answer, Slack
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:

@@ -12,14 +12,14 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from pomona.messages.control import Alert
-from pomona_health_watcher.blocks import slack_message
-from pomona_health_watcher.book import Notice
-from pomona_health_watcher.courier import Courier
-from pomona_health_watcher.outbox import Outbox
-from pomona_health_watcher.webhook import Outcome, Webhook
-from ports import free_port
-from processes import wait_until_async
-from slack import OK, PATH, Answer, Slack
+from pomona_health_watcher.alert_deduplication import Notice
+from pomona_health_watcher.notice_queue import Outbox
+from pomona_health_watcher.notifier import Courier
+from pomona_health_watcher.slack_message import slack_message
+from pomona_health_watcher.slack_webhook import Outcome, Webhook
+from support.ports import free_port
+from support.processes import wait_until_async
+from support.slack_server import OK, PATH, Answer, Slack
 
 
 def notice(number: int = 1) -> Notice:

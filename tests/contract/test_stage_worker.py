@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import zmq
 
-from pomona import codec
+from pomona.messages import codec
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
-from pomona.messages.data import Envelope, Step, StepDone, Tensor
+from pomona.messages.pipeline import Envelope, Step, StepDone, Tensor
 from pomona.messages.sampling import Sampling
 from pomona.transport import BeaconReceiver
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
-from processes import DEADLINE_S, Node, ServiceProcess
+from support.processes import DEADLINE_S, Node, ServiceProcess
 
 STAGES = 2
 GREEDY = Sampling(max_tokens=20, temperature=0.0)

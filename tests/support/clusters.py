@@ -17,13 +17,13 @@ from typing import Any
 import httpx
 import psutil
 
-from pomona.lifeline import LIFELINE_VARIABLE
-from pomona_ops.ports import ClusterPorts, is_free
-from ports import free_ports
-from processes import lifeline
-from questions import ANSWER as ANSWER
-from questions import MODEL as MODEL
-from questions import QUESTION as QUESTION
+from pomona.parent_watch import LIFELINE_VARIABLE
+from pomona_ops.cluster.ports import ClusterPorts, is_free
+from support.ports import free_ports
+from support.processes import lifeline
+from support.questions import ANSWER as ANSWER
+from support.questions import MODEL as MODEL
+from support.questions import QUESTION as QUESTION
 
 READY_S = 120.0
 STOP_S = 60.0

@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from mlx_lm.evaluate import MLXLM
 
 from pomona.models import read_facts
-from pomona.models.vocabulary import read_vocabulary
+from pomona.models.formats.vocabulary import read_vocabulary
 from pomona_stage_worker.loading import assemble, read_weights
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pomona.lifeline import LIFELINE_VARIABLE
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts
 from pomona.messages.discovery import DiscoveryFacts
+from pomona.parent_watch import LIFELINE_VARIABLE
 from pomona.transport import BeaconReceiver
-from processes import lifeline, wait_until_async
+from support.processes import lifeline, wait_until_async
 
 PEER_PORT = 52418
 DEADLINE_S = 60.0

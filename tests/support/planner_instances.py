@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pomona_planner.costs import Array, Costs
+from pomona_planner.cost_model.cost_arrays import Array, Costs
 
 
 def random_costs(random_: random.Random, nodes: int, positions: int, kind: str) -> Costs:

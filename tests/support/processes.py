@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
-from pomona.lifeline import LIFELINE_VARIABLE
 from pomona.messages.control import Beacon
+from pomona.parent_watch import LIFELINE_VARIABLE
 from pomona.transport import BeaconReceiver
-from ports import free_port
+from support.ports import free_port
 
 DEADLINE_S = 20.0
 LOOPBACK = "127.0.0.1"

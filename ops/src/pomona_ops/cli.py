@@ -15,7 +15,7 @@ import typer
 from pomona.settings import DEFAULT_PORT
 
 if TYPE_CHECKING:
-    from pomona.keys import KeyStore
+    from pomona.auth.api_keys import KeyStore
 
 # Modules are imported by the command that needs them, so that --help is quick.
 
@@ -43,8 +43,8 @@ def up(
     pin: Annotated[bool, typer.Option("--pin", help="Give each worker its own cores.")] = False,
 ) -> None:
     """Run a whole cluster on this machine until Ctrl-C."""
-    from pomona_ops.cluster import cluster_options
-    from pomona_ops.up import run_up
+    from pomona_ops.cluster.processes import cluster_options
+    from pomona_ops.up.command import run_up
 
     raise typer.Exit(run_up(cluster_options(model, stages, port, pin)))
 
@@ -60,8 +60,8 @@ def status(
     With --watch, 0 after Ctrl-C; where standard output is no terminal, 2 once no cluster speaks.
     """
     from pomona.settings import ServiceSettings, read_settings
-    from pomona_ops.ports import LOOPBACK, ClusterPorts
-    from pomona_ops.status import show_status, watch_status
+    from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
+    from pomona_ops.commands.status import show_status, watch_status
 
     settings = read_settings(ServiceSettings)
     endpoint = settings.control_subscribe
@@ -102,7 +102,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say what would run where and how fast, on machines that one need not own."""
-    from pomona_ops.plan import PlanOptions, run_plan
+    from pomona_ops.commands.plan import PlanOptions, run_plan
 
     if objective not in ("latency", "throughput"):
         raise typer.BadParameter("choose latency or throughput", param_hint="--objective")
@@ -129,8 +129,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Check this machine, or the whole cluster when it runs. Exits 0 well, 1 warnings, 2 worse."""
+    from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
     from pomona_ops.doctor import run_doctor
-    from pomona_ops.ports import LOOPBACK, ClusterPorts
 
     endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
     raise typer.Exit(run_doctor(port, endpoint, as_json))
@@ -147,7 +147,7 @@ def chat(
     temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token.")] = None,
 ) -> None:
     """Talk to the model, or ask it one thing."""
-    from pomona_ops.chat import ChatOptions, run_chat
+    from pomona_ops.commands.chat import ChatOptions, run_chat
 
     raise typer.Exit(run_chat(ChatOptions(port, model, system, temperature), prompt))
 
@@ -177,7 +177,7 @@ def bench(context: typer.Context) -> None:
 )
 def models(context: typer.Context) -> None:
     """See, fetch, load and unload models; `pomona models --help` lists how."""
-    from pomona_ops.models import app as models_app
+    from pomona_ops.commands.models import app as models_app
 
     models_app(args=context.args, prog_name="pomona models")
 
@@ -198,7 +198,7 @@ def render(
     ),
 ) -> None:
     """Write the launchd units of a node."""
-    from pomona_ops.launchd import UnitOptions, write_units
+    from pomona_ops.cluster.launchd import UnitOptions, write_units
 
     for path in write_units(role, UnitOptions(user, python, settings, logs), output):
         print(path)
@@ -219,8 +219,8 @@ def keys_create(
     port: PortOption = DEFAULT_PORT,
 ) -> None:
     """Make a key and print it once."""
-    from pomona.keys import KeyLimits
-    from pomona_ops.keys import create_key
+    from pomona.auth.api_keys import KeyLimits
+    from pomona_ops.commands.keys import create_key
 
     limits = KeyLimits(requests, tokens, concurrent, queue_share)
     create_key(_key_store(port), name, "administrator" if administrator else "user", limits)
@@ -232,8 +232,8 @@ def keys_list(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Show the keys and what was used of them, not what they are."""
-    from pomona.key_usage import UsageBook
-    from pomona_ops.keys import list_keys
+    from pomona.auth.key_usage import UsageBook
+    from pomona_ops.commands.keys import list_keys
 
     store = _key_store(port)
     list_keys(store, UsageBook(store.path.parent), as_json)
@@ -248,8 +248,8 @@ def keys_revoke(
 
 
 def _key_store(port: int) -> KeyStore:
-    from pomona.keys import KeyStore
+    from pomona.auth.api_keys import KeyStore
     from pomona_gateway.settings import GatewaySettings
-    from pomona_ops.cluster import state_dir
+    from pomona_ops.cluster.processes import state_dir
 
     return KeyStore(state_dir(port, GatewaySettings))

@@ -19,9 +19,9 @@ import prometheus_client
 from pomona import __version__
 from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
-from pomona.lifeline import watch_lifeline
 from pomona.logs import configure_logs
 from pomona.messages.control import Beacon, Facts, State
+from pomona.parent_watch import watch_lifeline
 from pomona.settings import ServiceSettings
 from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
 

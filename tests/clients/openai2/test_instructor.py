@@ -12,7 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from questions import MODEL
+from support.questions import MODEL
 
 ASKED: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
 JOKE: list[Any] = [{"role": "user", "content": "Tell me a joke about cats."}]

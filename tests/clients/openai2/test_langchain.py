@@ -14,7 +14,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-from questions import ANSWER, MODEL, QUESTION
+from support.questions import ANSWER, MODEL, QUESTION
 
 too_small = pytest.mark.xfail(
     run=False, reason="needs an able model: SmolLM2 is too small, and the scripted one stands in"

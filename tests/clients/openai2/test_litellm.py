@@ -10,7 +10,7 @@ import litellm
 import pytest
 from pydantic import BaseModel
 
-from questions import ANSWER, MODEL, QUESTION, WEATHER
+from support.questions import ANSWER, MODEL, QUESTION, WEATHER
 
 USER: list[Any] = [{"role": "user", "content": QUESTION}]
 ASKED: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]

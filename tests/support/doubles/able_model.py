@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from doubles.gateway_thread import running_gateway
-from doubles.scripted_cluster import scripted_cluster
-from doubles.scripted_head import Script, Submitted
-from doubles.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
+from support.doubles.gateway_thread import running_gateway
+from support.doubles.scripted_cluster import scripted_cluster
+from support.doubles.scripted_head import Script, Submitted
+from support.models.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
 
 NAME = "double"
 CONTEXT_LENGTH = 16384

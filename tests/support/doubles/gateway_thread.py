@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from doubles.scripted_cluster import ScriptedCluster
-from pomona_gateway.service import serve
+from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
+from support.doubles.scripted_cluster import ScriptedCluster
 
 
 def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 10.0) -> None:

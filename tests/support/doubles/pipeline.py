@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pomona.codec import Buffer
-from pomona.messages.data import Embedded, Queued, Rejected, Scored, Step, Submit, Tensor, Token
+from pomona.messages.codec import Buffer
+from pomona.messages.pipeline import Embedded, Queued, Rejected, Scored, Step, Submit, Tensor, Token
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.sampled import SampledToken
-from pomona_stage_worker.scheduling import Limits, Scheduler
-from pomona_stage_worker.stage import Stage
+from pomona_stage_worker.model.mlx_stage import Stage
+from pomona_stage_worker.sampling.sampled_tensors import SampledToken
+from pomona_stage_worker.scheduler import Limits, Scheduler
 
 Passed: TypeAlias = tuple[tuple[Tensor, ...], tuple[Buffer, ...]]
 """What a stage gets: token ids, and the activations of the one before."""

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
-from doubles.scripted_head import WORKERS, Script, ScriptedHead, Submitted
 from pomona.messages.control import (
     Beacon,
     Facts,
@@ -25,7 +24,8 @@ from pomona.messages.control import (
     State,
 )
 from pomona.transport import BeaconReceiver, BeaconSender, Switchboard
-from ports import free_port
+from support.doubles.scripted_head import WORKERS, Script, ScriptedHead, Submitted
+from support.ports import free_port
 
 
 class ScriptedCluster:

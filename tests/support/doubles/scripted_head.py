@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pomona.errors import LinkError
-from pomona.messages.data import (
+from pomona.messages.pipeline import (
     Body,
     Cancel,
     Queued,

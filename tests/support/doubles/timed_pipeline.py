@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pomona.messages.data import Step, Submit
+from pomona.messages.pipeline import Step, Submit
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.sampled import SampledToken
-from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
+from pomona_stage_worker.sampling.sampled_tensors import SampledToken
+from pomona_stage_worker.scheduler import Limits, PlannedStep, Scheduler
 
 
 class TimedPipeline:

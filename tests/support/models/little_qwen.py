@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models import qwen3
 
-from doubles.tiny_model import end_id, tiny_backend
+from support.models.tiny_model import end_id, tiny_backend
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3",

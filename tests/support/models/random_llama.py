@@ -11,13 +11,13 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
-from doubles.pipeline import InProcessPipeline
 from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_stage_worker.constraints import Grammars
-from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.model.mlx_stage import MlxStage
+from pomona_stage_worker.sampling.grammar_mask import Grammars
+from pomona_stage_worker.scheduler import Limits
 from pomona_stage_worker.slicing import slice_model
-from pomona_stage_worker.stage import MlxStage
+from support.doubles.pipeline import InProcessPipeline
 
 VOCABULARY = 97
 LAYERS = 5

@@ -16,13 +16,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from doubles.folders import write_folder
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona.models.gguf_header import read_gguf_header
-from pomona.models.vocabulary import read_vocabulary
+from pomona.models.formats.gguf_header import read_gguf_header
+from pomona.models.formats.vocabulary import read_vocabulary
+from pomona_stage_worker.hardware.cpu_matrix_layout import as_mlx_lm_has_them
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
-from pomona_stage_worker.loading.layout import as_mlx_lm_has_them
+from support.models.folders import write_folder
 
 _NAMES = {
     "embed_tokens.": "tok_embeddings.",

@@ -14,9 +14,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from doubles.scripted_head import Script
-from pomona_gateway.tokenizer import Tokenizer
-from pomona_gateway.tokenizer.tokenizer import BYTE_ALPHABET
+from pomona_gateway.text import Tokenizer
+from pomona_gateway.text.tokenizer import BYTE_ALPHABET
+from support.doubles.scripted_head import Script
 
 CONTEXT_LENGTH = 512
 TEMPLATE = (

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from pomona_stage_worker.slicing import Anatomy, StageModel
-from unit.slicing_families import build, randomise
+from support.slicing.families import build, randomise
 
 # The cache list of each stage.
 Caches = dict[Any, list[Any]]

@@ -16,7 +16,7 @@ import mlx.nn as nn
 import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
 
-from unit.slicing_metal import use_plain_kernels
+from support.slicing.metal_kernels import use_plain_kernels
 
 COMMON: dict[str, Any] = {
     "hidden_size": 32,

@@ -7,10 +7,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beacons import beacon_of
-from pomona.codec import encode_beacon
+from pomona.messages.codec import encode_beacon
 from pomona.messages.control import Beacon
-from pomona_discovery.gate import CONFLICT_ENDS_S, Dropped, Gate, Origin
+from pomona_discovery.beacon_filter import CONFLICT_ENDS_S, Dropped, Gate, Origin
+from support.beacons import beacon_of
 
 
 def admit(gate: Gate, beacon: Beacon, origin: Origin = "local", now: float = 0.0) -> str:

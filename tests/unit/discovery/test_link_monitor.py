@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from beacons import beacon_of
 from pomona.messages.discovery import Interface, LinkFacts, NodeFacts
-from pomona_discovery.links import Links, addresses_of, kind_towards
-from pomona_discovery.probing import Measured, ProbeServer, best_of, measure
-from ports import free_port
-from processes import wait_until_async
+from pomona_discovery.link_monitor import Links, addresses_of, kind_towards
+from pomona_discovery.link_probe import Measured, ProbeServer, best_of, measure
+from support.beacons import beacon_of
+from support.ports import free_port
+from support.processes import wait_until_async
 
 THUNDERBOLT = Measured("169.254.1.2", 200e-6, 1e-5, 4e9, 1e8)
 ETHERNET = Measured("10.0.0.2", 300e-6, 1e-5, 1.1e9, 1e7)

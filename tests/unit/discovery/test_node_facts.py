@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import recordings
 from pomona_discovery.node_facts import (
     automatic_updates,
     hardware_overview,
@@ -18,17 +17,18 @@ from pomona_discovery.node_facts import (
     sleep_minutes,
 )
 from pomona_discovery.thunderbolt import rdma_devices, rdma_state, thunderbolt_ports
+from support import mac_recordings
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (recordings.MESH, [(5, 80, "mini-2", 0), (5, 120, "mini-3", 0), (5, 0, "", 0)]),
-        (recordings.OLD_CABLE, [(5, 40, "mini-2", 0)]),
-        (recordings.THUNDERBOLT_4, [(4, 40, "mini-m4", 0)]),
-        (recordings.DAISY_CHAIN, [(5, 80, "mini-3", 1)]),
-        (recordings.HUB, [(5, 80, "studio", 1)]),
-        (recordings.NOTHING_CONNECTED, [(5, 0, "", 0)]),
+        (mac_recordings.MESH, [(5, 80, "mini-2", 0), (5, 120, "mini-3", 0), (5, 0, "", 0)]),
+        (mac_recordings.OLD_CABLE, [(5, 40, "mini-2", 0)]),
+        (mac_recordings.THUNDERBOLT_4, [(4, 40, "mini-m4", 0)]),
+        (mac_recordings.DAISY_CHAIN, [(5, 80, "mini-3", 1)]),
+        (mac_recordings.HUB, [(5, 80, "studio", 1)]),
+        (mac_recordings.NOTHING_CONNECTED, [(5, 0, "", 0)]),
     ],
 )
 def test_thunderbolt_ports(text: str, expected: list[tuple[int, float, str, int]]) -> None:
@@ -57,29 +57,29 @@ def test_rdma_state(text: str, state: str) -> None:
 
 
 def test_rdma_devices() -> None:
-    assert rdma_devices(recordings.IBV_DEVICES) == ("rdma_en2", "rdma_en3")
-    assert rdma_devices(recordings.IBV_NONE) == ()
+    assert rdma_devices(mac_recordings.IBV_DEVICES) == ("rdma_en2", "rdma_en3")
+    assert rdma_devices(mac_recordings.IBV_NONE) == ()
 
 
 def test_hardware_overview() -> None:
-    found = hardware_overview(recordings.HARDWARE_M4_PRO)
+    found = hardware_overview(mac_recordings.HARDWARE_M4_PRO)
     assert (found["chip"], found["model"], found["memory"]) == ("Apple M4 Pro", "Mac16,11", "64 GB")
     with pytest.raises(ValueError, match="SPHardwareDataType"):
         hardware_overview("{}")
 
 
 def test_settings_of_power_updates_and_ports() -> None:
-    assert sleep_minutes(recordings.PMSET_SERVER) == 0
-    assert sleep_minutes(recordings.PMSET_DEFAULT) == 10
-    assert automatic_updates(recordings.UPDATES_ON) == "on"
-    assert automatic_updates(recordings.UPDATES_OFF) == "off"
+    assert sleep_minutes(mac_recordings.PMSET_SERVER) == 0
+    assert sleep_minutes(mac_recordings.PMSET_DEFAULT) == 10
+    assert automatic_updates(mac_recordings.UPDATES_ON) == "on"
+    assert automatic_updates(mac_recordings.UPDATES_OFF) == "off"
     assert automatic_updates("{}") == "unknown"
-    kinds = port_kinds(recordings.PORTS)
+    kinds = port_kinds(mac_recordings.PORTS)
     assert (kinds["en0"], kinds["en1"], kinds["bridge0"]) == ("ethernet", "wifi", "thunderbolt")
 
 
 def test_macmon() -> None:
-    assert macmon(recordings.MACMON) == (36.8, 61.2)
+    assert macmon(mac_recordings.MACMON) == (36.8, 61.2)
     with pytest.raises(ValueError, match="no measurement"):
         macmon("command not found")
 
@@ -88,12 +88,12 @@ def test_a_mac_as_a_whole() -> None:
     answers = {
         "hw.model": "Mac16,11\n",
         "iogpu.wired_limit_mb": "57344\n",
-        "SPThunderboltDataType": recordings.MESH,
+        "SPThunderboltDataType": mac_recordings.MESH,
         "status": "enabled\n",
-        "/usr/bin/ibv_devices": recordings.IBV_DEVICES,
-        "-g": recordings.PMSET_SERVER,
-        "/Library/Preferences/com.apple.SoftwareUpdate": recordings.UPDATES_OFF,
-        "pipe": recordings.MACMON,
+        "/usr/bin/ibv_devices": mac_recordings.IBV_DEVICES,
+        "-g": mac_recordings.PMSET_SERVER,
+        "/Library/Preferences/com.apple.SoftwareUpdate": mac_recordings.UPDATES_OFF,
+        "pipe": mac_recordings.MACMON,
     }
 
     def run(command: list[str]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from beacons import beacon_of
 from pomona.leases import LEASE_S
 from pomona.messages.control import Beacon
-from pomona_discovery.mesh import MAX_PEERS, PEER_SILENCE_S, Link, Mesh
+from pomona_discovery.peer_table import MAX_PEERS, PEER_SILENCE_S, Link, Mesh
+from support.beacons import beacon_of
 
 A, B, C = (f"tcp://10.0.0.{number}:52418" for number in (1, 2, 3))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doubles.tiny_model import end_id, tiny_tokenizer
-from pomona.messages.data import FinishReason, Token
-from pomona_gateway.reply_text import Piece, ReplyText, StopScanner
+from pomona.messages.pipeline import FinishReason, Token
+from pomona_gateway.generation.detokenizer import Piece, ReplyText, StopScanner
+from support.models.tiny_model import end_id, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 END = end_id()

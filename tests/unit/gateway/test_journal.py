@@ -8,10 +8,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona.messages.data import Rejected, Started, Token
+from pomona.messages.pipeline import Rejected, Started, Token
 from pomona.messages.sampling import Sampling
-from pomona_gateway.embedding import Embedding
-from pomona_gateway.journal import (
+from pomona_gateway.pipeline.embedding import Embedding
+from pomona_gateway.pipeline.journal import (
     Deliver,
     DeliverEmbedding,
     DeliverScores,
@@ -24,8 +24,8 @@ from pomona_gateway.journal import (
     SendCancel,
     opened,
 )
-from pomona_gateway.prompt_scores import PromptScores
-from pomona_gateway.routes import Route
+from pomona_gateway.pipeline.prompt_results import PromptScores
+from pomona_gateway.pipeline.router import Route
 
 LIMITS = Limits(first_token_s=10, token_s=5, recovery_s=3, max_attempts=3)
 ONE = Route("m", 1, "head", "boot", "tcp://head")

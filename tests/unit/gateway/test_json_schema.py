@@ -12,15 +12,15 @@ from typing import Any
 
 import jsonschema
 
-from doubles.random_llama import vocabulary_pipeline
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL
-from pomona.models.vocabulary import read_vocabulary
+from pomona.models.formats.vocabulary import read_vocabulary
 from pomona_gateway.grammar import GrammarCheck, JsonShape, body_grammar
 from pomona_gateway.settings import GatewaySettings
-from pomona_gateway.tokenizer import load_language_model
-from schemas import generated_schemas
+from pomona_gateway.text import load_language_model
+from support.json_schemas import generated_schemas
+from support.models.random_llama import vocabulary_pipeline
 
 COUNT = 200
 MAX_TOKENS = 700

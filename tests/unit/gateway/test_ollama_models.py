@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pomona_gateway.api.ollama_models import human_number, quantization_level
+from pomona_gateway.http.ollama.models import human_number, quantization_level
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pomona_gateway.output import (
+from pomona_gateway.parsers import (
     Arguments,
     Called,
     OutputParser,

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from doubles.tiny_model import tiny_tokenizer, write_tiny_model
 from pomona.errors import RequestError
-from pomona_gateway.prompting.chat_template import ChatTemplate
-from pomona_gateway.prompting.prompter import Prompter
+from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.prompter import Prompter
+from support.models.tiny_model import tiny_tokenizer, write_tiny_model
 
 DEADLINE_S = 1.0
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -75,8 +75,12 @@ def test_a_process_that_stands_still_is_not_waited_for(
 ) -> None:
     """A stopped process gets no alarm from the kernel."""
     render(prompter, "")
-    monkeypatch.setattr("pomona_gateway.prompting.prompter.GRACE_S", 0.0)
-    own = [p for p in psutil.Process().children() if "pomona_gateway.prompting" in p.cmdline()]
+    monkeypatch.setattr("pomona_gateway.text.prompter.GRACE_S", 0.0)
+    own = [
+        p
+        for p in psutil.Process().children()
+        if "pomona_gateway.text.prompt_process" in p.cmdline()
+    ]
     for process in own:
         process.suspend()
     with pytest.raises(RequestError, match="chat template"):
@@ -134,7 +138,13 @@ def test_a_template_ends_though_nobody_waits_for_it_any_more(tmp_path: Path) -> 
         "deadline_s": 0.3,
     }
     with subprocess.Popen(
-        [sys.executable, "-I", "-m", "pomona_gateway.prompting", str(write_tiny_model(tmp_path))],
+        [
+            sys.executable,
+            "-I",
+            "-m",
+            "pomona_gateway.text.prompt_process",
+            str(write_tiny_model(tmp_path)),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         encoding="ascii",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pomona_gateway.prompts import with_taught_calls, with_written_calls
+from pomona_gateway.text.prompts import with_taught_calls, with_written_calls
 
 USER = {"role": "user", "content": "Weather?"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pomona.auth.api_keys import KeyLimits, KeyStore
 from pomona.errors import ConfigurationError, RequestError
-from pomona.keys import KeyLimits, KeyStore
-from pomona_gateway.allowance import Allowances
+from pomona_gateway.rate_limits import Allowances
 
 
 def refused(allowances: Allowances, limits: KeyLimits, now: float) -> int:

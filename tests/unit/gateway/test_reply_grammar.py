@@ -13,7 +13,6 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from tokenizers import AddedToken
 
-from doubles.tiny_model import tiny_backend
 from pomona_gateway.grammar import (
     CallableFunction,
     ChoiceShape,
@@ -21,8 +20,9 @@ from pomona_gateway.grammar import (
     Outcome,
     dialogue_grammar,
 )
-from pomona_gateway.output import Arguments, Called, OutputFormat, Said, Thought, output_format
-from pomona_gateway.tokenizer import Tokenizer
+from pomona_gateway.parsers import Arguments, Called, OutputFormat, Said, Thought, output_format
+from pomona_gateway.text import Tokenizer
+from support.models.tiny_model import tiny_backend
 
 SPECIAL = (
     "<|over|>",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from beacons import beacon_of
 from pomona.messages.control import (
     Beacon,
     Pipeline,
@@ -12,7 +11,8 @@ from pomona.messages.control import (
     StageStatus,
 )
 from pomona.messages.discovery import LinkFacts
-from pomona_gateway.routes import RouteTable
+from pomona_gateway.pipeline.router import RouteTable
+from support.beacons import beacon_of
 
 EVERYWHERE = "tcp://0.0.0.0:7000"
 HERE = "tcp://0.0.0.0:9000"

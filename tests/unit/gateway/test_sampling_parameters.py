@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from doubles.tiny_model import write_tiny_model
 from pomona.models import read_facts
 from pomona.models.sources import EMBEDDED_MODEL
-from pomona_gateway.api.ollama_request import OllamaChat, Options
-from pomona_gateway.api.parameters import SamplingParameters, sampling
-from pomona_gateway.tokenizer import load_language_model
+from pomona_gateway.http.common.sampling_parameters import SamplingParameters, sampling
+from pomona_gateway.http.ollama.chat_request import OllamaChat, Options
+from pomona_gateway.text import load_language_model
+from support.models.tiny_model import write_tiny_model
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Regex, decoders
 from tokenizers import Tokenizer as Backend
 
-from doubles.tiny_model import TEMPLATE, write_tiny_model
 from pomona.errors import ModelUnsupportedError, RequestError
 from pomona.models import EMBEDDED_MODEL
-from pomona_gateway.prompting.chat_template import ChatTemplate
-from pomona_gateway.tokenizer import LanguageModel, load_language_model
+from pomona_gateway.text import LanguageModel, load_language_model
+from pomona_gateway.text.chat_template import ChatTemplate
+from support.models.tiny_model import TEMPLATE, write_tiny_model
 
 
 @cache

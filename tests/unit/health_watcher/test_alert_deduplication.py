@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pomona.messages.control import Alert
-from pomona_health_watcher.book import AlertBook, Notice
+from pomona_health_watcher.alert_deduplication import AlertBook, Notice
 from pomona_health_watcher.rules import Condition, Severity
 
 UNIX = 1_700_000_000.0

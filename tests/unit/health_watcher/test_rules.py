@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from beacons import GIB, beacon_of
 from pomona.leases import LEASE_S, LeaseTable
 from pomona.messages.control import Beacon, Pipeline, ServiceName, StageStatus
 from pomona_health_watcher.rules import (
@@ -21,6 +20,7 @@ from pomona_health_watcher.rules import (
     Known,
     Limits,
 )
+from support.beacons import GIB, beacon_of
 
 STEP_S = 0.25
 SERVICES: tuple[ServiceName, ...] = ("discovery", "planner", "gateway", "stage_worker")

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pomona.messages.control import Alert
-from pomona_health_watcher.blocks import (
+from pomona_health_watcher.alert_deduplication import Notice
+from pomona_health_watcher.notice_queue import Outbox
+from pomona_health_watcher.slack_message import (
     MAX_CONTEXT,
     MAX_HEADER,
     MAX_SECTION,
@@ -21,8 +23,6 @@ from pomona_health_watcher.blocks import (
     escape,
     slack_message,
 )
-from pomona_health_watcher.book import Notice
-from pomona_health_watcher.outbox import Outbox
 
 ALERT = Alert("service_lost/mac.gateway", "critical", "gateway mac.gateway is lost", 1.7e9)
 RAISED = Notice("raised", ALERT, 1.7e9)

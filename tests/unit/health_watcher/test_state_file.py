@@ -9,9 +9,9 @@ import pytest
 from pomona.errors import ConfigurationError
 from pomona.messages.control import Alert
 from pomona.settings import read_settings
-from pomona_health_watcher.record import VALID_S, Record, read_record, write_record
 from pomona_health_watcher.rules import Known
 from pomona_health_watcher.settings import HealthWatcherSettings
+from pomona_health_watcher.state_file import VALID_S, Record, read_record, write_record
 
 ALIVE = Known("mac.gateway", "mac", "gateway", "boot1", "ready")
 LOST = Known("mac.planner", "mac", "planner", "boot1", "ready", lost=True, alone=True)

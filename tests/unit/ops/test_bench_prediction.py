@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from beacons import beacon_of
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_ops.bench.plan import calibrated
-from pomona_planner import sight
-from pomona_planner.predicting import Plan, Prediction, predict
-from pomona_planner.problem import Demand, Problem
+from pomona_ops.bench.prediction import calibrated
+from pomona_planner.cluster import from_beacons
+from pomona_planner.cost_model.prediction import Plan, Prediction, predict
+from pomona_planner.cost_model.problem import Demand, Problem
+from support.beacons import beacon_of
 
 
 @pytest.mark.parametrize(
@@ -25,17 +25,17 @@ def test_a_calibrated_prediction_is_what_was_measured(
         for number in range(2)
     ]
 
-    def predicted(learnt: sight.Learnt) -> Prediction:
+    def predicted(learnt: from_beacons.Learnt) -> Prediction:
         problem = Problem(
             read_facts(EMBEDDED_MODEL),
-            sight.machines(workers, [], learnt),
-            sight.links(workers, [], learnt),
+            from_beacons.machines(workers, [], learnt),
+            from_beacons.links(workers, [], learnt),
             Demand(cached_tokens=50),
         )
         return predict(problem, Plan((0, 1), (0, 18, 30)))
 
     names = [worker.name for worker in workers]
-    learnt = calibrated(predicted(sight.Learnt()), stages_us, tail_us, whole_us, names)
+    learnt = calibrated(predicted(from_beacons.Learnt()), stages_us, tail_us, whole_us, names)
     said = predicted(learnt)
     assert sum(said.stage_s) * 1e6 == pytest.approx(sum(stages_us))
     assert said.tail_s * 1e6 == pytest.approx(tail_us)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pomona_ops.ports import ClusterPorts
+from pomona_ops.cluster.ports import ClusterPorts
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "compose" / "docker-compose.yml"
 PROMETHEUS = ROOT / "ops" / "prometheus"
 GRAFANA = ROOT / "ops" / "grafana"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pomona_ops.cores import by_core, one_of_each, share_out, shares
+from pomona_ops.cluster.cpu_affinity import by_core, one_of_each, share_out, shares
 
 
 @pytest.mark.parametrize(

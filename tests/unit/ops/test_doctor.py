@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-import recordings
 from pomona.messages.discovery import Hardware, LinkFacts, NodeFacts
 from pomona_discovery.thunderbolt import thunderbolt_ports
 from pomona_ops.doctor.checks import CHECKS, Finding, diagnose
-from pomona_ops.doctor.sight import Node, Severity, Sight
+from pomona_ops.doctor.snapshot import Node, Severity, Sight
+from support import mac_recordings
 
 GIB = 1 << 30
 MAC = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")
 FACTS = NodeFacts(
     model="Mac16,11",
-    thunderbolt=thunderbolt_ports(recordings.MESH),
+    thunderbolt=thunderbolt_ports(mac_recordings.MESH),
     rdma="enabled",
     rdma_devices=("rdma_en2",),
     disk_free_bytes=500 * 10**9,
@@ -49,9 +49,9 @@ FAILING: dict[str, tuple[dict[str, Any], Severity]] = {
     "macos-differs": ({"hardware_os_version": "26.2.1"}, "warning"),
     "rdma": ({"facts_rdma": "disabled"}, "critical"),
     "thunderbolt-cable": (
-        {"facts_thunderbolt": thunderbolt_ports(recordings.OLD_CABLE)}, "warning",
+        {"facts_thunderbolt": thunderbolt_ports(mac_recordings.OLD_CABLE)}, "warning",
     ),
-    "daisy-chain": ({"facts_thunderbolt": thunderbolt_ports(recordings.HUB)}, "warning"),
+    "daisy-chain": ({"facts_thunderbolt": thunderbolt_ports(mac_recordings.HUB)}, "warning"),
     "wifi": ({"links": linked("wifi", 4e9)}, "warning"),
     "asymmetry": ({"links": linked("thunderbolt", 1e9)}, "warning"),
     "sleep": ({"facts_sleep_minutes": 10}, "critical"),
@@ -113,9 +113,9 @@ def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
 @pytest.mark.parametrize(
     ("changes", "check", "severity"),
     [
-        ({"facts_thunderbolt": thunderbolt_ports(recordings.THUNDERBOLT_4)}, "thunderbolt-cable",
-         "info"),
-        ({"facts_thunderbolt": thunderbolt_ports(recordings.DAISY_CHAIN)}, "daisy-chain",
+        ({"facts_thunderbolt": thunderbolt_ports(mac_recordings.THUNDERBOLT_4)},
+         "thunderbolt-cable", "info"),
+        ({"facts_thunderbolt": thunderbolt_ports(mac_recordings.DAISY_CHAIN)}, "daisy-chain",
          "warning"),
         ({"facts_rdma_devices": ()}, "rdma", "warning"),
         ({"facts_wired_limit_bytes": 16 * GIB}, "wired-limit", "warning"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clusters import run_pomona
-from pomona.key_usage import UsageBook
-from pomona.keys import KeyLimits, KeyStore
+from pomona.auth.api_keys import KeyLimits, KeyStore
+from pomona.auth.key_usage import UsageBook
+from support.clusters import run_pomona
 
 
 def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ import pytest
 from mlx_lm.models import llama
 from rich.console import Console
 
-from doubles.folders import CONFIG, tensors_of, write_folder
-from doubles.hub import FakeHub, fake_hub
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import pinned
-from pomona.models.copies import Copy, copies
-from pomona.models.hub import Hub
-from pomona_ops.models.pull import pull_model
-from pomona_ops.models.show import described, facts_of, print_facts
+from pomona.models.store.hub_source import Hub
+from pomona.models.store.sparse_copy import Copy, copies
+from pomona_ops.commands.models.pull import pull_model
+from pomona_ops.commands.models.show import described, facts_of, print_facts
+from support.doubles.hub import FakeHub, fake_hub
+from support.models.folders import CONFIG, tensors_of, write_folder
 
 NAME = "someone/small-model"
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pomona.errors import ConfigurationError
-from pomona_ops.plan import PlanOptions, model_facts, planned, run_plan
-from pomona_planner.catalogue import machine_kinds
-from pomona_planner.imagining import parse_cluster
+from pomona_ops.commands.plan import PlanOptions, model_facts, planned, run_plan
+from pomona_planner.cluster.from_spec import parse_cluster
+from pomona_planner.cluster.machine_catalog import machine_kinds
 
 
 def plan(model: str, cluster: str, **options: int | str) -> dict[str, object]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from pomona_ops.readiness import why_not_ready
+from pomona_ops.cluster.readiness import why_not_ready
 
 
 def asked(handler: Callable[[httpx.Request], httpx.Response]) -> str:

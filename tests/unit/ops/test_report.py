@@ -20,10 +20,10 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona.messages.discovery import DiscoveryFacts, Hardware
-from pomona_ops.narrator import PATIENCE_S, Line, Narrator
-from pomona_ops.report import cluster_report
-from pomona_ops.screen import Screen
-from pomona_ops.status import EXIT_CODES
+from pomona_ops.cluster.report import cluster_report
+from pomona_ops.commands.status import EXIT_CODES
+from pomona_ops.up.event_formatter import PATIENCE_S, Line, Narrator
+from pomona_ops.up.screen import Screen
 
 MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
 PIPELINE = Pipeline(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pomona.service import EXIT_CONFIGURATION
-from pomona_ops.restart import (
+from pomona_ops.up.restart_policy import (
     FIRST_DELAY_S,
     HEALTHY_AFTER_S,
     LONGEST_DELAY_S,

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from pomona.service import EXIT_CONFIGURATION
-from pomona_ops.cluster import ServiceSpec
-from pomona_ops.logfile import LogFile
-from pomona_ops.supervisor import Died, Started, Stopped, Supervisor, SupervisorEvent
+from pomona_ops.cluster.processes import ServiceSpec
+from pomona_ops.up.log_file import LogFile
+from pomona_ops.up.supervisor import Died, Started, Stopped, Supervisor, SupervisorEvent
 
 DEADLINE_S = 20.0
 
@@ -158,8 +158,8 @@ def test_a_process_waiting_for_its_restart_is_not_started_by_the_stop(tmp_path: 
 SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
-from pomona_ops.cluster import ServiceSpec
-from pomona_ops.supervisor import Supervisor
+from pomona_ops.cluster.processes import ServiceSpec
+from pomona_ops.up.supervisor import Supervisor
 
 SERVICE = '''
 import asyncio

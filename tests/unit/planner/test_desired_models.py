@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beacons import beacon_of
 from pomona.messages.control import (
     Beacon,
     ModelRequest,
@@ -15,9 +14,10 @@ from pomona.messages.control import (
     WantedModel,
 )
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_planner.sharing import Tenant, fair_cache_tokens, leave_room
-from pomona_planner.sizes import WORKSPACE_BYTES, cache_bytes_per_token, weight_bytes
-from pomona_planner.wanting import Wants, first_wants, hear, unload_idle
+from pomona_planner.control.desired_models import Wants, first_wants, hear, unload_idle
+from pomona_planner.cost_model.cache_sharing import Tenant, fair_cache_tokens, leave_room
+from pomona_planner.cost_model.memory import WORKSPACE_BYTES, cache_bytes_per_token, weight_bytes
+from support.beacons import beacon_of
 
 KNOWN = [("a", "/m/a"), ("b", "/m/b")]
 

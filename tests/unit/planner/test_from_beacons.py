@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from beacons import beacon_of
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import Hardware
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_planner import sight
-from pomona_planner.choosing import Choice, choose
-from pomona_planner.problem import Aim, Problem
+from pomona_planner.cluster import from_beacons
+from pomona_planner.cost_model.problem import Aim, Problem
+from pomona_planner.solver.optimizer import Choice, choose
+from support.beacons import beacon_of
 
 GIGA = 10**9
 MINI = Hardware("Apple M4 Pro", 14, 64 * GIGA, 48 * GIGA, "macOS", "26.2")
@@ -38,14 +38,14 @@ def seen(
         }
         workers.append(beacon_of("stage_worker", f"n{number}", facts=facts))
         discoveries.append(beacon_of("discovery", f"n{number}", facts={"hardware": kind}))
-    known = sight.Learnt(
+    known = from_beacons.Learnt(
         stages={worker.name: factor for worker, factor in zip(workers, learnt, strict=False)},
         tail=tail,
     )
     return Problem(
         read_facts(EMBEDDED_MODEL),
-        sight.machines(workers, discoveries, known),
-        sight.links(workers, discoveries, known),
+        from_beacons.machines(workers, discoveries, known),
+        from_beacons.links(workers, discoveries, known),
     )
 
 
@@ -79,8 +79,8 @@ def test_workers_of_one_machine_are_equal_whatever_they_measured_beside_each_oth
         )
         for number, speed in enumerate(speeds)
     ]
-    known = sight.Learnt(stages={workers[1].name: 4.0})
-    machines = sight.machines(workers, [], known)
+    known = from_beacons.Learnt(stages={workers[1].name: 4.0})
+    machines = from_beacons.machines(workers, [], known)
     assert [machine.bandwidth for machine in machines] == [9e9] * 3
     assert [machine.correction for machine in machines] == [1.0] * 3
 

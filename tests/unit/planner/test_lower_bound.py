@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner_instances import random_allowed, random_costs
-from pomona_planner.bounds import Bound, least_of_all
-from pomona_planner.nodesets import FreeSums, members
-from pomona_planner.prices import best_prices
-from pomona_planner.questions import Question
+from pomona_planner.solver.lagrangian import best_prices
+from pomona_planner.solver.lower_bound import Bound, least_of_all
+from pomona_planner.solver.node_sets import FreeSums, members
+from pomona_planner.solver.query import Question
+from support.planner_instances import random_allowed, random_costs
 
 ROUNDING = 1e-9
 

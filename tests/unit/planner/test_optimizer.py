@@ -12,12 +12,12 @@ import pytest
 
 from pomona.models import EMBEDDED_MODEL, LayerFacts, ModelFacts, read_facts
 from pomona_ops.bench.solver import made_up_problem
-from pomona_planner import tables
-from pomona_planner.choosing import BALANCE_SLACK, Choice, choose
-from pomona_planner.predicting import Plan, cycle_seconds, predict
-from pomona_planner.problem import Aim, Demand, Link, Machine, Objective, Problem
-from pomona_planner.shortfall import Shortfall
-from pomona_planner.sizes import cache_tokens, weight_bytes
+from pomona_planner.cost_model import roofline
+from pomona_planner.cost_model.memory import cache_tokens, weight_bytes
+from pomona_planner.cost_model.prediction import Plan, cycle_seconds, predict
+from pomona_planner.cost_model.problem import Aim, Demand, Link, Machine, Objective, Problem
+from pomona_planner.solver.infeasible import Shortfall
+from pomona_planner.solver.optimizer import BALANCE_SLACK, Choice, choose
 
 MEGA = 1_000_000
 
@@ -74,7 +74,7 @@ def random_problem(seed: int) -> Problem:
 def every_plan(problem: Problem) -> Iterator[Plan]:
     """Each plan that fits, by trying all."""
     layers = problem.facts.layer_count
-    room = tables.memory(problem)
+    room = roofline.memory(problem)
     for stages in range(1, min(len(problem.machines), layers) + 1):
         for nodes in permutations(range(len(problem.machines)), stages):
             used = {problem.machines[node].name for node in nodes}
@@ -213,7 +213,7 @@ def test_memory_in_the_tables_is_what_a_stage_takes() -> None:
     machine = Machine("a", 4000 * MEGA, 1e11, 1e12)
     for tied in (False, True):
         problem = Problem(model([50, 80, 50], tied=tied), (machine,), demand=Demand(2048, 2))
-        room = tables.memory(problem)[0]
+        room = roofline.memory(problem)[0]
         for start, stop in combinations(range(4), 2):
             size = int(room[start, stop]) + 1
             tokens = cache_tokens(problem.facts, start, stop, size, False, users=2)

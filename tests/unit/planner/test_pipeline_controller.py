@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from beacons import beacon_of
 from pomona.messages.control import (
     Beacon,
     Pipeline,
@@ -16,10 +15,11 @@ from pomona.messages.control import (
 )
 from pomona.messages.discovery import LinkFacts
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_planner.deciding import Decider
-from pomona_planner.memory import PlanMemory
-from pomona_planner.pins import parse_pin, pins_of
-from pomona_planner.proposing import Replan, Wish
+from pomona_planner.control.pins import parse_pin, pins_of
+from pomona_planner.control.pipeline_controller import Decider
+from pomona_planner.control.proposal import Replan, Wish
+from pomona_planner.control.state_files import PlanMemory
+from support.beacons import beacon_of
 
 FACTS = read_facts(EMBEDDED_MODEL)
 GIGA = 10**9

@@ -7,9 +7,9 @@ from itertools import combinations, permutations
 
 import pytest
 
-from planner_instances import random_allowed, random_costs
-from pomona_planner.questions import Found, Question
-from pomona_planner.search import cheapest
+from pomona_planner.solver.query import Found, Question
+from pomona_planner.solver.search import cheapest
+from support.planner_instances import random_allowed, random_costs
 
 
 def brute_force(question: Question) -> float | None:

@@ -9,11 +9,11 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
-from doubles.folders import tensors_of
 from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
 from pomona_stage_worker import slicing
-from unit.slicing_families import COMMON, FAMILIES, build
-from unit.slicing_table import TABLE
+from support.models.folders import tensors_of
+from support.slicing.families import COMMON, FAMILIES, build
+from support.slicing.table import TABLE
 
 ROWS = [
     "llama",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pomona.errors import ModelError
 from pomona.models import EMBEDDED_MODEL, resolve
-from pomona.models.gguf_header import read_gguf_header
+from pomona.models.formats.gguf_header import read_gguf_header
 
 
 def test_it_says_of_the_default_model_what_the_gguf_package_says() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beacons import beacon_of
 from pomona.leases import LEASE_S, LeaseTable
+from support.beacons import beacon_of
 
 
 def test_a_service_is_alive_until_its_lease_ends() -> None:

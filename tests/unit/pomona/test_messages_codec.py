@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beacons import HARDWARE, beacon_of
-from pomona import codec
 from pomona.errors import ProtocolError
+from pomona.messages import codec
 from pomona.messages.control import Alert, Beacon, HealthWatcherFacts
-from pomona.messages.data import MAX_TENSORS, Cancel, Envelope, Tensor
 from pomona.messages.discovery import DiscoveryFacts
-from strategies import messages
+from pomona.messages.pipeline import MAX_TENSORS, Cancel, Envelope, Tensor
+from support.beacons import HARDWARE, beacon_of
+from support.strategies import messages
 
 BEACONS = messages(Beacon)
 TENSORS = st.builds(

@@ -11,7 +11,7 @@ import sentencepiece  # type: ignore[import-untyped]  # it has no types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona.models.vocabulary import gguf_backend
+from pomona.models.formats.vocabulary import gguf_backend
 
 CONTROL, USER_DEFINED, BYTE, NORMAL, UNKNOWN = 3, 4, 6, 1, 2
 TEXTS = [

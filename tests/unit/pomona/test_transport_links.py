@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona import codec
-from pomona.codec import Message, Rest
 from pomona.errors import ProtocolError
-from pomona.messages.data import Envelope, Step, Tensor
+from pomona.messages import codec
+from pomona.messages.codec import Message, Rest
+from pomona.messages.pipeline import Envelope, Step, Tensor
 from pomona.transport import Identity, Pull, Push
-from pomona_stage_worker.awaited import MOST, AwaitedMessages
+from pomona_stage_worker.engine.partial_messages import MOST, AwaitedMessages
 
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("float32", (1,)))
 STEP = Step("step", 1, None, (1,), False)

@@ -9,8 +9,8 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
-from pomona.messages.ops import Join, Leave
-from pomona_stage_worker.caches import CacheTable
+from pomona.messages.cache_ops import Join, Leave
+from pomona_stage_worker.model.cache_table import CacheTable
 
 HEADS, DIMS, LAYERS = 2, 4, 3
 

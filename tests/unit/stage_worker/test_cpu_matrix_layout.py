@@ -10,16 +10,17 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from doubles.folders import CONFIG, tensors_of, write_folder
-from pomona_stage_worker.loading import assemble, blocks, layout, read_weights
-from pomona_stage_worker.loading.layout import Order, as_mlx_lm_has_them
-from unit.test_loading_folder import MOE, nothing, random_model
+from pomona_stage_worker.hardware import cpu_blocked_linear, cpu_matrix_layout
+from pomona_stage_worker.hardware.cpu_matrix_layout import Order, as_mlx_lm_has_them
+from pomona_stage_worker.loading import assemble, read_weights
+from support.models.folders import CONFIG, tensors_of, write_folder
+from unit.stage_worker.test_folder_weights import MOE, nothing, random_model
 
 SHAPES = [(576, 576), (192, 576), (576, 1536), (1536, 576), (7, 33), (2048, 96)]
 ORDERS: Mapping[str, Order] = {
-    "stored": layout.as_stored,
-    "adjacent": layout.outputs_adjacent,
-    "blocks": blocks.in_blocks,
+    "stored": cpu_matrix_layout.as_stored,
+    "adjacent": cpu_matrix_layout.outputs_adjacent,
+    "blocks": cpu_blocked_linear.in_blocks,
 }
 WIDE = {**CONFIG, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 192, "head_dim": 16}
 
@@ -32,9 +33,9 @@ def prefer(monkeypatch: pytest.MonkeyPatch, order: str) -> list[tuple[str, list[
         tried.append((of.__name__, list(matrix.shape)))
         return float(of is not ORDERS[order])
 
-    monkeypatch.setattr(layout, "product_seconds", seconds)
-    monkeypatch.setattr(layout, "_fastest", {})
-    monkeypatch.setattr(layout, "WORTH_TRYING_BYTES", 0)
+    monkeypatch.setattr(cpu_matrix_layout, "product_seconds", seconds)
+    monkeypatch.setattr(cpu_matrix_layout, "_fastest", {})
+    monkeypatch.setattr(cpu_matrix_layout, "WORTH_TRYING_BYTES", 0)
     return tried
 
 
@@ -43,20 +44,24 @@ def prefer(monkeypatch: pytest.MonkeyPatch, order: str) -> list[tuple[str, list[
 def test_the_order_does_not_change_a_product(shape: tuple[int, int], rows: int) -> None:
     weight = mx.random.normal(shape)
     x = mx.random.normal((rows, shape[1]))
-    assert mx.array_equal(x @ layout.outputs_adjacent(weight).T, x @ weight.T), "to the last bit"
+    assert mx.array_equal(x @ cpu_matrix_layout.outputs_adjacent(weight).T, x @ weight.T), (
+        "to the last bit"
+    )
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] % blocks.OUTPUTS == 0])
+@pytest.mark.parametrize(
+    "shape", [shape for shape in SHAPES if shape[0] % cpu_blocked_linear.OUTPUTS == 0]
+)
 @pytest.mark.parametrize("rows", [(1,), (1, 1), (4, 1), (2, 9), (1, 128)])
 def test_blocks_give_a_product_as_exactly_as_the_whole_matrix(
     shape: tuple[int, int], rows: tuple[int, ...]
 ) -> None:
     weight = mx.random.normal(shape)
     x = mx.random.normal((*rows, shape[1]))
-    made = blocks.in_blocks(weight)
-    assert mx.array_equal(blocks.whole(made), weight)
+    made = cpu_blocked_linear.in_blocks(weight)
+    assert mx.array_equal(cpu_blocked_linear.whole(made), weight)
     exact = np.asarray(x, dtype=np.float64) @ np.asarray(weight, dtype=np.float64).T
-    product = np.asarray(blocks.multiply(x, made))
+    product = np.asarray(cpu_blocked_linear.multiply(x, made))
     assert product.shape == exact.shape
     # Of a sum of n products, each rounded (N. Higham 2002, section 3.1), seen as random.
     bound = 2.0**-24 * 8 * shape[1] ** 0.5 * np.sqrt((exact**2).mean())
@@ -69,17 +74,17 @@ def test_layers_of_blocks_do_what_mlxs_own_do() -> None:
     model.embedding = embedding
     x, ids = mx.random.normal((2, 3, 96)), mx.array([[0, 63, 64], [191, 5, 130]])
     expected = [model.layers[0](x), embedding(ids), embedding.as_linear(x)]
-    blocks.put_blocks(
+    cpu_blocked_linear.put_blocks(
         model,
         {
-            "layers.0.blocks": blocks.in_blocks(linear.weight),
-            "embedding.blocks": blocks.in_blocks(embedding.weight),
+            "layers.0.blocks": cpu_blocked_linear.in_blocks(linear.weight),
+            "embedding.blocks": cpu_blocked_linear.in_blocks(embedding.weight),
         },
     )
     placed = model.embedding
-    assert type(placed) is blocks.BlockedEmbedding
+    assert type(placed) is cpu_blocked_linear.BlockedEmbedding
     found = [model.layers[0](x), placed(ids), placed.as_linear(x)]
-    assert type(model.layers[0]) is blocks.BlockedLinear
+    assert type(model.layers[0]) is cpu_blocked_linear.BlockedLinear
     for mine, theirs in zip(found, expected, strict=True):
         assert mx.allclose(mine, theirs, atol=1e-5)
     assert mx.array_equal(found[1], expected[1])
@@ -106,22 +111,24 @@ def test_a_stage_has_its_matrices_in_the_fastest_order_and_answers_the_same(
     inner = {
         name: np.asarray(x).strides[-2] == x.dtype.size
         for name, x in read.arrays.items()
-        if x.ndim > 1 and not name.endswith(blocks.SUFFIX)
+        if x.ndim > 1 and not name.endswith(cpu_blocked_linear.SUFFIX)
     }
     assert all(lies == (order == "adjacent") for lies in inner.values())
-    in_blocks = [name for name in read.arrays if name.endswith(blocks.SUFFIX)]
+    in_blocks = [name for name in read.arrays if name.endswith(cpu_blocked_linear.SUFFIX)]
     assert bool(in_blocks) == (order == "blocks")
     again = read_weights(str(tmp_path), 0, count, nothing, read)
     assert all(again.arrays[name] is x for name, x in read.arrays.items()), "kept, not read"
     plain = as_mlx_lm_has_them(read.arrays)
     assert plain.keys() == as_mlx_lm_has_them(again.arrays).keys()
-    assert not any(name.endswith(blocks.SUFFIX) for name in plain)
+    assert not any(name.endswith(cpu_blocked_linear.SUFFIX) for name in plain)
 
 
 def test_each_shape_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = prefer(monkeypatch, "blocks")
     for shape in [(128, 16), (128, 16), (3, 128, 16), (24, 16)]:
-        layout.settled("layer.weight", mx.random.normal(shape), may_block=len(shape) == 2)
+        cpu_matrix_layout.settled(
+            "layer.weight", mx.random.normal(shape), may_block=len(shape) == 2
+        )
     three = ["as_stored", "outputs_adjacent", "in_blocks"]
     assert tried == [
         *((name, [128, 16]) for name in three),
@@ -132,28 +139,28 @@ def test_each_shape_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_small_matrix_stays_as_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = prefer(monkeypatch, "blocks")
-    monkeypatch.setattr(layout, "WORTH_TRYING_BYTES", 128 * 16 * 4)
+    monkeypatch.setattr(cpu_matrix_layout, "WORTH_TRYING_BYTES", 128 * 16 * 4)
     small, large = mx.random.normal((64, 16)), mx.random.normal((128, 16))
-    assert layout.settled("a.weight", small, may_block=True) == {"a.weight": small}
+    assert cpu_matrix_layout.settled("a.weight", small, may_block=True) == {"a.weight": small}
     assert not tried
-    assert layout.settled("b.weight", large, may_block=True).keys() == {"b.blocks"}
+    assert cpu_matrix_layout.settled("b.weight", large, may_block=True).keys() == {"b.blocks"}
 
 
 @pytest.mark.parametrize(
     ("adjacent", "blocked", "chosen"),
     [
-        (0.98, 0.96, layout.as_stored),
-        (0.90, 0.88, layout.outputs_adjacent),
-        (0.98, 0.80, blocks.in_blocks),
-        (0.90, 0.80, blocks.in_blocks),
+        (0.98, 0.96, cpu_matrix_layout.as_stored),
+        (0.90, 0.88, cpu_matrix_layout.outputs_adjacent),
+        (0.98, 0.80, cpu_blocked_linear.in_blocks),
+        (0.90, 0.80, cpu_blocked_linear.in_blocks),
     ],
 )
 def test_an_order_that_is_less_plain_must_be_clearly_faster(
-    adjacent: float, blocked: float, chosen: layout.Order
+    adjacent: float, blocked: float, chosen: cpu_matrix_layout.Order
 ) -> None:
     seconds = {
-        layout.as_stored: 1.0,
-        layout.outputs_adjacent: adjacent,
-        blocks.in_blocks: blocked,
+        cpu_matrix_layout.as_stored: 1.0,
+        cpu_matrix_layout.outputs_adjacent: adjacent,
+        cpu_blocked_linear.in_blocks: blocked,
     }
-    assert layout.clearly_fastest(seconds) is chosen
+    assert cpu_matrix_layout.clearly_fastest(seconds) is chosen

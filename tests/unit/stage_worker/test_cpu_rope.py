@@ -8,9 +8,9 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from pomona_stage_worker.loading.rotation import Angles, SharedRoPE, share_angles
+from pomona_stage_worker.hardware.cpu_rope import Angles, SharedRoPE, share_angles
 from pomona_stage_worker.slicing import slice_model
-from unit.slicing_families import build, randomise
+from support.slicing.families import build, randomise
 
 OFFSETS = {
     "one number": 1234,

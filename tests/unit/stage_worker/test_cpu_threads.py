@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from pomona_stage_worker.compute_thread import begin_compute_thread
+from pomona_stage_worker.hardware.cpu_threads import begin_compute_thread
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SCHED_BATCH is Linux's")
 

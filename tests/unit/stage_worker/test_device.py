@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from pomona_stage_worker.device import Device, device_of, this_device
+from pomona_stage_worker.hardware.device import Device, device_of, this_device
 
 GIB = 1 << 30
 METAL = {

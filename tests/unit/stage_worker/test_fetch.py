@@ -15,15 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models import llama
 
-from doubles.folders import CONFIG, tensors_of, write_folder
-from doubles.hub import FakeHub, fake_hub
 from pomona.errors import ModelError
-from pomona.models import copies, read_facts, resolve
-from pomona.models.copies import Copy
-from pomona.models.keepers import Keeper, Manifest, Range
-from pomona.models.peers import Peer
+from pomona.models import read_facts, resolve
+from pomona.models.store import sparse_copy
+from pomona.models.store.peer_source import Peer
+from pomona.models.store.remote_source import Keeper, Manifest, Range
+from pomona.models.store.sparse_copy import Copy
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.file_server import FileServer
+from support.doubles.hub import FakeHub, fake_hub
+from support.models.folders import CONFIG, tensors_of, write_folder
 
 NAME = "someone/small-model"
 LAYERS = CONFIG["num_hidden_layers"]
@@ -54,7 +55,7 @@ def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
-        monkeypatch.setattr(copies, "PIECE_BYTES", 1 << 16)
+        monkeypatch.setattr(sparse_copy, "PIECE_BYTES", 1 << 16)
         yield served
 
 
@@ -256,9 +257,9 @@ RANGES = st.lists(
 def test_what_is_lacking_is_what_is_wanted_and_not_held(
     wanted: list[tuple[int, int]], held: list[tuple[int, int]]
 ) -> None:
-    merged = copies._merged(held)  # type: ignore[reportPrivateUsage]
+    merged = sparse_copy._merged(held)  # type: ignore[reportPrivateUsage]
     assert all(a[1] < b[0] for a, b in pairwise(merged))
-    left = copies._without(copies._merged(wanted), merged)  # type: ignore[reportPrivateUsage]
+    left = sparse_copy._without(sparse_copy._merged(wanted), merged)  # type: ignore[reportPrivateUsage]
 
     def numbers(ranges: list[tuple[int, int]]) -> list[int]:
         return [n for begin, end in ranges for n in range(begin, end)]

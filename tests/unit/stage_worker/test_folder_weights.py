@@ -19,14 +19,14 @@ import pytest
 from mlx_lm.models import llama, mixtral
 from rich.console import Console
 
-from doubles.folders import CONFIG, tensors_of, write_folder
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import read_facts
-from pomona.models.safetensors_index import read_tensor_places
-from pomona_ops.models.show import print_facts
+from pomona.models.formats.safetensors_index import read_tensor_places
+from pomona_ops.commands.models.show import print_facts
+from pomona_stage_worker.hardware.cpu_matrix_layout import COLD_BYTES, kept
 from pomona_stage_worker.loading import assemble, read_weights
 from pomona_stage_worker.loading.folder_weights import FolderWeights
-from pomona_stage_worker.loading.layout import COLD_BYTES, kept
+from support.models.folders import CONFIG, tensors_of, write_folder
 
 TOKENS = mx.array([[3, 17, 101, 5, 44, 9, 80, 2]])
 LAYERS = CONFIG["num_hidden_layers"]
@@ -131,7 +131,7 @@ def test_experts_stored_one_by_one_are_stacked_of_the_owned_layers_only(tmp_path
 
 MEASURE = """
 import json, sys, threading, time, psutil
-from pomona_stage_worker.mlx_lm_import import import_mlx_lm
+from pomona_stage_worker.hardware.mlx_lm_import import import_mlx_lm
 import_mlx_lm()
 import mlx.core as mx
 from pomona_stage_worker.loading import read_weights

@@ -10,16 +10,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from doubles.gguf_files import LAYERS, random_model, write_gguf
-from doubles.hub import FakeHub, fake_hub
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
-from pomona.models import copies, pinned, read_facts, resolve
-from pomona.models.gguf_header import read_gguf_header
-from pomona.models.hub_id import chosen_gguf, hub_id
-from pomona.models.keepers import Keeper, Manifest, Range
-from pomona.models.peers import Peer
+from pomona.models import pinned, read_facts, resolve
+from pomona.models.formats.gguf_header import read_gguf_header
+from pomona.models.store import sparse_copy
+from pomona.models.store.hub_id import chosen_gguf, hub_id
+from pomona.models.store.peer_source import Peer
+from pomona.models.store.remote_source import Keeper, Manifest, Range
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.file_server import FileServer
+from support.doubles.hub import FakeHub, fake_hub
+from support.models.gguf_files import LAYERS, random_model, write_gguf
 
 NAME = "someone/small-model-GGUF"
 FILE = "small-model-Q4_0.gguf"
@@ -53,7 +54,7 @@ def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
-        monkeypatch.setattr(copies, "PIECE_BYTES", 1 << 16)
+        monkeypatch.setattr(sparse_copy, "PIECE_BYTES", 1 << 16)
         yield served
 
 
@@ -111,7 +112,7 @@ def test_a_disk_that_is_full_is_said_with_the_file(
     whole = file.read_bytes()
     file.unlink()
     file.symlink_to("/dev/full")
-    copy = copies.Copy.find(f"{NAME}:{FILE}")
+    copy = sparse_copy.Copy.find(f"{NAME}:{FILE}")
     assert copy is not None
     with pytest.raises(ModelError, match=rf"{FILE} cannot be written: No space left"):
         copy.write(FILE, 0, whole)

@@ -12,12 +12,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from doubles.folders import tensors_of
-from doubles.gguf_files import CONFIG, LAYERS, random_model, write_gguf
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import read_facts
-from pomona_stage_worker.loading import assemble, gguf_weights, precision, read_weights
-from pomona_stage_worker.loading.layout import as_mlx_lm_has_them
+from pomona_stage_worker.hardware import cpu_float32
+from pomona_stage_worker.hardware.cpu_matrix_layout import as_mlx_lm_has_them
+from pomona_stage_worker.loading import assemble, gguf_weights, read_weights
+from support.models.folders import tensors_of
+from support.models.gguf_files import CONFIG, LAYERS, random_model, write_gguf
 
 TOKENS = mx.array([[3, 17, 101, 5, 44, 9, 80, 2]])
 GEMMA2 = {"query_pre_attn_scalar": 64.0}
@@ -97,7 +98,7 @@ def test_scaled_frequencies_are_those_of_the_file(tmp_path: Path) -> None:
 @pytest.fixture
 def as_on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep matrices quantised, as on a machine with Metal; MLX computes them here too."""
-    for module in (gguf_weights, precision):
+    for module in (gguf_weights, cpu_float32):
         monkeypatch.setattr(module, "on_metal", lambda: True)
 
 

@@ -7,13 +7,13 @@ import json
 import numpy as np
 from llguidance import LLMatcher
 
-from doubles.pipeline import Client
-from doubles.random_llama import vocabulary_pipeline
-from pomona.messages.ops import Open
+from pomona.messages.cache_ops import Open
 from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona.models.vocabulary import read_vocabulary
-from pomona_stage_worker.constraints import Grammars
+from pomona.models.formats.vocabulary import read_vocabulary
+from pomona_stage_worker.sampling.grammar_mask import Grammars
+from support.doubles.pipeline import Client
+from support.models.random_llama import vocabulary_pipeline
 
 FACTS = read_facts(EMBEDDED_MODEL)
 STOP = FACTS.eos_token_ids

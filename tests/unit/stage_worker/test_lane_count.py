@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doubles.pipeline import InProcessPipeline
-from doubles.timed_pipeline import TimedPipeline
-from pomona.messages.data import Step
+from pomona.messages.pipeline import Step
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.scheduling import Limits, PlannedStep, rounds
-from pomona_stage_worker.scheduling.rounds import (
+from pomona_stage_worker.scheduler import Limits, PlannedStep, lane_count
+from pomona_stage_worker.scheduler.lane_count import (
     MOST_SETTLED_ROUNDS,
     PATIENCE,
     SEEN_ROUNDS,
@@ -26,6 +24,8 @@ from pomona_stage_worker.scheduling.rounds import (
     Rounds,
 )
 from pomona_stage_worker.testing.emulated import EmulatedStage
+from support.doubles.pipeline import InProcessPipeline
+from support.doubles.timed_pipeline import TimedPipeline
 
 
 def drive(
@@ -209,7 +209,7 @@ def test_nothing_is_lost_or_passed_or_held_up_while_lanes_are_merged_and_parted(
     emulated = [EmulatedStage(0.0, 1, is_tail=at == stages - 1) for at in range(stages)]
     limits = Limits(stages=stages, context_length=999, cache_tokens=cache_tokens)
     cancelled: set[str] = set()
-    with patch.multiple(rounds, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
+    with patch.multiple(lane_count, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
         line = InProcessPipeline(emulated, limits)
         for user in range(users):
             greedy = Sampling(max_tokens=20 + user, temperature=0.0)

@@ -13,12 +13,21 @@ from hypothesis import strategies as st
 from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
-from doubles.pipeline import InProcessPipeline
-from doubles.random_llama import CUTS, GREEDY, REPLY, VOCABULARY, alone, model, pipeline, prompts
-from pomona_stage_worker.ahead import StepAhead, build_ahead
-from pomona_stage_worker.scheduling import Limits, rounds
+from pomona_stage_worker.model.mlx_stage import MlxStage
+from pomona_stage_worker.model.prebuilt_step import StepAhead, build_ahead
+from pomona_stage_worker.scheduler import Limits, lane_count
 from pomona_stage_worker.slicing import StageModel, slice_model
-from pomona_stage_worker.stage import MlxStage
+from support.doubles.pipeline import InProcessPipeline
+from support.models.random_llama import (
+    CUTS,
+    GREEDY,
+    REPLY,
+    VOCABULARY,
+    alone,
+    model,
+    pipeline,
+    prompts,
+)
 
 
 @pytest.mark.parametrize("bounds", CUTS)
@@ -51,7 +60,7 @@ def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
     asked: dict[str, tuple[int, ...]] = {}
     cancelled: set[str] = set()
     # Every few steps there is a lane fewer, or one more.
-    with patch.multiple(rounds, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
+    with patch.multiple(lane_count, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
         for kind, number in schedule:
             if kind == "submit":
                 request = f"r{len(asked)}"
@@ -126,7 +135,7 @@ def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
 
     def rest(_: InProcessPipeline) -> None: ...
 
-    monkeypatch.setattr("pomona_stage_worker.stage.build_ahead", noted)
+    monkeypatch.setattr("pomona_stage_worker.model.mlx_stage.build_ahead", noted)
     monkeypatch.setattr(InProcessPipeline, "_prepare", rest)
     ends = [(0, 2), (2, 5)]
     stages = [MlxStage(slice_model(model(), a, b), builds_beside=beside) for a, b in ends]

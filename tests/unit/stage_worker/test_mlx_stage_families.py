@@ -12,12 +12,12 @@ import mlx.core as mx
 import pytest
 from mlx_lm.generate import generate_step
 
-from doubles.pipeline import InProcessPipeline
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.model.mlx_stage import MlxStage
+from pomona_stage_worker.scheduler import Limits
 from pomona_stage_worker.slicing import legal_cuts, slice_model
-from pomona_stage_worker.stage import MlxStage
-from unit.slicing_families import build, randomise
+from support.doubles.pipeline import InProcessPipeline
+from support.slicing.families import build, randomise
 
 KINDS = {
     "deepseek_v3": "latent keys",

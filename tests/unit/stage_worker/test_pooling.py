@@ -12,13 +12,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from doubles.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
 from pomona.errors import ModelError, RequestError
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona.models.pooling import read_pooling
-from pomona_gateway.api.embeddings import FAMILIES, EmbeddingRequest, refuse
+from pomona.models.pooling_config import read_pooling
+from pomona_gateway.http.openai.embeddings import FAMILIES, EmbeddingRequest, refuse
 from pomona_stage_worker.slicing import slice_model
-from unit.slicing_families import build, randomise
+from support.models.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
+from support.slicing.families import build, randomise
 
 EMBED = replace(GREEDY, max_tokens=1, embedding=True)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona_stage_worker.scheduling.pace import Pace
+from pomona_stage_worker.scheduler.prefill_budget import Pace
 
 FIXED_US, PER_TOKEN_US = 50_000, 1_000
 STAGES = 2

@@ -7,8 +7,8 @@ from statistics import mean, median
 
 import pytest
 
-from doubles.timed_pipeline import TimedPipeline
-from pomona_stage_worker.scheduling import PlannedStep
+from pomona_stage_worker.scheduler import PlannedStep
+from support.doubles.timed_pipeline import TimedPipeline
 
 STREAM_TOKENS = 5000
 PROMPT = 2000

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from doubles.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
 from pomona.messages.sampling import Sampling
+from support.models.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
 
 ASKED = replace(GREEDY, prompt_logprobs=3)
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona.codec import tensor_bytes
 from pomona.errors import ProtocolError
-from pomona.messages.data import FINISHES, Tensor
-from pomona_stage_worker.sampled import SampledToken, pack, sampled_tensor, unpack
+from pomona.messages.codec import tensor_bytes
+from pomona.messages.pipeline import FINISHES, Tensor
+from pomona_stage_worker.sampling.sampled_tensors import SampledToken, pack, sampled_tensor, unpack
 
 TOKENS = st.builds(
     SampledToken, st.integers(0, 2**53), st.integers(0, 2**31 - 1), st.sampled_from(FINISHES)

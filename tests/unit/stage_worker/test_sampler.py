@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona.messages.ops import Open
+from pomona.messages.cache_ops import Open
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.drawing import Drawing, Drawn
-from pomona_stage_worker.sampling import begin_draw, end_draw, uniform
+from pomona_stage_worker.sampling.sampler import begin_draw, end_draw, uniform
+from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn
 
 PLAIN = Sampling(max_tokens=100, temperature=1.0)
 GREEDY = replace(PLAIN, temperature=0.0)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from doubles.pipeline import InProcessPipeline
-from pomona.messages.data import Step
-from pomona.messages.ops import Close, Join, Leave, Open
+from pomona.messages.cache_ops import Close, Join, Leave, Open
+from pomona.messages.pipeline import Step
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.scheduling import Limits, rounds
+from pomona_stage_worker.scheduler import Limits, lane_count
 from pomona_stage_worker.testing.emulated import EmulatedStage
+from support.doubles.pipeline import InProcessPipeline
 
 LIMITS = Limits(
     stages=3, context_length=400, cache_tokens=600, max_waiting=8, max_running=12, least_prefix=4
@@ -50,7 +50,7 @@ EVENTS = st.lists(
 )
 
 
-@patch.multiple(rounds, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1)
+@patch.multiple(lane_count, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events=EVENTS, can_slice=st.booleans(), can_batch=st.booleans())
 def test_every_request_ends_and_nothing_leaks_whatever_happens(

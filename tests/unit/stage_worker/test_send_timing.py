@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pomona_stage_worker.foresight import LEAD_S, LEAST_SEEN, MOST_SEEN, Foresight
+from pomona_stage_worker.engine.send_timing import LEAD_S, LEAST_SEEN, MOST_SEEN, Foresight
 
 ONE, TWO = (1, 1), (2, 1)
 

@@ -21,9 +21,9 @@ from pomona_stage_worker.slicing import (
     slice_model,
     why_whole,
 )
-from unit.slicing_conformance import conform
-from unit.slicing_families import FAMILIES, build, installed_families, randomise
-from unit.slicing_table import TABLE, line
+from support.slicing.conformance import conform
+from support.slicing.families import FAMILIES, build, installed_families, randomise
+from support.slicing.table import TABLE, line
 
 # What cannot be cut at every layer: those that share keys and values across layers, and those
 # that cannot be cut at all.

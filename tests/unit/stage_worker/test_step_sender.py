@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from doubles.pipeline import InProcessPipeline
-from doubles.random_llama import GREEDY, LAYERS, alone, model, prompts
-from pomona import codec
-from pomona.codec import Buffer, Message, Rest
+from pomona.messages import codec
+from pomona.messages.codec import Buffer, Message, Rest
 from pomona.messages.control import Pipeline
 from pomona.messages.control import Stage as Place
-from pomona.messages.data import Envelope, Step, Tensor
+from pomona.messages.pipeline import Envelope, Step, Tensor
 from pomona.transport import Identity, Pull
-from pomona_stage_worker.foresight import LEAST_SEEN
-from pomona_stage_worker.runtime import Runtime
-from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.engine.send_timing import LEAST_SEEN
+from pomona_stage_worker.engine.stage_runner import Runtime
+from pomona_stage_worker.model.mlx_stage import Computation, MlxStage
+from pomona_stage_worker.scheduler import Limits
 from pomona_stage_worker.slicing import slice_model
-from pomona_stage_worker.stage import Computation, MlxStage
 from pomona_stage_worker.testing.emulated import EmulatedStage
+from support.doubles.pipeline import InProcessPipeline
+from support.models.random_llama import GREEDY, LAYERS, alone, model, prompts
 
 HOLD_S = 0.1
 WIDTH = 4

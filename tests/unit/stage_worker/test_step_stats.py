@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pomona.messages.data import Step
-from pomona_stage_worker.timing import StepRecord, Timing
+from pomona.messages.pipeline import Step
+from pomona_stage_worker.engine.step_timing import StepRecord, Timing
 
 
 def ran(

@@ -8,11 +8,11 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models import llama
 
-from doubles.random_llama import LAYERS, VOCABULARY, model
-from pomona_stage_worker import trial
+from pomona_stage_worker.engine.step_timing import Timing
+from pomona_stage_worker.model import warmup
+from pomona_stage_worker.model.warmup import NOT_TRIED, Trial, try_steps
 from pomona_stage_worker.slicing import Activations, Logits, StageModel, slice_model
-from pomona_stage_worker.timing import Timing
-from pomona_stage_worker.trial import NOT_TRIED, Trial, try_steps
+from support.models.random_llama import LAYERS, VOCABULARY, model
 
 
 def test_a_stage_anywhere_in_the_pipeline_is_timed_and_left_as_it_was() -> None:
@@ -29,7 +29,7 @@ def test_the_vocabulary_is_told_apart_from_the_layers(monkeypatch: pytest.Monkey
     def seconds(_: StageModel, __: Activations | None, kinds: Sequence[Logits]) -> list[float]:
         return [{"last": 0.05, "hidden": 0.02}[logits] for logits in kinds]
 
-    monkeypatch.setattr(trial, "_quickest", seconds)
+    monkeypatch.setattr(warmup, "_quickest", seconds)
     found = try_steps(slice_model(model(), 1, LAYERS))
     assert found.decode_us == pytest.approx(50_000)
     assert found.tail_us == pytest.approx(30_000)
@@ -55,7 +55,7 @@ def test_a_model_that_cannot_be_tried_is_served_untried(monkeypatch: pytest.Monk
     def broken(*_: object) -> mx.array:
         raise ValueError("of its own kind")
 
-    monkeypatch.setattr(trial, "_quickest", broken)
+    monkeypatch.setattr(warmup, "_quickest", broken)
     assert try_steps(slice_model(model(), 0, 1)) == NOT_TRIED
 
 

@@ -16,9 +16,9 @@ from mlx.core.fast import scaled_dot_product_attention as mlx_attention
 from mlx.nn.layers.activations import silu as mlx_silu
 from numpy.typing import NDArray
 
-from pomona_stage_worker.device import this_device
-from pomona_stage_worker.engine import mlx_engine
-from pomona_stage_worker.x86 import attention, silu
+from pomona_stage_worker.hardware.device import this_device
+from pomona_stage_worker.hardware.x86_kernels import attention, silu
+from pomona_stage_worker.mlx_backend import mlx_engine
 
 ROWS, HEADS, KEY_HEADS, DIMS = 2, 6, 2, 16
 SCALE = 0.25

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from pomona.errors import PomonaError
 from pomona.models import EMBEDDED_MODEL
+from pomona_ops.bench.concurrency import measure_emulated, measure_real, run_engine
 from pomona_ops.bench.decode import run_decode
-from pomona_ops.bench.engine import measure_emulated, measure_real, run_engine
-from pomona_ops.bench.plan import run_plan
+from pomona_ops.bench.prediction import run_plan
 from pomona_ops.bench.start import run_start
 from pomona_ops.bench.streams import run_streams
 from pomona_ops.bench.structured import run_structured

@@ -17,12 +17,12 @@ import httpx
 import orjson
 
 from pomona.errors import PomonaError
-from pomona_ops.blas import blas_threads, stage_worker_environment
-from pomona_ops.cluster import ClusterOptions, ServiceSpec, cluster_options, service_specs
-from pomona_ops.cores import one_of_each
-from pomona_ops.ports import LOOPBACK, ClusterPorts, is_free
-from pomona_ops.readiness import why_not_ready
-from pomona_ops.supervisor import Supervisor, SupervisorEvent
+from pomona_ops.cluster.blas import blas_threads, stage_worker_environment
+from pomona_ops.cluster.cpu_affinity import one_of_each
+from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts, is_free
+from pomona_ops.cluster.processes import ClusterOptions, ServiceSpec, cluster_options, service_specs
+from pomona_ops.cluster.readiness import why_not_ready
+from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
 
 READY_DEADLINE_S = 120.0
 FIRST_PORT, LAST_PORT = 20000, 30000

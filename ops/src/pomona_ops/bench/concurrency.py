@@ -11,8 +11,8 @@ from pomona_ops.bench.clusters import Yardstick, running_cluster, running_yardst
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.bench.numbers import median, percentile, total_rate
 from pomona_ops.bench.prompts import made_up_prompt
-from pomona_ops.cluster import ClusterOptions
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster.ports import LOOPBACK
+from pomona_ops.cluster.processes import ClusterOptions
 
 REST_S = 0.5
 PROMPT = 32

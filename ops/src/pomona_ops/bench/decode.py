@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 from pomona.messages.sampling import Sampling
-from pomona_ops.bench.bus import measure_hops
 from pomona_ops.bench.clusters import running_cluster, running_yardstick
 from pomona_ops.bench.driver import Driver, active_pipeline
+from pomona_ops.bench.hop import measure_hops
 from pomona_ops.bench.numbers import median, rate
 from pomona_ops.bench.prompts import made_up_prompt
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster.ports import LOOPBACK
 
 PROMPT_TOKENS = 32
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pomona.messages.control import Pipeline, PlannerFacts
-from pomona.messages.data import Cancel, Queued, Rejected, Started, Submit, Tensor, Tokens
+from pomona.messages.pipeline import Cancel, Queued, Rejected, Started, Submit, Tensor, Tokens
 from pomona.messages.sampling import Sampling
 from pomona.transport import BeaconReceiver, Identity, Pull, Push
 from pomona_ops.bench.clusters import BenchError
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster.ports import LOOPBACK
 
 _numbers = itertools.count(1)
 

@@ -15,14 +15,14 @@ from typing import Any
 import orjson
 import zmq  # the yardstick must not use what it measures, so not pomona.transport
 
-from pomona import codec
-from pomona.messages.data import Envelope, Step, StepDone, Tensor
+from pomona.messages import codec
+from pomona.messages.pipeline import Envelope, Step, StepDone, Tensor
 from pomona.messages.sampling import Sampling
 from pomona.settings import ServiceSettings, read_settings
 from pomona_ops.bench.clusters import running_cluster
 from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.numbers import median, percentile
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster.ports import LOOPBACK
 
 WIDTH = 576
 GENEROUS_TOKEN_S = 0.001

@@ -10,8 +10,8 @@ from typing import Any
 
 from pomona.models import LayerFacts, ModelFacts
 from pomona_ops.bench.numbers import median
-from pomona_planner.choosing import Choice, choose
-from pomona_planner.problem import Aim, Demand, Link, Machine, Objective, Problem
+from pomona_planner.cost_model.problem import Aim, Demand, Link, Machine, Objective, Problem
+from pomona_planner.solver.optimizer import Choice, choose
 
 MACHINES, LAYERS = 16, 128
 KINDS = ("equal", "mixed", "different", "tight")

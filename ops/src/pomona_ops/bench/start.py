@@ -13,9 +13,9 @@ from pomona.messages.control import Beacon, GatewayFacts, StageWorkerFacts
 from pomona.transport import BeaconReceiver
 from pomona_ops.bench.clusters import READY_DEADLINE_S, BenchError, free_ports
 from pomona_ops.bench.numbers import median
-from pomona_ops.cluster import ClusterOptions, cluster_options, service_specs
-from pomona_ops.ports import LOOPBACK
-from pomona_ops.supervisor import Died, Started, Supervisor, SupervisorEvent
+from pomona_ops.cluster.ports import LOOPBACK
+from pomona_ops.cluster.processes import ClusterOptions, cluster_options, service_specs
+from pomona_ops.up.supervisor import Died, Started, Supervisor, SupervisorEvent
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ import httpx
 import psutil
 
 from pomona_ops.bench.clusters import running_cluster
-from pomona_ops.cluster import ClusterOptions
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster.ports import LOOPBACK
+from pomona_ops.cluster.processes import ClusterOptions
 
 STREAMS = 64
 STAGES = 8

@@ -10,8 +10,8 @@ from pomona.messages.sampling import Sampling
 from pomona.models import read_facts
 from pomona_gateway.grammar import JsonShape, body_grammar
 from pomona_ops.bench.clusters import running_cluster
+from pomona_ops.bench.concurrency import PROMPT, REST_S, Salts, connect, together
 from pomona_ops.bench.driver import Reply
-from pomona_ops.bench.engine import PROMPT, REST_S, Salts, connect, together
 from pomona_ops.bench.numbers import median
 
 USERS = 4

@@ -15,7 +15,7 @@ from pomona_ops.bench.clusters import BenchError, running_cluster
 from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.numbers import median
 from pomona_ops.bench.prompts import made_up_prompt
-from pomona_ops.ports import LOOPBACK
+from pomona_ops.cluster.ports import LOOPBACK
 
 
 async def run_trace(

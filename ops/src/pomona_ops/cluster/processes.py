@@ -11,9 +11,9 @@ from pomona.errors import ConfigurationError, ModelError
 from pomona.models import resolve
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.settings import GatewaySettings
-from pomona_ops.blas import stage_worker_environment
-from pomona_ops.cores import shares
-from pomona_ops.ports import LOOPBACK, MAX_STAGES, ClusterPorts
+from pomona_ops.cluster.blas import stage_worker_environment
+from pomona_ops.cluster.cpu_affinity import shares
+from pomona_ops.cluster.ports import LOOPBACK, MAX_STAGES, ClusterPorts
 
 STOP_S = 10.0
 AFTER_DRAIN_S = 10.0

@@ -14,7 +14,7 @@ import httpx
 import orjson
 
 from pomona.errors import PomonaError
-from pomona_ops.cluster import gateway_url
+from pomona_ops.cluster.processes import gateway_url
 
 CONNECT_S = 5.0
 NEXT_TOKEN_S = 900.0

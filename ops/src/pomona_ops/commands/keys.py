@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import orjson
 
-from pomona.key_usage import UsageBook
-from pomona.keys import KeyLimits, KeyStore, Role
+from pomona.auth.api_keys import KeyLimits, KeyStore, Role
+from pomona.auth.key_usage import UsageBook
 
 
 def create_key(store: KeyStore, name: str, role: Role, limits: KeyLimits) -> None:

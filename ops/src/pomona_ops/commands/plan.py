@@ -11,10 +11,8 @@ import orjson
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import ModelFacts, read_facts
 from pomona.models.published import published_facts, published_names
-from pomona_ops.words import in_bytes
-from pomona_planner.catalogue import machine_kinds
-from pomona_planner.choosing import Choice, choose
-from pomona_planner.imagining import (
+from pomona_ops.units import in_bytes
+from pomona_planner.cluster.from_spec import (
     Imagined,
     ceiling,
     dollars_per_million,
@@ -22,9 +20,11 @@ from pomona_planner.imagining import (
     link_named,
     parse_cluster,
 )
-from pomona_planner.problem import Aim, Demand, Objective, Problem
-from pomona_planner.shortfall import Shortfall
-from pomona_planner.tables import memory
+from pomona_planner.cluster.machine_catalog import machine_kinds
+from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
+from pomona_planner.cost_model.roofline import memory
+from pomona_planner.solver.infeasible import Shortfall
+from pomona_planner.solver.optimizer import Choice, choose
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -251,7 +251,7 @@ def _of_choice(problem: Problem, cluster: list[Imagined], choice: Choice) -> dic
 
 def predicted_watts(problem: Problem, choice: Choice) -> float:
     """Of all machines of the plan with one user: one stage is busy at a time."""
-    from pomona_planner.predicting import predict
+    from pomona_planner.cost_model.prediction import predict
 
     alone = replace(problem, demand=replace(problem.demand, users=1))
     return predict(alone, choice.plan).watts

@@ -14,14 +14,14 @@ from pomona.addresses import SAME_MACHINE
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
-from pomona_ops.report import (
+from pomona_ops.cluster.report import (
     ClusterReport,
     ClusterState,
     PipelineReport,
     StageReport,
     cluster_report,
 )
-from pomona_ops.words import in_bytes
+from pomona_ops.units import in_bytes
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

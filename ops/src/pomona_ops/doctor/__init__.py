@@ -13,10 +13,10 @@ from pomona import __version__
 from pomona.settings import ServiceSettings, read_settings
 from pomona_discovery.hardware import this_machine
 from pomona_discovery.node_facts import node_facts
+from pomona_ops.cluster.ports import ClusterPorts, is_free
+from pomona_ops.commands.status import hear_cluster
 from pomona_ops.doctor.checks import Finding, diagnose
-from pomona_ops.doctor.sight import Node, Severity, Sight, nodes_of
-from pomona_ops.ports import ClusterPorts, is_free
-from pomona_ops.status import hear_cluster
+from pomona_ops.doctor.snapshot import Node, Severity, Sight, nodes_of
 
 EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
 _STYLES: Final[dict[Severity, str]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_ops.doctor.sight import Check, Fault, Node, Sight, each
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Sight, each
 
 LEAST_THUNDERBOLT_GBPS = 80
 ASYMMETRY = 2.0

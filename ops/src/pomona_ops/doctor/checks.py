@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pomona_ops.doctor.cables import WIRES
 from pomona_ops.doctor.machines import MACHINES
-from pomona_ops.doctor.macs import MACS
+from pomona_ops.doctor.macos_settings import MACS
 from pomona_ops.doctor.networks import NETWORKS
-from pomona_ops.doctor.sight import Check, Severity, Sight
-from pomona_ops.doctor.wires import WIRES
+from pomona_ops.doctor.snapshot import Check, Severity, Sight
 
 CHECKS: dict[str, Check] = MACS | WIRES | NETWORKS | MACHINES
 

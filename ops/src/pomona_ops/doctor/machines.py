@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_ops.doctor.sight import Check, Fault, Node, Sight, differing, each, unknown
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Sight, differing, each, unknown
 
 MEMORY_SPREAD = 1.5
 MOST_CLOCK_SKEW_S = 2.0

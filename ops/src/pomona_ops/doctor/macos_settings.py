@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pomona_ops.doctor.sight import Check, Fault, Node, Sight, differing, each, unknown
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Sight, differing, each, unknown
 
 LEAST_MACOS = (26, 2)
 MOST_WIRED_SHARE = 0.95

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_ops.doctor.sight import Check, Fault, Node, Severity, Sight, each
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Severity, Sight, each
 
 
 def _saying(*words: str, severity: Severity, remedy: str, well: str) -> Check:

@@ -14,15 +14,15 @@ import httpx
 
 from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
-from pomona.lifeline import watch_lifeline
+from pomona.parent_watch import watch_lifeline
 from pomona.service import EXIT_CONFIGURATION
 from pomona.transport import BeaconReceiver
-from pomona_ops.cluster import ClusterOptions, gateway_url, service_specs
-from pomona_ops.narrator import Line, Narrator
-from pomona_ops.ports import LOOPBACK, require_free
-from pomona_ops.readiness import why_not_ready
-from pomona_ops.screen import Screen
-from pomona_ops.supervisor import Supervisor, SupervisorEvent
+from pomona_ops.cluster.ports import LOOPBACK, require_free
+from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_specs
+from pomona_ops.cluster.readiness import why_not_ready
+from pomona_ops.up.event_formatter import Line, Narrator
+from pomona_ops.up.screen import Screen
+from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
 
 READY_POLL_S = 0.2
 READY_WATCH_S = 1.0

@@ -15,8 +15,8 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-from pomona_ops.supervisor import Died, Started, Stopped, SupervisorEvent
-from pomona_ops.words import in_bytes
+from pomona_ops.units import in_bytes
+from pomona_ops.up.supervisor import Died, Started, Stopped, SupervisorEvent
 
 PATIENCE_S = 3.0
 """How long a missing pipeline is not worth a line: at a start the workers come one by one."""

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from pomona.messages.control import StageStatus
-from pomona_ops.narrator import Line, Tone
-from pomona_ops.words import in_bytes
+from pomona_ops.units import in_bytes
+from pomona_ops.up.event_formatter import Line, Tone
 
 _STYLES: Final[dict[Tone, str]] = {
     "plain": "", "good": "green", "warning": "yellow", "bad": "bold red",

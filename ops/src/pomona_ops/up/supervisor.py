@@ -1,7 +1,7 @@
 """Keeps the processes of a cluster running, and ends them in order.
 
 Every process is started in a session of its own, so that Ctrl-C reaches the supervisor
-alone, and holds one end of the supervisor's lifeline (see pomona.lifeline).
+alone, and holds one end of the supervisor's lifeline (see pomona.parent_watch).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pomona.errors import ConfigurationError
-from pomona.lifeline import LIFELINE_VARIABLE
-from pomona_ops.cluster import ServiceSpec
-from pomona_ops.logfile import LogFile
-from pomona_ops.restart import GiveUp, RestartPolicy
+from pomona.parent_watch import LIFELINE_VARIABLE
+from pomona_ops.cluster.processes import ServiceSpec
+from pomona_ops.up.log_file import LogFile
+from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
 
 HASTENED_STOP_S = 1.0
 _LAST_OUTPUT_S = 0.5

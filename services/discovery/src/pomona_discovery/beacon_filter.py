@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pomona import codec
 from pomona.errors import ProtocolError
 from pomona.leases import LEASE_S, LeaseTable
+from pomona.messages import codec
 from pomona.messages.control import Beacon
 
 Origin = Literal["local", "peer"]

@@ -11,7 +11,7 @@ from typing import Final
 
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts, Interface, LinkFacts
-from pomona_discovery.probing import Measured, best_of, measure
+from pomona_discovery.link_probe import Measured, best_of, measure
 
 FIRST_PAUSE_S: Final = 1.0
 MAX_ADDRESSES: Final = 16

@@ -20,13 +20,13 @@ from pomona.messages.discovery import DiscoveryFacts, Hardware, NodeFacts
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Switchboard
 from pomona_discovery import metrics
-from pomona_discovery.gate import Dropped, Gate, Origin
+from pomona_discovery.beacon_filter import Dropped, Gate, Origin
 from pomona_discovery.hardware import this_machine
-from pomona_discovery.links import Links, addresses_of
+from pomona_discovery.link_monitor import Links, addresses_of
+from pomona_discovery.link_probe import ProbeServer
 from pomona_discovery.mdns import Mdns
-from pomona_discovery.mesh import Link, Mesh
 from pomona_discovery.node_facts import in_own_network, interfaces, node_facts
-from pomona_discovery.probing import ProbeServer
+from pomona_discovery.peer_table import Link, Mesh
 from pomona_discovery.settings import DiscoverySettings
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from pomona.addresses import WILDCARDS
 from pomona.settings import DEFAULT_PORT, ServiceSettings
-from pomona_discovery.mesh import MAX_PEERS, PEER_PATTERN
+from pomona_discovery.peer_table import MAX_PEERS, PEER_PATTERN
 
 PeerEndpoint = Annotated[str, StringConstraints(pattern=PEER_PATTERN)]
 

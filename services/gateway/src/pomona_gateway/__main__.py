@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
-from pomona_gateway.service import serve
+from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
 
 if __name__ == "__main__":

@@ -7,22 +7,22 @@ import ipaddress
 import logging
 from array import array
 
+from pomona.auth.api_keys import KeyStore
+from pomona.auth.key_usage import UsageBook
 from pomona.errors import ConfigurationError, RequestError
-from pomona.key_usage import UsageBook
-from pomona.keys import KeyStore
 from pomona.messages.control import Beacon, GatewayFacts
-from pomona.messages.data import Token
+from pomona.messages.pipeline import Token
 from pomona.messages.sampling import Sampling
 from pomona.service import ControlPlane
-from pomona_gateway.allowance import Allowances
-from pomona_gateway.catalogue import Catalogue
-from pomona_gateway.conversations import Conversations
-from pomona_gateway.engine import Engine
 from pomona_gateway.grammar import GrammarCheck
+from pomona_gateway.http.openai.response_store import Conversations
 from pomona_gateway.metrics import Metrics
-from pomona_gateway.model_requests import ModelRequests
-from pomona_gateway.routes import Route
-from pomona_gateway.sequences import Generation, Inbox
+from pomona_gateway.models.load_requests import ModelRequests
+from pomona_gateway.models.registry import Catalogue
+from pomona_gateway.pipeline.client import Engine
+from pomona_gateway.pipeline.inbox import Generation, Inbox
+from pomona_gateway.pipeline.router import Route
+from pomona_gateway.rate_limits import Allowances
 from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from pomona.auth.api_keys import KeyLimits
 from pomona.errors import RequestError
-from pomona.keys import KeyLimits
 
 WINDOW_S = 60.0
 

@@ -15,9 +15,9 @@ from typing import cast
 import uvicorn
 
 from pomona.errors import AddressInUseError, ConfigurationError, LinkError, RequestError
-from pomona_gateway.api.app import build_app
-from pomona_gateway.connection import Connection
 from pomona_gateway.gateway import Gateway
+from pomona_gateway.http.app import build_app
+from pomona_gateway.http.client_deadlines import Connection
 from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)

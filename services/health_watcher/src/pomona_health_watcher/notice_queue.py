@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_health_watcher.book import Notice
+from pomona_health_watcher.alert_deduplication import Notice
 
 
 class Outbox:

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 from pomona.messages.control import Alert
 from pomona_health_watcher import metrics
-from pomona_health_watcher.blocks import slack_message
-from pomona_health_watcher.book import Notice
-from pomona_health_watcher.outbox import Outbox
-from pomona_health_watcher.webhook import Webhook
+from pomona_health_watcher.alert_deduplication import Notice
+from pomona_health_watcher.notice_queue import Outbox
+from pomona_health_watcher.slack_message import slack_message
+from pomona_health_watcher.slack_webhook import Webhook
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from contextlib import suppress
 from pomona.messages.control import Beacon, HealthWatcherFacts
 from pomona.service import ControlPlane, start_metrics
 from pomona_health_watcher import metrics
-from pomona_health_watcher.book import AlertBook
-from pomona_health_watcher.courier import Courier
-from pomona_health_watcher.outbox import Outbox
-from pomona_health_watcher.record import Record, read_record, write_record
+from pomona_health_watcher.alert_deduplication import AlertBook
+from pomona_health_watcher.notice_queue import Outbox
+from pomona_health_watcher.notifier import Courier
 from pomona_health_watcher.rules import Condition, HealthRules
 from pomona_health_watcher.settings import HealthWatcherSettings
-from pomona_health_watcher.webhook import Webhook
+from pomona_health_watcher.slack_webhook import Webhook
+from pomona_health_watcher.state_file import Record, read_record, write_record
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pomona_health_watcher.book import Notice
+from pomona_health_watcher.alert_deduplication import Notice
 
 MAX_HEADER: Final = 150
 MAX_SECTION: Final = 3000

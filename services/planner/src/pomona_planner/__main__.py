@@ -2,7 +2,7 @@
 
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
-from pomona_planner.planner import Planner
+from pomona_planner.service import Planner
 from pomona_planner.settings import PlannerSettings
 
 

@@ -19,13 +19,13 @@ from pomona.messages.control import (
 )
 from pomona.models import ModelFacts, model_name, pinned, read_facts
 from pomona.service import ControlPlane, start_metrics
-from pomona_planner.deciding import Decider
-from pomona_planner.memory import PlanMemory, WantMemory
-from pomona_planner.pins import parse_pin, pins_of
-from pomona_planner.proposing import Wish
+from pomona_planner.control.desired_models import Wants, first_wants, hear, unload_idle
+from pomona_planner.control.pins import parse_pin, pins_of
+from pomona_planner.control.pipeline_controller import Decider
+from pomona_planner.control.proposal import Wish
+from pomona_planner.control.state_files import PlanMemory, WantMemory
+from pomona_planner.cost_model.cache_sharing import Tenant, fair_cache_tokens, leave_room
 from pomona_planner.settings import PlannerSettings
-from pomona_planner.sharing import Tenant, fair_cache_tokens, leave_room
-from pomona_planner.wanting import Wants, first_wants, hear, unload_idle
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from pomona.models import EMBEDDED_MODEL
 from pomona.settings import ServiceSettings
-from pomona_planner.pins import parse_pin
+from pomona_planner.control.pins import parse_pin
 
 
 class PlannerSettings(ServiceSettings):

@@ -1,12 +1,12 @@
 """``python -m pomona_stage_worker``"""
 
-from pomona_stage_worker.mlx_lm_import import import_mlx_lm
+from pomona_stage_worker.hardware.mlx_lm_import import import_mlx_lm
 
 import_mlx_lm()
 
 from pomona.service import run_service  # noqa: E402 - what follows imports parts of mlx-lm
 from pomona.settings import settings_or_exit  # noqa: E402
-from pomona_stage_worker.engine import mlx_engine  # noqa: E402
+from pomona_stage_worker.mlx_backend import mlx_engine  # noqa: E402
 from pomona_stage_worker.settings import StageWorkerSettings  # noqa: E402
 from pomona_stage_worker.worker import StageWorker  # noqa: E402
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from pomona.messages.control import Pipeline
 from pomona.models import resolve
-from pomona_stage_worker.compute_thread import begin_compute_thread
-from pomona_stage_worker.constraints import Grammars
-from pomona_stage_worker.device import this_device
+from pomona_stage_worker.hardware.benchmark import Speed, known_speed, measure_speed, signature
+from pomona_stage_worker.hardware.cpu_threads import begin_compute_thread
+from pomona_stage_worker.hardware.device import this_device
+from pomona_stage_worker.hardware.x86_kernels import use_on_x86
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
-from pomona_stage_worker.speed import Speed, known_speed, measure_speed, signature
-from pomona_stage_worker.stage import MlxStage, Stage
-from pomona_stage_worker.trial import try_steps
+from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
+from pomona_stage_worker.model.warmup import try_steps
+from pomona_stage_worker.sampling.grammar_mask import Grammars
 from pomona_stage_worker.worker import Engine
-from pomona_stage_worker.x86 import use_on_x86
 
 
 def mlx_engine() -> Engine:

@@ -44,6 +44,6 @@ class StageWorkerSettings(ServiceSettings):
         """Bytes for weights and caches."""
         if self.memory_bytes:
             return self.memory_bytes
-        from pomona_stage_worker.device import this_device
+        from pomona_stage_worker.hardware.device import this_device
 
         return this_device().usable_bytes

@@ -21,19 +21,19 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-from pomona.models.keepers import Keeper
-from pomona.models.peers import Peer
+from pomona.models.store.peer_source import Peer
+from pomona.models.store.remote_source import Keeper
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Pull
+from pomona_stage_worker.engine.stage_runner import Runtime
+from pomona_stage_worker.engine.step_loop import StepLoop
+from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
+from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.reconcile import Install, Remove, Resize, reconcile, wanted_stages
-from pomona_stage_worker.runtime import Runtime
-from pomona_stage_worker.scheduling import Limits
+from pomona_stage_worker.scheduler import Limits
 from pomona_stage_worker.settings import StageWorkerSettings
-from pomona_stage_worker.speed import Speed
-from pomona_stage_worker.stage import Stage
-from pomona_stage_worker.step_loop import StepLoop
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
+from pomona.auth.api_keys import ApiKey, write_privately
 from pomona.errors import ConfigurationError
-from pomona.keys import ApiKey, write_privately
 
 FILE_NAME = "key_usage.json"
 

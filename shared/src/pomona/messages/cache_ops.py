@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pomona.messages.fields import MAX_ROWS, Count, Endpoint, Identifier, RequestId, TokenId
+from pomona.messages.limits import MAX_ROWS, Count, Endpoint, Identifier, RequestId, TokenId
 from pomona.messages.sampling import Sampling
 
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import ProtocolError
 from pomona.messages.control import Beacon
-from pomona.messages.data import MAX_TENSORS, Envelope, Tensor
+from pomona.messages.pipeline import MAX_TENSORS, Envelope, Tensor
 
 PROTOCOL_VERSION = 4
 MAX_BEACON_BYTES = 1 << 20

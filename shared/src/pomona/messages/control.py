@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pomona.messages.discovery import DiscoveryFacts
-from pomona.messages.fields import Count, Endpoint, LayerIndex, Name, Rate, Text
+from pomona.messages.limits import Count, Endpoint, LayerIndex, Name, Rate, Text
 
 ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
 State = Literal["starting", "ready", "draining", "failed"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pomona.messages.fields import Count, Endpoint, Name, Rate, Text
+from pomona.messages.limits import Count, Endpoint, Name, Rate, Text
 
 
 @dataclass(frozen=True, slots=True)

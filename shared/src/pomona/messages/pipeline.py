@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pomona.messages.fields import (
+from pomona.messages.cache_ops import Op
+from pomona.messages.limits import (
     MAX_ROWS,
     Count,
     Endpoint,
@@ -28,7 +29,6 @@ from pomona.messages.fields import (
     Text,
     TokenId,
 )
-from pomona.messages.ops import Op
 from pomona.messages.sampling import Sampling
 
 MAX_TENSORS = 16

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from pomona.messages.fields import TokenId
+from pomona.messages.limits import TokenId
 
 MAX_GRAMMAR = 1 << 20
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import orjson
 
 from pomona.errors import ModelError
-from pomona.models.safetensors_index import read_json
+from pomona.models.formats.safetensors_index import read_json
 
 _MODE = "pooling_mode_"
 

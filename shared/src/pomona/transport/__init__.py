@@ -1,8 +1,8 @@
 """Typed wrappers over ZeroMQ; no other package imports it."""
 
-from .beacons import BeaconReceiver, BeaconSender, Switchboard
-from .links import Identity, LinkOrder, Pull, Push
-from .sockets import terminate
+from pomona.transport.beacons import BeaconReceiver, BeaconSender, Switchboard
+from pomona.transport.links import Identity, LinkOrder, Pull, Push
+from pomona.transport.sockets import terminate
 
 __all__ = [
     "BeaconReceiver",

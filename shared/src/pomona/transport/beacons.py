@@ -10,8 +10,8 @@ from typing import Final
 import zmq
 import zmq.asyncio
 
-from pomona import codec
 from pomona.errors import LinkError, ProtocolError
+from pomona.messages import codec
 from pomona.messages.control import Beacon
 from pomona.transport.sockets import FAREWELL_LINGER_MS, bind, configure, context
 

@@ -14,11 +14,11 @@ from typing import Final
 
 import zmq
 
-from pomona import codec
 from pomona.addresses import SAME_MACHINE
-from pomona.codec import Buffer, Message, Rest
 from pomona.errors import LinkBusyError, LinkError
-from pomona.messages.data import Body, Envelope, Tensor
+from pomona.messages import codec
+from pomona.messages.codec import Buffer, Message, Rest
+from pomona.messages.pipeline import Body, Envelope, Tensor
 from pomona.transport.sockets import bind, configure, context
 
 log = logging.getLogger(__name__)

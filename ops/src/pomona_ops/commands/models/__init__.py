@@ -11,9 +11,9 @@ from rich.console import Console
 
 from pomona.errors import ConfigurationError, PomonaError
 from pomona.settings import DEFAULT_PORT
-from pomona_ops.models.gateway import GatewayClient
-from pomona_ops.models.known import known_models
-from pomona_ops.models.show import described, facts_of, print_facts
+from pomona_ops.commands.models.gateway import GatewayClient
+from pomona_ops.commands.models.known import known_models
+from pomona_ops.commands.models.show import described, facts_of, print_facts
 
 app = typer.Typer(
     help="See, fetch, load and unload models.", no_args_is_help=True, add_completion=False
@@ -60,7 +60,7 @@ def show(model: ModelArgument, json: JsonOption = False) -> None:
 @app.command()
 def pull(model: ModelArgument, json: JsonOption = False) -> None:
     """Fetch all of a model to this machine; its peers take from here what they need."""
-    from pomona_ops.models.pull import pull_model
+    from pomona_ops.commands.models.pull import pull_model
 
     result = _or_exit(lambda: pull_model(model, Console(stderr=True), quiet=json))
     if json:

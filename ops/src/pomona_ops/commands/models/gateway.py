@@ -9,7 +9,7 @@ import httpx
 from rich.console import Console
 
 from pomona.errors import ConfigurationError, ModelError
-from pomona_ops.ports import LOOPBACK, ClusterPorts
+from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
 
 DEADLINE_S = 10.0
 POLL_S = 0.2

@@ -6,9 +6,9 @@ from typing import Any
 
 from pomona.errors import ModelError
 from pomona.models import EMBEDDED_MODEL, resolve
-from pomona.models.copies import copies
 from pomona.models.published import published_names
-from pomona_ops.models.gateway import GatewayClient
+from pomona.models.store.sparse_copy import copies
+from pomona_ops.commands.models.gateway import GatewayClient
 
 
 def known_models(client: GatewayClient) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pomona.errors import ConfigurationError, ModelError
-from pomona.models.copies import Copy, pieces
-from pomona.models.hub import Hub
-from pomona.models.hub_id import is_hub_id
+from pomona.models.store.hub_id import is_hub_id
+from pomona.models.store.hub_source import Hub
+from pomona.models.store.sparse_copy import Copy, pieces
 
 AT_ONCE = 4
 _BLOCK = 8 << 20

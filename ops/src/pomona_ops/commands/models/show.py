@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pomona.models import LayerFacts, ModelFacts, read_facts
 from pomona.models.published import published_facts
-from pomona_ops.words import in_bytes
+from pomona_ops.units import in_bytes
 
 
 def facts_of(model: str) -> ModelFacts:

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, cast
 
 from pydantic_core import from_json
 
-from pomona_gateway.completion import Completion, Replies, Waiting
-from pomona_gateway.output import Arguments, Called, OutputFormat, Part, Said, Thought
-from pomona_gateway.reply_text import TokenChance
+from pomona_gateway.generation.completion import Completion, Replies, Waiting
+from pomona_gateway.generation.detokenizer import TokenChance
+from pomona_gateway.parsers import Arguments, Called, OutputFormat, Part, Said, Thought
 
 
 @dataclass(frozen=True, slots=True)

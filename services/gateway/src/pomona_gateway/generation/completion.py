@@ -8,15 +8,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from pomona.errors import RequestError
-from pomona.messages.data import QueuePlace, Started, Token
+from pomona.messages.pipeline import QueuePlace, Started, Token
 from pomona.messages.sampling import Sampling
-from pomona_gateway.embedding import Embedding
-from pomona_gateway.engine import Engine
+from pomona_gateway.generation.detokenizer import Piece, ReplyText
 from pomona_gateway.metrics import Metrics, Timing
-from pomona_gateway.prompt_scores import PromptScores
-from pomona_gateway.reply_text import Piece, ReplyText
-from pomona_gateway.sequences import Generation, Inbox, Running
-from pomona_gateway.tokenizer import LanguageModel
+from pomona_gateway.pipeline.client import Engine
+from pomona_gateway.pipeline.embedding import Embedding
+from pomona_gateway.pipeline.inbox import Generation, Inbox, Running
+from pomona_gateway.pipeline.prompt_results import PromptScores
+from pomona_gateway.text import LanguageModel
 
 SEED_MASK = 2**64 - 1
 TELL_PROGRESS_S = 1.0

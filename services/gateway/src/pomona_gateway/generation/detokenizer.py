@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pomona.messages.data import Token
-from pomona_gateway.embedding import Embedding
-from pomona_gateway.prompt_scores import PromptScores
-from pomona_gateway.tokenizer import Tokenizer
+from pomona.messages.pipeline import Token
+from pomona_gateway.pipeline.embedding import Embedding
+from pomona_gateway.pipeline.prompt_results import PromptScores
+from pomona_gateway.text import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

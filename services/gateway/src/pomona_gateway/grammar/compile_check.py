@@ -16,10 +16,10 @@ from pomona.errors import RequestError
 from pomona.messages.sampling import MAX_GRAMMAR
 from pomona_gateway.grammar.lark import guided
 from pomona_gateway.grammar.reply import ReplyGrammar
-from pomona_gateway.grammar.schema import depth, endless_part, faulty_part
+from pomona_gateway.grammar.schema_errors import depth, endless_part, faulty_part
 from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
 from pomona_gateway.settings import GatewaySettings
-from pomona_gateway.tokenizer import LanguageModel, Tokenizer
+from pomona_gateway.text import LanguageModel, Tokenizer
 
 CODE = "structured_output_not_supported"
 THREADS = 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pomona_gateway.grammar.calls import MAX_CALLS, CallableFunction, one_call, some_calls
 from pomona_gateway.grammar.lark import LarkWriter
 from pomona_gateway.grammar.shapes import Shape
-from pomona_gateway.output import OutputFormat
-from pomona_gateway.output.notations import HARMONY
+from pomona_gateway.grammar.tool_calls import MAX_CALLS, CallableFunction, one_call, some_calls
+from pomona_gateway.parsers import OutputFormat
+from pomona_gateway.parsers.notations import HARMONY
 
 
 @dataclass(frozen=True, slots=True)

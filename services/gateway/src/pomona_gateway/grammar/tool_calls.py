@@ -9,7 +9,7 @@ from typing import Any, cast
 from pomona.errors import RequestError
 from pomona_gateway.grammar.lark import LarkWriter
 from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape
-from pomona_gateway.output.notations import CallNotation, FieldNotation
+from pomona_gateway.parsers.notations import CallNotation, FieldNotation
 
 MAX_CALLS = 16
 """Most calls in one constrained reply, so that a model which goes on for ever is stopped."""

@@ -1,1 +1,2 @@
-"""The HTTP side: dialects are thin adapters to :class:`pomona_gateway.completion.Completion`."""
+"""HTTP: routes, middleware, and one thin adapter a dialect to
+:class:`pomona_gateway.generation.completion.Completion`."""

@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from pomona.errors import RequestError
-from pomona_gateway.api.access import HeaderCount, Hosts, Keys
-from pomona_gateway.api.body import ClientGone
-from pomona_gateway.api.errors import error_response, from_http
-from pomona_gateway.api.json_response import JsonResponse
-from pomona_gateway.api.middleware import LastResort, Linger, RequestIds
-from pomona_gateway.api.openapi import DOCUMENT, OPERATIONS
 from pomona_gateway.gateway import Gateway
+from pomona_gateway.http.auth import HeaderCount, Hosts, Keys
+from pomona_gateway.http.errors import error_response, from_http
+from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.middleware import LastResort, Linger, RequestIds
+from pomona_gateway.http.openapi import DOCUMENT, OPERATIONS
+from pomona_gateway.http.request_body import ClientGone
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

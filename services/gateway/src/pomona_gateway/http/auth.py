@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pomona.auth.api_keys import ApiKey, KeyStore
 from pomona.errors import RequestError
-from pomona.keys import ApiKey, KeyStore
-from pomona_gateway.api.errors import error_response
+from pomona_gateway.http.errors import error_response
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 ADMINISTRATOR_PATHS = frozenset({"/metrics", "/v1/models/load", "/v1/models/unload"})

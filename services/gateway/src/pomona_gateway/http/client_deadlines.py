@@ -12,7 +12,7 @@ import orjson
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pomona.errors import RequestError
-from pomona_gateway.api.errors import error_body
+from pomona_gateway.http.errors import error_body
 from pomona_gateway.settings import GatewaySettings
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from pomona.errors import RequestError
-from pomona_gateway.api.json_response import JsonResponse
+from pomona_gateway.http.json_response import JsonResponse
 
 MAX_RETRY_AFTER_S = 60
 

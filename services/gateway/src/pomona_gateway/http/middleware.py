@@ -11,7 +11,7 @@ from contextlib import suppress
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pomona_gateway.api.errors import error_response, internal_error
+from pomona_gateway.http.errors import error_response, internal_error
 
 log = logging.getLogger(__name__)
 

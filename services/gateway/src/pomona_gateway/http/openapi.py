@@ -15,29 +15,27 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona import __version__
-from pomona_gateway.api import (
-    anthropic,
-    model_administration,
-    ollama,
-    ollama_models,
-    operations,
-)
-from pomona_gateway.api.anthropic_request import CountRequest, MessagesRequest
-from pomona_gateway.api.embeddings import EmbeddingRequest, embeddings
-from pomona_gateway.api.kept_responses import (
+from pomona_gateway.http.admin import health
+from pomona_gateway.http.admin import models as admin_models
+from pomona_gateway.http.admin.models import ModelBody
+from pomona_gateway.http.anthropic import messages
+from pomona_gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
+from pomona_gateway.http.ollama import chat as ollama
+from pomona_gateway.http.ollama import models as ollama_models
+from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate, ShowRequest
+from pomona_gateway.http.openai.chat import ChatRequest, chat_completions
+from pomona_gateway.http.openai.completions import CompletionRequest, completions
+from pomona_gateway.http.openai.embeddings import EmbeddingRequest, embeddings
+from pomona_gateway.http.openai.response_endpoints import (
     ItemsQuery,
     NoQuery,
     delete_response,
     get_response,
     input_items,
 )
-from pomona_gateway.api.model_administration import ModelBody
-from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, ShowRequest
-from pomona_gateway.api.openai_chat import ChatRequest, chat_completions
-from pomona_gateway.api.openai_completions import CompletionRequest, completions
-from pomona_gateway.api.query import Query
-from pomona_gateway.api.responses import responses
-from pomona_gateway.api.responses_request import ResponsesRequest
+from pomona_gateway.http.openai.responses import responses
+from pomona_gateway.http.openai.responses_request import ResponsesRequest
+from pomona_gateway.http.query import Query
 
 _STREAMS = "text/event-stream"
 _LINES = "application/x-ndjson"
@@ -58,13 +56,13 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation("GET", "/health", operations.health),
-    Operation("GET", "/readyz", operations.readyz),
-    Operation("GET", "/metrics", operations.metrics, answer="text/plain"),
-    Operation("GET", "/v1/models", operations.list_models),
-    Operation("POST", "/v1/models/load", model_administration.load, ModelBody, status=202),
-    Operation("POST", "/v1/models/unload", model_administration.unload, ModelBody, status=202),
-    Operation("GET", "/v1/models/{model}", operations.get_model),
+    Operation("GET", "/health", health.health),
+    Operation("GET", "/readyz", health.readyz),
+    Operation("GET", "/metrics", health.metrics, answer="text/plain"),
+    Operation("GET", "/v1/models", health.list_models),
+    Operation("POST", "/v1/models/load", admin_models.load, ModelBody, status=202),
+    Operation("POST", "/v1/models/unload", admin_models.unload, ModelBody, status=202),
+    Operation("GET", "/v1/models/{model}", health.get_model),
     Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, stream=_STREAMS),
     Operation("POST", "/v1/completions", completions, CompletionRequest, stream=_STREAMS),
     Operation("POST", "/v1/responses", responses, ResponsesRequest, stream=_STREAMS),
@@ -72,8 +70,8 @@ OPERATIONS = (
     Operation("DELETE", "/v1/responses/{response}", delete_response, query=NoQuery),
     Operation("GET", "/v1/responses/{response}/input_items", input_items, query=ItemsQuery),
     Operation("POST", "/v1/embeddings", embeddings, EmbeddingRequest),
-    Operation("POST", "/v1/messages", anthropic.messages, MessagesRequest, stream=_STREAMS),
-    Operation("POST", "/v1/messages/count_tokens", anthropic.count_tokens, CountRequest),
+    Operation("POST", "/v1/messages", messages.messages, MessagesRequest, stream=_STREAMS),
+    Operation("POST", "/v1/messages/count_tokens", messages.count_tokens, CountRequest),
     Operation("POST", "/api/chat", ollama.chat, OllamaChat, stream=_LINES),
     Operation("POST", "/api/generate", ollama.generate, OllamaGenerate, stream=_LINES),
     Operation("GET", "/api/tags", ollama_models.tags),
@@ -201,7 +199,7 @@ def _refusals(operation: Operation) -> dict[str, str]:
 
 
 def _error_schema(path: str) -> dict[str, Any]:
-    """As :func:`pomona_gateway.api.errors.error_response` writes it."""
+    """As :func:`pomona_gateway.http.errors.error_response` writes it."""
     name = "Error"
     if path.startswith("/v1/messages"):
         name = "AnthropicError"

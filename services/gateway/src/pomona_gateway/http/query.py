@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 
 from pomona.errors import RequestError
-from pomona_gateway.api.body import explain
+from pomona_gateway.http.request_body import explain
 
 
 class Query(BaseModel):

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from starlette.types import Receive, Scope, Send
 
 from pomona.errors import RequestError
-from pomona_gateway.api.body import ClientGone
-from pomona_gateway.api.errors import internal_error
+from pomona_gateway.http.errors import internal_error
+from pomona_gateway.http.request_body import ClientGone
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from pomona.errors import RequestError
-from pomona_gateway.api.errors import error_body
+from pomona_gateway.http.errors import error_body
 
 MEDIA_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"

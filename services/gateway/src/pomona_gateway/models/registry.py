@@ -11,9 +11,9 @@ from dataclasses import replace
 from pomona.errors import PomonaError, RequestError
 from pomona.messages.control import Pipeline
 from pomona.models import ModelFacts
-from pomona_gateway.model_requests import ModelRequests
-from pomona_gateway.routes import RouteTable
-from pomona_gateway.tokenizer import LanguageModel, load_language_model
+from pomona_gateway.models.load_requests import ModelRequests
+from pomona_gateway.pipeline.router import RouteTable
+from pomona_gateway.text import LanguageModel, load_language_model
 
 log = logging.getLogger(__name__)
 

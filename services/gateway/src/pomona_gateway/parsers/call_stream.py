@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from pomona_gateway.output.parts import Arguments, Called, Part, Said
-from pomona_gateway.output.tool_calls import CallReader, Schemas, typed_value
+from pomona_gateway.parsers.events import Arguments, Called, Part, Said
+from pomona_gateway.parsers.tool_calls import CallReader, Schemas, typed_value
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pomona_gateway.output.call_stream import (
+from pomona_gateway.parsers.call_stream import (
     DEEPSEEK_FORM,
     GLM_FORM,
     NAMED_FORM,
     OBJECT_FORM,
     XML_FORM,
 )
-from pomona_gateway.output.harmony import MARKS as HARMONY_MARKS
-from pomona_gateway.output.harmony import HarmonyParser
-from pomona_gateway.output.notations import (
+from pomona_gateway.parsers.events import OutputParser
+from pomona_gateway.parsers.harmony import MARKS as HARMONY_MARKS
+from pomona_gateway.parsers.harmony import HarmonyParser
+from pomona_gateway.parsers.notations import (
     DEEPSEEK,
     DEEPSEEK_FENCED,
     GLM,
@@ -25,9 +26,8 @@ from pomona_gateway.output.notations import (
     MISTRAL_LIST,
     XML,
 )
-from pomona_gateway.output.parts import OutputParser
-from pomona_gateway.output.tagged import CallMarks, TaggedParser
-from pomona_gateway.output.tool_calls import (
+from pomona_gateway.parsers.tagged import CallMarks, TaggedParser
+from pomona_gateway.parsers.tool_calls import (
     read_deepseek_calls,
     read_glm_call,
     read_json_call,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import re
 
-from pomona_gateway.output.call_stream import NAMED_FORM, CallStream
-from pomona_gateway.output.parts import Arguments, Called, Part, Said, Thought, overlap
-from pomona_gateway.output.tool_calls import read_mistral_calls
+from pomona_gateway.parsers.call_stream import NAMED_FORM, CallStream
+from pomona_gateway.parsers.events import Arguments, Called, Part, Said, Thought, overlap
+from pomona_gateway.parsers.tool_calls import read_mistral_calls
 
 MARKS = (
     "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>",

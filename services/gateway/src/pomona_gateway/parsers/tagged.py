@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pomona_gateway.output.call_stream import CallForm, CallStream
-from pomona_gateway.output.notations import CallNotation
-from pomona_gateway.output.parts import Part, Said, Thought, overlap
-from pomona_gateway.output.tool_calls import CallReader, Schemas
+from pomona_gateway.parsers.call_stream import CallForm, CallStream
+from pomona_gateway.parsers.events import Part, Said, Thought, overlap
+from pomona_gateway.parsers.notations import CallNotation
+from pomona_gateway.parsers.tool_calls import CallReader, Schemas
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from pomona_gateway.output.parts import Arguments, Called, Part
+from pomona_gateway.parsers.events import Arguments, Called, Part
 
 Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
 """The JSON Schema of each tool's parameters, by the tool's name."""

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from pomona.codec import Message
 from pomona.errors import ProtocolError, RequestError
+from pomona.messages.codec import Message
 from pomona.messages.control import Beacon
-from pomona.messages.data import (
+from pomona.messages.pipeline import (
     Cancel,
     Embedded,
     Queued,
@@ -30,8 +30,10 @@ from pomona.messages.data import (
     Tokens,
 )
 from pomona.transport import Identity
-from pomona_gateway.embedding import Embedding, read_embedding
-from pomona_gateway.journal import (
+from pomona_gateway.metrics import Metrics, Timing
+from pomona_gateway.pipeline.embedding import Embedding, read_embedding
+from pomona_gateway.pipeline.inbox import Generation, Inbox, Running
+from pomona_gateway.pipeline.journal import (
     Deliver,
     DeliverEmbedding,
     DeliverScores,
@@ -44,11 +46,9 @@ from pomona_gateway.journal import (
     SendCancel,
     opened,
 )
-from pomona_gateway.links import Batch, HeadLink, TokenReceiver
-from pomona_gateway.metrics import Metrics, Timing
-from pomona_gateway.prompt_scores import PromptScores, read_scores
-from pomona_gateway.routes import Route, RouteTable
-from pomona_gateway.sequences import Generation, Inbox, Running
+from pomona_gateway.pipeline.links import Batch, HeadLink, TokenReceiver
+from pomona_gateway.pipeline.prompt_results import PromptScores, read_scores
+from pomona_gateway.pipeline.router import Route, RouteTable
 from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)

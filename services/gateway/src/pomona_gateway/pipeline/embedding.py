@@ -5,9 +5,9 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
-from pomona.codec import Message
 from pomona.errors import ProtocolError
-from pomona.messages.data import Embedded
+from pomona.messages.codec import Message
+from pomona.messages.pipeline import Embedded
 
 
 @dataclass(frozen=True, slots=True)

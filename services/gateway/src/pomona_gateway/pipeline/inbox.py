@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pomona.errors import RequestError
-from pomona.messages.data import QueuePlace, Started, Token
+from pomona.messages.pipeline import QueuePlace, Started, Token
 from pomona.messages.sampling import Sampling
-from pomona_gateway.embedding import Embedding
 from pomona_gateway.metrics import Timing
-from pomona_gateway.prompt_scores import PromptScores
+from pomona_gateway.pipeline.embedding import Embedding
+from pomona_gateway.pipeline.prompt_results import PromptScores
 
 Event: TypeAlias = Token | Started | QueuePlace | PromptScores | Embedding
 """What the pipeline tells of one sequence."""

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pomona.errors import RequestError
-from pomona.messages.data import QueuePlace, Rejected, Started, Token
+from pomona.messages.pipeline import QueuePlace, Rejected, Started, Token
 from pomona.messages.sampling import Sampling
-from pomona_gateway.embedding import Embedding
-from pomona_gateway.prompt_scores import PromptScores
-from pomona_gateway.routes import Route
+from pomona_gateway.pipeline.embedding import Embedding
+from pomona_gateway.pipeline.prompt_results import PromptScores
+from pomona_gateway.pipeline.router import Route
 
 RETRY_AFTER_S = 2
 

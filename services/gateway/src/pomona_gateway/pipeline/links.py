@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pomona.codec import Buffer, Message
 from pomona.errors import LinkError, ProtocolError
-from pomona.messages.data import Cancel, Submit, Tensor
+from pomona.messages.codec import Buffer, Message
+from pomona.messages.pipeline import Cancel, Submit, Tensor
 from pomona.transport import Identity, LinkOrder, Pull, Push
 
 log = logging.getLogger(__name__)

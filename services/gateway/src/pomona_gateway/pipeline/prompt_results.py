@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pomona.codec import Message
 from pomona.errors import ProtocolError
-from pomona.messages.data import Scored
+from pomona.messages.codec import Message
+from pomona.messages.pipeline import Scored
 
 MAX_ALTERNATIVES = 20
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pomona.models import ModelFacts, read_facts
-from pomona.models.folder import read_json
-from pomona.models.gguf_header import read_gguf_header
-from pomona_gateway.output import OutputFormat, output_format
-from pomona_gateway.prompting.chat_template import ChatTemplate
-from pomona_gateway.prompting.prompter import Prompter
-from pomona_gateway.tokenizer.tokenizer import Tokenizer, read_tokenizer
+from pomona.models.formats.gguf_header import read_gguf_header
+from pomona.models.formats.hf_folder import read_json
+from pomona_gateway.parsers import OutputFormat, output_format
+from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.prompter import Prompter
+from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 

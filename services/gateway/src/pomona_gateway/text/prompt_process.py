@@ -1,4 +1,4 @@
-"""``python -m pomona_gateway.prompting PATH``: the process that makes one model's prompts.
+"""``python -m pomona_gateway.text.prompt_process PATH``: makes the prompts of one model.
 
 PATH is the model's folder or GGUF file. Reads a request a line, as JSON: a text, or a template
 and its variables, until its input ends. Answers a template with a line that has the text, then
@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pomona.errors import PomonaError
-from pomona_gateway.prompting import PIPE_BYTES
-from pomona_gateway.prompting.chat_template import ChatTemplate
-from pomona_gateway.tokenizer.tokenizer import Tokenizer, read_tokenizer
+from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 
 MAX_BYTES = 1 << 30
 """Of memory that a prompt may take, where the system keeps to it (macOS does not)."""
+PIPE_BYTES = 1 << 16
+"""Read at once from a pipe, by either side."""
 
 ResultT = TypeVar("ResultT")
 

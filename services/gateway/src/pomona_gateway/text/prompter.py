@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pomona.errors import RequestError
-from pomona_gateway.prompting import PIPE_BYTES
-from pomona_gateway.prompting.chat_template import ChatTemplate
+from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.prompt_process import PIPE_BYTES
 
 DEADLINE_S = 10.0
 """For the text of a prompt, and for its ids. The former takes milliseconds; a million ids of
@@ -149,7 +149,7 @@ class Prompter:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "pomona_gateway.prompting", str(self._path)],
+                [sys.executable, "-I", "-m", "pomona_gateway.text.prompt_process", str(self._path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=PIPE_BYTES,

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pomona.errors import RequestError
-from pomona_gateway.prompting.chat_template import RESERVED
-from pomona_gateway.tokenizer import LanguageModel
+from pomona_gateway.text import LanguageModel
+from pomona_gateway.text.chat_template import RESERVED
 
 _LESSON = """You have these functions, one a line:
 {functions}

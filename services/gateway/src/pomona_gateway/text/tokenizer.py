@@ -13,8 +13,8 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from pomona.errors import ModelUnsupportedError, RequestError
-from pomona.models.gguf_header import read_gguf_header
-from pomona.models.vocabulary import folder_backend, gguf_backend
+from pomona.models.formats.gguf_header import read_gguf_header
+from pomona.models.formats.vocabulary import folder_backend, gguf_backend
 
 _REPLACEMENT = "\ufffd"
 

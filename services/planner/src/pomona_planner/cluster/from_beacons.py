@@ -10,8 +10,8 @@ from statistics import median
 
 from pomona.messages.control import Beacon, StageWorkerFacts
 from pomona.messages.discovery import DiscoveryFacts, Hardware
-from pomona_planner.catalogue import machine_kinds
-from pomona_planner.problem import UNMEASURED, Link, Machine
+from pomona_planner.cluster.machine_catalog import machine_kinds
+from pomona_planner.cost_model.problem import UNMEASURED, Link, Machine
 
 SAME_MACHINE = Link(200e-6, 2e9, "within the machine")
 HOP_S = 150e-6

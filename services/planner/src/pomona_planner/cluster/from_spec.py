@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pomona.errors import ConfigurationError
 from pomona.models import ModelFacts
-from pomona_planner.catalogue import Catalogue, ChipKind, machine_kinds
-from pomona_planner.problem import Demand, Link, Machine, Problem
+from pomona_planner.cluster.machine_catalog import Catalogue, ChipKind, machine_kinds
+from pomona_planner.cost_model.problem import Demand, Link, Machine, Problem
 
 GIB = 1 << 30
 ACHIEVED = 0.8

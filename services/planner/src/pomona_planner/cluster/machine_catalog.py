@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from pomona_planner.problem import Link
+from pomona_planner.cost_model.problem import Link
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona.models import ModelFacts
-from pomona_planner.choosing import Choice, choose
-from pomona_planner.learning import learn
-from pomona_planner.predicting import Plan, Prediction, predict
-from pomona_planner.problem import Problem
-from pomona_planner.proposing import Proposer, Wish, named
-from pomona_planner.sight import Learnt
-from pomona_planner.ways import dead_way
+from pomona_planner.cluster.from_beacons import Learnt
+from pomona_planner.cluster.worker_address import dead_way
+from pomona_planner.control.proposal import Proposer, Wish, named
+from pomona_planner.cost_model.calibration import learn
+from pomona_planner.cost_model.prediction import Plan, Prediction, predict
+from pomona_planner.cost_model.problem import Problem
+from pomona_planner.solver.optimizer import Choice, choose
 
 RETRY_S = (5.0, 15.0, 60.0)
 """Seconds between attempts after a stage failed to load or a pipeline broke at once."""

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pomona.messages.control import Beacon, Prediction, Stage
 from pomona.models import ModelFacts
-from pomona_planner import sight
-from pomona_planner.choosing import Choice, choose
-from pomona_planner.pins import Pin
-from pomona_planner.problem import Aim, Demand, Objective, Problem
-from pomona_planner.ways import address_of
+from pomona_planner.cluster import from_beacons
+from pomona_planner.cluster.worker_address import address_of
+from pomona_planner.control.pins import Pin
+from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
+from pomona_planner.solver.optimizer import Choice, choose
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
@@ -73,7 +73,7 @@ class Proposer:
 
     wish: Wish
     facts: ModelFacts
-    learnt: sight.Learnt
+    learnt: from_beacons.Learnt
     others: Sequence[Beacon] = ()
     beside: Sequence[str] = ()
 
@@ -108,8 +108,8 @@ class Proposer:
         context = min(max(wish.promised_context, LEAST_CONTEXT), facts.context_length)
         return Problem(
             facts,
-            sight.machines(chosen, self.others, self.learnt),
-            sight.links(chosen, self.others, self.learnt),
+            from_beacons.machines(chosen, self.others, self.learnt),
+            from_beacons.links(chosen, self.others, self.learnt),
             Demand(context, wish.users, wish.cache_bits),
             cuts=facts.legal_cuts,
             required=frozenset(
@@ -120,7 +120,7 @@ class Proposer:
 
     def _candidates(self, usable: Sequence[Beacon]) -> list[Beacon]:
         named = self.wish.required | {pin.node for pin in self.wish.pins}
-        return sight.candidates(usable, self.wish.stages, named)
+        return from_beacons.candidates(usable, self.wish.stages, named)
 
     def _proposal(self, chosen: Sequence[Beacon], choice: Choice) -> Proposal:
         plan = choice.plan

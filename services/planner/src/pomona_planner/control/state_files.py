@@ -10,7 +10,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.messages.control import Pipeline
-from pomona_planner.wanting import Wants
+from pomona_planner.control.desired_models import Wants
 
 log = logging.getLogger(__name__)
 

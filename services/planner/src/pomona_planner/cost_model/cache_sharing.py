@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pomona.messages.control import Beacon, Pipeline, StageWorkerFacts
 from pomona.models import ModelFacts
-from pomona_planner.sizes import (
+from pomona_planner.cost_model.memory import (
     FULL_CACHE_SHARE,
     WORKSPACE_BYTES,
     cache_bytes_per_token,

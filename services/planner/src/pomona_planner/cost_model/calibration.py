@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pomona.messages.control import Pipeline, StageStatus
-from pomona_planner.sight import Learnt
+from pomona_planner.cluster.from_beacons import Learnt
 
 ENOUGH = 0.5
 """Weight of a new measurement against what was learnt before."""

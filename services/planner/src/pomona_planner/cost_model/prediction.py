@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from pomona_planner.costs import Costs
-from pomona_planner.problem import Problem
-from pomona_planner.sizes import active_bytes, cache_tokens
-from pomona_planner.tables import costs, occupancy
+from pomona_planner.cost_model.cost_arrays import Costs
+from pomona_planner.cost_model.memory import active_bytes, cache_tokens
+from pomona_planner.cost_model.problem import Problem
+from pomona_planner.cost_model.roofline import costs, occupancy
 
 CHUNK = 512
 """Prompt tokens that go through the stages as one step."""

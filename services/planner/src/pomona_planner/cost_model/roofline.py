@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pomona.models import LayerFacts
-from pomona_planner.costs import Array, Costs
-from pomona_planner.problem import Machine, Problem
-from pomona_planner.sizes import (
+from pomona_planner.cost_model.cost_arrays import Array, Costs
+from pomona_planner.cost_model.memory import (
     FULL_CACHE_SHARE,
     WORKSPACE_BYTES,
     active_bytes,
@@ -15,6 +14,7 @@ from pomona_planner.sizes import (
     cache_bytes_per_token,
     value_bits,
 )
+from pomona_planner.cost_model.problem import Machine, Problem
 
 DRAWING_LAYERS = 5
 """The tail also norms, draws and answers: as many small kernels as so many layers have."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from pomona_planner import tables
-from pomona_planner.problem import Aim, Machine, Problem
-from pomona_planner.questions import MAX_NODES, Question
-from pomona_planner.search import cheapest
-from pomona_planner.sizes import WORKSPACE_BYTES
+from pomona_planner.cost_model import roofline
+from pomona_planner.cost_model.memory import WORKSPACE_BYTES
+from pomona_planner.cost_model.problem import Aim, Machine, Problem
+from pomona_planner.solver.query import MAX_NODES, Question
+from pomona_planner.solver.search import cheapest
 
 LABELS_OF_A_TRY = 50_000
 MOST_ADDED = 16
@@ -49,7 +49,7 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
     wrong = _wrong_pin(problem)
     if wrong:
         return Shortfall(wrong, 0, ("change POMONA_PLANNER_PINS",))
-    needed = float(tables.memory(problem)[:, 0, -1].min()) - WORKSPACE_BYTES
+    needed = float(roofline.memory(problem)[:, 0, -1].min()) - WORKSPACE_BYTES
     used = min(aim.stages or count, count)
     rooms = sorted((machine.memory_bytes for machine in problem.machines), reverse=True)[:used]
     usable = sum(max(room - WORKSPACE_BYTES, 0) for room in rooms)
@@ -74,7 +74,7 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
 def _wrong_pin(problem: Problem) -> str:
     """Why a pin cannot be kept, whatever the other machines do; empty when each can be."""
     positions, count = problem.positions(), problem.facts.layer_count
-    room = tables.memory(problem)
+    room = roofline.memory(problem)
     for index, machine in enumerate(problem.machines):
         if machine.name not in problem.pins:
             continue
@@ -154,7 +154,7 @@ def _with_copies(problem: Problem, machine: Machine, count: int) -> Problem:
 
 
 def _fits(problem: Problem, aim: Aim) -> bool:
-    allowed = tables.allowed(problem)
+    allowed = roofline.allowed(problem)
     fewest, most = (aim.stages, aim.stages) if aim.stages else (1, MAX_NODES)
-    question = Question(tables.costs(problem, 1), allowed, fewest, most, any_will_do=True)
+    question = Question(roofline.costs(problem, 1), allowed, fewest, most, any_will_do=True)
     return cheapest(question, LABELS_OF_A_TRY).found is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pomona_planner.costs import Array
+from pomona_planner.cost_model.cost_arrays import Array
 
 BLOCK = 1 << 16
 """Labels that are made at once: as many as stay in a processor's cache."""

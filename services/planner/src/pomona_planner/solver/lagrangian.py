@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pomona_planner.costs import Array
-from pomona_planner.questions import Question
-from pomona_planner.symmetry import link_classes
+from pomona_planner.cost_model.cost_arrays import Array
+from pomona_planner.solver.query import Question
+from pomona_planner.solver.symmetry import link_classes
 
 STEPS_OF_A_PRICE = 60
 """Steps of the ellipsoid method for each price that is sought."""

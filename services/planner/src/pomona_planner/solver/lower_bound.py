@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pomona_planner.costs import Array
-from pomona_planner.nodesets import FreeSums, members
-from pomona_planner.prices import HAIR, Prices, best_prices
-from pomona_planner.questions import Question
+from pomona_planner.cost_model.cost_arrays import Array
+from pomona_planner.solver.lagrangian import HAIR, Prices, best_prices
+from pomona_planner.solver.node_sets import FreeSums, members
+from pomona_planner.solver.query import Question
 
 SLACK = 1e-9
 """Share of all weight that rounding may take."""

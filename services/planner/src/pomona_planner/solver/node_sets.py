@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pomona_planner.costs import Array
+from pomona_planner.cost_model.cost_arrays import Array
 
 
 def members(masks: Array, count: int) -> Array:

@@ -6,22 +6,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pomona_planner import tables
-from pomona_planner.asking import Asking
-from pomona_planner.balancing import evenest
-from pomona_planner.costs import Costs
-from pomona_planner.cycles import Cycle, required, shortest
-from pomona_planner.predicting import (
+from pomona_planner.cost_model import roofline
+from pomona_planner.cost_model.cost_arrays import Costs
+from pomona_planner.cost_model.prediction import (
     Plan,
     Prediction,
     cycle_seconds,
     lanes_and_rows,
     predict,
 )
-from pomona_planner.problem import Aim, Machine, Problem
-from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
-from pomona_planner.search import MOST_LABELS, cheapest
-from pomona_planner.shortfall import Shortfall, shortfall
+from pomona_planner.cost_model.problem import Aim, Machine, Problem
+from pomona_planner.solver.infeasible import Shortfall, shortfall
+from pomona_planner.solver.query import MAX_NODES, TIE, Answer, Found, Question
+from pomona_planner.solver.search import MOST_LABELS, cheapest
+from pomona_planner.solver.search_budget import Asking
+from pomona_planner.solver.stage_balance import evenest
+from pomona_planner.solver.throughput import Cycle, required, shortest
 
 BALANCE_SLACK = 0.02
 """Share of one user's speed that may go for a cut that serves many users better."""
@@ -89,8 +89,8 @@ class _Chooser:
         self.gap = self.given = 0.0
         self._problem = problem
         self._aim = aim
-        self._allowed = tables.allowed(problem)
-        self._one = tables.costs(problem, 1)
+        self._allowed = roofline.allowed(problem)
+        self._one = roofline.costs(problem, 1)
         self._required = required(problem)
         self._users = problem.demand.users
         self._positions = problem.positions()
@@ -176,7 +176,7 @@ class _Chooser:
         """
         nodes = list(found.nodes)
         cost = np.where(self._allowed, costs.stage, np.inf)[nodes]
-        busy = tables.costs(self._problem, rows).stage[nodes]
+        busy = roofline.costs(self._problem, rows).stage[nodes]
         cuts = evenest(cost, busy, limit - costs.links_of(nodes))
         return Found(found.nodes, cuts, costs.of(nodes, list(cuts)))
 
@@ -195,7 +195,7 @@ class _Chooser:
     def _evened(self, found: Found) -> Found:
         """Of plans with these stages in this order, as good for all users, the most even."""
         _, rows = lanes_and_rows(self._users, len(found.nodes))
-        costs = tables.costs(self._problem, rows)
+        costs = roofline.costs(self._problem, rows)
         within = self._seconds_for_all(found) * (1 + TIE)
         even = self._recut(found, costs, rows, within)
         return even if self._seconds_for_all(even) <= within else found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pomona_planner.costs import Array, Costs
+from pomona_planner.cost_model.cost_arrays import Array, Costs
 
 MAX_NODES = 20
 """Sets of nodes are numbered; this many nodes make a million sets."""

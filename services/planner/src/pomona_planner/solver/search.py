@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from pomona_planner.bounds import Bound, can_hold
-from pomona_planner.costs import Array
-from pomona_planner.labels import Labels, Ranges, WaysOn, concatenated
-from pomona_planner.nodesets import members
-from pomona_planner.prices import best_prices
-from pomona_planner.questions import MAX_NODES, TIE, Answer, Found, Question
-from pomona_planner.symmetry import link_classes, twins
+from pomona_planner.cost_model.cost_arrays import Array
+from pomona_planner.solver.labels import Labels, Ranges, WaysOn, concatenated
+from pomona_planner.solver.lagrangian import best_prices
+from pomona_planner.solver.lower_bound import Bound, can_hold
+from pomona_planner.solver.node_sets import members
+from pomona_planner.solver.query import MAX_NODES, TIE, Answer, Found, Question
+from pomona_planner.solver.symmetry import link_classes, twins
 
 MOST_LABELS = 4_000_000
 """Labels looked at before the search gives up its proof and only goes on with the best."""

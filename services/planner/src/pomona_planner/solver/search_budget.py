@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pomona_planner.questions import Answer, Question
-from pomona_planner.search import BEAM, cheapest
+from pomona_planner.solver.query import Answer, Question
+from pomona_planner.solver.search import BEAM, cheapest
 
 LABELS_OF_A_CALL = 50_000
 """What a search costs besides, in labels looked at in that time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pomona_planner.costs import Array
+from pomona_planner.cost_model.cost_arrays import Array
 
 EVENNESS = 1e-8
 """Share of the limit that uneven stages are thought to cost more: it decides between cuts that

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pomona_planner.costs import Array
-from pomona_planner.questions import Question
+from pomona_planner.cost_model.cost_arrays import Array
+from pomona_planner.solver.query import Question
 
 
 def twins(question: Question) -> list[int | None]:

@@ -14,14 +14,14 @@ from math import inf
 
 import numpy as np
 
-from pomona_planner import tables
-from pomona_planner.asking import Asking
-from pomona_planner.bounds import least_of_all
-from pomona_planner.costs import Array, Costs
-from pomona_planner.predicting import lanes_and_rows
-from pomona_planner.problem import Problem
-from pomona_planner.questions import TIE, Found, Question
-from pomona_planner.search import MOST_LABELS
+from pomona_planner.cost_model import roofline
+from pomona_planner.cost_model.cost_arrays import Array, Costs
+from pomona_planner.cost_model.prediction import lanes_and_rows
+from pomona_planner.cost_model.problem import Problem
+from pomona_planner.solver.lower_bound import least_of_all
+from pomona_planner.solver.query import TIE, Found, Question
+from pomona_planner.solver.search import MOST_LABELS
+from pomona_planner.solver.search_budget import Asking
 
 CLOSE_ENOUGH = 5e-3
 """Share of the cycle below which halving gives way to one last proof."""
@@ -41,8 +41,8 @@ class Cycle:
         self._fewest, self._most = fewest, most
         self._lanes, rows = lanes_and_rows(users, fewest)
         self._required = required(problem)
-        self.costs = tables.costs(problem, rows)
-        self._busy = tables.occupancy(problem, rows)
+        self.costs = roofline.costs(problem, rows)
+        self._busy = roofline.occupancy(problem, rows)
 
     def of(self, found: Found) -> float:
         """Seconds."""

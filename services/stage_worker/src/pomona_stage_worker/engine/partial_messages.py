@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pomona.codec import Message, Rest, message_name
 from pomona.errors import ProtocolError
+from pomona.messages.codec import Message, Rest, message_name
 
 MOST = 64
 """Links of which a message may be awaited; the oldest of more is given up."""

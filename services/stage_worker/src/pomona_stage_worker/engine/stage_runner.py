@@ -13,10 +13,10 @@ from pathlib import Path
 import orjson
 from prometheus_client import Counter
 
-from pomona.codec import Buffer, Message, Rest, check_sizes
 from pomona.errors import LinkBusyError, LinkGapError, PomonaError, ProtocolError
+from pomona.messages.codec import Buffer, Message, Rest, check_sizes
 from pomona.messages.control import Pipeline
-from pomona.messages.data import (
+from pomona.messages.pipeline import (
     Body,
     Cancel,
     Envelope,
@@ -29,13 +29,13 @@ from pomona.messages.data import (
     Tokens,
 )
 from pomona.transport import Identity, LinkOrder, Push
-from pomona_stage_worker.foresight import Foresight
-from pomona_stage_worker.sampled import pack, sampled_tensor, unpack
-from pomona_stage_worker.scheduling import Limits, PlannedStep, Scheduler
-from pomona_stage_worker.stage import Computation, Output, Stage
-from pomona_stage_worker.step_book import StepBook
-from pomona_stage_worker.timing import StepRecord, Timing
-from pomona_stage_worker.trace import StepTrace
+from pomona_stage_worker.engine.send_timing import Foresight
+from pomona_stage_worker.engine.step_stats import StepBook
+from pomona_stage_worker.engine.step_timing import StepRecord, Timing
+from pomona_stage_worker.engine.step_trace import StepTrace
+from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
+from pomona_stage_worker.sampling.sampled_tensors import pack, sampled_tensor, unpack
+from pomona_stage_worker.scheduler import Limits, PlannedStep, Scheduler
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from prometheus_client import Counter
 
-from pomona.codec import Message, Rest
 from pomona.errors import PomonaError, ProtocolError
-from pomona.messages.data import Cancel, Step, StepDone, Submit
+from pomona.messages.codec import Message, Rest
+from pomona.messages.pipeline import Cancel, Step, StepDone, Submit
 from pomona.transport import Identity, Pull, Push
-from pomona_stage_worker.awaited import AwaitedMessages
-from pomona_stage_worker.runtime import Runtime, rejected_epoch
+from pomona_stage_worker.engine.partial_messages import AwaitedMessages
+from pomona_stage_worker.engine.stage_runner import Runtime, rejected_epoch
 
 log = logging.getLogger(__name__)
 

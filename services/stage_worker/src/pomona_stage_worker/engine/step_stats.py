@@ -6,10 +6,10 @@ from math import prod
 
 from prometheus_client import Counter, Histogram
 
-from pomona_stage_worker.scheduling import Scheduler
-from pomona_stage_worker.timing import StepRecord, Timing
-from pomona_stage_worker.trace import StepTrace
-from pomona_stage_worker.trial import Trial
+from pomona_stage_worker.engine.step_timing import StepRecord, Timing
+from pomona_stage_worker.engine.step_trace import StepTrace
+from pomona_stage_worker.model.warmup import Trial
+from pomona_stage_worker.scheduler import Scheduler
 
 MOST_UNRECORDED = 64
 """Steps of which no note was taken yet, when one step follows another without a pause."""

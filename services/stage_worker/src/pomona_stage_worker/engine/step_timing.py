@@ -6,8 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-from pomona.messages.data import Step
-from pomona_stage_worker.trial import NOT_TRIED, Trial
+from pomona.messages.pipeline import Step
+from pomona_stage_worker.model.warmup import NOT_TRIED, Trial
 
 WINDOW = 48
 """Values whose median is told: a pause, or a first step that compiles, does not bend it."""

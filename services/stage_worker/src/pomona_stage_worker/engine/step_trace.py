@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from pomona_stage_worker.timing import StepRecord
+from pomona_stage_worker.engine.step_timing import StepRecord
 
 log = logging.getLogger(__name__)
 

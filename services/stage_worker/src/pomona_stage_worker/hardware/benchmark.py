@@ -125,7 +125,7 @@ def _best_time(run: Callable[[], None]) -> float:
 def _reading(on_metal: bool) -> float:
     import mlx.core as mx
 
-    from pomona_stage_worker.loading.layout import orders, product_seconds
+    from pomona_stage_worker.hardware.cpu_matrix_layout import orders, product_seconds
 
     width = 2048
     x = mx.ones((1, width), dtype=mx.float16 if on_metal else mx.float32)

@@ -17,8 +17,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchLinear
 
-from pomona_stage_worker.loading.blocks import OUTPUTS, SUFFIX, in_blocks, multiply, whole
-from pomona_stage_worker.loading.precision import on_metal
+from pomona_stage_worker.hardware.cpu_blocked_linear import (
+    OUTPUTS,
+    SUFFIX,
+    in_blocks,
+    multiply,
+    whole,
+)
+from pomona_stage_worker.hardware.cpu_float32 import on_metal
 
 TRIES = 2
 LANE_ROWS = 1, 4

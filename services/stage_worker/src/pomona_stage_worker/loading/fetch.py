@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pomona.models.copies import Copy, pieces
-from pomona.models.hub import Hub
-from pomona.models.hub_id import is_hub_id
-from pomona.models.keepers import Keeper
-from pomona.models.safetensors_index import TensorPlace
+from pomona.models.formats.safetensors_index import TensorPlace
+from pomona.models.store.hub_id import is_hub_id
+from pomona.models.store.hub_source import Hub
+from pomona.models.store.remote_source import Keeper
+from pomona.models.store.sparse_copy import Copy, pieces
 from pomona_stage_worker.loading.progress import Progress
 
 log = logging.getLogger(__name__)

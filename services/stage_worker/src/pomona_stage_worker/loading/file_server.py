@@ -20,9 +20,15 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from pomona.errors import ModelError
-from pomona.models.copies import PIECE_BYTES, Copy
-from pomona.models.keepers import Manifest, Range, RemoteFile, is_small_file, is_weight_file
-from pomona.models.peers import DIGEST_HEADER
+from pomona.models.store.peer_source import DIGEST_HEADER
+from pomona.models.store.remote_source import (
+    Manifest,
+    Range,
+    RemoteFile,
+    is_small_file,
+    is_weight_file,
+)
+from pomona.models.store.sparse_copy import PIECE_BYTES, Copy
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ import mlx.nn as nn
 from mlx_lm import utils as mlx_lm_utils
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.folder import refuse_own_code
-from pomona.models.safetensors_index import read_json, read_tensor_places
-from pomona_stage_worker.loading.precision import make_float32, on_metal
+from pomona.models.formats.hf_folder import refuse_own_code
+from pomona.models.formats.safetensors_index import read_json, read_tensor_places
+from pomona_stage_worker.hardware.cpu_float32 import make_float32, on_metal
 from pomona_stage_worker.slicing import has_body
 
 _SMALL_FILES = ("config.json", "generation_config.json", "hf_quant_config.json")

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.gguf_header import (
+from pomona.models.formats.gguf_header import (
     CONVERTED_BITS,
     KEPT_BITS,
     PLAIN_TYPES,
     GgufTensor,
     read_gguf_header,
 )
-from pomona.models.safetensors_index import TensorPlace
-from pomona_stage_worker.loading.gguf_blocks import GROUP_SIZE, Quantized, quantized
+from pomona.models.formats.safetensors_index import TensorPlace
+from pomona_stage_worker.hardware.cpu_float32 import on_metal
 from pomona_stage_worker.loading.gguf_families import Metadata, config_of, family_of
-from pomona_stage_worker.loading.precision import on_metal
+from pomona_stage_worker.loading.gguf_repack import GROUP_SIZE, Quantized, quantized
 
 log = logging.getLogger(__name__)
 

@@ -19,16 +19,16 @@ from mlx.utils import tree_flatten
 
 from pomona.errors import ModelError
 from pomona.models import resolve
-from pomona.models.keepers import Keeper
-from pomona_stage_worker.device import this_device
-from pomona_stage_worker.loading.blocks import SUFFIX, put_blocks
-from pomona_stage_worker.loading.fetching import copy_at, fetch
+from pomona.models.store.remote_source import Keeper
+from pomona_stage_worker.hardware.cpu_blocked_linear import SUFFIX, put_blocks
+from pomona_stage_worker.hardware.cpu_float32 import on_metal
+from pomona_stage_worker.hardware.cpu_matrix_layout import kept, multiplied, settled
+from pomona_stage_worker.hardware.cpu_rope import share_angles
+from pomona_stage_worker.hardware.device import this_device
+from pomona_stage_worker.loading.fetch import copy_at, fetch
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
-from pomona_stage_worker.loading.layout import kept, multiplied, settled
-from pomona_stage_worker.loading.precision import on_metal
 from pomona_stage_worker.loading.progress import Progress
-from pomona_stage_worker.loading.rotation import share_angles
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
 
 log = logging.getLogger(__name__)

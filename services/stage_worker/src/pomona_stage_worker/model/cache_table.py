@@ -19,8 +19,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache, QuantizedKVCache
 
 from pomona.errors import PomonaError
-from pomona.messages.ops import Close, Drop, Fork, Join, Leave, Op, Open, Trim
-from pomona_stage_worker.slicing.caches import leaf_caches, share_offsets
+from pomona.messages.cache_ops import Close, Drop, Fork, Join, Leave, Op, Open, Trim
+from pomona_stage_worker.slicing.phantom_caches import leaf_caches, share_offsets
 
 Caches: TypeAlias = list[Any]
 """One mlx-lm cache per layer, phantoms included."""

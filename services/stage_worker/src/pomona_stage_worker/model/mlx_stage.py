@@ -10,12 +10,11 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from pomona.codec import Buffer
 from pomona.errors import ProtocolError
-from pomona.messages.data import Step, Tensor
-from pomona.messages.ops import Close, Join, Leave, Open, Trim
-from pomona_stage_worker.ahead import StepAhead, build_ahead
-from pomona_stage_worker.caches import (
+from pomona.messages.cache_ops import Close, Join, Leave, Open, Trim
+from pomona.messages.codec import Buffer
+from pomona.messages.pipeline import Step, Tensor
+from pomona_stage_worker.model.cache_table import (
     Caches,
     CacheTable,
     cache_arrays,
@@ -23,13 +22,14 @@ from pomona_stage_worker.caches import (
     can_slice,
     quantize,
 )
-from pomona_stage_worker.constraints import Grammars
-from pomona_stage_worker.drawing import Drawing, Drawn, Result
-from pomona_stage_worker.prompt_scores import OfPrompt, PromptScores, embedded
-from pomona_stage_worker.sampled import SampledToken
-from pomona_stage_worker.sampling import begin_draw, end_draw, reports
+from pomona_stage_worker.model.prebuilt_step import StepAhead, build_ahead
+from pomona_stage_worker.model.warmup import NOT_TRIED, Trial
+from pomona_stage_worker.sampling.grammar_mask import Grammars
+from pomona_stage_worker.sampling.prompt_logprobs import OfPrompt, PromptScores, embedded
+from pomona_stage_worker.sampling.sampled_tensors import SampledToken
+from pomona_stage_worker.sampling.sampler import begin_draw, end_draw, reports
+from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn, Result
 from pomona_stage_worker.slicing import Logits, StageModel
-from pomona_stage_worker.trial import NOT_TRIED, Trial
 
 NO_TOKEN = Drawn(0)
 """Ends a sequence of which no token is wanted."""

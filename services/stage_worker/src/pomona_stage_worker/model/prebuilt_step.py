@@ -16,11 +16,11 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from pomona.codec import Buffer
-from pomona.messages.data import Tensor
-from pomona_stage_worker.caches import Caches, cache_arrays
+from pomona.messages.codec import Buffer
+from pomona.messages.pipeline import Tensor
+from pomona_stage_worker.model.cache_table import Caches, cache_arrays
 from pomona_stage_worker.slicing import StageModel
-from pomona_stage_worker.slicing.caches import leaf_caches
+from pomona_stage_worker.slicing.phantom_caches import leaf_caches
 
 
 class Input:

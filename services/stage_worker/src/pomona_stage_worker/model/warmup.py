@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from pomona_stage_worker.caches import cache_arrays
+from pomona_stage_worker.model.cache_table import cache_arrays
 from pomona_stage_worker.slicing import Activations, Logits, StageModel, slice_model
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from pomona.errors import PomonaError
-from pomona.messages.ops import Open
-from pomona.models.vocabulary import read_vocabulary
+from pomona.messages.cache_ops import Open
+from pomona.models.formats.vocabulary import read_vocabulary
 
 log = logging.getLogger(__name__)
 

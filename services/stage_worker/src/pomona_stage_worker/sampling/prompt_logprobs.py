@@ -8,9 +8,9 @@ from typing import TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from pomona.codec import Buffer
-from pomona.messages.data import Embedded, Scored, Step, Tensor
-from pomona.messages.ops import Close, Fork, Open
+from pomona.messages.cache_ops import Close, Fork, Open
+from pomona.messages.codec import Buffer
+from pomona.messages.pipeline import Embedded, Scored, Step, Tensor
 
 PromptMessage: TypeAlias = tuple[Scored | Embedded, tuple[Tensor, ...], tuple[Buffer, ...]]
 

@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pomona.codec import Buffer
 from pomona.errors import ProtocolError
-from pomona.messages.data import FINISHES, FinishReason, Tensor
+from pomona.messages.codec import Buffer
+from pomona.messages.pipeline import FINISHES, FinishReason, Tensor
 
 COLUMNS = 3
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.drawing import Drawing, Drawn
+from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn
 
 Way: TypeAlias = Callable[[mx.array, Sequence[Sampling], mx.array], mx.array]
 """Picks a token for each row, given its number in [0, 1): (rows, vocabulary) -> (rows,)."""

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pomona.messages.data import FinishReason, Token
-from pomona.messages.ops import Open
+from pomona.messages.cache_ops import Open
+from pomona.messages.pipeline import FinishReason, Token
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.sampled import SampledToken
+from pomona_stage_worker.sampling.sampled_tensors import SampledToken
 
 
 class Constraint(Protocol):

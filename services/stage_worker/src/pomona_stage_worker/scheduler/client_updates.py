@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pomona.messages.data import Queued, Rejected, Started, Submit
-from pomona_stage_worker.scheduling.refusals import Refusal
-from pomona_stage_worker.scheduling.state import Sequence
-from pomona_stage_worker.scheduling.waiting import Waiting
+from pomona.messages.pipeline import Queued, Rejected, Started, Submit
+from pomona_stage_worker.scheduler.refusals import Refusal
+from pomona_stage_worker.scheduler.request_queue import Waiting
+from pomona_stage_worker.scheduler.sequence import Sequence
 
 TELL_QUEUE_S = 1.0
 """Between two reports of who waits where."""

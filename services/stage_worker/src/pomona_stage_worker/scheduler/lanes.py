@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from pomona.messages.ops import Join, Leave, Op
-from pomona_stage_worker.scheduling.state import Lane, Sequence
+from pomona.messages.cache_ops import Join, Leave, Op
+from pomona_stage_worker.scheduler.sequence import Lane, Sequence
 
 
 class Lanes:

@@ -21,7 +21,7 @@ class Limits:
         chunk: most tokens of a chunk.
         scored_chunk: the same where each token's logits are wanted: they are float32, as
             wide as the vocabulary.
-        pace: see :class:`~pomona_stage_worker.scheduling.pace.Pace`.
+        pace: see :class:`~pomona_stage_worker.scheduler.prefill_budget.Pace`.
         least_prefix: shorter prefixes are not worth keeping.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pomona.messages.ops import Drop, Trim
+from pomona.messages.cache_ops import Drop, Trim
 
 
 @dataclass(slots=True)

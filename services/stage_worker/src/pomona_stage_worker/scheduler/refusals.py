@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pomona.messages.data import Submit
-from pomona_stage_worker.scheduling.limits import Limits
+from pomona.messages.pipeline import Submit
+from pomona_stage_worker.scheduler.limits import Limits
 
 RETRY_AFTER_S = 5
 

@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from pomona.messages.data import MAX_PLACES, Queued, QueuePlace, Submit
-from pomona_stage_worker.scheduling.state import Sequence
+from pomona.messages.pipeline import MAX_PLACES, Queued, QueuePlace, Submit
+from pomona_stage_worker.scheduler.sequence import Sequence
 
 PRIORITY_S = 25.0
 """A step of priority makes a request due so many seconds after it came. Then it is as urgent as

@@ -17,18 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pomona.messages.data import Step, Submit
-from pomona.messages.ops import Close, Fork, Op
-from pomona_stage_worker.sampled import SampledToken
-from pomona_stage_worker.scheduling import refusals
-from pomona_stage_worker.scheduling.lanes import Lanes
-from pomona_stage_worker.scheduling.limits import Limits
-from pomona_stage_worker.scheduling.notices import Notice, Notices
-from pomona_stage_worker.scheduling.pace import Pace
-from pomona_stage_worker.scheduling.prefixes import PrefixIndex
-from pomona_stage_worker.scheduling.rounds import Rounds
-from pomona_stage_worker.scheduling.state import InFlight, Lane, Sequence
-from pomona_stage_worker.scheduling.waiting import PRIORITY_S, Waiting
+from pomona.messages.cache_ops import Close, Fork, Op
+from pomona.messages.pipeline import Step, Submit
+from pomona_stage_worker.sampling.sampled_tensors import SampledToken
+from pomona_stage_worker.scheduler import refusals
+from pomona_stage_worker.scheduler.client_updates import Notice, Notices
+from pomona_stage_worker.scheduler.lane_count import Rounds
+from pomona_stage_worker.scheduler.lanes import Lanes
+from pomona_stage_worker.scheduler.limits import Limits
+from pomona_stage_worker.scheduler.prefill_budget import Pace
+from pomona_stage_worker.scheduler.prefix_cache import PrefixIndex
+from pomona_stage_worker.scheduler.request_queue import PRIORITY_S, Waiting
+from pomona_stage_worker.scheduler.sequence import InFlight, Lane, Sequence
 
 
 @dataclass(frozen=True, slots=True)

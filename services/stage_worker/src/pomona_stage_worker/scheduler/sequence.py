@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pomona.messages.data import Submit
-from pomona.messages.ops import Open
-from pomona_stage_worker.drawing import needs_history
+from pomona.messages.cache_ops import Open
+from pomona.messages.pipeline import Submit
+from pomona_stage_worker.sampling.sequence_state import needs_history
 
 Phase = Literal["waiting", "prefilling", "sampling", "running"]
 

@@ -10,10 +10,10 @@ anything, and learns where it may be cut and what crosses each cut.
 
 import mlx.nn as nn
 
-from .anatomy import Anatomy
-from .errors import ActivationsError, IllegalCutError, SlicingError
-from .stage import Activations, Logits, StageModel
-from .watch import has_body
+from pomona_stage_worker.slicing.errors import ActivationsError, IllegalCutError, SlicingError
+from pomona_stage_worker.slicing.model_structure import Anatomy
+from pomona_stage_worker.slicing.stage_model import Activations, Logits, StageModel
+from pomona_stage_worker.slicing.tracer import has_body
 
 __all__ = [
     "Activations",

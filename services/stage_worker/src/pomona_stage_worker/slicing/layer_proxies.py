@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from .trees import holds, modules_in, substituted
+from pomona_stage_worker.slicing.tree_utils import holds, modules_in, substituted
 
 
 class StandIn:

@@ -7,11 +7,19 @@ from itertools import pairwise
 import mlx.core as mx
 import mlx.nn as nn
 
-from .caches import Effect
-from .errors import IllegalCutError
-from .sites import LayerSites, remembering
-from .trees import Path, arrays_of, leaves, modules_in
-from .watch import AFTER, BEFORE, BETWEEN, LayerRecord, Untraceable, Watch, step_axis
+from pomona_stage_worker.slicing.errors import IllegalCutError
+from pomona_stage_worker.slicing.layer_proxies import LayerSites, remembering
+from pomona_stage_worker.slicing.phantom_caches import Effect
+from pomona_stage_worker.slicing.tracer import (
+    AFTER,
+    BEFORE,
+    BETWEEN,
+    LayerRecord,
+    Untraceable,
+    Watch,
+    step_axis,
+)
+from pomona_stage_worker.slicing.tree_utils import Path, arrays_of, leaves, modules_in
 
 # The lengths of the passes. The first two differ, so that a dimension that follows the step
 # is told from one that follows the history; the third reads what only decoding reads. The

@@ -7,12 +7,19 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from .anatomy import Anatomy, Crossing
-from .caches import advance, copy_state, kind_of, leaf_caches, share_offsets, state_arrays
-from .errors import ActivationsError
-from .sites import StandIn
-from .trees import lookup, replaced
-from .watch import has_body, last_position, run_body, run_model
+from pomona_stage_worker.slicing.errors import ActivationsError
+from pomona_stage_worker.slicing.layer_proxies import StandIn
+from pomona_stage_worker.slicing.model_structure import Anatomy, Crossing
+from pomona_stage_worker.slicing.phantom_caches import (
+    advance,
+    copy_state,
+    kind_of,
+    leaf_caches,
+    share_offsets,
+    state_arrays,
+)
+from pomona_stage_worker.slicing.tracer import has_body, last_position, run_body, run_model
+from pomona_stage_worker.slicing.tree_utils import lookup, replaced
 
 Activations = mx.array | tuple[mx.array, ...]
 Logits = Literal["all", "last", "none", "hidden"]

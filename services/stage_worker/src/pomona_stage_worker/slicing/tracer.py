@@ -21,9 +21,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 
-from .caches import Effect, effect_of, leaf_caches
-from .sites import LayerSites, StandIn
-from .trees import Path, leaves, lookup, modules_in, replaced
+from pomona_stage_worker.slicing.layer_proxies import LayerSites, StandIn
+from pomona_stage_worker.slicing.phantom_caches import Effect, effect_of, leaf_caches
+from pomona_stage_worker.slicing.tree_utils import Path, leaves, lookup, modules_in, replaced
 
 # Who reads a parameter: the code before the layers, a layer, or the code after them.
 BEFORE, AFTER, BETWEEN = "before", "after", "between"

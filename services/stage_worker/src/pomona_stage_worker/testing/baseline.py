@@ -22,8 +22,8 @@ import orjson
 from mlx_lm.generate import BatchGenerator, generate_step
 
 from pomona.models import read_facts
+from pomona_stage_worker.hardware.cpu_matrix_layout import as_mlx_lm_has_them
 from pomona_stage_worker.loading import read_weights
-from pomona_stage_worker.loading.layout import as_mlx_lm_has_them
 
 
 def main() -> None:

@@ -15,20 +15,20 @@ from typing import Any, ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from pomona.codec import Buffer
+from pomona.messages.cache_ops import Close, Open
+from pomona.messages.codec import Buffer
 from pomona.messages.control import Pipeline
-from pomona.messages.data import Step, Tensor
-from pomona.messages.ops import Close, Open
-from pomona.models.keepers import Keeper
+from pomona.messages.pipeline import Step, Tensor
+from pomona.models.store.remote_source import Keeper
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
-from pomona_stage_worker.caches import CacheTable
-from pomona_stage_worker.drawing import Drawing, Drawn
+from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.loading import Progress, StageWeights
+from pomona_stage_worker.model.cache_table import CacheTable
+from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
+from pomona_stage_worker.model.warmup import NOT_TRIED
+from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn
 from pomona_stage_worker.settings import StageWorkerSettings
-from pomona_stage_worker.speed import Speed
-from pomona_stage_worker.stage import Computation, Output, Stage
-from pomona_stage_worker.trial import NOT_TRIED
 from pomona_stage_worker.worker import Engine, StageWorker
 
 LATE_S = 0.0001

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona.models.vocabulary import read_vocabulary
+from pomona.models.formats.vocabulary import read_vocabulary
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "random-qwen3": {

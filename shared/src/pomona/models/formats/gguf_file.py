@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelUnsupportedError
+from pomona.models.chat_notation import parsers_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
-from pomona.models.gguf_header import GgufHeader, GgufTensor, read_gguf_header
-from pomona.models.parsers import parsers_of_template
+from pomona.models.formats.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 
 _SAMPLING = {
     "temperature": "temp",

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
+from pomona.models.chat_notation import parsers_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
-from pomona.models.parsers import parsers_of_template
-from pomona.models.pooling import read_pooling
-from pomona.models.safetensors_index import TensorPlace, read_json, read_tensor_places
+from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
+from pomona.models.pooling_config import read_pooling
 
 __all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
 

@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.gguf_header import read_gguf_header
-from pomona.models.sentencepiece import sentencepiece_backend
+from pomona.models.formats.gguf_header import read_gguf_header
+from pomona.models.formats.sentencepiece import sentencepiece_backend
 
 CONTROL, USER_DEFINED = 3, 4
 """Token types (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""

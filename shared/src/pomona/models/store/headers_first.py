@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pomona.errors import ModelError, ModelNotFoundError
-from pomona.models.gguf_header import gguf_header_end
-from pomona.models.hub_id import HubId, chosen_gguf, hub_id
-from pomona.models.keepers import (
+from pomona.models.formats.gguf_header import gguf_header_end
+from pomona.models.formats.safetensors_index import LENGTH_BYTES, header_length, read_index
+from pomona.models.store.hub_id import HubId, chosen_gguf, hub_id
+from pomona.models.store.remote_source import (
     Keeper,
     Manifest,
     Range,
@@ -16,7 +17,6 @@ from pomona.models.keepers import (
     is_small_file,
     is_weight_file,
 )
-from pomona.models.safetensors_index import LENGTH_BYTES, header_length, read_index
 
 _HEADER_GUESS = 1 << 16
 _LONGEST_READ = 32 << 20

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
-from pomona.models.hub_id import HubId, hub_id
-from pomona.models.keepers import Manifest, Range, RemoteFile
+from pomona.models.store.hub_id import HubId, hub_id
+from pomona.models.store.remote_source import Manifest, Range, RemoteFile
 
 DEADLINE_S = 60.0
 """For one answer of the hub, seconds."""

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import ModelError, ModelNotFoundError
-from pomona.models.keepers import Manifest, Range
+from pomona.models.store.remote_source import Manifest, Range
 
 DEADLINE_S = 10.0
 """For one answer of a peer, seconds without a byte."""

@@ -27,10 +27,10 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import ModelError, ModelNotFoundError
-from pomona.models.beginning import begin_files, header_end, wanted_of
-from pomona.models.hub_id import is_hub_id
-from pomona.models.keepers import Keeper, Manifest, Range, is_weight_file
-from pomona.models.safetensors_index import TensorPlace
+from pomona.models.formats.safetensors_index import TensorPlace
+from pomona.models.store.headers_first import begin_files, header_end, wanted_of
+from pomona.models.store.hub_id import is_hub_id
+from pomona.models.store.remote_source import Keeper, Manifest, Range, is_weight_file
 
 PIECE_BYTES = 32 << 20
 """What is fetched, written and noted at once."""

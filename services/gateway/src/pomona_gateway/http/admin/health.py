@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import RequestError
-from pomona_gateway.api.errors import speaks_anthropic
-from pomona_gateway.api.json_response import JsonResponse
 from pomona_gateway.gateway import Gateway
+from pomona_gateway.http.errors import speaks_anthropic
+from pomona_gateway.http.json_response import JsonResponse
 
 RETRY_AFTER_S = 2
 

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import RequestError
-from pomona_gateway.api.answering import gateway_of, receive
-from pomona_gateway.api.body import Body
-from pomona_gateway.api.json_response import JsonResponse
+from pomona_gateway.http.common.run_request import gateway_of, receive
+from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.request_body import Body
 
 
 class ModelBody(Body):

@@ -13,22 +13,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.api import sse
-from pomona_gateway.api.answering import answer, gateway_of, receive
-from pomona_gateway.api.anthropic_request import (
+from pomona_gateway.gateway import Gateway
+from pomona_gateway.generation.chat import CallPiece, Dialogue, DialogueReplies, ToolCall, Turn
+from pomona_gateway.generation.completion import Replies, Waiting
+from pomona_gateway.http import sse
+from pomona_gateway.http.anthropic.messages_request import (
     CountRequest,
     MessagesRequest,
     Thinking,
     anthropic_messages,
     anthropic_tools,
 )
-from pomona_gateway.api.errors import anthropic_error
-from pomona_gateway.api.json_response import JsonResponse
-from pomona_gateway.api.opening import dialogue_prompt, open_dialogue
-from pomona_gateway.completion import Replies, Waiting
-from pomona_gateway.dialogue import CallPiece, Dialogue, DialogueReplies, ToolCall, Turn
-from pomona_gateway.gateway import Gateway
-from pomona_gateway.output import Said, Thought
+from pomona_gateway.http.common.prepare_chat import dialogue_prompt, open_dialogue
+from pomona_gateway.http.common.run_request import answer, gateway_of, receive
+from pomona_gateway.http.errors import anthropic_error
+from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.parsers import Said, Thought
 
 
 async def messages(request: Request) -> Response | ASGIApp:

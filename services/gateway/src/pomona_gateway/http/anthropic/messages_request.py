@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona_gateway.api.body import Body, Rule, RuledBody, either, given, unless
-from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName
-from pomona_gateway.api.opening import Effort
-from pomona_gateway.api.parameters import Label, SamplingParameters, StopStrings
-from pomona_gateway.api.shapes import FlatFormat, format_shape
-from pomona_gateway.api.tools import MAX_TOOLS, NO_TOOLS, offered
-from pomona_gateway.dialogue import Function, Tools
+from pomona_gateway.generation.chat import Function, Tools
 from pomona_gateway.grammar import Shape
+from pomona_gateway.http.common.chat_messages import MAX_MESSAGES, CallId, FunctionName
+from pomona_gateway.http.common.prepare_chat import Effort
+from pomona_gateway.http.common.sampling_parameters import Label, SamplingParameters, StopStrings
+from pomona_gateway.http.common.structured_output import FlatFormat, format_shape
+from pomona_gateway.http.common.tools import MAX_TOOLS, NO_TOOLS, offered
+from pomona_gateway.http.request_body import Body, Rule, RuledBody, either, given, unless
 
 MAX_BLOCKS = 4096
 

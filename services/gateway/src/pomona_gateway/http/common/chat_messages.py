@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona_gateway.api.body import Body
-from pomona_gateway.dialogue import argument_object
+from pomona_gateway.generation.chat import argument_object
+from pomona_gateway.http.request_body import Body
 
 MAX_MESSAGES = 4096
 

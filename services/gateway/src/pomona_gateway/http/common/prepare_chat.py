@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
-from pomona_gateway.api.parameters import SamplingParameters, sampling
-from pomona_gateway.completion import Completion
-from pomona_gateway.dialogue import Dialogue, Function, Tools
 from pomona_gateway.gateway import Gateway
+from pomona_gateway.generation.chat import Dialogue, Function, Tools
+from pomona_gateway.generation.completion import Completion
 from pomona_gateway.grammar import (
     CallableFunction,
     JsonShape,
@@ -22,14 +21,15 @@ from pomona_gateway.grammar import (
     body_grammar,
     dialogue_grammar,
 )
-from pomona_gateway.output import OutputFormat
-from pomona_gateway.prompts import (
+from pomona_gateway.http.common.sampling_parameters import SamplingParameters, sampling
+from pomona_gateway.parsers import OutputFormat
+from pomona_gateway.text import LanguageModel
+from pomona_gateway.text.prompts import (
     chat_prompt,
     knows_tools,
     with_taught_calls,
     with_written_calls,
 )
-from pomona_gateway.tokenizer import LanguageModel
 
 _OPEN = ("patternProperties", "$ref", "anyOf", "oneOf", "allOf", "if", "dependentSchemas")
 """Where these are, a schema allows more arguments than its ``properties``."""

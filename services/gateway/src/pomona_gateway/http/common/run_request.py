@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from pomona.auth.api_keys import ApiKey, KeyLimits
 from pomona.errors import RequestError
-from pomona.keys import ApiKey, KeyLimits
-from pomona_gateway.api.body import Body, parse_body, read_body
-from pomona_gateway.api.json_response import JsonResponse
-from pomona_gateway.api.respond import StreamAnswer, while_connected
-from pomona_gateway.completion import Completion, Replies
 from pomona_gateway.gateway import Gateway
+from pomona_gateway.generation.completion import Completion, Replies
+from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.request_body import Body, parse_body, read_body
+from pomona_gateway.http.respond import StreamAnswer, while_connected
 
 SETTLE_S = 0.25
 """A stream begins at the latest after this, so that a refusal before it has its status."""

@@ -10,10 +10,10 @@ from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
-from pomona_gateway.api.body import Body, Rule, RuledBody, either, given, unless
-from pomona_gateway.api.shapes import StructuredOutputs
-from pomona_gateway.completion import SEED_MASK
-from pomona_gateway.tokenizer import LanguageModel
+from pomona_gateway.generation.completion import SEED_MASK
+from pomona_gateway.http.common.structured_output import StructuredOutputs
+from pomona_gateway.http.request_body import Body, Rule, RuledBody, either, given, unless
+from pomona_gateway.text import LanguageModel
 
 MAX_REPLIES = 16
 MAX_STOPS = 16

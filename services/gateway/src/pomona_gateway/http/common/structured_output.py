@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona_gateway.api.body import Body, Rule, RuledBody, given
 from pomona_gateway.grammar import ChoiceShape, JsonShape, RegexShape, Shape
+from pomona_gateway.http.request_body import Body, Rule, RuledBody, given
 
 MAX_CHOICES = 1024
 

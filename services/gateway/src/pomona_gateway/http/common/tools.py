@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
-from pomona_gateway.api.body import Body, Rule, either, given, unless
-from pomona_gateway.api.messages import FunctionName
-from pomona_gateway.dialogue import Function, Tools
+from pomona_gateway.generation.chat import Function, Tools
+from pomona_gateway.http.common.chat_messages import FunctionName
+from pomona_gateway.http.request_body import Body, Rule, either, given, unless
 
 MAX_TOOLS = 128
 

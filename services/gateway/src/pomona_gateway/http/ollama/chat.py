@@ -14,17 +14,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.api.answering import answer, gateway_of, receive
-from pomona_gateway.api.json_response import JsonResponse
-from pomona_gateway.api.ollama_models import find, timestamp
-from pomona_gateway.api.ollama_request import OllamaChat, OllamaGenerate, OllamaRequest
-from pomona_gateway.api.opening import open_dialogue, shaped
-from pomona_gateway.api.parameters import sampling
-from pomona_gateway.api.tools import chosen_tools
-from pomona_gateway.completion import Completion, Replies, Waiting
-from pomona_gateway.dialogue import CallPiece, Dialogue, DialogueReplies, Tools, Turn, WholeReply
-from pomona_gateway.output import OutputFormat
-from pomona_gateway.tokenizer import LanguageModel
+from pomona_gateway.generation.chat import (
+    CallPiece,
+    Dialogue,
+    DialogueReplies,
+    Tools,
+    Turn,
+    WholeReply,
+)
+from pomona_gateway.generation.completion import Completion, Replies, Waiting
+from pomona_gateway.http.common.prepare_chat import open_dialogue, shaped
+from pomona_gateway.http.common.run_request import answer, gateway_of, receive
+from pomona_gateway.http.common.sampling_parameters import sampling
+from pomona_gateway.http.common.tools import chosen_tools
+from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate, OllamaRequest
+from pomona_gateway.http.ollama.models import find, timestamp
+from pomona_gateway.parsers import OutputFormat
+from pomona_gateway.text import LanguageModel
 
 MEDIA_TYPE = "application/x-ndjson"
 

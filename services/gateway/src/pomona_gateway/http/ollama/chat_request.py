@@ -9,12 +9,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
-from pomona_gateway.api.body import Body
-from pomona_gateway.api.messages import MAX_MESSAGES, FunctionName
-from pomona_gateway.api.parameters import SamplingParameters, StopString, StopStrings
-from pomona_gateway.api.shapes import ANY_OBJECT
-from pomona_gateway.api.tools import ToolDefinitions
 from pomona_gateway.grammar import JsonShape, Shape
+from pomona_gateway.http.common.chat_messages import MAX_MESSAGES, FunctionName
+from pomona_gateway.http.common.sampling_parameters import (
+    SamplingParameters,
+    StopString,
+    StopStrings,
+)
+from pomona_gateway.http.common.structured_output import ANY_OBJECT
+from pomona_gateway.http.common.tools import ToolDefinitions
+from pomona_gateway.http.request_body import Body
 
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, for what neither the request nor the model's makers say."""

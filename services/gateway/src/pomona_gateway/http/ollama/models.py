@@ -13,12 +13,12 @@ from starlette.responses import Response
 from pomona import __version__
 from pomona.errors import RequestError
 from pomona.models import ModelFacts
-from pomona_gateway.api.answering import gateway_of, receive
-from pomona_gateway.api.json_response import JsonResponse
-from pomona_gateway.api.ollama_request import ShowRequest
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.prompts import knows_tools
-from pomona_gateway.tokenizer import LanguageModel
+from pomona_gateway.http.common.run_request import gateway_of, receive
+from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.ollama.chat_request import ShowRequest
+from pomona_gateway.text import LanguageModel
+from pomona_gateway.text.prompts import knows_tools
 
 FOREVER = "9999-12-31T23:59:59Z"
 

@@ -12,22 +12,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.api import sse
-from pomona_gateway.api.answering import answer, gateway_of, receive
-from pomona_gateway.api.body import Rule, either, given, unless
-from pomona_gateway.api.messages import Messages, template_message
-from pomona_gateway.api.openai_objects import answer_head, usage_object
-from pomona_gateway.api.opening import Effort, open_dialogue
-from pomona_gateway.api.parameters import MAY_END, Label, SamplingParameters
-from pomona_gateway.api.shapes import ResponseFormat, format_shape
-from pomona_gateway.api.tools import (
-    CHOICE_NEEDS_TOOLS,
-    ToolChoice,
-    ToolDefinitions,
-    chosen_tools,
-)
-from pomona_gateway.completion import Replies, Waiting
-from pomona_gateway.dialogue import (
+from pomona_gateway.gateway import Gateway
+from pomona_gateway.generation.chat import (
     CallPiece,
     Dialogue,
     DialogueReplies,
@@ -36,11 +22,25 @@ from pomona_gateway.dialogue import (
     TurnPart,
     WholeReply,
 )
-from pomona_gateway.gateway import Gateway
+from pomona_gateway.generation.completion import Replies, Waiting
+from pomona_gateway.generation.detokenizer import TokenChance
 from pomona_gateway.grammar import Shape
-from pomona_gateway.output import Said, Thought
-from pomona_gateway.reply_text import TokenChance
-from pomona_gateway.tokenizer import Tokenizer
+from pomona_gateway.http import sse
+from pomona_gateway.http.common.chat_messages import Messages, template_message
+from pomona_gateway.http.common.prepare_chat import Effort, open_dialogue
+from pomona_gateway.http.common.run_request import answer, gateway_of, receive
+from pomona_gateway.http.common.sampling_parameters import MAY_END, Label, SamplingParameters
+from pomona_gateway.http.common.structured_output import ResponseFormat, format_shape
+from pomona_gateway.http.common.tools import (
+    CHOICE_NEEDS_TOOLS,
+    ToolChoice,
+    ToolDefinitions,
+    chosen_tools,
+)
+from pomona_gateway.http.openai.objects import answer_head, usage_object
+from pomona_gateway.http.request_body import Rule, either, given, unless
+from pomona_gateway.parsers import Said, Thought
+from pomona_gateway.text import Tokenizer
 
 
 class ChatRequest(SamplingParameters):

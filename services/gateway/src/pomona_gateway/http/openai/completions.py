@@ -14,16 +14,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.api import sse
-from pomona_gateway.api.answering import answer, gateway_of, receive
-from pomona_gateway.api.echo import Echo
-from pomona_gateway.api.openai_objects import answer_head, usage_object
-from pomona_gateway.api.opening import shaped
-from pomona_gateway.api.parameters import SamplingParameters, TokenId, sampling
-from pomona_gateway.completion import Completion, Replies, Waiting
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.reply_text import Piece, TokenChance
-from pomona_gateway.tokenizer import LanguageModel
+from pomona_gateway.generation.completion import Completion, Replies, Waiting
+from pomona_gateway.generation.detokenizer import Piece, TokenChance
+from pomona_gateway.http import sse
+from pomona_gateway.http.common.prepare_chat import shaped
+from pomona_gateway.http.common.run_request import answer, gateway_of, receive
+from pomona_gateway.http.common.sampling_parameters import SamplingParameters, TokenId, sampling
+from pomona_gateway.http.openai.echo import Echo
+from pomona_gateway.http.openai.objects import answer_head, usage_object
+from pomona_gateway.text import LanguageModel
 
 DEFAULT_MAX_TOKENS = 16
 """As OpenAI has it."""

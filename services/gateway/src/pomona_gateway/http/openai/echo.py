@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pomona_gateway.prompt_scores import Alternatives, PromptScores
-from pomona_gateway.reply_text import Piece, TokenChance
-from pomona_gateway.tokenizer import Tokenizer
+from pomona_gateway.generation.detokenizer import Piece, TokenChance
+from pomona_gateway.pipeline.prompt_results import Alternatives, PromptScores
+from pomona_gateway.text import Tokenizer
 
 
 class Echo:

@@ -20,11 +20,11 @@ from starlette.responses import Response
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona.models import ModelFacts
-from pomona_gateway.api.answering import answer_whole, gateway_of, receive
-from pomona_gateway.api.body import Body
-from pomona_gateway.api.openai_completions import Ids, Text, read_prompts
-from pomona_gateway.api.parameters import Label
-from pomona_gateway.completion import Completion, Replies, Waiting
+from pomona_gateway.generation.completion import Completion, Replies, Waiting
+from pomona_gateway.http.common.run_request import answer_whole, gateway_of, receive
+from pomona_gateway.http.common.sampling_parameters import Label
+from pomona_gateway.http.openai.completions import Ids, Text, read_prompts
+from pomona_gateway.http.request_body import Body
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 """Whose hidden states are known to be those that their embeddings are made of."""

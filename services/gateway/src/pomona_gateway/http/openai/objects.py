@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from pomona import __version__
-from pomona_gateway.completion import Completion, Usage
+from pomona_gateway.generation.completion import Completion, Usage
 
 FINGERPRINT = f"pomona-{__version__}"
 

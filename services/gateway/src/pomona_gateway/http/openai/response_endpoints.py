@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import RequestError
-from pomona_gateway.api.answering import gateway_of, share_of
-from pomona_gateway.api.json_response import JsonResponse
-from pomona_gateway.api.query import Query, parse_query
-from pomona_gateway.conversations import Conversation
+from pomona_gateway.http.common.run_request import gateway_of, share_of
+from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.openai.response_store import Conversation
+from pomona_gateway.http.query import Query, parse_query
 
 
 class NoQuery(Query):

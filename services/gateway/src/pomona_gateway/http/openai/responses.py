@@ -14,15 +14,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.api import sse
-from pomona_gateway.api.answering import answer, gateway_of, receive, share_of
-from pomona_gateway.api.json_response import encode
-from pomona_gateway.api.opening import open_dialogue
-from pomona_gateway.api.responses_items import OutputItems
-from pomona_gateway.api.responses_request import ResponsesRequest
-from pomona_gateway.completion import Replies, Waiting
-from pomona_gateway.conversations import Conversations
-from pomona_gateway.dialogue import Dialogue, DialogueReplies, WholeReply
+from pomona_gateway.generation.chat import Dialogue, DialogueReplies, WholeReply
+from pomona_gateway.generation.completion import Replies, Waiting
+from pomona_gateway.http import sse
+from pomona_gateway.http.common.prepare_chat import open_dialogue
+from pomona_gateway.http.common.run_request import answer, gateway_of, receive, share_of
+from pomona_gateway.http.json_response import encode
+from pomona_gateway.http.openai.response_store import Conversations
+from pomona_gateway.http.openai.responses_items import OutputItems
+from pomona_gateway.http.openai.responses_request import ResponsesRequest
 
 
 async def responses(request: Request) -> Response | ASGIApp:

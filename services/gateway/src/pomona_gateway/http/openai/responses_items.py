@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from pomona_gateway.dialogue import CallPiece, Turn
-from pomona_gateway.output import Said, Thought
+from pomona_gateway.generation.chat import CallPiece, Turn
+from pomona_gateway.parsers import Said, Thought
 
 
 class OutputItems:

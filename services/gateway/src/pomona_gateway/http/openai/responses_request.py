@@ -8,14 +8,19 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
 
-from pomona_gateway.api.body import Body, RuledBody
-from pomona_gateway.api.messages import MAX_MESSAGES, CallId, FunctionName, template_call
-from pomona_gateway.api.opening import Effort
-from pomona_gateway.api.parameters import Label, SamplingParameters
-from pomona_gateway.api.shapes import FlatFormat, format_shape
-from pomona_gateway.api.tools import CHOICE_NEEDS_TOOLS, MAX_TOOLS, offered
-from pomona_gateway.dialogue import Function, Tools
+from pomona_gateway.generation.chat import Function, Tools
 from pomona_gateway.grammar import Shape
+from pomona_gateway.http.common.chat_messages import (
+    MAX_MESSAGES,
+    CallId,
+    FunctionName,
+    template_call,
+)
+from pomona_gateway.http.common.prepare_chat import Effort
+from pomona_gateway.http.common.sampling_parameters import Label, SamplingParameters
+from pomona_gateway.http.common.structured_output import FlatFormat, format_shape
+from pomona_gateway.http.common.tools import CHOICE_NEEDS_TOOLS, MAX_TOOLS, offered
+from pomona_gateway.http.request_body import Body, RuledBody
 
 Identity = Annotated[str, StringConstraints(max_length=256)]
 
