@@ -19,7 +19,7 @@ from pomona.messages.discovery import DiscoveryFacts
 from pomona.models import LayerFacts, ModelFacts
 from pomona_planner.cost_model.prediction import Plan, predict
 from pomona_planner.cost_model.problem import Aim, Demand, Link, Machine, Problem
-from pomona_planner.solver.optimizer import Choice, choose
+from pomona_planner.solver.optimizer import OptimizedPlan, choose
 from support.namespaces import PEER_PORT, Ear, Network, network
 
 NODES = {"a": "10.77.0.1", "b": "10.77.0.2", "c": "10.77.0.3", "d": "10.78.0.4"}
@@ -124,10 +124,10 @@ async def find_and_plan(net: Network, folder: Path) -> None:
     assert second.plan.nodes[0] == 1, "now b has"
 
 
-def planned_as_by_force(links: Links) -> Choice:
+def planned_as_by_force(links: Links) -> OptimizedPlan:
     asked = problem(links.found)
     found = choose(asked, Aim(floor=0))
-    assert isinstance(found, Choice)
+    assert isinstance(found, OptimizedPlan)
     assert found.prediction.tokens_per_second == pytest.approx(best_by_force(asked), rel=1e-6)
     return found
 

@@ -182,7 +182,7 @@ def test_cached_prompt_tokens_are_counted(gateway: GatewayThread, cluster: Scrip
 def test_a_full_head_is_a_429_with_retry_after_even_for_a_stream(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    full = Rejected("rejected", "", 0, 429, "queue_full", "32 requests wait", 90)
+    full = Rejected("", 0, 429, "queue_full", "32 requests wait", 90)
     cluster.head.script = lambda _: Script(reject=full)
     for stream in (False, True):
         answer = ask(gateway, stream=stream)

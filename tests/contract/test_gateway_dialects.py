@@ -137,7 +137,7 @@ def test_anthropic_gets_errors_in_its_own_form(
     wrong = {"name": "w", "input_schema": {"properties": {"a": {"type": "strin"}}}}
     with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\]\.input_schema"):
         message(claude, tool_choice={"type": "any"}, tools=[wrong])
-    full = Rejected("rejected", "", 0, 429, "queue_full", "wait", 1)
+    full = Rejected("", 0, 429, "queue_full", "wait", 1)
     cluster.head.script = lambda _: Script(reject=full)
     with pytest.raises(anthropic.RateLimitError):
         message(claude)

@@ -147,7 +147,7 @@ def test_output_items_come_back_as_input(client: openai.OpenAI, cluster: Scripte
 def test_failures_are_an_event_of_their_own(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
-    gone = Rejected("rejected", "", 0, 503, "gone", "the model went away")
+    gone = Rejected("", 0, 503, "gone", "the model went away")
     cluster.head.script = lambda _: Script(reject=gone)
     with pytest.raises(openai.InternalServerError):
         client.responses.create(model=MODEL, input="hi")

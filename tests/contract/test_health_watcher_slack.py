@@ -13,10 +13,10 @@ from pydantic import SecretStr
 
 from pomona.messages.control import Alert
 from pomona_health_watcher.alert_deduplication import Notice
-from pomona_health_watcher.notice_queue import Outbox
-from pomona_health_watcher.notifier import Courier
+from pomona_health_watcher.notice_queue import NoticeQueue
+from pomona_health_watcher.notifier import Notifier
 from pomona_health_watcher.slack_message import slack_message
-from pomona_health_watcher.slack_webhook import Outcome, Webhook
+from pomona_health_watcher.slack_webhook import Outcome, SlackWebhook
 from support.ports import free_port
 from support.processes import wait_until_async
 from support.slack_server import OK, PATH, Answer, Slack
@@ -30,7 +30,7 @@ MESSAGE = slack_message(notice(), "home")
 
 
 async def post(url: str, give_up_after_s: float = 20.0) -> Outcome:
-    webhook = Webhook(SecretStr(url), 2.0, give_up_after_s)
+    webhook = SlackWebhook(SecretStr(url), 2.0, give_up_after_s)
     try:
         return await webhook.post(MESSAGE)
     finally:
@@ -139,13 +139,13 @@ def posts(outcome: str) -> float:
 
 def courier_run(
     slack: Slack,
-    body: Callable[[Courier], Awaitable[None]],
+    body: Callable[[Notifier], Awaitable[None]],
     size: int = 10,
     told: Iterable[Alert] = (),
-) -> Courier:
-    async def run() -> Courier:
-        webhook = Webhook(SecretStr(slack.url), 2.0, 20.0)
-        courier = Courier("home", webhook, Outbox(size), told)
+) -> Notifier:
+    async def run() -> Notifier:
+        webhook = SlackWebhook(SecretStr(slack.url), 2.0, 20.0)
+        courier = Notifier("home", webhook, NoticeQueue(size), told)
         task = asyncio.create_task(courier.run())
         try:
             await body(courier)
@@ -159,7 +159,7 @@ def courier_run(
 
 
 def test_order_holds_over_failures() -> None:
-    async def body(courier: Courier) -> None:
+    async def body(courier: Notifier) -> None:
         courier.take([notice(1), notice(2)])
         courier.take([notice(3)])
         await courier.drain(10)
@@ -174,7 +174,7 @@ def test_order_holds_over_failures() -> None:
 def test_a_refused_alert_does_not_stand_in_the_way_and_is_counted() -> None:
     before = posts("rejected")
 
-    async def body(courier: Courier) -> None:
+    async def body(courier: Notifier) -> None:
         courier.take([notice(1), notice(2)])
         await courier.drain(10)
 
@@ -188,7 +188,7 @@ def test_a_refused_alert_does_not_stand_in_the_way_and_is_counted() -> None:
 def test_what_is_resolved_is_no_longer_told() -> None:
     raised = notice(1)
 
-    async def body(courier: Courier) -> None:
+    async def body(courier: Notifier) -> None:
         courier.take([Notice("resolved", raised.alert, 1.7e9 + 9)])
         await courier.drain(10)
 
@@ -200,7 +200,7 @@ def test_what_is_resolved_is_no_longer_told() -> None:
 def test_a_full_outbox_counts_what_it_gives_up() -> None:
     before = posts("dropped")
 
-    async def body(courier: Courier) -> None:
+    async def body(courier: Notifier) -> None:
         courier.take([notice(number) for number in range(5)])
         await courier.drain(10)
 
@@ -211,7 +211,7 @@ def test_a_full_outbox_counts_what_it_gives_up() -> None:
 
 
 def test_draining_ends_at_its_deadline_though_slack_is_down() -> None:
-    async def body(courier: Courier) -> None:
+    async def body(courier: Notifier) -> None:
         courier.take([notice(1)])
         await wait_until_async(lambda: slack.attempts, "an attempt")
         async with asyncio.timeout(3):

@@ -107,7 +107,7 @@ def envelope(pipeline: Pipeline, **fields: Any) -> Envelope:
         link=1,
         seq=0,
         epoch=pipeline.epoch,
-        body=Step("step", 1, None, (), False),
+        body=Step(1, None, (), False),
     )
     return replace(base, **fields)
 
@@ -200,7 +200,7 @@ def test_a_submit_for_another_epoch_is_answered_at_once(pipeline: Pipeline) -> N
         assert reply.refusal is not None
 
 
-DONE = {"body": StepDone("step_done", 1, ()), "tensors": (Tensor("int64", (1, 3)),)}
+DONE = {"body": StepDone(1, ()), "tensors": (Tensor("int64", (1, 3)),)}
 FIRST_TOKEN = {"tensors": (TOKEN,)}
 WRONG_PARTS: dict[str, tuple[int, dict[str, Any], list[bytes]]] = {
     "too short": (1, FIRST_TOKEN, [b"impostor/1/0 5", b"abc"]),

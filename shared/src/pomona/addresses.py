@@ -17,7 +17,7 @@ Links = Mapping[str, Sequence[LinkFacts]]
 """By node, the ways to the others as measured from there."""
 
 
-def measured_way(endpoint: str, node: str, sender: str, links: Links) -> str:
+def best_address(endpoint: str, node: str, sender: str, links: Links) -> str:
     """Where ``sender``, a node, reaches an endpoint of ``node`` that is on every address.
 
     Empty when it is on one address only, which is then the way, or no way was measured yet.

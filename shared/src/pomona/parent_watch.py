@@ -16,7 +16,7 @@ LIFELINE_VARIABLE = "POMONA_LIFELINE_FD"
 LIFELINE_GRACE_S = 5.0
 
 
-def watch_lifeline() -> None:
+def watch_parent() -> None:
     """Watch the pipe that ``POMONA_LIFELINE_FD`` names, when there is one.
 
     At its end this process gets SIGTERM, and is ended LIFELINE_GRACE_S later if it still

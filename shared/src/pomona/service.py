@@ -21,7 +21,7 @@ from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.logs import configure_logs
 from pomona.messages.control import Beacon, Facts, State
-from pomona.parent_watch import watch_lifeline
+from pomona.parent_watch import watch_parent
 from pomona.settings import ServiceSettings
 from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
 
@@ -202,7 +202,7 @@ def run_service(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        watch_lifeline()
+        watch_parent()
         await main(stop)
 
     gc.freeze()

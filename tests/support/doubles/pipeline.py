@@ -17,7 +17,7 @@ from pomona.messages.pipeline import Embedded, Queued, Rejected, Scored, Step, S
 from pomona.messages.sampling import Sampling
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
-from pomona_stage_worker.scheduler import Limits, Scheduler
+from pomona_stage_worker.scheduler import Scheduler, SchedulerLimits
 
 Passed: TypeAlias = tuple[tuple[Tensor, ...], tuple[Buffer, ...]]
 """What a stage gets: token ids, and the activations of the one before."""
@@ -42,7 +42,7 @@ class Client:
 class InProcessPipeline:
     """Args: stages: in order. Time stands still unless the test moves ``now``."""
 
-    def __init__(self, stages: Sequence[Stage], limits: Limits) -> None:
+    def __init__(self, stages: Sequence[Stage], limits: SchedulerLimits) -> None:
         self.stages = list(stages)
         self.scheduler = Scheduler(limits)
         self.clients: dict[str, Client] = {}
@@ -59,7 +59,7 @@ class InProcessPipeline:
     ) -> Client:  # fmt: skip
         client = self.clients[request] = Client(request, first_score=scored)
         body = Submit(
-            "submit", request, 1, "m", "tcp://gateway", sampling, scored=scored, share=share,
+            request, 1, "m", "tcp://gateway", sampling, scored=scored, share=share,
             priority=priority, deadline_s=deadline_s, queue_share=queue_share,
         )  # fmt: skip
         self.scheduler.submit(body, list(prompt), self.now)

@@ -23,7 +23,7 @@ from pomona.messages.control import (
     StageWorkerFacts,
     State,
 )
-from pomona.transport import BeaconReceiver, BeaconSender, Switchboard
+from pomona.transport import BeaconProxy, BeaconReceiver, BeaconSender
 from support.doubles.scripted_head import WORKERS, Script, ScriptedHead, Submitted
 from support.ports import free_port
 
@@ -77,7 +77,7 @@ class ScriptedCluster:
             self._loop.close()
 
     async def _serve(self) -> None:
-        board = Switchboard(self.publish, self.subscribe, "tcp://127.0.0.1:*")
+        board = BeaconProxy(self.publish, self.subscribe, "tcp://127.0.0.1:*")
         sender = BeaconSender(self.publish)
         receiver = BeaconReceiver(self.subscribe, "pomona")
 
@@ -122,13 +122,13 @@ class ScriptedCluster:
             self.model, self.source, self.epoch, 2, state, stages, cache_tokens=1000
         )
         assert self.stage_state in ("loading", "ready", "failed")
-        beacons = [self._beacon("near.planner", "plan", PlannerFacts("planner", (pipeline,)), {})]
+        beacons = [self._beacon("near.planner", "plan", PlannerFacts((pipeline,)), {})]
         for n, name in enumerate(WORKERS):
             status = StageStatus(
                 self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100,
                 sequence_tokens=self.sequence_tokens,
             )  # fmt: skip
-            facts = StageWorkerFacts("stage_worker", "cpu", 1, 1, (status,))
+            facts = StageWorkerFacts("cpu", 1, 1, (status,))
             boot = f"{self.head.boot}-{n}"
             beacons.append(self._beacon(name, boot, facts, {"data": self.head.endpoint}))
         return [beacon for beacon in beacons if beacon.facts.service not in self.silent]

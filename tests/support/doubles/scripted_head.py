@@ -178,15 +178,15 @@ class ScriptedHead:
         prompt = len(submitted.ids) - submit.emitted
         after = 0.0
         for position in script.places:
-            self._later(after, submitted, Queued("queued", (QueuePlace(*key, position),)))
+            self._later(after, submitted, Queued((QueuePlace(*key, position),)))
             after += script.step_s
         for done in (script.cached, *script.prefilled):
-            started = Started("started", *key, script.cached, done, prompt)
+            started = Started(*key, script.cached, done, prompt)
             self._later(after, submitted, started)
             after += script.step_s if script.prefilled else 0.0
         for n, scores in enumerate(_scores(submitted, script)):
             if n == script.fail_scores_after:
-                failed = Rejected("rejected", *key, 503, "epoch_failed", "a stage is gone")
+                failed = Rejected(*key, 503, "epoch_failed", "a stage is gone")
                 self._later(after, submitted, failed)
                 return
             self._at(after, lambda scores=scores: self._send(submitted, *scores))
@@ -197,10 +197,10 @@ class ScriptedHead:
             if script.fail_after is not None and n >= script.fail_after:
                 break
             after += script.step_s
-            part = Tokens("tokens", tuple(tokens[n : n + script.batch]))
+            part = Tokens(tuple(tokens[n : n + script.batch]))
             self._later(after, submitted, part)
         if script.fail_after is not None:
-            failed = Rejected("rejected", *key, 503, "epoch_failed", "a stage is gone")
+            failed = Rejected(*key, 503, "epoch_failed", "a stage is gone")
             self._later(after, submitted, failed)
 
 
@@ -217,7 +217,7 @@ def _scores(
         chances = [script.chances(i) for i in ids]
         top = [pair for _, pairs in chances for pair in pairs[:count]]
         yield (
-            Scored("scored", submit.request, submit.attempt, index),
+            Scored(submit.request, submit.attempt, index),
             (
                 Tensor("float32", (len(ids),)),
                 Tensor("int32", (len(ids), count)),

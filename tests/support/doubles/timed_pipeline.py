@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pomona.messages.pipeline import Step, Submit
 from pomona.messages.sampling import Sampling
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
-from pomona_stage_worker.scheduler import Limits, PlannedStep, Scheduler
+from pomona_stage_worker.scheduler import PlannedStep, Scheduler, SchedulerLimits
 
 
 class TimedPipeline:
@@ -20,7 +20,9 @@ class TimedPipeline:
     """
 
     def __init__(self, stages: int, seconds: Callable[[PlannedStep], float]) -> None:
-        self.scheduler = Scheduler(Limits(stages, context_length=9999, cache_tokens=99_999))
+        self.scheduler = Scheduler(
+            SchedulerLimits(stages, context_length=9999, cache_tokens=99_999)
+        )
         self.now = 0.0
         self.steps: list[Step] = []
         self.moments: dict[int, list[float]] = {}
@@ -34,7 +36,7 @@ class TimedPipeline:
         """Returns: the number of the request, which is that of its sequence."""
         number = len(self.moments) + 1
         sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-        submit = Submit("submit", f"r{number}", 1, "m", "", sampling)
+        submit = Submit(f"r{number}", 1, "m", "", sampling)
         self.scheduler.submit(submit, [number] * prompt, self.now)
         self.moments[number] = []
         self._most[number] = max_tokens

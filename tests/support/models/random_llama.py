@@ -15,7 +15,7 @@ from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona_stage_worker.model.mlx_stage import MlxStage
 from pomona_stage_worker.sampling.grammar_mask import Grammars
-from pomona_stage_worker.scheduler import Limits
+from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.slicing import slice_model
 from support.doubles.pipeline import InProcessPipeline
 
@@ -63,7 +63,7 @@ def pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
         "least_prefix": 4,
         **limits,
     }
-    return InProcessPipeline(stages, Limits(stages=len(stages), **allowed))
+    return InProcessPipeline(stages, SchedulerLimits(stages=len(stages), **allowed))
 
 
 def prompts(count: int, length: int = 40) -> list[tuple[int, ...]]:
@@ -100,5 +100,5 @@ def vocabulary_pipeline() -> InProcessPipeline:
     whole = vocabulary_model()
     grammars = Grammars(facts.path, facts.vocab_size)
     stages = [MlxStage(slice_model(whole, 0, 1)), MlxStage(slice_model(whole, 1, 2), 0, grammars)]
-    limits = Limits(stages=2, context_length=2000, cache_tokens=99_999, max_waiting=1000)
+    limits = SchedulerLimits(stages=2, context_length=2000, cache_tokens=99_999, max_waiting=1000)
     return InProcessPipeline(stages, limits)

@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from pomona_stage_worker.slicing import Anatomy, StageModel
+from pomona_stage_worker.slicing import ModelStructure, StageModel
 from support.slicing.families import build, randomise
 
 # The cache list of each stage.
@@ -166,7 +166,7 @@ def conform(row: str) -> Outcome:
     """Everything about one row of `FAMILIES`."""
     model = build(row)
     randomise(model)
-    anatomy = Anatomy(model)
+    anatomy = ModelStructure(model)
     count, cuts = anatomy.layer_count, sorted(anatomy.boundaries)
     arrays = [len(anatomy.boundaries[cut]) for cut in cuts]
     singles = session_of(alone, model)
@@ -205,7 +205,7 @@ def session_of(
 
 
 def poisoned_stage(
-    row: str, model: nn.Module, anatomy: Anatomy, start: int, stop: int
+    row: str, model: nn.Module, anatomy: ModelStructure, start: int, stop: int
 ) -> StageModel:
     """A stage on a model that has the parameters it owns, and in place of others no numbers."""
     own = build(row)
@@ -219,7 +219,7 @@ def poisoned_stage(
         for name, array in dict(tree_flatten(model.parameters())).items()
     }
     own.update(tree_unflatten(list(poison.items())))
-    return StageModel(own, Anatomy(own), start, stop)
+    return StageModel(own, ModelStructure(own), start, stop)
 
 
 def differences(

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from pomona.messages.codec import encode_beacon
 from pomona.messages.control import Beacon
-from pomona_discovery.beacon_filter import CONFLICT_ENDS_S, Dropped, Gate, Origin
+from pomona_discovery.beacon_filter import CONFLICT_ENDS_S, BeaconFilter, Dropped, Origin
 from support.beacons import beacon_of
 
 
-def admit(gate: Gate, beacon: Beacon, origin: Origin = "local", now: float = 0.0) -> str:
+def admit(gate: BeaconFilter, beacon: Beacon, origin: Origin = "local", now: float = 0.0) -> str:
     """``forwarded``, or the reason why not."""
     verdict = gate.admit(encode_beacon(beacon), origin, now)
     return verdict.reason if isinstance(verdict, Dropped) else "forwarded"
 
 
-def gate_of_mac() -> Gate:
-    return Gate("pomona", "mac")
+def gate_of_mac() -> BeaconFilter:
+    return BeaconFilter("pomona", "mac")
 
 
 def test_news_of_this_cluster_passes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pomona.messages.discovery import Interface, LinkFacts, NodeFacts
-from pomona_discovery.link_monitor import Links, addresses_of, kind_towards
+from pomona_discovery.link_monitor import LinkMonitor, addresses_of, kind_towards
 from pomona_discovery.link_probe import Measured, ProbeServer, best_of, measure
 from support.beacons import beacon_of
 from support.ports import free_port
@@ -46,7 +46,7 @@ def test_a_way_is_measured_and_a_dead_address_is_replaced() -> None:
         server = ProbeServer()
         await server.start("127.0.0.1", 0)
         changes: list[int] = []
-        links = Links("a", lambda: INTERFACES, lambda: changes.append(1), pause_s=60)
+        links = LinkMonitor("a", lambda: INTERFACES, lambda: changes.append(1), pause_s=60)
         other = (
             Interface("en0", "ethernet", "127.0.0.1"),
             Interface("en1", "ethernet", "127.66.0.1"),
@@ -78,7 +78,7 @@ def test_a_way_that_the_other_end_found_dead_is_measured_again_at_once() -> None
     async def body() -> None:
         server = ProbeServer()
         await server.start("127.0.0.1", 0)
-        links = Links("a", lambda: INTERFACES, lambda: None, pause_s=3600)
+        links = LinkMonitor("a", lambda: INTERFACES, lambda: None, pause_s=3600)
         probe = {"probe": f"tcp://127.0.0.1:{server.port}"}
         links.hear(beacon_of("discovery", "b", endpoints=probe))
         task = asyncio.create_task(links.run())

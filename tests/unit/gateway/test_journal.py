@@ -18,7 +18,7 @@ from pomona_gateway.pipeline.journal import (
     Fail,
     Instruction,
     Journal,
-    Limits,
+    JournalLimits,
     Progress,
     Send,
     SendCancel,
@@ -27,7 +27,7 @@ from pomona_gateway.pipeline.journal import (
 from pomona_gateway.pipeline.prompt_results import PromptScores
 from pomona_gateway.pipeline.router import Route
 
-LIMITS = Limits(first_token_s=10, token_s=5, recovery_s=3, max_attempts=3)
+LIMITS = JournalLimits(first_token_s=10, token_s=5, recovery_s=3, max_attempts=3)
 ONE = Route("m", 1, "head", "boot", "tcp://head")
 TWO = replace(ONE, epoch=2)
 PROMPT = [7, 8, 9]
@@ -78,7 +78,7 @@ def test_a_new_epoch_resubmits_prompt_and_reply_as_the_next_attempt() -> None:
 
 def test_a_failed_epoch_is_not_tried_again_before_another_route_comes() -> None:
     journal = begun()
-    failed = Rejected("rejected", "r", 0, 503, "epoch_failed", "gone")
+    failed = Rejected("r", 0, 503, "epoch_failed", "gone")
     assert journal.rejected(failed, 1) == []
     assert journal.routed({"m": ONE}, 1.5) == []
     assert journal.routed({}, 2) == []
@@ -118,7 +118,7 @@ def test_attempts_are_bounded() -> None:
 
 def test_another_refusal_fails_the_request_with_the_heads_own_words() -> None:
     journal = begun()
-    [fail] = journal.rejected(Rejected("rejected", "r", 0, 429, "full", "wait", 9), 1)
+    [fail] = journal.rejected(Rejected("r", 0, 429, "full", "wait", 9), 1)
     assert isinstance(fail, Fail)
     assert (fail.error.status, fail.error.code, fail.error.retry_after_s) == (429, "full", 9)
 
@@ -126,7 +126,7 @@ def test_another_refusal_fails_the_request_with_the_heads_own_words() -> None:
 def test_a_refusal_of_an_earlier_attempt_changes_nothing() -> None:
     journal = begun()
     journal.routed({"m": TWO}, 1)
-    assert journal.rejected(Rejected("rejected", "r", 0, 503, "epoch_failed", ""), 2) == []
+    assert journal.rejected(Rejected("r", 0, 503, "epoch_failed", ""), 2) == []
     assert journal.routed({"m": TWO}, 3) == []
 
 
@@ -153,7 +153,7 @@ def test_deadlines_bound_every_wait() -> None:
 
 def test_progress_of_the_current_attempt_is_told() -> None:
     journal = begun()
-    started = Started("started", "r", 0, 1, 2, 3)
+    started = Started("r", 0, 1, 2, 3)
     assert journal.progress(started, 1) == [Progress(started)]
     journal.routed({"m": TWO}, 2)
     assert journal.progress(started, 3) == []
@@ -191,7 +191,7 @@ def test_whatever_arrives_the_client_gets_each_token_once_and_in_order(
             case "epoch":
                 out += journal.routed({"m": replace(ONE, epoch=number)}, now)
             case "failed":
-                refused = Rejected("rejected", "r", number, 503, "epoch_failed", "")
+                refused = Rejected("r", number, 503, "epoch_failed", "")
                 out += journal.rejected(refused, now)
             case _:
                 out += journal.messages_lost(number, now)

@@ -11,12 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pomona_gateway.parsers import (
-    Arguments,
-    Called,
-    OutputParser,
     Part,
-    Said,
-    Thought,
+    ReasoningDelta,
+    ReplyReader,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStart,
     output_format,
 )
 
@@ -34,21 +34,21 @@ class Case:
 
 
 def call(**arguments: Any) -> tuple[Part, Part]:
-    return Called("weather"), Arguments(json.dumps(arguments), last=True)
+    return ToolCallStart("weather"), ToolCallArguments(json.dumps(arguments), last=True)
 
 
 CASES = {
-    "text": Case("", "just <text>", (Said("just <text>"),)),
+    "text": Case("", "just <text>", (TextDelta("just <text>"),)),
     "hermes": Case(
         "<tool_call>",
         'Let me see.<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>\n'
         '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>',
-        (Said("Let me see."), *call(city="Rome"), *call(city="Oslo")),
+        (TextDelta("Let me see."), *call(city="Rome"), *call(city="Oslo")),
     ),
     "hermes broken": Case(
         "<tool_call>",
         "<tool_call>\n{broken\n</tool_call> on",
-        (Said("<tool_call>\n{broken\n</tool_call>"), Said("on")),
+        (TextDelta("<tool_call>\n{broken\n</tool_call>"), TextDelta("on")),
     ),
     "hermes unclosed": Case(
         "<tool_call>",
@@ -59,15 +59,15 @@ CASES = {
         "</think> <tool_call>",
         "<think>\nhm, a <b>\n</think>\n\nYes."
         '<tool_call>{"name": "weather", "arguments": {}}</tool_call>',
-        (Thought("hm, a <b>\n"), Said("Yes."), *call()),
+        (ReasoningDelta("hm, a <b>\n"), TextDelta("Yes."), *call()),
     ),
     "thought opened by the prompt": Case(
         "<think>",
         "hm</think>\n\nYes.",
-        (Thought("hm"), Said("Yes.")),
+        (ReasoningDelta("hm"), TextDelta("Yes.")),
         prompt="<|assistant|><think>\n",
     ),
-    "thought that never ends": Case("<think>", "<think>hm", (Thought("hm"),)),
+    "thought that never ends": Case("<think>", "<think>hm", (ReasoningDelta("hm"),)),
     "qwen coder": Case(
         "<function=",
         "<tool_call>\n<function=weather>\n<parameter=city>\n5\n</parameter>\n"
@@ -88,7 +88,7 @@ CASES = {
     "mistral names": Case(
         "[TOOL_CALLS]",
         'ok [TOOL_CALLS]weather[ARGS]{"days": 1}[TOOL_CALLS]weather[ARGS]{"days": 2}',
-        (Said("ok "), *call(days=1), *call(days=2)),
+        (TextDelta("ok "), *call(days=1), *call(days=2)),
     ),
     "mistral arguments": Case(
         "[TOOL_CALLS] [ARGS]",
@@ -103,8 +103,8 @@ CASES = {
     "llama bare": Case(
         "<|python_tag|>", '\n{"name": "weather", "parameters": {"days": 1}}', call(days=1)
     ),
-    "llama text": Case("<|python_tag|>", "no {call}", (Said("no {call}"),)),
-    "llama other json": Case("<|python_tag|>", '{"a": 1}', (Said('{"a": 1}'),)),
+    "llama text": Case("<|python_tag|>", "no {call}", (TextDelta("no {call}"),)),
+    "llama other json": Case("<|python_tag|>", '{"a": 1}', (TextDelta('{"a": 1}'),)),
     "deepseek": Case(
         "<｜tool▁calls▁begin｜>",
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
@@ -116,7 +116,7 @@ CASES = {
         "<|channel|><|message|>",
         "<|channel|>analysis<|message|>hm <x><|end|><|start|>assistant<|channel|>commentary "
         'to=functions.weather <|constrain|>json<|message|>{"city": "\\"R\\""}<|call|>',
-        (Thought("hm <x>"), *call(city='"R"')),
+        (ReasoningDelta("hm <x>"), *call(city='"R"')),
     ),
     "hermes with a mark inside": Case(
         "<tool_call>",
@@ -139,12 +139,12 @@ CASES = {
     "hermes cut": Case(
         "<tool_call>",
         '<tool_call>{"name": "weather", "arguments": {"city": "Ro',
-        (Called("weather"), Arguments('{"city": "Ro')),
+        (ToolCallStart("weather"), ToolCallArguments('{"city": "Ro')),
     ),
     "hermes and more": Case(
         "<tool_call>",
         '<tool_call>{"name": "weather", "arguments": {}} on</tool_call>',
-        (*call(), Said("on")),
+        (*call(), TextDelta("on")),
     ),
     "qwen coder without arguments": Case(
         "<function=",
@@ -166,12 +166,12 @@ CASES = {
     "harmony no call": Case(
         "<|channel|><|message|>",
         "<|channel|>commentary to=functions.weather<|message|>Rome<|call|>",
-        (Said("Rome"),),
+        (TextDelta("Rome"),),
     ),
     "harmony final": Case(
         "<|channel|><|message|>",
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
-        (Thought("hm"), Said("Yes.")),
+        (ReasoningDelta("hm"), TextDelta("Yes.")),
     ),
 }
 
@@ -181,18 +181,22 @@ def joined(parts: list[Part]) -> list[Part]:
     out: list[Part] = []
     for part in parts:
         last = out[-1] if out else None
-        if isinstance(part, Said) and isinstance(last, Said):
-            out[-1] = Said(last.text + part.text)
-        elif isinstance(part, Thought) and isinstance(last, Thought):
-            out[-1] = Thought(last.text + part.text)
-        elif isinstance(part, Arguments) and isinstance(last, Arguments) and not last.last:
-            out[-1] = Arguments(last.text + part.text, part.last)
+        if isinstance(part, TextDelta) and isinstance(last, TextDelta):
+            out[-1] = TextDelta(last.text + part.text)
+        elif isinstance(part, ReasoningDelta) and isinstance(last, ReasoningDelta):
+            out[-1] = ReasoningDelta(last.text + part.text)
+        elif (
+            isinstance(part, ToolCallArguments)
+            and isinstance(last, ToolCallArguments)
+            and not last.last
+        ):
+            out[-1] = ToolCallArguments(last.text + part.text, part.last)
         else:
             out.append(part)
     return out
 
 
-def parser(case: Case, tools: bool = True) -> OutputParser:
+def parser(case: Case, tools: bool = True) -> ReplyReader:
     return output_format(case.template).parser(SCHEMAS if tools else None, case.prompt)
 
 
@@ -210,8 +214,8 @@ def test_every_notation_is_read_however_it_is_cut(name: str, size: int) -> None:
 
 def test_text_comes_out_at_once_when_no_mark_can_follow() -> None:
     reader = parser(CASES["hermes"])
-    assert reader.push("hello <") == [Said("hello ")]
-    assert reader.push("b>") == [Said("<b>")]
+    assert reader.push("hello <") == [TextDelta("hello ")]
+    assert reader.push("b>") == [TextDelta("<b>")]
 
 
 @pytest.mark.parametrize(
@@ -224,15 +228,15 @@ def test_text_comes_out_at_once_when_no_mark_can_follow() -> None:
 def test_a_call_comes_piece_by_piece_its_name_first(name: str) -> None:
     reader = parser(CASES[name])
     parts = [part for character in CASES[name].reply for part in reader.push(character)]
-    pieces = [part for part in parts if isinstance(part, Arguments)]
-    first = next(n for n, part in enumerate(parts) if isinstance(part, Called))
-    assert isinstance(parts[first + 1], Arguments)
+    pieces = [part for part in parts if isinstance(part, ToolCallArguments)]
+    first = next(n for n, part in enumerate(parts) if isinstance(part, ToolCallStart))
+    assert isinstance(parts[first + 1], ToolCallArguments)
     assert len(pieces) > sum(piece.last for piece in pieces) > 0
 
 
 def test_without_tools_calls_are_text() -> None:
     reader = parser(CASES["hermes"], tools=False)
-    assert reader.push("<tool_call>{}</tool_call>") == [Said("<tool_call>{}</tool_call>")]
+    assert reader.push("<tool_call>{}</tool_call>") == [TextDelta("<tool_call>{}</tool_call>")]
 
 
 PIECES = ["<", "<think>", "</think>", "<tool_call>", "</tool_call>", "{", "z"]
@@ -248,5 +252,5 @@ def test_whatever_a_model_writes_the_parser_ends_and_says_something(
 ) -> None:
     reader = parser(CASES[name])
     parts = [part for piece in pieces for part in reader.push(piece)] + reader.finish()
-    visible = "".join(x.text for x in parts if isinstance(x, Said | Thought))
+    visible = "".join(x.text for x in parts if isinstance(x, TextDelta | ReasoningDelta))
     assert visible.count("z") == pieces.count("z")

@@ -8,10 +8,10 @@ import pytest
 
 from pomona.auth.api_keys import KeyLimits, KeyStore
 from pomona.errors import ConfigurationError, RequestError
-from pomona_gateway.rate_limits import Allowances
+from pomona_gateway.rate_limits import RateLimits
 
 
-def refused(allowances: Allowances, limits: KeyLimits, now: float) -> int:
+def refused(allowances: RateLimits, limits: KeyLimits, now: float) -> int:
     with pytest.raises(RequestError) as caught:
         allowances.begin("k", limits, now)
     assert caught.value.status == 429
@@ -20,7 +20,7 @@ def refused(allowances: Allowances, limits: KeyLimits, now: float) -> int:
 
 
 def test_requests_a_minute_free_up_one_by_one() -> None:
-    allowances, limits = Allowances(), KeyLimits(requests=2)
+    allowances, limits = RateLimits(), KeyLimits(requests=2)
     allowances.begin("k", limits, 0.0)
     allowances.begin("k", limits, 10.0)
     assert refused(allowances, limits, 20.5) == 40
@@ -29,7 +29,7 @@ def test_requests_a_minute_free_up_one_by_one() -> None:
 
 
 def test_tokens_a_minute_are_counted_when_a_request_ends() -> None:
-    allowances, limits = Allowances(), KeyLimits(tokens=100)
+    allowances, limits = RateLimits(), KeyLimits(tokens=100)
     allowances.begin("k", limits, 0.0)
     allowances.begin("k", limits, 0.0)
     allowances.end("k", 100, 5.0)
@@ -38,7 +38,7 @@ def test_tokens_a_minute_are_counted_when_a_request_ends() -> None:
 
 
 def test_requests_at_once_are_those_not_ended() -> None:
-    allowances, limits = Allowances(), KeyLimits(concurrent=1)
+    allowances, limits = RateLimits(), KeyLimits(concurrent=1)
     allowances.begin("k", limits, 0.0)
     allowances.begin("other", limits, 0.0)
     assert refused(allowances, limits, 0.0) == 1

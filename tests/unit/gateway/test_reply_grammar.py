@@ -20,7 +20,14 @@ from pomona_gateway.grammar import (
     Outcome,
     dialogue_grammar,
 )
-from pomona_gateway.parsers import Arguments, Called, OutputFormat, Said, Thought, output_format
+from pomona_gateway.parsers import (
+    OutputFormat,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStart,
+    output_format,
+)
 from pomona_gateway.text import Tokenizer
 from support.models.tiny_model import tiny_backend
 
@@ -110,12 +117,12 @@ def test_whatever_is_drawn_under_a_forced_call_is_read_as_calls(name: str, paral
     for seed in range(20):
         outcome = Outcome(functions=[FUNCTION], forced=True, parallel=parallel)
         text = draw(begin(output, outcome), seed)
-        calls = [part for part in read(output, text) if part != Said("\n")]
+        calls = [part for part in read(output, text) if part != TextDelta("\n")]
         assert calls, text
         assert len(calls) == 2 or parallel
         for called, arguments in zip(calls[::2], calls[1::2], strict=True):
-            assert called == Called("weather"), text
-            assert isinstance(arguments, Arguments), text
+            assert called == ToolCallStart("weather"), text
+            assert isinstance(arguments, ToolCallArguments), text
             assert arguments.last
             jsonschema.validate(json.loads(arguments.text), SCHEMA)
 
@@ -130,8 +137,8 @@ def test_harmony_thinks_and_calls() -> None:
     )
     assert allows(begin(output, outcome), text)
     assert not allows(begin(output, outcome), "<|channel|>final<|message|>Sunny.")
-    called = [Called("weather"), Arguments(json.dumps(CALLED), last=True)]
-    assert read(output, text) == [Thought("Hm."), *called]
+    called = [ToolCallStart("weather"), ToolCallArguments(json.dumps(CALLED), last=True)]
+    assert read(output, text) == [ReasoningDelta("Hm."), *called]
 
 
 def test_reasoning_comes_before_what_is_held() -> None:

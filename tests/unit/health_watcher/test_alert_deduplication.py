@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pomona.messages.control import Alert
-from pomona_health_watcher.alert_deduplication import AlertBook, Notice
+from pomona_health_watcher.alert_deduplication import AlertDeduplication, Notice
 from pomona_health_watcher.rules import Condition, Severity
 
 UNIX = 1_700_000_000.0
@@ -22,7 +22,7 @@ class Told:
     """An alert book and all that it told."""
 
     def __init__(self, repeat_after_s: float = 30.0, restored: tuple[Alert, ...] = ()) -> None:
-        self.book = AlertBook(repeat_after_s, restored)
+        self.book = AlertDeduplication(repeat_after_s, restored)
 
     def at(self, now: float, *wrong: Condition, settled: bool = True) -> list[str]:
         notices = self.book.observe(wrong, now, UNIX + now, settled)
@@ -38,7 +38,7 @@ def test_an_alert_is_raised_once_and_resolved_once() -> None:
 
 
 def test_an_alert_keeps_the_time_at_which_it_began() -> None:
-    book = AlertBook(30)
+    book = AlertDeduplication(30)
     book.observe([lost()], 0, UNIX)
     book.observe([lost(summary="still gone")], 9, UNIX + 9)
     assert book.active() == [Alert("service_lost/x", "critical", "still gone", UNIX)]
@@ -122,7 +122,7 @@ CONDITIONS = [
 def test_every_raise_is_followed_by_its_resolution_and_nothing_is_kept_for_good(
     moments: list[tuple[set[Condition], set[Condition], float]], repeat_after_s: float
 ) -> None:
-    book, now = AlertBook(repeat_after_s), 0.0
+    book, now = AlertDeduplication(repeat_after_s), 0.0
     notices: list[Notice] = []
     happened: set[str] = set()
     for wrong, incidents, pause in moments:

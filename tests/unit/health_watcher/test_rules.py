@@ -15,10 +15,10 @@ from pomona_health_watcher.rules import (
     RETURN_GRACE_S,
     SETTLE_S,
     START_GRACE_S,
+    AlertThresholds,
     Condition,
     HealthRules,
     Known,
-    Limits,
 )
 from support.beacons import GIB, beacon_of
 
@@ -36,7 +36,9 @@ class Cluster:
 
     def __init__(self, known: Iterable[Known] = (), others: bool = True) -> None:
         self.now = 100.0
-        self.rules = HealthRules("mac.health_watcher", "own", "mac", Limits(), self.now, known)
+        self.rules = HealthRules(
+            "mac.health_watcher", "own", "mac", AlertThresholds(), self.now, known
+        )
         self.leases = LeaseTable()
         self.speaking: dict[str, Beacon] = {}
         self.incidents: list[Condition] = []
@@ -213,7 +215,7 @@ def test_a_service_lost_before_its_node_stays_an_alert_beside_it() -> None:
 
 
 def test_a_lost_service_that_never_returns_is_forgotten_after_a_day() -> None:
-    rules = HealthRules("mac.health_watcher", "own", "mac", Limits(), 0.0)
+    rules = HealthRules("mac.health_watcher", "own", "mac", AlertThresholds(), 0.0)
     leases = LeaseTable()
 
     def hear(beacon: Beacon, now: float) -> None:
@@ -354,7 +356,7 @@ def worker(**facts: Any) -> dict[str, Any]:
 def test_a_stage_that_stands_still_while_work_waits_is_stalled() -> None:
     cluster = Cluster()
     cluster.add("stage_worker", queued=3, progress=41)
-    assert cluster.run(Limits().stall_after_s - 2) == set()
+    assert cluster.run(AlertThresholds().stall_after_s - 2) == set()
     cluster.run(4)
     assert cluster.wrong() == {"stalled/mac.stage_worker"}
     cluster.add("stage_worker", queued=3, progress=42)
@@ -447,7 +449,7 @@ def test_a_pipeline_is_an_alert_when_it_stays_impossible() -> None:
     cluster = Cluster()
     pipeline = Pipeline("big", "/big", 4, 60, "impossible", reason="40 GiB are missing")
     cluster.add("planner", facts={"pipelines": (pipeline,)})
-    assert cluster.run(Limits().impossible_after_s - 2) == set()
+    assert cluster.run(AlertThresholds().impossible_after_s - 2) == set()
     cluster.run(4)
     [condition] = cluster.conditions()
     assert condition.key == "pipeline/big"

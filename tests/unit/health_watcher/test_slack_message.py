@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pomona.messages.control import Alert
 from pomona_health_watcher.alert_deduplication import Notice
-from pomona_health_watcher.notice_queue import Outbox
+from pomona_health_watcher.notice_queue import NoticeQueue
 from pomona_health_watcher.slack_message import (
     MAX_CONTEXT,
     MAX_HEADER,
@@ -110,7 +110,7 @@ def notice(kind: Any, key: str) -> Notice:
     return Notice(kind, replace(ALERT, key=key), 1.7e9)
 
 
-def waiting(outbox: Outbox) -> list[tuple[str, str]]:
+def waiting(outbox: NoticeQueue) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     while (first := outbox.first()) is not None:
         found.append((first.kind, first.alert.key))
@@ -119,14 +119,14 @@ def waiting(outbox: Outbox) -> list[tuple[str, str]]:
 
 
 def test_notices_leave_in_the_order_in_which_they_came() -> None:
-    outbox = Outbox(10)
+    outbox = NoticeQueue(10)
     outbox.put([notice("raised", "a"), notice("raised", "b")])
     outbox.put([notice("resolved", "a")])
     assert waiting(outbox) == [("raised", "a"), ("raised", "b"), ("resolved", "a")]
 
 
 def test_a_full_outbox_gives_up_what_is_over_before_what_is_wrong() -> None:
-    outbox = Outbox(3)
+    outbox = NoticeQueue(3)
     outbox.put([notice("raised", "a"), notice("raised", "b"), notice("resolved", "b")])
     dropped = outbox.put([notice("raised", "c")])
     assert [(x.kind, x.alert.key) for x in dropped] == [("raised", "b"), ("resolved", "b")]
@@ -134,7 +134,7 @@ def test_a_full_outbox_gives_up_what_is_over_before_what_is_wrong() -> None:
 
 
 def test_a_full_outbox_gives_up_a_raise_before_a_resolution() -> None:
-    outbox = Outbox(2)
+    outbox = NoticeQueue(2)
     outbox.put([notice("resolved", "a"), notice("raised", "b")])
     outbox.put([notice("resolved", "c")])
     assert waiting(outbox) == [("resolved", "a"), ("resolved", "c")]
@@ -145,7 +145,7 @@ def test_a_full_outbox_gives_up_a_raise_before_a_resolution() -> None:
     st.lists(st.tuples(st.sampled_from(["raised", "resolved"]), st.sampled_from("abc"))),
 )
 def test_an_outbox_never_grows_over_its_size(size: int, put: list[tuple[str, str]]) -> None:
-    outbox = Outbox(size)
+    outbox = NoticeQueue(size)
     dropped = 0
     for kind, key in put:
         dropped += len(outbox.put([notice(kind, key)]))

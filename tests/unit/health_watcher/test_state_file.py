@@ -11,7 +11,7 @@ from pomona.messages.control import Alert
 from pomona.settings import read_settings
 from pomona_health_watcher.rules import Known
 from pomona_health_watcher.settings import HealthWatcherSettings
-from pomona_health_watcher.state_file import VALID_S, Record, read_record, write_record
+from pomona_health_watcher.state_file import VALID_S, WatcherState, read_state, write_state
 
 ALIVE = Known("mac.gateway", "mac", "gateway", "boot1", "ready")
 LOST = Known("mac.planner", "mac", "planner", "boot1", "ready", lost=True, alone=True)
@@ -21,26 +21,26 @@ ALERT = Alert("service_lost/mac.planner", "critical", "gone", 1.7e9)
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "mac.health_watcher.json"
-    record = Record(1.7e9, False, (ALERT,), (ALIVE, LOST))
-    write_record(path, record)
-    assert read_record(path) == record
+    record = WatcherState(1.7e9, False, (ALERT,), (ALIVE, LOST))
+    write_state(path, record)
+    assert read_state(path) == record
     assert [x.name for x in path.parent.iterdir()] == [path.name], "nothing is left behind"
 
 
 def test_no_record_is_no_trouble(tmp_path: Path) -> None:
-    assert read_record(tmp_path / "none.json") is None
+    assert read_state(tmp_path / "none.json") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"at": "x"}', b"\xff\xfe", b"null"])
 def test_a_damaged_record_counts_as_none(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(content)
-    assert read_record(path) is None
+    assert read_state(path) is None
 
 
 def test_a_record_that_cannot_be_kept_does_not_stop_the_watcher(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    write_record(tmp_path / "file" / "record.json", Record(0.0, True))
+    write_state(tmp_path / "file" / "record.json", WatcherState(0.0, True))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_record_that_cannot_be_kept_does_not_stop_the_watcher(tmp_path: Path) 
     ],
 )
 def test_who_is_expected_after_a_restart(clean: bool, age_s: float, expected: list[Known]) -> None:
-    record = Record(1.7e9, clean, (ALERT,), (ALIVE, LOST, SILENT))
+    record = WatcherState(1.7e9, clean, (ALERT,), (ALIVE, LOST, SILENT))
     assert list(record.expected(1.7e9 + age_s)) == expected
 
 

@@ -25,7 +25,7 @@ def test_a_calibrated_prediction_is_what_was_measured(
         for number in range(2)
     ]
 
-    def predicted(learnt: from_beacons.Learnt) -> Prediction:
+    def predicted(learnt: from_beacons.Calibration) -> Prediction:
         problem = Problem(
             read_facts(EMBEDDED_MODEL),
             from_beacons.machines(workers, [], learnt),
@@ -35,7 +35,7 @@ def test_a_calibrated_prediction_is_what_was_measured(
         return predict(problem, Plan((0, 1), (0, 18, 30)))
 
     names = [worker.name for worker in workers]
-    learnt = calibrated(predicted(from_beacons.Learnt()), stages_us, tail_us, whole_us, names)
+    learnt = calibrated(predicted(from_beacons.Calibration()), stages_us, tail_us, whole_us, names)
     said = predicted(learnt)
     assert sum(said.stage_s) * 1e6 == pytest.approx(sum(stages_us))
     assert said.tail_s * 1e6 == pytest.approx(tail_us)

@@ -11,7 +11,7 @@ import pytest
 from pomona.messages.discovery import Hardware, LinkFacts, NodeFacts
 from pomona_discovery.thunderbolt import thunderbolt_ports
 from pomona_ops.doctor.checks import CHECKS, Finding, diagnose
-from pomona_ops.doctor.snapshot import Node, Severity, Sight
+from pomona_ops.doctor.snapshot import Node, Severity, Snapshot
 from support import mac_recordings
 
 GIB = 1 << 30
@@ -68,23 +68,25 @@ FAILING: dict[str, tuple[dict[str, Any], Severity]] = {
 }  # fmt: skip
 
 
-def faulty(check: str) -> tuple[Sight, Severity]:
+def faulty(check: str) -> tuple[Snapshot, Severity]:
     """A cluster in which the check finds a fault, and how bad that is."""
     if check == "ports":
-        return Sight((node("a"),), ("the gateway (52415)",)), "critical"
+        return Snapshot((node("a"),), ("the gateway (52415)",)), "critical"
     changes, severity = FAILING[check]
     nodes = (node("a"), node("b", **changes))
     # Two of a kind, and one that differs.
-    return Sight(nodes if check != "memory-mixed" else (*nodes, node("c")), running=True), severity
+    return Snapshot(
+        nodes if check != "memory-mixed" else (*nodes, node("c")), running=True
+    ), severity
 
 
-def of(check: str, sight: Sight) -> list[Finding]:
+def of(check: str, sight: Snapshot) -> list[Finding]:
     return [finding for finding in diagnose(sight) if finding.check == check]
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_healthy_cluster_passes(check: str) -> None:
-    sight = Sight((node("a"), node("b")), running=True)
+    sight = Snapshot((node("a"), node("b")), running=True)
     assert [finding.severity for finding in of(check, sight)] == ["ok"]
 
 
@@ -104,9 +106,9 @@ def test_a_fault_is_found_and_says_what_to_do(check: str) -> None:
 
 def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
     here = (node("a"),)
-    before = of("ports", Sight(here, ("the gateway (52415)",)))
+    before = of("ports", Snapshot(here, ("the gateway (52415)",)))
     assert [finding.severity for finding in before] == ["critical"]
-    after = of("ports", Sight(here, ("the gateway (52415)",), running=True))
+    after = of("ports", Snapshot(here, ("the gateway (52415)",), running=True))
     assert [finding.severity for finding in after] == ["ok"]
 
 
@@ -128,7 +130,7 @@ def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
     ],
 )  # fmt: skip
 def test_lesser_faults(changes: dict[str, Any], check: str, severity: Severity) -> None:
-    findings = of(check, Sight((node("a"), node("b", **changes)), running=True))
+    findings = of(check, Snapshot((node("a"), node("b", **changes)), running=True))
     assert [finding.severity for finding in findings] == [severity]
 
 
@@ -144,13 +146,13 @@ def test_what_is_of_macs_only_is_not_called_well_where_there_is_none() -> None:
         facts_automatic_updates="unknown",
     )  # fmt: skip
     for check in MACS_ONLY:
-        (finding,) = of(check, Sight((linux,)))
+        (finding,) = of(check, Snapshot((linux,)))
         assert finding.said == "not looked at: no node is a Mac"
 
 
 def test_beside_a_mac_the_doctor_speaks_of_macs_only_where_it_looked_at_those_only() -> None:
     linux = node("b", hardware_os_name="Ubuntu", facts_sleep_minutes=-1, facts_thunderbolt=())
-    (finding,) = of("sleep", Sight((node("a"), linux)))
+    (finding,) = of("sleep", Snapshot((node("a"), linux)))
     assert (finding.severity, finding.said) == ("ok", "no Mac goes to sleep")
 
 
@@ -158,10 +160,10 @@ def test_beside_a_mac_the_doctor_speaks_of_macs_only_where_it_looked_at_those_on
     "check", ["wifi", "asymmetry", "memory-mixed", "clock", "versions", "unreachable", "multicast"]
 )
 def test_what_takes_several_nodes_is_not_called_well_on_one_alone(check: str) -> None:
-    (finding,) = of(check, Sight((node("a", links=()),)))
+    (finding,) = of(check, Snapshot((node("a", links=()),)))
     assert finding.said == "not looked at: no cluster runs"
 
 
 def test_a_cluster_of_one_node_has_nothing_to_compare() -> None:
-    (finding,) = of("versions", Sight((node("a", links=()),), running=True))
+    (finding,) = of("versions", Snapshot((node("a", links=()),), running=True))
     assert finding.said == "not looked at: there is no other node"

@@ -22,7 +22,7 @@ from pomona.messages.control import (
 from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_ops.cluster.report import cluster_report
 from pomona_ops.commands.status import EXIT_CODES
-from pomona_ops.up.event_formatter import PATIENCE_S, Line, Narrator
+from pomona_ops.up.event_formatter import PATIENCE_S, EventFormatter, Line
 from pomona_ops.up.screen import Screen
 
 MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
@@ -47,16 +47,16 @@ def _worker(
     state = "ready" if loaded == 100 else "loading"
     status = StageStatus("tiny", epoch, start, stop, state, loaded, 100)
     speed = 9.5 if stop == 30 else 0.0
-    facts = StageWorkerFacts("stage_worker", "metal", 10, 500, (status,), tokens_per_second=speed)
+    facts = StageWorkerFacts("metal", 10, 500, (status,), tokens_per_second=speed)
     return _beacon(name, facts, boot)
 
 
 def _cluster() -> dict[str, Beacon]:
     return {
-        "discovery": _beacon("discovery", DiscoveryFacts("discovery", MAC)),
-        "planner": _beacon("planner", PlannerFacts("planner", (PIPELINE,))),
-        "gateway": _beacon("gateway", GatewayFacts("gateway", "http://h:1", 3, {"tiny": 7})),
-        "health_watcher": _beacon("health_watcher", HealthWatcherFacts("health_watcher")),
+        "discovery": _beacon("discovery", DiscoveryFacts(MAC)),
+        "planner": _beacon("planner", PlannerFacts((PIPELINE,))),
+        "gateway": _beacon("gateway", GatewayFacts("http://h:1", 3, {"tiny": 7})),
+        "health_watcher": _beacon("health_watcher", HealthWatcherFacts()),
         "w0": _worker("w0", 0, 16),
         "w1": _worker("w1", 16, 30),
     }
@@ -109,7 +109,7 @@ def test_a_stage_of_an_older_epoch_is_waiting() -> None:
 
 
 def test_an_epoch_without_a_token_is_not_proven() -> None:
-    unproven = _beacon("gateway", GatewayFacts("gateway", "http://h:1", 0, {"tiny": 6}))
+    unproven = _beacon("gateway", GatewayFacts("http://h:1", 0, {"tiny": 6}))
     report = cluster_report("c", (_cluster() | {"gateway": unproven}).values())
     assert report.state == "degraded"
     assert not report.pipelines[0].proven
@@ -117,7 +117,7 @@ def test_an_epoch_without_a_token_is_not_proven() -> None:
 
 def test_an_impossible_plan_says_why() -> None:
     pipeline = replace(PIPELINE, state="impossible", stages=(), reason="no worker has room")
-    planner = _beacon("planner", PlannerFacts("planner", (pipeline,)))
+    planner = _beacon("planner", PlannerFacts((pipeline,)))
     report = cluster_report("c", (_cluster() | {"planner": planner}).values())
     assert any("no worker has room" in trouble for trouble in report.troubles)
 
@@ -125,19 +125,19 @@ def test_an_impossible_plan_says_why() -> None:
 def test_a_critical_alert_degrades_and_a_warning_does_not() -> None:
     for severity, state in (("critical", "degraded"), ("warning", "serving")):
         alert = replace(ALERT, severity=severity)
-        watcher = _beacon("health_watcher", HealthWatcherFacts("health_watcher", (alert,)))
+        watcher = _beacon("health_watcher", HealthWatcherFacts((alert,)))
         report = cluster_report("c", (_cluster() | {"health_watcher": watcher}).values())
         assert (report.state, report.alerts) == (state, (alert,))
 
 
 def test_the_narrator_says_what_is_new_and_says_it_once() -> None:
-    narrator = Narrator("mac")
+    narrator = EventFormatter("mac")
 
     def said(beacon: Beacon) -> list[str]:
         return [line.text for line in narrator.heard(beacon, 0.0)]
 
     forming = replace(PIPELINE, state="forming")
-    planner = _beacon("planner", PlannerFacts("planner", (forming,)))
+    planner = _beacon("planner", PlannerFacts((forming,)))
     assert said(planner) == ["epoch 7 of tiny: layers [0, 16) on w0, [16, 30) on w1"]
     assert said(planner) == []
     assert said(_worker("w0", 0, 16, loaded=40)) == ["loading layers [0, 16)"]
@@ -145,16 +145,14 @@ def test_the_narrator_says_what_is_new_and_says_it_once() -> None:
     assert said(_worker("w0", 0, 16, loaded=80)) == []
     assert said(_worker("w0", 0, 16)) == ["holds layers [0, 16), 100 B of weights"]
     assert narrator.loading == {}
-    assert said(_beacon("planner", PlannerFacts("planner", (PIPELINE,)))) == [
-        "epoch 7 of tiny is active"
-    ]
+    assert said(_beacon("planner", PlannerFacts((PIPELINE,)))) == ["epoch 7 of tiny is active"]
     assert said(_worker("w0", 0, 16, loaded=40, boot="again")) == ["loading layers [0, 16)"]
 
 
 def test_the_narrator_tells_an_alert_and_its_end() -> None:
-    narrator = Narrator("mac")
-    raised = _beacon("health_watcher", HealthWatcherFacts("health_watcher", (ALERT,)))
-    calm = _beacon("health_watcher", HealthWatcherFacts("health_watcher"))
+    narrator = EventFormatter("mac")
+    raised = _beacon("health_watcher", HealthWatcherFacts((ALERT,)))
+    calm = _beacon("health_watcher", HealthWatcherFacts())
     assert list(narrator.heard(raised, 0.0)) == [
         Line("health_watcher", "ALERT critical: mac.w1 fell silent", "bad")
     ]
@@ -163,17 +161,17 @@ def test_the_narrator_tells_an_alert_and_its_end() -> None:
 
 
 def test_the_narrator_tells_a_broken_epoch_once() -> None:
-    narrator = Narrator("mac")
-    facts = StageWorkerFacts("stage_worker", "cpu", 1, 1, broken_epoch=4, broken_reason="lost w1")
+    narrator = EventFormatter("mac")
+    facts = StageWorkerFacts("cpu", 1, 1, broken_epoch=4, broken_reason="lost w1")
     beacon = _beacon("w0", facts)
     assert [line.text for line in narrator.heard(beacon, 0.0)] == ["epoch 4 broke: lost w1"]
     assert list(narrator.heard(beacon, 0.0)) == []
 
 
 def test_the_narrator_tells_a_missing_pipeline_when_it_stays_missing() -> None:
-    narrator = Narrator("mac")
+    narrator = EventFormatter("mac")
     pipeline = replace(PIPELINE, state="impossible", stages=(), reason="no worker has room")
-    beacon = _beacon("planner", PlannerFacts("planner", (pipeline,)))
+    beacon = _beacon("planner", PlannerFacts((pipeline,)))
     assert list(narrator.heard(beacon, 10.0)) == []
     assert list(narrator.heard(beacon, 10.0 + PATIENCE_S / 2)) == []
     (line,) = narrator.heard(beacon, 10.0 + PATIENCE_S)
@@ -192,8 +190,8 @@ def test_a_stage_says_what_it_fetches_before_it_loads(capsys: pytest.CaptureFixt
 
 
 def test_caches_that_become_smaller_are_no_news() -> None:
-    narrator = Narrator("mac")
+    narrator = EventFormatter("mac")
     planner = _cluster()["planner"]
     assert list(narrator.heard(planner, 0.0))
-    smaller = _beacon("planner", PlannerFacts("planner", (replace(PIPELINE, cache_tokens=9),)))
+    smaller = _beacon("planner", PlannerFacts((replace(PIPELINE, cache_tokens=9),)))
     assert not list(narrator.heard(smaller, 1.0))

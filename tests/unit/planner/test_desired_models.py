@@ -14,15 +14,15 @@ from pomona.messages.control import (
     WantedModel,
 )
 from pomona.models import EMBEDDED_MODEL, read_facts
-from pomona_planner.control.desired_models import Wants, first_wants, hear, unload_idle
-from pomona_planner.cost_model.cache_sharing import Tenant, fair_cache_tokens, leave_room
+from pomona_planner.control.desired_models import DesiredModels, first_wants, hear, unload_idle
+from pomona_planner.cost_model.cache_sharing import PlacedModel, fair_cache_tokens, leave_room
 from pomona_planner.cost_model.memory import WORKSPACE_BYTES, cache_bytes_per_token, weight_bytes
 from support.beacons import beacon_of
 
 KNOWN = [("a", "/m/a"), ("b", "/m/b")]
 
 
-def start(remembered: Wants | None = None) -> Wants:
+def start(remembered: DesiredModels | None = None) -> DesiredModels:
     return first_wants(("/m/a",), KNOWN, remembered)
 
 
@@ -91,11 +91,11 @@ FACTS = read_facts(EMBEDDED_MODEL)
 GB = 1 << 30
 
 
-def tenant(epoch: int, tokens: int, *stages: tuple[str, int, int]) -> Tenant:
+def tenant(epoch: int, tokens: int, *stages: tuple[str, int, int]) -> PlacedModel:
     placed = tuple(Stage(name, a, b, f"tcp://{name}") for name, a, b in stages)
     model = f"m{epoch}"
     pipeline = Pipeline(model, model, epoch, 30, "active", placed, 8192, tokens)
-    return Tenant(pipeline, FACTS)
+    return PlacedModel(pipeline, FACTS)
 
 
 def test_room_is_what_others_leave_on_a_whole_node() -> None:

@@ -11,7 +11,7 @@ from pomona.messages.discovery import Hardware
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona_planner.cluster import from_beacons
 from pomona_planner.cost_model.problem import Aim, Problem
-from pomona_planner.solver.optimizer import Choice, choose
+from pomona_planner.solver.optimizer import OptimizedPlan, choose
 from support.beacons import beacon_of
 
 GIGA = 10**9
@@ -38,7 +38,7 @@ def seen(
         }
         workers.append(beacon_of("stage_worker", f"n{number}", facts=facts))
         discoveries.append(beacon_of("discovery", f"n{number}", facts={"hardware": kind}))
-    known = from_beacons.Learnt(
+    known = from_beacons.Calibration(
         stages={worker.name: factor for worker, factor in zip(workers, learnt, strict=False)},
         tail=tail,
     )
@@ -53,8 +53,8 @@ def test_equal_machines_that_measured_a_little_apart_are_planned_as_equal() -> N
     exact = choose(seen(9e9, 9e9), Aim(stages=2))
     for speeds, learnt in (((10e9, 8e9), ()), ((9e9, 9e9), (0.85, 1.15))):
         noisy = choose(seen(*speeds, learnt=learnt), Aim(stages=2))
-        assert isinstance(exact, Choice)
-        assert isinstance(noisy, Choice)
+        assert isinstance(exact, OptimizedPlan)
+        assert isinstance(noisy, OptimizedPlan)
         assert noisy.plan.bounds == exact.plan.bounds
         first = noisy.plan.bounds[1]
         assert 5 <= first - (30 - first) <= 9, "balanced, the tail has the vocabulary"
@@ -79,7 +79,7 @@ def test_workers_of_one_machine_are_equal_whatever_they_measured_beside_each_oth
         )
         for number, speed in enumerate(speeds)
     ]
-    known = from_beacons.Learnt(stages={workers[1].name: 4.0})
+    known = from_beacons.Calibration(stages={workers[1].name: 4.0})
     machines = from_beacons.machines(workers, [], known)
     assert [machine.bandwidth for machine in machines] == [9e9] * 3
     assert [machine.correction for machine in machines] == [1.0] * 3
@@ -94,6 +94,6 @@ def test_machines_of_different_kinds_are_never_made_equal() -> None:
 @pytest.mark.parametrize("tail", [None, 0.3, 2.0])
 def test_a_prediction_never_exceeds_its_ceiling(factor: float, tail: float | None) -> None:
     found = choose(seen(9e9, 9e9, learnt=(factor, factor), tail=tail), Aim(stages=2))
-    assert isinstance(found, Choice)
+    assert isinstance(found, OptimizedPlan)
     said = found.prediction
     assert said.tokens_per_second <= said.ceiling_tokens_per_second

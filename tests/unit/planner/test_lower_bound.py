@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from pomona_planner.solver.lagrangian import best_prices
 from pomona_planner.solver.lower_bound import Bound, least_of_all
 from pomona_planner.solver.node_sets import FreeSums, members
-from pomona_planner.solver.query import Question
+from pomona_planner.solver.query import SolverQuery
 from support.planner_instances import random_allowed, random_costs
 
 ROUNDING = 1e-9
 
 
 @st.composite
-def questions(draw: st.DrawFn) -> Question:
+def questions(draw: st.DrawFn) -> SolverQuery:
     """Small ones of every kind: equal and different machines, a fixed number of stages or not,
     machines that must be used, machines that hold little."""
     random_ = draw(st.randoms(use_true_random=False))
@@ -28,7 +28,7 @@ def questions(draw: st.DrawFn) -> Question:
     nodes, positions = draw(st.integers(1, 4)), draw(st.integers(2, 7))
     fewest, most = draw(st.sampled_from([(1, 20), (1, 1), (2, 2), (3, 3), (2, 20), (1, 2)]))
     required = draw(st.frozensets(st.integers(0, nodes - 1), max_size=1))
-    return Question(
+    return SolverQuery(
         random_costs(random_, nodes, positions, kind),
         random_allowed(random_, nodes, positions, kind),
         fewest,
@@ -38,7 +38,7 @@ def questions(draw: st.DrawFn) -> Question:
 
 
 def rest_of_plan(
-    question: Question, used: tuple[int, ...], front: int, tail: int, position: int
+    question: SolverQuery, used: tuple[int, ...], front: int, tail: int, position: int
 ) -> float:
     """The least that layers before ``position`` cost when these nodes hold the ones after it:
     stages, links to the front, and the way back. Infinite when they cannot be held."""
@@ -64,7 +64,7 @@ def rest_of_plan(
 @settings(max_examples=300, deadline=None)
 @given(questions(), st.data())
 def test_no_part_of_a_plan_is_bounded_above_the_cheapest_way_to_end_it(
-    question: Question, data: st.DataObject
+    question: SolverQuery, data: st.DataObject
 ) -> None:
     count, positions = question.costs.before.shape
     guess = data.draw(st.permutations(range(count)))[: data.draw(st.integers(0, count))]
@@ -90,7 +90,7 @@ def test_no_part_of_a_plan_is_bounded_above_the_cheapest_way_to_end_it(
 
 @settings(max_examples=300, deadline=None)
 @given(questions())
-def test_the_bound_of_all_is_never_above_the_cheapest_plan(question: Question) -> None:
+def test_the_bound_of_all_is_never_above_the_cheapest_plan(question: SolverQuery) -> None:
     costs = question.costs
     stage = costs.stage
     count, positions = costs.before.shape
@@ -126,7 +126,7 @@ def test_the_bound_is_worth_having() -> None:
     costs = random_costs(random_, 4, 7, "flat")
     allowed = np.triu(np.ones((7, 7), dtype=bool), 1)
     allowed &= np.subtract.outer(np.arange(7), np.arange(7)).T <= 2
-    question = Question(costs, np.broadcast_to(allowed, (4, 7, 7)).copy())
+    question = SolverQuery(costs, np.broadcast_to(allowed, (4, 7, 7)).copy())
     stage = costs.stage
     plans = (
         sum(stage[r] for r in zip(nodes, (0, *inner), (*inner, 6), strict=True))

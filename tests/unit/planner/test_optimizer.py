@@ -16,8 +16,8 @@ from pomona_planner.cost_model import roofline
 from pomona_planner.cost_model.memory import cache_tokens, weight_bytes
 from pomona_planner.cost_model.prediction import Plan, cycle_seconds, predict
 from pomona_planner.cost_model.problem import Aim, Demand, Link, Machine, Objective, Problem
-from pomona_planner.solver.infeasible import Shortfall
-from pomona_planner.solver.optimizer import BALANCE_SLACK, Choice, choose
+from pomona_planner.solver.infeasible import Infeasible
+from pomona_planner.solver.optimizer import BALANCE_SLACK, OptimizedPlan, choose
 
 MEGA = 1_000_000
 
@@ -94,9 +94,9 @@ def test_no_plan_is_quicker_for_one_user(block: int) -> None:
         speeds = [predict(problem, plan).tokens_per_second for plan in every_plan(problem)]
         found = choose(problem, Aim(floor=0))
         if not speeds:
-            assert isinstance(found, Shortfall), seed
+            assert isinstance(found, Infeasible), seed
             continue
-        assert isinstance(found, Choice), seed
+        assert isinstance(found, OptimizedPlan), seed
         assert found.proven, seed
         assert found.given <= BALANCE_SLACK, seed
         given = pytest.approx(max(speeds) * (1 - found.given), rel=1e-6)
@@ -112,9 +112,9 @@ def test_no_plan_serves_all_users_better(block: int) -> None:
         cycles = [cycle_seconds(problem, plan, users) for plan in every_plan(problem)]
         found = choose(problem, Aim("throughput"))
         if not cycles:
-            assert isinstance(found, Shortfall), seed
+            assert isinstance(found, Infeasible), seed
             continue
-        assert isinstance(found, Choice), seed
+        assert isinstance(found, OptimizedPlan), seed
         assert found.proven, seed
         assert users / min(cycles) == pytest.approx(
             found.prediction.users_tokens_per_second, rel=1e-6
@@ -130,12 +130,12 @@ def test_the_order_in_which_sixteen_machines_are_named_makes_no_difference(
     problem = made_up_problem(2, kind, users=1 if objective == "latency" else 8)
     backwards = replace(problem, machines=problem.machines[::-1])
     one, other = (choose(p, Aim(objective)) for p in (problem, backwards))
-    assert isinstance(one, Choice)
-    assert isinstance(other, Choice)
+    assert isinstance(one, OptimizedPlan)
+    assert isinstance(other, OptimizedPlan)
     assert one.proven
     assert other.proven
 
-    def best(choice: Choice) -> float:
+    def best(choice: OptimizedPlan) -> float:
         said = choice.prediction
         if objective == "throughput":
             return said.users_tokens_per_second
@@ -153,9 +153,9 @@ def test_the_floor_holds() -> None:
     alone = choose(problem, Aim(floor=0))
     best = choose(problem, Aim("throughput"))
     floored = choose(problem, Aim(floor=0.95))
-    assert isinstance(alone, Choice)
-    assert isinstance(best, Choice)
-    assert isinstance(floored, Choice)
+    assert isinstance(alone, OptimizedPlan)
+    assert isinstance(best, OptimizedPlan)
+    assert isinstance(floored, OptimizedPlan)
     assert len(alone.plan.nodes) == 1
     most = best.prediction.users_tokens_per_second
     assert floored.prediction.users_tokens_per_second >= 0.95 * most * (1 - 1e-6)
@@ -169,7 +169,7 @@ def test_of_equally_quick_plans_the_most_even_one_is_chosen() -> None:
     for head, aim, users in product((600, 700, 800), aims, (1, 4)):
         problem = Problem(model([100] * 20, head), machines, demand=Demand(users=users))
         found = choose(problem, Aim(aim, stages=4))
-        assert isinstance(found, Choice)
+        assert isinstance(found, OptimizedPlan)
         *others, _ = (b - a for a, b in pairwise(found.plan.bounds))
         assert max(others) - min(others) <= 1, (head, aim, users)
 
@@ -177,7 +177,7 @@ def test_of_equally_quick_plans_the_most_even_one_is_chosen() -> None:
 def test_one_machine_that_is_faster_alone_is_used_and_it_is_said() -> None:
     machines = tuple(Machine(f"m{n}", 8000 * MEGA, 100e9, 1e12) for n in range(3))
     found = choose(Problem(model([100] * 6), machines))
-    assert isinstance(found, Choice)
+    assert isinstance(found, OptimizedPlan)
     assert found.plan.nodes == (0,)
     assert "alone is faster" in found.notes[0]
 
@@ -192,21 +192,21 @@ def test_pins_exclusions_and_legal_cuts_hold() -> None:
         pins={"m2": (0, 2)},
     )
     found = choose(problem)
-    assert isinstance(found, Choice)
+    assert isinstance(found, OptimizedPlan)
     assert found.plan.nodes[0] == 2
     assert found.plan.bounds == (0, 2, 6)
     wrong = choose(replace(problem, pins={"m2": (0, 3)}))
-    assert isinstance(wrong, Shortfall)
+    assert isinstance(wrong, Infeasible)
 
 
 def test_what_is_missing_and_what_would_fit_is_said() -> None:
     machines = (Machine("a", 700 * MEGA, 100e9, 1e12), Machine("b", 700 * MEGA, 100e9, 1e12))
     found = choose(Problem(model([100] * 6), machines, demand=Demand(context=1024)))
-    assert isinstance(found, Shortfall)
+    assert isinstance(found, Infeasible)
     assert found.missing_bytes > 0
     assert any("add" in remedy for remedy in found.remedies)
     added = (*machines, *(Machine(x, 700 * MEGA, 100e9, 1e12) for x in "cd"))
-    assert isinstance(choose(Problem(model([100] * 6), added)), Choice)
+    assert isinstance(choose(Problem(model([100] * 6), added)), OptimizedPlan)
 
 
 def test_memory_in_the_tables_is_what_a_stage_takes() -> None:
@@ -234,6 +234,6 @@ def test_the_default_models_vocabulary_head_counts_as_several_layers() -> None:
         Machine(f"m{n}", 10**10, 10e9, 1e11, layer_s=3e-4, whole_precision=True) for n in range(2)
     )
     found = choose(Problem(read_facts(EMBEDDED_MODEL), machines), Aim(stages=2))
-    assert isinstance(found, Choice)
+    assert isinstance(found, OptimizedPlan)
     first = found.plan.bounds[1]
     assert 5 <= first - (30 - first) <= 9

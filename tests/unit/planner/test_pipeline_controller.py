@@ -16,8 +16,8 @@ from pomona.messages.control import (
 from pomona.messages.discovery import LinkFacts
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona_planner.control.pins import parse_pin, pins_of
-from pomona_planner.control.pipeline_controller import Decider
-from pomona_planner.control.proposal import Replan, Wish
+from pomona_planner.control.pipeline_controller import PipelineController
+from pomona_planner.control.proposal import PipelineSpec, Replan
 from pomona_planner.control.state_files import PlanMemory
 from support.beacons import beacon_of
 
@@ -34,7 +34,7 @@ def worker(
     node: str | None = None,
 ) -> Beacon:
     facts = StageWorkerFacts(
-        "stage_worker", "cpu", memory, 0, stages=stages, broken_epoch=broken, broken_reason="gap"
+        "cpu", memory, 0, stages=stages, broken_epoch=broken, broken_reason="gap"
     )
     return Beacon(
         cluster="c",
@@ -67,11 +67,11 @@ def loaded(pipeline: Pipeline, state: str = "ready", **others: str) -> list[Beac
     ]  # fmt: skip
 
 
-def decider(stages: int = 2, pipeline: Pipeline | None = None) -> Decider:
-    return Decider(Wish(EMBEDDED_MODEL, stages), FACTS, pipeline)
+def decider(stages: int = 2, pipeline: Pipeline | None = None) -> PipelineController:
+    return PipelineController(PipelineSpec(EMBEDDED_MODEL, stages), FACTS, pipeline)
 
 
-def formed(keeper: Decider, epoch: int = 7) -> Pipeline:
+def formed(keeper: PipelineController, epoch: int = 7) -> Pipeline:
     return keeper.decide([worker("a"), worker("b")], epoch, 0.0)
 
 
@@ -210,11 +210,13 @@ def test_a_disk_that_fails_does_not_stop_planning(tmp_path: Path) -> None:
     assert memory.epoch == 7
 
 
-def pinned(*pins: str, stages: int = 2, excluded: frozenset[str] = frozenset()) -> Decider:
-    wish = Wish(
+def pinned(
+    *pins: str, stages: int = 2, excluded: frozenset[str] = frozenset()
+) -> PipelineController:
+    wish = PipelineSpec(
         EMBEDDED_MODEL, stages, excluded=excluded, pins=pins_of(map(parse_pin, pins), FACTS.name)
     )
-    return Decider(wish, FACTS, None)
+    return PipelineController(wish, FACTS, None)
 
 
 def ranges(pipeline: Pipeline) -> list[tuple[str, int, int]]:
@@ -271,8 +273,8 @@ def test_what_is_no_pin_is_refused_with_how_one_is_written(text: str) -> None:
 
 def test_a_plan_that_breaks_a_pin_is_replaced_once_nothing_runs() -> None:
     before = formed(decider(), 3)
-    wish = Wish(EMBEDDED_MODEL, 2, pins=(parse_pin("b=0..4"),))
-    keeper = Decider(wish, FACTS, before)
+    wish = PipelineSpec(EMBEDDED_MODEL, 2, pins=(parse_pin("b=0..4"),))
+    keeper = PipelineController(wish, FACTS, before)
     busy = [
         *loaded(before),
         beacon_of("gateway", "g", facts={"running": 1}),
@@ -386,7 +388,9 @@ def measured(pipeline: Pipeline, times_as_long: float) -> list[Beacon]:
 def test_a_plan_that_gains_enough_is_proposed_or_made_as_the_operator_says(
     replan: Replan, times_as_long: float, running: int, made: bool, proposed: bool
 ) -> None:
-    keeper = Decider(Wish(EMBEDDED_MODEL, 1, replan=replan, replan_gain=0.2), FACTS, None)
+    keeper = PipelineController(
+        PipelineSpec(EMBEDDED_MODEL, 1, replan=replan, replan_gain=0.2), FACTS, None
+    )
     first = keeper.decide([worker("a"), worker("b")], 1, 0.0)
     gateway = beacon_of("gateway", "g", facts={"running": running})
     after = keeper.decide(measured(first, times_as_long), 2, 100.0, [gateway])

@@ -7,12 +7,12 @@ from itertools import combinations, permutations
 
 import pytest
 
-from pomona_planner.solver.query import Found, Question
-from pomona_planner.solver.search import cheapest
+from pomona_planner.solver.query import Found, SolverQuery
+from pomona_planner.solver.search import solve
 from support.planner_instances import random_allowed, random_costs
 
 
-def brute_force(question: Question) -> float | None:
+def brute_force(question: SolverQuery) -> float | None:
     count, positions = question.costs.before.shape
     best: float | None = None
     for stages in range(question.fewest, min(count, positions - 1, question.most) + 1):
@@ -34,7 +34,7 @@ def brute_force(question: Question) -> float | None:
     return best
 
 
-def valid(question: Question, found: Found) -> bool:
+def valid(question: SolverQuery, found: Found) -> bool:
     ranges = zip(found.nodes, found.cuts[:-1], found.cuts[1:], strict=True)
     return (
         len(set(found.nodes)) == len(found.nodes)
@@ -44,7 +44,7 @@ def valid(question: Question, found: Found) -> bool:
     )
 
 
-def random_question(seed: int) -> Question:
+def random_question(seed: int) -> SolverQuery:
     random_ = random.Random(seed)
     kind = random_.choice(["different", "twins", "flat"])
     nodes, positions = random_.randint(1, 4), random_.randint(2, 7)
@@ -54,7 +54,7 @@ def random_question(seed: int) -> Question:
         second = random_costs(random_, nodes, positions, kind)
         limit = random_.uniform(1, 15)
     fewest, most = random_.choice([(1, 20), (1, 20), (1, 1), (2, 2), (3, 3), (2, 20), (1, 2)])
-    return Question(
+    return SolverQuery(
         costs,
         random_allowed(random_, nodes, positions, kind),
         fewest,
@@ -69,7 +69,7 @@ def random_question(seed: int) -> Question:
 def test_it_is_never_worse_than_trying_everything(block: int) -> None:
     for seed in range(250 * block, 250 * block + 250):
         question = random_question(seed)
-        best, answer = brute_force(question), cheapest(question)
+        best, answer = brute_force(question), solve(question)
         found = answer.found
         assert answer.proven, seed
         if best is None:

@@ -43,7 +43,7 @@ def envelope_of(**fields: Any) -> Envelope:
         "link": 1,
         "seq": 0,
         "epoch": 1,
-        "body": Cancel("cancel", "request", 1),
+        "body": Cancel("request", 1),
     }
     return Envelope(**{**base, **fields})
 
@@ -130,7 +130,7 @@ def test_a_beacon_beyond_a_limit_is_refused_and_the_error_names_it(
 
 
 def test_a_beacon_at_its_limits_passes() -> None:
-    facts = DiscoveryFacts("discovery", HARDWARE, ("x" * 256,) * 256)
+    facts = DiscoveryFacts(HARDWARE, ("x" * 256,) * 256)
     beacon = beacon_of("discovery", "n" * 64, name="m" * 64, facts=None, seq=2**63 - 1)
     beacon = replace(beacon, facts=facts)
     assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
@@ -166,7 +166,7 @@ def test_what_a_beacon_held_does_not_reach_the_error() -> None:
 
 
 def test_a_number_that_json_cannot_hold_is_refused() -> None:
-    facts = HealthWatcherFacts("health_watcher", (Alert("k", "warning", "s", float("nan")),))
+    facts = HealthWatcherFacts((Alert("k", "warning", "s", float("nan")),))
     beacon = replace(beacon_of("health_watcher"), facts=facts)
     with pytest.raises(ProtocolError, match="since"):
         codec.decode_beacon(codec.encode_beacon(beacon))
@@ -213,8 +213,8 @@ def test_tensors_are_passed_on_without_a_copy() -> None:
     [
         (envelope_of(version=codec.PROTOCOL_VERSION + 1), "protocol"),
         (envelope_of(epoch=-1), "epoch"),
-        (envelope_of(body=Cancel("cancel", "r" * 129, 1)), "request"),
-        (envelope_of(body=Cancel("cancel", "", 1)), "request"),
+        (envelope_of(body=Cancel("r" * 129, 1)), "request"),
+        (envelope_of(body=Cancel("", 1)), "request"),
         (envelope_of(tensors=(Tensor("int32", (-1,)),)), "shape"),
         (envelope_of(tensors=(Tensor("int32", (1,) * 9),)), "shape"),
         (envelope_of(tensors=(Tensor("int32", (1,)),)), "announced"),

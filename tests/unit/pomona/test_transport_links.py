@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from pomona.errors import ProtocolError
 from pomona.messages import codec
-from pomona.messages.codec import Message, Rest
+from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Envelope, Step, Tensor
 from pomona.transport import Identity, Pull, Push
-from pomona_stage_worker.engine.partial_messages import MOST, AwaitedMessages
+from pomona_stage_worker.engine.partial_messages import MOST, PartialMessages
 
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("float32", (1,)))
-STEP = Step("step", 1, None, (1,), False)
+STEP = Step(1, None, (1,), False)
 WAIT_S = 5.0
 
 
@@ -39,7 +39,7 @@ def test_the_first_part_arrives_before_the_rest_is_sent(link: tuple[Push, Pull])
         assert pull.receive_part(0.0) is None
         push.complete(1234, [b"activats", b"\2\0\0\0"])
         rest = pull.receive_part(WAIT_S)
-        assert isinstance(rest, Rest)
+        assert isinstance(rest, MessageRest)
         assert (rest.name, rest.elapsed_us) == (codec.message_name(first.envelope), 1234)
         assert [bytes(buffer) for buffer in rest.buffers] == [b"activats", b"\2\0\0\0"]
 
@@ -61,7 +61,7 @@ def test_who_expects_whole_messages_refuses_parts_and_goes_on(link: tuple[Push, 
 def test_every_second_part_survives_the_wire(
     name: bytes, elapsed_us: int, buffers: list[bytes]
 ) -> None:
-    rest = Rest(name, elapsed_us, buffers)
+    rest = MessageRest(name, elapsed_us, buffers)
     assert codec.decode_rest(codec.encode_rest(rest)) == rest
 
 
@@ -73,8 +73,8 @@ def test_what_names_no_time_is_no_second_part(first: bytes) -> None:
         codec.decode_rest([first, b"activats"])
 
 
-def rest(name: bytes) -> Rest:
-    return Rest(name, 0, ())
+def rest(name: bytes) -> MessageRest:
+    return MessageRest(name, 0, ())
 
 
 def first_part(link: int, seq: int) -> Message:
@@ -85,7 +85,7 @@ def first_part(link: int, seq: int) -> Message:
 
 
 def test_only_what_was_begun_last_on_a_link_is_awaited() -> None:
-    awaited = AwaitedMessages()
+    awaited = PartialMessages()
     for link, seq in ((1, 0), (1, 1), (2, 0)):
         awaited.add(first_part(link, seq))
     assert awaited.take(rest(b"boot/2/0")) == first_part(2, 0)
@@ -99,7 +99,7 @@ def test_only_what_was_begun_last_on_a_link_is_awaited() -> None:
 
 
 def test_a_peer_that_only_begins_takes_no_more_memory_for_ever() -> None:
-    awaited = AwaitedMessages()
+    awaited = PartialMessages()
     for link in range(3 * MOST):
         awaited.add(first_part(link, 0))
     with pytest.raises(ProtocolError):

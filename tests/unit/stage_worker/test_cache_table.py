@@ -26,7 +26,7 @@ def filled(length: int, dims: int = DIMS) -> Any:
 
 def joined(sequences: list[list[Any]]) -> list[Any]:
     table = CacheTable(list, sequences=dict(enumerate(sequences)))
-    table.apply(Join("join", 1, tuple(range(len(sequences)))))
+    table.apply(Join(1, tuple(range(len(sequences)))))
     return table.lanes[1].caches
 
 
@@ -53,8 +53,8 @@ def test_a_lane_holds_what_mlx_lm_merges(lengths: tuple[int, ...], dims: int) ->
 def test_rows_that_join_later_are_where_mlx_lm_puts_them(joining: tuple[int, ...]) -> None:
     rows = [[filled(length)] for length in (5, 9, *joining)]
     table = CacheTable(list, sequences=dict(enumerate(rows)))
-    table.apply(Join("join", 1, (0, 1)))
-    table.apply(Join("join", 1, tuple(range(2, len(rows)))))
+    table.apply(Join(1, (0, 1)))
+    table.apply(Join(1, tuple(range(2, len(rows)))))
     theirs: Any = KVCache.merge([rows[0][0], rows[1][0]])
     theirs.extend(KVCache.merge([row[0] for row in rows[2:]]))
     assert_same(table.lanes[1].caches[0], theirs)
@@ -64,8 +64,8 @@ def test_rows_that_join_later_are_where_mlx_lm_puts_them(joining: tuple[int, ...
 def test_the_last_row_of_a_lane_has_what_it_had_and_room(staying: int) -> None:
     rows = [[filled(length) for _ in range(LAYERS)] for length in (256, 9)]
     table = CacheTable(list, sequences=dict(enumerate(rows)))
-    table.apply(Join("join", 1, (0, 1)))
-    table.apply(Leave("leave", 1, (1 - staying,)))
+    table.apply(Join(1, (0, 1)))
+    table.apply(Leave(1, (1 - staying,)))
     for stayed, left, first, second in zip(
         table.lanes[1].caches, table.sequences[1 - staying], *rows, strict=True
     ):

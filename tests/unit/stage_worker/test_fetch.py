@@ -19,8 +19,8 @@ from pomona.errors import ModelError
 from pomona.models import read_facts, resolve
 from pomona.models.store import sparse_copy
 from pomona.models.store.peer_source import Peer
-from pomona.models.store.remote_source import Keeper, Manifest, Range
-from pomona.models.store.sparse_copy import Copy
+from pomona.models.store.remote_source import Manifest, Range, RemoteSource
+from pomona.models.store.sparse_copy import SparseCopy
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.file_server import FileServer
 from support.doubles.hub import FakeHub, fake_hub
@@ -67,7 +67,7 @@ def share(original: Path, start: int, stop: int) -> int:
     return inner + head + (facts.head.stored_bytes if stop == LAYERS else 0)
 
 
-def same(source: str, original: Path, start: int, stop: int, peers: list[Keeper]) -> bool:
+def same(source: str, original: Path, start: int, stop: int, peers: list[RemoteSource]) -> bool:
     fetched = read_weights(source, start, stop, nothing, peers=peers).arrays
     own = read_weights(str(original), start, stop, nothing).arrays
     return fetched.keys() == own.keys() and all(
@@ -146,7 +146,7 @@ def test_a_peers_folder_is_fetched_by_the_path_the_plan_names(
     manifest = peer.manifest(str(original))
     assert "pytorch_model.bin" not in manifest.files
     # Here the path exists; on another machine it does not.
-    copy = Copy.begin(str(original), [peer])
+    copy = SparseCopy.begin(str(original), [peer])
     places = read_facts(str(original))
     assert read_facts(str(copy.folder)).layers == places.layers
 
@@ -154,7 +154,7 @@ def test_a_peers_folder_is_fetched_by_the_path_the_plan_names(
 class Counting:
     """A keeper that notes what it gave."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: RemoteSource) -> None:
         self.name = keeper.name
         self._keeper = keeper
         self.given = 0
@@ -175,7 +175,7 @@ def test_what_a_peer_holds_comes_from_there_and_the_rest_from_the_hub(
     hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_weights(NAME, 0, 4, nothing)
-    first = Copy.find(NAME)
+    first = SparseCopy.find(NAME)
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "another machine"))
     server = FileServer("127.0.0.1", lambda: {NAME}, lambda source: first)
     try:
@@ -202,8 +202,8 @@ def test_bytes_without_the_stated_hash_are_not_taken(
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     with pytest.raises(ModelError, match="does not have the hash"):
-        Copy.begin(str(original), [Liar("liar", peer._url)])  # type: ignore[reportPrivateUsage]
-    assert Copy.begin(str(original), [Liar("liar", peer._url), peer])  # type: ignore[reportPrivateUsage]
+        SparseCopy.begin(str(original), [Liar("liar", peer._url)])  # type: ignore[reportPrivateUsage]
+    assert SparseCopy.begin(str(original), [Liar("liar", peer._url), peer])  # type: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.store import sparse_copy
 from pomona.models.store.hub_id import chosen_gguf, hub_id
 from pomona.models.store.peer_source import Peer
-from pomona.models.store.remote_source import Keeper, Manifest, Range
+from pomona.models.store.remote_source import Manifest, Range, RemoteSource
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.file_server import FileServer
 from support.doubles.hub import FakeHub, fake_hub
@@ -65,7 +65,9 @@ def share(file: Path, start: int, stop: int) -> int:
     return sum(x.stored_bytes for x in tensors if any(map(x.name.startswith, mine)))
 
 
-def same(source: str, file: Path, start: int, stop: int, peers: Sequence[Keeper] = ()) -> bool:
+def same(
+    source: str, file: Path, start: int, stop: int, peers: Sequence[RemoteSource] = ()
+) -> bool:
     fetched = read_weights(source, start, stop, nothing, peers=peers).arrays
     own = read_weights(str(file), start, stop, nothing).arrays
     return fetched.keys() == own.keys() and all(
@@ -112,7 +114,7 @@ def test_a_disk_that_is_full_is_said_with_the_file(
     whole = file.read_bytes()
     file.unlink()
     file.symlink_to("/dev/full")
-    copy = sparse_copy.Copy.find(f"{NAME}:{FILE}")
+    copy = sparse_copy.SparseCopy.find(f"{NAME}:{FILE}")
     assert copy is not None
     with pytest.raises(ModelError, match=rf"{FILE} cannot be written: No space left"):
         copy.write(FILE, 0, whole)

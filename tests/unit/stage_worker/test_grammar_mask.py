@@ -65,7 +65,7 @@ def test_a_reply_goes_on_in_a_later_epoch_where_it_was() -> None:
     whole.run()
     half = len(first.tokens) // 2
     emitted = tuple(first.tokens[:half])
-    op = Open("open", 1, "a", 2, "tcp://g", sampling(JSON), half, (*range(8), *emitted), half)
+    op = Open(1, "a", 2, "tcp://g", sampling(JSON), half, (*range(8), *emitted), half)
     constraint = Grammars(FACTS.path, FACTS.vocab_size).begin(op)
     for token in first.tokens[half:]:
         assert constraint.allowed()[token]
@@ -73,7 +73,7 @@ def test_a_reply_goes_on_in_a_later_epoch_where_it_was() -> None:
 
 
 def test_at_its_end_a_grammar_allows_only_a_stop() -> None:
-    op = Open("open", 1, "a", 1, "tcp://g", sampling(LLMatcher.grammar_from_regex("a")))
+    op = Open(1, "a", 1, "tcp://g", sampling(LLMatcher.grammar_from_regex("a")))
     constraint = Grammars(FACTS.path, FACTS.vocab_size).begin(op)
     a = read_vocabulary(FACTS.path).encode("a").ids[0]
     constraint.accept(a)

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from pomona.messages.pipeline import Step
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.scheduler import Limits, PlannedStep, lane_count
+from pomona_stage_worker.scheduler import PlannedStep, SchedulerLimits, lane_count
 from pomona_stage_worker.scheduler.lane_count import (
     MOST_SETTLED_ROUNDS,
     PATIENCE,
     SEEN_ROUNDS,
     SETTLED_ROUNDS,
     TRIED_ROUNDS,
-    Rounds,
+    LaneCountTuner,
 )
 from pomona_stage_worker.testing.emulated import EmulatedStage
 from support.doubles.pipeline import InProcessPipeline
@@ -29,7 +29,7 @@ from support.doubles.timed_pipeline import TimedPipeline
 
 
 def drive(
-    known: Rounds, rows: int, times: int, seconds: Callable[[int], float | None]
+    known: LaneCountTuner, rows: int, times: int, seconds: Callable[[int], float | None]
 ) -> list[int]:
     """Rounds of all lanes, each as long as ``seconds`` says of their number. Returns: how many
     lanes were kept, round by round."""
@@ -44,7 +44,7 @@ def drive(
 
 @pytest.mark.parametrize(("fewer", "best"), [(0.5, 3), (0.98, 3), (0.995, 4), (1.0, 4), (1.09, 4)])
 def test_both_are_tried_and_the_one_that_is_clearly_sooner_is_kept(fewer: float, best: int) -> None:
-    known = Rounds(4)
+    known = LaneCountTuner(4)
     kept = drive(known, 9, 80, lambda lanes: fewer if lanes == 3 else 1.0)
     assert kept[:TRIED_ROUNDS] == [4] * TRIED_ROUNDS
     assert kept[TRIED_ROUNDS : 2 * TRIED_ROUNDS] == [3] * TRIED_ROUNDS
@@ -52,14 +52,14 @@ def test_both_are_tried_and_the_one_that_is_clearly_sooner_is_kept(fewer: float,
 
 
 def test_what_is_plainly_worse_is_not_tried_to_the_end() -> None:
-    kept = drive(Rounds(4), 9, 80, lambda lanes: 1.2 if lanes == 3 else 1.0)
+    kept = drive(LaneCountTuner(4), 9, 80, lambda lanes: 1.2 if lanes == 3 else 1.0)
     begin, end = TRIED_ROUNDS, TRIED_ROUNDS + SEEN_ROUNDS
     assert kept[begin:end] == [3] * SEEN_ROUNDS
     assert set(kept[:begin] + kept[end:]) == {4}
 
 
 def test_one_long_round_is_not_plainly_worse() -> None:
-    known = Rounds(4)
+    known = LaneCountTuner(4)
     drive(known, 9, TRIED_ROUNDS, lambda _: 1.0)
     drive(known, 9, 1, lambda _: 9.0)
     kept = drive(known, 9, 80, lambda lanes: 0.5 if lanes == 3 else 1.0)
@@ -67,14 +67,14 @@ def test_one_long_round_is_not_plainly_worse() -> None:
 
 
 def test_other_numbers_of_rows_begin_with_what_was_better_for_the_nearest() -> None:
-    known = Rounds(2)
+    known = LaneCountTuner(2)
     drive(known, 4, 80, lambda lanes: float(lanes))
     drive(known, 20, 80, lambda lanes: 1 / lanes)
     assert (known.lanes(5), known.lanes(19)) == (1, 2)
 
 
 def test_what_was_settled_is_tried_again_after_a_while() -> None:
-    known = Rounds(2)
+    known = LaneCountTuner(2)
     first = drive(known, 2, 2 * TRIED_ROUNDS + SETTLED_ROUNDS, lambda lanes: float(lanes))
     assert set(first[2 * TRIED_ROUNDS :]) == {1}
     again = drive(known, 2, 3 * TRIED_ROUNDS, lambda lanes: 1 / lanes)
@@ -86,7 +86,7 @@ def test_what_was_settled_is_tried_again_after_a_while() -> None:
 )
 def test_what_is_found_again_and_again_is_tried_more_rarely(worse: float, rarer: list[int]) -> None:
     """What was plainly worse much more rarely: whoever streams pays for the trial."""
-    known = Rounds(2)
+    known = LaneCountTuner(2)
     kept = drive(known, 2, 4 * MOST_SETTLED_ROUNDS, lambda lanes: worse if lanes == 2 else 1.0)
     trials = [i for i, (a, b) in enumerate(pairwise(kept)) if (a, b) == (1, 2)]
     waits = [(b - a) // SETTLED_ROUNDS for a, b in pairwise([0, *trials])]
@@ -97,7 +97,7 @@ def test_what_is_found_again_and_again_is_tried_more_rarely(worse: float, rarer:
 
 
 def test_what_has_changed_may_soon_change_back() -> None:
-    known = Rounds(2)
+    known = LaneCountTuner(2)
     drive(known, 2, 20 * SETTLED_ROUNDS, lambda lanes: 1.05 if lanes == 2 else 1.0)
     kept = drive(known, 2, 30 * SETTLED_ROUNDS, lambda lanes: 1.05 if lanes == 1 else 1.0)
     changed = kept.index(2) + TRIED_ROUNDS
@@ -107,7 +107,7 @@ def test_what_has_changed_may_soon_change_back() -> None:
 
 def test_a_trial_that_is_always_disturbed_is_given_up() -> None:
     """Else a busy cluster might stay with what nobody has compared."""
-    known = Rounds(2)
+    known = LaneCountTuner(2)
     drive(known, 4, TRIED_ROUNDS, lambda _: 1.0)
     kept = drive(known, 4, 99 * TRIED_ROUNDS, lambda _: None)
     assert kept[: PATIENCE * TRIED_ROUNDS] == [1] * PATIENCE * TRIED_ROUNDS
@@ -118,7 +118,7 @@ def test_a_trial_that_is_always_disturbed_is_given_up() -> None:
 def test_there_is_no_choice_where_no_lane_would_have_to_be_shared(
     stages: int, rows: int, seconds: float
 ) -> None:
-    known = Rounds(stages)
+    known = LaneCountTuner(stages)
     kept = drive(known, rows, 40, lambda _: seconds)
     fewest = stages if stages == 1 or rows < stages or not seconds else stages - 1
     assert min(kept) == fewest
@@ -207,7 +207,7 @@ def test_nothing_is_lost_or_passed_or_held_up_while_lanes_are_merged_and_parted(
     stages: int, users: int, cache_tokens: int, order: list[int]
 ) -> None:
     emulated = [EmulatedStage(0.0, 1, is_tail=at == stages - 1) for at in range(stages)]
-    limits = Limits(stages=stages, context_length=999, cache_tokens=cache_tokens)
+    limits = SchedulerLimits(stages=stages, context_length=999, cache_tokens=cache_tokens)
     cancelled: set[str] = set()
     with patch.multiple(lane_count, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
         line = InProcessPipeline(emulated, limits)

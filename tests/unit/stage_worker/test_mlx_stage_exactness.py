@@ -14,8 +14,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
 from pomona_stage_worker.model.mlx_stage import MlxStage
-from pomona_stage_worker.model.prebuilt_step import StepAhead, build_ahead
-from pomona_stage_worker.scheduler import Limits, lane_count
+from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, build_ahead
+from pomona_stage_worker.scheduler import SchedulerLimits, lane_count
 from pomona_stage_worker.slicing import StageModel, slice_model
 from support.doubles.pipeline import InProcessPipeline
 from support.models.random_llama import (
@@ -129,7 +129,7 @@ def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
 ) -> None:
     built: list[tuple[int, ...]] = []
 
-    def noted(model: StageModel, caches: Any, rows: tuple[int, ...], tensors: Any) -> StepAhead:
+    def noted(model: StageModel, caches: Any, rows: tuple[int, ...], tensors: Any) -> PrebuiltStep:
         built.append(rows)
         return build_ahead(model, caches, rows, tensors)
 
@@ -139,7 +139,9 @@ def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
     monkeypatch.setattr(InProcessPipeline, "_prepare", rest)
     ends = [(0, 2), (2, 5)]
     stages = [MlxStage(slice_model(model(), a, b), builds_beside=beside) for a, b in ends]
-    line = InProcessPipeline(stages, Limits(stages=2, context_length=4096, cache_tokens=9999))
+    line = InProcessPipeline(
+        stages, SchedulerLimits(stages=2, context_length=4096, cache_tokens=9999)
+    )
     first, second = prompts(2)
     alone_first = line.submit("a", first, GREEDY)
     line.run()
@@ -154,7 +156,9 @@ def test_caches_in_bits_run_one_to_a_lane_and_agree_with_mlx_lm() -> None:
     wide = wide_model()
     stages = [MlxStage(slice_model(wide, a, b), cache_bits=8) for a, b in [(0, 1), (1, 3)]]
     assert not stages[0].can_batch
-    limits = Limits(stages=2, context_length=4096, cache_tokens=9999, can_batch=False, chunk=2048)
+    limits = SchedulerLimits(
+        stages=2, context_length=4096, cache_tokens=9999, can_batch=False, chunk=2048
+    )
     line = InProcessPipeline(stages, limits)
     wanted = prompts(4)
     clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]

@@ -14,7 +14,7 @@ from mlx_lm.generate import generate_step
 
 from pomona.messages.sampling import Sampling
 from pomona_stage_worker.model.mlx_stage import MlxStage
-from pomona_stage_worker.scheduler import Limits
+from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.slicing import legal_cuts, slice_model
 from support.doubles.pipeline import InProcessPipeline
 from support.slicing.families import build, randomise
@@ -52,7 +52,7 @@ def test_ids_are_those_of_mlx_lm_alone(row: str) -> None:
     cut = legal_cuts(model)[0]
     ends = [(0, cut), (cut, len(model.layers))]
     stages = [MlxStage(slice_model(model, a, b)) for a, b in ends]
-    limits = Limits(
+    limits = SchedulerLimits(
         stages=2,
         context_length=500,
         cache_tokens=5000,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomona_stage_worker.scheduler.prefill_budget import Pace
+from pomona_stage_worker.scheduler.prefill_budget import PrefillBudget
 
 FIXED_US, PER_TOKEN_US = 50_000, 1_000
 STAGES = 2
@@ -20,7 +20,7 @@ def elapsed(tokens: int) -> list[int]:
     return [FIXED_US + (tokens - 1) * PER_TOKEN_US] * STAGES
 
 
-def cycles_for(pace: Pace, prompt: int, lanes: int = 1) -> int:
+def cycles_for(pace: PrefillBudget, prompt: int, lanes: int = 1) -> int:
     """Cycles of the running streams until a prompt is read beside them."""
     flying: deque[int] = deque()
     for cycle in range(1, 10_000):
@@ -40,15 +40,15 @@ def cycles_for(pace: Pace, prompt: int, lanes: int = 1) -> int:
     raise AssertionError("the prompt was never read")
 
 
-def alone(pace: Pace, *chunks: int) -> None:
+def alone(pace: PrefillBudget, *chunks: int) -> None:
     """Chunks of a prompt that nobody waits for."""
     for tokens in chunks:
         pace.chunk_issued(tokens, beside_streams=False)
         pace.observe_chunk(tokens, elapsed(tokens))
 
 
-def settled(*before: int) -> Pace:
-    pace = Pace(0.9)
+def settled(*before: int) -> PrefillBudget:
+    pace = PrefillBudget(0.9)
     alone(pace, *before)
     cycles_for(pace, 256)
     return pace
@@ -58,7 +58,7 @@ def settled(*before: int) -> Pace:
 def test_what_was_read_alone_delays_no_prompt(before: tuple[int, ...]) -> None:
     """A first chunk of one token takes what reading the weights takes, which says nothing of
     a token; and a long prompt that held up nobody leaves no debt."""
-    pace = Pace(0.9)
+    pace = PrefillBudget(0.9)
     alone(pace, *before)
     assert cycles_for(pace, 64) <= cycles_for(settled(), 64) + 2
 

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from pomona.messages.cache_ops import Open
 from pomona.messages.sampling import Sampling
 from pomona_stage_worker.sampling.sampler import begin_draw, end_draw, uniform
-from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn
+from pomona_stage_worker.sampling.sequence_state import SamplerOutput, SequenceSampler
 
 PLAIN = Sampling(max_tokens=100, temperature=1.0)
 GREEDY = replace(PLAIN, temperature=0.0)
 
 
 def drawing(sampling: Sampling, history: tuple[int, ...] = (), replied: int = 0, index: int = 0):
-    return Drawing.begin(Open("open", 1, "r", 1, "tcp://g", sampling, index, history, replied))
+    return SequenceSampler.begin(Open(1, "r", 1, "tcp://g", sampling, index, history, replied))
 
 
-def draw(logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
+def draw(logits: mx.array, drawings: Sequence[SequenceSampler]) -> list[SamplerOutput]:
     return end_draw(begin_draw(logits, drawings), logits, drawings)
 
 
@@ -136,10 +136,10 @@ def test_no_stop_id_is_drawn_before_min_tokens() -> None:
 
 def test_stop_ids_and_max_tokens_end_a_reply() -> None:
     state = drawing(replace(GREEDY, stop_ids=(7,), max_tokens=2))
-    assert state.accept(Drawn(1)).sampled.finish is None
-    assert state.accept(Drawn(1)).sampled.finish == "length"
+    assert state.accept(SamplerOutput(1)).sampled.finish is None
+    assert state.accept(SamplerOutput(1)).sampled.finish == "length"
     state = drawing(replace(GREEDY, stop_ids=(7,)))
-    assert state.accept(Drawn(7)).token.finish == "stop"
+    assert state.accept(SamplerOutput(7)).token.finish == "stop"
 
 
 def test_logprobs_are_those_of_the_model_before_any_change() -> None:

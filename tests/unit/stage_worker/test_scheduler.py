@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from pomona.messages.cache_ops import Close, Join, Leave, Open
 from pomona.messages.pipeline import Step
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.scheduler import Limits, lane_count
+from pomona_stage_worker.scheduler import SchedulerLimits, lane_count
 from pomona_stage_worker.testing.emulated import EmulatedStage
 from support.doubles.pipeline import InProcessPipeline
 
-LIMITS = Limits(
+LIMITS = SchedulerLimits(
     stages=3, context_length=400, cache_tokens=600, max_waiting=8, max_running=12, least_prefix=4
 )
 
 
-def pipeline(limits: Limits = LIMITS) -> InProcessPipeline:
+def pipeline(limits: SchedulerLimits = LIMITS) -> InProcessPipeline:
     stages = [
         EmulatedStage(0.0, 1, is_tail=index == limits.stages - 1) for index in range(limits.stages)
     ]
@@ -56,7 +56,7 @@ EVENTS = st.lists(
 def test_every_request_ends_and_nothing_leaks_whatever_happens(
     events: list[tuple[Any, ...]], can_slice: bool, can_batch: bool
 ) -> None:
-    limits = Limits(
+    limits = SchedulerLimits(
         stages=3,
         context_length=400,
         cache_tokens=600,
@@ -141,7 +141,7 @@ def test_as_many_users_as_stages_get_a_lane_each() -> None:
 
 
 def test_more_users_share_lanes_evenly() -> None:
-    line = pipeline(Limits(stages=3, context_length=400, cache_tokens=10_000))
+    line = pipeline(SchedulerLimits(stages=3, context_length=400, cache_tokens=10_000))
     for number in range(9):
         line.submit(f"r{number}", range(10 * number, 10 * number + 10), greedy(40))
     line.run()
@@ -152,7 +152,7 @@ def test_more_users_share_lanes_evenly() -> None:
 
 
 def test_lanes_are_balanced_when_users_leave() -> None:
-    line = pipeline(Limits(stages=2, context_length=1000, cache_tokens=10_000))
+    line = pipeline(SchedulerLimits(stages=2, context_length=1000, cache_tokens=10_000))
     for number, most in enumerate([3, 60, 3, 60, 3, 60]):
         line.submit(f"r{number}", range(10 * number, 10 * number + 10), greedy(most))
     line.run()
@@ -176,7 +176,7 @@ def test_a_cancelled_request_leaves_every_stage_with_the_next_step() -> None:
 
 
 def test_a_long_prompt_does_not_stop_running_streams() -> None:
-    limits = Limits(stages=2, context_length=5000, cache_tokens=20_000)
+    limits = SchedulerLimits(stages=2, context_length=5000, cache_tokens=20_000)
     line = pipeline(limits)
     line.submit("stream", range(10), greedy(400))
     for _ in range(60):
@@ -194,7 +194,7 @@ def test_a_long_prompt_does_not_stop_running_streams() -> None:
 
 
 def test_prompts_are_read_in_turns() -> None:
-    limits = Limits(stages=2, context_length=5000, cache_tokens=20_000)
+    limits = SchedulerLimits(stages=2, context_length=5000, cache_tokens=20_000)
     line = pipeline(limits)
     line.submit("a", range(2000), greedy(1))
     line.submit("b", range(5000, 7000), greedy(1))
@@ -205,7 +205,7 @@ def test_prompts_are_read_in_turns() -> None:
 
 
 def test_no_request_is_served_twice_before_another_of_its_kind_once() -> None:
-    limits = Limits(stages=2, context_length=500, cache_tokens=20_000, max_running=2)
+    limits = SchedulerLimits(stages=2, context_length=500, cache_tokens=20_000, max_running=2)
     line = pipeline(limits)
     for number in range(8):
         line.submit(f"r{number}", range(10 * number, 10 * number + 10), greedy(5))
@@ -236,7 +236,9 @@ def test_prefixes_are_not_shared_across_shares() -> None:
 
 
 def test_a_shared_system_prompt_is_stored_once() -> None:
-    line = pipeline(Limits(stages=3, context_length=400, cache_tokens=5000, least_prefix=4))
+    line = pipeline(
+        SchedulerLimits(stages=3, context_length=400, cache_tokens=5000, least_prefix=4)
+    )
     system = range(200)
     for user in range(5):
         line.submit(f"u{user}", [*system, *range(1000 * user + 500, 1000 * user + 510)], greedy(3))
@@ -245,7 +247,7 @@ def test_a_shared_system_prompt_is_stored_once() -> None:
 
 
 def test_without_slicing_only_whole_prefixes_are_used() -> None:
-    limits = Limits(
+    limits = SchedulerLimits(
         stages=2, context_length=400, cache_tokens=5000, can_slice=False, least_prefix=4
     )
     line = pipeline(limits)
@@ -268,7 +270,7 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
-    line = pipeline(Limits(stages=2, context_length=4000, cache_tokens=300))
+    line = pipeline(SchedulerLimits(stages=2, context_length=4000, cache_tokens=300))
     client = line.submit("a", range(301), greedy(1))
     assert client.rejected is not None
     assert client.rejected.status == 400
@@ -277,7 +279,9 @@ def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
 
 
 def test_waiting_has_an_end() -> None:
-    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
+    line = pipeline(
+        SchedulerLimits(stages=2, context_length=400, cache_tokens=10_000, max_running=1)
+    )
     line.submit("a", range(10), greedy(300))
     late = line.submit("b", range(10), greedy(5), deadline_s=3.0)
     for _ in range(10):
@@ -290,7 +294,9 @@ def test_waiting_has_an_end() -> None:
 
 
 def test_who_waits_hears_its_place_at_most_once_a_second() -> None:
-    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1))
+    line = pipeline(
+        SchedulerLimits(stages=2, context_length=400, cache_tokens=10_000, max_running=1)
+    )
     line.submit("a", range(10), greedy(300))
     line.moves()[0]()
     first = line.submit("b", range(10), greedy(5))
@@ -323,7 +329,9 @@ def begun(line: InProcessPipeline) -> list[str]:
 def busy_line(max_waiting: int = 256) -> InProcessPipeline:
     """A pipeline of one request at a time, which has one."""
     line = pipeline(
-        Limits(2, context_length=400, cache_tokens=10_000, max_running=1, max_waiting=max_waiting)
+        SchedulerLimits(
+            2, context_length=400, cache_tokens=10_000, max_running=1, max_waiting=max_waiting
+        )
     )
     line.submit("running", range(10), greedy(2), "running")
     line.moves()[0]()
@@ -363,7 +371,9 @@ def test_a_key_with_many_old_requests_takes_turns_with_others() -> None:
 
 
 def test_what_a_key_has_begun_before_counts_and_what_is_urgent_goes_first() -> None:
-    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=3))
+    line = pipeline(
+        SchedulerLimits(stages=2, context_length=400, cache_tokens=10_000, max_running=3)
+    )
     for number in range(6):
         line.submit(f"many{number}", range(10), greedy(20), "many")
     for _ in range(30):
@@ -391,7 +401,7 @@ def test_of_a_full_queue_the_last_in_line_goes_whoever_came_last() -> None:
 
 
 def test_a_reply_that_was_begun_is_not_given_up_for_a_full_queue() -> None:
-    limits = Limits(2, context_length=400, cache_tokens=130, least_prefix=4, max_waiting=1)
+    limits = SchedulerLimits(2, context_length=400, cache_tokens=130, least_prefix=4, max_waiting=1)
     line = pipeline(limits)
     replies = [line.submit("r0", range(30), greedy(60))]
     line.moves()[0]()
@@ -410,7 +420,9 @@ def test_a_reply_that_was_begun_is_not_given_up_for_a_full_queue() -> None:
 
 def test_a_share_fills_its_part_of_the_queue_and_others_still_get_in() -> None:
     line = pipeline(
-        Limits(stages=2, context_length=400, cache_tokens=10_000, max_running=1, max_waiting=8)
+        SchedulerLimits(
+            stages=2, context_length=400, cache_tokens=10_000, max_running=1, max_waiting=8
+        )
     )
     line.submit("running", range(10), greedy(2))
     line.moves()[0]()
@@ -425,7 +437,7 @@ def test_a_share_fills_its_part_of_the_queue_and_others_still_get_in() -> None:
 
 
 def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> None:
-    limits = Limits(stages=2, context_length=400, cache_tokens=300, least_prefix=4)
+    limits = SchedulerLimits(stages=2, context_length=400, cache_tokens=300, least_prefix=4)
     line = pipeline(limits)
     for number in range(5):
         line.submit(f"r{number}", range(1000 * number, 1000 * number + 40), greedy(100))
@@ -436,7 +448,9 @@ def test_memory_pressure_preempts_the_youngest_and_every_reply_is_whole() -> Non
 
 
 def test_caches_make_room_for_another_model_and_every_reply_is_whole() -> None:
-    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4))
+    line = pipeline(
+        SchedulerLimits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4)
+    )
     line.submit("kept", range(200), greedy(10))
     line.run()
     assert line.scheduler.prefixes.stored_tokens > 150
@@ -452,7 +466,9 @@ def test_caches_make_room_for_another_model_and_every_reply_is_whole() -> None:
 
 
 def test_a_request_that_was_accepted_keeps_its_room_when_caches_become_smaller() -> None:
-    line = pipeline(Limits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4))
+    line = pipeline(
+        SchedulerLimits(stages=2, context_length=400, cache_tokens=1000, least_prefix=4)
+    )
     clients = [line.submit(name, range(200), greedy(100), name) for name in "abc"]
     line.scheduler.limit_caches(150)
     line.run()
@@ -461,7 +477,7 @@ def test_a_request_that_was_accepted_keeps_its_room_when_caches_become_smaller()
 
 @pytest.mark.parametrize("stages", [1, 2, 8])
 def test_an_idle_scheduler_has_nothing_to_do(stages: int) -> None:
-    assert pipeline(Limits(stages, 100, 100)).scheduler.next_step(0.0) is None
+    assert pipeline(SchedulerLimits(stages, 100, 100)).scheduler.next_step(0.0) is None
 
 
 def max_lanes(steps: list[Step]) -> int:

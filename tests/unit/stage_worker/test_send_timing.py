@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pomona_stage_worker.engine.send_timing import LEAD_S, LEAST_SEEN, MOST_SEEN, Foresight
+from pomona_stage_worker.engine.send_timing import LEAD_S, LEAST_SEEN, MOST_SEEN, SendTimer
 
 ONE, TWO = (1, 1), (2, 1)
 
 
-def steady(seconds: float, lane: int | None = 1, count: int = LEAST_SEEN) -> Foresight:
-    foresight = Foresight()
+def steady(seconds: float, lane: int | None = 1, count: int = LEAST_SEEN) -> SendTimer:
+    foresight = SendTimer()
     for _ in range(count):
         foresight.took(lane, ONE, seconds)
     return foresight
@@ -33,8 +33,8 @@ def test_what_is_hardly_known_is_announced_at_once() -> None:
     assert steady(0.02, count=LEAST_SEEN - 1).announce_after(1, ONE) == 0.0
 
 
-@pytest.mark.parametrize("foresight", [Foresight(), steady(LEAD_S / 2, count=MOST_SEEN)])
-def test_what_is_short_or_was_never_seen_is_not_announced(foresight: Foresight) -> None:
+@pytest.mark.parametrize("foresight", [SendTimer(), steady(LEAD_S / 2, count=MOST_SEEN)])
+def test_what_is_short_or_was_never_seen_is_not_announced(foresight: SendTimer) -> None:
     assert foresight.announce_after(1, ONE) is None
     assert foresight.announce_after(None, ONE) is None
 
@@ -47,13 +47,13 @@ def test_prompts_and_other_lanes_are_announced_at_once() -> None:
 
 
 def test_a_lane_between_whose_steps_others_come_is_announced_at_once() -> None:
-    foresight = Foresight()
+    foresight = SendTimer()
     for number in range(4 * MOST_SEEN):
         foresight.took(number % 2, ONE, 0.02)
         assert foresight.announce_after((number + 1) % 2, ONE) == 0.0
 
 
-def run(foresight: Foresight, compute_s: float, late_s: float, steps: int) -> list[float]:
+def run(foresight: SendTimer, compute_s: float, late_s: float, steps: int) -> list[float]:
     """How long steps take that are waited for by a thread which is woken late."""
     seconds: list[float] = []
     for _ in range(steps):

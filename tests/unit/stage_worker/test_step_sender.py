@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 
 from pomona.messages import codec
-from pomona.messages.codec import Buffer, Message, Rest
+from pomona.messages.codec import Buffer, Message, MessageRest
 from pomona.messages.control import Pipeline
 from pomona.messages.control import Stage as Place
 from pomona.messages.pipeline import Envelope, Step, Tensor
 from pomona.transport import Identity, Pull
 from pomona_stage_worker.engine.send_timing import LEAST_SEEN
-from pomona_stage_worker.engine.stage_runner import Runtime
+from pomona_stage_worker.engine.stage_runner import StageRunner
 from pomona_stage_worker.model.mlx_stage import Computation, MlxStage
-from pomona_stage_worker.scheduler import Limits
+from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.slicing import slice_model
 from pomona_stage_worker.testing.emulated import EmulatedStage
 from support.doubles.pipeline import InProcessPipeline
@@ -56,18 +56,18 @@ class Middle:
         pipeline = Pipeline("m", "m", 1, 3, "active", places)
         stage = kind(HOLD_S, WIDTH, is_tail=False)
         self._identity = Identity("pomona", "b", "boot")
-        self._runtime = Runtime(self._identity, pipeline, 1, stage, no_limits, WAIT_S)
+        self._runtime = StageRunner(self._identity, pipeline, 1, stage, no_limits, WAIT_S)
         self._seq = 0
 
-    def step(self, lane: int | None) -> list[Message | Rest]:
+    def step(self, lane: int | None) -> list[Message | MessageRest]:
         """One step through it: the parts of what it sends."""
-        body = Step("step", self._seq, lane, (1,), True, elapsed_us=(7,))
+        body = Step(self._seq, lane, (1,), True, elapsed_us=(7,))
         version = codec.PROTOCOL_VERSION
         envelope = Envelope(version, "pomona", "a", "boot", 1, self._seq, 1, body, TENSORS)
         self._seq += 1
         self._runtime.handle(Message(envelope, (b"\5\0\0\0", bytes(4 * WIDTH))))
         assert self._runtime.failure is None
-        parts: list[Message | Rest] = []
+        parts: list[Message | MessageRest] = []
         while len(parts) < (1 if not parts or not _later(parts[0]) else 2):
             part = self.pull.receive_part(WAIT_S)
             assert part is not None
@@ -79,11 +79,11 @@ class Middle:
         self.pull.close()
 
 
-def _later(part: Message | Rest) -> int:
+def _later(part: Message | MessageRest) -> int:
     return part.envelope.later if isinstance(part, Message) else 0
 
 
-def no_limits(pipeline: Pipeline, stage: object) -> Limits:
+def no_limits(pipeline: Pipeline, stage: object) -> SchedulerLimits:
     raise AssertionError("only a head has limits")
 
 
@@ -94,13 +94,13 @@ def middle(request: pytest.FixtureRequest) -> Iterator[Middle]:
     made.close()
 
 
-def parts(sent: Sequence[Message | Rest]) -> tuple[tuple[int, ...], list[bytes]]:
+def parts(sent: Sequence[Message | MessageRest]) -> tuple[tuple[int, ...], list[bytes]]:
     """Compute times and buffers, however they came."""
     buffers: list[Buffer] = []
     elapsed: tuple[int, ...] = ()
     for part in sent:
         buffers += part.buffers
-        if isinstance(part, Rest):
+        if isinstance(part, MessageRest):
             elapsed = (*elapsed, part.elapsed_us)
         elif isinstance(part.envelope.body, Step):
             elapsed = (*elapsed, *part.envelope.body.elapsed_us)
@@ -110,7 +110,7 @@ def parts(sent: Sequence[Message | Rest]) -> tuple[tuple[int, ...], list[bytes]]
 ONE_PART, AT_ONCE, SOON = "one part", "at once", "soon"
 
 
-def way(sent: Sequence[Message | Rest]) -> str:
+def way(sent: Sequence[Message | MessageRest]) -> str:
     first = sent[0]
     assert isinstance(first, Message)
     if len(sent) == 1:
@@ -170,7 +170,7 @@ def test_a_tail_that_reports_on_its_draws_needs_its_thread(
     """Ranking a vocabulary may take longer than a first part goes ahead: a wait would grow from
     step to step."""
     stages = [Noting(0, 1), Noting(1, LAYERS)]
-    limits = Limits(stages=2, context_length=4096, cache_tokens=20_000)
+    limits = SchedulerLimits(stages=2, context_length=4096, cache_tokens=20_000)
     line = InProcessPipeline(stages, limits)
     prompt = prompts(1)[0]
     client = line.submit("r", prompt, replace(GREEDY, logprobs=logprobs))

@@ -9,7 +9,7 @@ from pomona_stage_worker.engine.step_timing import StepRecord, Timing
 def ran(
     rows: tuple[int, ...], length: int, begin_us: int, elapsed_us: int, alone: bool
 ) -> StepRecord:
-    step = Step("step", 1, 0, rows, True)
+    step = Step(1, 0, rows, True)
     begin, end = begin_us * 1000, (begin_us + elapsed_us) * 1000
     return StepRecord(step, (len(rows), length), alone, begin, begin, end, end)
 

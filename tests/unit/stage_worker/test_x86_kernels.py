@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pomona_stage_worker.hardware.device import this_device
 from pomona_stage_worker.hardware.x86_kernels import attention, silu
-from pomona_stage_worker.mlx_backend import mlx_engine
+from pomona_stage_worker.mlx_backend import mlx_backend
 
 ROWS, HEADS, KEY_HEADS, DIMS = 2, 6, 2, 16
 SCALE = 0.25
@@ -124,7 +124,7 @@ def test_the_engine_uses_them_and_they_are_quicker(monkeypatch: pytest.MonkeyPat
     """When MLX's own no longer takes longer, ours can go."""
     monkeypatch.setattr(nn, "silu", mlx_silu)
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", mlx_attention)
-    mlx_engine()
+    mlx_backend()
     assert nn.silu is silu
     assert mx.fast.scaled_dot_product_attention is attention
     x = mx.random.normal((100_000,))

@@ -83,9 +83,7 @@ class Driver:
     def submit(self, prompt: Sequence[int], sampling: Sampling, share: str = "") -> Reply:
         """Send a request; :meth:`collect` brings its tokens."""
         request = f"bench-{next(_numbers)}"
-        body = Submit(
-            "submit", request, 1, self._pipeline.model, self._pull.endpoint, sampling, share=share
-        )
+        body = Submit(request, 1, self._pipeline.model, self._pull.endpoint, sampling, share=share)
         buffer = memoryview(array("i", prompt)).cast("B")
         reply = self._replies[request] = Reply(request, time.perf_counter())
         tensor = Tensor("int32", (len(prompt),))
@@ -94,7 +92,7 @@ class Driver:
 
     def cancel(self, reply: Reply) -> None:
         """The request is not wanted any more; nothing more of it is waited for."""
-        self._push.send(Cancel("cancel", reply.request, 1), self._pipeline.epoch)
+        self._push.send(Cancel(reply.request, 1), self._pipeline.epoch)
         reply.finish = "cancelled"
 
     def collect(self, replies: Iterable[Reply], timeout_s: float = 300.0) -> None:

@@ -131,11 +131,11 @@ def bare_hops(count: int) -> list[float]:
 
 def _step() -> tuple[Any, tuple[Tensor, ...]]:
     tensors = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
-    return Step("step", 1000, 1, (1,), True, (), (25000,)), tensors
+    return Step(1000, 1, (1,), True, (), (25000,)), tensors
 
 
 def _done() -> tuple[Any, tuple[Tensor, ...]]:
-    return StepDone("step_done", 1000, (25000, 25000)), (Tensor("int64", (1, 3)),)
+    return StepDone(1000, (25000, 25000)), (Tensor("int64", (1, 3)),)
 
 
 def _envelope(message: tuple[Any, tuple[Tensor, ...]]) -> Envelope:

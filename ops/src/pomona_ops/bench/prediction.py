@@ -60,7 +60,7 @@ async def measure_prediction(model: str, turns: int) -> dict[str, dict[str, Any]
             for run in runs:
                 run.take_machine_of(first)
                 run.end_turn(learnt)
-        uncalibrated = first.predict(from_beacons.Learnt()).tokens_per_second
+        uncalibrated = first.predict(from_beacons.Calibration()).tokens_per_second
         return {
             f"{model}, {len(run.pipeline.stages)} stages": run.told()
             | ({"uncalibrated": uncalibrated} if run is first else {})
@@ -118,7 +118,7 @@ class _Run:
     async def hear(self) -> None:
         self._heard = await hear_cluster(self._endpoint, self._cluster)
 
-    def end_turn(self, learnt: from_beacons.Learnt) -> None:
+    def end_turn(self, learnt: from_beacons.Calibration) -> None:
         usual = median(self._intervals)
         paused = 1 - usual * len(self._intervals) / sum(self._intervals)
         said = self.predict(learnt)
@@ -131,7 +131,7 @@ class _Run:
         facts = next(b.facts for b in other._heard if isinstance(b.facts, StageWorkerFacts))
         self._heard = [_with_speed(beacon, facts) for beacon in self._heard]
 
-    def predict(self, learnt: from_beacons.Learnt) -> Prediction:
+    def predict(self, learnt: from_beacons.Calibration) -> Prediction:
         return predict(*self._problem(learnt))
 
     def told(self) -> dict[str, Any]:
@@ -154,14 +154,14 @@ class _Run:
             "links_ms": _pairs([median([sum(turn.said.link_s) for turn in turns])], [links_us]),
         }
 
-    def learnt(self) -> from_beacons.Learnt:
+    def learnt(self) -> from_beacons.Calibration:
         """What this pipeline's steps say of all workers, which are on one machine."""
         stages_us, whole_us = self._measured()
         tail_us = self._status(self.pipeline.stages[-1].worker).tail_us
         node = self.pipeline.stages[0].worker.rpartition(".")[0]
         workers = [f"{node}.{number}" for number in range(max(STAGES))]
         return calibrated(
-            self.predict(from_beacons.Learnt()), stages_us, tail_us, whole_us, workers
+            self.predict(from_beacons.Calibration()), stages_us, tail_us, whole_us, workers
         )
 
     def _measured(self) -> tuple[list[float], float]:
@@ -169,7 +169,7 @@ class _Run:
         statuses = [self._status(stage.worker) for stage in self.pipeline.stages]
         return [s.decode_us for s in statuses], max(s.token_us for s in statuses)
 
-    def _problem(self, learnt: from_beacons.Learnt) -> tuple[Problem, Plan]:
+    def _problem(self, learnt: from_beacons.Calibration) -> tuple[Problem, Plan]:
         workers = [beacon for beacon in self._heard if isinstance(beacon.facts, StageWorkerFacts)]
         by_name = {worker.name: number for number, worker in enumerate(workers)}
         discoveries = [beacon for beacon in self._heard if beacon.facts.service == "discovery"]
@@ -197,7 +197,7 @@ def calibrated(
     tail_us: float,
     whole_us: float,
     workers: Sequence[str],
-) -> from_beacons.Learnt:
+) -> from_beacons.Calibration:
     """Measured over predicted, one figure for all workers.
 
     Args:
@@ -207,7 +207,7 @@ def calibrated(
     """
     steps_s = sum(stages_us) / 1e6
     layers = (steps_s - tail_us / 1e6) / (sum(said.stage_s) - said.tail_s)
-    return from_beacons.Learnt(
+    return from_beacons.Calibration(
         stages=dict.fromkeys(workers, layers),
         tail=tail_us / 1e6 / said.tail_s / layers,
         links=max(whole_us / 1e6 - steps_s, 0.0) / sum(said.link_s),

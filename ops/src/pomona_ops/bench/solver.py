@@ -11,7 +11,7 @@ from typing import Any
 from pomona.models import LayerFacts, ModelFacts
 from pomona_ops.bench.numbers import median
 from pomona_planner.cost_model.problem import Aim, Demand, Link, Machine, Objective, Problem
-from pomona_planner.solver.optimizer import Choice, choose
+from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
 MACHINES, LAYERS = 16, 128
 KINDS = ("equal", "mixed", "different", "tight")
@@ -76,7 +76,7 @@ def measure_solver() -> dict[str, dict[str, Any]]:
                 begin = time.perf_counter()
                 choice = choose(problem, Aim(aim))
                 seconds.append(time.perf_counter() - begin)
-                if isinstance(choice, Choice):
+                if isinstance(choice, OptimizedPlan):
                     gaps.append(choice.gap)
             results[f"solver, {kind} machines, {aim}"] = {
                 "machines": MACHINES,

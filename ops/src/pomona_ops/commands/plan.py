@@ -13,18 +13,18 @@ from pomona.models import ModelFacts, read_facts
 from pomona.models.published import published_facts, published_names
 from pomona_ops.units import in_bytes
 from pomona_planner.cluster.from_spec import (
-    Imagined,
+    HypotheticalMachines,
     ceiling,
     dollars_per_million,
-    imagined_problem,
+    hypothetical_problem,
     link_named,
     parse_cluster,
 )
 from pomona_planner.cluster.machine_catalog import machine_kinds
 from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
 from pomona_planner.cost_model.roofline import memory
-from pomona_planner.solver.infeasible import Shortfall
-from pomona_planner.solver.optimizer import Choice, choose
+from pomona_planner.solver.infeasible import Infeasible
+from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +108,7 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
     link = link_named(options.link)
     context, prompt = _tokens(facts, options)
     demand = Demand(context, options.users, prompt_tokens=prompt)
-    problem = imagined_problem(facts, cluster, link, demand, options.wired_share)
+    problem = hypothetical_problem(facts, cluster, link, demand, options.wired_share)
     result: dict[str, Any] = {
         "model": facts.name,
         "weights_bytes": facts.stored_bytes,
@@ -132,7 +132,7 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
     }
     answer = choose(problem, Aim(options.objective, stages=options.stages))
     result["notes"] = _of_ports(cluster, options.link)
-    if isinstance(answer, Shortfall):
+    if isinstance(answer, Infeasible):
         slowest = min(machine.kind.bandwidth for machine in cluster)
         raised = _with_raised_limit(facts, cluster, options, demand)
         return result | {
@@ -146,7 +146,7 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
     return result | _of_choice(problem, cluster, answer) | {"notes": notes}
 
 
-def _of_ports(cluster: list[Imagined], link: str) -> list[str]:
+def _of_ports(cluster: list[HypotheticalMachines], link: str) -> list[str]:
     """Which machines have no port for the link."""
     if not link.startswith("tb5") or len(cluster) == 1:
         return []
@@ -175,16 +175,16 @@ def _tokens(facts: ModelFacts, options: PlanOptions) -> tuple[int, int]:
 
 
 def _with_raised_limit(
-    facts: ModelFacts, cluster: list[Imagined], options: PlanOptions, demand: Demand
+    facts: ModelFacts, cluster: list[HypotheticalMachines], options: PlanOptions, demand: Demand
 ) -> list[str]:
     """How far the memory that macOS lets the GPU wire must be raised, if that is enough."""
     if options.wired_share:
         return []
     for percent in range(76, MOST_WIRED_PERCENT + 1):
         share = percent / 100
-        problem = imagined_problem(facts, cluster, link_named(options.link), demand, share)
+        problem = hypothetical_problem(facts, cluster, link_named(options.link), demand, share)
         answer = choose(problem, Aim(options.objective, floor=0, stages=options.stages))
-        if isinstance(answer, Choice):
+        if isinstance(answer, OptimizedPlan):
             sizes = sorted({machine.memory_gb for machine in cluster})
             limits = ", ".join(f"{int(size * 1024 * share)} on {size} GB" for size in sizes)
             speed = answer.prediction.tokens_per_second
@@ -196,7 +196,9 @@ def _with_raised_limit(
     return []
 
 
-def _of_choice(problem: Problem, cluster: list[Imagined], choice: Choice) -> dict[str, Any]:
+def _of_choice(
+    problem: Problem, cluster: list[HypotheticalMachines], choice: OptimizedPlan
+) -> dict[str, Any]:
     plan, said = choice.plan, choice.prediction
     catalogue = machine_kinds()
     positions = problem.positions()
@@ -249,7 +251,7 @@ def _of_choice(problem: Problem, cluster: list[Imagined], choice: Choice) -> dic
     }
 
 
-def predicted_watts(problem: Problem, choice: Choice) -> float:
+def predicted_watts(problem: Problem, choice: OptimizedPlan) -> float:
     """Of all machines of the plan with one user: one stage is busy at a time."""
     from pomona_planner.cost_model.prediction import predict
 
@@ -257,7 +259,7 @@ def predicted_watts(problem: Problem, choice: Choice) -> float:
     return predict(alone, choice.plan).watts
 
 
-def _ceiling(problem: Problem, cluster: list[Imagined], choice: Choice) -> float:
+def _ceiling(problem: Problem, cluster: list[HypotheticalMachines], choice: OptimizedPlan) -> float:
     """Each stage's active weights at the nominal bandwidth of its machine."""
     facts, plan, seconds = problem.facts, choice.plan, 0.0
     for i, node in enumerate(plan.nodes):

@@ -16,7 +16,7 @@ from pomona_discovery.node_facts import node_facts
 from pomona_ops.cluster.ports import ClusterPorts, is_free
 from pomona_ops.commands.status import hear_cluster
 from pomona_ops.doctor.checks import Finding, diagnose
-from pomona_ops.doctor.snapshot import Node, Severity, Sight, nodes_of
+from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
 
 EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
 _STYLES: Final[dict[Severity, str]] = {
@@ -37,13 +37,13 @@ def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
     return EXIT_CODES[worst]
 
 
-def look(port: int, endpoint: str) -> Sight:
+def look(port: int, endpoint: str) -> Snapshot:
     """The cluster's nodes when one speaks; else this machine alone."""
     settings = read_settings(ServiceSettings)
     beacons = asyncio.run(hear_cluster(endpoint, settings.cluster))
     nodes = nodes_of(beacons, time.time())
     if nodes:
-        return Sight(nodes, running=True)
+        return Snapshot(nodes, running=True)
     now = time.time()
     here = Node(
         settings.node,
@@ -54,10 +54,10 @@ def look(port: int, endpoint: str) -> Sight:
     )
     uses = ClusterPorts(port).by_use(1)
     taken = tuple(f"{use} ({number})" for use, number in uses.items() if not is_free(number))
-    return Sight((here,), taken)
+    return Snapshot((here,), taken)
 
 
-def _print(sight: Sight, findings: list[Finding]) -> None:
+def _print(sight: Snapshot, findings: list[Finding]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_ops.doctor.snapshot import Check, Fault, Node, Sight, each
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Snapshot, each
 
 LEAST_THUNDERBOLT_GBPS = 80
 ASYMMETRY = 2.0
@@ -50,7 +50,7 @@ def _wifi(node: Node) -> Iterable[Fault]:
             )
 
 
-def _asymmetry(sight: Sight) -> Iterable[Fault]:
+def _asymmetry(sight: Snapshot) -> Iterable[Fault]:
     rates = {(n.name, x.node): x.bytes_per_s for n in sight.nodes for x in n.links}
     for (a, b), rate in sorted(rates.items()):
         back = rates.get((b, a), 0.0)

@@ -8,7 +8,7 @@ from pomona_ops.doctor.cables import WIRES
 from pomona_ops.doctor.machines import MACHINES
 from pomona_ops.doctor.macos_settings import MACS
 from pomona_ops.doctor.networks import NETWORKS
-from pomona_ops.doctor.snapshot import Check, Severity, Sight
+from pomona_ops.doctor.snapshot import Check, Severity, Snapshot
 
 CHECKS: dict[str, Check] = MACS | WIRES | NETWORKS | MACHINES
 
@@ -23,7 +23,7 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose(sight: Sight) -> list[Finding]:
+def diagnose(sight: Snapshot) -> list[Finding]:
     """Every check's findings. One that finds nothing says that it is well, or why it could not
     look."""
     findings: list[Finding] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_ops.doctor.snapshot import Check, Fault, Node, Sight, differing, each, unknown
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Snapshot, differing, each, unknown
 
 MEMORY_SPREAD = 1.5
 MOST_CLOCK_SKEW_S = 2.0
@@ -12,7 +12,7 @@ LEAST_DISK_BYTES = 50 * 10**9
 LEAST_DISK_SHARE = 0.1
 
 
-def _memory_mixed(sight: Sight) -> Iterable[Fault]:
+def _memory_mixed(sight: Snapshot) -> Iterable[Fault]:
     sizes = sorted(node.hardware.memory_bytes for node in sight.nodes if node.hardware.memory_bytes)
     if len(sizes) < 2:
         return
@@ -50,7 +50,7 @@ def _disk(node: Node) -> Iterable[Fault]:
         yield unknown("the disk", node, "look with `df -h` there")
 
 
-def _versions(sight: Sight) -> Iterable[Fault]:
+def _versions(sight: Snapshot) -> Iterable[Fault]:
     remedy = "install the same release of Pomona on every node"
     if said := differing({node.name: node.pomona for node in sight.nodes}):
         yield Fault("critical", f"the nodes run different versions of Pomona: {said}", remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pomona_ops.doctor.snapshot import Check, Fault, Node, Sight, differing, each, unknown
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Snapshot, differing, each, unknown
 
 LEAST_MACOS = (26, 2)
 MOST_WIRED_SHARE = 0.95
@@ -24,7 +24,7 @@ def _macos_old(node: Node) -> Iterable[Fault]:
         )
 
 
-def _macos_differs(sight: Sight) -> Iterable[Fault]:
+def _macos_differs(sight: Snapshot) -> Iterable[Fault]:
     if said := differing({node.name: node.hardware.os_version for node in sight.macs}):
         yield Fault(
             "warning",
@@ -33,7 +33,7 @@ def _macos_differs(sight: Sight) -> Iterable[Fault]:
         )
 
 
-def _rdma(sight: Sight) -> Iterable[Fault]:
+def _rdma(sight: Snapshot) -> Iterable[Fault]:
     others = any(node.facts.rdma == "enabled" for node in sight.macs)
     for node in sight.macs:
         if not any(port.generation >= 5 for port in node.facts.thunderbolt):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona_ops.doctor.snapshot import Check, Fault, Node, Severity, Sight, each
+from pomona_ops.doctor.snapshot import Check, Fault, Node, Severity, Snapshot, each
 
 
 def _saying(*words: str, severity: Severity, remedy: str, well: str) -> Check:
@@ -18,7 +18,7 @@ def _saying(*words: str, severity: Severity, remedy: str, well: str) -> Check:
     return each(found, well, "cluster")
 
 
-def _ports(sight: Sight) -> Iterable[Fault]:
+def _ports(sight: Snapshot) -> Iterable[Fault]:
     for use in () if sight.running else sight.taken_ports:
         yield Fault(
             "critical",

@@ -43,7 +43,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Snapshot:
     """Everything that is checked.
 
     Attributes:
@@ -86,7 +86,7 @@ class Check:
         or several nodes.
     """
 
-    find: Callable[[Sight], Iterable[Fault]]
+    find: Callable[[Snapshot], Iterable[Fault]]
     well: str
     needs: Need = "node"
 

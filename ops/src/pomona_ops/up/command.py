@@ -14,13 +14,13 @@ import httpx
 
 from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
-from pomona.parent_watch import watch_lifeline
+from pomona.parent_watch import watch_parent
 from pomona.service import EXIT_CONFIGURATION
 from pomona.transport import BeaconReceiver
 from pomona_ops.cluster.ports import LOOPBACK, require_free
 from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_specs
 from pomona_ops.cluster.readiness import why_not_ready
-from pomona_ops.up.event_formatter import Line, Narrator
+from pomona_ops.up.event_formatter import EventFormatter, Line
 from pomona_ops.up.screen import Screen
 from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
 
@@ -65,7 +65,7 @@ class _Up:
         self._url = gateway_url(options.ports.gateway)
         self._stop = asyncio.Event()
         self._screen = Screen(reader_gone=self._stop.set)
-        self._narrator = Narrator(options.node)
+        self._narrator = EventFormatter(options.node)
         self._supervisor = Supervisor(
             service_specs(options), options.state_dir / "logs", self._supervised
         )
@@ -74,7 +74,7 @@ class _Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_stop)
-        watch_lifeline()
+        watch_parent()
         self._say(
             f"{self._options.model} in {self._options.stages} stages, "
             f"logs in {self._options.state_dir / 'logs'}"

@@ -33,7 +33,7 @@ class Line:
     tone: Tone = "plain"
 
 
-class Narrator:
+class EventFormatter:
     """Remembers what was said, and says only what is new."""
 
     def __init__(self, node: str) -> None:

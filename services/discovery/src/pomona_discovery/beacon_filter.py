@@ -46,7 +46,7 @@ class _Boots:
     since: float
 
 
-class Gate:
+class BeaconFilter:
     """Admits beacons of one cluster, once each, and notices when two processes share a name.
 
     Two processes share a name when the boot that was replaced goes on speaking: a process

@@ -29,7 +29,7 @@ class _Node:
     """Addresses of this machine that do not answer there."""
 
 
-class Links:
+class LinkMonitor:
     """Measures the way to every node that is heard.
 
     Args:

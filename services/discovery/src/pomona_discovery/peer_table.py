@@ -45,7 +45,7 @@ class _Peer:
         return self.learnt_at if self.heard_at is None else self.heard_at
 
 
-class Mesh:
+class PeerTable:
     """The peers in use.
 
     Args:

@@ -18,15 +18,15 @@ from pomona.leases import LEASE_S
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts, Hardware, NodeFacts
 from pomona.service import ControlPlane, start_metrics
-from pomona.transport import Switchboard
+from pomona.transport import BeaconProxy
 from pomona_discovery import metrics
-from pomona_discovery.beacon_filter import Dropped, Gate, Origin
+from pomona_discovery.beacon_filter import BeaconFilter, Dropped, Origin
 from pomona_discovery.hardware import this_machine
-from pomona_discovery.link_monitor import Links, addresses_of
+from pomona_discovery.link_monitor import LinkMonitor, addresses_of
 from pomona_discovery.link_probe import ProbeServer
 from pomona_discovery.mdns import Mdns
 from pomona_discovery.node_facts import in_own_network, interfaces, node_facts
-from pomona_discovery.peer_table import Link, Mesh
+from pomona_discovery.peer_table import Link, PeerTable
 from pomona_discovery.settings import DiscoverySettings
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ async def serve(settings: DiscoverySettings, stop: asyncio.Event) -> None:
     """Run discovery until ``stop`` is set."""
     hardware = await asyncio.to_thread(this_machine)
     peer = f"tcp://{settings.peer_host}:{settings.peer_port or '*'}"
-    board = Switchboard(settings.control_publish, settings.control_subscribe, peer)
+    board = BeaconProxy(settings.control_publish, settings.control_subscribe, peer)
     try:
         metrics_url, stop_metrics = start_metrics(settings, "POMONA_DISCOVERY_METRICS_PORT")
         try:
@@ -58,23 +58,23 @@ class Discovery:
     def __init__(
         self,
         settings: DiscoverySettings,
-        board: Switchboard,
+        board: BeaconProxy,
         hardware: Hardware,
         metrics_url: str,
     ) -> None:
         self._board = board
         self._hardware = hardware
-        self._gate = Gate(settings.cluster, settings.node)
+        self._gate = BeaconFilter(settings.cluster, settings.node)
         outside = [i.address for i in interfaces({}) if i.kind != "loopback"]
         own = settings.advertised(board.peer_endpoint, outside[0] if outside else "")
-        self._mesh = Mesh({own, board.peer_endpoint}, settings.peers, time.monotonic())
+        self._mesh = PeerTable({own, board.peer_endpoint}, settings.peers, time.monotonic())
         self._conflicts: frozenset[str] = frozenset()
         self._settings = settings
         self._node_facts = NodeFacts()
         self._planners: dict[str, float] = {}
         self._probes = ProbeServer()
         self._peer_ports: dict[str, str] = {}
-        self._links = Links(
+        self._links = LinkMonitor(
             settings.node,
             lambda: self._node_facts.interfaces,
             self._links_changed,
@@ -261,7 +261,6 @@ class Discovery:
 
     def _facts(self) -> DiscoveryFacts:
         return DiscoveryFacts(
-            service="discovery",
             hardware=self._hardware,
             peers=tuple(self._mesh.heard(time.monotonic())),
             machine=replace(self._node_facts, clock_s=time.time()),

@@ -15,14 +15,14 @@ from pomona.messages.pipeline import Token
 from pomona.messages.sampling import Sampling
 from pomona.service import ControlPlane
 from pomona_gateway.grammar import GrammarCheck
-from pomona_gateway.http.openai.response_store import Conversations
+from pomona_gateway.http.openai.response_store import ResponseStore
 from pomona_gateway.metrics import Metrics
 from pomona_gateway.models.load_requests import ModelRequests
-from pomona_gateway.models.registry import Catalogue
-from pomona_gateway.pipeline.client import Engine
+from pomona_gateway.models.registry import ModelRegistry
+from pomona_gateway.pipeline.client import PipelineClient
 from pomona_gateway.pipeline.inbox import Generation, Inbox
 from pomona_gateway.pipeline.router import Route
-from pomona_gateway.rate_limits import Allowances
+from pomona_gateway.rate_limits import RateLimits
 from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ class Gateway:
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
         self.usage = UsageBook(settings.state_dir)
-        self.allowances = Allowances()
-        self.conversations = Conversations()
+        self.allowances = RateLimits()
+        self.conversations = ResponseStore()
         self.metrics = Metrics()
         self.control = ControlPlane(
             settings,
@@ -74,9 +74,9 @@ class Gateway:
             self.facts,
             work=lambda: (self.engine.progress, self.engine.running),
         )
-        self.engine = Engine(settings, self.control.identity, self.metrics, self._proved)
+        self.engine = PipelineClient(settings, self.control.identity, self.metrics, self._proved)
         self.model_requests = ModelRequests(self.control.changed, settings.load_on_request)
-        self.catalogue = Catalogue(self.engine.table, requests=self.model_requests)
+        self.catalogue = ModelRegistry(self.engine.table, requests=self.model_requests)
         self.grammars = GrammarCheck(settings)
         self.control.endpoints |= {"http": url, "data": self.engine.endpoint}
         self.control.on_beacon(self._heard)
@@ -86,7 +86,6 @@ class Gateway:
 
     def facts(self) -> GatewayFacts:
         return GatewayFacts(
-            "gateway",
             self.url,
             self.engine.running,
             self.engine.proven_epochs(),

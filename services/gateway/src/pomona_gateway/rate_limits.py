@@ -19,7 +19,7 @@ class _Account:
     tokens: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
 
 
-class Allowances:
+class RateLimits:
     """What every key used within the last minute. The name "" is everyone without a key."""
 
     def __init__(self) -> None:

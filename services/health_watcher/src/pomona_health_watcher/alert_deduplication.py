@@ -42,7 +42,7 @@ class _Entry:
     raised_at: float | None = None
 
 
-class AlertBook:
+class AlertDeduplication:
     """Every alert that is wrong now, or was a short time ago.
 
     Args: restored: alerts that a former process told and did not resolve.

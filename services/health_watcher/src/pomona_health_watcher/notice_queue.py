@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pomona_health_watcher.alert_deduplication import Notice
 
 
-class Outbox:
+class NoticeQueue:
     """Keeps order, and when it is full gives up what is worth least.
 
     First an alert whose raise and resolution both still wait: nobody was told, and it is

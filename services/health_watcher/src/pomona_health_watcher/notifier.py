@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pomona.messages.control import Alert
 from pomona_health_watcher import metrics
 from pomona_health_watcher.alert_deduplication import Notice
-from pomona_health_watcher.notice_queue import Outbox
+from pomona_health_watcher.notice_queue import NoticeQueue
 from pomona_health_watcher.slack_message import slack_message
-from pomona_health_watcher.slack_webhook import Webhook
+from pomona_health_watcher.slack_webhook import SlackWebhook
 
 log = logging.getLogger(__name__)
 
 
-class Courier:
+class Notifier:
     """One at a time, in order.
 
     Args:
@@ -25,7 +25,11 @@ class Courier:
     """
 
     def __init__(
-        self, cluster: str, webhook: Webhook | None, outbox: Outbox, told: Iterable[Alert] = ()
+        self,
+        cluster: str,
+        webhook: SlackWebhook | None,
+        outbox: NoticeQueue,
+        told: Iterable[Alert] = (),
     ) -> None:
         self._cluster = cluster
         self._webhook = webhook

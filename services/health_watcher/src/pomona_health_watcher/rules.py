@@ -46,7 +46,7 @@ Severity = Literal["warning", "critical"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AlertThresholds:
     """Thresholds of the rules; see the settings of the same names."""
 
     stall_after_s: float = 15.0
@@ -115,7 +115,7 @@ class HealthRules:
     """
 
     def __init__(
-        self, name: str, boot: str, node: str, limits: Limits, now: float,
+        self, name: str, boot: str, node: str, limits: AlertThresholds, now: float,
         known: Iterable[Known] = (),
     ) -> None:  # fmt: skip
         self._name = name

@@ -15,13 +15,13 @@ from contextlib import suppress
 from pomona.messages.control import Beacon, HealthWatcherFacts
 from pomona.service import ControlPlane, start_metrics
 from pomona_health_watcher import metrics
-from pomona_health_watcher.alert_deduplication import AlertBook
-from pomona_health_watcher.notice_queue import Outbox
-from pomona_health_watcher.notifier import Courier
+from pomona_health_watcher.alert_deduplication import AlertDeduplication
+from pomona_health_watcher.notice_queue import NoticeQueue
+from pomona_health_watcher.notifier import Notifier
 from pomona_health_watcher.rules import Condition, HealthRules
 from pomona_health_watcher.settings import HealthWatcherSettings
-from pomona_health_watcher.slack_webhook import Webhook
-from pomona_health_watcher.state_file import Record, read_record, write_record
+from pomona_health_watcher.slack_webhook import SlackWebhook
+from pomona_health_watcher.state_file import WatcherState, read_state, write_state
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ MAX_ALERTS_TOLD = 128
 async def serve(settings: HealthWatcherSettings, stop: asyncio.Event) -> None:
     """Run the health watcher until ``stop`` is set."""
     url, stop_metrics = start_metrics(settings, "POMONA_HEALTH_WATCHER_METRICS_PORT")
-    webhook: Webhook | None = None
+    webhook: SlackWebhook | None = None
     if settings.slack_webhook_url.get_secret_value():
-        webhook = Webhook(
+        webhook = SlackWebhook(
             settings.slack_webhook_url, settings.post_deadline_s, settings.give_up_after_s
         )
     try:
@@ -50,23 +50,23 @@ class HealthWatcher:
     """The rules of one cluster at work."""
 
     def __init__(
-        self, settings: HealthWatcherSettings, webhook: Webhook | None, metrics_url: str
+        self, settings: HealthWatcherSettings, webhook: SlackWebhook | None, metrics_url: str
     ) -> None:
         name = f"{settings.node}.health_watcher"
         self._settings = settings
         self.control = ControlPlane(settings, name, self._facts, {"metrics": metrics_url})
         self.control.on_beacon(self._hear)
         self._path = settings.state_dir / f"{name}.json"
-        former = read_record(self._path)
+        former = read_state(self._path)
         told = former.told if former else ()
         known = former.expected(time.time()) if former else ()
         boot = self.control.identity.boot
         self._rules = HealthRules(
             name, boot, settings.node, settings.limits(), time.monotonic(), known
         )
-        self._book = AlertBook(settings.repeat_after_s, told)
-        self._courier = Courier(settings.cluster, webhook, Outbox(settings.outbox_size), told)
-        self._kept: Record | None = None
+        self._book = AlertDeduplication(settings.repeat_after_s, told)
+        self._courier = Notifier(settings.cluster, webhook, NoticeQueue(settings.outbox_size), told)
+        self._kept: WatcherState | None = None
         if former is not None and not former.clean:
             self._book.note(_own_loss(name, settings.node, former.at), former.at)
 
@@ -119,12 +119,12 @@ class HealthWatcher:
         same = kept is not None and (kept.told, kept.known, kept.clean) == (told, known, clean)
         if same and kept is not None and 0 <= now - kept.at < SIGN_OF_LIFE_S:
             return
-        self._kept = Record(now, clean, told, known)
-        write_record(self._path, self._kept)
+        self._kept = WatcherState(now, clean, told, known)
+        write_state(self._path, self._kept)
 
     def _facts(self) -> HealthWatcherFacts:
         alerts = tuple(self._book.active()[:MAX_ALERTS_TOLD])
-        return HealthWatcherFacts(service="health_watcher", alerts=alerts)
+        return HealthWatcherFacts(alerts=alerts)
 
 
 def _own_loss(name: str, node: str, last_sign: float) -> Condition:

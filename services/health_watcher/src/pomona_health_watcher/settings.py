@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from pomona.settings import ServiceSettings
-from pomona_health_watcher.rules import Limits
+from pomona_health_watcher.rules import AlertThresholds
 
 _URL = re.compile(r"https?://[^\s/?#]+(/\S*)?")
 
@@ -65,9 +65,9 @@ class HealthWatcherSettings(ServiceSettings):
             raise ValueError("memory_critical is below memory_warning")
         return self
 
-    def limits(self) -> Limits:
+    def limits(self) -> AlertThresholds:
         """What the rules need of this."""
-        return Limits(
+        return AlertThresholds(
             stall_after_s=self.stall_after_s,
             memory_warning=self.memory_warning,
             memory_critical=self.memory_critical,

@@ -40,7 +40,7 @@ class _Permanent(Exception):
     """Slack will never take this."""
 
 
-class Webhook:
+class SlackWebhook:
     """One incoming webhook.
 
     Args:

@@ -25,7 +25,7 @@ VALID_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class WatcherState:
     """Attributes:
     at: Unix time in seconds of the last sign of life.
     clean: the watcher said goodbye.
@@ -50,10 +50,10 @@ class Record:
         return told if self.clean else self.known
 
 
-_RECORD = TypeAdapter(Record)
+_RECORD = TypeAdapter(WatcherState)
 
 
-def read_record(path: Path) -> Record | None:
+def read_state(path: Path) -> WatcherState | None:
     """The record of the former process; None when there is none to be used."""
     try:
         return _RECORD.validate_json(path.read_bytes(), strict=True)
@@ -64,7 +64,7 @@ def read_record(path: Path) -> Record | None:
         return None
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_state(path: Path, record: WatcherState) -> None:
     """Replace the record. A full disk is logged: watching goes on."""
     fresh = path.with_suffix(".new")
     try:

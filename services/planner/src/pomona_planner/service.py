@@ -19,12 +19,12 @@ from pomona.messages.control import (
 )
 from pomona.models import ModelFacts, model_name, pinned, read_facts
 from pomona.service import ControlPlane, start_metrics
-from pomona_planner.control.desired_models import Wants, first_wants, hear, unload_idle
+from pomona_planner.control.desired_models import DesiredModels, first_wants, hear, unload_idle
 from pomona_planner.control.pins import parse_pin, pins_of
-from pomona_planner.control.pipeline_controller import Decider
-from pomona_planner.control.proposal import Wish
+from pomona_planner.control.pipeline_controller import PipelineController
+from pomona_planner.control.proposal import PipelineSpec
 from pomona_planner.control.state_files import PlanMemory, WantMemory
-from pomona_planner.cost_model.cache_sharing import Tenant, fair_cache_tokens, leave_room
+from pomona_planner.cost_model.cache_sharing import PlacedModel, fair_cache_tokens, leave_room
 from pomona_planner.settings import PlannerSettings
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Planner:
         self._want_memory = WantMemory(settings.state_dir)
         known = [(model_name(x), x) for x in (*settings.models, *settings.known_models)]
         self._wants = first_wants(settings.models, known, self._want_memory.read())
-        self._tenants: dict[str, Decider] = {}
+        self._tenants: dict[str, PipelineController] = {}
         self._facts_of: dict[str, ModelFacts] = {}
         self._unreadable: dict[str, tuple[str, float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
@@ -102,7 +102,7 @@ class Planner:
             stop_metrics()
 
     def _facts(self) -> PlannerFacts:
-        return PlannerFacts("planner", self._pipelines(), tuple(self._wants.models.values()))
+        return PlannerFacts(self._pipelines(), tuple(self._wants.models.values()))
 
     def _pipelines(self) -> tuple[Pipeline, ...]:
         unreadable = (
@@ -119,7 +119,7 @@ class Planner:
 
     # Which models -----------------------------------------------------------------------
 
-    def _want(self, wants: Wants) -> None:
+    def _want(self, wants: DesiredModels) -> None:
         if wants is not self._wants:
             self._wants = wants
             self._want_memory.write(wants)
@@ -162,7 +162,7 @@ class Planner:
 
     def _take_in(self, source: str, facts: ModelFacts) -> None:
         settings = self._settings
-        wish = Wish(
+        wish = PipelineSpec(
             pinned(source),
             settings.stages,
             settings.context_length,
@@ -181,7 +181,7 @@ class Planner:
         )
         remembered = {pipeline.source: pipeline for pipeline in self._memory.pipelines}
         self._facts_of[source] = facts
-        self._tenants[source] = Decider(wish, facts, remembered.get(wish.source))
+        self._tenants[source] = PipelineController(wish, facts, remembered.get(wish.source))
 
     def _last_used(self) -> dict[str, float]:
         """By source, when a gateway was last asked something of a model, or when it became
@@ -233,9 +233,9 @@ class Planner:
             if after.epoch != before.epoch:
                 self._share_caches()
 
-    def _placed(self, but: str = "") -> list[Tenant]:
+    def _placed(self, but: str = "") -> list[PlacedModel]:
         return [
-            Tenant(decider.pipeline, self._facts_of[source])
+            PlacedModel(decider.pipeline, self._facts_of[source])
             for source, decider in self._tenants.items()
             if decider.pipeline.stages and source != but
         ]

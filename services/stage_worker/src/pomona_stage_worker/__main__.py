@@ -6,7 +6,7 @@ import_mlx_lm()
 
 from pomona.service import run_service  # noqa: E402 - what follows imports parts of mlx-lm
 from pomona.settings import settings_or_exit  # noqa: E402
-from pomona_stage_worker.mlx_backend import mlx_engine  # noqa: E402
+from pomona_stage_worker.mlx_backend import mlx_backend  # noqa: E402
 from pomona_stage_worker.settings import StageWorkerSettings  # noqa: E402
 from pomona_stage_worker.worker import StageWorker  # noqa: E402
 
@@ -14,7 +14,7 @@ from pomona_stage_worker.worker import StageWorker  # noqa: E402
 def main() -> None:
     settings = settings_or_exit(StageWorkerSettings)
     run_service(
-        settings.instance, settings, lambda stop: StageWorker(settings, mlx_engine()).run(stop)
+        settings.instance, settings, lambda stop: StageWorker(settings, mlx_backend()).run(stop)
     )
 
 

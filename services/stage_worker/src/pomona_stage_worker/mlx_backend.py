@@ -14,10 +14,10 @@ from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
 from pomona_stage_worker.model.warmup import try_steps
 from pomona_stage_worker.sampling.grammar_mask import Grammars
-from pomona_stage_worker.worker import Engine
+from pomona_stage_worker.worker import ComputeBackend
 
 
-def mlx_engine() -> Engine:
+def mlx_backend() -> ComputeBackend:
     def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
         if device == "cpu":
             begin_compute_thread()
@@ -35,4 +35,4 @@ def mlx_engine() -> Engine:
     def measure(folder: Path) -> Speed:
         return known_speed(folder, signature(device), lambda: measure_speed(device == "metal"))
 
-    return Engine(device, measure, read_weights, make)
+    return ComputeBackend(device, measure, read_weights, make)

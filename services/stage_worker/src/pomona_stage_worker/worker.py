@@ -22,17 +22,17 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona.models.store.peer_source import Peer
-from pomona.models.store.remote_source import Keeper
+from pomona.models.store.remote_source import RemoteSource
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Pull
-from pomona_stage_worker.engine.stage_runner import Runtime
+from pomona_stage_worker.engine.stage_runner import StageRunner
 from pomona_stage_worker.engine.step_loop import StepLoop
 from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.reconcile import Install, Remove, Resize, reconcile, wanted_stages
-from pomona_stage_worker.scheduler import Limits
+from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.settings import StageWorkerSettings
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ START_DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class ComputeBackend:
     """What computes: MLX in production, an emulation in the benchmarks.
 
     Attributes:
@@ -57,27 +57,29 @@ class Engine:
 
     device: str
     measure: Callable[[Path], Speed]
-    read: Callable[[str, int, int, Progress, StageWeights | None, Sequence[Keeper]], StageWeights]
+    read: Callable[
+        [str, int, int, Progress, StageWeights | None, Sequence[RemoteSource]], StageWeights
+    ]
     assemble: Callable[[StageWeights, Pipeline], Stage]
 
 
 @dataclass(slots=True)
-class Held:
+class LoadedStage:
     """A stage of one epoch, from the moment it is wanted."""
 
     install: Install
     status: StageStatus
     weights: StageWeights | None = None
-    runtime: Runtime | None = None
+    runtime: StageRunner | None = None
 
 
 class StageWorker:
     """Reconciles this process to the newest plan that it hears."""
 
-    def __init__(self, settings: StageWorkerSettings, engine: Engine) -> None:
+    def __init__(self, settings: StageWorkerSettings, engine: ComputeBackend) -> None:
         self._settings = settings
         self._engine = engine
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, LoadedStage] = {}
         self._spare: StageWeights | None = None
         self._broken = (0, "")
         self._speed = Speed()
@@ -151,7 +153,6 @@ class StageWorker:
     def _facts(self) -> StageWorkerFacts:
         loads = [held.runtime.load for held in self._held.values() if held.runtime is not None]
         return StageWorkerFacts(
-            service="stage_worker",
             device=self._engine.device,
             usable_memory_bytes=self._usable,
             resident_bytes=self._process.memory_info().rss,
@@ -230,7 +231,7 @@ class StageWorker:
         pipeline = install.pipeline
         stage = pipeline.stages[install.position]
         status = StageStatus(pipeline.model, pipeline.epoch, stage.start, stage.stop, "loading")
-        held = self._held[pipeline.epoch] = Held(install, status)
+        held = self._held[pipeline.epoch] = LoadedStage(install, status)
         log.info(
             "loading layers [%d, %d) of %s", stage.start, stage.stop, pipeline.model,
             extra={"epoch": pipeline.epoch},
@@ -271,7 +272,7 @@ class StageWorker:
             log.info("ready: %d MB", weights.nbytes >> 20, extra={"epoch": pipeline.epoch})
         self._control.changed()
 
-    def _peers(self) -> list[Keeper]:
+    def _peers(self) -> list[RemoteSource]:
         """The other workers that serve files, those of this node first."""
         others = [
             beacon
@@ -281,14 +282,14 @@ class StageWorker:
         others.sort(key=lambda beacon: beacon.node != self._settings.node)
         return [Peer(beacon.name, beacon.endpoints["files"]) for beacon in others]
 
-    async def _start_runtime(self, install: Install, weights: StageWeights) -> Runtime:
+    async def _start_runtime(self, install: Install, weights: StageWeights) -> StageRunner:
         """Assemble the stage in the step thread, which alone may use it."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Runtime] = loop.create_future()
+        done: asyncio.Future[StageRunner] = loop.create_future()
 
         def start() -> None:
             try:
-                runtime = Runtime(
+                runtime = StageRunner(
                     self._control.identity,
                     install.pipeline,
                     install.position,
@@ -319,9 +320,9 @@ class StageWorker:
                 "hangs; restart this stage worker"
             ) from error
 
-    def _limits(self, pipeline: Pipeline, stage: Stage) -> Limits:
+    def _limits(self, pipeline: Pipeline, stage: Stage) -> SchedulerLimits:
         settings = self._settings
-        return Limits(
+        return SchedulerLimits(
             stages=len(pipeline.stages),
             context_length=pipeline.context_length,
             cache_tokens=pipeline.cache_tokens,
@@ -342,7 +343,7 @@ class StageWorker:
                 self._control.changed()
 
 
-def _settle(done: asyncio.Future[Runtime], outcome: Runtime | Exception) -> None:
+def _settle(done: asyncio.Future[StageRunner], outcome: StageRunner | Exception) -> None:
     """Say how it went, unless nobody waits any more."""
     if done.done():
         return
@@ -352,7 +353,7 @@ def _settle(done: asyncio.Future[Runtime], outcome: Runtime | Exception) -> None
         done.set_result(outcome)
 
 
-def _timed(held: Held) -> StageStatus:
+def _timed(held: LoadedStage) -> StageStatus:
     """The status, with how long steps take now."""
     if held.runtime is None:
         return held.status

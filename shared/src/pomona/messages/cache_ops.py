@@ -6,7 +6,7 @@ prefixes agree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -27,7 +27,7 @@ class Open:
         scored: how many log-probabilities of the prompt need not be told again.
     """
 
-    op: Literal["open"]
+    op: Literal["open"] = field(default="open", kw_only=True)
     seq: Identifier
     request: RequestId
     attempt: Count
@@ -43,7 +43,7 @@ class Open:
 class Fork:
     """The opened sequence takes over the first ``length`` tokens of a kept prefix."""
 
-    op: Literal["fork"]
+    op: Literal["fork"] = field(default="fork", kw_only=True)
     prefix: Identifier
     seq: Identifier
     length: Count
@@ -53,7 +53,7 @@ class Fork:
 class Trim:
     """The kept prefix forgets all but its first ``length`` tokens."""
 
-    op: Literal["trim"]
+    op: Literal["trim"] = field(default="trim", kw_only=True)
     prefix: Identifier
     length: Count
 
@@ -66,7 +66,7 @@ class Close:
     from ``shared`` on are stored; those before are ``parent``'s.
     """
 
-    op: Literal["close"]
+    op: Literal["close"] = field(default="close", kw_only=True)
     seq: Identifier
     keep: Identifier | None = None
     length: Count = 0
@@ -78,7 +78,7 @@ class Close:
 class Drop:
     """The kept prefix, which is nobody's parent, is freed."""
 
-    op: Literal["drop"]
+    op: Literal["drop"] = field(default="drop", kw_only=True)
     prefix: Identifier
 
 
@@ -86,7 +86,7 @@ class Drop:
 class Join:
     """Sequences become the last rows of a lane, which begins to exist if it did not."""
 
-    op: Literal["join"]
+    op: Literal["join"] = field(default="join", kw_only=True)
     lane: Identifier
     seqs: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_ROWS)]
 
@@ -95,7 +95,7 @@ class Join:
 class Leave:
     """Rows leave a lane, each with its own cache again. An empty lane ceases to exist."""
 
-    op: Literal["leave"]
+    op: Literal["leave"] = field(default="leave", kw_only=True)
     lane: Identifier
     seqs: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_ROWS)]
 

@@ -48,7 +48,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class MessageRest:
     """The second part of a message.
 
     Attributes:
@@ -123,7 +123,7 @@ def decode_part(frames: Sequence[Buffer]) -> Message:
     return Message(envelope, buffers)
 
 
-def encode_rest(rest: Rest) -> list[Buffer]:
+def encode_rest(rest: MessageRest) -> list[Buffer]:
     """Frames of the second part of a message. The buffers are passed on, not copied."""
     return [b"%b %d" % (rest.name, rest.elapsed_us), *rest.buffers]
 
@@ -133,12 +133,12 @@ def is_rest(frames: Sequence[Buffer]) -> bool:
     return frames[0][:1] != b"{"
 
 
-def decode_rest(frames: Sequence[Buffer]) -> Rest:
+def decode_rest(frames: Sequence[Buffer]) -> MessageRest:
     """Raises ProtocolError when the frames are no second part of a message."""
     name, _, elapsed_us = bytes(frames[0][:MAX_NAME_BYTES]).rpartition(b" ")
     if not elapsed_us.isdigit() or len(elapsed_us) > MAX_ELAPSED_DIGITS:
         raise ProtocolError("neither a message nor the second part of one")
-    return Rest(name, int(elapsed_us), frames[1:])
+    return MessageRest(name, int(elapsed_us), frames[1:])
 
 
 def check_sizes(tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:

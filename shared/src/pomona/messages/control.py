@@ -126,7 +126,7 @@ class WantedModel:
 class PlannerFacts:
     """Attributes: models: those that may be loaded, whether or not they should be now."""
 
-    service: Literal["planner"]
+    service: Literal["planner"] = field(default="planner", kw_only=True)
     pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=64)] = ()
     models: Annotated[tuple[WantedModel, ...], Field(max_length=1024)] = ()
 
@@ -189,7 +189,7 @@ class StageWorkerFacts:
     mlx_version: of MLX.
     """
 
-    service: Literal["stage_worker"]
+    service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
     device: Text
     usable_memory_bytes: Count
     resident_bytes: Count
@@ -237,7 +237,7 @@ class GatewayFacts:
     used: for each model, Unix time in seconds at which it was last asked something here.
     """
 
-    service: Literal["gateway"]
+    service: Literal["gateway"] = field(default="gateway", kw_only=True)
     url: Text
     running: Count = 0
     proven_epochs: dict[str, int] = field(default_factory=dict[str, int])
@@ -262,7 +262,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class HealthWatcherFacts:
-    service: Literal["health_watcher"]
+    service: Literal["health_watcher"] = field(default="health_watcher", kw_only=True)
     alerts: Annotated[tuple[Alert, ...], Field(max_length=1024)] = ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -130,7 +130,7 @@ class DiscoveryFacts:
     troubles: what discovery sees that is wrong, in words.
     """
 
-    service: Literal["discovery"]
+    service: Literal["discovery"] = field(default="discovery", kw_only=True)
     hardware: Hardware
     peers: Annotated[tuple[Endpoint, ...], Field(max_length=256)] = ()
     machine: NodeFacts = NodeFacts()

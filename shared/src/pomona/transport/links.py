@@ -17,7 +17,7 @@ import zmq
 from pomona.addresses import SAME_MACHINE
 from pomona.errors import LinkBusyError, LinkError
 from pomona.messages import codec
-from pomona.messages.codec import Buffer, Message, Rest
+from pomona.messages.codec import Buffer, Message, MessageRest
 from pomona.messages.pipeline import Body, Envelope, Tensor
 from pomona.transport.sockets import bind, configure, context
 
@@ -98,7 +98,7 @@ class Push:
 
     def complete(self, elapsed_us: int, buffers: Sequence[Buffer]) -> None:
         """Send the rest of the buffers of the message that was begun, and how long they took."""
-        self._send_frames(codec.encode_rest(Rest(self._begun, elapsed_us, buffers)))
+        self._send_frames(codec.encode_rest(MessageRest(self._begun, elapsed_us, buffers)))
         self._end()
 
     def _envelope(
@@ -167,7 +167,7 @@ class Pull:
         frames = self._receive_frames(timeout_s)
         return codec.decode_message(frames) if frames else None
 
-    def receive_part(self, timeout_s: float) -> Message | Rest | None:
+    def receive_part(self, timeout_s: float) -> Message | MessageRest | None:
         """As :meth:`receive`, where messages may come in two parts. The first is a message whose
         ``envelope.later`` last buffers are missing."""
         frames = self._receive_frames(timeout_s)

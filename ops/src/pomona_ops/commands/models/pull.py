@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import Hub
-from pomona.models.store.sparse_copy import Copy, pieces
+from pomona.models.store.sparse_copy import SparseCopy, pieces
 
 AT_ONCE = 4
 _BLOCK = 8 << 20
@@ -53,18 +53,20 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
     }
 
 
-def _newest(source: str, hub: Hub) -> Copy:
+def _newest(source: str, hub: Hub) -> SparseCopy:
     """What the hub has now; what is here already when the hub cannot be asked."""
     try:
-        return Copy.begin(source, [hub])
+        return SparseCopy.begin(source, [hub])
     except ModelError:
-        copy = Copy.find(source)
+        copy = SparseCopy.find(source)
         if copy is None:
             raise
         return copy
 
 
-def _fetch(copy: Copy, hub: Hub, wanted: list[tuple[str, int, int]], progress: Progress) -> None:
+def _fetch(
+    copy: SparseCopy, hub: Hub, wanted: list[tuple[str, int, int]], progress: Progress
+) -> None:
     total = sum(end - begin for _, begin, end in wanted)
     executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull")
     with progress:
@@ -81,7 +83,7 @@ def _fetch(copy: Copy, hub: Hub, wanted: list[tuple[str, int, int]], progress: P
             executor.shutdown(cancel_futures=True)
 
 
-def _check(copy: Copy, file: str) -> None:
+def _check(copy: SparseCopy, file: str) -> None:
     stated = copy.manifest.files[file].sha256
     if not stated:
         return

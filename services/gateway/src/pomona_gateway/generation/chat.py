@@ -10,9 +10,16 @@ from typing import Any, TypeAlias, cast
 
 from pydantic_core import from_json
 
-from pomona_gateway.generation.completion import Completion, Replies, Waiting
-from pomona_gateway.generation.detokenizer import TokenChance
-from pomona_gateway.parsers import Arguments, Called, OutputFormat, Part, Said, Thought
+from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
+from pomona_gateway.generation.detokenizer import TokenLogprob
+from pomona_gateway.parsers import (
+    OutputFormat,
+    Part,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStart,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class ChatCompletion:
     """One chat request: how its prompt was rendered, and how its replies are read."""
 
     completion: Completion
@@ -126,7 +133,7 @@ class ToolCall:
         return argument_object(self.arguments)
 
 
-TurnPart: TypeAlias = Said | Thought | CallPiece
+TurnPart: TypeAlias = TextDelta | ReasoningDelta | CallPiece
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,7 @@ class Turn:
 
     index: int
     parts: tuple[TurnPart, ...]
-    chances: tuple[TokenChance, ...] = ()
+    chances: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
     stop: str | None = None
 
@@ -148,16 +155,16 @@ class WholeReply:
     text: str = ""
     thought: str = ""
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
-    chances: list[TokenChance] = field(default_factory=list[TokenChance])
+    chances: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     finish: str | None = None
     stop: str | None = None
 
     def add(self, turn: Turn) -> None:
         for part in turn.parts:
             match part:
-                case Said(text=text):
+                case TextDelta(text=text):
                     self.text += text
-                case Thought(text=text):
+                case ReasoningDelta(text=text):
                     self.thought += text
                 case CallPiece():
                     if part.begins:
@@ -171,7 +178,7 @@ class WholeReply:
 class DialogueReplies:
     """Reads the running replies of a dialogue."""
 
-    def __init__(self, dialogue: Dialogue, replies: Replies) -> None:
+    def __init__(self, dialogue: ChatCompletion, replies: GenerationStream) -> None:
         self._dialogue = dialogue
         self._replies = replies
         self.thought_tokens = 0
@@ -219,11 +226,11 @@ class DialogueReplies:
         out: list[TurnPart] = []
         for part in parts:
             match part:
-                case Called(name=name):
+                case ToolCallStart(name=name):
                     identity = f"call_{secrets.token_hex(12)}"
                     called.append(CallPiece(identity, len(called), name, begins=True))
                     out.append(called[-1])
-                case Arguments(text=text, last=last):
+                case ToolCallArguments(text=text, last=last):
                     call = called[-1]
                     out.append(CallPiece(call.id, call.place, call.name, text, ends=last))
                     if last and not self._dialogue.tools.parallel:

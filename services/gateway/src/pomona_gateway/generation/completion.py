@@ -12,7 +12,7 @@ from pomona.messages.pipeline import QueuePlace, Started, Token
 from pomona.messages.sampling import Sampling
 from pomona_gateway.generation.detokenizer import Piece, ReplyText
 from pomona_gateway.metrics import Metrics, Timing
-from pomona_gateway.pipeline.client import Engine
+from pomona_gateway.pipeline.client import PipelineClient
 from pomona_gateway.pipeline.embedding import Embedding
 from pomona_gateway.pipeline.inbox import Generation, Inbox, Running
 from pomona_gateway.pipeline.prompt_results import PromptScores
@@ -90,10 +90,10 @@ class Waiting:
         return f"prompt {self.prefilled}/{self.total}"
 
 
-class Replies:
+class GenerationStream:
     """The running replies to one completion. Close it, or the work goes on."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, completion: Completion) -> None:
+    def __init__(self, engine: PipelineClient, metrics: Metrics, completion: Completion) -> None:
         """Begins the work. Raises RequestError when it cannot begin now."""
         self.completion = completion
         self._engine = engine

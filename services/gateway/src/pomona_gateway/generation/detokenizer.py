@@ -13,7 +13,7 @@ from pomona_gateway.text import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class TokenChance:
+class TokenLogprob:
     """A token and the natural logarithm of its probability; None for the first of a prompt,
     before which there is nothing. ``top``: the likeliest ones."""
 
@@ -30,7 +30,7 @@ class Piece:
     that of the prompt, likewise."""
 
     text: str
-    chances: tuple[TokenChance, ...] = ()
+    chances: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
     stop: str | None = None
     prompt: PromptScores | None = None
@@ -90,7 +90,7 @@ class ReplyText:
         self._stop_ids = stop_ids
         self._decoded = 0
         self._released = 0
-        self._pending: deque[tuple[int, TokenChance]] = deque()
+        self._pending: deque[tuple[int, TokenLogprob]] = deque()
 
     def push(self, token: Token) -> Piece:
         ended = token.finish == "stop" and token.token in self._stop_ids
@@ -100,7 +100,7 @@ class ReplyText:
             text += self._decoder.flush()
         self._decoded += len(text)
         if token.logprob is not None and not ended:
-            chance = TokenChance(token.token, token.logprob, token.top, begin)
+            chance = TokenLogprob(token.token, token.logprob, token.top, begin)
             self._pending.append((self._decoded, chance))
         released, stopped = self._scanner.push(text)
         if stopped is not None:
@@ -111,13 +111,13 @@ class ReplyText:
         self._released += len(released)
         return Piece(released, self._ripe(), token.finish)
 
-    def _ripe(self) -> tuple[TokenChance, ...]:
+    def _ripe(self) -> tuple[TokenLogprob, ...]:
         """The tokens whose text is out."""
-        ripe: list[TokenChance] = []
+        ripe: list[TokenLogprob] = []
         while self._pending and self._pending[0][0] <= self._released:
             ripe.append(self._pending.popleft()[1])
         return tuple(ripe)
 
-    def _cut(self) -> tuple[TokenChance, ...]:
+    def _cut(self) -> tuple[TokenLogprob, ...]:
         """The tokens that begin before the stop string."""
         return tuple(x for _, x in self._pending if x.offset < self._released)

@@ -21,7 +21,7 @@ RETRY_INTERVAL_S = 10.0
 RETRY_AFTER_S = 5
 
 
-class Catalogue:
+class ModelRegistry:
     """Reads the tokenizer of every model the planner names, in a thread, as soon as it
     names it: before its weights are in memory."""
 

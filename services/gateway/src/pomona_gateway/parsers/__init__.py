@@ -1,15 +1,22 @@
 """What a chat model's text means: what it says, what it thinks, which tools it calls."""
 
 from pomona_gateway.parsers.detection import OutputFormat, output_format
-from pomona_gateway.parsers.events import Arguments, Called, OutputParser, Part, Said, Thought
+from pomona_gateway.parsers.events import (
+    Part,
+    ReasoningDelta,
+    ReplyReader,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStart,
+)
 
 __all__ = [
-    "Arguments",
-    "Called",
     "OutputFormat",
-    "OutputParser",
     "Part",
-    "Said",
-    "Thought",
+    "ReasoningDelta",
+    "ReplyReader",
+    "TextDelta",
+    "ToolCallArguments",
+    "ToolCallStart",
     "output_format",
 ]

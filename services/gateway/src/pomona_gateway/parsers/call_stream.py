@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from pomona_gateway.parsers.events import Arguments, Called, Part, Said
+from pomona_gateway.parsers.events import Part, TextDelta, ToolCallArguments, ToolCallStart
 from pomona_gateway.parsers.tool_calls import CallReader, Schemas, typed_value
 
 
@@ -188,12 +188,12 @@ class CallStream:
                 if head is None:
                     break
                 name = head["name"].strip()
-                parts.append(Called(name))
+                parts.append(ToolCallStart(name))
                 self._called, self._arguments = True, self._reader(name)
                 text = text[head.end() :]
             told, text, last = self._arguments.take(text)
             if told or last:
-                parts.append(Arguments(told, last))
+                parts.append(ToolCallArguments(told, last))
             if not last:
                 break
             self._arguments = None
@@ -203,11 +203,11 @@ class CallStream:
         """What is left before the end of the calls; None when it is no call."""
         if self._arguments is not None:
             ending = self._arguments.finish()
-            return [Arguments(ending, last=True)] if ending else []
+            return [ToolCallArguments(ending, last=True)] if ending else []
         if not self._called:
             return self._read(text.strip(), self._schemas)
         rest = self._form.tail.sub("", text, count=1)
-        return [Said(rest)] if rest else []
+        return [TextDelta(rest)] if rest else []
 
     def _reader(self, name: str) -> ArgumentsReader:
         if self._form.fields is None:

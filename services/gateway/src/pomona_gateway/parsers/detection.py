@@ -13,7 +13,7 @@ from pomona_gateway.parsers.call_stream import (
     OBJECT_FORM,
     XML_FORM,
 )
-from pomona_gateway.parsers.events import OutputParser
+from pomona_gateway.parsers.events import ReplyReader
 from pomona_gateway.parsers.harmony import MARKS as HARMONY_MARKS
 from pomona_gateway.parsers.harmony import HarmonyParser
 from pomona_gateway.parsers.notations import (
@@ -94,7 +94,7 @@ class OutputFormat:
     def calls_tools(self) -> bool:
         return self.harmony or self.calls is not None
 
-    def parser(self, tools: Mapping[str, Mapping[str, Any]] | None, prompt: str) -> OutputParser:
+    def parser(self, tools: Mapping[str, Mapping[str, Any]] | None, prompt: str) -> ReplyReader:
         """A parser for one reply.
 
         Args:

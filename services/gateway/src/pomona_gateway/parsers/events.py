@@ -7,28 +7,28 @@ from typing import Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TextDelta:
     """Text for the reader."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
+class ReasoningDelta:
     """Reasoning before the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
+class ToolCallStart:
     """A tool call begins. Its arguments come next."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Arguments:
+class ToolCallArguments:
     """More arguments of the call that began last; together they are a JSON object as text.
 
     ``last``: they are complete. A reply that ends early leaves its last call without that.
@@ -38,10 +38,10 @@ class Arguments:
     last: bool = False
 
 
-Part: TypeAlias = Said | Thought | Called | Arguments
+Part: TypeAlias = TextDelta | ReasoningDelta | ToolCallStart | ToolCallArguments
 
 
-class OutputParser(Protocol):
+class ReplyReader(Protocol):
     """Reads one reply as it comes. Text that may be the begin of a mark is held back."""
 
     @property

@@ -6,7 +6,14 @@ from __future__ import annotations
 import re
 
 from pomona_gateway.parsers.call_stream import NAMED_FORM, CallStream
-from pomona_gateway.parsers.events import Arguments, Called, Part, Said, Thought, overlap
+from pomona_gateway.parsers.events import (
+    Part,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStart,
+    overlap,
+)
 from pomona_gateway.parsers.tool_calls import read_mistral_calls
 
 MARKS = (
@@ -45,7 +52,7 @@ class HarmonyParser:
         if not self._in_header:
             parts += self._end(self._body(parts, held))
         elif held.strip() and not any(mark in held for mark in MARKS):
-            parts.append(Said(held))
+            parts.append(TextDelta(held))
         return parts
 
     def _read_header(self) -> bool:
@@ -80,7 +87,7 @@ class HarmonyParser:
         if self._calls is not None:
             return self._calls.take(text, parts)
         if text:
-            parts.append(Thought(text) if self._channel == "analysis" else Said(text))
+            parts.append(ReasoningDelta(text) if self._channel == "analysis" else TextDelta(text))
         return ""
 
     def _end(self, rest: str) -> list[Part]:
@@ -93,5 +100,5 @@ class HarmonyParser:
             return found
         body = rest.removeprefix(f"{self._recipient}\n")
         if body.strip():
-            return [Said(body)]
-        return [Called(self._recipient), Arguments("{}", last=True)]
+            return [TextDelta(body)]
+        return [ToolCallStart(self._recipient), ToolCallArguments("{}", last=True)]

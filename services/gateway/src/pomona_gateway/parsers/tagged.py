@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pomona_gateway.parsers.call_stream import CallForm, CallStream
-from pomona_gateway.parsers.events import Part, Said, Thought, overlap
+from pomona_gateway.parsers.events import Part, ReasoningDelta, TextDelta, overlap
 from pomona_gateway.parsers.notations import CallNotation
 from pomona_gateway.parsers.tool_calls import CallReader, Schemas
 
@@ -124,7 +124,7 @@ class TaggedParser:
         found = self._stream.close(text)
         self._state, self._stream = "text", None
         self._begun = True
-        return [Said(f"{self._opened}{text}{mark}")] if found is None else found
+        return [TextDelta(f"{self._opened}{text}{mark}")] if found is None else found
 
     def _marks(self) -> list[str]:
         if self._state == "call":
@@ -142,7 +142,7 @@ class TaggedParser:
             return
         self._fresh = False
         self._begun = self._begun or self._state == "text"
-        parts.append(Thought(text) if self._state == "thought" else Said(text))
+        parts.append(ReasoningDelta(text) if self._state == "thought" else TextDelta(text))
 
     def _may_be_bare(self) -> bool:
         """Nothing but space came yet, so a bare call may follow."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from pomona_gateway.parsers.events import Arguments, Called, Part
+from pomona_gateway.parsers.events import Part, ToolCallArguments, ToolCallStart
 
 Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
 """The JSON Schema of each tool's parameters, by the tool's name."""
@@ -59,7 +59,10 @@ def _from_object(content: Any) -> list[Part]:
 
 
 def _call(name: str, arguments: Any) -> list[Part]:
-    return [Called(name), Arguments(json.dumps(arguments, ensure_ascii=False), last=True)]
+    return [
+        ToolCallStart(name),
+        ToolCallArguments(json.dumps(arguments, ensure_ascii=False), last=True),
+    ]
 
 
 def read_xml_call(text: str, schemas: Schemas) -> list[Part] | None:

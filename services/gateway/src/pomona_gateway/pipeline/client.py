@@ -40,7 +40,7 @@ from pomona_gateway.pipeline.journal import (
     Fail,
     Instruction,
     Journal,
-    Limits,
+    JournalLimits,
     Progress,
     Send,
     SendCancel,
@@ -57,7 +57,7 @@ SWEEP_INTERVAL_S = 0.1
 RETRY_AFTER_S = 5
 
 
-class Engine:
+class PipelineClient:
     """Runs sequences on the pipelines that the beacons tell of."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Engine:
         self._metrics = metrics
         self._proved = proved
         self._journal = Journal(
-            Limits(
+            JournalLimits(
                 first_token_s=settings.first_token_deadline_s,
                 token_s=settings.token_deadline_s,
                 recovery_s=settings.recovery_deadline_s,
@@ -268,7 +268,7 @@ class Engine:
                 case Send():
                     self._send(instruction)
                 case SendCancel(route=route, request=request, attempt=attempt):
-                    self._link(route).send(Cancel("cancel", request, attempt), route.epoch)
+                    self._link(route).send(Cancel(request, attempt), route.epoch)
                 case Fail(request=request, error=error):
                     running = self._running.pop(request, None)
                     if running is not None:
@@ -297,7 +297,6 @@ class Engine:
                 },
             )
         submit = Submit(
-            kind="submit",
             request=send.request,
             attempt=send.attempt,
             model=send.route.model,

@@ -31,7 +31,7 @@ RETRY_AFTER_S = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JournalLimits:
     """Deadlines in seconds, and how many epochs a request may try."""
 
     first_token_s: float
@@ -146,7 +146,7 @@ class Dropped:
 class Journal:
     """All running requests of one gateway."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: JournalLimits) -> None:
         self.dropped = Dropped()
         self._limits = limits
         self._entries: dict[str, Entry] = {}

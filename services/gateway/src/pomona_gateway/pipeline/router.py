@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pomona.addresses import SAME_MACHINE, measured_way
+from pomona.addresses import SAME_MACHINE, best_address
 from pomona.messages.control import (
     Beacon,
     Pipeline,
@@ -113,7 +113,7 @@ class RouteTable:
         ends = (pipeline.stages[-1], pipeline.stages[0]) if pipeline and pipeline.stages else ()
         nodes = [self._workers[x.worker].node for x in ends if x.worker in self._workers]
         sender = next((node for node in nodes if node != self._node), self._node)
-        return measured_way(endpoint, self._node, sender, self._links) or endpoint
+        return best_address(endpoint, self._node, sender, self._links) or endpoint
 
     def cache_use(self, model: str) -> float:
         """How much of the pipeline's caches the requests that run have taken, 0 to 1, as the
@@ -195,7 +195,7 @@ class RouteTable:
         if beacon.endpoints.get("data") != head.endpoint or _broken(beacon, pipeline.epoch):
             return None
         # The planner's address is how the tail reaches the head; this node may know better.
-        measured = measured_way(head.endpoint, beacon.node, self._node, self._links)
+        measured = best_address(head.endpoint, beacon.node, self._node, self._links)
         of_tail = "" if head.address.startswith(SAME_MACHINE) else head.address
         endpoint = measured or of_tail or head.endpoint
         return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint)

@@ -28,7 +28,7 @@ NOISE = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
-class Learnt:
+class Calibration:
     """What measurements said of predictions.
 
     Attributes:
@@ -60,7 +60,7 @@ def candidates(
 
 
 def machines(
-    workers: Sequence[Beacon], discoveries: Sequence[Beacon], learnt: Learnt
+    workers: Sequence[Beacon], discoveries: Sequence[Beacon], learnt: Calibration
 ) -> tuple[Machine, ...]:
     """The workers as the planner counts them; those of one machine share its memory."""
     on_node = Counter(worker.node for worker in workers)
@@ -98,7 +98,9 @@ def _even(machines: list[Machine], group: Sequence[int], noise: float) -> None:
                 machines[index] = replace(machines[index], **{name: middle})
 
 
-def _machine(worker: Beacon, sharing: int, hardware: Hardware | None, learnt: Learnt) -> Machine:
+def _machine(
+    worker: Beacon, sharing: int, hardware: Hardware | None, learnt: Calibration
+) -> Machine:
     facts = worker.facts
     assert isinstance(facts, StageWorkerFacts)
     metal = facts.device == "metal"
@@ -127,7 +129,7 @@ def _machine(worker: Beacon, sharing: int, hardware: Hardware | None, learnt: Le
 
 
 def links(
-    workers: Sequence[Beacon], discoveries: Sequence[Beacon], learnt: Learnt
+    workers: Sequence[Beacon], discoveries: Sequence[Beacon], learnt: Calibration
 ) -> Mapping[tuple[str, str], Link]:
     """The way between every two workers, as their nodes' discovery services measured it."""
     measured: dict[tuple[str, str], Link] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pomona.errors import ConfigurationError
 from pomona.models import ModelFacts
-from pomona_planner.cluster.machine_catalog import Catalogue, ChipKind, machine_kinds
+from pomona_planner.cluster.machine_catalog import ChipKind, MachineCatalog, machine_kinds
 from pomona_planner.cost_model.problem import Demand, Link, Machine, Problem
 
 GIB = 1 << 30
@@ -21,7 +21,7 @@ _PART = re.compile(r"^(?:(\d+)x:?)?([a-z0-9-]+?)-(\d+)gb$")
 
 
 @dataclass(frozen=True, slots=True)
-class Imagined:
+class HypotheticalMachines:
     """A machine of a cluster that need not exist. Attributes: memory_gb: as it is sold."""
 
     kind: ChipKind
@@ -44,10 +44,10 @@ class Imagined:
         return prices[min((size for size in prices if size >= self.memory_gb), default=max(prices))]
 
 
-def parse_cluster(text: str) -> list[Imagined]:
+def parse_cluster(text: str) -> list[HypotheticalMachines]:
     """Machines of ``8x:m4-pro-64gb`` or ``2x:m4-max-128gb,m3-ultra-256gb``."""
     catalogue = machine_kinds()
-    found: list[Imagined] = []
+    found: list[HypotheticalMachines] = []
     for part in re.split(r"[,+]", text.lower().replace(" ", "")):
         match = _PART.match(part)
         bare = catalogue.by_name(re.sub(r"^\d+x:?", "", part))
@@ -70,7 +70,7 @@ def parse_cluster(text: str) -> list[Imagined]:
         count = int(match[1] or 1)
         if count < 1 or len(found) + count > MOST_MACHINES:
             raise ConfigurationError(f"a cluster has 1 to {MOST_MACHINES} machines")
-        found += [Imagined(kind, memory)] * count
+        found += [HypotheticalMachines(kind, memory)] * count
     return found
 
 
@@ -81,8 +81,12 @@ def link_named(name: str) -> Link:
     return links[name]
 
 
-def imagined_problem(
-    facts: ModelFacts, cluster: list[Imagined], link: Link, demand: Demand, wired_share: float = 0.0
+def hypothetical_problem(
+    facts: ModelFacts,
+    cluster: list[HypotheticalMachines],
+    link: Link,
+    demand: Demand,
+    wired_share: float = 0.0,
 ) -> Problem:
     """Args: wired_share: of memory that the operator lets MLX use; 0 leaves it to macOS."""
     machines = tuple(
@@ -108,7 +112,9 @@ def ceiling(facts: ModelFacts, bandwidth: float) -> float:
     return bandwidth / read
 
 
-def dollars_per_million(catalogue: Catalogue, price: float, watts: float, rate: float) -> float:
+def dollars_per_million(
+    catalogue: MachineCatalog, price: float, watts: float, rate: float
+) -> float:
     """Electricity and the machines' price over their life, at full use."""
     seconds = 1e6 / rate
     power = watts * seconds / 3.6e6 * catalogue.electricity

@@ -41,7 +41,7 @@ class ChipKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class MachineCatalog:
     kinds: tuple[ChipKind, ...]
     links: dict[str, Link]
     electricity: float
@@ -58,9 +58,9 @@ class Catalogue:
 
 
 @cache
-def machine_kinds() -> Catalogue:
+def machine_kinds() -> MachineCatalog:
     content = tomllib.loads(files("pomona_planner").joinpath("data/machines.toml").read_text())
-    return Catalogue(
+    return MachineCatalog(
         tuple(_kind(name, entry) for name, entry in content["machines"].items()),
         {
             name: Link(entry["latency_us"] / 1e6, entry["gigabytes_per_s"] * 1e9, entry["kind"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pomona.addresses import WILDCARDS, measured_way
+from pomona.addresses import WILDCARDS, best_address
 from pomona.messages.control import Beacon, Stage
 from pomona.messages.discovery import DiscoveryFacts, LinkFacts
 
@@ -24,7 +24,7 @@ def address_of(worker: Beacon, sender: Beacon, others: Sequence[Beacon]) -> str 
     if endpoint.removeprefix("tcp://").rpartition(":")[0] not in WILDCARDS:
         return ""
     links = {name: tuple(_links_from(name, others)) for name in (sender.node, worker.node)}
-    return measured_way(endpoint, worker.node, sender.node, links) or None
+    return best_address(endpoint, worker.node, sender.node, links) or None
 
 
 def dead_way(

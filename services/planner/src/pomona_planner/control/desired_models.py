@@ -13,7 +13,7 @@ from pomona.messages.control import ModelRequest, WantedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
+class DesiredModels:
     """Attributes:
     settings: the models of the settings when this was written.
     models: the newest word on each model, by source.
@@ -29,8 +29,8 @@ class Wants:
 
 
 def first_wants(
-    settings: tuple[str, ...], known: Iterable[tuple[str, str]], remembered: Wants | None
-) -> Wants:
+    settings: tuple[str, ...], known: Iterable[tuple[str, str]], remembered: DesiredModels | None
+) -> DesiredModels:
     """What is wanted when the planner starts.
 
     What was asked before it started still counts, unless the operator has named other
@@ -46,10 +46,10 @@ def first_wants(
     for name, source in known:
         if source not in models:
             models[source] = WantedModel(name, source, source in settings, 0.0)
-    return Wants(settings, models)
+    return DesiredModels(settings, models)
 
 
-def hear(wants: Wants, requests: Iterable[ModelRequest]) -> Wants:
+def hear(wants: DesiredModels, requests: Iterable[ModelRequest]) -> DesiredModels:
     """Take in what a gateway was asked. The same object when nothing is new."""
     models = dict(wants.models)
     for request in sorted(requests, key=lambda request: request.at):
@@ -61,7 +61,9 @@ def hear(wants: Wants, requests: Iterable[ModelRequest]) -> Wants:
     return wants if models == wants.models else replace(wants, models=models)
 
 
-def unload_idle(wants: Wants, used: Mapping[str, float], idle_s: float, now: float) -> Wants:
+def unload_idle(
+    wants: DesiredModels, used: Mapping[str, float], idle_s: float, now: float
+) -> DesiredModels:
     """Want no longer what nobody has used for ``idle_s`` seconds.
 
     Args:

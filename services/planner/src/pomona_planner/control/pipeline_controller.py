@@ -14,13 +14,13 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona.models import ModelFacts
-from pomona_planner.cluster.from_beacons import Learnt
+from pomona_planner.cluster.from_beacons import Calibration
 from pomona_planner.cluster.worker_address import dead_way
-from pomona_planner.control.proposal import Proposer, Wish, named
+from pomona_planner.control.proposal import PipelineSpec, Proposer, named
 from pomona_planner.cost_model.calibration import learn
 from pomona_planner.cost_model.prediction import Plan, Prediction, predict
 from pomona_planner.cost_model.problem import Problem
-from pomona_planner.solver.optimizer import Choice, choose
+from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
 RETRY_S = (5.0, 15.0, 60.0)
 """Seconds between attempts after a stage failed to load or a pipeline broke at once."""
@@ -28,7 +28,7 @@ RECUT_GAIN = 0.03
 """Share by which other cuts must shorten the busiest stage to be made before anybody is served."""
 
 
-class Decider:
+class PipelineController:
     """Keeps one model's pipeline right. The caller gives epochs and remembers them.
 
     A pipeline is replaced when one of its workers is gone or has started anew, when a
@@ -36,14 +36,14 @@ class Decider:
     could not be loaded.
     """
 
-    def __init__(self, wish: Wish, facts: ModelFacts, pipeline: Pipeline | None) -> None:
+    def __init__(self, wish: PipelineSpec, facts: ModelFacts, pipeline: Pipeline | None) -> None:
         self.pipeline = pipeline or self._impossible(0, wish, facts, "waiting for stage workers")
         self._wish = wish
         self._facts = facts
         self._first_seen: float | None = None
         self._failures = 0
         self._retry_at = 0.0
-        self._proposer = Proposer(wish, facts, Learnt())
+        self._proposer = Proposer(wish, facts, Calibration())
         self._look_at = 0.0
         self._tried = pipeline is not None
 
@@ -165,7 +165,7 @@ class Decider:
         return None
 
     @staticmethod
-    def _impossible(epoch: int, wish: Wish, facts: ModelFacts, reason: str) -> Pipeline:
+    def _impossible(epoch: int, wish: PipelineSpec, facts: ModelFacts, reason: str) -> Pipeline:
         return Pipeline(
             facts.name, wish.source, epoch, facts.layer_count, "impossible", reason=reason
         )
@@ -213,7 +213,9 @@ class Decider:
         self.pipeline = replace(self.pipeline, prediction=self._proposer.said(present))
         return False
 
-    def _compare(self, workers: Sequence[Beacon]) -> tuple[Problem, Choice, Choice] | None:
+    def _compare(
+        self, workers: Sequence[Beacon]
+    ) -> tuple[Problem, OptimizedPlan, OptimizedPlan] | None:
         """(the problem, the plan that runs, the best one), by what is measured now."""
         by_name = {worker.name: worker for worker in workers}
         stages = self.pipeline.stages
@@ -224,12 +226,16 @@ class Decider:
         if any(stage.worker not in names for stage in stages):
             return None
         best = choose(problem, self._proposer.aim())
-        if not isinstance(best, Choice):
+        if not isinstance(best, OptimizedPlan):
             return None
         nodes = tuple(names.index(stage.worker) for stage in stages)
         plan = Plan(nodes, (0, *(stage.stop for stage in stages)))
         notes = self.pipeline.prediction.notes if self.pipeline.prediction else ()
-        return problem, Choice(plan, problem.machines, predict(problem, plan), notes, 0.0), best
+        return (
+            problem,
+            OptimizedPlan(plan, problem.machines, predict(problem, plan), notes, 0.0),
+            best,
+        )
 
     def _worth(self, prediction: Prediction) -> float:
         if self._wish.aim == "latency":

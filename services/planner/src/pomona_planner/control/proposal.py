@@ -12,7 +12,7 @@ from pomona_planner.cluster import from_beacons
 from pomona_planner.cluster.worker_address import address_of
 from pomona_planner.control.pins import Pin
 from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
-from pomona_planner.solver.optimizer import Choice, choose
+from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
 LEAST_CONTEXT = 1024
 """A pipeline that cannot cache this many tokens is not worth forming."""
@@ -21,7 +21,7 @@ Replan = Literal["propose", "idle", "always"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PipelineSpec:
     """What the operator wants.
 
     Attributes:
@@ -71,9 +71,9 @@ class Proposer:
     beside: models whose memory the workers do not count as usable.
     """
 
-    wish: Wish
+    wish: PipelineSpec
     facts: ModelFacts
-    learnt: from_beacons.Learnt
+    learnt: from_beacons.Calibration
     others: Sequence[Beacon] = ()
     beside: Sequence[str] = ()
 
@@ -89,7 +89,7 @@ class Proposer:
         if not wanted and waited_s < self.wish.settle_s:
             return Proposal((), reason="waiting for more stage workers")
         choice = choose(self.problem(usable), self.aim())
-        if not isinstance(choice, Choice):
+        if not isinstance(choice, OptimizedPlan):
             unload = [f"unload {' or '.join(self.beside)}"] if self.beside else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
         return self._proposal(self._candidates(usable), choice)
@@ -122,7 +122,7 @@ class Proposer:
         named = self.wish.required | {pin.node for pin in self.wish.pins}
         return from_beacons.candidates(usable, self.wish.stages, named)
 
-    def _proposal(self, chosen: Sequence[Beacon], choice: Choice) -> Proposal:
+    def _proposal(self, chosen: Sequence[Beacon], choice: OptimizedPlan) -> Proposal:
         plan = choice.plan
         workers = [chosen[node] for node in plan.nodes]
         stages: list[Stage] = []
@@ -142,7 +142,7 @@ class Proposer:
             prediction=self.said(choice),
         )
 
-    def said(self, choice: Choice) -> Prediction:
+    def said(self, choice: OptimizedPlan) -> Prediction:
         """A choice's prediction as the plan's message tells it."""
         found = choice.prediction
         return Prediction(

@@ -10,12 +10,12 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.messages.control import Pipeline
-from pomona_planner.control.desired_models import Wants
+from pomona_planner.control.desired_models import DesiredModels
 
 log = logging.getLogger(__name__)
 
 _PIPELINES = TypeAdapter(tuple[Pipeline, ...])
-_WANTS = TypeAdapter(Wants)
+_WANTS = TypeAdapter(DesiredModels)
 
 
 class PlanMemory:
@@ -51,7 +51,7 @@ class WantMemory:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "models.json"
 
-    def read(self) -> Wants | None:
+    def read(self) -> DesiredModels | None:
         try:
             return _WANTS.validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -60,7 +60,7 @@ class WantMemory:
             log.error("%s cannot be read and is begun anew: %s", self._path, type(error).__name__)
             return None
 
-    def write(self, wants: Wants) -> None:
+    def write(self, wants: DesiredModels) -> None:
         _write_durably(self._path, orjson.dumps(wants))
 
 

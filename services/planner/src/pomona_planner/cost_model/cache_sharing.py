@@ -23,14 +23,14 @@ LEAST_CACHE_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class PlacedModel:
     """A model with stages on the workers."""
 
     pipeline: Pipeline
     facts: ModelFacts
 
 
-def leave_room(workers: Sequence[Beacon], others: Iterable[Tenant]) -> list[Beacon]:
+def leave_room(workers: Sequence[Beacon], others: Iterable[PlacedModel]) -> list[Beacon]:
     """The workers, their usable memory without what other models need of it."""
     taken: dict[str, float] = {}
     for tenant in others:
@@ -43,7 +43,7 @@ def leave_room(workers: Sequence[Beacon], others: Iterable[Tenant]) -> list[Beac
     ]
 
 
-def fair_cache_tokens(tenants: Sequence[Tenant], workers: Sequence[Beacon]) -> dict[int, int]:
+def fair_cache_tokens(tenants: Sequence[PlacedModel], workers: Sequence[Beacon]) -> dict[int, int]:
     """By epoch, the most tokens that each model's caches may hold beside the others."""
     if len(tenants) < 2:
         return {}
@@ -61,7 +61,7 @@ def fair_cache_tokens(tenants: Sequence[Tenant], workers: Sequence[Beacon]) -> d
     return caps
 
 
-def _on_nodes(tenant: Tenant, workers: Sequence[Beacon]) -> Mapping[str, tuple[int, float]]:
+def _on_nodes(tenant: PlacedModel, workers: Sequence[Beacon]) -> Mapping[str, tuple[int, float]]:
     """By node: bytes of the weights there, and bytes of one token in the caches there."""
     by_name = {worker.name: worker for worker in workers}
     found: dict[str, tuple[int, float]] = {}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pomona.messages.control import Pipeline, StageStatus
-from pomona_planner.cluster.from_beacons import Learnt
+from pomona_planner.cluster.from_beacons import Calibration
 
 ENOUGH = 0.5
 """Weight of a new measurement against what was learnt before."""
 
 
-def learn(learnt: Learnt, pipeline: Pipeline, statuses: Sequence[StageStatus | None]) -> None:
+def learn(learnt: Calibration, pipeline: Pipeline, statuses: Sequence[StageStatus | None]) -> None:
     """Correct the costs of the pipeline's workers and links, and of the vocabulary head. Args:
     statuses: of its stages."""
     said = pipeline.prediction

@@ -9,15 +9,15 @@ from itertools import pairwise
 from pomona_planner.cost_model import roofline
 from pomona_planner.cost_model.memory import WORKSPACE_BYTES
 from pomona_planner.cost_model.problem import Aim, Machine, Problem
-from pomona_planner.solver.query import MAX_NODES, Question
-from pomona_planner.solver.search import cheapest
+from pomona_planner.solver.query import MAX_NODES, SolverQuery
+from pomona_planner.solver.search import solve
 
 LABELS_OF_A_TRY = 50_000
 MOST_ADDED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Shortfall:
+class Infeasible:
     """No plan exists.
 
     Attributes:
@@ -31,12 +31,12 @@ class Shortfall:
     remedies: tuple[str, ...] = ()
 
 
-def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
+def shortfall(problem: Problem, aim: Aim, proven: bool) -> Infeasible:
     """What is missing, and what would fit. Args: proven: that no plan exists."""
     facts, demand = problem.facts, problem.demand
     count = len(problem.machines)
     if not count:
-        return Shortfall("there is no machine to plan for", 0)
+        return Infeasible("there is no machine to plan for", 0)
     parts = len(problem.positions()) - 1
     if aim.stages > min(count, parts):
         there = "there is 1 machine" if count == 1 else f"there are {count} machines"
@@ -45,10 +45,10 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
             if aim.stages > count
             else f"{aim.stages} stages are wanted of a model that can be cut into {parts}"
         )
-        return Shortfall(reason, 0, (f"ask for {min(count, parts)} at most",))
+        return Infeasible(reason, 0, (f"ask for {min(count, parts)} at most",))
     wrong = _wrong_pin(problem)
     if wrong:
-        return Shortfall(wrong, 0, ("change POMONA_PLANNER_PINS",))
+        return Infeasible(wrong, 0, ("change POMONA_PLANNER_PINS",))
     needed = float(roofline.memory(problem)[:, 0, -1].min()) - WORKSPACE_BYTES
     used = min(aim.stages or count, count)
     rooms = sorted((machine.memory_bytes for machine in problem.machines), reverse=True)[:used]
@@ -68,7 +68,7 @@ def shortfall(problem: Problem, aim: Aim, proven: bool) -> Shortfall:
         if proven
         else "no cut into whole layers was found that leaves every machine within its memory"
     )
-    return Shortfall(reason, missing, tuple(_remedies(problem, aim)))
+    return Infeasible(reason, missing, tuple(_remedies(problem, aim)))
 
 
 def _wrong_pin(problem: Problem) -> str:
@@ -156,5 +156,5 @@ def _with_copies(problem: Problem, machine: Machine, count: int) -> Problem:
 def _fits(problem: Problem, aim: Aim) -> bool:
     allowed = roofline.allowed(problem)
     fewest, most = (aim.stages, aim.stages) if aim.stages else (1, MAX_NODES)
-    question = Question(roofline.costs(problem, 1), allowed, fewest, most, any_will_do=True)
-    return cheapest(question, LABELS_OF_A_TRY).found is not None
+    question = SolverQuery(roofline.costs(problem, 1), allowed, fewest, most, any_will_do=True)
+    return solve(question, LABELS_OF_A_TRY).found is not None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pomona_planner.cost_model.cost_arrays import Array
-from pomona_planner.solver.query import Question
+from pomona_planner.solver.query import SolverQuery
 from pomona_planner.solver.symmetry import link_classes
 
 STEPS_OF_A_PRICE = 60
@@ -48,7 +48,7 @@ class Prices:
     least: float
 
 
-def best_prices(question: Question, used: Sequence[int] = ()) -> Prices:
+def best_prices(question: SolverQuery, used: Sequence[int] = ()) -> Prices:
     """Prices at which the least cost of all plans is as high as can be; or one at which it is
     above ``below``.
 
@@ -67,7 +67,7 @@ def best_prices(question: Question, used: Sequence[int] = ()) -> Prices:
 
 
 def _ellipsoid(
-    question: Question, cheapest: Array, held: Array, kinds: Array
+    question: SolverQuery, cheapest: Array, held: Array, kinds: Array
 ) -> tuple[Array, float, float]:
     """(price of each kind of layer, price of a stage, what all plans cost at least at these).
 
@@ -119,7 +119,7 @@ def _ellipsoid(
     return best[:count], float(best[count]) if exact else 0.0, highest - rounding
 
 
-def _link_prices(question: Question, used: Sequence[int]) -> tuple[Array, Array]:
+def _link_prices(question: SolverQuery, used: Sequence[int]) -> tuple[Array, Array]:
     """(out, into). Nodes with the same links have the same prices."""
     link = question.costs.link
     count = len(link)

@@ -9,7 +9,7 @@ import numpy as np
 from pomona_planner.cost_model.cost_arrays import Array
 from pomona_planner.solver.lagrangian import HAIR, Prices, best_prices
 from pomona_planner.solver.node_sets import FreeSums, members
-from pomona_planner.solver.query import Question
+from pomona_planner.solver.query import SolverQuery
 
 SLACK = 1e-9
 """Share of all weight that rounding may take."""
@@ -21,7 +21,7 @@ class Bound:
     Attributes: least: every plan costs at least this; infinite when none is possible.
     """
 
-    def __init__(self, question: Question, prices: Prices) -> None:
+    def __init__(self, question: SolverQuery, prices: Prices) -> None:
         self.question = question
         self._prices = prices
         costs = question.costs
@@ -75,13 +75,13 @@ class Bound:
         return Bound(replace(self.question, allowed=allowed), self._prices)
 
 
-def can_hold(question: Question) -> bool:
+def can_hold(question: SolverQuery) -> bool:
     """False when the nodes are too few for all layers, each with as many as it ever can hold."""
     last = question.costs.before.shape[1] - 1
     return bool(_Capacity(question).farthest(np.zeros(1, dtype=np.int64), 0)[0] == last)
 
 
-def least_of_all(question: Question) -> float:
+def least_of_all(question: SolverQuery) -> float:
     """What every plan costs at least; no more than is known once that is above ``below``."""
     return best_prices(question).least if can_hold(question) else float("inf")
 
@@ -118,7 +118,7 @@ class Left:
 class _Capacity:
     """How far the free nodes can hold all layers, each as many as it ever can."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: SolverQuery) -> None:
         times = np.diff(question.costs.before, axis=1)
         before = np.concatenate(([0.0], np.cumsum(np.maximum(times.mean(axis=0), 1e-15))))
         held = before[None, :] - before[:, None]

@@ -16,10 +16,10 @@ from pomona_planner.cost_model.prediction import (
     predict,
 )
 from pomona_planner.cost_model.problem import Aim, Machine, Problem
-from pomona_planner.solver.infeasible import Shortfall, shortfall
-from pomona_planner.solver.query import MAX_NODES, TIE, Answer, Found, Question
-from pomona_planner.solver.search import MOST_LABELS, cheapest
-from pomona_planner.solver.search_budget import Asking
+from pomona_planner.solver.infeasible import Infeasible, shortfall
+from pomona_planner.solver.query import MAX_NODES, TIE, Answer, Found, SolverQuery
+from pomona_planner.solver.search import MOST_LABELS, solve
+from pomona_planner.solver.search_budget import SearchBudget
 from pomona_planner.solver.stage_balance import evenest
 from pomona_planner.solver.throughput import Cycle, required, shortest
 
@@ -34,7 +34,7 @@ LEAST_GIVEN = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class OptimizedPlan:
     """Attributes:
     machines: those that were considered; the plan's nodes are numbers of them.
     notes: what a person should know of how the choice came about.
@@ -56,7 +56,7 @@ class Choice:
         return self.gap == 0
 
 
-def choose(problem: Problem, aim: Aim = DEFAULT_AIM) -> Choice | Shortfall:
+def choose(problem: Problem, aim: Aim = DEFAULT_AIM) -> OptimizedPlan | Infeasible:
     """The best plan for the aim."""
     problem, notes = _within_limits(problem)
     chooser = _Chooser(problem, aim)
@@ -79,11 +79,13 @@ def choose(problem: Problem, aim: Aim = DEFAULT_AIM) -> Choice | Shortfall:
             f"{chooser.given:.1%} of one user's speed is given for stages that are more evenly busy"
         )
     notes += chooser.why_so_many(plan, prediction)
-    return Choice(plan, problem.machines, prediction, tuple(notes), chooser.gap, chooser.given)
+    return OptimizedPlan(
+        plan, problem.machines, prediction, tuple(notes), chooser.gap, chooser.given
+    )
 
 
 class _Chooser:
-    """Attributes: gap, given: of what was found last, see ``Choice``."""
+    """Attributes: gap, given: of what was found last, see ``OptimizedPlan``."""
 
     def __init__(self, problem: Problem, aim: Aim) -> None:
         self.gap = self.given = 0.0
@@ -94,15 +96,15 @@ class _Chooser:
         self._required = required(problem)
         self._users = problem.demand.users
         self._positions = problem.positions()
-        self._asking = Asking(MOST_LABELS if aim.objective == "latency" else 2 * MOST_LABELS)
+        self._asking = SearchBudget(MOST_LABELS if aim.objective == "latency" else 2 * MOST_LABELS)
 
     def plan(self, found: Found) -> Plan:
         return Plan(found.nodes, tuple(self._positions[cut] for cut in found.cuts))
 
-    def _question(self, stages: int = 0) -> Question:
+    def _question(self, stages: int = 0) -> SolverQuery:
         wanted = stages or self._aim.stages
         fewest, most = (wanted, wanted) if wanted else (1, MAX_NODES)
-        return Question(self._one, self._allowed, fewest, most, required=self._required)
+        return SolverQuery(self._one, self._allowed, fewest, most, required=self._required)
 
     def _cycles(self) -> list[Cycle]:
         """All plans, fewest stages first; those of at least as many stages as users together."""
@@ -211,7 +213,7 @@ class _Chooser:
             return []
         used, speed = len(plan.nodes), prediction.tokens_per_second
         if used == 1:
-            other = cheapest(self._question(2), LABELS_OF_A_WORD).found
+            other = solve(self._question(2), LABELS_OF_A_WORD).found
             name = self._problem.machines[plan.nodes[0]].name
             if other is None:
                 return [f"{name} holds the model alone"]
@@ -219,7 +221,7 @@ class _Chooser:
             if speed < 1 / other.cost:
                 said = f"{name} alone was chosen: "
             return [said + f"{speed:.1f} tok/s, not {1 / other.cost:.1f}"]
-        alone = None if self._required else cheapest(self._question(1), LABELS_OF_A_WORD).found
+        alone = None if self._required else solve(self._question(1), LABELS_OF_A_WORD).found
         if alone is None:
             return []
         name = self._problem.machines[alone.nodes[0]].name

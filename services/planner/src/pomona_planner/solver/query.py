@@ -13,7 +13,7 @@ TIE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class SolverQuery:
     """Find the cheapest plan.
 
     Attributes:

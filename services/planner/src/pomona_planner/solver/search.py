@@ -23,8 +23,8 @@ from pomona_planner.solver.labels import Labels, Ranges, WaysOn, concatenated
 from pomona_planner.solver.lagrangian import best_prices
 from pomona_planner.solver.lower_bound import Bound, can_hold
 from pomona_planner.solver.node_sets import members
-from pomona_planner.solver.query import MAX_NODES, TIE, Answer, Found, Question
-from pomona_planner.solver.symmetry import link_classes, twins
+from pomona_planner.solver.query import MAX_NODES, TIE, Answer, Found, SolverQuery
+from pomona_planner.solver.symmetry import interchangeable_nodes, link_classes
 
 MOST_LABELS = 4_000_000
 """Labels looked at before the search gives up its proof and only goes on with the best."""
@@ -34,7 +34,7 @@ WIDE_BEAM = 1024
 """The same in the second, and once the exact search has given up its proof."""
 
 
-def cheapest(question: Question, most_labels: int = MOST_LABELS, beam: int = BEAM) -> Answer:
+def solve(question: SolverQuery, most_labels: int = MOST_LABELS, beam: int = BEAM) -> Answer:
     """The cheapest plan.
 
     Args:
@@ -85,7 +85,7 @@ class _Search:
         self._count, self._positions = costs.before.shape
         second = question.second.stage if question.second else None
         self._ranges = Ranges(allowed, costs.stage, second)
-        self._twin = twins(question)
+        self._twin = interchangeable_nodes(question)
         self._follows = np.array([twin is not None for twin in self._twin])
         self._before = np.array([twin or 0 for twin in self._twin])
         self._class = link_classes(question)
@@ -253,8 +253,8 @@ class _Search:
             firsts = np.flatnonzero(np.diff(key[order], prepend=-1))
             cost = labels.cost[order]
             least = np.minimum.reduceat(cost, firsts)
-            cheapest = np.flatnonzero(cost == np.repeat(least, np.diff(firsts, append=len(key))))
-            return labels.take(order[cheapest[np.searchsorted(cheapest, firsts)]])
+            solve = np.flatnonzero(cost == np.repeat(least, np.diff(firsts, append=len(key))))
+            return labels.take(order[solve[np.searchsorted(solve, firsts)]])
         order = np.lexsort((labels.second, labels.cost, key))
         key = key[order]
         group = np.cumsum(np.concatenate(([0], key[1:] != key[:-1])))

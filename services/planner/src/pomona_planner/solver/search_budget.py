@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pomona_planner.solver.query import Answer, Question
-from pomona_planner.solver.search import BEAM, cheapest
+from pomona_planner.solver.query import Answer, SolverQuery
+from pomona_planner.solver.search import BEAM, solve
 
 LABELS_OF_A_CALL = 50_000
 """What a search costs besides, in labels looked at in that time."""
 NARROW_BEAM = 32
 
 
-class Asking:
+class SearchBudget:
     """Args: labels: that all searches together may look at."""
 
     def __init__(self, labels: int) -> None:
@@ -21,9 +21,9 @@ class Asking:
         """Whether it is time to come to an end."""
         return self._left <= 0
 
-    def ask(self, question: Question, labels: int) -> Answer:
+    def ask(self, question: SolverQuery, labels: int) -> Answer:
         """The cheapest plan; with what is left of the budget, at most so many labels."""
         labels = max(min(labels, self._left), 0)
-        answer = cheapest(question, labels, NARROW_BEAM if question.any_will_do else BEAM)
+        answer = solve(question, labels, NARROW_BEAM if question.any_will_do else BEAM)
         self._left -= answer.labels + LABELS_OF_A_CALL
         return answer

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from pomona_planner.cost_model.cost_arrays import Array
-from pomona_planner.solver.query import Question
+from pomona_planner.solver.query import SolverQuery
 
 
-def twins(question: Question) -> list[int | None]:
+def interchangeable_nodes(question: SolverQuery) -> list[int | None]:
     """For each node the interchangeable one before it, which is to be used first."""
     count = question.costs.fixed.shape[0]
     kinds = [question.costs] + ([question.second] if question.second is not None else [])
@@ -29,7 +29,7 @@ def twins(question: Question) -> list[int | None]:
     return [next((a for a in range(b - 1, -1, -1) if same(a, b)), None) for b in range(count)]
 
 
-def link_classes(question: Question) -> Array:
+def link_classes(question: SolverQuery) -> Array:
     """A number for each node; nodes of one number have the same links to all others."""
     classes = question.costs.link_classes
     if question.second is None:

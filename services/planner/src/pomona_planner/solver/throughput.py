@@ -19,9 +19,9 @@ from pomona_planner.cost_model.cost_arrays import Array, Costs
 from pomona_planner.cost_model.prediction import lanes_and_rows
 from pomona_planner.cost_model.problem import Problem
 from pomona_planner.solver.lower_bound import least_of_all
-from pomona_planner.solver.query import TIE, Found, Question
+from pomona_planner.solver.query import TIE, Found, SolverQuery
 from pomona_planner.solver.search import MOST_LABELS
-from pomona_planner.solver.search_budget import Asking
+from pomona_planner.solver.search_budget import SearchBudget
 
 CLOSE_ENOUGH = 5e-3
 """Share of the cycle below which halving gives way to one last proof."""
@@ -53,13 +53,13 @@ class Cycle:
         whole = self.costs.of(list(found.nodes), list(found.cuts))
         return max(whole, self._lanes * longest)
 
-    def question(self, costs: Costs, cycle_s: float) -> Question:
+    def question(self, costs: Costs, cycle_s: float) -> SolverQuery:
         """Plans in which no stage and no link is busy for longer than a lane's share."""
         longest = cycle_s / self._lanes * (1 + TIE)
         usable = self._busy <= longest
         if not usable.all():
             costs = replace(costs, link=np.where(usable, costs.link, np.inf))
-        return Question(
+        return SolverQuery(
             costs,
             self._allowed & (self.costs.stage <= longest),
             self._fewest,
@@ -71,7 +71,7 @@ class Cycle:
         """False when no plan's cycle is shorter."""
         return least_of_all(self.within(cycle_s)) < cycle_s * (1 - TIE)
 
-    def within(self, cycle_s: float) -> Question:
+    def within(self, cycle_s: float) -> SolverQuery:
         """Plans whose cycle is shorter than that, and maybe others as quick on the way round."""
         return replace(self.question(self.costs, cycle_s), below=cycle_s)
 
@@ -89,7 +89,7 @@ class Shortest:
     least_s: float
 
 
-def shortest(cycles: Sequence[Cycle], asking: Asking) -> Shortest:
+def shortest(cycles: Sequence[Cycle], asking: SearchBudget) -> Shortest:
     """The plan of the shortest cycle. Of equal ones, that of the first of ``cycles``.
 
     Halving: is there any plan whose cycle is at most t? At the end, the quickest way round
@@ -101,7 +101,7 @@ def shortest(cycles: Sequence[Cycle], asking: Asking) -> Shortest:
 class _Halving:
     """Between a time that no cycle is below, and that of the best plan known."""
 
-    def __init__(self, cycles: Sequence[Cycle], asking: Asking) -> None:
+    def __init__(self, cycles: Sequence[Cycle], asking: SearchBudget) -> None:
         self._asking = asking
         self._least = {cycle: least_of_all(cycle.within(inf)) for cycle in cycles}
         self._best: Found | None = None

@@ -6,25 +6,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pomona.errors import ProtocolError
-from pomona.messages.codec import Message, Rest, message_name
+from pomona.messages.codec import Message, MessageRest, message_name
 
 MOST = 64
 """Links of which a message may be awaited; the oldest of more is given up."""
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
+class PartialMessage:
     """A message that lacks its last buffers."""
 
     name: bytes
     message: Message
 
 
-class AwaitedMessages:
+class PartialMessages:
     """At most one a link."""
 
     def __init__(self) -> None:
-        self._by_link: dict[bytes, Awaited] = {}
+        self._by_link: dict[bytes, PartialMessage] = {}
 
     def add(self, message: Message) -> None:
         """A link that begins a message will not complete the one before."""
@@ -32,9 +32,9 @@ class AwaitedMessages:
         link = _link(name)
         if link not in self._by_link and len(self._by_link) == MOST:
             del self._by_link[next(iter(self._by_link))]
-        self._by_link[link] = Awaited(name, message)
+        self._by_link[link] = PartialMessage(name, message)
 
-    def take(self, rest: Rest) -> Message:
+    def take(self, rest: MessageRest) -> Message:
         """What ``rest`` completes. Raises ProtocolError when it is not awaited."""
         awaited = self._by_link.pop(_link(rest.name), None)
         if awaited is None or awaited.name != rest.name:

@@ -23,7 +23,7 @@ LEAD_S = 0.001
 Shape = tuple[int, ...]
 
 
-class Foresight:
+class SendTimer:
     """Learns how long the steps of a lone lane take."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import orjson
 from prometheus_client import Counter
 
 from pomona.errors import LinkBusyError, LinkGapError, PomonaError, ProtocolError
-from pomona.messages.codec import Buffer, Message, Rest, check_sizes
+from pomona.messages.codec import Buffer, Message, MessageRest, check_sizes
 from pomona.messages.control import Pipeline
 from pomona.messages.pipeline import (
     Body,
@@ -29,13 +29,13 @@ from pomona.messages.pipeline import (
     Tokens,
 )
 from pomona.transport import Identity, LinkOrder, Push
-from pomona_stage_worker.engine.send_timing import Foresight
+from pomona_stage_worker.engine.send_timing import SendTimer
 from pomona_stage_worker.engine.step_stats import StepBook
 from pomona_stage_worker.engine.step_timing import StepRecord, Timing
 from pomona_stage_worker.engine.step_trace import StepTrace
 from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
 from pomona_stage_worker.sampling.sampled_tensors import pack, sampled_tensor, unpack
-from pomona_stage_worker.scheduler import Limits, PlannedStep, Scheduler
+from pomona_stage_worker.scheduler import PlannedStep, Scheduler, SchedulerLimits
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ LOST_TOKENS = Counter(
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RunnerLoad:
     """What is going on in a runtime. The last three are as of the last moment of rest."""
 
     steps: int = 0
@@ -65,7 +65,7 @@ class Load:
     table: str = ""
 
 
-class Runtime:
+class StageRunner:
     """One stage of one pipeline in one epoch. Used by the step thread only, but for ``load``.
 
     Args:
@@ -79,7 +79,7 @@ class Runtime:
         pipeline: Pipeline,
         position: int,
         stage: Stage,
-        limits: Callable[[Pipeline, Stage], Limits],
+        limits: Callable[[Pipeline, Stage], SchedulerLimits],
         link_deadline_s: float,
         trace_dir: Path | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class Runtime:
         self.is_tail = position == len(pipeline.stages) - 1
         self.failure: str | None = None
         self.busy = False
-        self._at_rest = Load()
+        self._at_rest = RunnerLoad()
         self._identity = identity
         self._order = LinkOrder()
         self._gateways: dict[str, Push] = {}
@@ -100,7 +100,7 @@ class Runtime:
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
         self._book = StepBook(pipeline.model, stage.trial, self.scheduler, trace)
-        self._foresight = Foresight()
+        self._foresight = SendTimer()
         self._onward: Push | None = None
         if len(pipeline.stages) > 1:
             following = pipeline.stages[0 if self.is_tail else position + 1]
@@ -129,7 +129,7 @@ class Runtime:
         except Exception as error:  # whatever a model raises ends its epoch, nothing else
             self._fail(error)
 
-    def complete(self, message: Message, rest: Rest) -> None:
+    def complete(self, message: Message, rest: MessageRest) -> None:
         """As :meth:`handle`, of a message whose last buffers came apart from it."""
         envelope = message.envelope
         tensors = envelope.tensors
@@ -178,7 +178,7 @@ class Runtime:
         return self._book.timing
 
     @property
-    def load(self) -> Load:
+    def load(self) -> RunnerLoad:
         """What is going on, as other threads may see it."""
         scheduler = self.scheduler
         return replace(
@@ -198,7 +198,7 @@ class Runtime:
         contents = self.stage.table()
         packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
         rows = sum(len(lane) for lane in contents["lanes"].values())
-        self._at_rest = Load(
+        self._at_rest = RunnerLoad(
             sequences=len(contents["sequences"]) + rows,
             cache_bytes=self.stage.cache_bytes(),
             table=f"{self._last_step}:{blake2b(packed, digest_size=8).hexdigest()}",
@@ -288,8 +288,8 @@ class Runtime:
         """What goes to the next stage, or from the tail to the head: body, epoch and tensors."""
         if self.is_tail:
             drawn = sampled_tensor(len(step.rows) if step.sample else 0)
-            return StepDone("step_done", step.step, elapsed_us), self.pipeline.epoch, (drawn,)
-        onward = Step("step", step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
+            return StepDone(step.step, elapsed_us), self.pipeline.epoch, (drawn,)
+        onward = Step(step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
         return onward, self.pipeline.epoch, (*tensors[:1], *computation.tensors)
 
     def _tell_gateways(self, output: Output) -> None:
@@ -300,7 +300,7 @@ class Runtime:
         for result in output.results:
             by_gateway.setdefault(result.reply, []).append(result.token)
         for reply, tokens in by_gateway.items():
-            self._tell(reply, Tokens("tokens", tuple(tokens)))
+            self._tell(reply, Tokens(tuple(tokens)))
         self._tokens += len(output.results)
         self._tokens_metric.inc(len(output.results))
 
@@ -316,7 +316,7 @@ class Runtime:
             reason = f"{wrong} is no token of this model, whose ids lie from 0 to {end - 1}"
             self._tell(
                 body.reply,
-                Rejected("rejected", body.request, body.attempt, 400, "unknown_token", reason),
+                Rejected(body.request, body.attempt, 400, "unknown_token", reason),
             )
             return
         self.scheduler.submit(body, tokens, time.monotonic())
@@ -388,7 +388,7 @@ def _wait(begin: float, seconds: float) -> float:
 
 def rejected_epoch(submit: Submit, reason: str) -> Rejected:
     """Tells a gateway to submit again in the next epoch."""
-    return Rejected("rejected", submit.request, submit.attempt, 503, "epoch_failed", reason, 1)
+    return Rejected(submit.request, submit.attempt, 503, "epoch_failed", reason, 1)
 
 
 def _frames(planned: PlannedStep) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...]]:

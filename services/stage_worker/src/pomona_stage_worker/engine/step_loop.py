@@ -12,11 +12,11 @@ from collections.abc import Callable
 from prometheus_client import Counter
 
 from pomona.errors import PomonaError, ProtocolError
-from pomona.messages.codec import Message, Rest
+from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Cancel, Step, StepDone, Submit
 from pomona.transport import Identity, Pull, Push
-from pomona_stage_worker.engine.partial_messages import AwaitedMessages
-from pomona_stage_worker.engine.stage_runner import Runtime, rejected_epoch
+from pomona_stage_worker.engine.partial_messages import PartialMessages
+from pomona_stage_worker.engine.stage_runner import StageRunner, rejected_epoch
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ class StepLoop(threading.Thread):
 
     def __init__(self, identity: Identity, pull: Pull) -> None:
         super().__init__(name="steps", daemon=True)
-        self.runtimes: dict[int, Runtime] = {}
+        self.runtimes: dict[int, StageRunner] = {}
         self._identity = identity
         self._pull = pull
         self._wake = pull.waker()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._awaited = AwaitedMessages()
+        self._awaited = PartialMessages()
         self._awake_until = 0.0
         self._stopping = False
 
@@ -102,7 +102,7 @@ class StepLoop(threading.Thread):
                 part = self._pull.receive_part(timeout_s)
                 if part is None:
                     return received
-                if isinstance(part, Rest):
+                if isinstance(part, MessageRest):
                     self._complete(part)
                 else:
                     self._dispatch(part)
@@ -138,7 +138,7 @@ class StepLoop(threading.Thread):
         if message.envelope.soon:
             self._awake_until = time.monotonic() + AWAKE_S
 
-    def _complete(self, rest: Rest) -> None:
+    def _complete(self, rest: MessageRest) -> None:
         """The rest of a message has come."""
         message = self._awaited.take(rest)
         self._awake_until = 0.0

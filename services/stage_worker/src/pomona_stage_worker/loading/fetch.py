@@ -11,8 +11,8 @@ from pathlib import Path
 from pomona.models.formats.safetensors_index import TensorPlace
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import Hub
-from pomona.models.store.remote_source import Keeper
-from pomona.models.store.sparse_copy import Copy, pieces
+from pomona.models.store.remote_source import RemoteSource
+from pomona.models.store.sparse_copy import SparseCopy, pieces
 from pomona_stage_worker.loading.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -21,12 +21,12 @@ AT_ONCE = 4
 """Pieces that are fetched at once."""
 
 
-def copy_at(source: str, path: Path) -> Copy | None:
+def copy_at(source: str, path: Path) -> SparseCopy | None:
     """The copy whose folder or file ``path`` is; None for one of the operator's own.
 
     What the hub's client already has in its cache is taken from there.
     """
-    copy = Copy.find(source)
+    copy = SparseCopy.find(source)
     if copy is None or copy.path != path:
         return None
     if is_hub_id(source):
@@ -39,7 +39,10 @@ def copy_at(source: str, path: Path) -> Copy | None:
 
 
 def fetch(
-    copy: Copy, places: Iterable[TensorPlace], peers: Sequence[Keeper], progress: Progress
+    copy: SparseCopy,
+    places: Iterable[TensorPlace],
+    peers: Sequence[RemoteSource],
+    progress: Progress,
 ) -> None:
     """Bring these tensors to this machine. What came stays, also when something fails: the
     next attempt goes on from there.

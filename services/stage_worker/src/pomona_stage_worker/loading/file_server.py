@@ -28,7 +28,7 @@ from pomona.models.store.remote_source import (
     is_small_file,
     is_weight_file,
 )
-from pomona.models.store.sparse_copy import PIECE_BYTES, Copy
+from pomona.models.store.sparse_copy import PIECE_BYTES, SparseCopy
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class FileServer:
         self,
         host: str,
         sources: Callable[[], Collection[str]],
-        find: Callable[[str], Copy | None] = Copy.find,
+        find: Callable[[str], SparseCopy | None] = SparseCopy.find,
     ) -> None:
         self._find = find
         self._sources = sources

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 
 from pomona.errors import ModelError
 from pomona.models import resolve
-from pomona.models.store.remote_source import Keeper
+from pomona.models.store.remote_source import RemoteSource
 from pomona_stage_worker.hardware.cpu_blocked_linear import SUFFIX, put_blocks
 from pomona_stage_worker.hardware.cpu_float32 import on_metal
 from pomona_stage_worker.hardware.cpu_matrix_layout import kept, multiplied, settled
@@ -63,7 +63,7 @@ def read_weights(
     stop: int,
     progress: Progress,
     have: StageWeights | None = None,
-    peers: Sequence[Keeper] = (),
+    peers: Sequence[RemoteSource] = (),
 ) -> StageWeights:
     """Read the parameters that layers ``[start, stop)`` of the model at ``source`` need.
 
@@ -115,7 +115,7 @@ class _Folder:
     """Evaluates parameter by parameter, the largest first: beside it, what it is made of must
     fit, and then there is most room."""
 
-    def __init__(self, source: str, path: Path, peers: Sequence[Keeper]) -> None:
+    def __init__(self, source: str, path: Path, peers: Sequence[RemoteSource]) -> None:
         self._copy = copy_at(source, path)
         self._peers = peers
         self._weights = FolderWeights(path)
@@ -167,7 +167,7 @@ class _Folder:
 class _Gguf:
     """Converts module by module, the largest first."""
 
-    def __init__(self, source: str, path: Path, peers: Sequence[Keeper]) -> None:
+    def __init__(self, source: str, path: Path, peers: Sequence[RemoteSource]) -> None:
         self._copy = copy_at(source, path)
         self._peers = peers
         self._weights = GgufWeights(path)

@@ -22,16 +22,16 @@ from pomona_stage_worker.model.cache_table import (
     can_slice,
     quantize,
 )
-from pomona_stage_worker.model.prebuilt_step import StepAhead, build_ahead
+from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, build_ahead
 from pomona_stage_worker.model.warmup import NOT_TRIED, Trial
 from pomona_stage_worker.sampling.grammar_mask import Grammars
-from pomona_stage_worker.sampling.prompt_logprobs import OfPrompt, PromptScores, embedded
+from pomona_stage_worker.sampling.prompt_logprobs import PromptResult, PromptScores, embedded
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
 from pomona_stage_worker.sampling.sampler import begin_draw, end_draw, reports
-from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn, Result
+from pomona_stage_worker.sampling.sequence_state import Result, SamplerOutput, SequenceSampler
 from pomona_stage_worker.slicing import Logits, StageModel
 
-NO_TOKEN = Drawn(0)
+NO_TOKEN = SamplerOutput(0)
 """Ends a sequence of which no token is wanted."""
 
 
@@ -42,7 +42,7 @@ class Output:
 
     buffers: tuple[Buffer, ...] = ()
     results: tuple[Result, ...] = ()
-    of_prompt: OfPrompt | None = None
+    of_prompt: PromptResult | None = None
 
     @property
     def sampled(self) -> list[SampledToken]:
@@ -121,9 +121,9 @@ class MlxStage:
         self._cache_bits = cache_bits
         self._grammars = grammars
         self._table = CacheTable(self._make_caches)
-        self._drawings: dict[int, Drawing] = {}
+        self._drawings: dict[int, SequenceSampler] = {}
         self._prompt_scores = PromptScores()
-        self._ahead: dict[int, StepAhead] = {}
+        self._ahead: dict[int, PrebuiltStep] = {}
         self._expected: dict[int, tuple[Tensor, ...]] = {}
         caches = self._make_caches()
         self.can_batch = can_batch(caches)
@@ -193,7 +193,7 @@ class MlxStage:
         result = drawing.accept(NO_TOKEN)
         return Output(results=(result,), of_prompt=embedded(drawing.opened, output[0, -1]))
 
-    def _scores(self, step: Step, output: mx.array) -> OfPrompt | None:
+    def _scores(self, step: Step, output: mx.array) -> PromptResult | None:
         return self._prompt_scores.take(step, output) if self._prompt_scores.wanted(step) else None
 
     def _build_beside(self, step: Step) -> None:
@@ -269,7 +269,7 @@ class MlxStage:
         if isinstance(op, Open):
             wanted = self._grammars if op.sampling.grammar else None
             constraint = wanted.begin(op) if wanted is not None else None
-            self._drawings[op.seq] = Drawing.begin(op, constraint)
+            self._drawings[op.seq] = SequenceSampler.begin(op, constraint)
         elif isinstance(op, Close):
             self._drawings.pop(op.seq, None)
         self._prompt_scores.note(op)

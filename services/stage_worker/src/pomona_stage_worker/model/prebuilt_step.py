@@ -57,7 +57,7 @@ class Snapshot:
 
 
 @dataclass(slots=True)
-class StepAhead:
+class PrebuiltStep:
     """A built step: its inputs, its lazy output and what it leaves in the stage's caches, and
     the way back."""
 
@@ -76,14 +76,14 @@ class StepAhead:
 
 def build_ahead(
     model: StageModel, caches: Caches, rows: tuple[int, ...], tensors: Sequence[Tensor]
-) -> StepAhead:
+) -> PrebuiltStep:
     """Build a sampling step of a lane over inputs like ``tensors``: ids, then activations."""
     before = Snapshot(caches)
     inputs = [Input(tensor) for tensor in tensors]
     activations = tuple(item.array for item in inputs[1:]) or None
     output = model(inputs[0].array, activations, caches, logits="last")
     cached = cache_arrays(model.owned_caches(caches))
-    return StepAhead(rows, inputs, output, cached, before)
+    return PrebuiltStep(rows, inputs, output, cached, before)
 
 
 def _own(value: Any) -> Any:

@@ -16,7 +16,7 @@ PromptMessage: TypeAlias = tuple[Scored | Embedded, tuple[Tensor, ...], tuple[Bu
 
 
 @dataclass(frozen=True, slots=True)
-class OfPrompt:
+class PromptResult:
     """What a chunk tells the gateway at ``reply`` of its prompt: body, tensors, buffers."""
 
     reply: str
@@ -57,7 +57,7 @@ class PromptScores:
         """Whether the logits of all positions of this step are of use."""
         return step.lane is None and step.rows[0] in self._prompts
 
-    def take(self, step: Step, logits: mx.array) -> OfPrompt | None:
+    def take(self, step: Step, logits: mx.array) -> PromptResult | None:
         """What a chunk tells; None when it tells nothing that is not known already.
 
         Args:
@@ -74,10 +74,10 @@ class PromptScores:
         rows = logits[0, first - begin : last - begin].astype(mx.float32)
         parts = score(rows, targets, op.sampling.prompt_logprobs or 0)
         arrays = [np.asarray(part) for part in parts]
-        return OfPrompt(
+        return PromptResult(
             op.reply,
             (
-                Scored("scored", op.request, op.attempt, first),
+                Scored(op.request, op.attempt, first),
                 (
                     Tensor("float32", arrays[0].shape),
                     Tensor("int32", arrays[1].shape),
@@ -88,16 +88,16 @@ class PromptScores:
         )
 
 
-def embedded(op: Open, last: mx.array) -> OfPrompt:
+def embedded(op: Open, last: mx.array) -> PromptResult:
     """What the tail tells of a prompt that is to be embedded.
 
     Args:
         last: (hidden_size,), any float dtype: the hidden states of its last token.
     """
     vector = np.asarray(last.astype(mx.float32))
-    message = Embedded("embedded", op.request, op.attempt)
+    message = Embedded(op.request, op.attempt)
     tensor = Tensor("float32", vector.shape)
-    return OfPrompt(op.reply, (message, (tensor,), (vector.tobytes(),)))
+    return PromptResult(op.reply, (message, (tensor,), (vector.tobytes(),)))
 
 
 def score(rows: mx.array, targets: mx.array, count: int) -> tuple[mx.array, mx.array, mx.array]:

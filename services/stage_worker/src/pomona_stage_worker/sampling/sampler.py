@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn
+from pomona_stage_worker.sampling.sequence_state import SamplerOutput, SequenceSampler
 
 Way: TypeAlias = Callable[[mx.array, Sequence[Sampling], mx.array], mx.array]
 """Picks a token for each row, given its number in [0, 1): (rows, vocabulary) -> (rows,)."""
@@ -31,7 +31,7 @@ def uniform(seed: int, index: int) -> float:
     return (int.from_bytes(digest.digest(), "little") >> 40) / (1 << 24)
 
 
-def begin_draw(logits: mx.array, drawings: Sequence[Drawing]) -> mx.array:
+def begin_draw(logits: mx.array, drawings: Sequence[SequenceSampler]) -> mx.array:
     """One token for each row of ``logits`` (rows, vocabulary), float32; lazily, (rows,)."""
     adjusted = [_adjust(logits[row], drawing) for row, drawing in enumerate(drawings)]
     if any(row is not None for row in adjusted):
@@ -49,20 +49,22 @@ def begin_draw(logits: mx.array, drawings: Sequence[Drawing]) -> mx.array:
     return mx.stack([picked[i] for i in range(len(drawings))])
 
 
-def end_draw(tokens: mx.array, logits: mx.array, drawings: Sequence[Drawing]) -> list[Drawn]:
+def end_draw(
+    tokens: mx.array, logits: mx.array, drawings: Sequence[SequenceSampler]
+) -> list[SamplerOutput]:
     """What :func:`begin_draw` began, and what is reported of it."""
     drawn = [int(token) for token in _as_list(tokens)]
     reported = [i for i, drawing in enumerate(drawings) if reports(drawing)]
     details = _report(logits, drawings, drawn, reported) if reported else {}
-    return [details.get(i, Drawn(token)) for i, token in enumerate(drawn)]
+    return [details.get(i, SamplerOutput(token)) for i, token in enumerate(drawn)]
 
 
-def reports(drawing: Drawing) -> bool:
+def reports(drawing: SequenceSampler) -> bool:
     """Whether log-probabilities are wanted of the sequence's tokens."""
     return drawing.sampling.logprobs is not None
 
 
-def _allowed(drawings: Sequence[Drawing], vocabulary: int) -> mx.array:
+def _allowed(drawings: Sequence[SequenceSampler], vocabulary: int) -> mx.array:
     """(rows, vocabulary) bool: what each row's grammar allows next; all where there is none."""
     free = np.ones(vocabulary, dtype=np.bool_)
     rows = [free if d.constraint is None else d.constraint.allowed() for d in drawings]
@@ -70,7 +72,7 @@ def _allowed(drawings: Sequence[Drawing], vocabulary: int) -> mx.array:
     return mx.array(stacked)
 
 
-def _adjust(row: mx.array, drawing: Drawing) -> mx.array | None:
+def _adjust(row: mx.array, drawing: SequenceSampler) -> mx.array | None:
     """The row with penalties, bias and the ban on stop ids; None when it stays as it is."""
     sampling = drawing.sampling
     changed = row
@@ -106,7 +108,7 @@ def _way(sampling: Sampling) -> Way:
     return _sample_ranked if sampling.top_p < 1 or sampling.top_k > 0 else _sample
 
 
-def _thresholds(drawings: Sequence[Drawing], rows: Sequence[int]) -> mx.array:
+def _thresholds(drawings: Sequence[SequenceSampler], rows: Sequence[int]) -> mx.array:
     return _column([uniform(drawings[i].sampling.seed, drawings[i].index) for i in rows])
 
 
@@ -159,11 +161,14 @@ def _invert(probabilities: mx.array, threshold: mx.array) -> mx.array:
 
 
 def _report(
-    logits: mx.array, drawings: Sequence[Drawing], tokens: Sequence[int], rows: Sequence[int]
-) -> dict[int, Drawn]:
+    logits: mx.array,
+    drawings: Sequence[SequenceSampler],
+    tokens: Sequence[int],
+    rows: Sequence[int],
+) -> dict[int, SamplerOutput]:
     """Log-probabilities, before penalties, temperature and filters."""
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    details: dict[int, Drawn] = {}
+    details: dict[int, SamplerOutput] = {}
     for row in rows:
         count = drawings[row].sampling.logprobs or 0
         top: tuple[tuple[int, float], ...] = ()
@@ -171,7 +176,9 @@ def _report(
             ids = mx.argsort(-logprobs[row])[:count]
             values = _as_list(logprobs[row][ids])
             top = tuple((int(i), v) for i, v in zip(_as_list(ids), values, strict=True))
-        details[row] = Drawn(tokens[row], _as_list(logprobs[row, tokens[row]][None])[0], top)
+        details[row] = SamplerOutput(
+            tokens[row], _as_list(logprobs[row, tokens[row]][None])[0], top
+        )
     return details
 
 

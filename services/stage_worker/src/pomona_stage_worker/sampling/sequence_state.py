@@ -28,7 +28,7 @@ class Constraint(Protocol):
 
 
 @dataclass(slots=True)
-class Drawing:
+class SequenceSampler:
     """A sequence as the tail sees it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Drawing:
     constraint: Constraint | None = None
 
     @classmethod
-    def begin(cls, op: Open, constraint: Constraint | None = None) -> Drawing:
+    def begin(cls, op: Open, constraint: Constraint | None = None) -> SequenceSampler:
         split = len(op.history) - op.replied
         return cls(
             op,
@@ -60,7 +60,7 @@ class Drawing:
     def sampling(self) -> Sampling:
         return self.opened.sampling
 
-    def accept(self, drawn: Drawn) -> Result:
+    def accept(self, drawn: SamplerOutput) -> Result:
         """Take in a drawn token: it counts, and may be the last one."""
         sampling = self.sampling
         index = self.index
@@ -83,7 +83,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SamplerOutput:
     """A drawn token; ``logprob`` and ``top`` only when the request asks for them."""
 
     token: int

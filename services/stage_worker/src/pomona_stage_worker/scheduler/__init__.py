@@ -3,7 +3,7 @@
 Nothing here knows a clock, a socket or MLX.
 """
 
-from pomona_stage_worker.scheduler.limits import Limits
+from pomona_stage_worker.scheduler.limits import SchedulerLimits
 from pomona_stage_worker.scheduler.scheduler import PlannedStep, Scheduler
 
-__all__ = ["Limits", "PlannedStep", "Scheduler"]
+__all__ = ["PlannedStep", "Scheduler", "SchedulerLimits"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pomona.messages.pipeline import Queued, Rejected, Started, Submit
 from pomona_stage_worker.scheduler.refusals import Refusal
-from pomona_stage_worker.scheduler.request_queue import Waiting
+from pomona_stage_worker.scheduler.request_queue import RequestQueue
 from pomona_stage_worker.scheduler.sequence import Sequence
 
 TELL_QUEUE_S = 1.0
@@ -14,21 +14,21 @@ TELL_QUEUE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class ClientUpdate:
     """A message for a gateway."""
 
     reply: str
     body: Started | Queued | Rejected
 
 
-class Notices:
+class ClientUpdates:
     """Collected until they are taken."""
 
     def __init__(self) -> None:
-        self._notices: list[Notice] = []
+        self._notices: list[ClientUpdate] = []
         self._told_queue_at = -TELL_QUEUE_S
 
-    def take(self) -> list[Notice]:
+    def take(self) -> list[ClientUpdate]:
         notices, self._notices = self._notices, []
         return notices
 
@@ -37,25 +37,23 @@ class Notices:
         not done."""
         submit = sequence.submit
         body = Started(
-            "started",
             submit.request,
             submit.attempt,
             cached=sequence.origin[1] if sequence.origin else 0,
             prefilled=sequence.computed - in_flight,
             total=sequence.target,
         )
-        self._notices.append(Notice(submit.reply, body))
+        self._notices.append(ClientUpdate(submit.reply, body))
 
-    def places(self, waiting: Waiting, now: float) -> None:
+    def places(self, waiting: RequestQueue, now: float) -> None:
         """Every now and then, which requests wait, and at which places."""
         if not waiting or now - self._told_queue_at < TELL_QUEUE_S:
             return
         self._told_queue_at = now
-        self._notices += [Notice(reply, body) for reply, body in waiting.places(now).items()]
+        self._notices += [ClientUpdate(reply, body) for reply, body in waiting.places(now).items()]
 
     def rejected(self, submit: Submit, refusal: Refusal) -> None:
         body = Rejected(
-            "rejected",
             submit.request,
             submit.attempt,
             refusal.status,
@@ -63,4 +61,4 @@ class Notices:
             refusal.message,
             retry_after_s=refusal.retry_after_s,
         )
-        self._notices.append(Notice(submit.reply, body))
+        self._notices.append(ClientUpdate(submit.reply, body))

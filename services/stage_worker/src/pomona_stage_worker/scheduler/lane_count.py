@@ -33,7 +33,7 @@ _PLAINLY = 1.1
 """From so much of the other's time on, a round is plainly longer."""
 
 
-class Rounds:
+class LaneCountTuner:
     """Learns, for each number of rows, with how many lanes they come round sooner.
 
     Args:

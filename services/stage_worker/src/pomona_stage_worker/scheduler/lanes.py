@@ -117,7 +117,7 @@ class Lanes:
         for row in entering:
             row.lane = lane.number
         lane.rows.extend(entering)
-        return Join("join", lane.number, tuple(row.number for row in entering))
+        return Join(lane.number, tuple(row.number for row in entering))
 
     def _take_out(self, lane: Lane, rows: Iterable[Sequence]) -> Op:
         leaving = list(rows)
@@ -126,4 +126,4 @@ class Lanes:
         lane.rows = [row for row in lane.rows if row.lane is not None]
         if not lane.rows:
             del self._lanes[lane.number]
-        return Leave("leave", lane.number, tuple(row.number for row in leaving))
+        return Leave(lane.number, tuple(row.number for row in leaving))

@@ -13,7 +13,7 @@ _OVERDRAFT = 1.25
 would read all weights once more, and its user would wait for that."""
 
 
-class Pace:
+class PrefillBudget:
     """Learns the cost of steps from the compute times that the stages report.
 
     A chunk of n tokens takes about ``fixed + n * per_token`` in the slowest stage, where

@@ -12,7 +12,7 @@ from pomona.messages.cache_ops import Drop, Trim
 
 
 @dataclass(slots=True)
-class Kept:
+class CachedPrefix:
     """A kept prefix: the caches of all stages hold ``tokens`` from ``shared`` on."""
 
     number: int
@@ -27,7 +27,7 @@ class Kept:
         return len(self.tokens) - self.shared
 
 
-class PrefixIndex:
+class PrefixCache:
     """Kept prefixes, least recently used out first.
 
     A prefix that grew out of another stores only what is new; the other is its parent and
@@ -42,7 +42,7 @@ class PrefixIndex:
         self.stored_tokens = 0
         self._partial = partial
         self._most = most
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, CachedPrefix] = {}
         self._next = 1
         self._clock = 0
 
@@ -61,7 +61,7 @@ class PrefixIndex:
         At least one token is always left to compute, since its logits are needed.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int32)
-        best: Kept | None = None
+        best: CachedPrefix | None = None
         best_length = 0
         for kept in self._kept.values():
             if kept.share != share or min(len(kept.tokens), len(wanted)) <= best_length:
@@ -74,7 +74,9 @@ class PrefixIndex:
         self._touch(best)
         return best.number, best_length
 
-    def add(self, tokens: Sequence[int], share: str, origin: tuple[int, int] | None) -> Kept | None:
+    def add(
+        self, tokens: Sequence[int], share: str, origin: tuple[int, int] | None
+    ) -> CachedPrefix | None:
         """Keep a prefix that grew out of ``origin`` = (prefix, length), if it still can.
 
         None when it holds nothing that its origin does not.
@@ -87,7 +89,7 @@ class PrefixIndex:
         if len(tokens) <= shared:
             return None
         array = np.asarray(tokens, dtype=np.int32)
-        kept = Kept(self._next, share, array, parent, shared, 0)
+        kept = CachedPrefix(self._next, share, array, parent, shared, 0)
         self._next += 1
         self._kept[kept.number] = kept
         self.stored_tokens += kept.stored
@@ -107,17 +109,17 @@ class PrefixIndex:
             if kept.number not in needed:
                 del self._kept[kept.number]
                 self.stored_tokens -= kept.stored
-                return Drop("drop", kept.number)
+                return Drop(kept.number)
             keep = max(needed[kept.number], kept.shared + 1)
             if keep < len(kept.tokens):
                 self.stored_tokens -= len(kept.tokens) - keep
                 kept.tokens = kept.tokens[:keep]
-                return Trim("trim", kept.number, keep)
+                return Trim(kept.number, keep)
         return None
 
-    def _touch(self, kept: Kept) -> None:
+    def _touch(self, kept: CachedPrefix) -> None:
         self._clock += 1
-        current: Kept | None = kept
+        current: CachedPrefix | None = kept
         while current is not None:
             current.used_at = self._clock
             current = None if current.parent is None else self._kept[current.parent]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pomona.messages.pipeline import Submit
-from pomona_stage_worker.scheduler.limits import Limits
+from pomona_stage_worker.scheduler.limits import SchedulerLimits
 
 RETRY_AFTER_S = 5
 
@@ -23,7 +23,7 @@ class Refusal:
 EMPTY_PROMPT = Refusal(400, "empty_prompt", "the prompt holds no token; send some text")
 
 
-def too_long(tokens: int, limits: Limits) -> Refusal:
+def too_long(tokens: int, limits: SchedulerLimits) -> Refusal:
     return Refusal(
         400,
         "context_length_exceeded",

@@ -14,7 +14,7 @@ PRIORITY_S = 25.0
 any, so that nobody starves."""
 
 
-class Waiting:
+class RequestQueue:
     """A bounded queue in which each key (``share``) has a line of its own.
 
     Next is who is due; among those the keys take turns, whatever each has waiting, and who came
@@ -102,7 +102,7 @@ class Waiting:
         for position, sequence in enumerate(islice(self.order(now), MAX_PLACES), 1):
             place = QueuePlace(*sequence.key, position)
             places.setdefault(sequence.submit.reply, []).append(place)
-        return {reply: Queued("queued", tuple(of_it)) for reply, of_it in places.items()}
+        return {reply: Queued(tuple(of_it)) for reply, of_it in places.items()}
 
     def _next_round(self, share: str) -> int:
         return max(self._round, self._next_rounds.get(share, 0))

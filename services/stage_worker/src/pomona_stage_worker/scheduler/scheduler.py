@@ -6,10 +6,10 @@ Events come in by :meth:`Scheduler.submit`, :meth:`~Scheduler.cancel` and
 
 A request waits, then its prompt is read in chunks (prefilling), then it is a row of a
 lane. There are about as many lanes as stages; each has at most one step in the pipeline,
-so that while one lane is in the last stage another is in the first; :class:`Rounds` tells
+so that while one lane is in the last stage another is in the first; :class:`LaneCountTuner` tells
 whether one lane fewer serves all of them sooner. Chunks go between the steps of lanes, as
-large as :class:`Pace` allows. Whatever changes a cache is an op; ops ride on the next step,
-and all stages apply them in that order.
+large as :class:`PrefillBudget` allows. Whatever changes a cache is an op; ops ride on the next
+step, and all stages apply them in that order.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pomona.messages.cache_ops import Close, Fork, Op
 from pomona.messages.pipeline import Step, Submit
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
 from pomona_stage_worker.scheduler import refusals
-from pomona_stage_worker.scheduler.client_updates import Notice, Notices
-from pomona_stage_worker.scheduler.lane_count import Rounds
+from pomona_stage_worker.scheduler.client_updates import ClientUpdate, ClientUpdates
+from pomona_stage_worker.scheduler.lane_count import LaneCountTuner
 from pomona_stage_worker.scheduler.lanes import Lanes
-from pomona_stage_worker.scheduler.limits import Limits
-from pomona_stage_worker.scheduler.prefill_budget import Pace
-from pomona_stage_worker.scheduler.prefix_cache import PrefixIndex
-from pomona_stage_worker.scheduler.request_queue import PRIORITY_S, Waiting
+from pomona_stage_worker.scheduler.limits import SchedulerLimits
+from pomona_stage_worker.scheduler.prefill_budget import PrefillBudget
+from pomona_stage_worker.scheduler.prefix_cache import PrefixCache
+from pomona_stage_worker.scheduler.request_queue import PRIORITY_S, RequestQueue
 from pomona_stage_worker.scheduler.sequence import InFlight, Lane, Sequence
 
 
@@ -42,22 +42,22 @@ class PlannedStep:
 class Scheduler:
     """Not thread-safe; holds no resources."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
-        self.pace = Pace(limits.pace)
-        self.prefixes = PrefixIndex(partial=limits.can_slice)
+        self.pace = PrefillBudget(limits.pace)
+        self.prefixes = PrefixCache(partial=limits.can_slice)
         self.preemptions = 0
         self._in_flight_limit = limits.stages + 1
-        self._waiting = Waiting(limits.max_waiting)
+        self._waiting = RequestQueue(limits.max_waiting)
         self._prefilling: list[Sequence] = []
         self._sampling: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
         lanes = limits.stages if limits.can_batch else limits.max_running
         self._lanes = Lanes(lanes, limits.can_batch)
-        self._rounds = Rounds(limits.stages)
+        self._rounds = LaneCountTuner(limits.stages)
         self._in_flight: dict[int, InFlight] = {}
         self._ops: list[Op] = []
-        self._notices = Notices()
+        self._notices = ClientUpdates()
         self._sequence_number = 0
         self._step_number = 0
         self._disturbed_at = 0
@@ -173,7 +173,7 @@ class Scheduler:
 
     # Instructions ----------------------------------------------------------------------
 
-    def take_notices(self) -> list[Notice]:
+    def take_notices(self) -> list[ClientUpdate]:
         return self._notices.take()
 
     def next_step(self, now: float) -> PlannedStep | None:
@@ -245,7 +245,7 @@ class Scheduler:
         sequence.origin = self.prefixes.find(sequence.reusable, sequence.submit.share)
         if sequence.origin is not None:
             prefix, length = sequence.origin
-            self._ops.append(Fork("fork", prefix, sequence.number, length))
+            self._ops.append(Fork(prefix, sequence.number, length))
             sequence.computed = length
         self._prefilling.append(sequence)
         self._notices.progress(sequence)
@@ -329,7 +329,7 @@ class Scheduler:
         """Free a sequence's caches; it begins again, tokens so far as its prompt, later."""
         self.preemptions += 1
         self._detach(sequence)
-        self._ops.append(Close("close", sequence.number))
+        self._ops.append(Close(sequence.number))
         # The steps that were issued reach the tail before the sequence is opened again.
         sequence.scored = max(sequence.scored, sequence.computed)
         sequence.target = sequence.computed = 0
@@ -348,11 +348,10 @@ class Scheduler:
             share = sequence.submit.share
             kept = self.prefixes.add(sequence.tokens[: sequence.computed], share, sequence.origin)
         if kept is None:
-            self._ops.append(Close("close", sequence.number))
+            self._ops.append(Close(sequence.number))
             return
         self._ops.append(
             Close(
-                "close",
                 sequence.number,
                 keep=kept.number,
                 length=len(kept.tokens),
@@ -391,7 +390,7 @@ class Scheduler:
             self._disturbed_at = self._step_number
         if rows:
             self._in_flight[self._step_number] = InFlight(lane, seqs, sum(map(len, tokens)))
-        return PlannedStep(Step("step", self._step_number, lane, seqs, sample, ops), tokens)
+        return PlannedStep(Step(self._step_number, lane, seqs, sample, ops), tokens)
 
     def _live(self) -> list[Sequence]:
         return [*self._prefilling, *self._sampling.values(), *self._running.values()]

@@ -77,7 +77,6 @@ class Sequence:
         submit = self.submit
         history = self.tokens if needs_history(submit.sampling) or self.unscored else ()
         return Open(
-            "open",
             seq=self.number,
             request=submit.request,
             attempt=submit.attempt,

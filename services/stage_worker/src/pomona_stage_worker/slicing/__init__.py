@@ -4,23 +4,23 @@
     cache = stage.make_cache()
     sent = stage(tokens, None, cache)           # to the stage that starts at layer 12
 
-A family is never known by name: `Anatomy` watches the model run once, without evaluating
+A family is never known by name: `ModelStructure` watches the model run once, without evaluating
 anything, and learns where it may be cut and what crosses each cut.
 """
 
 import mlx.nn as nn
 
 from pomona_stage_worker.slicing.errors import ActivationsError, IllegalCutError, SlicingError
-from pomona_stage_worker.slicing.model_structure import Anatomy
+from pomona_stage_worker.slicing.model_structure import ModelStructure
 from pomona_stage_worker.slicing.stage_model import Activations, Logits, StageModel
 from pomona_stage_worker.slicing.tracer import has_body
 
 __all__ = [
     "Activations",
     "ActivationsError",
-    "Anatomy",
     "IllegalCutError",
     "Logits",
+    "ModelStructure",
     "SlicingError",
     "StageModel",
     "has_body",
@@ -40,17 +40,17 @@ def slice_model(model: nn.Module, start: int, stop: int) -> StageModel:
     Raises:
         IllegalCutError: when the range does not begin and end at legal cuts.
     """
-    return StageModel(model, Anatomy(model), start, stop)
+    return StageModel(model, ModelStructure(model), start, stop)
 
 
 def legal_cuts(model: nn.Module) -> list[int]:
     """The cut points k, 0 < k < n, such that `[0, k)` and `[k, n)` can be stages."""
-    return sorted(Anatomy(model).boundaries)
+    return sorted(ModelStructure(model).boundaries)
 
 
 def why_whole(model: nn.Module) -> str | None:
     """Why `model` cannot be cut anywhere; None when it can, or has only one layer."""
-    return Anatomy(model).why_whole
+    return ModelStructure(model).why_whole
 
 
 def owned_parameters(model: nn.Module, start: int, stop: int) -> set[str]:
@@ -62,6 +62,6 @@ def owned_parameters(model: nn.Module, start: int, stop: int) -> set[str]:
     Raises:
         IllegalCutError: when the range does not begin and end at legal cuts.
     """
-    anatomy = Anatomy(model)
+    anatomy = ModelStructure(model)
     anatomy.check(start, stop)
     return anatomy.parameters(model, start, stop)

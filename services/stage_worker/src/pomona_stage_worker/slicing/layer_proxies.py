@@ -9,7 +9,7 @@ import mlx.nn as nn
 from pomona_stage_worker.slicing.tree_utils import holds, modules_in, substituted
 
 
-class StandIn:
+class LayerProxy:
     """Takes a layer's place in the model's list while the model runs.
 
     Attributes, and what `isinstance` sees, are those of the layer it stands for.
@@ -63,7 +63,7 @@ class LayerSites:
         ]
 
     @contextmanager
-    def replaced_by(self, stand_ins: dict[int, StandIn]) -> Generator[None]:
+    def replaced_by(self, stand_ins: dict[int, LayerProxy]) -> Generator[None]:
         """The model with stand-ins, by layer index; as it was before when this is left."""
         by_id = {id(self.layers[index]): stand_in for index, stand_in in stand_ins.items()}
         with remembering(self._forgetful):

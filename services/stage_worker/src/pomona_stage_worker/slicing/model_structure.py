@@ -15,8 +15,8 @@ from pomona_stage_worker.slicing.tracer import (
     BEFORE,
     BETWEEN,
     LayerRecord,
+    Tracer,
     Untraceable,
-    Watch,
     step_axis,
 )
 from pomona_stage_worker.slicing.tree_utils import Path, arrays_of, leaves, modules_in
@@ -38,7 +38,7 @@ class Crossing:
     places: tuple[tuple[int, Path], ...]
 
 
-class Anatomy:
+class ModelStructure:
     """How the layers of a model hang together.
 
     Attributes:
@@ -116,12 +116,12 @@ class Anatomy:
 
     def _learn(self, model: nn.Module) -> None:
         for lengths in (_SHORT, _LONG):
-            with closing(Watch(model, self.sites, lengths)) as watch:
+            with closing(Tracer(model, self.sites, lengths)) as watch:
                 if lengths is _LONG or not any(map(_unresolved, watch.passes[:2])):
                     self._judge(watch, lengths)
                     return
 
-    def _judge(self, watch: Watch, lengths: tuple[int, ...]) -> None:
+    def _judge(self, watch: Tracer, lengths: tuple[int, ...]) -> None:
         first, second = watch.passes[0], watch.passes[1]
         self.last_axes = watch.last_axes
         self.last_suffices = watch.last_suffices
@@ -192,7 +192,7 @@ def _unresolved(records: list[LayerRecord]) -> bool:
     )
 
 
-def _handed_on(records: list[LayerRecord], watch: Watch) -> dict[int, int | str]:
+def _handed_on(records: list[LayerRecord], watch: Tracer) -> dict[int, int | str]:
     """Which argument takes which element of what the layer before returned."""
     found: dict[int, int | str] = {}
     for before, after in pairwise(records):

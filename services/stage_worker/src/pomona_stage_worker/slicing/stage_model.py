@@ -8,8 +8,8 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from pomona_stage_worker.slicing.errors import ActivationsError
-from pomona_stage_worker.slicing.layer_proxies import StandIn
-from pomona_stage_worker.slicing.model_structure import Anatomy, Crossing
+from pomona_stage_worker.slicing.layer_proxies import LayerProxy
+from pomona_stage_worker.slicing.model_structure import Crossing, ModelStructure
 from pomona_stage_worker.slicing.phantom_caches import (
     advance,
     copy_state,
@@ -45,7 +45,7 @@ class StageModel:
         has_body: whether the model can be run without its vocabulary head.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, start: int, stop: int) -> None:
+    def __init__(self, model: nn.Module, anatomy: ModelStructure, start: int, stop: int) -> None:
         anatomy.check(start, stop)
         self.model = model
         self.start = start
@@ -136,7 +136,7 @@ class StageModel:
 
     # ---- the stand-ins
 
-    def _make_stand_ins(self) -> dict[int, StandIn]:
+    def _make_stand_ins(self) -> dict[int, LayerProxy]:
         taking: dict[int, list[tuple[int, Any]]] = {}
         for index, crossing in enumerate(self._arriving):
             for layer, path in crossing.places:
@@ -147,7 +147,7 @@ class StageModel:
                 layer, path = crossing.places[0]
                 finding.setdefault(layer, []).append((index, path))
 
-        stand_ins: dict[int, StandIn] = {}
+        stand_ins: dict[int, LayerProxy] = {}
         for index, layer in enumerate(self._anatomy.sites.layers):
             if not self.start <= index < self.stop:
                 call = self._phantom(index, finding.get(index, []))
@@ -155,7 +155,7 @@ class StageModel:
                 call = self._owned(index, layer, taking.get(index, []))
             else:
                 continue
-            stand_ins[index] = StandIn(layer, call)
+            stand_ins[index] = LayerProxy(layer, call)
         return stand_ins
 
     def _phantom(self, index: int, finding: list[tuple[int, Any]]) -> Callable[..., Any]:

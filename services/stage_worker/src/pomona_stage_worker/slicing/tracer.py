@@ -21,7 +21,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 
-from pomona_stage_worker.slicing.layer_proxies import LayerSites, StandIn
+from pomona_stage_worker.slicing.layer_proxies import LayerProxy, LayerSites
 from pomona_stage_worker.slicing.phantom_caches import Effect, effect_of, leaf_caches
 from pomona_stage_worker.slicing.tree_utils import Path, leaves, lookup, modules_in, replaced
 
@@ -80,7 +80,7 @@ class _ReadsNoted(dict[Any, Any]):
             self.reads.append(key)
 
 
-class Watch:
+class Tracer:
     """Passes of growing length over one set of caches.
 
     Args:
@@ -125,13 +125,13 @@ class Watch:
 
     def opaque(self, value: object) -> bool:
         """Whether `value` is no container of arrays for our purpose."""
-        return id(value) in self._cache_ids or isinstance(value, StandIn)
+        return id(value) in self._cache_ids or isinstance(value, LayerProxy)
 
     def _run(self, length: int, last_only: bool = False) -> tuple[list[LayerRecord], mx.array]:
         records: list[LayerRecord] = []
         self._reader = BEFORE
 
-        def stand_in(index: int, layer: nn.Module) -> StandIn:
+        def stand_in(index: int, layer: nn.Module) -> LayerProxy:
             def call(*args: Any, **kwargs: Any) -> Any:
                 if index != len(records):
                     raise Untraceable("it calls its layers more than once, or out of order")
@@ -143,7 +143,7 @@ class Watch:
                     return last_position(result, self.last_axes)
                 return result
 
-            return StandIn(layer, call)
+            return LayerProxy(layer, call)
 
         stand_ins = {i: stand_in(i, layer) for i, layer in enumerate(self._sites.layers)}
         with self._sites.replaced_by(stand_ins):

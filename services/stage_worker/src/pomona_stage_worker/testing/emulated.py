@@ -19,7 +19,7 @@ from pomona.messages.cache_ops import Close, Open
 from pomona.messages.codec import Buffer
 from pomona.messages.control import Pipeline
 from pomona.messages.pipeline import Step, Tensor
-from pomona.models.store.remote_source import Keeper
+from pomona.models.store.remote_source import RemoteSource
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
 from pomona_stage_worker.hardware.benchmark import Speed
@@ -27,9 +27,9 @@ from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.cache_table import CacheTable
 from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
 from pomona_stage_worker.model.warmup import NOT_TRIED
-from pomona_stage_worker.sampling.sequence_state import Drawing, Drawn
+from pomona_stage_worker.sampling.sequence_state import SamplerOutput, SequenceSampler
 from pomona_stage_worker.settings import StageWorkerSettings
-from pomona_stage_worker.worker import Engine, StageWorker
+from pomona_stage_worker.worker import ComputeBackend, StageWorker
 
 LATE_S = 0.0001
 """How late sleeps are expected to end before any was seen; what is left is spent spinning."""
@@ -60,7 +60,7 @@ class EmulatedStage:
         self._is_tail = is_tail
         self._late_s = LATE_S
         self._table = CacheTable(list[Any])
-        self._drawings: dict[int, Drawing] = {}
+        self._drawings: dict[int, SequenceSampler] = {}
         sleep_exactly()
 
     def begin(
@@ -70,7 +70,7 @@ class EmulatedStage:
         for op in step.ops:
             self._table.apply(op)
             if self._is_tail and isinstance(op, Open):
-                self._drawings[op.seq] = Drawing.begin(op)
+                self._drawings[op.seq] = SequenceSampler.begin(op)
             elif isinstance(op, Close):
                 self._drawings.pop(op.seq, None)
         if not step.rows:
@@ -114,18 +114,18 @@ class EmulatedStage:
             pass
 
 
-def _made_up(drawing: Drawing) -> Drawn:
-    return Drawn(FIRST_TOKEN + (drawing.index * 7919 + drawing.opened.seq) % TOKENS)
+def _made_up(drawing: SequenceSampler) -> SamplerOutput:
+    return SamplerOutput(FIRST_TOKEN + (drawing.index * 7919 + drawing.opened.seq) % TOKENS)
 
 
-def emulated_engine(settings: EmulatedSettings) -> Engine:
+def emulated_engine(settings: EmulatedSettings) -> ComputeBackend:
     def read(
         source: str,
         start: int,
         stop: int,
         progress: Progress,
         have: StageWeights | None,
-        peers: Sequence[Keeper],
+        peers: Sequence[RemoteSource],
     ) -> StageWeights:
         def no_model() -> Any:
             raise NotImplementedError("an emulated stage has no model")
@@ -136,7 +136,7 @@ def emulated_engine(settings: EmulatedSettings) -> Engine:
         is_tail = weights.stop == pipeline.layer_count
         return EmulatedStage(settings.hold_ms / 1000, settings.width, is_tail)
 
-    return Engine("emulated", lambda _: Speed(), read, make)
+    return ComputeBackend("emulated", lambda _: Speed(), read, make)
 
 
 def sleep_exactly() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.chat_notation import parsers_of_template
+from pomona.models.chat_notation import notation_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 
@@ -66,7 +66,7 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
     eos = header.fields.get("tokenizer.ggml.eos_token_id")
     eot = header.fields.get("tokenizer.ggml.eot_token_id")
     template = str(header.fields.get("tokenizer.chat_template", ""))
-    tools, reasoning = parsers_of_template(template)
+    tools, reasoning = notation_of_template(template)
     return ModelFacts(
         name=name,
         path=path,

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
-from pomona.models.chat_notation import parsers_of_template
+from pomona.models.chat_notation import notation_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
 from pomona.models.pooling_config import read_pooling
@@ -64,7 +64,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
     caches = [layer_cache(text, i, names) for i, names in enumerate(layers)]
     idle = text.idle_share
     templates = _chat_template(path)
-    tools, reasoning = parsers_of_template(templates)
+    tools, reasoning = notation_of_template(templates)
     pooling, normalized = read_pooling(path)
     return ModelFacts(
         name=path.name,

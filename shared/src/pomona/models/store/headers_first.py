@@ -10,10 +10,10 @@ from pomona.models.formats.gguf_header import gguf_header_end
 from pomona.models.formats.safetensors_index import LENGTH_BYTES, header_length, read_index
 from pomona.models.store.hub_id import HubId, chosen_gguf, hub_id
 from pomona.models.store.remote_source import (
-    Keeper,
     Manifest,
     Range,
     RemoteFile,
+    RemoteSource,
     is_small_file,
     is_weight_file,
 )
@@ -48,7 +48,7 @@ def wanted_of(source: str, told: Manifest) -> Manifest:
 
 
 def begin_files(
-    folder: Path, manifest: Manifest, keeper: Keeper, note: Callable[[Path, Range], None]
+    folder: Path, manifest: Manifest, keeper: RemoteSource, note: Callable[[Path, Range], None]
 ) -> None:
     """Write the first of each file into ``folder``. ``note`` is told what of a weight file
     is there then; the rest of it is holes."""
@@ -80,7 +80,7 @@ def header_end(path: Path, head: bytes, size: int) -> int | None:
     return end
 
 
-def _head(name: str, file: RemoteFile, manifest: Manifest, keeper: Keeper) -> bytes:
+def _head(name: str, file: RemoteFile, manifest: Manifest, keeper: RemoteSource) -> bytes:
     """The header of a weight file, which a keeper that holds no more than that has too."""
     there = _first(keeper.held(manifest, name))
     if not there:

@@ -39,7 +39,7 @@ class Manifest:
     files: Mapping[str, RemoteFile]
 
 
-class Keeper(Protocol):
+class RemoteSource(Protocol):
     """Somebody who has a model, or parts of it: the hub or a peer."""
 
     name: str

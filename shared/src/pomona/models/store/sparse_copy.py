@@ -30,7 +30,7 @@ from pomona.errors import ModelError, ModelNotFoundError
 from pomona.models.formats.safetensors_index import TensorPlace
 from pomona.models.store.headers_first import begin_files, header_end, wanted_of
 from pomona.models.store.hub_id import is_hub_id
-from pomona.models.store.remote_source import Keeper, Manifest, Range, is_weight_file
+from pomona.models.store.remote_source import Manifest, Range, RemoteSource, is_weight_file
 
 PIECE_BYTES = 32 << 20
 """What is fetched, written and noted at once."""
@@ -52,7 +52,7 @@ def folder_name(source: str) -> str:
     return f"{readable}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
-class Copy:
+class SparseCopy:
     """A copy in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
@@ -65,7 +65,7 @@ class Copy:
             ) from error
 
     @classmethod
-    def find(cls, source: str) -> Copy | None:
+    def find(cls, source: str) -> SparseCopy | None:
         """The copy of ``source`` on this machine, if there is one."""
         for folder in (models_dir() / folder_name(source), _pinned(source)):
             if folder is not None and (folder / _MANIFEST).is_file():
@@ -73,7 +73,7 @@ class Copy:
         return None
 
     @classmethod
-    def begin(cls, source: str, keepers: Sequence[Keeper]) -> Copy:
+    def begin(cls, source: str, keepers: Sequence[RemoteSource]) -> SparseCopy:
         """The copy of what ``source`` names now, with small files and headers at least, from
         the first keeper that has them. Raises ModelError saying what each of them answered.
 
@@ -154,7 +154,7 @@ class Copy:
             end = header_end(path, first, self.manifest.files[file].size)
             _note_first(path, (0, end or 0))
 
-    def fetch(self, file: str, begin: int, end: int, keepers: Sequence[Keeper]) -> str:
+    def fetch(self, file: str, begin: int, end: int, keepers: Sequence[RemoteSource]) -> str:
         """Fetch one piece from the first keeper that has it; the keeper's name."""
         refusals: list[str] = []
         for keeper in keepers:
@@ -204,12 +204,12 @@ class Copy:
             yield
 
 
-def copies() -> list[Copy]:
+def copies() -> list[SparseCopy]:
     """All copies on this machine that can be read."""
-    found: list[Copy] = []
+    found: list[SparseCopy] = []
     for manifest in sorted(models_dir().glob(f"*/{_MANIFEST}")):
         with suppress(ModelError):
-            found.append(Copy(manifest.parent))
+            found.append(SparseCopy(manifest.parent))
     return found
 
 
@@ -238,7 +238,7 @@ def _unwritten(path: Path, error: OSError) -> ModelError:
     )
 
 
-def _begun(source: str, keeper: Keeper) -> Path:
+def _begun(source: str, keeper: RemoteSource) -> Path:
     manifest = wanted_of(source, keeper.manifest(source))
     parent = models_dir()
     parent.mkdir(parents=True, exist_ok=True)

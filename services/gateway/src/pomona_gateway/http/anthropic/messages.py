@@ -14,8 +14,14 @@ from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.generation.chat import CallPiece, Dialogue, DialogueReplies, ToolCall, Turn
-from pomona_gateway.generation.completion import Replies, Waiting
+from pomona_gateway.generation.chat import (
+    CallPiece,
+    ChatCompletion,
+    DialogueReplies,
+    ToolCall,
+    Turn,
+)
+from pomona_gateway.generation.completion import GenerationStream, Waiting
 from pomona_gateway.http import sse
 from pomona_gateway.http.anthropic.messages_request import (
     CountRequest,
@@ -28,7 +34,7 @@ from pomona_gateway.http.common.prepare_chat import dialogue_prompt, open_dialog
 from pomona_gateway.http.common.run_request import answer, gateway_of, receive
 from pomona_gateway.http.errors import anthropic_error
 from pomona_gateway.http.json_response import JsonResponse
-from pomona_gateway.parsers import Said, Thought
+from pomona_gateway.parsers import ReasoningDelta, TextDelta
 
 
 async def messages(request: Request) -> Response | ASGIApp:
@@ -76,7 +82,7 @@ class MessageWriter:
 
     media_type = sse.MEDIA_TYPE
 
-    def __init__(self, asked: MessagesRequest, dialogue: Dialogue) -> None:
+    def __init__(self, asked: MessagesRequest, dialogue: ChatCompletion) -> None:
         self._dialogue = dialogue
         self._shows_thought = asked.thinking is not None and asked.thinking.shown
         self._head: dict[str, Any] = {
@@ -89,7 +95,7 @@ class MessageWriter:
     def failure(self, error: RequestError) -> bytes:
         return _event(anthropic_error(error), "error")
 
-    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
         [reply] = await DialogueReplies(self._dialogue, replies).whole(pause_s)
         content: list[dict[str, Any]] = []
         if reply.thought and self._shows_thought:
@@ -105,7 +111,7 @@ class MessageWriter:
             "usage": _usage(replies),
         }
 
-    async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
         start = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None}
         counts = {"input_tokens": replies.usage.prompt, "output_tokens": 0}
         yield _event({"type": "message_start", "message": {**start, "usage": counts}})
@@ -140,10 +146,10 @@ class _Blocks:
     def write(self, turn: Turn) -> Iterator[dict[str, Any]]:
         for part in turn.parts:
             match part:
-                case Said(text=text):
+                case TextDelta(text=text):
                     yield from self._in("text", {"type": "text", "text": ""})
                     yield self._delta({"type": "text_delta", "text": text})
-                case Thought(text=text):
+                case ReasoningDelta(text=text):
                     if self._shows_thought:
                         empty = {"type": "thinking", "thinking": "", "signature": ""}
                         yield from self._in("thinking", empty)
@@ -190,7 +196,7 @@ def _stop_reason(finish: str | None, stop: str | None) -> str:
     return {"length": "max_tokens", "tool_calls": "tool_use"}.get(finish or "", "end_turn")
 
 
-def _usage(replies: Replies) -> dict[str, int]:
+def _usage(replies: GenerationStream) -> dict[str, int]:
     usage = replies.usage
     return {
         "input_tokens": usage.prompt - usage.cached,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.generation.chat import Dialogue, Function, Tools
+from pomona_gateway.generation.chat import ChatCompletion, Function, Tools
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.grammar import (
     CallableFunction,
@@ -47,7 +47,7 @@ async def open_dialogue(
     logprobs: int | None = None,
     effort: Effort | None = None,
     variables: Mapping[str, Any] | None = None,
-) -> Dialogue:
+) -> ChatCompletion:
     """Render and tokenise the prompt, and say how replies are drawn and read.
 
     Raises RequestError for what this model cannot do.
@@ -71,7 +71,7 @@ async def open_dialogue(
         count=parameters.n or 1,
         visible=language.tokenizer.named(output.marks(bool(tools.functions))),
     )
-    return Dialogue(completion, text, output, tools)
+    return ChatCompletion(completion, text, output, tools)
 
 
 async def dialogue_prompt(

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from pomona.auth.api_keys import ApiKey, KeyLimits
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.generation.completion import Completion, Replies
+from pomona_gateway.generation.completion import Completion, GenerationStream
 from pomona_gateway.http.json_response import JsonResponse
 from pomona_gateway.http.request_body import Body, parse_body, read_body
 from pomona_gateway.http.respond import StreamAnswer, while_connected
@@ -34,11 +34,11 @@ class Writer(Protocol):
 
     media_type: str
 
-    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
         """One object with every reply."""
         ...
 
-    def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+    def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
         """The parts of a streamed answer; something at the latest every ``pause_s``."""
         ...
 
@@ -94,7 +94,7 @@ async def answer(
 async def answer_whole(
     request: Request,
     completion: Completion,
-    whole: Callable[[Replies, float], Coroutine[Any, Any, dict[str, Any]]],
+    whole: Callable[[GenerationStream, float], Coroutine[Any, Any, dict[str, Any]]],
 ) -> Response:
     """As :func:`answer`, not streamed. ``whole`` makes one object of the replies."""
     gateway = gateway_of(request)
@@ -117,7 +117,7 @@ class Visit:
         self._limits = key.limits if key else KeyLimits()
         self._ended = False
 
-    def begin(self, completion: Completion, stream: bool) -> Replies:
+    def begin(self, completion: Completion, stream: bool) -> GenerationStream:
         """Begin the work. Raises RequestError when the key's limits or the engine refuse."""
         gateway = self._gateway
         allowances = gateway.allowances
@@ -129,12 +129,12 @@ class Visit:
         )
         allowances.begin(self._name, self._limits, time.monotonic())
         try:
-            return Replies(gateway.engine, gateway.metrics, placed)
+            return GenerationStream(gateway.engine, gateway.metrics, placed)
         except BaseException:
             allowances.end(self._name, 0, time.monotonic())
             raise
 
-    def end(self, replies: Replies) -> None:
+    def end(self, replies: GenerationStream) -> None:
         """Stop the work and count it, once."""
         if self._ended:
             return
@@ -149,7 +149,7 @@ class Visit:
 
 
 async def _closing(
-    writer: Writer, replies: Replies, visit: Visit, pause_s: float
+    writer: Writer, replies: GenerationStream, visit: Visit, pause_s: float
 ) -> AsyncGenerator[bytes]:
     chunks = writer.stream(replies, pause_s)
     try:

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.generation.chat import (
     CallPiece,
-    Dialogue,
+    ChatCompletion,
     DialogueReplies,
     Tools,
     Turn,
     WholeReply,
 )
-from pomona_gateway.generation.completion import Completion, Replies, Waiting
+from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
 from pomona_gateway.http.common.prepare_chat import open_dialogue, shaped
 from pomona_gateway.http.common.run_request import answer, gateway_of, receive
 from pomona_gateway.http.common.sampling_parameters import sampling
@@ -69,7 +69,7 @@ async def generate(request: Request) -> Response | ASGIApp:
         drawn = sampling(parameters, language, len(prompt), asked.limit(), None)
         drawn = await shaped(gateway, language, parameters, drawn, asked.shape())
         completion = Completion(name, language, (prompt,), drawn, parameters.stops())
-        dialogue = Dialogue(completion, asked.prompt, OutputFormat(), Tools())
+        dialogue = ChatCompletion(completion, asked.prompt, OutputFormat(), Tools())
     else:
         system = [{"role": "system", "content": asked.system}] if asked.system else []
         dialogue = await open_dialogue(
@@ -111,7 +111,7 @@ class LineWriter:
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, dialogue: Dialogue, kind: str) -> None:
+    def __init__(self, dialogue: ChatCompletion, kind: str) -> None:
         self._dialogue = dialogue
         self._kind = kind
         self._begun = time.monotonic()
@@ -119,11 +119,11 @@ class LineWriter:
     def failure(self, error: RequestError) -> bytes:
         return orjson.dumps({"error": error.message}) + b"\n"
 
-    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
         [reply] = await DialogueReplies(self._dialogue, replies).whole(pause_s)
         return {**self._object(reply), **self._end(replies, reply.finish)}
 
-    async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
         calling = WholeReply()
         async with aclosing(DialogueReplies(self._dialogue, replies).turns(pause_s)) as turns:
             async for turn in turns:
@@ -167,7 +167,7 @@ class LineWriter:
             ]
         return {**head, "message": message}
 
-    def _end(self, replies: Replies, finish: str | None) -> dict[str, Any]:
+    def _end(self, replies: GenerationStream, finish: str | None) -> dict[str, Any]:
         """Counts and durations, in nanoseconds."""
         usage, timing = replies.usage, replies.timing
         now = time.monotonic()

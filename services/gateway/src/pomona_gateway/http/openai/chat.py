@@ -15,15 +15,15 @@ from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.chat import (
     CallPiece,
-    Dialogue,
+    ChatCompletion,
     DialogueReplies,
     ToolCall,
     Turn,
     TurnPart,
     WholeReply,
 )
-from pomona_gateway.generation.completion import Replies, Waiting
-from pomona_gateway.generation.detokenizer import TokenChance
+from pomona_gateway.generation.completion import GenerationStream, Waiting
+from pomona_gateway.generation.detokenizer import TokenLogprob
 from pomona_gateway.grammar import Shape
 from pomona_gateway.http import sse
 from pomona_gateway.http.common.chat_messages import Messages, template_message
@@ -39,7 +39,7 @@ from pomona_gateway.http.common.tools import (
 )
 from pomona_gateway.http.openai.objects import answer_head, usage_object
 from pomona_gateway.http.request_body import Rule, either, given, unless
-from pomona_gateway.parsers import Said, Thought
+from pomona_gateway.parsers import ReasoningDelta, TextDelta
 from pomona_gateway.text import Tokenizer
 
 
@@ -136,7 +136,7 @@ async def chat_completions(request: Request) -> Response | ASGIApp:
     return await answer(request, dialogue.completion, ChatWriter(chat, dialogue), bool(chat.stream))
 
 
-async def translate(gateway: Gateway, chat: ChatRequest) -> Dialogue:
+async def translate(gateway: Gateway, chat: ChatRequest) -> ChatCompletion:
     """The dialect's request as the gateway's own."""
     messages = [template_message(message) for message in chat.messages]
     return await open_dialogue(
@@ -157,7 +157,7 @@ class ChatWriter:
 
     media_type = sse.MEDIA_TYPE
 
-    def __init__(self, chat: ChatRequest, dialogue: Dialogue) -> None:
+    def __init__(self, chat: ChatRequest, dialogue: ChatCompletion) -> None:
         self._chat = chat
         self._dialogue = dialogue
         self._tokenizer = dialogue.completion.language.tokenizer
@@ -167,7 +167,7 @@ class ChatWriter:
     def failure(self, error: RequestError) -> bytes:
         return sse.openai_failure(error)
 
-    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
         """One object with every reply."""
         read = DialogueReplies(self._dialogue, replies)
         choices = [
@@ -182,7 +182,7 @@ class ChatWriter:
         usage = usage_object(replies.usage, read.thought_tokens)
         return {**self._head, "choices": choices, "usage": usage}
 
-    async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
         """Chunks as events, and comments while there is no text."""
         options = self._chat.stream_options
         counted = options is not None and options.include_usage
@@ -219,7 +219,7 @@ class ChatWriter:
         self,
         index: int,
         delta: dict[str, Any],
-        chances: Sequence[TokenChance] = (),
+        chances: Sequence[TokenLogprob] = (),
         finish: str | None = None,
     ) -> dict[str, Any]:
         return {
@@ -229,7 +229,7 @@ class ChatWriter:
             "finish_reason": finish,
         }
 
-    def _logprobs(self, chances: Sequence[TokenChance]) -> dict[str, Any] | None:
+    def _logprobs(self, chances: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._chat.logprobs:
             return None
         return {
@@ -260,9 +260,9 @@ def message_object(reply: WholeReply) -> dict[str, Any]:
 
 def delta_object(part: TurnPart) -> dict[str, Any]:
     match part:
-        case Said(text=text):
+        case TextDelta(text=text):
             return {"content": text}
-        case Thought(text=text):
+        case ReasoningDelta(text=text):
             return {"reasoning_content": text}
         case CallPiece(begins=True):
             whole = call_object(ToolCall(part.id, part.place, part.name, part.arguments))

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.generation.completion import Completion, Replies, Waiting
-from pomona_gateway.generation.detokenizer import Piece, TokenChance
+from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
+from pomona_gateway.generation.detokenizer import Piece, TokenLogprob
 from pomona_gateway.http import sse
 from pomona_gateway.http.common.prepare_chat import shaped
 from pomona_gateway.http.common.run_request import answer, gateway_of, receive
@@ -118,7 +118,7 @@ class Written:
     """One whole reply as it grows."""
 
     text: list[str] = field(default_factory=list[str])
-    chances: list[TokenChance] = field(default_factory=list[TokenChance])
+    chances: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     finish: str | None = None
 
     def add(self, piece: Piece) -> None:
@@ -148,7 +148,7 @@ class CompletionWriter:
     def failure(self, error: RequestError) -> bytes:
         return sse.openai_failure(error)
 
-    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
         written = [Written() for _ in range(self._count)]
         for index, echo in enumerate(self._echoes):
             written[index].add(echo.begin())
@@ -164,7 +164,7 @@ class CompletionWriter:
         ]
         return {**self._head, "choices": choices, "usage": usage_object(replies.usage)}
 
-    async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
         options = self._asked.stream_options
         counted = options is not None and options.include_usage
         head = {**self._head, "usage": None} if counted else self._head
@@ -194,7 +194,7 @@ class CompletionWriter:
         return echo.shifted(piece) if piece.prompt is None else echo.take(piece.prompt)
 
     def _choice(
-        self, index: int, text: str, chances: Sequence[TokenChance], finish: str | None
+        self, index: int, text: str, chances: Sequence[TokenLogprob], finish: str | None
     ) -> dict[str, Any]:
         return {
             "index": index,
@@ -203,7 +203,7 @@ class CompletionWriter:
             "finish_reason": finish,
         }
 
-    def _logprobs(self, chances: Sequence[TokenChance]) -> dict[str, Any] | None:
+    def _logprobs(self, chances: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if self._asked.logprobs is None:
             return None
         name = self._tokenizer.token_text
@@ -214,7 +214,7 @@ class CompletionWriter:
             "text_offset": [x.offset for x in chances],
         }
 
-    def _alternatives(self, chance: TokenChance) -> dict[str, float] | None:
+    def _alternatives(self, chance: TokenLogprob) -> dict[str, float] | None:
         """The likeliest tokens, and always the one that stands there. Of tokens that look
         the same the likeliest is named."""
         if chance.logprob is None:

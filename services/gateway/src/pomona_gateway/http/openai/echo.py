@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pomona_gateway.generation.detokenizer import Piece, TokenChance
+from pomona_gateway.generation.detokenizer import Piece, TokenLogprob
 from pomona_gateway.pipeline.prompt_results import Alternatives, PromptScores
 from pomona_gateway.text import Tokenizer
 
@@ -44,10 +44,10 @@ class Echo:
 
     def _advance(self, scores: Iterable[tuple[float | None, Alternatives]]) -> Piece:
         begin = self._offset
-        chances: list[TokenChance] = []
+        chances: list[TokenLogprob] = []
         for logprob, top in scores:
             token = self._prompt[self._next]
-            chances.append(TokenChance(token, logprob, top, self._offset))
+            chances.append(TokenLogprob(token, logprob, top, self._offset))
             self._next += 1
             self._decode(token)
         end = self._offset if self._next < len(self._prompt) else len(self._text)

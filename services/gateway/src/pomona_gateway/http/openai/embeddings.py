@@ -20,7 +20,7 @@ from starlette.responses import Response
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona.models import ModelFacts
-from pomona_gateway.generation.completion import Completion, Replies, Waiting
+from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
 from pomona_gateway.http.common.run_request import answer_whole, gateway_of, receive
 from pomona_gateway.http.common.sampling_parameters import Label
 from pomona_gateway.http.openai.completions import Ids, Text, read_prompts
@@ -99,7 +99,7 @@ def refuse(name: str, facts: ModelFacts, asked: EmbeddingRequest) -> None:
 
 
 async def _written(
-    asked: EmbeddingRequest, completion: Completion, replies: Replies, pause_s: float
+    asked: EmbeddingRequest, completion: Completion, replies: GenerationStream, pause_s: float
 ) -> dict[str, Any]:
     """A list object of all embeddings, in the order of the texts."""
     vectors: dict[int, array[float]] = {}

@@ -31,7 +31,7 @@ class Conversation:
     characters: int
 
 
-class Conversations:
+class ResponseStore:
     """Conversations by the id of their last response, the oldest forgotten first."""
 
     def __init__(self) -> None:

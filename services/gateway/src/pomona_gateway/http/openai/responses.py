@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.generation.chat import Dialogue, DialogueReplies, WholeReply
-from pomona_gateway.generation.completion import Replies, Waiting
+from pomona_gateway.generation.chat import ChatCompletion, DialogueReplies, WholeReply
+from pomona_gateway.generation.completion import GenerationStream, Waiting
 from pomona_gateway.http import sse
 from pomona_gateway.http.common.prepare_chat import open_dialogue
 from pomona_gateway.http.common.run_request import answer, gateway_of, receive, share_of
 from pomona_gateway.http.json_response import encode
-from pomona_gateway.http.openai.response_store import Conversations
+from pomona_gateway.http.openai.response_store import ResponseStore
 from pomona_gateway.http.openai.responses_items import OutputItems
 from pomona_gateway.http.openai.responses_request import ResponsesRequest
 
@@ -65,7 +65,7 @@ class Keeper:
 
     def __init__(
         self,
-        conversations: Conversations,
+        conversations: ResponseStore,
         share: str,
         turns: list[dict[str, Any]],
         items: list[dict[str, Any]],
@@ -96,7 +96,9 @@ class ResponseWriter:
 
     media_type = sse.MEDIA_TYPE
 
-    def __init__(self, asked: ResponsesRequest, dialogue: Dialogue, keeper: Keeper | None) -> None:
+    def __init__(
+        self, asked: ResponsesRequest, dialogue: ChatCompletion, keeper: Keeper | None
+    ) -> None:
         self._asked = asked
         self._dialogue = dialogue
         self._keeper = keeper
@@ -109,20 +111,20 @@ class ResponseWriter:
         body = {**self._object("failed", []), "error": told}
         return self._event({"type": "response.failed", "response": body})
 
-    async def whole(self, replies: Replies, pause_s: float) -> dict[str, Any]:
+    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
         last: dict[str, Any] = {}
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
                 last = last if isinstance(event, Waiting) else event
         return last["response"]
 
-    async def stream(self, replies: Replies, pause_s: float) -> AsyncGenerator[bytes]:
+    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
                 yield sse.comment(str(event)) if isinstance(event, Waiting) else self._event(event)
 
     async def _events(
-        self, replies: Replies, pause_s: float
+        self, replies: GenerationStream, pause_s: float
     ) -> AsyncGenerator[dict[str, Any] | Waiting]:
         """The events of a response, and signs of life between them."""
         begun = self._object("in_progress", [])
@@ -195,7 +197,7 @@ def _choice(asked: ResponsesRequest) -> str | dict[str, Any]:
     return choice if isinstance(choice, str) else choice.model_dump()
 
 
-def _usage(replies: Replies, thought: int) -> dict[str, Any]:
+def _usage(replies: GenerationStream, thought: int) -> dict[str, Any]:
     usage = replies.usage
     return {
         "input_tokens": usage.prompt,

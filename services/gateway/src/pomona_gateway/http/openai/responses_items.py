@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pomona_gateway.generation.chat import CallPiece, Turn
-from pomona_gateway.parsers import Said, Thought
+from pomona_gateway.parsers import ReasoningDelta, TextDelta
 
 
 class OutputItems:
@@ -24,11 +24,11 @@ class OutputItems:
         """The events of what a turn adds."""
         for part in turn.parts:
             match part:
-                case Said(text=text):
+                case TextDelta(text=text):
                     yield from self._in("message")
                     self._text += text
                     yield self._event("response.output_text.delta", delta=text, logprobs=[])
-                case Thought(text=text):
+                case ReasoningDelta(text=text):
                     yield from self._in("reasoning")
                     self._text += text
                     yield self._event("response.reasoning_text.delta", delta=text)
