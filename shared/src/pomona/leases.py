@@ -36,7 +36,7 @@ class LeaseTable:
         self._leases: dict[str, Lease] = {}
         self._ended_boots: dict[str, str] = {}
 
-    def hear(self, beacon: Beacon, now: float) -> bool:
+    def observe(self, beacon: Beacon, now: float) -> bool:
         """Take in a beacon. True when it is news: of a new boot, or newer than the last."""
         known = self._leases.get(beacon.name)
         if self._ended_boots.get(beacon.name) == beacon.boot:
@@ -72,7 +72,7 @@ class LeaseTable:
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases.values()))
 
-    def of(self, service: ServiceName) -> list[Beacon]:
+    def of_service(self, service: ServiceName) -> list[Beacon]:
         """The beacons of the living services of a kind, by name."""
         found = [x.beacon for x in self._leases.values() if x.beacon.facts.service == service]
         return sorted(found, key=lambda beacon: beacon.name)

@@ -66,9 +66,9 @@ class ControlPlane:
     def state(self, value: State) -> None:
         if value != self._state:
             self._state = value
-            self.changed()
+            self.publish_now()
 
-    def changed(self) -> None:
+    def publish_now(self) -> None:
         """Something that a beacon states has changed: send one now."""
         self._changed.set()
 
@@ -148,7 +148,7 @@ class ControlPlane:
         while True:
             beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
             now = time.monotonic()
-            if beacon is not None and self.leases.hear(beacon, now):
+            if beacon is not None and self.leases.observe(beacon, now):
                 self._tell(self._heard, beacon)
             for silent in self.leases.expire(now):
                 self._tell(self._lost, silent)

@@ -51,7 +51,7 @@ def test_a_way_is_measured_and_a_dead_address_is_replaced() -> None:
             Interface("en0", "ethernet", "127.0.0.1"),
             Interface("en1", "ethernet", "127.66.0.1"),
         )
-        links.hear(
+        links.on_beacon(
             beacon_of(
                 "discovery",
                 "b",
@@ -80,13 +80,13 @@ def test_a_way_that_the_other_end_found_dead_is_measured_again_at_once() -> None
         await server.start("127.0.0.1", 0)
         links = LinkMonitor("a", lambda: INTERFACES, lambda: None, pause_s=3600)
         probe = {"probe": f"tcp://127.0.0.1:{server.port}"}
-        links.hear(beacon_of("discovery", "b", endpoints=probe))
+        links.on_beacon(beacon_of("discovery", "b", endpoints=probe))
         task = asyncio.create_task(links.run())
         try:
             await wait_until_async(lambda: links.facts()[0].address, "the way to be measured")
             await server.stop()
             told = LinkFacts("a", "", "", 0.0, 0.0, 0.0, 0.0, dead=("10.0.0.1",))
-            links.hear(beacon_of("discovery", "b", endpoints=probe, facts={"links": (told,)}))
+            links.on_beacon(beacon_of("discovery", "b", endpoints=probe, facts={"links": (told,)}))
             await wait_until_async(lambda: links.unreachable() == ["b"], "it to be found dead")
         finally:
             task.cancel()

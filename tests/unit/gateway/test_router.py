@@ -42,7 +42,7 @@ def measured(node: str, *links: LinkFacts) -> Beacon:
 def table(*beacons: Beacon) -> RouteTable:
     made = RouteTable("here")
     for beacon in beacons:
-        made.hear(beacon)
+        made.on_beacon(beacon)
     return made
 
 
@@ -66,9 +66,9 @@ def test_an_endpoint_on_one_address_is_the_way_unless_the_planner_says_another()
 def test_a_head_on_every_address_is_reached_by_the_one_measured_from_here() -> None:
     made = table(worker("far"), plan("far", address="tcp://10.0.0.9:7000"))
     assert way(made)[0] == "tcp://10.0.0.9:7000"
-    assert made.hear(measured("here", link("far", "10.1.0.2")))
+    assert made.on_beacon(measured("here", link("far", "10.1.0.2")))
     assert way(made)[0] == "tcp://10.1.0.2:7000"
-    assert not made.hear(measured("here", link("far", "10.1.0.2")))
+    assert not made.on_beacon(measured("here", link("far", "10.1.0.2")))
     assert way(table(worker("here"), plan("here")))[0] == "tcp://127.0.0.1:7000"
 
 

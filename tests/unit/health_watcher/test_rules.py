@@ -89,10 +89,10 @@ class Cluster:
 
     def _hear(self, beacon: Beacon) -> None:
         fresh = replace(beacon, seq=self.seq)
-        if self.leases.hear(fresh, self.now):
+        if self.leases.observe(fresh, self.now):
             lease = self.leases.get(fresh.name)
             assert lease is not None
-            self.incidents += self.rules.hear(lease, self.now)
+            self.incidents += self.rules.on_lease(lease, self.now)
 
 
 # Losses --------------------------------------------------------------------------------
@@ -219,10 +219,10 @@ def test_a_lost_service_that_never_returns_is_forgotten_after_a_day() -> None:
     leases = LeaseTable()
 
     def hear(beacon: Beacon, now: float) -> None:
-        leases.hear(beacon, now)
+        leases.observe(beacon, now)
         lease = leases.get(beacon.name)
         assert lease is not None
-        rules.hear(lease, now)
+        rules.on_lease(lease, now)
 
     hear(beacon_of("gateway"), 0.0)
     keys: list[set[str]] = []

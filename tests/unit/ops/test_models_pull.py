@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import pinned
-from pomona.models.store.hub_source import Hub
+from pomona.models.store.hub_source import HubSource
 from pomona.models.store.sparse_copy import SparseCopy, copies
 from pomona_ops.commands.models.pull import pull_model
 from pomona_ops.commands.models.show import described, facts_of, print_facts
@@ -74,7 +74,7 @@ def test_a_pull_brings_what_the_hub_has_now_and_without_a_hub_what_is_here_stays
 
 
 def test_a_file_that_does_not_have_its_hash_is_fetched_anew(hub: FakeHub) -> None:
-    copy = SparseCopy.begin(NAME, [Hub()])
+    copy = SparseCopy.begin(NAME, [HubSource()])
     file = copy.weight_files()[0]
     end = copy.manifest.files[file].size
     (begin, _) = copy.lacking_of(file)[0]

@@ -12,7 +12,7 @@ from support.beacons import beacon_of
 
 def test_a_service_is_alive_until_its_lease_ends() -> None:
     table = LeaseTable()
-    assert table.hear(beacon_of("gateway"), 10.0)
+    assert table.observe(beacon_of("gateway"), 10.0)
     assert table.expire(10.0 + LEASE_S) == []
     assert [x.name for x in table.expire(10.0 + LEASE_S + 0.01)] == ["mac.gateway"]
     assert list(table) == []
@@ -21,16 +21,16 @@ def test_a_service_is_alive_until_its_lease_ends() -> None:
 @pytest.mark.parametrize("seq", [0, 4, 5])
 def test_an_old_or_repeated_beacon_is_no_news_and_extends_nothing(seq: int) -> None:
     table = LeaseTable()
-    table.hear(beacon_of("gateway", seq=5), 0.0)
-    assert not table.hear(beacon_of("gateway", seq=seq), 2.0)
+    table.observe(beacon_of("gateway", seq=5), 0.0)
+    assert not table.observe(beacon_of("gateway", seq=seq), 2.0)
     assert table.expire(LEASE_S + 0.5) != []
 
 
 def test_a_new_boot_replaces_the_old_one_which_is_not_believed_again() -> None:
     table = LeaseTable()
-    table.hear(beacon_of("gateway", boot="old", seq=90), 0.0)
-    assert table.hear(beacon_of("gateway", boot="new", seq=1), 1.0)
-    assert not table.hear(beacon_of("gateway", boot="old", seq=91), 1.1)
+    table.observe(beacon_of("gateway", boot="old", seq=90), 0.0)
+    assert table.observe(beacon_of("gateway", boot="new", seq=1), 1.0)
+    assert not table.observe(beacon_of("gateway", boot="old", seq=91), 1.1)
     lease = table.get("mac.gateway")
     assert lease is not None
     assert lease.beacon.boot == "new"
@@ -38,17 +38,17 @@ def test_a_new_boot_replaces_the_old_one_which_is_not_believed_again() -> None:
 
 def test_the_one_of_two_namesakes_that_is_left_is_heard() -> None:
     table = LeaseTable()
-    table.hear(beacon_of("gateway", boot="one", seq=1), 0.0)
-    table.hear(beacon_of("gateway", boot="two", seq=1), 0.5)
+    table.observe(beacon_of("gateway", boot="one", seq=1), 0.0)
+    table.observe(beacon_of("gateway", boot="two", seq=1), 0.5)
     table.expire(0.5 + LEASE_S + 0.1)
-    assert table.hear(beacon_of("gateway", boot="one", seq=9), 4.0)
+    assert table.observe(beacon_of("gateway", boot="one", seq=9), 4.0)
 
 
 def test_a_service_that_was_silent_is_heard_again() -> None:
     table = LeaseTable()
-    table.hear(beacon_of("gateway", seq=1), 0.0)
+    table.observe(beacon_of("gateway", seq=1), 0.0)
     table.expire(10.0)
-    assert table.hear(beacon_of("gateway", seq=11), 11.0)
+    assert table.observe(beacon_of("gateway", seq=11), 11.0)
 
 
 def test_progress_stands_still_only_while_work_is_queued() -> None:
@@ -56,7 +56,7 @@ def test_progress_stands_still_only_while_work_is_queued() -> None:
 
     def progressed_at(seq: int, progress: int, queued: int) -> float:
         beacon = beacon_of("stage_worker", seq=seq, progress=progress, queued=queued)
-        table.hear(beacon, float(seq))
+        table.observe(beacon, float(seq))
         lease = table.get("mac.stage_worker")
         assert lease is not None
         return lease.progressed_at
@@ -71,9 +71,9 @@ def test_progress_stands_still_only_while_work_is_queued() -> None:
 def test_services_of_a_kind_come_by_name() -> None:
     table = LeaseTable()
     for node in ("c", "a", "b"):
-        table.hear(beacon_of("stage_worker", node), 0.0)
-    table.hear(beacon_of("planner", "a"), 0.0)
-    assert [x.node for x in table.of("stage_worker")] == ["a", "b", "c"]
+        table.observe(beacon_of("stage_worker", node), 0.0)
+    table.observe(beacon_of("planner", "a"), 0.0)
+    assert [x.node for x in table.of_service("stage_worker")] == ["a", "b", "c"]
 
 
 @given(
@@ -94,7 +94,7 @@ def test_whoever_is_in_the_table_spoke_within_the_lease(
     spoke: dict[str, float] = {}
     for node, boot, seq, pause in heard:
         now += pause
-        if table.hear(beacon_of("gateway", node, boot=boot, seq=seq), now):
+        if table.observe(beacon_of("gateway", node, boot=boot, seq=seq), now):
             spoke[f"{node}.gateway"] = now
         for silent in table.expire(now):
             assert now - spoke.pop(silent.name) > LEASE_S

@@ -32,12 +32,12 @@ def link() -> Iterator[tuple[Push, Pull]]:
 def test_the_first_part_arrives_before_the_rest_is_sent(link: tuple[Push, Pull]) -> None:
     push, pull = link
     for seq in range(3):
-        push.begin(STEP, 7, TENSORS, [b"\1\0\0\0"])
+        push.send_first_part(STEP, 7, TENSORS, [b"\1\0\0\0"])
         first = pull.receive_part(WAIT_S)
         assert isinstance(first, Message)
         assert (first.envelope.seq, first.envelope.later, len(first.buffers)) == (seq, 2, 1)
         assert pull.receive_part(0.0) is None
-        push.complete(1234, [b"activats", b"\2\0\0\0"])
+        push.send_rest(1234, [b"activats", b"\2\0\0\0"])
         rest = pull.receive_part(WAIT_S)
         assert isinstance(rest, MessageRest)
         assert (rest.name, rest.elapsed_us) == (codec.message_name(first.envelope), 1234)
@@ -46,8 +46,8 @@ def test_the_first_part_arrives_before_the_rest_is_sent(link: tuple[Push, Pull])
 
 def test_who_expects_whole_messages_refuses_parts_and_goes_on(link: tuple[Push, Pull]) -> None:
     push, pull = link
-    push.begin(STEP, 7, TENSORS, [b"\1\0\0\0"])
-    push.complete(1234, [b"activats", b"\2\0\0\0"])
+    push.send_first_part(STEP, 7, TENSORS, [b"\1\0\0\0"])
+    push.send_rest(1234, [b"activats", b"\2\0\0\0"])
     push.send(STEP, 7)
     for _ in range(2):
         with pytest.raises(ProtocolError):

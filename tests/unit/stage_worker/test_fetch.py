@@ -18,7 +18,7 @@ from mlx_lm.models import llama
 from pomona.errors import ModelError
 from pomona.models import read_facts, resolve
 from pomona.models.store import sparse_copy
-from pomona.models.store.peer_source import Peer
+from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource
 from pomona.models.store.sparse_copy import SparseCopy
 from pomona_stage_worker.loading import read_weights
@@ -131,16 +131,16 @@ def test_a_hub_that_is_not_there_is_said(hub: FakeHub, monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def peer(original: Path) -> Generator[Peer]:
+def peer(original: Path) -> Generator[PeerSource]:
     server = FileServer("127.0.0.1", lambda: {str(original)})
     try:
-        yield Peer("other.stage_worker", server.url)
+        yield PeerSource("other.stage_worker", server.url)
     finally:
         server.close()
 
 
 def test_a_peers_folder_is_fetched_by_the_path_the_plan_names(
-    peer: Peer, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    peer: PeerSource, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     manifest = peer.manifest(str(original))
@@ -179,7 +179,7 @@ def test_what_a_peer_holds_comes_from_there_and_the_rest_from_the_hub(
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "another machine"))
     server = FileServer("127.0.0.1", lambda: {NAME}, lambda source: first)
     try:
-        keeper = Counting(Peer("first", server.url))
+        keeper = Counting(PeerSource("first", server.url))
         resolve(NAME, [keeper])
         from_peer, from_hub = keeper.given, hub.weight_bytes()
         assert same(NAME, original, 2, 6, [keeper])
@@ -189,7 +189,7 @@ def test_what_a_peer_holds_comes_from_there_and_the_rest_from_the_hub(
         server.close()
 
 
-class Liar(Peer):
+class Liar(PeerSource):
     """A peer whose answers were changed on the way."""
 
     def _get(self, path: str) -> tuple[bytes, str]:
@@ -198,7 +198,7 @@ class Liar(Peer):
 
 
 def test_bytes_without_the_stated_hash_are_not_taken(
-    peer: Peer, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    peer: PeerSource, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     with pytest.raises(ModelError, match="does not have the hash"):
@@ -235,7 +235,7 @@ def test_nothing_but_a_models_files_is_served(
     (original / "link.json").symlink_to(original.parent / "secret.json")
     server = FileServer("127.0.0.1", lambda: {str(original)})
     try:
-        version = Peer("p", server.url).manifest(str(original)).version
+        version = PeerSource("p", server.url).manifest(str(original)).version
         place = urlsplit(server.url)
         connection = http.client.HTTPConnection("127.0.0.1", place.port or 0, timeout=5)
         asked = target.format(source=quote(str(original), safe=""), version=version)

@@ -15,7 +15,7 @@ from pomona.models import pinned, read_facts, resolve
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.store import sparse_copy
 from pomona.models.store.hub_id import chosen_gguf, hub_id
-from pomona.models.store.peer_source import Peer
+from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.file_server import FileServer
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_is_said_with_the_file(
 class Elsewhere:
     """A peer that knows by another path what it serves."""
 
-    def __init__(self, peer: Peer, there: Path) -> None:
+    def __init__(self, peer: PeerSource, there: Path) -> None:
         self.name = peer.name
         self.given = 0
         self._peer = peer
@@ -152,7 +152,7 @@ def served(tmp_path: Path) -> Generator[tuple[Path, Elsewhere]]:
     file = write_model(tmp_path / "there" / "own.gguf")
     server = FileServer("127.0.0.1", lambda: {str(file)})
     try:
-        yield file, Elsewhere(Peer("other", server.url), file)
+        yield file, Elsewhere(PeerSource("other", server.url), file)
     finally:
         server.close()
 

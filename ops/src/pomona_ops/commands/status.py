@@ -107,7 +107,7 @@ async def _listen(receiver: BeaconReceiver, leases: LeaseTable, listen_s: float)
     while (left_s := ends_at - time.monotonic()) > 0:
         beacon = await receiver.receive(left_s)
         if beacon is not None:
-            leases.hear(beacon, time.monotonic())
+            leases.observe(beacon, time.monotonic())
 
 
 def _absent(endpoint: str, cluster: str) -> str:

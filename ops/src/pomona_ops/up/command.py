@@ -129,7 +129,7 @@ class _Up:
             while True:
                 beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
                 now = time.monotonic()
-                if beacon is not None and leases.hear(beacon, now):
+                if beacon is not None and leases.observe(beacon, now):
                     for line in self._narrator.heard(beacon, now):
                         self._screen.line(line)
                 for silent in leases.expire(now):

@@ -76,7 +76,7 @@ class BeaconFilter:
                 return Dropped("echo", f"{beacon.name} of this node came back")
             self._conflicts[beacon.name] = now
             return Dropped("duplicate_node", f"{beacon.name} bears this node's name")
-        if not self._leases.hear(beacon, now):
+        if not self._leases.observe(beacon, now):
             self._notice_conflict(beacon, now)
             return Dropped("stale", f"{beacon.name} {beacon.seq} is no news")
         known = self._boots.get(beacon.name)

@@ -52,7 +52,7 @@ class LinkMonitor:
         self._nodes: dict[str, _Node] = {}
         self._news = asyncio.Event()
 
-    def hear(self, beacon: Beacon) -> None:
+    def on_beacon(self, beacon: Beacon) -> None:
         """Take in where another node's discovery service can be asked. When it tells that an
         address of this machine is dead, the way to it is measured again at once: a cable that
         dies is noticed at one end first."""

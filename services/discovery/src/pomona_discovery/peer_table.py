@@ -61,7 +61,7 @@ class PeerTable:
         """What to do at the start."""
         return [Link("connect", endpoint) for endpoint in self._peers]
 
-    def hear(self, beacon: Beacon, now: float) -> list[Link]:
+    def on_beacon(self, beacon: Beacon, now: float) -> list[Link]:
         """Take in a beacon that a peer sent."""
         if not isinstance(beacon.facts, DiscoveryFacts):
             return []

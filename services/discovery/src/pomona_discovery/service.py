@@ -175,7 +175,7 @@ class Discovery:
             if link.address and port:
                 endpoint = f"tcp://{link.address}:{port}"
                 self._obey(self._mesh.offer(endpoint, time.monotonic()))
-        self.control.changed()
+        self.control.publish_now()
 
     async def _watch_machine(self) -> None:
         while True:
@@ -203,10 +203,10 @@ class Discovery:
             if beacon is None:
                 continue
             await self._board.send_local(frames)
-            self._obey(self._mesh.hear(beacon, time.monotonic()))
+            self._obey(self._mesh.on_beacon(beacon, time.monotonic()))
             if beacon.facts.service == "discovery":
                 self._peer_ports[beacon.node] = beacon.endpoints.get("peer", "").rpartition(":")[2]
-            self._links.hear(beacon)
+            self._links.on_beacon(beacon)
 
     async def _check(self) -> None:
         """Notice what silence tells."""
@@ -244,7 +244,7 @@ class Discovery:
                 self._board.disconnect_peer(link.endpoint)
             log.info("peer: %s", link.action, extra={"endpoint": link.endpoint})
         if links:
-            self.control.changed()
+            self.control.publish_now()
 
     def _tell_conflicts(self) -> None:
         now = self._gate.conflicts

@@ -75,7 +75,7 @@ class Gateway:
             work=lambda: (self.engine.progress, self.engine.running),
         )
         self.engine = PipelineClient(settings, self.control.identity, self.metrics, self._proved)
-        self.model_requests = ModelRequests(self.control.changed, settings.load_on_request)
+        self.model_requests = ModelRequests(self.control.publish_now, settings.load_on_request)
         self.catalogue = ModelRegistry(self.engine.table, requests=self.model_requests)
         self.grammars = GrammarCheck(settings)
         self.control.endpoints |= {"http": url, "data": self.engine.endpoint}
@@ -140,8 +140,8 @@ class Gateway:
             log.warning("what keys have used cannot be kept", extra={"reason": str(error)})
 
     def _heard(self, beacon: Beacon) -> None:
-        changed = self.engine.hear(beacon)
-        self.model_requests.hear(beacon)
+        changed = self.engine.on_beacon(beacon)
+        self.model_requests.on_beacon(beacon)
         self.catalogue.follow()
         if changed:
             self._restate()
@@ -149,7 +149,7 @@ class Gateway:
 
     def _proved(self) -> None:
         self._restate()
-        self.control.changed()
+        self.control.publish_now()
 
     def _restate(self) -> None:
         if not self.draining:

@@ -138,7 +138,7 @@ class HealthRules:
                 lost_at=now if one.lost else None, alone=one.alone, with_node=one.with_node,
             )  # fmt: skip
 
-    def hear(self, lease: Lease, now: float) -> list[Condition]:
+    def on_lease(self, lease: Lease, now: float) -> list[Condition]:
         """Take in a beacon that is news. Incidents: who died and is already back."""
         beacon = lease.beacon
         if beacon.name == self._name:

@@ -96,7 +96,7 @@ class HealthWatcher:
     def _hear(self, beacon: Beacon) -> None:
         lease = self.control.leases.get(beacon.name)
         if lease is not None:
-            for incident in self._rules.hear(lease, time.monotonic()):
+            for incident in self._rules.on_lease(lease, time.monotonic()):
                 self._book.note(incident, time.time())
 
     def _judge(self) -> None:
@@ -106,7 +106,7 @@ class HealthWatcher:
         if not notices:
             return
         self._courier.take(notices)
-        self.control.changed()
+        self.control.publish_now()
         active = self._book.active()
         for severity in ("warning", "critical"):
             count = sum(alert.severity == severity for alert in active)

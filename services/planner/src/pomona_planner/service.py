@@ -123,7 +123,7 @@ class Planner:
         if wants is not self._wants:
             self._wants = wants
             self._want_memory.write(wants)
-            self._control.changed()
+            self._control.publish_now()
             self._news.set()
 
     def _follow_wants(self) -> None:
@@ -138,7 +138,7 @@ class Planner:
                 log.info("%s is no longer wanted", source)
                 self._memory.write(tuple(x.pipeline for x in self._tenants.values()))
                 self._share_caches()
-            self._control.changed()
+            self._control.publish_now()
         for source in wanted:
             _, again_at = self._unreadable.get(source, ("", 0.0))
             known = source in self._tenants or source in self._reading
@@ -151,7 +151,7 @@ class Planner:
         except ModelError as error:
             log.error("%s cannot be read: %s", source, error)
             self._unreadable[source] = (str(error)[:4096], time.monotonic() + READ_AGAIN_S)
-            self._control.changed()
+            self._control.publish_now()
         else:
             self._unreadable.pop(source, None)
             if source in self._wants.loaded:
@@ -193,7 +193,7 @@ class Planner:
                 self._active_since.pop(source, None)
                 continue
             used[source] = self._active_since.setdefault(source, now)
-            for gateway in self._control.leases.of("gateway"):
+            for gateway in self._control.leases.of_service("gateway"):
                 if isinstance(gateway.facts, GatewayFacts):
                     used[source] = max(used[source], gateway.facts.used.get(pipeline.model, 0.0))
         return used
@@ -215,9 +215,9 @@ class Planner:
             return
         if self._hearing_since is None:
             self._hearing_since = now
-        workers = self._control.leases.of("stage_worker")
+        workers = self._control.leases.of_service("stage_worker")
         leases = self._control.leases
-        heard = [*leases.of("discovery"), *leases.of("gateway")]
+        heard = [*leases.of_service("discovery"), *leases.of_service("gateway")]
         there = {worker.name for worker in workers}
         for source, decider in self._tenants.items():
             before = decider.pipeline
@@ -243,7 +243,7 @@ class Planner:
     def _share_caches(self) -> None:
         """Give each model its share of the memory for caches. No pipeline is formed anew for
         it: the heads follow, and requests that were accepted keep their room."""
-        caps = fair_cache_tokens(self._placed(), self._control.leases.of("stage_worker"))
+        caps = fair_cache_tokens(self._placed(), self._control.leases.of_service("stage_worker"))
         for decider in self._tenants.values():
             before = decider.pipeline
             if before.prediction is None:
@@ -281,4 +281,4 @@ class Planner:
             f" ({after.reason})" if after.reason else "",
             extra={"epoch": after.epoch},
         )
-        self._control.changed()
+        self._control.publish_now()

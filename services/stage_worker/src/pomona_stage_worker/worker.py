@@ -21,7 +21,7 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-from pomona.models.store.peer_source import Peer
+from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import Pull
@@ -214,7 +214,7 @@ class StageWorker:
                 runtime.close("the pipeline is being formed anew")
 
             self._loop.call(end)
-        self._control.changed()
+        self._control.publish_now()
 
     def _resize(self, install: Install) -> None:
         held = self._held[install.pipeline.epoch]
@@ -236,7 +236,7 @@ class StageWorker:
             "loading layers [%d, %d) of %s", stage.start, stage.stop, pipeline.model,
             extra={"epoch": pipeline.epoch},
         )  # fmt: skip
-        self._control.changed()
+        self._control.publish_now()
         loop = asyncio.get_running_loop()
 
         def progress(done: int, total: int, fetching: bool = False) -> None:
@@ -270,17 +270,17 @@ class StageWorker:
         else:
             held.status = _at(status, "ready", weights.nbytes, weights.nbytes)
             log.info("ready: %d MB", weights.nbytes >> 20, extra={"epoch": pipeline.epoch})
-        self._control.changed()
+        self._control.publish_now()
 
     def _peers(self) -> list[RemoteSource]:
         """The other workers that serve files, those of this node first."""
         others = [
             beacon
-            for beacon in self._control.leases.of("stage_worker")
+            for beacon in self._control.leases.of_service("stage_worker")
             if beacon.name != self._control.identity.name and "files" in beacon.endpoints
         ]
         others.sort(key=lambda beacon: beacon.node != self._settings.node)
-        return [Peer(beacon.name, beacon.endpoints["files"]) for beacon in others]
+        return [PeerSource(beacon.name, beacon.endpoints["files"]) for beacon in others]
 
     async def _start_runtime(self, install: Install, weights: StageWeights) -> StageRunner:
         """Assemble the stage in the step thread, which alone may use it."""
@@ -340,7 +340,7 @@ class StageWorker:
             if failure is not None and epoch > self._broken[0]:
                 self._broken = (epoch, failure)
                 held.status = _at(held.status, "failed", error=failure)
-                self._control.changed()
+                self._control.publish_now()
 
 
 def _settle(done: asyncio.Future[StageRunner], outcome: StageRunner | Exception) -> None:

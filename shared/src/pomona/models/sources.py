@@ -12,7 +12,7 @@ from pomona.models.facts import ModelFacts
 from pomona.models.formats.gguf_file import read_gguf_facts
 from pomona.models.formats.hf_folder import read_folder_facts
 from pomona.models.store.hub_id import is_hub_id
-from pomona.models.store.hub_source import Hub
+from pomona.models.store.hub_source import HubSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.models.store.sparse_copy import SparseCopy
 
@@ -90,7 +90,7 @@ def read_facts(source: str) -> ModelFacts:
 def _copy(source: str, peers: Sequence[RemoteSource]) -> SparseCopy | None:
     copy = SparseCopy.find(source)
     if is_hub_id(source):
-        return copy or SparseCopy.begin(source, [*peers, Hub()])
+        return copy or SparseCopy.begin(source, [*peers, HubSource()])
     if not peers or not Path(source).is_absolute():
         return copy
     try:  # the file of a peer may be another one by now

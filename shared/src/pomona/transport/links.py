@@ -79,7 +79,7 @@ class Push:
         self._send_frames(codec.encode_message(envelope, buffers), wait)
         self._end()
 
-    def begin(
+    def send_first_part(
         self,
         body: Body,
         epoch: int,
@@ -96,7 +96,7 @@ class Push:
         self._send_frames(codec.encode_message(envelope, buffers))
         self._begun = codec.message_name(envelope)
 
-    def complete(self, elapsed_us: int, buffers: Sequence[Buffer]) -> None:
+    def send_rest(self, elapsed_us: int, buffers: Sequence[Buffer]) -> None:
         """Send the rest of the buffers of the message that was begun, and how long they took."""
         self._send_frames(codec.encode_rest(MessageRest(self._begun, elapsed_us, buffers)))
         self._end()

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models.store.hub_id import is_hub_id
-from pomona.models.store.hub_source import Hub
+from pomona.models.store.hub_source import HubSource
 from pomona.models.store.sparse_copy import SparseCopy, pieces
 
 AT_ONCE = 4
@@ -27,7 +27,7 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
     """
     if not is_hub_id(source) or Path(source).exists():
         raise ConfigurationError(f"{source} is no Hugging Face id, such as owner/name")
-    hub = Hub()
+    hub = HubSource()
     copy = _newest(source, hub)
     files = copy.weight_files()
     for file in files:
@@ -53,7 +53,7 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
     }
 
 
-def _newest(source: str, hub: Hub) -> SparseCopy:
+def _newest(source: str, hub: HubSource) -> SparseCopy:
     """What the hub has now; what is here already when the hub cannot be asked."""
     try:
         return SparseCopy.begin(source, [hub])
@@ -65,7 +65,7 @@ def _newest(source: str, hub: Hub) -> SparseCopy:
 
 
 def _fetch(
-    copy: SparseCopy, hub: Hub, wanted: list[tuple[str, int, int]], progress: Progress
+    copy: SparseCopy, hub: HubSource, wanted: list[tuple[str, int, int]], progress: Progress
 ) -> None:
     total = sum(end - begin for _, begin, end in wanted)
     executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull")

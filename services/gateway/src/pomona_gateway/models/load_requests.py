@@ -55,7 +55,7 @@ class ModelRequests:
         self._changed()
         return name
 
-    def hear(self, beacon: Beacon) -> None:
+    def on_beacon(self, beacon: Beacon) -> None:
         """Forget what the planner knows now."""
         if not isinstance(beacon.facts, PlannerFacts):
             return

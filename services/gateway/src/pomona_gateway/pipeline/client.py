@@ -114,9 +114,9 @@ class PipelineClient:
             if self.proven.get(model) == route
         }
 
-    def hear(self, beacon: Beacon) -> bool:
+    def on_beacon(self, beacon: Beacon) -> bool:
         """Take in a beacon; requests follow their pipeline. True when a route changed."""
-        if not self.table.hear(beacon):
+        if not self.table.on_beacon(beacon):
             return False
         self._metrics.caches(self.table.pipelines.values())
         routes = self.table.routes

@@ -77,7 +77,7 @@ class RouteTable:
         """The models that can be served now."""
         return dict(self._routes)
 
-    def hear(self, beacon: Beacon) -> bool:
+    def on_beacon(self, beacon: Beacon) -> bool:
         """Take in a beacon. True when a plan or a route changed."""
         before = (dict(self._pipelines), self._ways())
         match beacon.facts:

@@ -252,13 +252,13 @@ class StageRunner:
         if self._onward is not None and announce_s is not None:
             waited_s = _wait(begin / 1e9, announce_s) if computation.goes_on else 0.0
             result = self._result(step, elapsed_us, tensors, computation)
-            self._onward.begin(*result, known, soon=waited_s > 0.0)
+            self._onward.send_first_part(*result, known, soon=waited_s > 0.0)
         output = computation.finish()
         computed = time.monotonic_ns()
         own_us = (computed - begin) // 1000
         made = (pack(output.sampled),) if self.is_tail else output.buffers
         if self._onward is not None and announce_s is not None:
-            self._onward.complete(own_us, made)
+            self._onward.send_rest(own_us, made)
         elif self._onward is not None and (step.rows or not self.is_tail):
             result = self._result(step, (*elapsed_us, own_us), tensors, computation)
             self._onward.send(*result, (*known, *made))

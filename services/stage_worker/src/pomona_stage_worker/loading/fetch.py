@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pomona.models.formats.safetensors_index import TensorPlace
 from pomona.models.store.hub_id import is_hub_id
-from pomona.models.store.hub_source import Hub
+from pomona.models.store.hub_source import HubSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.models.store.sparse_copy import SparseCopy, pieces
 from pomona_stage_worker.loading.progress import Progress
@@ -30,7 +30,7 @@ def copy_at(source: str, path: Path) -> SparseCopy | None:
     if copy is None or copy.path != path:
         return None
     if is_hub_id(source):
-        hub = Hub()
+        hub = HubSource()
         for file in copy.weight_files():
             cached = None if (copy.folder / file).is_symlink() else hub.cached(copy.manifest, file)
             if cached is not None:
@@ -52,7 +52,7 @@ def fetch(
     lacking = copy.lacking(places)
     if not lacking:
         return
-    keepers = [*peers, *([Hub()] if is_hub_id(copy.manifest.source) else [])]
+    keepers = [*peers, *([HubSource()] if is_hub_id(copy.manifest.source) else [])]
     held = {
         file: [x for keeper in keepers for x in keeper.held(copy.manifest, file)]
         for file in lacking

@@ -19,7 +19,7 @@ DEADLINE_S = 60.0
 """For one answer of the hub, seconds."""
 
 
-class Hub:
+class HubSource:
     """Reads files of the hub by ranges, so that a fetch that broke off goes on where it was."""
 
     name = "the hub"

@@ -23,7 +23,7 @@ _MANIFESTS = TypeAdapter(Manifest)
 _RANGES = TypeAdapter(tuple[Range, ...])
 
 
-class Peer:
+class PeerSource:
     """A stage worker of another process or node that serves its files at ``url``."""
 
     def __init__(self, name: str, url: str) -> None:
