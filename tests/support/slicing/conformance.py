@@ -40,7 +40,7 @@ class Outcome:
     arrays: list[int]
     batches: bool
     trims: bool
-    why_whole: str | None
+    uncuttable_reason: str | None
     wrong: list[str]
 
 
@@ -166,12 +166,12 @@ def conform(row: str) -> Outcome:
     """Everything about one row of `FAMILIES`."""
     model = build(row)
     randomise(model)
-    anatomy = ModelStructure(model)
-    count, cuts = anatomy.layer_count, sorted(anatomy.boundaries)
-    arrays = [len(anatomy.boundaries[cut]) for cut in cuts]
+    structure = ModelStructure(model)
+    count, cuts = structure.layer_count, sorted(structure.boundaries)
+    arrays = [len(structure.boundaries[cut]) for cut in cuts]
     singles = session_of(alone, model)
     if not singles:
-        return Outcome(count, cuts, arrays, False, False, anatomy.why_whole, [])
+        return Outcome(count, cuts, arrays, False, False, structure.uncuttable_reason, [])
     batches = session_of(together, model)
     expected = {alone: singles, together: batches, padded: session_of(padded, model)}
 
@@ -179,7 +179,7 @@ def conform(row: str) -> Outcome:
     if len(cuts) > 1:
         splits.append([0, cuts[0], cuts[-1], count])
     ranges = {ends for split in splits for ends in pairwise(split)}
-    stages = {ends: poisoned_stage(row, model, anatomy, *ends) for ends in ranges}
+    stages = {ends: poisoned_stage(row, model, structure, *ends) for ends in ranges}
     wrong: list[str] = []
     for split in splits:
         pipeline = Pipeline([stages[ends] for ends in pairwise(split)], StageModel.make_cache)
@@ -191,7 +191,7 @@ def conform(row: str) -> Outcome:
             found += shorter_logits_differ(pipeline)
         wrong += [f"{split}: {what}" for what in found]
     trims = any(name == "after trim" for name, _ in singles)
-    return Outcome(count, cuts, arrays, bool(batches), trims, anatomy.why_whole, wrong)
+    return Outcome(count, cuts, arrays, bool(batches), trims, structure.uncuttable_reason, wrong)
 
 
 def session_of(
@@ -205,11 +205,11 @@ def session_of(
 
 
 def poisoned_stage(
-    row: str, model: nn.Module, anatomy: ModelStructure, start: int, stop: int
+    row: str, model: nn.Module, structure: ModelStructure, start: int, stop: int
 ) -> StageModel:
     """A stage on a model that has the parameters it owns, and in place of others no numbers."""
     own = build(row)
-    owned = anatomy.parameters(model, start, stop)
+    owned = structure.parameters(model, start, stop)
     poison = {
         name: array
         if name in owned

@@ -43,8 +43,8 @@ def line(row: str, outcome: Outcome) -> str:
     carries = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     if outcome.wrong:
         result = f"WRONG: {outcome.wrong[0]}"
-    elif outcome.why_whole is not None:
-        result = f"runs whole: {outcome.why_whole}"
+    elif outcome.uncuttable_reason is not None:
+        result = f"runs whole: {outcome.uncuttable_reason}"
     else:
         result = "exact"
     cells = (

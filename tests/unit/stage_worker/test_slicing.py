@@ -19,7 +19,7 @@ from pomona_stage_worker.slicing import (
     legal_cuts,
     owned_parameters,
     slice_model,
-    why_whole,
+    uncuttable_reason,
 )
 from support.slicing.conformance import conform
 from support.slicing.families import FAMILIES, build, installed_families, randomise
@@ -78,7 +78,7 @@ def test_stages_compute_exactly_what_the_model_computes(row: str) -> None:
     outcome = conform(row)
     assert outcome.wrong == []
     assert outcome.cuts == RESTRICTED.get(row, list(range(1, outcome.layer_count)))
-    assert (outcome.why_whole is None) == bool(outcome.cuts)
+    assert (outcome.uncuttable_reason is None) == bool(outcome.cuts)
     assert outcome.batches == (row not in UNBATCHED)
     assert line(row, outcome) in TABLE.read_text().splitlines(), "generate the table again"
 
@@ -211,7 +211,7 @@ def test_a_batch_adds_once_to_its_offsets_whatever_the_number_of_layers(tmp_path
 def test_a_model_that_cannot_be_cut_says_why_and_runs_whole() -> None:
     model = built("iquestloopcoder")
     assert legal_cuts(model) == []
-    assert "layers" in (why_whole(model) or "")
+    assert "layers" in (uncuttable_reason(model) or "")
     stage = slice_model(model, 0, 4)
     assert stage.is_head
     assert stage.is_tail

@@ -1,6 +1,6 @@
-"""From a model's files to the part of it that one stage owns."""
+"""Loads the weights of one stage from a model's files, fetching what is not on disk."""
 
+from pomona_stage_worker.loading.fetch import Progress
 from pomona_stage_worker.loading.loader import StageWeights, assemble, read_weights
-from pomona_stage_worker.loading.progress import Progress
 
 __all__ = ["Progress", "StageWeights", "assemble", "read_weights"]

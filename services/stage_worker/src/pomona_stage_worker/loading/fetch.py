@@ -1,4 +1,4 @@
-"""Fills the holes of a copy that a stage needs, from peers before the hub."""
+"""Fetches the tensors of a stage that are not on disk, from peers and then from the hub."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Protocol
 
 from pomona.models.formats.safetensors_index import TensorPlace
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import HubSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.models.store.sparse_copy import SparseCopy, pieces
-from pomona_stage_worker.loading.progress import Progress
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 4
-"""Pieces that are fetched at once."""
+PARALLEL_FETCHES = 4
 
 
-def copy_at(source: str, path: Path) -> SparseCopy | None:
-    """The copy whose folder or file ``path`` is; None for one of the operator's own.
+class Progress(Protocol):
+    """Receives the progress of loading a stage."""
 
-    What the hub's client already has in its cache is taken from there.
+    def __call__(self, done: int, total: int, fetching: bool = False) -> None:
+        """``done`` of ``total`` bytes are in memory, or on disk while ``fetching``."""
+
+
+def managed_copy(source: str, path: Path) -> SparseCopy | None:
+    """Returns the managed copy stored at ``path``; None for a folder or file of the operator.
+
+    Weight files in the hub client's cache are linked into the copy.
     """
     copy = SparseCopy.find(source)
     if copy is None or copy.path != path:
@@ -44,37 +50,37 @@ def fetch(
     peers: Sequence[RemoteSource],
     progress: Progress,
 ) -> None:
-    """Bring these tensors to this machine. What came stays, also when something fails: the
-    next attempt goes on from there.
+    """Fetches the tensors at ``places``. A failed fetch keeps its pieces; the next one resumes.
 
-    Raises ModelError saying what each keeper answered.
+    Raises:
+        ModelError: no source has a piece; the message gives each source's answer.
     """
-    lacking = copy.lacking(places)
-    if not lacking:
+    missing = copy.lacking(places)
+    if not missing:
         return
-    keepers = [*peers, *([HubSource()] if is_hub_id(copy.manifest.source) else [])]
+    sources = [*peers, *([HubSource()] if is_hub_id(copy.manifest.source) else [])]
     held = {
-        file: [x for keeper in keepers for x in keeper.held(copy.manifest, file)]
-        for file in lacking
+        file: [x for remote in sources for x in remote.held(copy.manifest, file)]
+        for file in missing
     }
-    wanted = pieces(lacking, held)
+    wanted = pieces(missing, held)
     total, done = sum(end - begin for _, begin, end in wanted), 0
-    by_keeper: Counter[str] = Counter()
+    by_source: Counter[str] = Counter()
     progress(0, total, fetching=True)
-    executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
+    executor = ThreadPoolExecutor(PARALLEL_FETCHES, thread_name_prefix="fetch")
     try:
         running = {
-            executor.submit(copy.fetch, file, begin, end, keepers): end - begin
+            executor.submit(copy.fetch, file, begin, end, sources): end - begin
             for file, begin, end in wanted
         }
         for finished in as_completed(running):
-            by_keeper[finished.result()] += running[finished]
+            by_source[finished.result()] += running[finished]
             done += running[finished]
             progress(done, total, fetching=True)
     finally:
         executor.shutdown(cancel_futures=True)
     log.info(
         "fetched %d MB: %s", total >> 20,
-        ", ".join(f"{size >> 20} MB from {name}" for name, size in by_keeper.most_common()),
+        ", ".join(f"{size >> 20} MB from {name}" for name, size in by_source.most_common()),
         extra={"source": copy.manifest.source},
     )  # fmt: skip

@@ -1,10 +1,10 @@
-"""Serves what this machine has of a model on disk to its peers, read only.
+"""Serves this machine's model files to its peers over HTTP, read only.
 
-``GET /manifest?source=`` lists a model's files; ``/held?source=&version=&file=`` the ranges of
-one that are here; ``/bytes?source=&version=&file=&begin=&end=`` gives a range, with its SHA-256
-in a header. Only weights and small files of models that the
-plan names, or of which there is a copy here, are served, by bare file names: no path that
-a peer sends is ever opened.
+``GET /manifest?source=`` lists a model's files; ``/held?source=&version=&file=`` lists the byte
+ranges of a file on disk; ``/bytes?source=&version=&file=&begin=&end=`` returns a range, with its
+SHA-256 in a header. Only weight files and small files of models that the plan names, or that have
+a managed copy here, are served. Files are looked up by name in the manifest: a path from a peer is
+never opened.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from pomona.models.store.sparse_copy import PIECE_BYTES, SparseCopy
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 30.0
-"""Seconds a peer may take to send its request, or to take some of the answer."""
+"""Timeout for reading a request and for each write of the answer."""
 
 
 class FileServer:
-    """To be closed.
+    """HTTP server in a thread of its own; the owner closes it.
 
     Args:
-        sources: the models that the plan names now.
-        find: the copy of a model on this machine.
+        sources: returns the models that the plan names now.
+        find: returns the managed copy of a model, or None.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class FileServer:
         for file in [alone] if alone.is_file() else sorted(folder.rglob("*")):
             name, stat = file.relative_to(folder).as_posix(), file.stat()
             wanted = is_weight_file(name) or is_small_file(name, stat.st_size)
-            if wanted and file.is_file() and (file == alone or _belongs(file, folder)):
+            if wanted and file.is_file() and (file == alone or _is_inside(file, folder)):
                 files[name] = RemoteFile(stat.st_size)
                 stamps.append((name, stat.st_size, stat.st_mtime_ns))
         known = self._versions.get(source)
@@ -120,7 +120,7 @@ class FileServer:
         return Manifest(source, known[1], files)
 
     def _own_folder(self, source: str) -> Path | None:
-        """A folder of this machine that the plan names, or that of a GGUF file that it names."""
+        """Returns the folder that the plan names, or the folder of the GGUF file that it names."""
         path = Path(source).expanduser()
         if source not in self._sources() or not path.is_absolute():
             return None
@@ -129,15 +129,15 @@ class FileServer:
         return path if path.is_dir() else None
 
 
-def _belongs(file: Path, folder: Path) -> bool:
-    """Whether a link leads elsewhere. In the hub's cache, snapshots link to blobs beside."""
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Whether a file resolves to a place inside the model's folder, or to the hub cache's blobs."""
     home = folder.resolve()
     homes = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
     return any(file.resolve().is_relative_to(place) for place in homes)
 
 
 def _version(folder: Path, files: Mapping[str, RemoteFile]) -> str:
-    """A digest that tells two states of a folder apart without reading it all."""
+    """Returns a digest of file names, sizes and headers."""
     digest = hashlib.sha256()
     for name, file in files.items():
         digest.update(f"{name} {file.size} ".encode())
@@ -160,7 +160,7 @@ def _handler(
             try:
                 content = answer(target.path, query)
             except (OSError, ModelError) as error:
-                log.warning("a peer could not be served: %s", error)
+                log.warning("cannot serve a peer: %s", error)
                 content = None
             if content is None:
                 self.send_error(404)
@@ -172,6 +172,6 @@ def _handler(
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Requests of peers are no news."""
+            """Silences the access log."""
 
     return Handler

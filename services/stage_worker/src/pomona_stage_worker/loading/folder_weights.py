@@ -1,8 +1,8 @@
-"""A folder of safetensors as mlx-lm's model with every tensor lazy.
+"""Builds mlx-lm's model from a folder of safetensors with every tensor lazy.
 
-mlx-lm's own ``load_model`` builds it: renaming, stacking of experts and every mode of
-quantisation are its business. It sees the whole model, of which nothing but the headers is
-read; a tensor is read when somebody evaluates what was made of it.
+mlx-lm's own ``load_model`` renames tensors, stacks experts and handles every quantisation mode.
+It reads the headers of the whole model only; a tensor is read when a parameter made from it is
+evaluated.
 """
 
 from __future__ import annotations
@@ -26,33 +26,41 @@ from pomona_stage_worker.hardware.cpu_float32 import make_float32, on_metal
 from pomona_stage_worker.slicing import has_body
 
 _SMALL_FILES = ("config.json", "generation_config.json", "hf_quant_config.json")
-_LACKING = re.compile(r"^Missing \d+ parameters: (.+?)\.?$")
-"""As MLX says which parameters of a model no tensor is for."""
+_MISSING = re.compile(r"^Missing \d+ parameters: (.+?)\.?$")
+"""MLX's message about parameters without a tensor."""
 _EDGE = re.compile(r'(\d+|"[^"]*") -> (\d+|"[^"]*")')
 
 
 @dataclass(frozen=True, slots=True)
 class LazyModel:
-    """Attributes: tensors: those of the files, lazy, by their names there."""
+    """A model with lazy weights.
+
+    Attributes:
+        tensors: the files' tensors by their names in the files, lazy.
+    """
 
     model: nn.Module
     tensors: Mapping[str, mx.array]
 
 
 class FolderWeights:
-    """The model in ``folder``. Raises ModelError naming file and tensor."""
+    """Model in a folder of safetensors.
+
+    Raises:
+        ModelError: a file or tensor cannot be read; the message names it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         config = read_json(folder / "config.json")
         refuse_own_code(config, folder / "config.json")
         if not config.get("model_type"):
-            raise ModelUnsupportedError(f"{folder / 'config.json'} names no model_type")
+            raise ModelUnsupportedError(f"{folder / 'config.json'} has no model_type")
         self._wants_code = "auto_map" in config
         self.places = read_tensor_places(folder)
 
     def make_model(self) -> LazyModel:
-        """The whole model, in float32 on a machine without Metal, nothing evaluated."""
+        """Builds the whole model unevaluated, in float32 on a machine without Metal."""
         seen: dict[str, mx.array] = {}
         make_plain: list[Callable[[], nn.Module]] = []
 
@@ -63,7 +71,7 @@ class FolderWeights:
             def make(arguments: Any) -> nn.Module:
                 model = model_class(arguments)
                 make_plain.append(lambda: model_class(arguments))
-                _note_tensors(model, seen)
+                _record_tensors(model, seen)
                 return model
 
             return make, arguments_class
@@ -74,9 +82,9 @@ class FolderWeights:
                     folder,
                     lazy=True,
                     strict=True,
-                    get_model_classes=classes,  # type: ignore[arg-type]  # a maker is enough
+                    get_model_classes=classes,  # type: ignore[arg-type]  # any callable works
                 )
-        except (Exception, SystemExit) as error:  # a family may raise, or exit, in any way
+        except (Exception, SystemExit) as error:  # a model class may raise anything, or exit
             raise ModelError(self._why_not_built(error)) from error
         if not on_metal():
             make_float32(model, make_plain[0]())
@@ -84,17 +92,17 @@ class FolderWeights:
         return LazyModel(model, seen)
 
     def tensors_of(self, lazy: LazyModel, parameters: Iterable[mx.array]) -> set[str]:
-        """The names of the tensors that must be read to evaluate ``parameters``."""
-        # A parameter may be a tensor as it is stored, and an array has only one name.
+        """Returns the names of the tensors that evaluating ``parameters`` reads."""
+        # A parameter may be a stored tensor itself, and an array has only one name in the graph.
         made = {f"made {n}": mx.expand_dims(array, 0) for n, array in enumerate(parameters)}
         stored = {f"tensor {name}": array for name, array in lazy.tensors.items()}
         with tempfile.NamedTemporaryFile("r", suffix=".dot") as file:
             mx.export_to_dot(file.name, **(stored | made))
-            reached = _what_leads_to(made, file)
+            reached = _ancestors(made, file)
         return {x.removeprefix("tensor ") for x in reached & stored.keys()} & self.places.keys()
 
     def where(self, tensors: Iterable[str]) -> str:
-        """Files and tensors for the text of an error."""
+        """Formats files and tensors for an error message."""
         return ", ".join(f"{self.places[name].file}: tensor {name}" for name in sorted(tensors))
 
     def _why_not_built(self, error: BaseException) -> str:
@@ -105,21 +113,21 @@ class FolderWeights:
         if named:
             places = self.where(named[:3])
             return f"{places} cannot be loaded: {text[:600]}"
-        if lacking := _LACKING.search(text):
+        if missing := _MISSING.search(text):
             files = ", ".join(sorted({place.file.name for place in self.places.values()})[:3])
             return (
-                f"{self.folder}: no tensor for {lacking[1][:600]} in {files}; the model is "
-                "incomplete: fetch it again"
+                f"{self.folder}: no tensor for {missing[1][:600]} in {files}; the model is "
+                "incomplete: download it again"
             )
         if self._wants_code:
-            text += "; config.json asks for code of the model's own (auto_map), which is never run"
+            text += "; config.json asks for custom code (auto_map), which is never run"
         if isinstance(error, SystemExit):
-            text = "mlx-lm's code for this family ends the process on this machine"
+            text = "mlx-lm's code for this model type ends the process on this machine"
         return f"{self.folder} cannot be loaded: {text[:600]}"
 
 
-def _what_leads_to(ends: Iterable[str], graph: Iterable[str]) -> set[str]:
-    """The nodes of a graph in DOT from which one of ``ends`` can be reached."""
+def _ancestors(ends: Iterable[str], graph: Iterable[str]) -> set[str]:
+    """Returns the nodes of a DOT graph from which a node of ``ends`` can be reached."""
     before: dict[str, list[str]] = {}
     for line in graph:
         if found := _EDGE.match(line):
@@ -134,22 +142,21 @@ def _what_leads_to(ends: Iterable[str], graph: Iterable[str]) -> set[str]:
     return reached
 
 
-def _note_tensors(model: nn.Module, seen: dict[str, mx.array]) -> None:
-    """Note in ``seen`` what ``model`` is given to sanitize, or to load when it does not."""
+def _record_tensors(model: nn.Module, seen: dict[str, mx.array]) -> None:
+    """Records in ``seen`` the tensors passed to the model's ``sanitize`` or ``load_weights``."""
     name = "sanitize" if hasattr(model, "sanitize") else "load_weights"
     method: Callable[..., Any] = getattr(model, name)
 
     def noted(weights: Any, *args: Any, **kwargs: Any) -> Any:
         seen.update(weights)
         delattr(model, name)
-        return method(_whole_names(model, weights), *args, **kwargs)
+        return method(_prefixed(model, weights), *args, **kwargs)
 
     setattr(model, name, noted)
 
 
-def _whole_names(model: nn.Module, weights: Any) -> Any:
-    """Weights by the names that the model has for them: one that embeds may be stored without
-    its vocabulary head, and then its body's names lack what the body is called."""
+def _prefixed(model: nn.Module, weights: Any) -> Any:
+    """Adds the ``model.`` prefix to weights of an embedding model stored without it."""
     if isinstance(weights, dict) and "embed_tokens.weight" in weights and has_body(model):
         return {f"model.{name}": array for name, array in weights.items()}
     return weights
@@ -157,7 +164,7 @@ def _whole_names(model: nn.Module, weights: Any) -> Any:
 
 @contextmanager
 def _overlay(folder: Path, files: Iterable[Path]) -> Generator[Path]:
-    """A folder in which mlx-lm finds the weights that the index names, and no others."""
+    """Yields a temporary folder that links only the weight files named by the index."""
     with tempfile.TemporaryDirectory(prefix="pomona-") as name:
         overlay = Path(name)
         for small in _SMALL_FILES:

@@ -1,8 +1,8 @@
-"""How the families of GGUF files map to mlx-lm's models.
+"""Maps GGUF architectures to mlx-lm's models.
 
-Names and metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The converter
-of llama.cpp changes two things that must be put back: it interleaves the rotary halves of q
-and k (llama), and adds one to the weights of norms (gemma).
+Names and metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Loading undoes two
+changes of llama.cpp's converter: interleaved rotary halves of q and k (llama), and norm weights
+raised by one (gemma).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from pomona.errors import ModelUnsupportedError
 
 _GEMMA2_27B_LAYERS, _GEMMA3_27B_LAYERS = 46, 62
-"""These two scale queries by hidden size over heads, the others by the size of a head."""
+"""Layer counts of the two models that scale queries by hidden_size / heads, not by head_dim."""
 _GEMMA3_PATTERN = 6
 _LLAMA3_SCALING = {
     "rope_type": "llama3",
@@ -24,7 +24,7 @@ _LLAMA3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-"""Only the kind matters: the file has the frequencies themselves."""
+"""Placeholder values: the file contains the frequencies."""
 
 _LLAMA_LAYER = {
     "attn_norm": "input_layernorm",
@@ -47,7 +47,7 @@ _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "outp
 
 
 class Metadata:
-    """A file's metadata without the prefix of its architecture."""
+    """Metadata of a file by key without the architecture prefix."""
 
     def __init__(self, path: Path, kind: str, fields: Mapping[str, Any]) -> None:
         self._path, self._kind, self._fields = path, kind, fields
@@ -55,7 +55,7 @@ class Metadata:
     def need(self, key: str) -> Any:
         value = self.get(key)
         if value is None:
-            raise ModelUnsupportedError(f"{self._path} lacks the metadata {self._kind}.{key}")
+            raise ModelUnsupportedError(f"{self._path} has no metadata {self._kind}.{key}")
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -67,12 +67,12 @@ class Family:
     """A GGUF architecture.
 
     Attributes:
-        model_type: mlx-lm's name.
-        layer: mlx-lm's module for each of a layer's tensors.
-        settings: what config.json would say beyond what all families have.
-        interleaved: the rotary halves of q and k are interleaved.
-        norm_offset: what was added to the weights of norms.
-        wide: activations exceed float16, so bfloat16 is used.
+        model_type: mlx-lm's name of the architecture.
+        layer: tensor name in a GGUF layer -> mlx-lm module.
+        settings: returns config.json entries beyond those of every family.
+        interleaved: rotary halves of q and k are interleaved in the file.
+        norm_offset: constant added to norm weights in the file.
+        wide: activations overflow float16; use bfloat16.
     """
 
     model_type: str
@@ -83,7 +83,7 @@ class Family:
     wide: bool = False
 
     def module(self, tensor: str) -> str | None:
-        """mlx-lm's module for a tensor, without ``.weight`` or ``.bias``."""
+        """Returns mlx-lm's module for a tensor, without ``.weight`` or ``.bias``."""
         parts = tensor.split(".")
         if parts[0] == "blk" and len(parts) == 4 and parts[2] in self.layer:
             return f"model.layers.{parts[1]}.{self.layer[parts[2]]}"
@@ -91,19 +91,23 @@ class Family:
 
 
 def family_of(kind: str, path: Path) -> Family:
-    """Raises ModelUnsupportedError when the architecture is none of those known."""
+    """Returns the family of a GGUF architecture; raises ModelUnsupportedError if unknown."""
     family = _FAMILIES.get(kind)
     if family is None:
         known = ", ".join(sorted(_FAMILIES))
         raise ModelUnsupportedError(
-            f"{path} is of the architecture {kind}; of GGUF files {known} can be read. "
-            "Use the model's safetensors folder"
+            f"{path}: {kind} is not a supported GGUF architecture ({known}); "
+            "use the model's safetensors folder"
         )
     return family
 
 
 def config_of(metadata: Metadata, family: Family, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """What mlx-lm would find in config.json. ``shapes``: of the file's tensors, by name."""
+    """Returns the equivalent config.json.
+
+    Args:
+        shapes: tensor name -> shape.
+    """
     heads, hidden = int(metadata.need("attention.head_count")), metadata.need("embedding_length")
     config: dict[str, Any] = {
         "model_type": family.model_type,
@@ -137,13 +141,13 @@ def _scaling(metadata: Metadata) -> dict[str, Any] | None:
     if kind == "yarn":
         original = int(metadata.need("rope.scaling.original_context_length"))
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    raise ModelUnsupportedError(f"rotary embeddings scaled by {kind!r} cannot be read from GGUF")
+    raise ModelUnsupportedError(f"{kind!r} is not a supported RoPE scaling in a GGUF file")
 
 
 def _llama(metadata: Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
     if metadata.get("expert_count"):
         raise ModelUnsupportedError(
-            "a llama GGUF file with experts cannot be read; use the model's safetensors folder"
+            "a llama GGUF file with experts is not supported; use the model's safetensors folder"
         )
     return {"rope_scaling": _LLAMA3_SCALING} if "rope_freqs.weight" in config["shapes"] else {}
 

@@ -1,4 +1,4 @@
-"""GGUF's blocks of quantised numbers in MLX's layout.
+"""Repacks GGUF's quantised blocks into MLX's layout.
 
 Block formats: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h. MLX stores
 a 4-bit group as eight values in a uint32, first value lowest, and ``w = scale * q + bias``.
@@ -19,7 +19,7 @@ GROUP_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """An affine-quantised matrix in MLX's layout. ``bits`` is 4 or 8, groups are of 32."""
+    """Affine-quantised matrix in MLX's layout: groups of 32, ``bits`` 4 or 8."""
 
     weight: mx.array
     scales: mx.array
@@ -27,7 +27,7 @@ class Quantized:
     bits: int
 
     def dequantized(self) -> mx.array:
-        """The matrix in float32."""
+        """Returns the matrix in float32."""
         return mx.dequantize(
             self.weight,
             self.scales.astype(mx.float32),
@@ -37,28 +37,35 @@ class Quantized:
         )
 
 
-def quantized(kind: str, rows: NDArray[np.uint8]) -> Quantized:
-    """The matrix whose rows of blocks of the type ``kind`` are given, shape (rows, bytes)."""
+def repack(kind: str, rows: NDArray[np.uint8]) -> Quantized:
+    """Repacks a matrix.
+
+    Args:
+        kind: GGUF type, such as ``Q4_K``.
+        rows: raw blocks, shape (rows, bytes a row).
+    """
     return _UNPACK[kind](rows)
 
 
 def _floats(blocks: NDArray[np.uint8], offset: int) -> NDArray[np.float16]:
-    """The float16 at ``offset`` of each block."""
+    """Returns the float16 at byte ``offset`` of each block."""
     return np.ascontiguousarray(blocks[..., offset : offset + 2]).view(np.float16)[..., 0]
 
 
 def _words(values: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """4-bit values, in their order, as words of eight."""
+    """Packs 4-bit values into uint32 words of eight, first value lowest."""
     joined = values[..., 0::2] | (values[..., 1::2] << 4)
     return np.ascontiguousarray(joined).view(np.uint32)
 
 
 def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """All low halves of the bytes, then all high halves."""
+    """Returns the low nibbles of all bytes, then the high nibbles."""
     return np.concatenate([packed & np.uint8(0xF), packed >> np.uint8(4)], axis=-1)
 
 
-def _made(words: NDArray[Any], scales: NDArray[Any], biases: NDArray[Any], bits: int) -> Quantized:
+def _packed(
+    words: NDArray[Any], scales: NDArray[Any], biases: NDArray[Any], bits: int
+) -> Quantized:
     rows = words.shape[0]
     return Quantized(
         mx.array(words.reshape(rows, -1)),
@@ -71,23 +78,23 @@ def _made(words: NDArray[Any], scales: NDArray[Any], biases: NDArray[Any], bits:
 def _q4_0(rows: NDArray[np.uint8]) -> Quantized:
     blocks = rows.reshape(rows.shape[0], -1, 18)
     scales = _floats(blocks, 0)
-    return _made(_words(_nibbles(blocks[..., 2:])), scales, scales * np.float16(-8), 4)
+    return _packed(_words(_nibbles(blocks[..., 2:])), scales, scales * np.float16(-8), 4)
 
 
 def _q4_1(rows: NDArray[np.uint8]) -> Quantized:
     blocks = rows.reshape(rows.shape[0], -1, 20)
-    return _made(_words(_nibbles(blocks[..., 4:])), _floats(blocks, 0), _floats(blocks, 2), 4)
+    return _packed(_words(_nibbles(blocks[..., 4:])), _floats(blocks, 0), _floats(blocks, 2), 4)
 
 
 def _q8_0(rows: NDArray[np.uint8]) -> Quantized:
     blocks = rows.reshape(rows.shape[0], -1, 34)
     scales = _floats(blocks, 0)
     values = np.ascontiguousarray(blocks[..., 2:]) ^ np.uint8(0x80)
-    return _made(values.view(np.uint32), scales, scales * np.float16(-128), 8)
+    return _packed(values.view(np.uint32), scales, scales * np.float16(-128), 8)
 
 
 def _q4_k(rows: NDArray[np.uint8]) -> Quantized:
-    """256 values in eight groups, whose 6-bit scales and minima share a pair of float16."""
+    """Blocks of 256 values in eight groups; 6-bit scales and minima, scaled by two float16."""
     blocks = rows.reshape(rows.shape[0], -1, 144)
     packed = blocks[..., 4:16]
     low, middle, high = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
@@ -96,7 +103,7 @@ def _q4_k(rows: NDArray[np.uint8]) -> Quantized:
     scale = _floats(blocks, 0)[..., None].astype(np.float32) * scales
     minimum = _floats(blocks, 2)[..., None].astype(np.float32) * minima
     values = _nibbles(blocks[..., 16:].reshape(*blocks.shape[:2], 4, 32))
-    return _made(_words(values), scale.astype(np.float16), (-minimum).astype(np.float16), 4)
+    return _packed(_words(values), scale.astype(np.float16), (-minimum).astype(np.float16), 4)
 
 
 _UNPACK: dict[str, Callable[[NDArray[np.uint8]], Quantized]] = {

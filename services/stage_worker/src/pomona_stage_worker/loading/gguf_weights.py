@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file as mlx-lm's parameters, read one by one, only when asked for."""
+"""Reads tensors of a GGUF file as mlx-lm parameters, one at a time."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ from pomona.models.formats.gguf_header import (
 from pomona.models.formats.safetensors_index import TensorPlace
 from pomona_stage_worker.hardware.cpu_float32 import on_metal
 from pomona_stage_worker.loading.gguf_families import Metadata, config_of, family_of
-from pomona_stage_worker.loading.gguf_repack import GROUP_SIZE, Quantized, quantized
+from pomona_stage_worker.loading.gguf_repack import GROUP_SIZE, Quantized, repack
 
 log = logging.getLogger(__name__)
 
 
 class GgufWeights:
-    """A GGUF file. ``config`` is what mlx-lm would find in config.json.
+    """Weights of a GGUF file.
 
-    On a machine with Metal a matrix stays quantised: as it is when MLX knows its type,
-    converted to 8 bits when it does not. Elsewhere everything becomes float32.
+    On Metal a matrix stays quantised: repacked when MLX has its type, converted to 8 bits
+    otherwise. On other devices everything becomes float32.
+
+    Attributes:
+        config: the equivalent config.json.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +48,7 @@ class GgufWeights:
         self._tensors: dict[str, GgufTensor] = {}
         named = {tensor.name: tensor for tensor in header.tensors}
         if "token_embd.weight" not in named:
-            raise ModelError(f"{path} lacks the tensor token_embd.weight")
+            raise ModelError(f"{path} has no tensor token_embd.weight")
         shapes = {name: tensor.shape for name, tensor in named.items()}
         self.config = config_of(Metadata(path, kind, header.fields), self._family, shapes)
         for name, tensor in named.items():
@@ -57,7 +60,7 @@ class GgufWeights:
         self._converted: dict[str, int] = {}
 
     def places(self, parameters: Iterable[str]) -> list[TensorPlace]:
-        """Where the tensors of these parameters lie, and those that every stage needs."""
+        """Returns the places of these parameters' tensors and of those that every stage reads."""
         named = {self._tensor_of(name) for name in parameters}
         tensors = [self._tensors[name] for name in named if name in self._tensors]
         common = [] if self._rope is None else [self._rope]
@@ -68,7 +71,7 @@ class GgufWeights:
         return TensorPlace(self.path, tensor.kind, tensor.shape, tensor.begin, end)
 
     def make_model(self) -> nn.Module:
-        """The whole model; its weights are mlx-lm's own random ones, never evaluated."""
+        """Builds the whole model with mlx-lm's random initial weights, never evaluated."""
         architecture = import_module(f"mlx_lm.models.{self.config['model_type']}")
         try:
             arguments = architecture.ModelArgs.from_dict(self.config)
@@ -84,17 +87,17 @@ class GgufWeights:
         return model
 
     def parameters(self, parameter: str) -> dict[str, mx.array]:
-        """The parameter, and with it what its module needs beside it (scales and biases)."""
+        """Reads a parameter, with scales and biases when it is quantised."""
         name = self._tensor_of(parameter)
         module = name.rpartition(".")[0]
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise ModelError(f"{self.path} lacks the tensor of {parameter}")
+            raise ModelError(f"{self.path} has no tensor for {parameter}")
         kept = self._kept_bits(name)
         if not on_metal() or kept is None:
             return {name: self._plain(module, tensor).astype(self._dtype)}
         if tensor.kind in KEPT_BITS:
-            q = quantized(tensor.kind, self._rows(module, tensor))
+            q = repack(tensor.kind, self._rows(module, tensor))
             parts = (q.weight, q.scales, q.biases)
         else:
             self._converted[tensor.kind] = self._converted.get(tensor.kind, 0) + 1
@@ -109,16 +112,16 @@ class GgufWeights:
 
     @staticmethod
     def _tensor_of(parameter: str) -> str:
-        """A quantised matrix is one tensor in the file."""
+        """Maps scales and biases to their weight: a GGUF file stores them as one tensor."""
         module, _, last = parameter.rpartition(".")
         return f"{module}.weight" if last in ("scales", "biases") else parameter
 
-    def say_what_was_converted(self) -> None:
-        """A notice of the matrices that MLX cannot compute with as they are."""
+    def log_conversions(self) -> None:
+        """Logs the matrices converted because MLX lacks their type."""
         if self._converted:
             kinds = ", ".join(f"{n} of {kind}" for kind, n in sorted(self._converted.items()))
             log.warning(
-                "matrices were converted to %d bits, since MLX has no such types: %s",
+                "converted matrices to %d bits, because MLX lacks their types: %s",
                 CONVERTED_BITS, kinds, extra={"source": str(self.path)},
             )  # fmt: skip
             self._converted.clear()
@@ -130,7 +133,7 @@ class GgufWeights:
         return mx.bfloat16 if self._wide else mx.float16
 
     def _kept_bits(self, parameter: str) -> int | None:
-        """Bits that a parameter has in memory; None when it is not quantised."""
+        """Returns the bits of a parameter in memory; None when it is not quantised."""
         tensor = self._tensors.get(parameter)
         if tensor is None or tensor.kind in PLAIN_TYPES or len(tensor.shape) < 2:
             return None
@@ -143,9 +146,9 @@ class GgufWeights:
         return {"group_size": GROUP_SIZE, "bits": bits}
 
     def _plain(self, module: str, tensor: GgufTensor) -> mx.array:
-        """The tensor as float32."""
+        """Reads a tensor as float32."""
         if tensor.kind in KEPT_BITS:
-            found: Quantized = quantized(tensor.kind, self._rows(module, tensor))
+            found: Quantized = repack(tensor.kind, self._rows(module, tensor))
             return found.dequantized()
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
@@ -158,13 +161,13 @@ class GgufWeights:
         return array
 
     def _rows(self, module: str, tensor: GgufTensor) -> NDArray[np.uint8]:
-        """The bytes of a tensor, one row for each row of the matrix, rows in mlx-lm's order."""
+        """Reads the raw bytes of a tensor in mlx-lm's row order, shape (matrix rows, bytes a row)."""
         with self.path.open("rb") as file:
             file.seek(tensor.begin)
             raw = np.fromfile(file, np.uint8, tensor.stored_bytes)
         if raw.size != tensor.stored_bytes:
             raise ModelError(
-                f"{self.path} is cut short: tensor {tensor.name} lacks "
+                f"{self.path} is truncated: tensor {tensor.name} lacks "
                 f"{tensor.stored_bytes - raw.size} bytes; copy or download it again"
             )
         rotary = self._family.interleaved and module.endswith(("attn.q_proj", "attn.k_proj"))
@@ -177,7 +180,7 @@ class GgufWeights:
         return rows.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
     def _set_frequencies(self, model: Any, tensor: GgufTensor) -> None:
-        """Rotary frequencies as the file scales them (llama 3.1 and later)."""
+        """Sets the rotary frequencies scaled by the file (llama 3.1 and later)."""
         factors = self._plain("", tensor)
         size = self.config["head_dim"]
         freqs = self.config["rope_theta"] ** (mx.arange(0, size, 2) / size) * factors

@@ -1,8 +1,7 @@
-"""Bring only one stage's tensors into memory, then make the stage of them.
+"""Reads one stage's tensors into memory, and builds the stage from them.
 
-The two are apart because an MLX array that is not evaluated yet belongs to the thread that
-made it: a loader thread reads and evaluates for minutes, while the thread that runs the
-steps assembles the stage in an instant.
+These are two steps because an unevaluated MLX array belongs to the thread that made it: a loader
+thread reads and evaluates for minutes, then the step thread assembles the stage at once.
 """
 
 from __future__ import annotations
@@ -25,25 +24,24 @@ from pomona_stage_worker.hardware.cpu_float32 import on_metal
 from pomona_stage_worker.hardware.cpu_matrix_layout import kept, multiplied, settled
 from pomona_stage_worker.hardware.cpu_rope import share_angles
 from pomona_stage_worker.hardware.device import this_device
-from pomona_stage_worker.loading.fetch import copy_at, fetch
+from pomona_stage_worker.loading.fetch import Progress, fetch, managed_copy
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
-from pomona_stage_worker.loading.progress import Progress
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
 
 log = logging.getLogger(__name__)
 
-SPARE_SHARE = 1 / 20
-"""Share of a stage's bytes that MLX may keep for reuse while the stage is loaded."""
+BUFFER_CACHE_FRACTION = 1 / 20
+"""Size of MLX's buffer cache while a stage is loaded, as a fraction of the stage's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageWeights:
-    """What a stage needs in memory.
+    """Weights of layers ``[start, stop)`` in memory.
 
     Attributes:
-        make_model: builds the whole mlx-lm model, every weight lazy.
-        arrays: the owned parameters, evaluated, by name.
+        make_model: builds the whole mlx-lm model with lazy weights.
+        arrays: the owned parameters by name, evaluated.
     """
 
     source: str
@@ -65,31 +63,35 @@ def read_weights(
     have: StageWeights | None = None,
     peers: Sequence[RemoteSource] = (),
 ) -> StageWeights:
-    """Read the parameters that layers ``[start, stop)`` of the model at ``source`` need.
+    """Reads the parameters of layers ``[start, stop)`` of the model at ``source``.
 
-    What of them is not on this machine is fetched, from ``peers`` before the hub.
+    Missing files are fetched from ``peers``, then from the hub. Without Metal all weights become
+    float32, since MLX has no fast CPU kernels for other types.
 
-    On a machine without Metal all weights become float32, since MLX has no fast kernels
-    for other types there. What ``have`` holds of the same source is kept, not read again.
-    Raises ModelError naming file and tensor.
+    Args:
+        progress: receives bytes loaded, or bytes fetched while fetching.
+        have: weights already in memory; those of the same source are reused.
+
+    Raises:
+        ModelError: a file or tensor cannot be read; the message names it.
     """
     held = have.arrays if have is not None and have.source == source else {}
     try:
         path = resolve(source, peers)
-        reader = (_Folder if path.is_dir() else _Gguf)(source, path, peers)
+        reader = (_FolderReader if path.is_dir() else _GgufReader)(source, path, peers)
         arrays = reader.read(start, stop, progress, held)
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{source} cannot be loaded: {error}") from error
     if not on_metal():
         log.info(
-            "layers [%d, %d) are held in float32: this machine has no Metal", start, stop,
+            "layers [%d, %d) are converted to float32: this machine has no Metal", start, stop,
             extra={"source": source},
         )  # fmt: skip
     return StageWeights(source, start, stop, reader.make_model, arrays)
 
 
 def assemble(weights: StageWeights) -> StageModel:
-    """The stage, to be called by this thread only."""
+    """Builds the stage. Only the calling thread may run it."""
     model = weights.make_model()
     blocked = {name: x for name, x in weights.arrays.items() if name.endswith(SUFFIX)}
     plain = [(name, x) for name, x in weights.arrays.items() if name not in blocked]
@@ -107,16 +109,20 @@ def _parameters(model: nn.Module) -> dict[str, mx.array]:
 def _owned(model: Any, start: int, stop: int) -> set[str]:
     layer_count = len(model.layers)
     if not 0 <= start < stop <= layer_count:
-        raise ModelError(f"[{start}, {stop}) is no part of a model of {layer_count} layers")
+        raise ModelError(
+            f"layers [{start}, {stop}) are not a valid range of a model of {layer_count} layers"
+        )
     return owned_parameters(model, start, stop)
 
 
-class _Folder:
-    """Evaluates parameter by parameter, the largest first: beside it, what it is made of must
-    fit, and then there is most room."""
+class _FolderReader:
+    """Evaluates one parameter after another, the largest first.
+
+    Evaluation holds a parameter and its source tensors at once; memory is emptiest at the start.
+    """
 
     def __init__(self, source: str, path: Path, peers: Sequence[RemoteSource]) -> None:
-        self._copy = copy_at(source, path)
+        self._copy = managed_copy(source, path)
         self._peers = peers
         self._weights = FolderWeights(path)
 
@@ -154,7 +160,7 @@ class _Folder:
             arrays.update(parts)
             del array, parts
             done += sizes[name]
-            _keep_little(total)
+            _trim_buffer_cache(total)
         progress(done, total)
         return arrays
 
@@ -164,11 +170,11 @@ class _Folder:
         return self._weights.where(self._weights.tensors_of(lazy, [array])) or parameter
 
 
-class _Gguf:
-    """Converts module by module, the largest first."""
+class _GgufReader:
+    """Converts one module after another, the largest first."""
 
     def __init__(self, source: str, path: Path, peers: Sequence[RemoteSource]) -> None:
-        self._copy = copy_at(source, path)
+        self._copy = managed_copy(source, path)
         self._peers = peers
         self._weights = GgufWeights(path)
 
@@ -199,9 +205,9 @@ class _Gguf:
                 arrays.update(parts)
                 del parts
             done += sizes[name]
-            _keep_little(total)
+            _trim_buffer_cache(total)
         progress(done, total)
-        self._weights.say_what_was_converted()
+        self._weights.log_conversions()
         return arrays
 
     def _fetch(self, parameters: Iterable[str], progress: Progress) -> None:
@@ -210,12 +216,12 @@ class _Gguf:
 
 
 def _largest_first(sizes: Mapping[str, int]) -> list[str]:
-    """Those that are an eighth of all or more, by size; the others as they come."""
+    """Sorts parameters of at least an eighth of the total by size; keeps the order of the rest."""
     large = sum(sizes.values()) // 8
     return sorted(sizes, key=lambda name: -sizes[name] if sizes[name] >= large else 0)
 
 
-def _keep_little(total: int) -> None:
-    """Give back what MLX keeps for reuse, when it is much beside what is being loaded."""
-    if mx.get_cache_memory() > total * SPARE_SHARE:
+def _trim_buffer_cache(total: int) -> None:
+    """Frees MLX's buffer cache when it is large relative to the ``total`` bytes being loaded."""
+    if mx.get_cache_memory() > total * BUFFER_CACHE_FRACTION:
         mx.clear_cache()

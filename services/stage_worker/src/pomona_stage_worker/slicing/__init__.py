@@ -1,11 +1,12 @@
-"""Cutting any mlx-lm model into stages that together compute exactly what it computes.
+"""Cuts any mlx-lm model into stages that together compute exactly what the model computes.
 
     stage = slice_model(model, 0, 12)          # an unmodified mlx-lm model
     cache = stage.make_cache()
     sent = stage(tokens, None, cache)           # to the stage that starts at layer 12
 
-A family is never known by name: `ModelStructure` watches the model run once, without evaluating
-anything, and learns where it may be cut and what crosses each cut.
+No model family is known by name. `ModelStructure` traces one unevaluated forward pass and derives
+the legal cuts and the arrays that cross each cut. The planner reads legal cuts from config.json
+instead: `pomona.models.legal_cuts`.
 """
 
 import mlx.nn as nn
@@ -27,41 +28,42 @@ __all__ = [
     "legal_cuts",
     "owned_parameters",
     "slice_model",
-    "why_whole",
+    "uncuttable_reason",
 ]
 
 
 def slice_model(model: nn.Module, start: int, stop: int) -> StageModel:
-    """The stage of `model` that owns the layers `[start, stop)`.
+    """Builds the stage of `model` that owns the layers `[start, stop)`.
 
     Args:
         model: an mlx-lm model; its weights may be lazy, or not loaded yet.
 
     Raises:
-        IllegalCutError: when the range does not begin and end at legal cuts.
+        IllegalCutError: `start` or `stop` is not a legal cut.
     """
     return StageModel(model, ModelStructure(model), start, stop)
 
 
 def legal_cuts(model: nn.Module) -> list[int]:
-    """The cut points k, 0 < k < n, such that `[0, k)` and `[k, n)` can be stages."""
+    """Returns the cut points k, 0 < k < n, where `[0, k)` and `[k, n)` can be stages."""
     return sorted(ModelStructure(model).boundaries)
 
 
-def why_whole(model: nn.Module) -> str | None:
-    """Why `model` cannot be cut anywhere; None when it can, or has only one layer."""
-    return ModelStructure(model).why_whole
+def uncuttable_reason(model: nn.Module) -> str | None:
+    """Returns why `model` has no legal cut; None when it has one, or has a single layer."""
+    return ModelStructure(model).uncuttable_reason
 
 
 def owned_parameters(model: nn.Module, start: int, stop: int) -> set[str]:
-    """The names, as in `model.parameters()` flattened, that the stage `[start, stop)` needs.
+    """Returns the flattened names in `model.parameters()` that the stage `[start, stop)` reads.
 
-    The head needs what is read before the layers, the tail what is read after them; a tied
-    embedding is both. What the text model never reads, such as a vision tower, nobody needs.
+    The head also owns the parameters read before the layers, the tail those read after them; a
+    tied embedding belongs to both. Parameters that the text model never reads, such as a vision
+    tower, belong to no stage.
 
     Raises:
-        IllegalCutError: when the range does not begin and end at legal cuts.
+        IllegalCutError: `start` or `stop` is not a legal cut.
     """
-    anatomy = ModelStructure(model)
-    anatomy.check(start, stop)
-    return anatomy.parameters(model, start, stop)
+    structure = ModelStructure(model)
+    structure.check(start, stop)
+    return structure.parameters(model, start, stop)

@@ -1,21 +1,21 @@
-"""What can go wrong when a model is cut.
+"""Errors of cutting a model.
 
 PomonaError
 └── ModelError
     └── SlicingError
-        ├── IllegalCutError     the model cannot be cut there
-        └── ActivationsError    what arrived is not what the first layer of a stage takes
+        ├── IllegalCutError     the range is not bounded by legal cuts
+        └── ActivationsError    the stage received the wrong number of arrays
 """
 
 from pomona.errors import ModelError
 
 
 class SlicingError(ModelError):
-    """A model cannot be cut, or a cut model cannot run, as asked."""
+    """A model cannot be cut as requested, or a stage cannot run with its inputs."""
 
 
 class IllegalCutError(SlicingError):
-    """The range `[start, stop)` does not begin and end at legal cuts of the model."""
+    """The range `[start, stop)` is not bounded by legal cuts of the model."""
 
     def __init__(
         self, start: int, stop: int, layer_count: int, legal: list[int], why: str | None
@@ -25,15 +25,15 @@ class IllegalCutError(SlicingError):
         self.layer_count = layer_count
         self.legal = legal
         self.why = why
-        remedy = f"cut it at {legal} only" if legal else f"it must run whole: {why}"
+        remedy = f"legal cuts are {legal}" if legal else f"it must run whole: {why}"
         super().__init__(
-            f"layers [{start}, {stop}) cannot be a stage of this model of {layer_count} layers; "
+            f"layers [{start}, {stop}) are not a valid stage of this {layer_count}-layer model; "
             + remedy
         )
 
 
 class ActivationsError(SlicingError):
-    """The activations given to a stage are not those its first layer takes."""
+    """A stage received another number of activation arrays than cross its start."""
 
     def __init__(self, start: int, expected: int, got: int) -> None:
         self.start = start

@@ -1,4 +1,4 @@
-"""Where a model keeps its layers, and how others stand in for them during a call."""
+"""Swaps a model's layers for proxies during a forward pass."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ from pomona_stage_worker.slicing.tree_utils import holds, modules_in, substitute
 
 
 class LayerProxy:
-    """Takes a layer's place in the model's list while the model runs.
+    """Replaces a layer in the model's list while the model runs.
 
-    Attributes, and what `isinstance` sees, are those of the layer it stands for.
+    Forwards attributes, items and `isinstance` checks to the layer.
     """
 
     def __init__(self, layer: nn.Module, call: Callable[..., Any]) -> None:
@@ -32,12 +32,12 @@ class LayerProxy:
         return self._layer[name]
 
     @property
-    def __class__(self) -> Any:  # type: ignore[override]  # what isinstance consults
+    def __class__(self) -> Any:  # type: ignore[override]  # read by isinstance
         return type(self._layer)
 
 
 class LayerSites:
-    """Where a model keeps its layers, so that others can stand in for them during a call."""
+    """Every attribute of a model that holds layers, so that proxies can replace them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.layers: list[nn.Module] = list(getattr(model, "layers", ()))
@@ -54,32 +54,32 @@ class LayerSites:
                 if holds(value, ids):
                     self._sites.append((module, key))
                     holders.add(name)
-        # A model may remember what it computed beside its weights. What it computes while
-        # others stand in for its layers is worthless, so it is made to forget.
-        self._forgetful = [
+        # A model may cache computed values beside its weights. Values computed through proxies
+        # are wrong afterwards, so the modules around the layers are restored after each call.
+        self._restored = [
             module
             for name, module in self._outer
             if any(h == name or h.startswith(f"{name}.") or not name for h in holders)
         ]
 
     @contextmanager
-    def replaced_by(self, stand_ins: dict[int, LayerProxy]) -> Generator[None]:
-        """The model with stand-ins, by layer index; as it was before when this is left."""
-        by_id = {id(self.layers[index]): stand_in for index, stand_in in stand_ins.items()}
-        with remembering(self._forgetful):
+    def replaced_by(self, proxies: dict[int, LayerProxy]) -> Generator[None]:
+        """Replaces layers by proxies, by layer index, and restores the model on exit."""
+        by_id = {id(self.layers[index]): proxy for index, proxy in proxies.items()}
+        with restored_after(self._restored):
             for module, key in self._sites:
                 dict.__setitem__(module, key, substituted(module[key], by_id))
             yield
 
 
 @contextmanager
-def remembering(modules: list[nn.Module]) -> Generator[None]:
-    """Puts everything the modules hold back as it was."""
-    kept = [(module, dict(module), dict(vars(module))) for module in modules]
+def restored_after(modules: list[nn.Module]) -> Generator[None]:
+    """Restores items and attributes of the modules on exit."""
+    saved = [(module, dict(module), dict(vars(module))) for module in modules]
     try:
         yield
     finally:
-        for module, items, attributes in kept:
+        for module, items, attributes in saved:
             dict.clear(module)
             dict.update(module, items)
             vars(module).clear()

@@ -1,9 +1,9 @@
-"""Phantom caches: the caches of layers that another stage owns.
+"""Phantom caches: the KV caches of layers that another stage owns.
 
-A phantom is one of mlx-lm's own cache objects, so every mask, offset, merge, filter,
-extract and trim is mlx-lm's own code. It holds keys and values of head dimension zero:
-they have the right length and take no memory. Caches advance in lockstep, so only the
-first phantom of a kind in a step is advanced by mlx-lm; the others copy its state.
+A phantom is an mlx-lm cache object whose keys and values have head dimension zero: the right
+length and no memory. Masks, offsets, merge, filter, extract and trim are therefore mlx-lm's own
+code. Caches advance in lockstep, so mlx-lm advances only the first phantom of a kind in each
+step; the others copy its state.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,12 +16,12 @@ from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList
 
 @dataclass(frozen=True)
 class Effect:
-    """What one layer does to one of its caches in a step.
+    """Effect of one layer on one of its caches in a step.
 
     Attributes:
-        update: the method that appends this step's entries, if the layer appends any.
+        update: name of the method that appends this step's entries; None when it appends none.
         fills: the layer writes the state arrays of an `ArraysCache`.
-        advances: the layer tells an `ArraysCache` how many positions have passed.
+        advances: the layer advances the position counter of an `ArraysCache`.
     """
 
     update: str | None = None
@@ -29,25 +29,25 @@ class Effect:
     advances: bool = False
 
 
-# The methods that append to a cache, and the shape of the least entry for each: heads and
-# head dimension for keys and values, one dimension for deepseek_v41's window.
+# Methods that append to a cache: keys and values with heads and a head dimension, or
+# deepseek_v41's window with one feature dimension.
 _UPDATES = ("update_and_fetch", "update_window")
 
 
 def leaf_caches(cache: list[Any]) -> Iterator[tuple[int, Any]]:
-    """Every cache that holds state, with the index of the entry it is in."""
+    """Yields every cache that holds state with the index of the entry that contains it."""
     for entry, item in enumerate(cache):
         for leaf in item.caches if isinstance(item, CacheList) else (item,):
             yield entry, leaf
 
 
 def update_method(cache: Any) -> str | None:
-    """The name of the method that appends to `cache`, if it is one that grows."""
+    """Returns the name of the method that appends to `cache`, or None."""
     return next((name for name in _UPDATES if hasattr(cache, name)), None)
 
 
 def kind_of(cache: Any) -> tuple[Any, ...]:
-    """Equal for two new caches that behave alike when they are used alike."""
+    """Returns a key that is equal for two new caches of the same type and sizes."""
     sizes = sorted((k, v) for k, v in vars(cache).items() if isinstance(v, int))
     return (type(cache), *sizes)
 
@@ -59,7 +59,7 @@ def _least_entries(method: str, batch: int, length: int) -> tuple[mx.array, ...]
 
 
 def advance(cache: Any, effect: Effect, batch: int, length: int) -> None:
-    """Do to a phantom what its layer would do to it in a step of (batch, length) tokens."""
+    """Applies a layer's effect to its phantom for a step of (batch, length) tokens."""
     if effect.update is not None:
         getattr(cache, effect.update)(*_least_entries(effect.update, batch, length))
     if effect.fills:
@@ -71,8 +71,10 @@ def advance(cache: Any, effect: Effect, batch: int, length: int) -> None:
 
 
 def copy_state(source: Any, target: Any) -> None:
-    """Make `target` equal to `source`. Arrays become objects of their own, because mlx-lm
-    changes some of them in place."""
+    """Copies the state of `source` to `target`.
+
+    Arrays become new objects, because mlx-lm changes some of them in place.
+    """
 
     def own(value: Any) -> Any:
         if isinstance(value, mx.array):
@@ -83,11 +85,11 @@ def copy_state(source: Any, target: Any) -> None:
 
 
 def share_offsets(leaves: Iterable[Any]) -> None:
-    """Let the batched KV caches of a lane have one array of offsets, after a step.
+    """Makes the batched KV caches of a lane share one array of offsets after a step.
 
-    They advance in lockstep, but each adds to an array of its own: a kernel a layer and step.
-    What the others would add is not computed when nothing refers to it. mlx-lm binds that
-    attribute anew at every change, and never changes the array.
+    Each cache would otherwise run one addition kernel per layer and step. Unreferenced additions
+    are never evaluated. mlx-lm rebinds the attribute at every change and never writes to the
+    array, so sharing is safe.
     """
     offsets: dict[int, mx.array] = {}
     for leaf in leaves:
@@ -96,7 +98,7 @@ def share_offsets(leaves: Iterable[Any]) -> None:
 
 
 def state_arrays(cache: Any) -> list[mx.array]:
-    """The arrays a cache holds, so that they can be evaluated before they pile up."""
+    """Returns the arrays that a cache holds, for evaluation with the step's output."""
     found: list[mx.array] = []
     for value in vars(cache).values():
         items = value if isinstance(value, list) else (value,)
@@ -105,8 +107,12 @@ def state_arrays(cache: Any) -> list[mx.array]:
 
 
 def effect_of(cache: Any, before: dict[str, Any], advances: bool, length: int) -> Effect | None:
-    """What a step of `length` tokens did to `cache`, whose attributes were `before`.
-    None when it is nothing a phantom could repeat."""
+    """Returns the effect of a step of `length` tokens on `cache`; None if it cannot be repeated.
+
+    Args:
+        before: attributes of the cache before the step.
+        advances: whether the layer called `advance`.
+    """
     if isinstance(cache, ArraysCache):
         filled = any(new is not old for new, old in zip(cache.cache, before["cache"], strict=True))
         return Effect(fills=filled, advances=advances)

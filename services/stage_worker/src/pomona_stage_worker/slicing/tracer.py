@@ -1,15 +1,15 @@
-"""Watching a model run once, without evaluating anything, to learn how it may be cut.
+"""Traces forward passes of a model without evaluating them.
 
-MLX builds a graph and computes nothing until asked, so a forward pass costs a few
-milliseconds and no memory, whatever the size of the model and whether or not its weights
-are loaded. From a few such passes, one after the other over the same caches, we see
+MLX builds a graph and computes nothing until `mx.eval`, so a traced pass costs a few
+milliseconds and no memory, for any model size and with or without loaded weights. A few passes
+over the same caches record
 
-- which layers are called, in which order, and what each is given that an earlier layer or
-  the embedding made: these arrays cross a cut;
-- what each layer does to which caches, so that phantoms can repeat it;
-- which parameters are read before, by and after the layers.
+- the order of layer calls, and the arguments of each layer that an earlier layer or the
+  embedding made: these arrays cross a cut;
+- the effect of each layer on its caches, which phantoms repeat;
+- the parameters read before, by and after the layers.
 
-No family is known by name here. Every rule is about what was seen.
+No model family is known by name.
 """
 
 from collections.abc import Callable, Generator
@@ -25,27 +25,27 @@ from pomona_stage_worker.slicing.layer_proxies import LayerProxy, LayerSites
 from pomona_stage_worker.slicing.phantom_caches import Effect, effect_of, leaf_caches
 from pomona_stage_worker.slicing.tree_utils import Path, leaves, lookup, modules_in, replaced
 
-# Who reads a parameter: the code before the layers, a layer, or the code after them.
+# Reader of a parameter: code before the layers, a layer index, code between or after layers.
 BEFORE, AFTER, BETWEEN = "before", "after", "between"
 Reader = str | int
-# The maker of an array that no layer made.
+# Maker of an array that no layer made.
 NO_LAYER = -1
 
 
 class Untraceable(Exception):
-    """The model does something that cannot be cut; the message says what."""
+    """The model cannot be cut; the message gives the reason."""
 
 
 @dataclass
 class LayerRecord:
-    """What one layer was seen to do in one pass.
+    """Record of one layer's call in one pass.
 
     Attributes:
-        given: the arrays among its arguments. None for one it looked for and did not find.
-        makers: for each of these the layer that made it, or `NO_LAYER`.
-        arguments: the arguments as they were given.
-        returned: what it returned.
-        effects: what it did to each cache it used, by index among the leaf caches.
+        given: arrays among its arguments; None for an entry it read that was absent.
+        makers: path in `given` -> layer that made the array, or `NO_LAYER`.
+        arguments: the arguments as passed.
+        returned: the result.
+        effects: index of a leaf cache -> effect on it.
     """
 
     given: dict[Path, mx.array | None] = field(default_factory=dict[Path, "mx.array | None"])
@@ -56,7 +56,7 @@ class LayerRecord:
 
 
 class _ReadsNoted(dict[Any, Any]):
-    """A dictionary that layers share, noting what a layer reads that it did not write."""
+    """Shared dictionary that records which keys a layer reads without having written them."""
 
     def __init__(self, items: dict[Any, Any]) -> None:
         super().__init__(items)
@@ -81,13 +81,13 @@ class _ReadsNoted(dict[Any, Any]):
 
 
 class Tracer:
-    """Passes of growing length over one set of caches.
+    """Runs and records passes over one set of caches.
 
     Args:
         lengths: tokens of each pass.
 
     Raises:
-        Untraceable: when the model does not call each of its layers once, in order.
+        Untraceable: the model does not call each of its layers once, in order.
     """
 
     def __init__(self, model: nn.Module, sites: LayerSites, lengths: tuple[int, ...]) -> None:
@@ -97,7 +97,7 @@ class Tracer:
         self._cache = make_prompt_cache(model)
         self._leaves = [leaf for _, leaf in leaf_caches(self._cache)]
         self._cache_ids = {id(c) for c in [*self._cache, *self._leaves]}
-        # Arrays are known by their ids, so everything with an id in use is kept alive.
+        # Arrays are identified by id(), so every array with a recorded id is kept alive.
         self._makers: dict[int, int] = {}
         self._alive: list[Any] = []
         self._reader: Reader = BEFORE
@@ -117,21 +117,23 @@ class Tracer:
             self.last_suffices = short.shape == (1, 1, *full.shape[2:])
 
     def close(self) -> None:
-        """Let go of the model and its arrays: the spies refer to themselves and to this, and
-        may be collected late."""
+        """Drops all references to the model and its arrays.
+
+        The spy classes form reference cycles, which the collector may free late.
+        """
         for leaf in self._leaves:
             vars(leaf).clear()
         vars(self).clear()
 
     def opaque(self, value: object) -> bool:
-        """Whether `value` is no container of arrays for our purpose."""
+        """Whether `value` is a cache or a proxy, whose arrays are not traced."""
         return id(value) in self._cache_ids or isinstance(value, LayerProxy)
 
     def _run(self, length: int, last_only: bool = False) -> tuple[list[LayerRecord], mx.array]:
         records: list[LayerRecord] = []
         self._reader = BEFORE
 
-        def stand_in(index: int, layer: nn.Module) -> LayerProxy:
+        def proxy_for(index: int, layer: nn.Module) -> LayerProxy:
             def call(*args: Any, **kwargs: Any) -> Any:
                 if index != len(records):
                     raise Untraceable("it calls its layers more than once, or out of order")
@@ -145,11 +147,11 @@ class Tracer:
 
             return LayerProxy(layer, call)
 
-        stand_ins = {i: stand_in(i, layer) for i, layer in enumerate(self._sites.layers)}
-        with self._sites.replaced_by(stand_ins):
+        proxies = {i: proxy_for(i, layer) for i, layer in enumerate(self._sites.layers)}
+        with self._sites.replaced_by(proxies):
             output = run_model(self._model, mx.zeros((1, length), dtype=mx.int32), self._cache)
         if not records:
-            raise Untraceable("it does not call its layers, but reaches into them")
+            raise Untraceable("it uses the submodules of its layers instead of calling the layers")
         if len(records) < self._count:
             raise Untraceable("it does not call all of its layers")
         return records, output
@@ -211,12 +213,12 @@ class Tracer:
             vars(leaf).pop("advance", None)
             effect = effect_of(leaf, before[i], i in advanced, length)
             if effect is None:
-                raise Untraceable(f"a layer does to a {type(leaf).__name__} what is not understood")
+                raise Untraceable(f"a layer changes a {type(leaf).__name__} in an unsupported way")
             record.effects[i] = effect
             self.cache_users.setdefault(i, set()).add(index)
 
     def _note_history(self, owner: int, leaf: Any) -> None:
-        """Credit to the layer of a cache the keys that the model itself takes out of it."""
+        """Records keys and values that the model reads from a cache as made by its layer."""
 
         def credit(taken: Any) -> None:
             users = self.cache_users.get(owner)
@@ -229,13 +231,13 @@ class Tracer:
 
     @contextmanager
     def _reads_noted(self) -> Generator[None]:
-        """Notes in `reads` which module reads which of its entries, and for whom."""
+        """Records in `reads` the reader of each (module, parameter)."""
         modules = [module for _, module in modules_in(self._model)]
         classes = [type(module) for module in modules]
         spies = {cls: _spy(cls, self._note_read) for cls in set(classes)}
         try:
             for module in modules:
-                if type(module) in spies:  # one that is held twice has its spy already
+                if type(module) in spies:  # a shared module is already wrapped
                     module.__class__ = spies[type(module)]
             yield
         finally:
@@ -247,25 +249,27 @@ class Tracer:
 
 
 def run_model(model: nn.Module, tokens: mx.array, cache: list[Any]) -> mx.array:
-    """The logits of `tokens`, shape (batch, length, vocabulary)."""
+    """Runs the model. Returns the logits of `tokens`, shape (batch, length, vocabulary)."""
     output = model(tokens, cache=cache)  # type: ignore[operator]  # Module declares no __call__
     # olmo with tied weights returns its cache as well.
     return output[0] if isinstance(output, tuple) else output
 
 
 def has_body(model: nn.Module) -> bool:
-    """Whether the model keeps all but its vocabulary head in a module of its own."""
+    """Whether the model has a submodule that holds everything but its vocabulary head."""
     return isinstance(getattr(model, "model", None), nn.Module)
 
 
 def run_body(model: nn.Module, tokens: mx.array, cache: list[Any]) -> mx.array:
-    """What the vocabulary head is applied to, shape (batch, length, hidden_size)."""
+    """Runs the model without its vocabulary head. Returns (batch, length, hidden_size)."""
     return model.model(tokens, cache=cache)  # type: ignore[operator]  # see `has_body`
 
 
 def step_axis(first: Any, second: mx.array, lengths: tuple[int, ...]) -> int | None:
-    """The axis along which an array follows the tokens of a step, seen in the first two
-    passes; None when there is none, as in keys that follow the whole history."""
+    """Returns the axis of an array that has the length of the step in the first two passes.
+
+    None when there is none, as in keys of the whole history.
+    """
     if not isinstance(first, mx.array) or first.ndim != second.ndim:
         return None
     shapes = zip(first.shape, second.shape, strict=True)
@@ -273,7 +277,7 @@ def step_axis(first: Any, second: mx.array, lengths: tuple[int, ...]) -> int | N
 
 
 def last_position(returned: Any, axes: dict[Path, int]) -> Any:
-    """What a layer returned, with only the last position of the step."""
+    """Cuts a layer's result to the last position of the step."""
     for path, axis in axes.items():
         array = lookup(returned, path)
         if isinstance(array, mx.array):
@@ -283,8 +287,7 @@ def last_position(returned: Any, axes: dict[Path, int]) -> Any:
 
 
 def _place(shared: dict[Any, Any], name: Any) -> int:
-    """Stands for an entry of a shared dictionary, whose value may be None, as an array's id
-    stands for the array."""
+    """Returns an identifier for an entry of a shared dictionary, whose value may be None."""
     return hash((id(shared), name))
 
 
@@ -293,7 +296,7 @@ def _copied(value: Any) -> Any:
 
 
 def _note_calls(target: Any, name: str, note: Callable[[Any], object]) -> None:
-    """Let `note` see what each call of a method of this one object returns."""
+    """Wraps a method of this one object so that `note` receives each result."""
     method = getattr(target, name)
 
     def noted(*args: Any, **kwargs: Any) -> Any:

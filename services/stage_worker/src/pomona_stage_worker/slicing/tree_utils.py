@@ -1,4 +1,4 @@
-"""Reaching into what a layer is given: nested arguments, and where the layers live."""
+"""Walks and edits nested arguments of layers, and containers of modules."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-# The key of an argument (an index, or a keyword) and then the way into it.
+# Key of an argument (an index or a keyword), then the keys inside it.
 Path = tuple[int | str, ...]
 
 
 def is_record(value: object) -> bool:
-    """Whether `value` is a plain object that a model keeps arrays in (kimi_k3's blocks)."""
+    """Whether `value` is a plain object that holds arrays as attributes (kimi_k3's blocks)."""
     return (
         hasattr(value, "__dict__")
         and not isinstance(value, nn.Module | type)
@@ -22,7 +22,7 @@ def is_record(value: object) -> bool:
 def leaves(
     value: Any, opaque: Callable[[object], bool], path: Path = ()
 ) -> Iterator[tuple[Path, mx.array]]:
-    """Every array inside `value`, with its path; `opaque` objects are not entered."""
+    """Yields every array inside `value` with its path; does not enter `opaque` objects."""
     if isinstance(value, mx.array):
         yield path, value
     elif value is None or isinstance(value, str | int | float | bool) or opaque(value):
@@ -41,7 +41,7 @@ def leaves(
 
 
 def lookup(value: Any, path: Path) -> Any:
-    """What lies at `path` in `value`, or None when the way there is absent."""
+    """Returns the value at `path` in `value`, or None when the path does not exist."""
     for key in path:
         if value is None:
             return None
@@ -55,8 +55,11 @@ def lookup(value: Any, path: Path) -> Any:
 
 
 def replaced(value: Any, path: Path, leaf: mx.array) -> Any:
-    """`value` with `leaf` at `path`. Tuples and lists are rebuilt, and a tuple is made where
-    nothing is; dictionaries and records, which layers share, are changed in place."""
+    """Returns `value` with `leaf` at `path`.
+
+    Tuples and lists are rebuilt, and a missing container becomes a tuple. Dictionaries and plain
+    objects, which layers share, are changed in place.
+    """
     if not path:
         return leaf
     key, rest = path[0], path[1:]
@@ -75,7 +78,7 @@ def replaced(value: Any, path: Path, leaf: mx.array) -> Any:
 
 
 def modules_in(value: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Every module below `value` with its dotted name; one held twice comes twice."""
+    """Yields every module below `value` with its dotted name; a shared module once per name."""
     if isinstance(value, nn.Module):
         yield name, value
     if isinstance(value, dict):
@@ -87,7 +90,7 @@ def modules_in(value: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 
 def arrays_of(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """The parameters a module holds itself, not in a submodule: (key, dotted name below it)."""
+    """Yields (key, dotted name) of the parameters a module holds outside of submodules."""
 
     def walk(value: Any, name: str) -> Iterator[str]:
         if isinstance(value, mx.array):
@@ -107,21 +110,21 @@ def arrays_of(module: nn.Module) -> Iterator[tuple[str, str]]:
                 yield key, name
 
 
-def substituted(value: Any, stand_ins: dict[int, Any]) -> Any:
-    """A copy of a container of layers in which some, known by id, have stand-ins."""
-    if id(value) in stand_ins:
-        return stand_ins[id(value)]
+def substituted(value: Any, proxies: dict[int, Any]) -> Any:
+    """Copies a container of layers with some replaced, by id."""
+    if id(value) in proxies:
+        return proxies[id(value)]
     if isinstance(value, nn.Module):
         return value
     if isinstance(value, tuple | list):
-        return type(value)(substituted(item, stand_ins) for item in value)
+        return type(value)(substituted(item, proxies) for item in value)
     if isinstance(value, dict):
-        return {key: substituted(item, stand_ins) for key, item in value.items()}
+        return {key: substituted(item, proxies) for key, item in value.items()}
     return value
 
 
 def holds(value: Any, ids: set[int]) -> bool:
-    """Whether a container, not entering modules, holds one of the objects `ids`."""
+    """Whether a container holds an object of `ids`; does not enter modules."""
     if id(value) in ids:
         return True
     if isinstance(value, nn.Module):
