@@ -171,8 +171,8 @@ def _unknown_family(path: Path) -> None:
     ("damage", "error", "said"),
     [
         (_cut, ModelError, r"model\.gguf.*tensor blk|model\.gguf.*tensor output"),
-        (_without_embedding, ModelError, r"model\.gguf lacks the tensor token_embd\.weight"),
-        (_unknown_family, ModelUnsupportedError, "architecture lamma; of GGUF files gemma"),
+        (_without_embedding, ModelError, r"model\.gguf has no tensor token_embd\.weight"),
+        (_unknown_family, ModelUnsupportedError, "lamma is not a supported GGUF architecture"),
     ],
 )
 def test_a_damaged_file_is_a_model_error_that_says_where(

@@ -130,7 +130,7 @@ class FileServer:
 
 
 def _is_inside(file: Path, folder: Path) -> bool:
-    """Whether a file resolves to a place inside the model's folder, or to the hub cache's blobs."""
+    """Returns whether a file resolves into the model's folder or the hub cache's blobs."""
     home = folder.resolve()
     homes = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
     return any(file.resolve().is_relative_to(place) for place in homes)

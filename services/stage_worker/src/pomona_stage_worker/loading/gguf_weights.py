@@ -121,7 +121,7 @@ class GgufWeights:
         if self._converted:
             kinds = ", ".join(f"{n} of {kind}" for kind, n in sorted(self._converted.items()))
             log.warning(
-                "converted matrices to %d bits, because MLX lacks their types: %s",
+                "matrices of types that MLX lacks are converted to %d bits: %s",
                 CONVERTED_BITS, kinds, extra={"source": str(self.path)},
             )  # fmt: skip
             self._converted.clear()
@@ -161,7 +161,7 @@ class GgufWeights:
         return array
 
     def _rows(self, module: str, tensor: GgufTensor) -> NDArray[np.uint8]:
-        """Reads the raw bytes of a tensor in mlx-lm's row order, shape (matrix rows, bytes a row)."""
+        """Reads a tensor's raw bytes in mlx-lm's row order, shape (matrix rows, bytes a row)."""
         with self.path.open("rb") as file:
             file.seek(tensor.begin)
             raw = np.fromfile(file, np.uint8, tensor.stored_bytes)

@@ -136,7 +136,7 @@ class ModelStructure:
 
 
 def _unresolved(records: list[LayerRecord]) -> bool:
-    """Whether a layer looked for something that an earlier one had not got yet."""
+    """Returns whether a layer read an entry that an earlier layer had not set yet."""
     return any(
         array is None and record.makers[path] >= 0
         for record in records
@@ -145,7 +145,7 @@ def _unresolved(records: list[LayerRecord]) -> bool:
 
 
 def _passthrough(records: list[LayerRecord], tracer: Tracer) -> dict[int, int | str]:
-    """Which argument takes which element of what the layer before returned."""
+    """Maps each element of a layer's result to the argument of the next layer that takes it."""
     found: dict[int, int | str] = {}
     for before, after in pairwise(records):
         result = before.returned

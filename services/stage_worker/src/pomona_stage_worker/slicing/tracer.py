@@ -126,7 +126,7 @@ class Tracer:
         vars(self).clear()
 
     def opaque(self, value: object) -> bool:
-        """Whether `value` is a cache or a proxy, whose arrays are not traced."""
+        """Returns whether `value` is a cache or a proxy, whose arrays are not traced."""
         return id(value) in self._cache_ids or isinstance(value, LayerProxy)
 
     def _run(self, length: int, last_only: bool = False) -> tuple[list[LayerRecord], mx.array]:
@@ -256,7 +256,7 @@ def run_model(model: nn.Module, tokens: mx.array, cache: list[Any]) -> mx.array:
 
 
 def has_body(model: nn.Module) -> bool:
-    """Whether the model has a submodule that holds everything but its vocabulary head."""
+    """Returns whether the model has a submodule that holds everything but its vocabulary head."""
     return isinstance(getattr(model, "model", None), nn.Module)
 
 

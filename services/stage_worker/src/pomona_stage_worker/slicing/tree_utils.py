@@ -11,7 +11,7 @@ Path = tuple[int | str, ...]
 
 
 def is_record(value: object) -> bool:
-    """Whether `value` is a plain object that holds arrays as attributes (kimi_k3's blocks)."""
+    """Returns whether `value` is a plain object that holds arrays as attributes (kimi_k3)."""
     return (
         hasattr(value, "__dict__")
         and not isinstance(value, nn.Module | type)
@@ -124,7 +124,7 @@ def substituted(value: Any, proxies: dict[int, Any]) -> Any:
 
 
 def holds(value: Any, ids: set[int]) -> bool:
-    """Whether a container holds an object of `ids`; does not enter modules."""
+    """Returns whether a container holds an object of `ids`; does not enter modules."""
     if id(value) in ids:
         return True
     if isinstance(value, nn.Module):
