@@ -1,4 +1,4 @@
-"""A model that is elsewhere: a stage fetches its own bytes only, from peers before the hub."""
+"""Tests fetching a stage's byte ranges from peers and the hub."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def same(source: str, original: Path, start: int, stop: int, peers: list[RemoteS
     )
 
 
-def test_facts_of_a_hub_id_need_no_weights(hub: FakeHub, original: Path) -> None:
+def test_reading_facts_of_a_hub_model_fetches_no_weights(hub: FakeHub, original: Path) -> None:
     facts, own = read_facts(NAME), read_facts(str(original))
     assert facts.name == NAME
     assert facts.layers == own.layers
@@ -85,7 +85,7 @@ def test_facts_of_a_hub_id_need_no_weights(hub: FakeHub, original: Path) -> None
     assert "modeling.py" not in hub.served
 
 
-def test_a_stage_fetches_its_own_tensors_and_no_others(hub: FakeHub, original: Path) -> None:
+def test_a_stage_fetches_only_its_own_tensors(hub: FakeHub, original: Path) -> None:
     resolve(NAME)
     before = hub.weight_bytes()
     assert same(NAME, original, 2, 5, [])
@@ -98,7 +98,7 @@ def test_a_stage_fetches_its_own_tensors_and_no_others(hub: FakeHub, original: P
     assert on_disk <= share(original, 2, 5) + 64 * 4096
 
 
-def test_a_fetch_that_broke_off_goes_on_where_it_was(hub: FakeHub, original: Path) -> None:
+def test_an_interrupted_fetch_resumes(hub: FakeHub, original: Path) -> None:
     resolve(NAME)
     before = hub.weight_bytes()
     hub.fail_after = before + share(original, 0, LAYERS) // 2
@@ -109,7 +109,7 @@ def test_a_fetch_that_broke_off_goes_on_where_it_was(hub: FakeHub, original: Pat
     assert hub.weight_bytes() - before == share(original, 0, LAYERS)
 
 
-def test_a_token_goes_to_the_hub_and_into_no_message(
+def test_the_hub_token_is_sent_to_the_hub_and_appears_in_no_message(
     hub: FakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.token = "hf_secret"
@@ -122,7 +122,7 @@ def test_a_token_goes_to_the_hub_and_into_no_message(
     assert "hf_secret" not in caplog.text + str(told.value)
 
 
-def test_a_hub_that_is_not_there_is_said(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_an_unreachable_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="is not on the hub"):
         resolve("someone/no-such-model")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -139,7 +139,7 @@ def peer(original: Path) -> Generator[PeerSource]:
         server.close()
 
 
-def test_a_peers_folder_is_fetched_by_the_path_the_plan_names(
+def test_a_peers_folder_is_fetched_by_the_path_in_the_plan(
     peer: PeerSource, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
@@ -171,7 +171,7 @@ class Counting:
         return content
 
 
-def test_what_a_peer_holds_comes_from_there_and_the_rest_from_the_hub(
+def test_ranges_come_from_peers_first_and_then_from_the_hub(
     hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_weights(NAME, 0, 4, nothing)
@@ -197,7 +197,7 @@ class Liar(PeerSource):
         return (b"\0" + content[1:], digest) if path.startswith("/bytes") else (content, digest)
 
 
-def test_bytes_without_the_stated_hash_are_not_taken(
+def test_a_range_with_a_wrong_hash_is_refused(
     peer: PeerSource, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
@@ -226,7 +226,7 @@ def test_bytes_without_the_stated_hash_are_not_taken(
         "/bytes?source={source}/../x&version={version}&file=config.json&begin=0&end=4",
     ],
 )
-def test_nothing_but_a_models_files_is_served(
+def test_the_file_server_serves_only_model_files(
     target: str, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
@@ -254,7 +254,7 @@ RANGES = st.lists(
 
 
 @given(wanted=RANGES, held=RANGES)
-def test_what_is_lacking_is_what_is_wanted_and_not_held(
+def test_missing_ranges_are_wanted_ranges_minus_held_ranges(
     wanted: list[tuple[int, int]], held: list[tuple[int, int]]
 ) -> None:
     merged = sparse_copy._merged(held)  # type: ignore[reportPrivateUsage]

@@ -72,7 +72,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("config", [CONFIG, MOE], ids=["dense", "experts"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_quantised_model_gives_mlx_lms_logits(
+def test_logits_of_a_quantised_model_equal_mlx_lms(
     mode: str, config: dict[str, Any], tmp_path: Path
 ) -> None:
     model = random_model(config)
@@ -85,7 +85,7 @@ def test_a_quantised_model_gives_mlx_lms_logits(
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_modes_mixed_by_layer_keep_their_own(tied: bool, tmp_path: Path) -> None:
+def test_layers_keep_their_own_quantisation_modes(tied: bool, tmp_path: Path) -> None:
     config = {**CONFIG, "tie_word_embeddings": tied}
     model = random_model(config)
     quantization: dict[str, Any] = {"group_size": 64, "bits": 4}
@@ -104,7 +104,7 @@ def test_modes_mixed_by_layer_keep_their_own(tied: bool, tmp_path: Path) -> None
     assert mx.allclose(got, model(TOKENS), rtol=1e-3, atol=2e-3)
 
 
-def test_experts_stored_one_by_one_are_stacked_of_the_owned_layers_only(tmp_path: Path) -> None:
+def test_separate_experts_are_stacked_for_owned_layers_only(tmp_path: Path) -> None:
     model = random_model(MOE)
     stored: dict[str, mx.array] = {}
     for name, array in tensors_of(model).items():
@@ -160,7 +160,7 @@ print(json.dumps({
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts bytes by /proc")
 @pytest.mark.parametrize(("start", "stop"), [(0, 3), (3, 6), (5, 8)])
-def test_a_stage_reads_its_own_bytes_and_never_holds_much_more(
+def test_loading_reads_and_holds_little_more_than_the_stages_bytes(
     start: int, stop: int, tmp_path: Path
 ) -> None:
     config = {**CONFIG, "hidden_size": 768, "intermediate_size": 2048, "head_dim": 192}
@@ -188,7 +188,7 @@ def test_a_stage_reads_its_own_bytes_and_never_holds_much_more(
     assert seen["rss"] <= 1.15 * seen["held"] + COLD_BYTES + (8 << 20)
 
 
-def test_what_is_held_already_is_not_read_again(tmp_path: Path) -> None:
+def test_weights_in_memory_are_not_read_again(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
     first = read_weights(str(tmp_path), 0, 4, nothing)
     second = read_weights(str(tmp_path), 2, 6, nothing, first)
@@ -296,7 +296,7 @@ def _set(folder: Path, **values: Any) -> None:
         (_no_json, r"config\.json cannot be read as JSON"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_and_tensor(
+def test_loading_errors_name_file_and_tensor(
     damage: Callable[[Path], None], said: str, tmp_path: Path
 ) -> None:
     write_folder(tmp_path, tensors_of(random_model()), files=3)
@@ -305,7 +305,7 @@ def test_what_is_wrong_is_said_with_file_and_tensor(
         read_weights(str(tmp_path), 0, 1, nothing)
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_an_error_that_names_it(
+def test_the_error_names_a_file_truncated_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path, tensors_of(random_model()), files=3)
@@ -323,7 +323,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_that_names_it(
         read_weights(str(tmp_path), 0, LAYERS, nothing)
 
 
-def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
+def test_code_in_a_model_folder_never_runs(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     _set(tmp_path, model_file="evil.py", auto_map={"AutoModel": "evil.Model"})
@@ -334,7 +334,7 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_that_a_known_family_does_not_need_is_named_and_never_run(tmp_path: Path) -> None:
+def test_unneeded_code_of_a_known_architecture_is_reported_and_never_runs(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
     _set(tmp_path, auto_map={"AutoModel": "evil.Model"}, trust_remote_code=True)
     custom = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}
@@ -350,7 +350,7 @@ def test_code_that_a_known_family_does_not_need_is_named_and_never_run(tmp_path:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_family_that_ends_the_process_is_an_error(
+def test_a_model_class_that_exits_the_process_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
@@ -363,7 +363,7 @@ def test_a_family_that_ends_the_process_is_an_error(
         read_weights(str(tmp_path), 0, 1, nothing)
 
 
-def test_an_index_may_not_point_outside_its_folder(tmp_path: Path) -> None:
+def test_an_index_that_points_outside_its_folder_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()), files=2)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00002", "../model-00002"))

@@ -1,4 +1,4 @@
-"""A GGUF file that is elsewhere: a stage fetches its own tensors only, of one version for all."""
+"""Tests fetching a stage's tensors of a remote GGUF file, one version on all nodes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def same(
     )
 
 
-def test_facts_need_the_header_alone(hub: FakeHub, original: Path) -> None:
+def test_reading_facts_fetches_only_the_header(hub: FakeHub, original: Path) -> None:
     facts, own = read_facts(f"{NAME}:Q4_0"), read_facts(str(original))
     assert facts.name == f"{NAME}:Q4_0"
     assert facts.layers == own.layers
@@ -83,7 +83,7 @@ def test_facts_need_the_header_alone(hub: FakeHub, original: Path) -> None:
     assert hub.served[FILE] < original.stat().st_size // 4
 
 
-def test_a_stage_fetches_its_own_tensors_and_no_others(hub: FakeHub, original: Path) -> None:
+def test_a_stage_fetches_only_its_own_tensors(hub: FakeHub, original: Path) -> None:
     resolve(f"{NAME}:Q4_0")
     before = hub.weight_bytes()
     assert same(f"{NAME}:Q4_0", original, 2, 4)
@@ -94,7 +94,7 @@ def test_a_stage_fetches_its_own_tensors_and_no_others(hub: FakeHub, original: P
     assert hub.weight_bytes() - again <= 2 << 16
 
 
-def test_a_fetch_that_broke_off_goes_on_where_it_was(hub: FakeHub, original: Path) -> None:
+def test_an_interrupted_fetch_resumes(hub: FakeHub, original: Path) -> None:
     source = f"{NAME}:{FILE}"
     resolve(source)
     before = hub.weight_bytes()
@@ -107,7 +107,7 @@ def test_a_fetch_that_broke_off_goes_on_where_it_was(hub: FakeHub, original: Pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-def test_a_disk_that_is_full_is_said_with_the_file(
+def test_the_error_for_a_full_disk_names_the_file(
     hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = resolve(f"{NAME}:{FILE}")
@@ -157,7 +157,7 @@ def served(tmp_path: Path) -> Generator[tuple[Path, Elsewhere]]:
         server.close()
 
 
-def test_a_peers_file_is_fetched_by_the_path_the_plan_names(
+def test_a_peers_file_is_fetched_by_the_path_in_the_plan(
     served: tuple[Path, Elsewhere], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
@@ -169,7 +169,7 @@ def test_a_peers_file_is_fetched_by_the_path_the_plan_names(
     assert peer.given - header == share(file, 2, 4)
 
 
-def test_a_file_that_has_changed_there_is_not_mixed_with_what_came_before(
+def test_ranges_of_two_versions_of_a_file_are_never_mixed(
     served: tuple[Path, Elsewhere], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
@@ -180,7 +180,7 @@ def test_a_file_that_has_changed_there_is_not_mixed_with_what_came_before(
     assert same(source, file, 0, 3, [peer])
 
 
-def test_a_peer_serves_no_file_beside_the_one_that_the_plan_names(
+def test_a_peer_serves_only_the_file_in_the_plan(
     served: tuple[Path, Elsewhere],
 ) -> None:
     file, peer = served
@@ -193,7 +193,7 @@ def test_a_peer_serves_no_file_beside_the_one_that_the_plan_names(
             peer.read(manifest, name, 0, 2)
 
 
-def test_every_node_loads_the_commit_that_was_planned_however_the_newest_one_moves(
+def test_every_node_loads_the_planned_commit_after_the_branch_moves(
     hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve(f"{NAME}:Q4_0")
@@ -222,7 +222,7 @@ def test_every_node_loads_the_commit_that_was_planned_however_the_newest_one_mov
         ("SmolLM2", None),
     ],
 )
-def test_names_on_the_hub_are_told_from_others(
+def test_hub_ids_are_distinguished_from_paths(
     source: str, parts: tuple[str, str, str] | None
 ) -> None:
     found = hub_id(source)
@@ -243,7 +243,7 @@ FILES = ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m.f16.gguf", "Q2_K/m-Q2_K-00001-of-0
         ("m-Q4_K_S.gguf", "m-Q4_K_S.gguf"),
     ],
 )
-def test_a_gguf_file_is_chosen_by_its_name_or_its_quantisation(asked: str, file: str) -> None:
+def test_a_gguf_file_is_chosen_by_name_or_quantisation(asked: str, file: str) -> None:
     assert chosen_gguf(FILES, asked) == file
 
 
@@ -255,7 +255,7 @@ def test_a_gguf_file_is_chosen_by_its_name_or_its_quantisation(asked: str, file:
         ("Q2_K", ModelUnsupportedError, "gguf-split --merge"),
     ],
 )
-def test_a_gguf_file_that_cannot_be_meant_is_refused_with_those_there_are(
+def test_the_error_for_an_unknown_gguf_file_lists_the_files(
     asked: str, error: type[ModelError], says: str
 ) -> None:
     with pytest.raises(error, match=says):

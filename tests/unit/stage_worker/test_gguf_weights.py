@@ -1,4 +1,4 @@
-"""A GGUF file gives the logits of the model it was made from, whole and cut."""
+"""Tests that a GGUF file gives the logits of its original model, whole and cut."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def logits_of(path: Path, bounds: tuple[int, ...] = (0, LAYERS)) -> mx.array:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("bounds", [(0, 6), (0, 2, 6)])
-def test_logits_are_those_of_mlx_lms_own_class(
+def test_logits_of_a_gguf_file_equal_mlx_lms(
     name: str, bounds: tuple[int, ...], tmp_path: Path
 ) -> None:
     architecture, model_type, settings, metadata = FAMILIES[name]
@@ -78,7 +78,7 @@ def test_logits_are_those_of_mlx_lms_own_class(
     assert facts.vocab_size == CONFIG["vocab_size"]
 
 
-def test_scaled_frequencies_are_those_of_the_file(tmp_path: Path) -> None:
+def test_scaled_rope_frequencies_come_from_the_file(tmp_path: Path) -> None:
     scaling = {
         "rope_type": "llama3",
         "factor": 32.0,
@@ -106,7 +106,7 @@ def as_on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
     ("file_type", "told"),
     [(None, "q4_k"), (15, "q4_k_m"), (0, "f32"), (1024, "q4_k"), (99, "q4_k")],
 )
-def test_how_weights_are_stored_is_told_as_the_file_says_else_by_most_of_them(
+def test_quantisation_is_the_files_own_or_that_of_most_tensors(
     tmp_path: Path, file_type: int | None, told: str
 ) -> None:
     path = tmp_path / "model.gguf"
@@ -116,7 +116,7 @@ def test_how_weights_are_stored_is_told_as_the_file_says_else_by_most_of_them(
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_0", "F16", "BF16"])
-def test_quantised_matrices_are_those_of_the_file(
+def test_quantised_matrices_equal_the_files(
     kind: str, tmp_path: Path, as_on_metal: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = random_model("qwen3", tie_word_embeddings=False)
@@ -175,7 +175,7 @@ def _unknown_family(path: Path) -> None:
         (_unknown_family, ModelUnsupportedError, "lamma is not a supported GGUF architecture"),
     ],
 )
-def test_a_damaged_file_is_a_model_error_that_says_where(
+def test_the_error_for_a_damaged_file_names_the_place(
     damage: Callable[[Path], None], error: type[ModelError], said: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.gguf"

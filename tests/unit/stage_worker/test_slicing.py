@@ -1,4 +1,4 @@
-"""Any mlx-lm model, cut anywhere legal, computes exactly what it computes uncut."""
+"""Tests that stages of any mlx-lm model compute exactly what the model computes."""
 
 import gc
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def two_stages(model: nn.Module, cut: int) -> tuple[StageModel, StageModel]:
     return slice_model(model, 0, cut), slice_model(model, cut, len(cast("Any", model).layers))
 
 
-def test_every_family_of_the_installed_mlx_lm_has_a_row() -> None:
+def test_families_cover_every_architecture_of_the_installed_mlx_lm() -> None:
     # solar_open and its like are another family's Model under their own configuration.
     assert installed_families() == {row.partition(":")[0] for row in FAMILIES}
 
@@ -84,7 +84,7 @@ def test_stages_compute_exactly_what_the_model_computes(row: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_half_precision_is_exact_too(dtype: mx.Dtype) -> None:
+def test_stages_are_exact_in_half_precision(dtype: mx.Dtype) -> None:
     model = built("llama")
     model.set_dtype(dtype)
     head, tail = two_stages(model, 1)
@@ -95,7 +95,7 @@ def test_half_precision_is_exact_too(dtype: mx.Dtype) -> None:
 
 
 @pytest.mark.parametrize("row", ["llama", "llama:sliding", "qwen3_moe"])
-def test_a_quantised_model_is_exact_and_its_scales_are_owned(row: str) -> None:
+def test_stages_of_a_quantised_model_are_exact_and_own_their_scales(row: str) -> None:
     model = built(row)
     nn.quantize(model, group_size=32, bits=4, class_predicate=_divisible)
     head, tail = two_stages(model, 2)
@@ -109,7 +109,7 @@ def _divisible(_: str, module: nn.Module) -> bool:
     return hasattr(module, "to_quantized") and module["weight"].shape[-1] % 32 == 0
 
 
-def test_stages_own_every_parameter_once_but_a_tied_embedding_twice() -> None:
+def test_each_parameter_belongs_to_one_stage_and_a_tied_embedding_to_two() -> None:
     for row, twice in (("llama", set[str]()), ("llama:sliding", {"model.embed_tokens.weight"})):
         model = built(row)
         head, tail = owned_parameters(model, 0, 3), owned_parameters(model, 3, 4)
@@ -117,14 +117,14 @@ def test_stages_own_every_parameter_once_but_a_tied_embedding_twice() -> None:
         assert head & tail == twice
 
 
-def test_a_vision_tower_is_nobodys() -> None:
+def test_no_stage_owns_a_vision_tower() -> None:
     model = built("llama")
     model["vision_tower"] = nn.Linear(4, 4)
     owned = owned_parameters(model, 0, 2) | owned_parameters(model, 2, 4)
     assert not any(name.startswith("vision_tower") for name in owned)
 
 
-def test_learning_where_a_model_may_be_cut_evaluates_nothing() -> None:
+def test_tracing_a_model_evaluates_nothing() -> None:
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     huge = llama.Model(
@@ -144,7 +144,7 @@ def test_learning_where_a_model_may_be_cut_evaluates_nothing() -> None:
     assert mx.get_peak_memory() - before < 100e6
 
 
-def test_nothing_holds_a_model_that_was_looked_at() -> None:
+def test_tracing_leaves_no_reference_to_the_model() -> None:
     before = mx.get_active_memory()
     model = built("llama")
     mx.eval(run(model, TOKENS, make_prompt_cache(model)))
@@ -166,7 +166,7 @@ def test_weights_may_be_loaded_after_the_model_is_cut() -> None:
     assert mx.array_equal(tail(TOKENS, sent, tail.make_cache()), expected)
 
 
-def test_a_model_is_as_it_was_after_it_was_cut_and_run() -> None:
+def test_cutting_and_running_leave_the_model_unchanged() -> None:
     model = built("llama")
     layers = list(cast("Any", model).layers)
     head, _ = two_stages(model, 2)
@@ -177,7 +177,7 @@ def test_a_model_is_as_it_was_after_it_was_cut_and_run() -> None:
     assert all(type(module).__module__.startswith("mlx") for module in model.modules())
 
 
-def test_phantoms_keep_no_history_of_what_was_never_evaluated() -> None:
+def test_phantom_caches_do_not_grow_over_steps() -> None:
     model = built("qwen3_next")
     head, _ = two_stages(model, 1)
     prefilled = [head.make_cache() for _ in range(2)]
@@ -192,7 +192,7 @@ def test_phantoms_keep_no_history_of_what_was_never_evaluated() -> None:
     assert sizes[-1] - sizes[10] < 1024
 
 
-def test_a_batch_adds_once_to_its_offsets_whatever_the_number_of_layers(tmp_path: Path) -> None:
+def test_the_layers_of_a_batch_share_one_offset_addition(tmp_path: Path) -> None:
     model = built("llama")
     stage = slice_model(model, 0, len(cast("Any", model).layers))
     rows = [TOKENS, TOKENS[:, 2:]]
@@ -208,7 +208,7 @@ def test_a_batch_adds_once_to_its_offsets_whatever_the_number_of_layers(tmp_path
     assert [entry.offset.tolist() for entry in batch] == [[6, 4]] * len(batch)
 
 
-def test_a_model_that_cannot_be_cut_says_why_and_runs_whole() -> None:
+def test_a_model_without_legal_cuts_gives_the_reason_and_runs_whole() -> None:
     model = built("iquestloopcoder")
     assert legal_cuts(model) == []
     assert "layers" in (uncuttable_reason(model) or "")
@@ -220,13 +220,13 @@ def test_a_model_that_cannot_be_cut_says_why_and_runs_whole() -> None:
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 2), (2, 7), (1, 1), (-1, 3), (0, 9)])
-def test_an_illegal_cut_is_refused_with_the_legal_ones(start: int, stop: int) -> None:
+def test_the_error_for_an_illegal_cut_lists_the_legal_cuts(start: int, stop: int) -> None:
     with pytest.raises(IllegalCutError, match=r"\[1\]") as raised:
         slice_model(build("gemma3n"), start, stop)
     assert raised.value.legal == [1]
 
 
-def test_activations_of_another_boundary_are_refused() -> None:
+def test_a_stage_refuses_the_wrong_number_of_activations() -> None:
     head, tail = two_stages(built("rwkv7"), 2)
     with pytest.raises(ActivationsError, match="takes 2 activation arrays, got 1"):
         tail(TOKENS, mx.zeros((1, 5, 32)), tail.make_cache())
