@@ -292,7 +292,7 @@ def _set(folder: Path, **values: Any) -> None:
         (_unknown_type, "nonesuch not supported"),
         (_unknown_code, r"nonesuch not supported.*\(auto_map\), which is never run"),
         (_only_executable, r"no safetensors file; pytorch_model\.bin may hold code"),
-        (_no_type, r"config\.json names no model_type"),
+        (_no_type, r"config\.json has no model_type"),
         (_no_json, r"config\.json cannot be read as JSON"),
     ],
 )
