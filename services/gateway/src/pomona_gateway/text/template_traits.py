@@ -1,0 +1,217 @@
+"""Probes a chat template: renders short conversations and records which ones it can express.
+
+A template *expresses* a conversation when it renders it and every word of the conversation is in
+the result, in order. Templates raise an exception for what they do not support, or drop it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias
+
+Message: TypeAlias = Mapping[str, Any]
+Render: TypeAlias = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], str]
+"""Renders messages and tools. May raise any exception."""
+CallIdFormat: TypeAlias = Literal["any", "functions", "nine"]
+ReasoningField: TypeAlias = Literal["", "reasoning_content", "thinking", "reasoning"]
+
+_SYSTEM = {"role": "system", "content": "Alder."}
+_OTHER_SYSTEM = {"role": "system", "content": "Birch."}
+_USER = {"role": "user", "content": "Cedar."}
+_OTHER_USER = {"role": "user", "content": "Damson."}
+_ASSISTANT = {"role": "assistant", "content": "Elder."}
+_OTHER_ASSISTANT = {"role": "assistant", "content": "Fir."}
+_LONG_ID = "call_0123456789abcdefghijklmn"
+_RESULTS = ("Hazel.", "Ivy.")
+_REASONING = "Juniper."
+_NAMES = ("larch", "maple")
+_VALUES = ("Nettle", "Oak")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTraits:
+    """Conversations that a template can express.
+
+    Attributes:
+        system: a system message at the start.
+        system_alone: a system message with no other message.
+        second_system: two system messages at the start.
+        late_system: a system message after the first turn.
+        repeated_users: two user messages in a row.
+        repeated_assistants: two assistant messages in a row.
+        assistant_first: an assistant message at the start, or after the system message.
+        tools: definitions of tools.
+        bare_tools: definitions of tools without description and parameters.
+        calls: earlier tool calls and their results.
+        parallel_calls: two calls in one message.
+        content_with_calls: text and calls in one message.
+        empty_arguments: a call without arguments.
+        text_arguments: arguments of a call are given as JSON text, not as a mapping.
+        call_id: required format of call ids: any, ``functions.<name>:<index>``, or nine
+            alphanumeric characters.
+        reasoning: field of an assistant message that holds its reasoning; empty for none.
+    """
+
+    system: bool = True
+    system_alone: bool = True
+    second_system: bool = True
+    late_system: bool = True
+    repeated_users: bool = True
+    repeated_assistants: bool = True
+    assistant_first: bool = True
+    tools: bool = True
+    bare_tools: bool = True
+    calls: bool = True
+    parallel_calls: bool = True
+    content_with_calls: bool = True
+    empty_arguments: bool = True
+    text_arguments: bool = False
+    call_id: CallIdFormat = "any"
+    reasoning: ReasoningField = "reasoning_content"
+
+
+STRICT = TemplateTraits(
+    system=False,
+    system_alone=False,
+    second_system=False,
+    late_system=False,
+    repeated_users=False,
+    repeated_assistants=False,
+    assistant_first=False,
+    tools=False,
+    bare_tools=False,
+    calls=False,
+    parallel_calls=False,
+    content_with_calls=False,
+    empty_arguments=False,
+    reasoning="",
+)
+"""Only user and assistant messages in turn, which every chat template expresses."""
+
+
+def probe_template(render: Render) -> TemplateTraits:
+    """Renders about twenty short conversations. Never raises."""
+
+    def expresses(messages: Sequence[Message], *words: str, tools: Sequence[Any] = ()) -> bool:
+        try:
+            text = render(messages, tools)
+        except Exception:  # a template may raise anything
+            return False
+        position = 0
+        for word in words or [message["content"] for message in messages]:
+            position = text.find(word, position)
+            if position < 0:
+                return False
+            position += len(word)
+        return True
+
+    def expresses_calls(form: _CallForm, count: int = 1, content: str = "") -> bool:
+        # The definitions of tools, which come first, have the same names.
+        words = [_USER["content"], *[content] * bool(content)]
+        for index in range(count):
+            words += [_NAMES[index], _VALUES[index]]
+        messages, tools = _calling(form, count, content)
+        # A mapping printed by Python, or JSON text encoded as JSON again, is not a valid call.
+        try:
+            text = render(messages, tools)
+        except Exception:  # as above
+            return False
+        wrong = "{'" in text or '{\\"' in text
+        return not wrong and expresses(messages, *words, *_RESULTS[:count], tools=tools)
+
+    forms = [_CallForm(text, ids) for ids in _ID_FORMATS for text in (False, True)]
+    form = next((form for form in forms if expresses_calls(form)), None)
+    known = form or _CallForm(False, "any")
+    tool = _tool(_NAMES[0])
+    bare = {"type": "function", "function": {"name": _NAMES[0]}}
+    empty, _ = _calling(known, 1, "", empty=True)
+    system = expresses([_SYSTEM, _USER])
+    after_system = expresses([_SYSTEM, _ASSISTANT, _USER])
+    return TemplateTraits(
+        system=system,
+        system_alone=expresses([_SYSTEM]),
+        second_system=expresses([_SYSTEM, _OTHER_SYSTEM, _USER]),
+        late_system=expresses([_USER, _ASSISTANT, _SYSTEM, _OTHER_USER]),
+        repeated_users=expresses([_USER, _OTHER_USER]),
+        repeated_assistants=expresses([_USER, _ASSISTANT, _OTHER_ASSISTANT, _OTHER_USER]),
+        assistant_first=expresses([_ASSISTANT, _USER]) and (after_system or not system),
+        tools=expresses([_USER], _NAMES[0], tools=[tool])
+        or expresses([_SYSTEM, _USER], _NAMES[0], tools=[tool]),
+        bare_tools=expresses([_USER], _NAMES[0], tools=[bare]),
+        calls=form is not None,
+        parallel_calls=form is not None and expresses_calls(form, 2),
+        content_with_calls=form is not None and expresses_calls(form, 1, "Poplar."),
+        empty_arguments=form is not None
+        and expresses(empty, _USER["content"], _NAMES[0], _RESULTS[0], tools=[tool]),
+        text_arguments=known.text_arguments,
+        call_id=known.call_id,
+        reasoning=_reasoning_field(render, known),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _CallForm:
+    """How calls are given to a template."""
+
+    text_arguments: bool
+    call_id: CallIdFormat
+
+
+_ID_FORMATS: tuple[CallIdFormat, ...] = ("any", "functions", "nine")
+
+
+def _calling(
+    form: _CallForm, count: int, content: str, empty: bool = False
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns a conversation with ``count`` calls in one message, and the tools it calls."""
+    calls: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for index, (name, value) in enumerate(zip(_NAMES[:count], _VALUES, strict=False)):
+        arguments: Any = {} if empty else {"kind": value}
+        call_id = format_call_id(form.call_id, _LONG_ID + str(index), name, index)
+        given = json.dumps(arguments) if form.text_arguments else arguments
+        function = {"name": name, "arguments": given}
+        calls.append({"id": call_id, "type": "function", "function": function})
+        results.append(
+            {"role": "tool", "content": _RESULTS[index], "tool_call_id": call_id, "name": name}
+        )
+    assistant = {"role": "assistant", "content": content, "tool_calls": calls}
+    return [_USER, assistant, *results], [_tool(name) for name in _NAMES[:count]]
+
+
+def _tool(name: str) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {"kind": {"type": "string"}}}
+    function = {"name": name, "description": "Grows.", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _reasoning_field(render: Render, form: _CallForm) -> ReasoningField:
+    """Finds the field whose text the template renders, in a tool loop or in a past turn."""
+    fields: tuple[ReasoningField, ...] = ("reasoning_content", "thinking", "reasoning")
+    loop, tools = _calling(form, 1, "")
+    turn = [_USER, _ASSISTANT, _OTHER_USER]
+    for field in fields:
+        for messages, given in ((loop, tools), (turn, [])):
+            reasoned = [dict(message) for message in messages]
+            reasoned[1][field] = _REASONING
+            try:
+                if _REASONING in render(reasoned, given):
+                    return field
+            except Exception:  # a template may raise anything
+                continue
+    return ""
+
+
+def format_call_id(kind: CallIdFormat, call_id: str, name: str, index: int) -> str:
+    """Maps a client's call id to the template's format, always to the same id."""
+    if kind == "functions":
+        return f"functions.{name}:{index}"
+    if kind == "nine":
+        kept = "".join(c for c in call_id if c.isascii() and c.isalnum())
+        if len(kept) == 9 and kept == call_id:
+            return call_id
+        return blake2b(call_id.encode(), digest_size=5).hexdigest()[:9]
+    return call_id
