@@ -10,9 +10,10 @@ from pathlib import Path
 
 import zmq
 
-from pomona.messages.codec import MAX_BEACON_BYTES, encode_beacon
+from pomona.messages.codec import encode_beacon
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
+from pomona.messages.limits import MAX_BEACON_BYTES
 from pomona.transport import BeaconSender
 from support.beacons import beacon_of
 from support.processes import (

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 
 from pomona.messages.discovery import LinkFacts
 
-WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
+WILDCARD_HOSTS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 """Hosts by which a socket listens on every address of its machine."""
 
-SAME_MACHINE = "ipc://"
+IPC_PREFIX = "ipc://"
 """Begins endpoints that only processes of the same machine reach."""
 
-Links = Mapping[str, Sequence[LinkFacts]]
+LinksByNode = Mapping[str, Sequence[LinkFacts]]
 """By node, the ways to the others as measured from there."""
 
 
-def best_address(endpoint: str, node: str, sender: str, links: Links) -> str:
+def best_address(endpoint: str, node: str, sender: str, links: LinksByNode) -> str:
     """Where ``sender``, a node, reaches an endpoint of ``node`` that is on every address.
 
     Empty when it is on one address only, which is then the way, or no way was measured yet.
@@ -25,7 +25,7 @@ def best_address(endpoint: str, node: str, sender: str, links: Links) -> str:
     other end found dead gives way to the next best one.
     """
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if host not in WILDCARDS:
+    if host not in WILDCARD_HOSTS:
         return ""
     if sender == node:
         return f"tcp://127.0.0.1:{port}"

@@ -16,12 +16,12 @@ class Lease:
     """The newest beacon of a service.
 
     Attributes:
-        heard_at: when it arrived.
+        received_at: when it arrived.
         progressed_at: when ``progress`` last rose, or nothing was queued.
     """
 
     beacon: Beacon
-    heard_at: float
+    received_at: float
     progressed_at: float
 
 
@@ -60,7 +60,7 @@ class LeaseTable:
         The boot that a silent one had replaced may speak again: when two processes bore
         one name, the one that is left is heard.
         """
-        silent = [x for x in self._leases.values() if now - x.heard_at > self._lease_s]
+        silent = [x for x in self._leases.values() if now - x.received_at > self._lease_s]
         for lease in silent:
             del self._leases[lease.beacon.name]
             self._ended_boots.pop(lease.beacon.name, None)

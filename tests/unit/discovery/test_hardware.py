@@ -8,11 +8,11 @@ from pomona_discovery.hardware import (
     UNKNOWN,
     Read,
     Run,
+    detect_hardware,
     linux_hardware,
     linux_usable,
     mac_hardware,
     mac_working_set,
-    this_machine,
 )
 
 GIB = 1 << 30
@@ -160,7 +160,7 @@ def test_linux_keeps_a_reserve(memory: int, usable: int) -> None:
 
 
 def test_this_machine_is_known() -> None:
-    found = this_machine()
+    found = detect_hardware()
     assert found.cores > 0
     assert 0 < found.usable_memory_bytes < found.memory_bytes
     assert found.os_name in {"Linux", "macOS"}

@@ -9,10 +9,10 @@ import pytest
 
 from pomona_discovery.node_facts import (
     automatic_updates,
+    collect_node_facts,
     hardware_overview,
     mac_facts,
     macmon,
-    node_facts,
     port_kinds,
     sleep_minutes,
 )
@@ -120,6 +120,6 @@ def test_a_mac_whose_commands_fail_has_empty_facts() -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is asked")
 def test_what_is_not_looked_up_without_macos_is_unknown(tmp_path: Path) -> None:
-    found = node_facts(tmp_path)
+    found = collect_node_facts(tmp_path)
     assert (found.sleep_minutes, found.automatic_updates) == (-1, "unknown")
     assert found.disk_bytes > 0

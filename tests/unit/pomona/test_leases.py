@@ -98,4 +98,4 @@ def test_whoever_is_in_the_table_spoke_within_the_lease(
             spoke[f"{node}.gateway"] = now
         for silent in table.expire(now):
             assert now - spoke.pop(silent.name) > LEASE_S
-        assert {x.beacon.name: x.heard_at for x in table} == spoke
+        assert {x.beacon.name: x.received_at for x in table} == spoke

@@ -15,7 +15,8 @@ from pomona.errors import ProtocolError
 from pomona.messages import codec
 from pomona.messages.control import Alert, Beacon, HealthWatcherFacts
 from pomona.messages.discovery import DiscoveryFacts
-from pomona.messages.pipeline import MAX_TENSORS, Cancel, Envelope, Tensor
+from pomona.messages.limits import MAX_HEADER_BYTES, MAX_TENSORS
+from pomona.messages.pipeline import Cancel, Envelope, Tensor
 from support.beacons import HARDWARE, beacon_of
 from support.strategies import messages
 
@@ -249,4 +250,4 @@ def test_a_tensor_over_the_limit_is_refused_before_it_is_looked_at() -> None:
 
 def test_a_header_over_the_limit_is_refused() -> None:
     with pytest.raises(ProtocolError, match="over"):
-        codec.decode_message([b" " * (codec.MAX_HEADER_BYTES + 1)])
+        codec.decode_message([b" " * (MAX_HEADER_BYTES + 1)])

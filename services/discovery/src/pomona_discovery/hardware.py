@@ -37,7 +37,7 @@ SMALL_MAC_BYTES: Final = 36 * GIB
 _SYSCTLS = ["machdep.cpu.brand_string", "hw.logicalcpu", "hw.memsize", "iogpu.wired_limit_mb"]
 
 
-def this_machine() -> Hardware:
+def detect_hardware() -> Hardware:
     """Ask the machine this runs on."""
     return mac_hardware(_run) if platform.system() == "Darwin" else linux_hardware(_read)
 

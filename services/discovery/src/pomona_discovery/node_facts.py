@@ -37,7 +37,7 @@ MIB: Final = 1 << 20
 MAX_INTERFACES: Final = 64
 
 
-def node_facts(state_dir: Path, now: float | None = None) -> NodeFacts:
+def collect_node_facts(state_dir: Path, now: float | None = None) -> NodeFacts:
     """Ask the machine this runs on. Args: now: Unix time; the clock's by default."""
     clock = time.time() if now is None else now
     disk = _try("disk", lambda: shutil.disk_usage(_existing(state_dir)), None)

@@ -21,11 +21,11 @@ from pomona.service import ControlPlane, start_metrics
 from pomona.transport import BeaconProxy
 from pomona_discovery import metrics
 from pomona_discovery.beacon_filter import BeaconFilter, Dropped, Origin
-from pomona_discovery.hardware import this_machine
+from pomona_discovery.hardware import detect_hardware
 from pomona_discovery.link_monitor import LinkMonitor, addresses_of
 from pomona_discovery.link_probe import ProbeServer
 from pomona_discovery.mdns import Mdns
-from pomona_discovery.node_facts import in_own_network, interfaces, node_facts
+from pomona_discovery.node_facts import collect_node_facts, in_own_network, interfaces
 from pomona_discovery.peer_table import Link, PeerTable
 from pomona_discovery.settings import DiscoverySettings
 
@@ -39,7 +39,7 @@ MACHINE_INTERVAL_S = 60.0
 
 async def serve(settings: DiscoverySettings, stop: asyncio.Event) -> None:
     """Run discovery until ``stop`` is set."""
-    hardware = await asyncio.to_thread(this_machine)
+    hardware = await asyncio.to_thread(detect_hardware)
     peer = f"tcp://{settings.peer_host}:{settings.peer_port or '*'}"
     board = BeaconProxy(settings.control_publish, settings.control_subscribe, peer)
     try:
@@ -183,7 +183,7 @@ class Discovery:
             await self._look_at_machine()
 
     async def _look_at_machine(self) -> None:
-        self._node_facts = await asyncio.to_thread(node_facts, self._settings.state_dir)
+        self._node_facts = await asyncio.to_thread(collect_node_facts, self._settings.state_dir)
 
     async def _forward_local(self) -> None:
         while True:

@@ -8,7 +8,7 @@ import orjson
 from pydantic import Field, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from pomona.addresses import WILDCARDS
+from pomona.addresses import WILDCARD_HOSTS
 from pomona.settings import DEFAULT_PORT, ServiceSettings
 from pomona_discovery.peer_table import MAX_PEERS, PEER_PATTERN
 
@@ -66,8 +66,8 @@ class DiscoverySettings(ServiceSettings):
             address: of this machine, for when the settings name none.
         """
         host = self.advertised_host or self.peer_host
-        if host in WILDCARDS:
-            local = self.data_host in WILDCARDS or self.data_host.startswith("127.")
+        if host in WILDCARD_HOSTS:
+            local = self.data_host in WILDCARD_HOSTS or self.data_host.startswith("127.")
             host = address if address and local else self.data_host
         return f"tcp://{host}:{bound.rpartition(':')[2]}"
 

@@ -31,7 +31,7 @@ class KeyUsage:
 _USAGES = TypeAdapter(dict[str, KeyUsage])
 
 
-class UsageBook:
+class UsageStore:
     """The usage of every key, by its digest: a new key of an old name begins at nought.
 
     One process counts, with :meth:`add`, and writes; others only read.
@@ -51,12 +51,12 @@ class UsageBook:
                 "delete it to count from nought"
             ) from error
 
-    def of(self, key: ApiKey) -> KeyUsage:
+    def usage_of(self, key: ApiKey) -> KeyUsage:
         return self._usages.get(key.digest, KeyUsage())
 
     def add(self, key: ApiKey, prompt_tokens: int, reply_tokens: int, now: float) -> None:
         """A request of the key has ended. ``now``: Unix time in seconds."""
-        before = self.of(key)
+        before = self.usage_of(key)
         self._usages[key.digest] = KeyUsage(
             before.requests + 1,
             before.prompt_tokens + prompt_tokens,
@@ -65,7 +65,7 @@ class UsageBook:
         )
         self._changed = True
 
-    def unwritten(self, keys: Iterable[ApiKey]) -> bytes | None:
+    def pending_write(self, keys: Iterable[ApiKey]) -> bytes | None:
         """What the file should hold, without revoked keys; None when it holds that."""
         if not self._changed:
             return None

@@ -19,14 +19,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import ProtocolError
 from pomona.messages.control import Beacon
-from pomona.messages.pipeline import MAX_TENSORS, Envelope, Tensor
+from pomona.messages.limits import (
+    MAX_BEACON_BYTES,
+    MAX_ELAPSED_DIGITS,
+    MAX_HEADER_BYTES,
+    MAX_MESSAGE_NAME_BYTES,
+    MAX_TENSOR_BYTES,
+    MAX_TENSORS,
+)
+from pomona.messages.pipeline import Envelope, Tensor
 
 PROTOCOL_VERSION = 4
-MAX_BEACON_BYTES = 1 << 20
-MAX_HEADER_BYTES = 8 << 20
-MAX_TENSOR_BYTES = 1 << 31
-MAX_NAME_BYTES = 1 << 10
-MAX_ELAPSED_DIGITS = 15
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -135,7 +138,7 @@ def is_rest(frames: Sequence[Buffer]) -> bool:
 
 def decode_rest(frames: Sequence[Buffer]) -> MessageRest:
     """Raises ProtocolError when the frames are no second part of a message."""
-    name, _, elapsed_us = bytes(frames[0][:MAX_NAME_BYTES]).rpartition(b" ")
+    name, _, elapsed_us = bytes(frames[0][:MAX_MESSAGE_NAME_BYTES]).rpartition(b" ")
     if not elapsed_us.isdigit() or len(elapsed_us) > MAX_ELAPSED_DIGITS:
         raise ProtocolError("neither a message nor the second part of one")
     return MessageRest(name, int(elapsed_us), frames[1:])

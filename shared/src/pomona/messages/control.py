@@ -12,7 +12,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pomona.messages.discovery import DiscoveryFacts
-from pomona.messages.limits import Count, Endpoint, LayerIndex, Name, Rate, Text
+from pomona.messages.limits import (
+    MAX_ALERTS,
+    MAX_MODELS,
+    MAX_PIPELINES,
+    MAX_STAGES,
+    Count,
+    Endpoint,
+    LayerIndex,
+    Name,
+    Rate,
+    Text,
+)
 
 ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
 State = Literal["starting", "ready", "draining", "failed"]
@@ -61,10 +72,10 @@ class Prediction:
     prompt_tokens: Count
     first_token_s: Rate
     cache_tokens: Count
-    stage_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    stage_us: Annotated[tuple[Rate, ...], Field(max_length=MAX_STAGES)] = ()
     tail_us: Rate = 0.0
-    link_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
-    corrections: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    link_us: Annotated[tuple[Rate, ...], Field(max_length=MAX_STAGES)] = ()
+    corrections: Annotated[tuple[Rate, ...], Field(max_length=MAX_STAGES)] = ()
     tail_correction: Rate = 1.0
     link_correction: Rate = 1.0
     joules_per_token: Rate = 0.0
@@ -97,7 +108,7 @@ class Pipeline:
     epoch: Count
     layer_count: LayerIndex
     state: Literal["forming", "active", "impossible"]
-    stages: Annotated[tuple[Stage, ...], Field(max_length=64)] = ()
+    stages: Annotated[tuple[Stage, ...], Field(max_length=MAX_STAGES)] = ()
     context_length: Count = 0
     cache_tokens: Count = 0
     cache_bits: Literal[0, 2, 3, 4, 6, 8] = 0
@@ -127,8 +138,8 @@ class PlannerFacts:
     """Attributes: models: those that may be loaded, whether or not they should be now."""
 
     service: Literal["planner"] = field(default="planner", kw_only=True)
-    pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=64)] = ()
-    models: Annotated[tuple[WantedModel, ...], Field(max_length=1024)] = ()
+    pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
+    models: Annotated[tuple[WantedModel, ...], Field(max_length=MAX_MODELS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +204,7 @@ class StageWorkerFacts:
     device: Text
     usable_memory_bytes: Count
     resident_bytes: Count
-    stages: Annotated[tuple[StageStatus, ...], Field(max_length=64)] = ()
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=MAX_STAGES)] = ()
     cache_bytes: Count = 0
     sequences: Count = 0
     prefixes: Count = 0
@@ -241,7 +252,7 @@ class GatewayFacts:
     url: Text
     running: Count = 0
     proven_epochs: dict[str, int] = field(default_factory=dict[str, int])
-    requests: Annotated[tuple[ModelRequest, ...], Field(max_length=1024)] = ()
+    requests: Annotated[tuple[ModelRequest, ...], Field(max_length=MAX_MODELS)] = ()
     used: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -263,7 +274,7 @@ class Alert:
 @dataclass(frozen=True, slots=True)
 class HealthWatcherFacts:
     service: Literal["health_watcher"] = field(default="health_watcher", kw_only=True)
-    alerts: Annotated[tuple[Alert, ...], Field(max_length=1024)] = ()
+    alerts: Annotated[tuple[Alert, ...], Field(max_length=MAX_ALERTS)] = ()
 
 
 Facts = Annotated[

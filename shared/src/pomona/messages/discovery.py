@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pomona.messages.limits import Count, Endpoint, Name, Rate, Text
+from pomona.messages.limits import (
+    MAX_ADDRESSES,
+    MAX_INTERFACES,
+    MAX_NODES,
+    MAX_TROUBLES,
+    Count,
+    Endpoint,
+    Name,
+    Rate,
+    Text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +94,8 @@ class NodeFacts:
     wired_limit_bytes: Count = 0
     thunderbolt: Annotated[tuple[ThunderboltPort, ...], Field(max_length=32)] = ()
     rdma: Literal["unknown", "unsupported", "disabled", "enabled"] = "unknown"
-    rdma_devices: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
-    interfaces: Annotated[tuple[Interface, ...], Field(max_length=64)] = ()
+    rdma_devices: Annotated[tuple[Text, ...], Field(max_length=MAX_INTERFACES)] = ()
+    interfaces: Annotated[tuple[Interface, ...], Field(max_length=MAX_INTERFACES)] = ()
     watts: Rate = 0.0
     celsius: Rate = 0.0
     disk_free_bytes: Count = 0
@@ -117,8 +127,8 @@ class LinkFacts:
     rtt_spread_us: Rate
     bytes_per_s: Rate
     spread_bytes_per_s: Rate
-    others: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
-    dead: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    others: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
+    dead: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +142,7 @@ class DiscoveryFacts:
 
     service: Literal["discovery"] = field(default="discovery", kw_only=True)
     hardware: Hardware
-    peers: Annotated[tuple[Endpoint, ...], Field(max_length=256)] = ()
+    peers: Annotated[tuple[Endpoint, ...], Field(max_length=MAX_NODES)] = ()
     machine: NodeFacts = NodeFacts()
-    links: Annotated[tuple[LinkFacts, ...], Field(max_length=256)] = ()
-    troubles: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
+    links: Annotated[tuple[LinkFacts, ...], Field(max_length=MAX_NODES)] = ()
+    troubles: Annotated[tuple[Text, ...], Field(max_length=MAX_TROUBLES)] = ()

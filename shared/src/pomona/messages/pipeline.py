@@ -20,8 +20,15 @@ from pydantic import Field
 
 from pomona.messages.cache_ops import Op
 from pomona.messages.limits import (
+    MAX_DIMENSIONS,
+    MAX_OPS,
+    MAX_QUEUE_PLACES,
     MAX_ROWS,
+    MAX_STAGES,
+    MAX_TENSORS,
+    MAX_TOP_LOGPROBS,
     Count,
+    Dimension,
     Endpoint,
     Identifier,
     Name,
@@ -31,14 +38,8 @@ from pomona.messages.limits import (
 )
 from pomona.messages.sampling import Sampling
 
-MAX_TENSORS = 16
-MAX_OPS = 65536
-MAX_STAGES = 64
-MAX_PLACES = 1024
-
-Dimension = Annotated[int, Field(ge=0, le=2**31 - 1)]
 FinishReason = Literal["stop", "length"]
-FINISHES: tuple[FinishReason | None, ...] = (None, "stop", "length")
+FINISH_REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Tensor:
         "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
         "float16", "bfloat16", "float32",
     ]  # fmt: skip
-    shape: Annotated[tuple[Dimension, ...], Field(max_length=8)]
+    shape: Annotated[tuple[Dimension, ...], Field(max_length=MAX_DIMENSIONS)]
 
 
 # To the head ---------------------------------------------------------------------------
@@ -98,7 +99,7 @@ class StepDone:
     """The tail finishes a step. It may come in two parts, as steps do.
 
     One tensor, int64 (n, 3): for each drawn token its sequence, its id, and in which way it is
-    the last one, as an index into ``FINISHES``.
+    the last one, as an index into ``FINISH_REASONS``.
 
     Attributes:
         elapsed_us: compute time of every stage, in order; the tail's is missing in a first part.
@@ -160,7 +161,7 @@ class Token:
     token: TokenId
     finish: FinishReason | None = None
     logprob: float | None = None
-    top: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=20)] = ()
+    top: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=MAX_TOP_LOGPROBS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +230,11 @@ class QueuePlace:
 class Queued:
     """The requests of one gateway that wait at the head, said at most once a second.
 
-    Of a queue longer than ``MAX_PLACES`` only the front is told.
+    Of a queue longer than ``MAX_QUEUE_PLACES`` only the front is told.
     """
 
     kind: Literal["queued"] = field(default="queued", kw_only=True)
-    places: Annotated[tuple[QueuePlace, ...], Field(max_length=MAX_PLACES)]
+    places: Annotated[tuple[QueuePlace, ...], Field(max_length=MAX_QUEUE_PLACES)]
 
 
 @dataclass(frozen=True, slots=True)

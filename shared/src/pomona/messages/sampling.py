@@ -7,9 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from pomona.messages.limits import TokenId
-
-MAX_GRAMMAR = 1 << 20
+from pomona.messages.limits import MAX_GRAMMAR_CHARACTERS, MAX_TOP_LOGPROBS, TokenId
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class Sampling:
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=1024)] = ()
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)] = ""
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR_CHARACTERS)] = ""
     embedding: bool = False

@@ -57,7 +57,7 @@ def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     )
 
 
-def pinned(source: str) -> str:
+def pinned_source(source: str) -> str:
     """A name of what ``source`` means on this machine that means the same on every other,
     however the hub's newest commit moves. To be asked after ``resolve``."""
     copy = SparseCopy.find(source) if is_hub_id(source) and not Path(source).exists() else None
@@ -90,11 +90,11 @@ def read_facts(source: str) -> ModelFacts:
 def _copy(source: str, peers: Sequence[RemoteSource]) -> SparseCopy | None:
     copy = SparseCopy.find(source)
     if is_hub_id(source):
-        return copy or SparseCopy.begin(source, [*peers, HubSource()])
+        return copy or SparseCopy.create(source, [*peers, HubSource()])
     if not peers or not Path(source).is_absolute():
         return copy
     try:  # the file of a peer may be another one by now
-        return SparseCopy.begin(source, peers)
+        return SparseCopy.create(source, peers)
     except ModelError:
         if copy is None:
             raise

@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 
 from pomona.errors import LinkError, ProtocolError
-from pomona.messages import codec
+from pomona.messages import codec, limits
 from pomona.messages.control import Beacon
 from pomona.transport.sockets import FAREWELL_LINGER_MS, bind, configure, context
 
@@ -26,7 +26,7 @@ class BeaconSender:
 
     def __init__(self, endpoint: str) -> None:
         self._socket = context().socket(zmq.PUB)
-        configure(self._socket, CONTROL_HIGH_WATER_MARK, codec.MAX_BEACON_BYTES)
+        configure(self._socket, CONTROL_HIGH_WATER_MARK, limits.MAX_BEACON_BYTES)
         self._socket.connect(endpoint)
 
     def send(self, beacon: Beacon) -> None:
@@ -48,7 +48,7 @@ class BeaconReceiver:
         self.refused = 0
         self._cluster = cluster
         self._socket = zmq.asyncio.Context(context()).socket(zmq.SUB)
-        configure(self._socket, CONTROL_HIGH_WATER_MARK, codec.MAX_BEACON_BYTES)
+        configure(self._socket, CONTROL_HIGH_WATER_MARK, limits.MAX_BEACON_BYTES)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"beacon/")
         self._socket.connect(endpoint)
         self._queue: asyncio.Queue[Beacon] = asyncio.Queue(CONTROL_HIGH_WATER_MARK)
@@ -99,7 +99,7 @@ class BeaconProxy:
         self._peer_out = sockets.socket(zmq.PUB)
         self._sockets = [self._local_in, self._local_out, self._peer_in, self._peer_out]
         for socket in self._sockets:
-            configure(socket, CONTROL_HIGH_WATER_MARK, codec.MAX_BEACON_BYTES)
+            configure(socket, CONTROL_HIGH_WATER_MARK, limits.MAX_BEACON_BYTES)
         try:
             bind(self._local_in, publish, "POMONA_CONTROL_PUBLISH")
             bind(self._local_out, subscribe, "POMONA_CONTROL_SUBSCRIBE")

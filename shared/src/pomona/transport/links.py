@@ -14,9 +14,8 @@ from typing import Final
 
 import zmq
 
-from pomona.addresses import SAME_MACHINE
 from pomona.errors import LinkBusyError, LinkError
-from pomona.messages import codec
+from pomona.messages import codec, limits
 from pomona.messages.codec import Buffer, Message, MessageRest
 from pomona.messages.pipeline import Body, Envelope, Tensor
 from pomona.transport.sockets import bind, configure, context
@@ -47,7 +46,11 @@ class Push:
     """
 
     def __init__(
-        self, identity: Identity, endpoint: str, deadline_s: float = 3.0, patient: bool = False
+        self,
+        identity: Identity,
+        endpoint: str,
+        deadline_s: float = 3.0,
+        queue_when_disconnected: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self._identity = identity
@@ -56,8 +59,8 @@ class Push:
         self._seq = 0
         self._begun = b""
         self._socket = context().socket(zmq.PUSH)
-        configure(self._socket, DATA_HIGH_WATER_MARK, codec.MAX_TENSOR_BYTES)
-        self._socket.setsockopt(zmq.IMMEDIATE, 0 if patient else 1)
+        configure(self._socket, DATA_HIGH_WATER_MARK, limits.MAX_TENSOR_BYTES)
+        self._socket.setsockopt(zmq.IMMEDIATE, 0 if queue_when_disconnected else 1)
         self._socket.setsockopt(zmq.SNDTIMEO, int(deadline_s * 1000))
         try:
             self._socket.connect(endpoint)
@@ -152,7 +155,7 @@ class Pull:
 
     def __init__(self, host: str, port: int = 0, setting: str = "the data port") -> None:
         self._socket = context().socket(zmq.PULL)
-        configure(self._socket, DATA_HIGH_WATER_MARK, codec.MAX_TENSOR_BYTES)
+        configure(self._socket, DATA_HIGH_WATER_MARK, limits.MAX_TENSOR_BYTES)
         self.endpoint = bind(self._socket, f"tcp://{host}:{port or '*'}", setting)
         self._wake_endpoint = f"inproc://wake-{id(self)}-{next(_link_numbers)}"
         self._socket.bind(self._wake_endpoint)
@@ -193,7 +196,7 @@ class Pull:
             return []
         return [frame.buffer for frame in frames]
 
-    def listen_locally(self) -> str:
+    def bind_unix_socket(self) -> str:
         """Listen on an abstract Unix socket too, which leaves no file behind (``man 7 unix``).
 
         Returns: the endpoint, for processes of this machine: a message takes some 20 us less
@@ -201,7 +204,7 @@ class Pull:
         """
         if sys.platform != "linux":
             return ""
-        endpoint = f"{SAME_MACHINE}@pomona-{secrets.token_hex(8)}"
+        endpoint = f"{IPC_PREFIX}@pomona-{secrets.token_hex(8)}"
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:

@@ -12,7 +12,7 @@ from pomona.models.formats.safetensors_index import TensorPlace
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import HubSource
 from pomona.models.store.remote_source import RemoteSource
-from pomona.models.store.sparse_copy import SparseCopy, pieces
+from pomona.models.store.sparse_copy import SparseCopy, split_ranges
 from pomona_stage_worker.loading.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def copy_at(source: str, path: Path) -> SparseCopy | None:
         for file in copy.weight_files():
             cached = None if (copy.folder / file).is_symlink() else hub.cached(copy.manifest, file)
             if cached is not None:
-                copy.adopt(file, cached)
+                copy.link_file(file, cached)
     return copy
 
 
@@ -49,15 +49,15 @@ def fetch(
 
     Raises ModelError saying what each keeper answered.
     """
-    lacking = copy.lacking(places)
+    lacking = copy.missing_ranges(places)
     if not lacking:
         return
     keepers = [*peers, *([HubSource()] if is_hub_id(copy.manifest.source) else [])]
     held = {
-        file: [x for keeper in keepers for x in keeper.held(copy.manifest, file)]
+        file: [x for keeper in keepers for x in keeper.held_ranges(copy.manifest, file)]
         for file in lacking
     }
-    wanted = pieces(lacking, held)
+    wanted = split_ranges(lacking, held)
     total, done = sum(end - begin for _, begin, end in wanted), 0
     by_keeper: Counter[str] = Counter()
     progress(0, total, fetching=True)

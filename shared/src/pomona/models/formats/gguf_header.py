@@ -27,11 +27,11 @@ _SCALARS = {
 }  # fmt: skip
 
 
-KEPT_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q8_0": 8}
+NATIVE_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q8_0": 8}
 """Types that MLX computes with as they are, and their bits; its groups are then of 32."""
 CONVERTED_BITS = 8
 """Bits that a matrix of any other quantised type gets on a machine with Metal."""
-PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
+FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class GgufTensor:
     def held_bytes(self) -> int:
         """Its bytes in the memory of a machine with Metal: a matrix of a quantised type that
         MLX does not know is converted."""
-        if self.kind in PLAIN_TYPES or self.kind in KEPT_BITS:
+        if self.kind in FLOAT_TYPES or self.kind in NATIVE_BITS:
             return self.stored_bytes
         return self.elements * CONVERTED_BITS // 8 + self.elements // 32 * 4
 

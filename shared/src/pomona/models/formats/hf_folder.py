@@ -14,7 +14,7 @@ from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
 from pomona.models.pooling_config import read_pooling
 
-__all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
+__all__ = ["read_folder_facts", "read_json", "reject_custom_code"]
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _HEAD = re.compile(r"head|(?:^|\.)output\.weight$")
@@ -26,7 +26,7 @@ _CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
 
 
-def refuse_own_code(config: Mapping[str, Any], file: Path) -> None:
+def reject_custom_code(config: Mapping[str, Any], file: Path) -> None:
     """Raises ModelUnsupportedError when the model wants its own code to be run."""
     if "model_file" in config:
         raise ModelUnsupportedError(
@@ -39,7 +39,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
     """Raises ModelError naming the file, and the tensor, at fault."""
     file = path / "config.json"
     config = read_json(file)
-    refuse_own_code(config, file)
+    reject_custom_code(config, file)
     text = TextConfig(config, file)
     places = read_tensor_places(path)
     sizes = _Sizes(config, places)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pomona.errors import ModelError, ModelNotFoundError
 from pomona.models.formats.gguf_header import gguf_header_end
 from pomona.models.formats.safetensors_index import LENGTH_BYTES, header_length, read_index
-from pomona.models.store.hub_id import HubId, chosen_gguf, hub_id
+from pomona.models.store.hub_id import HubId, choose_gguf_file, parse_hub_id
 from pomona.models.store.remote_source import (
     Manifest,
     Range,
@@ -27,7 +27,7 @@ def wanted_of(source: str, told: Manifest) -> Manifest:
 
     Raises ModelError when that is no model, or another version than the one named.
     """
-    asked = hub_id(source)
+    asked = parse_hub_id(source)
     named = str(HubId(asked.name, told.version, asked.file)) if asked else source
     if asked and asked.commit not in ("", told.version):
         raise ModelNotFoundError(f"what is there is {told.version}")
@@ -41,7 +41,7 @@ def wanted_of(source: str, told: Manifest) -> Manifest:
             f"{source} holds neither a GGUF file nor a config.json with safetensors beside it, so "
             "it is no model that can be run; executable formats are never read"
         )
-    file = chosen_gguf(files, asked.file if asked else "")
+    file = choose_gguf_file(files, asked.file if asked else "")
     if asked:
         named = str(HubId(asked.name, told.version, file))
     return Manifest(named, told.version, {file: files[file]})
@@ -82,7 +82,7 @@ def header_end(path: Path, head: bytes, size: int) -> int | None:
 
 def _head(name: str, file: RemoteFile, manifest: Manifest, keeper: RemoteSource) -> bytes:
     """The header of a weight file, which a keeper that holds no more than that has too."""
-    there = _first(keeper.held(manifest, name))
+    there = _first(keeper.held_ranges(manifest, name))
     if not there:
         raise ModelError(f"{keeper.name} has nothing of {name}")
     head = keeper.read(manifest, name, 0, min(there, _HEADER_GUESS))

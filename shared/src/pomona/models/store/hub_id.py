@@ -41,7 +41,7 @@ class HubId:
         return f"{self.name}{revision}{f':{self.file}' if self.file else ''}"
 
 
-def hub_id(source: str) -> HubId | None:
+def parse_hub_id(source: str) -> HubId | None:
     """``owner/name``, ``owner/name@revision``, ``owner/name:file.gguf``,
     ``owner/name@revision:Q4_0``; None for anything else."""
     found = _ID.fullmatch(source)
@@ -51,10 +51,10 @@ def hub_id(source: str) -> HubId | None:
 
 
 def is_hub_id(source: str) -> bool:
-    return hub_id(source) is not None
+    return parse_hub_id(source) is not None
 
 
-def chosen_gguf(files: Iterable[str], asked: str) -> str:
+def choose_gguf_file(files: Iterable[str], asked: str) -> str:
     """The GGUF file that ``asked`` means: its path, or its quantisation.
 
     Raises ModelError naming the files there are.

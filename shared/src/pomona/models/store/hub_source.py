@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
-from pomona.models.store.hub_id import HubId, hub_id
+from pomona.models.store.hub_id import HubId, parse_hub_id
 from pomona.models.store.remote_source import Manifest, Range, RemoteFile
 
 DEADLINE_S = 60.0
@@ -47,7 +47,7 @@ class HubSource:
         }
         return Manifest(source, commit, files)
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         return [(0, manifest.files[file].size)]
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
@@ -85,7 +85,7 @@ class HubSource:
 
 
 def _named(source: str) -> HubId:
-    named = hub_id(source)
+    named = parse_hub_id(source)
     if named is None:
         raise ModelNotFoundError(f"{source} is no name on the hub, such as owner/name")
     return named

@@ -37,7 +37,7 @@ class PeerSource:
         except ValidationError as error:
             raise ModelError(f"{self.name} sent no manifest of {source}") from error
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         try:
             return _RANGES.validate_json(self._get(f"/held?{_query(manifest, file)}")[0])
         except (ModelError, ValidationError):

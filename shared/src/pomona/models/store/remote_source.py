@@ -48,7 +48,7 @@ class RemoteSource(Protocol):
         """Raises ModelError when it does not have the model, or cannot be reached."""
         ...
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         """The ranges of the file that it has; none when it cannot be reached."""
         ...
 

@@ -32,7 +32,7 @@ from pomona.models.store.headers_first import begin_files, header_end, wanted_of
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource, is_weight_file
 
-PIECE_BYTES = 32 << 20
+CHUNK_BYTES = 32 << 20
 """What is fetched, written and noted at once."""
 _MANIFEST = ".pomona.json"
 
@@ -73,7 +73,7 @@ class SparseCopy:
         return None
 
     @classmethod
-    def begin(cls, source: str, keepers: Sequence[RemoteSource]) -> SparseCopy:
+    def create(cls, source: str, keepers: Sequence[RemoteSource]) -> SparseCopy:
         """The copy of what ``source`` names now, with small files and headers at least, from
         the first keeper that has them. Raises ModelError saying what each of them answered.
 
@@ -96,7 +96,7 @@ class SparseCopy:
         file = next(iter(self.manifest.files))
         return self.folder / file if file.endswith(".gguf") else self.folder
 
-    def held(self, file: str) -> tuple[Range, ...]:
+    def held_ranges(self, file: str) -> tuple[Range, ...]:
         """The ranges of a weight file that are here, sorted and apart."""
         try:
             return _RANGES.validate_json(self._notes(file).read_bytes())
@@ -105,7 +105,7 @@ class SparseCopy:
         except (OSError, ValidationError) as error:
             raise ModelError(f"{self._notes(file)} cannot be read; delete it") from error
 
-    def lacking(self, places: Iterable[TensorPlace]) -> dict[str, list[Range]]:
+    def missing_ranges(self, places: Iterable[TensorPlace]) -> dict[str, list[Range]]:
         """By file, the ranges of these tensors that are not here, adjoining ones as one."""
         wanted: dict[str, list[Range]] = {}
         for place in places:
@@ -114,12 +114,12 @@ class SparseCopy:
                 wanted.setdefault(file, []).append((place.begin, place.end))
         lacking: dict[str, list[Range]] = {}
         for file, ranges in wanted.items():
-            missing = _without(_merged(ranges), self.held(file))
+            missing = _without(_merged(ranges), self.held_ranges(file))
             if missing:
                 lacking[file] = missing
         return lacking
 
-    def adopt(self, file: str, whole: Path) -> None:
+    def link_file(self, file: str, whole: Path) -> None:
         """Let ``whole``, which somebody else keeps, stand for a weight file."""
         size = self.manifest.files[file].size
         if not whole.is_file() or whole.stat().st_size != size:
@@ -138,19 +138,19 @@ class SparseCopy:
     def held_bytes(self) -> tuple[int, int]:
         """Bytes of the weights that are here, and of all."""
         files = self.weight_files()
-        held = sum(end - begin for file in files for begin, end in self.held(file))
+        held = sum(end - begin for file in files for begin, end in self.held_ranges(file))
         return held, sum(self.manifest.files[file].size for file in files)
 
-    def lacking_of(self, file: str) -> list[Range]:
+    def missing_in_file(self, file: str) -> list[Range]:
         """The ranges of a whole weight file that are not here."""
-        return _without([(0, self.manifest.files[file].size)], self.held(file))
+        return _without([(0, self.manifest.files[file].size)], self.held_ranges(file))
 
-    def forget(self, file: str) -> None:
+    def mark_not_fetched(self, file: str) -> None:
         """Take what is here of a weight file, but its header, for not fetched."""
         with self._locked():
             path = self.folder / file
             with path.open("rb") as opened:
-                first = opened.read(self.held(file)[0][1])
+                first = opened.read(self.held_ranges(file)[0][1])
             end = header_end(path, first, self.manifest.files[file].size)
             _note_first(path, (0, end or 0))
 
@@ -187,7 +187,7 @@ class SparseCopy:
 
     def _note(self, file: str, here: Range) -> None:
         with self._locked():
-            ranges = _merged([*self.held(file), here])
+            ranges = _merged([*self.held_ranges(file), here])
             notes = self._notes(file)
             temporary = notes.with_suffix(f".{os.getpid()}")
             temporary.write_bytes(orjson.dumps(ranges))
@@ -204,7 +204,7 @@ class SparseCopy:
             yield
 
 
-def copies() -> list[SparseCopy]:
+def local_copies() -> list[SparseCopy]:
     """All copies on this machine that can be read."""
     found: list[SparseCopy] = []
     for manifest in sorted(models_dir().glob(f"*/{_MANIFEST}")):
@@ -213,7 +213,7 @@ def copies() -> list[SparseCopy]:
     return found
 
 
-def pieces(
+def split_ranges(
     lacking: Mapping[str, Sequence[Range]], keepers: Mapping[str, Sequence[Range]]
 ) -> list[tuple[str, int, int]]:
     """File, begin and end of what to fetch at once: never across the end of a range that some
@@ -224,9 +224,9 @@ def pieces(
         for begin, end in ranges:
             cuts = [begin, *(edge for edge in edges if begin < edge < end), end]
             found += [
-                (file, at, min(at + PIECE_BYTES, upper))
+                (file, at, min(at + CHUNK_BYTES, upper))
                 for lower, upper in pairwise(cuts)
-                for at in range(lower, upper, PIECE_BYTES)
+                for at in range(lower, upper, CHUNK_BYTES)
             ]
     return found
 
