@@ -14,6 +14,7 @@ from typing import Final
 
 import zmq
 
+from pomona.addresses import IPC_PREFIX
 from pomona.errors import LinkBusyError, LinkError
 from pomona.messages import codec, limits
 from pomona.messages.codec import Buffer, Message, MessageRest

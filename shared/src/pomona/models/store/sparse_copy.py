@@ -28,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import ModelError, ModelNotFoundError
 from pomona.models.formats.safetensors_index import TensorPlace
-from pomona.models.store.headers_first import begin_files, header_end, wanted_of
+from pomona.models.store.header_fetch import begin_files, header_end, wanted_of
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource, is_weight_file
 
