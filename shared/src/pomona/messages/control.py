@@ -1,6 +1,6 @@
-"""Control plane: what each service states of itself, once a second and at every change.
+"""Control plane: the beacon that each service publishes once a second and at every change.
 
-A beacon is whole, never a difference: a late subscriber needs no snapshot, and a lost
+A beacon is the full state, never a difference. A late subscriber needs no snapshot, and a lost
 beacon costs a second.
 """
 
@@ -31,12 +31,13 @@ State = Literal["starting", "ready", "draining", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers ``[start, stop)`` of one model on the stage worker called ``worker``.
+    """Layers ``[start, stop)`` of one model on the stage worker named ``worker``.
 
-    ``endpoint`` is the data endpoint of that worker's process as it was when the plan was
-    made: a worker that has started anew does not mistake the plan of its past for its own.
-    ``address`` is where the stage before reaches it, when that is another: it is on the same
-    machine, or the worker listens on every address and this is the best one as measured.
+    Attributes:
+        endpoint: data endpoint of the worker's process when the plan was made. A restarted
+            worker has another one, so it does not take up a plan for its predecessor.
+        address: endpoint for the previous stage, if not ``endpoint``: a local socket of the
+            same machine, or the best measured address of a worker that listens on all.
     """
 
     worker: Name
@@ -48,21 +49,24 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the planner expects of a pipeline.
+    """Predicted performance of a pipeline.
 
     Attributes:
-        tokens_per_second: of one user alone.
-        ceiling_tokens_per_second: the same, were nothing done but reading the weights.
-        users: requests at once that ``users_tokens_per_second`` is for, all together.
-        first_token_s: from a prompt of ``prompt_tokens`` to its first token, seconds.
-        cache_tokens: tokens that fit into the caches of the tightest stage.
-        stage_us: each stage's part of one user's token, microseconds.
-        link_us: each link's, the way back from tail to head last.
-        tail_us: what of the last one's the vocabulary head and the draw take.
-        corrections: measured over predicted time that went into ``stage_us`` already,
-            ``tail_correction`` into ``tail_us`` on top, and ``link_correction`` into ``link_us``.
-        joules_per_token: when ``users`` are served; 0 when power is unknown.
-        notes: what a person should know of how the plan came about.
+        tokens_per_second: decode rate of one user alone.
+        ceiling_tokens_per_second: the same if reading the weights were the only cost.
+        users: concurrent requests that ``users_tokens_per_second`` assumes.
+        users_tokens_per_second: total decode rate of ``users`` requests.
+        prompt_tokens: prompt length that ``first_token_s`` assumes.
+        first_token_s: time to first token, seconds.
+        cache_tokens: tokens that fit into the KV caches of the tightest stage.
+        stage_us: time of each stage for one user's token, microseconds.
+        link_us: time of each link in order, microseconds; the last is from tail to head.
+        tail_us: the part of the tail's ``stage_us`` for vocabulary head and sampler.
+        corrections: factors of measured over predicted time, already applied to ``stage_us``.
+        tail_correction: the same factor, applied to ``tail_us`` in addition.
+        link_correction: the same factor, applied to ``link_us``.
+        joules_per_token: energy per token with ``users`` requests; 0 when power is unknown.
+        notes: remarks about the plan for the operator.
     """
 
     tokens_per_second: Rate
@@ -84,23 +88,22 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What the planner wants: the ordered stages that together hold one model.
+    """The planner's plan for one model: the ordered stages that together hold it.
 
     Attributes:
-        model: the name clients use.
-        source: where workers find it: a hub id with its commit, a folder, or a GGUF file.
-        epoch: the version of this plan. It only rises.
-        layer_count: the layers of the model; the stages cover ``[0, layer_count)``.
-        state: ``forming`` until every stage says ready, then ``active``; ``impossible``
-            when no plan exists, and ``reason`` says what is missing.
-        context_length: tokens that prompt and reply of one request may have together.
-        cache_tokens: tokens that fit in the caches of the tightest stage, all requests and
-            kept prefixes together.
-        cache_bits: keys and values are quantised to this many bits; 0 leaves them whole.
-        vocab_size: token ids lie below this; 0 when it is not known.
-        prediction: what to expect of it.
-        proposal: a better plan, in words, when one would gain enough; it is not made while
-            requests run.
+        model: name that clients use.
+        source: where workers find the model: a hub id with its commit, a folder, or a GGUF file.
+        epoch: version of the plan. It only rises.
+        layer_count: layers of the model. The stages cover ``[0, layer_count)``.
+        state: ``forming`` until every stage reports ready, then ``active``; ``impossible``
+            when there is no plan, and ``reason`` says what is missing.
+        context_length: limit of prompt and reply tokens of one request.
+        cache_tokens: tokens that fit into the KV caches of the tightest stage, for all requests
+            and cached prefixes together.
+        cache_bits: bits of a quantised key or value; 0 means not quantised.
+        vocab_size: number of token ids; 0 when unknown.
+        proposal: description of a sufficiently better plan, which is not applied while requests
+            run; empty when there is none.
     """
 
     model: Text
@@ -120,11 +123,12 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class WantedModel:
-    """The newest word on whether a model should be loaded.
+    """Latest decision on whether a model should be loaded.
 
     Attributes:
-        name: what clients call it; ``source`` is where workers find it.
-        at: Unix time in seconds of that word; 0 for the planner's settings.
+        name: name that clients use.
+        source: where workers find the model.
+        at: time of the decision, Unix seconds; 0 when it comes from the planner's settings.
     """
 
     name: Text
@@ -135,7 +139,7 @@ class WantedModel:
 
 @dataclass(frozen=True, slots=True)
 class PlannerFacts:
-    """Attributes: models: those that may be loaded, whether or not they should be now."""
+    """Attributes: models: every known model, to be loaded or not."""
 
     service: Literal["planner"] = field(default="planner", kw_only=True)
     pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
@@ -144,21 +148,21 @@ class PlannerFacts:
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """One stage as its worker has it.
+    """State of one stage, reported by its worker. Times are measured, in microseconds.
 
     Attributes:
         loaded_bytes: weights in memory so far.
-        total_bytes: weights this stage will hold.
+        total_bytes: weights of the whole stage.
         error: why the stage ``failed``: file, tensor and what to do.
-        decode_us: measured: a step of one token of one sequence here, microseconds; of a trial
-            until there was a request, 0 when there was none.
-        tail_us: measured in the trial: what of it the vocabulary head and the draw take.
-        prefill_us: measured: a prompt token in a long chunk here, microseconds.
-        token_us: measured, on the head: from one token of a lone sequence to the next.
-        fetched_bytes: of the weights that were not on this machine, those that came so far,
-            of ``fetch_bytes``.
-        sequence_tokens: on the head: tokens in the caches of requests that run; kept prefixes,
-            which give way to them, are not counted.
+        decode_us: decode step of one sequence on this stage; from the warm-up until there was
+            a request, 0 when there was neither.
+        tail_us: the part of it for vocabulary head and sampler, from the warm-up.
+        prefill_us: one prompt token of a long prefill chunk on this stage.
+        token_us: interval between tokens of a lone sequence; head only.
+        fetched_bytes: weights fetched from other machines so far.
+        fetch_bytes: weights to fetch in total.
+        sequence_tokens: tokens in the KV caches of running requests, without cached prefixes,
+            which are evicted for them; head only.
     """
 
     model: Text
@@ -182,22 +186,20 @@ class StageStatus:
 class StageWorkerFacts:
     """Attributes:
     device: ``metal``, ``cuda`` or ``cpu``.
-    usable_memory_bytes: what this worker may fill with weights and caches.
-    resident_bytes: resident memory of the process now.
-    cache_bytes: KV caches and prefixes held now.
-    sequences: sequences with a cache in this worker.
-    prefixes: prefixes kept for reuse.
-    lanes: lanes in this worker.
-    waiting: requests admitted by the head but not begun (0 elsewhere).
-    tokens_per_second: what the tail produced over the last seconds (0 elsewhere).
-    table: digest of the cache table, and the step after which it was taken, as
-        ``step:digest``. Stages of one epoch that agree say the same for the same step.
+    usable_memory_bytes: memory available to weights and caches of this worker.
+    resident_bytes: resident memory of the process.
+    cache_bytes: memory of KV caches and cached prefixes.
+    sequences: sequences with a KV cache.
+    prefixes: cached prefixes.
+    waiting: requests queued at the head; 0 on other stages.
+    tokens_per_second: recent output rate of the tail; 0 on other stages.
+    table: ``step:digest`` of the cache table after that step. Stages of one epoch must report
+        the same digest for the same step.
     broken_epoch: newest epoch that failed here, which the planner must replace.
-    broken_reason: why.
-    memory_bandwidth: measured through MLX: bytes of weights read a second; 0 before.
-    matrix_flops: measured through MLX: floating-point operations a second in products.
-    layer_us: measured through MLX: small kernels of one layer, microseconds.
-    mlx_version: of MLX.
+    broken_reason: why it failed.
+    memory_bandwidth: measured bytes of weights read per second; 0 before the measurement.
+    matrix_flops: measured floating-point operations per second in matrix products.
+    layer_us: measured overhead of the small kernels of one layer, microseconds.
     """
 
     service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
@@ -222,14 +224,15 @@ class StageWorkerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """That a model should be loaded, or not, as somebody asked a gateway.
+    """A request to load or unload a model, made through a gateway.
 
-    A gateway repeats it until the planner's beacon shows a word as new as this.
+    The gateway repeats it until the planner's beacon has a decision at least as new.
 
     Attributes:
-        model: its name, or its source: a hub id, a folder or a GGUF file.
-        name: what clients shall call it, when the planner does not know it yet.
-        at: Unix time in seconds. The newest request counts.
+        model: name or source of the model: a hub id, a folder or a GGUF file.
+        name: name for clients, if the planner does not know the model yet.
+        loaded: True to load, False to unload.
+        at: time of the request, Unix seconds. The newest request wins.
     """
 
     model: Text
@@ -241,11 +244,11 @@ class ModelRequest:
 @dataclass(frozen=True, slots=True)
 class GatewayFacts:
     """Attributes:
-    url: where clients reach the API.
+    url: base URL of the API.
     running: requests in the journal.
-    proven_epochs: for each model, the epoch in which a real token last came through.
-    requests: models that were asked to be loaded or unloaded, and not yet heard of.
-    used: for each model, Unix time in seconds at which it was last asked something here.
+    proven_epochs: last epoch in which a token arrived, by model.
+    requests: requests to load or unload that the planner has not confirmed.
+    used: Unix time in seconds of the last request, by model.
     """
 
     service: Literal["gateway"] = field(default="gateway", kw_only=True)
@@ -258,10 +261,10 @@ class GatewayFacts:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that is wrong now.
+    """A problem that exists now.
 
     Attributes:
-        key: identity of the alert: the same trouble has the same key.
+        key: identity of the problem over time.
         since: Unix time in seconds at which it was first seen.
     """
 
@@ -285,21 +288,21 @@ Facts = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Beacon:
-    """Everything true of one service, said by itself.
+    """Heartbeat and full state of one service.
 
     Attributes:
-        cluster: beacons of another cluster are dropped.
+        cluster: name of the cluster. Beacons of another cluster are dropped.
         name: identity of the service in the cluster, stable over restarts.
-        node: the machine it runs on.
-        boot: random, new with every start of the process.
-        seq: rises by one with every beacon of this boot.
-        version: of Pomona.
-        progress: counts finished work.
-        queued: work begun or waiting. ``progress`` standing still while this is above
-            zero is a hang, even though beacons arrive.
-        endpoints: where it listens: ``data``, ``local`` (data, for its own machine), ``peer``,
+        node: name of its machine.
+        boot: random id, new with every start of the process.
+        seq: sequence number within this boot.
+        version: Pomona's version.
+        progress: count of finished work.
+        queued: work started or waiting. The service hangs when this is above zero and
+            ``progress`` does not rise.
+        endpoints: addresses by use: ``data``, ``local`` (data, same machine only), ``peer``,
             ``metrics``, ``http``.
-        facts: what only this kind of service has to say; ``facts.service`` names the kind.
+        facts: state specific to the kind of service; ``facts.service`` names the kind.
     """
 
     cluster: Name
