@@ -79,9 +79,7 @@ def decode_beacon(frames: Sequence[Buffer]) -> Beacon:
         raise ProtocolError(f"a beacon has 2 frames, not {len(frames)}")
     body = frames[1]
     if len(body) > MAX_BEACON_BYTES:
-        raise ProtocolError(
-            f"a beacon of {len(body)} bytes is over {MAX_BEACON_BYTES}"
-        )
+        raise ProtocolError(f"a beacon of {len(body)} bytes is over {MAX_BEACON_BYTES}")
     try:
         beacon = _BEACON.validate_json(bytes(body), strict=True)
     except ValidationError as error:
@@ -113,9 +111,7 @@ def decode_part(frames: Sequence[Buffer]) -> Message:
         raise ProtocolError(f"a message has 1 to {1 + MAX_TENSORS} frames, not {len(frames)}")
     header = frames[0]
     if len(header) > MAX_HEADER_BYTES:
-        raise ProtocolError(
-            f"a header of {len(header)} bytes is over {MAX_HEADER_BYTES}"
-        )
+        raise ProtocolError(f"a header of {len(header)} bytes is over {MAX_HEADER_BYTES}")
     try:
         envelope = _ENVELOPE.validate_json(bytes(header), strict=True)
     except ValidationError as error:

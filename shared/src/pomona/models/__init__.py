@@ -1,4 +1,4 @@
-"""What a model is, read from its files without its weights and without MLX."""
+"""Model facts, read from a model's files without its weights and without MLX."""
 
 from pomona.models.facts import LayerFacts, ModelFacts
 from pomona.models.sources import EMBEDDED_MODEL, model_name, pinned_source, read_facts, resolve

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
+from pomona.models.architecture import TextConfig, layer_cache
 from pomona.models.chat_notation import notation_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
+from pomona.models.legal_cuts import legal_cuts
 from pomona.models.pooling_config import read_pooling
 
 __all__ = ["read_folder_facts", "read_json", "reject_custom_code"]
@@ -62,7 +63,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
         raise ModelError(f"{path} holds no token embedding; its safetensors files are incomplete")
     tied = not any(_HEAD.search(name) for name in head)
     caches = [layer_cache(text, i, names) for i, names in enumerate(layers)]
-    idle = text.idle_share
+    idle = text.inactive_fraction
     templates = _chat_template(path)
     tools, reasoning = notation_of_template(templates)
     pooling, normalized = read_pooling(path)
