@@ -38,7 +38,7 @@ def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
-                f"the folder {path} is not a model: it has no config.json; name a folder that has one"
+                f"the folder {path} is not a model, since it has no config.json"
             )
         return path
     if path.is_file():

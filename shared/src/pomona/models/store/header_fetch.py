@@ -1,4 +1,4 @@
-"""The first of a copy: its small files whole, its weight files with their headers alone."""
+"""Creates the initial files of a copy: small files whole, weight files with their headers only."""
 
 from __future__ import annotations
 
@@ -18,84 +18,101 @@ from pomona.models.store.remote_source import (
     is_weight_file,
 )
 
-_HEADER_GUESS = 1 << 16
-_LONGEST_READ = 32 << 20
+_FIRST_READ_BYTES = 1 << 16
+_MAX_READ_BYTES = 32 << 20
 
 
-def wanted_of(source: str, told: Manifest) -> Manifest:
-    """What of a keeper's files makes the model, under the name of this version of it.
+def select_files(source: str, remote: Manifest) -> Manifest:
+    """Selects the files that make up the model.
 
-    Raises ModelError when that is no model, or another version than the one named.
+    Returns:
+        A manifest whose ``source`` names this version of the model.
+
+    Raises:
+        ModelError: when the files are not a model, or of another commit than ``source`` names.
     """
-    asked = parse_hub_id(source)
-    named = str(HubId(asked.name, told.version, asked.file)) if asked else source
-    if asked and asked.commit not in ("", told.version):
-        raise ModelNotFoundError(f"what is there is {told.version}")
-    files = {n: x for n, x in told.files.items() if is_weight_file(n) or is_small_file(n, x.size)}
+    hub_id = parse_hub_id(source)
+    versioned = str(HubId(hub_id.name, remote.version, hub_id.file)) if hub_id else source
+    if hub_id and hub_id.commit not in ("", remote.version):
+        raise ModelNotFoundError(f"the version there is {remote.version}")
+    files = {n: x for n, x in remote.files.items() if is_weight_file(n) or is_small_file(n, x.size)}
     folder = {name: x for name, x in files.items() if not name.endswith(".gguf")}
-    whole = "config.json" in folder and any(is_weight_file(name) for name in folder)
-    if whole and not (asked and asked.file):
-        return Manifest(named, told.version, folder)
+    is_complete = "config.json" in folder and any(is_weight_file(name) for name in folder)
+    if is_complete and not (hub_id and hub_id.file):
+        return Manifest(versioned, remote.version, folder)
     if not any(name.endswith(".gguf") for name in files):
         raise ModelNotFoundError(
-            f"{source} holds neither a GGUF file nor a config.json with safetensors beside it, so "
-            "it is no model that can be run; executable formats are never read"
+            f"{source} is not a model that can be run: it has neither a GGUF file nor a "
+            "config.json with safetensors; executable formats are never read"
         )
-    file = choose_gguf_file(files, asked.file if asked else "")
-    if asked:
-        named = str(HubId(asked.name, told.version, file))
-    return Manifest(named, told.version, {file: files[file]})
+    file = choose_gguf_file(files, hub_id.file if hub_id else "")
+    if hub_id:
+        versioned = str(HubId(hub_id.name, remote.version, file))
+    return Manifest(versioned, remote.version, {file: files[file]})
 
 
-def begin_files(
-    folder: Path, manifest: Manifest, keeper: RemoteSource, note: Callable[[Path, Range], None]
+def create_files(
+    folder: Path,
+    manifest: Manifest,
+    remote: RemoteSource,
+    record: Callable[[Path, Range], None],
 ) -> None:
-    """Write the first of each file into ``folder``. ``note`` is told what of a weight file
-    is there then; the rest of it is holes."""
+    """Writes the initial files into ``folder``. The rest of each weight file is a hole.
+
+    Args:
+        record: called with each weight file and the range of its header.
+    """
     small = {n: x for n, x in manifest.files.items() if not is_weight_file(n)}
     for name, file in small.items():
         target = folder / name
         target.parent.mkdir(exist_ok=True)
-        target.write_bytes(keeper.read(manifest, name, 0, file.size))
+        target.write_bytes(remote.read(manifest, name, 0, file.size))
     weights = manifest.files.keys() - small.keys()
-    named = set(read_index(folder).values()) or weights
-    for name in sorted(named & weights):
+    indexed = set(read_index(folder).values()) or weights
+    for name in sorted(indexed & weights):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        head = _head(name, manifest.files[name], manifest, keeper)
+        header = _fetch_header(name, manifest.files[name], manifest, remote)
         with path.open("wb") as opened:
-            opened.write(head)
+            opened.write(header)
             opened.truncate(manifest.files[name].size)
-        note(path, (0, len(head)))
+        record(path, (0, len(header)))
 
 
 def header_end(path: Path, head: bytes, size: int) -> int | None:
-    """Where the header ends of a file that begins with ``head``; None when more is needed.
-    Raises ModelError when it is damaged."""
+    """Returns the offset of a header's end, or None when ``head`` is too short to tell.
+
+    Args:
+        head: the first bytes of the file.
+        size: length of the file in bytes.
+
+    Raises:
+        ModelError: when the header is damaged.
+    """
     if path.suffix == ".gguf":
         return gguf_header_end(path, head, size)
     end = LENGTH_BYTES + header_length(path, head[:LENGTH_BYTES])
     if end > size:
-        raise ModelError(f"{path.name} is damaged: its header is longer than itself")
+        raise ModelError(f"{path.name} is damaged: its header is longer than the file")
     return end
 
 
-def _head(name: str, file: RemoteFile, manifest: Manifest, keeper: RemoteSource) -> bytes:
-    """The header of a weight file, which a keeper that holds no more than that has too."""
-    there = _first(keeper.held_ranges(manifest, name))
-    if not there:
-        raise ModelError(f"{keeper.name} has nothing of {name}")
-    head = keeper.read(manifest, name, 0, min(there, _HEADER_GUESS))
+def _fetch_header(name: str, file: RemoteFile, manifest: Manifest, remote: RemoteSource) -> bytes:
+    """Fetches the header of a weight file from a source that may hold nothing more of it."""
+    available = _leading_bytes(remote.held_ranges(manifest, name))
+    if not available:
+        raise ModelError(f"{remote.name} does not have the beginning of {name}")
+    head = remote.read(manifest, name, 0, min(available, _FIRST_READ_BYTES))
     while (end := header_end(Path(name), head, file.size)) is None or end > len(head):
-        more = min(end or 4 * len(head), len(head) + _LONGEST_READ)
+        target = min(end or 4 * len(head), len(head) + _MAX_READ_BYTES)
         if end is None:
-            more = min(more, there)
-        if more <= len(head) or more > there:
-            raise ModelError(f"{keeper.name} has no whole header of {name}")
-        head += keeper.read(manifest, name, len(head), more)
+            target = min(target, available)
+        if target <= len(head) or target > available:
+            raise ModelError(f"{remote.name} does not have the whole header of {name}")
+        head += remote.read(manifest, name, len(head), target)
     return head[:end]
 
 
-def _first(held: Sequence[Range]) -> int:
-    """Bytes at the beginning of a file that are there."""
-    return held[0][1] if held and held[0][0] == 0 else 0
+def _leading_bytes(ranges: Sequence[Range]) -> int:
+    """Returns the length of the range that starts at offset 0."""
+    return ranges[0][1] if ranges and ranges[0][0] == 0 else 0
