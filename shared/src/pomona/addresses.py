@@ -47,8 +47,8 @@ def best_address(endpoint: str, node: str, sender: str, links: LinksByNode) -> s
 def _is_dead_in_reverse(address: str, reverse: LinkFacts) -> bool:
     """Tests whether the reverse link over the same cable is dead.
 
-    The cable is identified by network: of the sender's addresses in ``reverse``, the one that
-    shares the longest prefix with ``address``.
+    The cable is identified by network: of the sender's addresses in ``reverse``, it is the
+    network of the longest prefix shared with ``address``.
     """
     own = [x for x in (reverse.address, *reverse.others, *reverse.dead) if x]
     return bool(own) and max(own, key=lambda x: _common_prefix_bits(x, address)) in reverse.dead

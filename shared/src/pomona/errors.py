@@ -21,7 +21,7 @@ class PomonaError(Exception):
 
 
 class ConfigurationError(PomonaError):
-    """A setting or an argument is not valid. The message names it and what to change."""
+    """A setting or an argument is not valid. The message says how to change it."""
 
 
 class ProtocolError(PomonaError):
@@ -84,7 +84,7 @@ class RequestError(PomonaError):
 
     Args:
         status: HTTP status for the client.
-        code: short machine-readable reason, such as ``context_length_exceeded``.
+        code: short machine-readable reason, for example ``context_length_exceeded``.
         message: what happened and what to do.
         param: the offending request parameter, if any.
         retry_after_s: seconds until a retry makes sense, for 429 and 503.

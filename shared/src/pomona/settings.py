@@ -44,7 +44,7 @@ def _common(name: str) -> AliasChoices:
 SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")]
-"""Leaves room for a service name such as ``<node>.stage_worker.12`` in a beacon."""
+"""Leaves room for a service name like ``<node>.stage_worker.12`` in a beacon."""
 
 
 class ServiceSettings(BaseSettings):
@@ -70,7 +70,7 @@ class ServiceSettings(BaseSettings):
     data_host: str = Field(default="127.0.0.1", validation_alias=_common("DATA_HOST"))
     """Address of this node on which its links listen, and to which other nodes connect."""
     state_dir: Path = Field(default=Path.home() / ".pomona", validation_alias=_common("STATE_DIR"))
-    """Folder for state that outlives a process, such as the newest epoch."""
+    """Folder for state that outlives a process, for example the newest epoch."""
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", validation_alias=_common("LOG_LEVEL")
     )

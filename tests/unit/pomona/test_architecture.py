@@ -9,7 +9,8 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
-from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
+from pomona.models.architecture import TextConfig, layer_cache
+from pomona.models.legal_cuts import legal_cuts
 from pomona_stage_worker import slicing
 from support.models.folders import tensors_of
 from support.slicing.families import COMMON, FAMILIES, build

@@ -257,9 +257,9 @@ RANGES = st.lists(
 def test_what_is_lacking_is_what_is_wanted_and_not_held(
     wanted: list[tuple[int, int]], held: list[tuple[int, int]]
 ) -> None:
-    merged = sparse_copy._merged(held)  # type: ignore[reportPrivateUsage]
+    merged = sparse_copy._merge(held)  # type: ignore[reportPrivateUsage]
     assert all(a[1] < b[0] for a, b in pairwise(merged))
-    left = sparse_copy._without(sparse_copy._merged(wanted), merged)  # type: ignore[reportPrivateUsage]
+    left = sparse_copy._subtract(sparse_copy._merge(wanted), merged)  # type: ignore[reportPrivateUsage]
 
     def numbers(ranges: list[tuple[int, int]]) -> list[int]:
         return [n for begin, end in ranges for n in range(begin, end)]

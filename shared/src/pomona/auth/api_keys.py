@@ -121,7 +121,7 @@ class KeyStore:
         """Deletes a key. Raises ConfigurationError when no key has this name."""
         left = tuple(key for key in self.list() if key.name != name)
         if len(left) == len(self.list()):
-            raise ConfigurationError(f"there is no key named {name!r}")
+            raise ConfigurationError(f"there is no key {name!r}")
         self._write(left)
 
     def _write(self, keys: tuple[ApiKey, ...]) -> None:

@@ -65,7 +65,7 @@ class MessageRest:
 
 
 def beacon_topic(service: str, name: str) -> bytes:
-    """Returns the PUB/SUB topic of a beacon. Subscribers may filter by a prefix of it."""
+    """Returns the PUB/SUB topic of a beacon. Subscribers may filter by a prefix."""
     return f"beacon/{service}/{name}".encode()
 
 

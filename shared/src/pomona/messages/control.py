@@ -96,7 +96,7 @@ class Pipeline:
         epoch: version of the plan. It only rises.
         layer_count: layers of the model. The stages cover ``[0, layer_count)``.
         state: ``forming`` until every stage reports ready, then ``active``; ``impossible``
-            when there is no plan, and ``reason`` says what is missing.
+            when there is no plan; ``reason`` explains why.
         context_length: limit of prompt and reply tokens of one request.
         cache_tokens: tokens that fit into the KV caches of the tightest stage, for all requests
             and cached prefixes together.
@@ -156,7 +156,7 @@ class StageStatus:
         error: why the stage ``failed``: file, tensor and what to do.
         decode_us: decode step of one sequence on this stage; from the warm-up until there was
             a request, 0 when there was neither.
-        tail_us: the part of it for vocabulary head and sampler, from the warm-up.
+        tail_us: the part of ``decode_us`` for vocabulary head and sampler, from the warm-up.
         prefill_us: one prompt token of a long prefill chunk on this stage.
         token_us: interval between tokens of a lone sequence; head only.
         fetched_bytes: weights fetched from other machines so far.

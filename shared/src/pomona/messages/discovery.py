@@ -25,13 +25,13 @@ class Hardware:
     """Fixed properties of a machine.
 
     Attributes:
-        chip: marketing name of the processor, such as ``Apple M4 Pro``.
+        chip: marketing name of the processor, for example ``Apple M4 Pro``.
         cores: logical cores.
         memory_bytes: physical memory.
         usable_memory_bytes: the part available to MLX: Metal's recommended working set on a
             Mac, all but a reserve elsewhere.
         os_name: ``macOS`` or ``Linux``.
-        os_version: version, such as ``26.2``.
+        os_version: for example ``26.2``.
     """
 
     chip: Text
@@ -47,7 +47,7 @@ class ThunderboltPort:
     """One Thunderbolt port of a Mac.
 
     Attributes:
-        name: label of the port, such as ``port 1``.
+        name: label of the port, for example ``port 1``.
         generation: Thunderbolt version of the port: 3, 4 or 5; 0 when unknown.
         gbps: speed of the connection; 0 when nothing is connected.
         peer: name of the machine or device at the other end; empty when nothing is connected.
@@ -81,7 +81,7 @@ class NodeFacts:
     """Properties of a machine that may change, refreshed every minute. Unknown is empty or 0.
 
     Attributes:
-        model: machine model, such as ``Mac16,11``.
+        model: machine model, for example ``Mac16,11``.
         wired_limit_bytes: limit of wired memory set by the operator; 0 for the system's default.
         rdma: state of RDMA over Thunderbolt.
         watts, celsius: power and temperature of the whole package.

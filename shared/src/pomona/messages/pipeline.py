@@ -44,7 +44,7 @@ FINISH_REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Shape and dtype of one raw frame. ``dtype`` is MLX's name, such as ``bfloat16``."""
+    """Shape and dtype of one raw frame. ``dtype`` is MLX's name, for example ``bfloat16``."""
 
     dtype: Literal[
         "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
@@ -123,12 +123,12 @@ class Step:
     carries ops only, and no tensors.
 
     A step may arrive in two parts. The first holds everything known before the sender has
-    computed, such as token ids; the second holds the activations and the compute time.
+    computed, token ids among others; the second holds the activations and the compute time.
 
     Attributes:
         step: number of the step in this epoch.
-        lane: lane to decode by one token per row; None for a prefill chunk of the one sequence
-            in ``rows``.
+        lane: lane to decode by one token per row; None for a prefill chunk of the single
+            sequence in ``rows``.
         rows: sequences in the order of the tensors' first axis.
         sample: whether the tail samples a token per row from its last position.
         elapsed_us: compute time of the stages so far in order, microseconds. A first part lacks

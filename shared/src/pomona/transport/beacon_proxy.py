@@ -20,7 +20,7 @@ class BeaconProxy:
         publish: endpoint at which services of this node publish (bound XSUB).
         subscribe: endpoint at which services of this node subscribe (bound XPUB).
         peer: endpoint at which other discovery services publish (bound SUB). This one
-            publishes to theirs from one PUB that is connected to each of them.
+            publishes to theirs from one PUB that is connected to all peers.
     """
 
     def __init__(self, publish: str, subscribe: str, peer: str) -> None:

@@ -99,9 +99,9 @@ class Push:
         buffers: Sequence[Buffer] = (),
         soon: bool = False,
     ) -> None:
-        """Sends the first part of a message of which only the first ``buffers`` exist yet.
+        """Sends the first part of a message while only the first ``buffers`` exist.
 
-        :meth:`send_rest` must be the next call. ``soon`` tells the receiver that it follows
+        :meth:`send_rest` must be the next call. ``soon`` tells the receiver to expect that
         within moments.
 
         Raises LinkBusyError like :meth:`send`.

@@ -46,7 +46,7 @@ def configure(socket: zmq.Socket[Any], high_water_mark: int, max_bytes: int) -> 
 def bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:
     """Binds a socket and returns its endpoint with the actual port. Closes it on failure.
 
-    Raises AddressInUseError or LinkError, which name ``setting`` as the one to change.
+    Raises AddressInUseError or LinkError, which name ``setting`` as the setting to change.
     """
     try:
         socket.bind(endpoint)

@@ -27,7 +27,7 @@ _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 
 def read_gguf_facts(path: Path, name: str) -> ModelFacts:
-    """Reads the facts of a GGUF file. Raises ModelError naming what is missing."""
+    """Reads the facts of a GGUF file. Raises ModelError naming the missing key or tensor."""
     header = read_gguf_header(path, lists=False)
     kind = header.fields.get("general.architecture")
     if kind is None:
@@ -95,7 +95,7 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
 
 
 def _quantization(header: GgufHeader) -> str:
-    """Returns the declared file type, such as ``q4_k_m``, else the type with the most bytes."""
+    """Returns the declared file type, for example ``q4_k_m``, else the type with the most bytes."""
     from gguf.constants import LlamaFileType
 
     named = {int(kind): kind.name for kind in LlamaFileType if kind is not LlamaFileType.GUESSED}

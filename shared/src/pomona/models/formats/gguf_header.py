@@ -38,7 +38,7 @@ class GgufTensor:
     """A tensor of a GGUF file.
 
     Attributes:
-        kind: ggml's name of its type, such as ``Q4_0``.
+        kind: ggml's name of its type, for example ``Q4_0``.
         shape: outermost dimension first.
         begin: offset of its data in the file.
         stored_bytes: length of its data.
@@ -75,7 +75,7 @@ def read_gguf_header(path: Path, *, lists: bool = True) -> GgufHeader:
     """Reads the header of a file. Raises ModelError when it is damaged.
 
     Args:
-        lists: whether to read list metadata, such as the vocabulary.
+        lists: whether to read list metadata like the vocabulary.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -88,7 +88,7 @@ def read_gguf_header(path: Path, *, lists: bool = True) -> GgufHeader:
 
 
 def gguf_header_end(path: Path, head: bytes, size: int) -> int | None:
-    """Returns the offset of the header's end, or None when ``head`` does not contain all of it.
+    """Returns the offset of the header's end, or None when ``head`` ends before that.
 
     Args:
         head: the first bytes of the file.

@@ -101,7 +101,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
 class _TensorSizes:
     """Computes bytes in memory and parameter counts of a model's tensors.
 
-    A quantized matrix has as many parameters as scales times group size. fp8 tensors count with
+    The parameters of a quantized matrix are its scales times the group size. fp8 tensors count with
     the size to which mlx-lm unpacks them on load.
     """
 

@@ -98,7 +98,7 @@ def header_end(path: Path, head: bytes, size: int) -> int | None:
 
 
 def _fetch_header(name: str, file: RemoteFile, manifest: Manifest, remote: RemoteSource) -> bytes:
-    """Fetches the header of a weight file from a source that may hold nothing more of it."""
+    """Fetches the header of a weight file from a source that may hold only the header."""
     available = _leading_bytes(remote.held_ranges(manifest, name))
     if not available:
         raise ModelError(f"{remote.name} does not have the beginning of {name}")

@@ -23,7 +23,7 @@ class HubId:
     """Attributes:
     name: ``owner/name``.
     revision: commit, branch or tag; empty for the newest.
-    file: GGUF file of the repository, or a quantization in its name such as ``Q4_0``; empty for
+    file: GGUF file of the repository, or a quantization in its name like ``Q4_0``; empty for
         a repository of safetensors, or the preferred quantization.
     """
 

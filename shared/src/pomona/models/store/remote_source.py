@@ -42,7 +42,7 @@ class Manifest:
 
 
 class RemoteSource(Protocol):
-    """A place that holds a model or parts of it."""
+    """A place that holds a model, whole or in part."""
 
     name: str
 
