@@ -16,6 +16,7 @@ from pomona.messages.limits import (
     MAX_ALERTS,
     MAX_MODELS,
     MAX_PIPELINES,
+    MAX_PLAN_NOTES,
     MAX_STAGES,
     Count,
     Endpoint,
@@ -83,7 +84,7 @@ class Prediction:
     tail_correction: Rate = 1.0
     link_correction: Rate = 1.0
     joules_per_token: Rate = 0.0
-    notes: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
+    notes: Annotated[tuple[Text, ...], Field(max_length=MAX_PLAN_NOTES)] = ()
 
 
 @dataclass(frozen=True, slots=True)

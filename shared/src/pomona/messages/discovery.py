@@ -11,6 +11,7 @@ from pomona.messages.limits import (
     MAX_ADDRESSES,
     MAX_INTERFACES,
     MAX_NODES,
+    MAX_THUNDERBOLT_PORTS,
     MAX_TROUBLES,
     Count,
     Endpoint,
@@ -92,7 +93,9 @@ class NodeFacts:
 
     model: Text = ""
     wired_limit_bytes: Count = 0
-    thunderbolt: Annotated[tuple[ThunderboltPort, ...], Field(max_length=32)] = ()
+    thunderbolt: Annotated[
+        tuple[ThunderboltPort, ...], Field(max_length=MAX_THUNDERBOLT_PORTS)
+    ] = ()
     rdma: Literal["unknown", "unsupported", "disabled", "enabled"] = "unknown"
     rdma_devices: Annotated[tuple[Text, ...], Field(max_length=MAX_INTERFACES)] = ()
     interfaces: Annotated[tuple[Interface, ...], Field(max_length=MAX_INTERFACES)] = ()

@@ -27,8 +27,11 @@ MAX_OPS = 65536
 """Cache ops of one step."""
 MAX_STAGES = 64
 MAX_PIPELINES = 64
+MAX_PLAN_NOTES = 16
 MAX_QUEUE_PLACES = 1024
 MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIASES = 4096
+MAX_STOP_IDS = 1024
 MAX_GRAMMAR_CHARACTERS = 1 << 20
 MAX_MODELS = 1024
 MAX_ALERTS = 1024
@@ -36,6 +39,7 @@ MAX_NODES = 256
 MAX_ADDRESSES = 32
 """Addresses of one node besides the best one."""
 MAX_INTERFACES = 64
+MAX_THUNDERBOLT_PORTS = 32
 MAX_TROUBLES = 64
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

@@ -7,7 +7,13 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from pomona.messages.limits import MAX_GRAMMAR_CHARACTERS, MAX_TOP_LOGPROBS, TokenId
+from pomona.messages.limits import (
+    MAX_GRAMMAR_CHARACTERS,
+    MAX_LOGIT_BIASES,
+    MAX_STOP_IDS,
+    MAX_TOP_LOGPROBS,
+    TokenId,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,12 @@ class Sampling:
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
-    logit_bias: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=4096)] = ()
+    logit_bias: Annotated[
+        tuple[tuple[TokenId, float], ...], Field(max_length=MAX_LOGIT_BIASES)
+    ] = ()
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=1024)] = ()
+    stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_STOP_IDS)] = ()
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     grammar: Annotated[str, StringConstraints(max_length=MAX_GRAMMAR_CHARACTERS)] = ""

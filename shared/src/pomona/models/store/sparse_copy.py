@@ -254,7 +254,7 @@ def _create_folder(source: str, remote: RemoteSource) -> Path:
     versioned = manifest.source if is_hub_id(source) else f"{source}@{manifest.version}"
     final = parent / folder_name(versioned)
     if not (final / _MANIFEST).is_file():
-        folder = Path(tempfile.mkdtemp(prefix=".begun-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
         try:
             create_files(folder, manifest, remote, _record_only)
             (folder / _MANIFEST).write_bytes(orjson.dumps(asdict(manifest)))
