@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pomona.addresses import SAME_MACHINE
+from pomona.addresses import IPC_PREFIX
 from pomona.messages.sampling import Sampling
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.text import load_language_model
@@ -68,7 +68,7 @@ def test_greedy_ids_are_those_of_mlx_lm(
         pipeline = asyncio.run(active_pipeline(endpoint, name, 30.0))
         assert len(pipeline.stages) == stages
         if sys.platform == "linux":
-            assert all(stage.address.startswith(SAME_MACHINE) for stage in pipeline.stages)
+            assert all(stage.address.startswith(IPC_PREFIX) for stage in pipeline.stages)
         with Driver(pipeline, name) as driver:
             greedy = Sampling(max_tokens=REPLY, temperature=0.0)
             one_by_one: list[Reply] = []

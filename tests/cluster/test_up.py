@@ -250,7 +250,7 @@ def test_arguments_that_cannot_be_used_are_said_before_anything_starts(tmp_path:
     no_model.write_text("not a model")
     cases = {
         "/nowhere/model.gguf": "no model at /nowhere/model.gguf",
-        str(no_model): "is no GGUF file",
+        str(no_model): "is not a GGUF file",
         "--stages=0": "choose 1 to 64",
         "--stages=65": "choose 1 to 64",
         "--port=80": "choose one from 1024",

@@ -1,4 +1,4 @@
-"""Discovery as the other services meet it: real processes, real sockets."""
+"""Discovery as other services see it: real processes and sockets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import zmq
 
-from pomona.messages.codec import MAX_BEACON_BYTES, encode_beacon
+from pomona.messages.codec import encode_beacon
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
+from pomona.messages.limits import MAX_BEACON_BYTES
 from pomona.transport import BeaconSender
 from support.beacons import beacon_of
 from support.processes import (
@@ -44,7 +45,7 @@ def peers_of(heard: Heard, node: str) -> set[str]:
 
 
 async def publish(sender: BeaconSender, beacon: Beacon, until: Callable[[], object]) -> None:
-    """Publish a service's beacons, with rising numbers, until ``until`` holds."""
+    """Publishes beacons of a service with rising sequence numbers until ``until`` holds."""
     seq = beacon.seq
     async with asyncio.timeout(20):
         while not until():
@@ -57,7 +58,7 @@ async def publish(sender: BeaconSender, beacon: Beacon, until: Callable[[], obje
 
 
 class RawPublisher:
-    """Something that connects to a socket of discovery and sends what it likes."""
+    """Sends arbitrary frames to a socket of discovery."""
 
     def __init__(self, endpoint: str) -> None:
         self._context = zmq.Context()
@@ -73,7 +74,7 @@ class RawPublisher:
         self._context.term()
 
 
-def test_a_service_hears_itself_and_the_hardware_of_its_node(tmp_path: Path) -> None:
+def test_a_service_receives_its_own_beacon_and_the_hardware_of_its_node(tmp_path: Path) -> None:
     node = Node("a", tmp_path)
 
     async def body() -> None:
@@ -96,35 +97,35 @@ def test_a_service_hears_itself_and_the_hardware_of_its_node(tmp_path: Path) -> 
         assert discovery.stop() == 0
 
 
-def test_one_side_that_knows_the_other_is_enough(tmp_path: Path) -> None:
+def test_two_nodes_connect_when_one_of_them_knows_the_other(tmp_path: Path) -> None:
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
     async def body() -> None:
         at_a, at_b = Listener(a), Listener(b)
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b")
-        await at_b.hears(lambda heard: peers_of(heard, "b") == {a.peer}, "b hears a")
+        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
+        await at_b.hears(lambda heard: peers_of(heard, "b") == {a.peer}, "b receives beacons of a")
         sender = BeaconSender(a.publish)
         await publish(sender, beacon_of("planner", "a"), lambda: "a.planner" in at_b.heard)
         sender.close()
         await at_a.close()
         await at_b.close()
 
-    # b is told of a; a is told nothing.
+    # Only b has a peer in its settings.
     with a.discovery() as first, b.discovery(a.peer) as second:
         run(body)
         assert (first.stop(), second.stop()) == (0, 0)
 
 
-def test_three_nodes_of_which_two_know_one_form_a_mesh_without_echoes(tmp_path: Path) -> None:
+def test_three_nodes_connect_fully_through_one_and_forward_each_beacon_once(tmp_path: Path) -> None:
     a, b, c = (Node(name, tmp_path) for name in "abc")
-    mesh = {"a": {b.peer, c.peer}, "b": {a.peer, c.peer}, "c": {a.peer, b.peer}}
+    expected = {"a": {b.peer, c.peer}, "b": {a.peer, c.peer}, "c": {a.peer, b.peer}}
 
     async def body() -> None:
         listeners = [Listener(node) for node in (a, b, c)]
         for listener in listeners:
             await listener.hears(
-                lambda heard: all(peers_of(heard, name) == mesh[name] for name in mesh),
-                f"a full mesh, not {[peers_of(listener.heard, name) for name in mesh]}",
+                lambda heard: all(peers_of(heard, name) == expected[name] for name in expected),
+                f"all connected, not {[peers_of(listener.heard, name) for name in expected]}",
             )
         for listener in listeners:
             seen = [(beacon.boot, beacon.seq) for beacon in listener.every]
@@ -137,7 +138,7 @@ def test_three_nodes_of_which_two_know_one_form_a_mesh_without_echoes(tmp_path: 
         run(body)
 
 
-def test_a_farewell_reaches_this_node_and_the_others(tmp_path: Path) -> None:
+def test_the_final_beacon_reaches_this_node_and_the_others(tmp_path: Path) -> None:
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
     def left(heard: Heard) -> bool:
@@ -145,11 +146,11 @@ def test_a_farewell_reaches_this_node_and_the_others(tmp_path: Path) -> None:
 
     async def body(stopped: ServiceProcess) -> None:
         at_a, at_b = Listener(a), Listener(b)
-        await at_b.hears(lambda heard: "a.discovery" in heard, "a is heard at b")
-        await at_a.hears(lambda heard: "a.discovery" in heard, "a is heard at a")
+        await at_b.hears(lambda heard: "a.discovery" in heard, "b receives beacons of a")
+        await at_a.hears(lambda heard: "a.discovery" in heard, "a receives its own beacons")
         assert await asyncio.to_thread(stopped.stop) == 0
-        await at_a.hears(left, "the farewell at a")
-        await at_b.hears(left, "the farewell at b")
+        await at_a.hears(left, "the final beacon at a")
+        await at_b.hears(left, "the final beacon at b")
         await at_a.close()
         await at_b.close()
 
@@ -157,10 +158,10 @@ def test_a_farewell_reaches_this_node_and_the_others(tmp_path: Path) -> None:
         run(lambda: body(first))
 
 
-def test_what_is_no_beacon_of_this_cluster_is_counted_and_hurts_nobody(tmp_path: Path) -> None:
+def test_invalid_and_foreign_frames_are_counted_and_do_no_harm(tmp_path: Path) -> None:
     node = Node("a", tmp_path)
     foreign = encode_beacon(beacon_of("gateway", "x", cluster="foreign"))
-    hostile = [
+    invalid = [
         (b"",),
         (b"beacon/gateway/a", b"not json"),
         (b"beacon/gateway/a", b"[" * 100_000),
@@ -175,12 +176,12 @@ def test_what_is_no_beacon_of_this_cluster_is_counted_and_hurts_nobody(tmp_path:
 
     async def body() -> None:
         listener = Listener(node)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is there")
+        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is running")
         for origin, endpoint in (("local", node.publish), ("peer", node.peer)):
             publisher = RawPublisher(endpoint)
 
             def both_counted(origin: str = origin, publisher: RawPublisher = publisher) -> bool:
-                for frames in hostile:
+                for frames in invalid:
                     publisher.send(*frames)
                 page = metrics_of(listener.heard["a.discovery"])
                 return dropped(page, origin, "invalid") and dropped(page, origin, "foreign_cluster")
@@ -198,7 +199,7 @@ def test_what_is_no_beacon_of_this_cluster_is_counted_and_hurts_nobody(tmp_path:
         assert discovery.stop() == 0
 
 
-def test_two_machines_of_one_name_are_said_in_log_and_metric(tmp_path: Path) -> None:
+def test_a_name_conflict_is_logged_and_counted(tmp_path: Path) -> None:
     ours, theirs, third = Node("twin", tmp_path), Node("twin", tmp_path), Node("c", tmp_path)
 
     async def body(*processes: ServiceProcess) -> None:
@@ -209,7 +210,7 @@ def test_two_machines_of_one_name_are_said_in_log_and_metric(tmp_path: Path) -> 
                 lambda process=process: (
                     "two processes are called twin.discovery" in process.logged()
                 ),
-                f"{process.log.name} says it",
+                f"{process.log.name} reports the conflict",
             )
         page = metrics_of(listener.heard["c.discovery"])
         assert "pomona_discovery_name_conflicts 1.0" in page
@@ -223,12 +224,12 @@ def test_two_machines_of_one_name_are_said_in_log_and_metric(tmp_path: Path) -> 
         run(lambda: body(first, second, other))
 
 
-def test_a_node_that_is_its_own_peer_does_no_harm(tmp_path: Path) -> None:
+def test_a_node_that_is_its_own_peer_counts_echoes_and_reports_no_conflict(tmp_path: Path) -> None:
     node = Node("a", tmp_path)
 
     async def body() -> None:
         listener = Listener(node)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is there")
+        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is running")
         await wait_until_async(
             lambda: re.search(
                 r'origin="peer",reason="echo"\} [1-9]', metrics_of(listener.heard["a.discovery"])
@@ -238,24 +239,24 @@ def test_a_node_that_is_its_own_peer_does_no_harm(tmp_path: Path) -> None:
         assert "name_conflicts 0.0" in metrics_of(listener.heard["a.discovery"])
         await listener.close()
 
-    # Under a name that the settings cannot know to be its own.
+    # With a host name that the settings cannot recognize as this node's.
     with node.discovery(f"localhost:{node.peer_port}"):
         run(body)
 
 
-def test_after_a_kill_services_and_peers_find_the_new_process(tmp_path: Path) -> None:
+def test_services_and_peers_connect_to_a_killed_and_restarted_discovery(tmp_path: Path) -> None:
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
     async def body(killed: ServiceProcess) -> None:
         at_a, at_b = Listener(a), Listener(b)
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b")
-        await at_b.hears(lambda heard: "a.discovery" in heard, "b hears a")
+        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
+        await at_b.hears(lambda heard: "a.discovery" in heard, "b receives beacons of a")
         boots = {at_a.heard["a.discovery"].boot}
         killed.kill()
         killed.start()
         for listener in (at_a, at_b):
             await listener.hears(lambda heard: heard["a.discovery"].boot not in boots, "new boot")
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b again")
+        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b again")
         sender = BeaconSender(b.publish)
         await publish(sender, beacon_of("gateway", "b"), lambda: "b.gateway" in at_a.heard)
         sender.close()
@@ -266,10 +267,10 @@ def test_after_a_kill_services_and_peers_find_the_new_process(tmp_path: Path) ->
         run(lambda: body(first))
 
 
-def test_a_taken_port_is_said_with_the_setting_that_changes_it(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     a = Node("a", tmp_path)
     with a.discovery() as first:
-        wait_until(lambda: "discovery is ready" in first.logged(), "the first is ready")
+        wait_until(lambda: "discovery is ready" in first.logged(), "the first one is ready")
         b = Node("b", tmp_path)
         with b.discovery(POMONA_DISCOVERY_PEER_PORT=str(a.peer_port)) as second:
             assert second.wait() == 78

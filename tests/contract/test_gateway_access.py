@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from pomona.auth.api_keys import KeyLimits, KeyStore
-from pomona.auth.key_usage import UsageBook
+from pomona.auth.key_usage import UsageStore
 from pomona.errors import ConfigurationError
 from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
@@ -88,7 +88,7 @@ def test_what_a_key_has_used_outlives_the_gateway(cluster: ScriptedCluster, tmp_
     for total in (1, 2):
         with running_gateway(cluster, require_key=True, state_dir=tmp_path) as gateway:
             usage = ask(gateway, x_api_key=secret).json()["usage"]
-        used = UsageBook(tmp_path).of(store.list()[0])
+        used = UsageStore(tmp_path).usage_of(store.list()[0])
         assert (used.requests, used.prompt_tokens, used.reply_tokens) == (
             total,
             total * usage["prompt_tokens"],

@@ -1,4 +1,4 @@
-"""Beacons for tests, whole but for what a test cares about."""
+"""Complete beacons for tests, with fields that a test can override."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HARDWARE = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")
 
 
 def facts_of(service: ServiceName, **fields: Any) -> Facts:
-    """Facts of a service of a kind; ``fields`` replaces what is there by default."""
+    """Returns facts of one kind of service. ``fields`` overrides the defaults."""
     base: dict[ServiceName, dict[str, Any]] = {
         "discovery": {"hardware": HARDWARE},
         "gateway": {"url": "http://127.0.0.1:1"},
@@ -51,7 +51,7 @@ def beacon_of(
     facts: dict[str, Any] | None = None,
     **fields: Any,
 ) -> Beacon:
-    """A beacon of ``node``'s service of a kind; ``fields`` replaces any of its own."""
+    """Returns a beacon of a service on ``node``. ``fields`` overrides the beacon's defaults."""
     base: dict[str, Any] = {
         "cluster": "pomona",
         "name": f"{node}.{service}",

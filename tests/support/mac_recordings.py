@@ -1,4 +1,4 @@
-"""What commands of macOS answer, as Apple documents their formats; written by hand from that."""
+"""Output of macOS commands, written by hand from Apple's documentation of the formats."""
 
 from __future__ import annotations
 
@@ -34,39 +34,25 @@ def _mac(name: str, *below: dict[str, Any]) -> dict[str, Any]:
     return item | ({"_items": list(below)} if below else {})
 
 
-def _answer(*buses: dict[str, Any]) -> str:
+def _output(*buses: dict[str, Any]) -> str:
     return json.dumps({"SPThunderboltDataType": list(buses)})
 
 
-MESH = _answer(
+MESH = _output(
     _bus("Thunderbolt 5 Bus 0", "1", "80 Gb/s", [_mac("mini-2")]),
     _bus("Thunderbolt 5 Bus 1", "2", "Up to 120 Gb/s", [_mac("mini-3")]),
     _bus("Thunderbolt 5 Bus 2", "3", "Up to 80 Gb/s", []),
 )
-OLD_CABLE = _answer(_bus("Thunderbolt 5 Bus 0", "1", "Up to 40 Gb/s", [_mac("mini-2")]))
-THUNDERBOLT_4 = _answer(_bus("thunderbolt_bus", "1", "Up to 40 Gb/s", [_mac("mini-m4")]))
-DAISY_CHAIN = _answer(
+OLD_CABLE = _output(_bus("Thunderbolt 5 Bus 0", "1", "Up to 40 Gb/s", [_mac("mini-2")]))
+THUNDERBOLT_4 = _output(_bus("thunderbolt_bus", "1", "Up to 40 Gb/s", [_mac("mini-m4")]))
+DAISY_CHAIN = _output(
     _bus("Thunderbolt 5 Bus 0", "1", "80 Gb/s", [_mac("mini-2", _mac("mini-3"))]),
 )
-HUB = _answer(
+HUB = _output(
     _bus("Thunderbolt 5 Bus 0", "1", "80 Gb/s", [_mac("Thunderbolt 5 Hub", _mac("studio"))]),
 )
-NOTHING_CONNECTED = _answer(_bus("Thunderbolt 5 Bus 0", "1", "Up to 80 Gb/s", []))
+NOTHING_CONNECTED = _output(_bus("Thunderbolt 5 Bus 0", "1", "Up to 80 Gb/s", []))
 
-HARDWARE_M4_PRO = json.dumps(
-    {
-        "SPHardwareDataType": [
-            {
-                "_name": "hardware_overview",
-                "chip_type": "Apple M4 Pro",
-                "machine_model": "Mac16,11",
-                "machine_name": "Mac mini",
-                "number_processors": "proc 14:10:4",
-                "physical_memory": "64 GB",
-            }
-        ]
-    }
-)
 IBV_DEVICES = """\
     device                 node GUID
     ------              ----------------

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for messages, derived from their types and the limits in them."""
+"""Hypothesis strategies for messages, derived from their types and limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 
 def messages(kind: Any) -> st.SearchStrategy[Any]:
-    """Every value of a message type that is within its limits."""
+    """Returns a strategy for all valid values of a message type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind, include_extras=True)

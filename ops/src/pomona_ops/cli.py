@@ -232,11 +232,11 @@ def keys_list(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Show the keys and what was used of them, not what they are."""
-    from pomona.auth.key_usage import UsageBook
+    from pomona.auth.key_usage import UsageStore
     from pomona_ops.commands.keys import list_keys
 
     store = _key_store(port)
-    list_keys(store, UsageBook(store.path.parent), as_json)
+    list_keys(store, UsageStore(store.path.parent), as_json)
 
 
 @keys_app.command("revoke")

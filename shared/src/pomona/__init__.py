@@ -1,4 +1,4 @@
-"""What every Pomona service imports: messages, codecs, transport, settings, model facts."""
+"""Library that every Pomona service imports: messages, codec, transport, settings, model facts."""
 
 from importlib.metadata import version
 

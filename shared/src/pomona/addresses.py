@@ -1,4 +1,4 @@
-"""Where a service that listens on every address is reached: pure."""
+"""Chooses the address at which one node reaches another. Pure."""
 
 from __future__ import annotations
 
@@ -7,50 +7,56 @@ from collections.abc import Mapping, Sequence
 
 from pomona.messages.discovery import LinkFacts
 
-WILDCARDS = frozenset({"0.0.0.0", "*", "::", "[::]"})
-"""Hosts by which a socket listens on every address of its machine."""
+WILDCARD_HOSTS = frozenset({"0.0.0.0", "*", "::", "[::]"})
+"""Hosts that bind a socket to every address of its machine."""
 
-SAME_MACHINE = "ipc://"
-"""Begins endpoints that only processes of the same machine reach."""
+IPC_PREFIX = "ipc://"
+"""Scheme of endpoints that only processes of the same machine reach."""
 
-Links = Mapping[str, Sequence[LinkFacts]]
-"""By node, the ways to the others as measured from there."""
+LinksByNode = Mapping[str, Sequence[LinkFacts]]
+"""Measured links to the other nodes, by the node that measured them."""
 
 
-def best_address(endpoint: str, node: str, sender: str, links: Links) -> str:
-    """Where ``sender``, a node, reaches an endpoint of ``node`` that is on every address.
+def best_address(endpoint: str, node: str, sender: str, links: LinksByNode) -> str:
+    """Returns the endpoint at which node ``sender`` reaches a wildcard endpoint of ``node``.
 
-    Empty when it is on one address only, which is then the way, or no way was measured yet.
-    A cable that dies is noticed at one end first: an address that lies on a cable which the
-    other end found dead gives way to the next best one.
+    A dead cable is usually noticed at one end first. An address over a cable that the other
+    end reports dead is therefore skipped for the next best one.
+
+    Returns:
+        A ``tcp://`` endpoint. Empty when ``endpoint`` is not a wildcard, and so is already the
+        address to use, or when ``sender`` has not measured a link to ``node``.
     """
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if host not in WILDCARDS:
+    if host not in WILDCARD_HOSTS:
         return ""
     if sender == node:
         return f"tcp://127.0.0.1:{port}"
-    there = next((link for link in links.get(sender, ()) if link.node == node), None)
-    if there is None or not there.address:
+    forward = next((link for link in links.get(sender, ()) if link.node == node), None)
+    if forward is None or not forward.address:
         return ""
-    back = next((link for link in links.get(node, ()) if link.node == sender), None)
-    usable = [x for x in (there.address, *there.others) if back is None or not _in_doubt(x, back)]
-    return f"tcp://{usable[0] if usable else there.address}:{port}"
+    reverse = next((link for link in links.get(node, ()) if link.node == sender), None)
+    usable = [
+        address
+        for address in (forward.address, *forward.others)
+        if reverse is None or not _is_dead_in_reverse(address, reverse)
+    ]
+    return f"tcp://{usable[0] if usable else forward.address}:{port}"
 
 
-def _in_doubt(address: str, back: LinkFacts) -> bool:
-    """Whether the way back, over what is likely the same cable, is dead. Then the way there is
-    dead too, most likely, and only was not measured again yet.
+def _is_dead_in_reverse(address: str, reverse: LinkFacts) -> bool:
+    """Tests whether the reverse link over the same cable is dead.
 
-    The same cable: of all the sender's addresses, as ``back`` tells them, the one in the
-    network that is nearest to ``address``.
+    The cable is identified by network: of the sender's addresses in ``reverse``, it is the
+    network of the longest prefix shared with ``address``.
     """
-    own = [x for x in (back.address, *back.others, *back.dead) if x]
-    return bool(own) and max(own, key=lambda x: _common_bits(x, address)) in back.dead
+    own = [x for x in (reverse.address, *reverse.others, *reverse.dead) if x]
+    return bool(own) and max(own, key=lambda x: _common_prefix_bits(x, address)) in reverse.dead
 
 
-def _common_bits(one: str, other: str) -> int:
+def _common_prefix_bits(one: str, other: str) -> int:
     try:
-        apart = int(ipaddress.IPv4Address(one)) ^ int(ipaddress.IPv4Address(other))
+        difference = int(ipaddress.IPv4Address(one)) ^ int(ipaddress.IPv4Address(other))
     except ValueError:
         return 0
-    return 32 - apart.bit_length()
+    return 32 - difference.bit_length()

@@ -1,17 +1,16 @@
-"""Every error Pomona raises on purpose.
+"""Every error that Pomona raises on purpose.
 
 PomonaError
-├── ConfigurationError      a setting, or an argument of the command, cannot be used
-├── ProtocolError           bytes that are no valid message
-│   └── LinkGapError        a link lost messages
+├── ConfigurationError      a setting or a command argument is not valid
+├── ProtocolError           received bytes are not a valid message
+│   └── LinkGapError        messages of a link were lost
 ├── LinkError               a link cannot carry messages
 │   ├── LinkBusyError       the peer did not take a message before the deadline
-│   └── AddressInUseError   a port is taken
+│   └── AddressInUseError   another process uses the port
 ├── ModelError              a model cannot be found, read or run
 │   ├── ModelNotFoundError
 │   └── ModelUnsupportedError
-├── PlanError               no pipeline can be formed
-└── RequestError            a request cannot be served; says which status a client gets
+└── RequestError            a request cannot be served; carries the client's HTTP status
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ class PomonaError(Exception):
 
 
 class ConfigurationError(PomonaError):
-    """A setting or an argument cannot be used; the message names it and what to change."""
+    """A setting or an argument is not valid. The message says how to change it."""
 
 
 class ProtocolError(PomonaError):
-    """Bytes arrived that are no valid message. The message is dropped and counted."""
+    """Received bytes are not a valid message. The receiver drops and counts them."""
 
 
 class LinkGapError(ProtocolError):
@@ -58,7 +57,7 @@ class LinkBusyError(LinkError):
 
 
 class AddressInUseError(LinkError):
-    """A port that a service must bind is taken by another process."""
+    """Another process uses a port that a service must bind."""
 
     def __init__(self, endpoint: str, setting: str) -> None:
         super().__init__(
@@ -73,26 +72,22 @@ class ModelError(PomonaError):
 
 
 class ModelNotFoundError(ModelError):
-    """No model stands where the name or the path points."""
+    """The name or path does not lead to a model."""
 
 
 class ModelUnsupportedError(ModelError):
-    """The model's files are readable, but Pomona cannot run them; the message says why."""
-
-
-class PlanError(PomonaError):
-    """No pipeline can be formed from the stage workers that are there."""
+    """The model's files are readable, but Pomona cannot run them. The message gives the reason."""
 
 
 class RequestError(PomonaError):
-    """A request that cannot be served.
+    """A request cannot be served.
 
     Args:
-        status: the HTTP status a client gets.
-        code: a short machine-readable reason, such as ``context_length_exceeded``.
+        status: HTTP status for the client.
+        code: short machine-readable reason, for example ``context_length_exceeded``.
         message: what happened and what to do.
-        param: the request parameter at fault, when there is one.
-        retry_after_s: when to try again, in seconds, for 429 and 503.
+        param: the offending request parameter, if any.
+        retry_after_s: seconds until a retry makes sense, for 429 and 503.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Who is alive, by the beacons heard: pure, time is a parameter (monotonic seconds)."""
+"""Tracks which services are alive from their beacons. Pure: time is monotonic seconds."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ class Lease:
     """The newest beacon of a service.
 
     Attributes:
-        heard_at: when it arrived.
-        progressed_at: when ``progress`` last rose, or nothing was queued.
+        received_at: arrival time of the beacon.
+        progressed_at: last time at which ``progress`` rose or nothing was queued.
     """
 
     beacon: Beacon
-    heard_at: float
+    received_at: float
     progressed_at: float
 
 
 class LeaseTable:
-    """The services that spoke within the last ``lease_s`` seconds.
+    """Leases of the services whose last beacon is at most ``lease_s`` seconds old.
 
-    Stale beacons (of an earlier boot, or out of order) change nothing.
+    Stale beacons (out of order, or of a replaced boot) change nothing.
     """
 
     def __init__(self, lease_s: float = LEASE_S) -> None:
         self._lease_s = lease_s
         self._leases: dict[str, Lease] = {}
-        self._ended_boots: dict[str, str] = {}
+        self._replaced_boots: dict[str, str] = {}
 
     def observe(self, beacon: Beacon, now: float) -> bool:
-        """Take in a beacon. True when it is news: of a new boot, or newer than the last."""
+        """Records a beacon.
+
+        Returns:
+            True when the beacon is new: of a new boot, or newer than the last one.
+        """
         known = self._leases.get(beacon.name)
-        if self._ended_boots.get(beacon.name) == beacon.boot:
+        if self._replaced_boots.get(beacon.name) == beacon.boot:
             return False
         if known is None:
             self._leases[beacon.name] = Lease(beacon, now, now)
@@ -47,24 +51,24 @@ class LeaseTable:
         if known.beacon.boot == beacon.boot:
             if beacon.seq <= known.beacon.seq:
                 return False
-            idle = beacon.queued == 0 or beacon.progress != known.beacon.progress
-            self._leases[beacon.name] = Lease(beacon, now, now if idle else known.progressed_at)
+            advanced = beacon.queued == 0 or beacon.progress != known.beacon.progress
+            self._leases[beacon.name] = Lease(beacon, now, now if advanced else known.progressed_at)
             return True
-        self._ended_boots[beacon.name] = known.beacon.boot
+        self._replaced_boots[beacon.name] = known.beacon.boot
         self._leases[beacon.name] = Lease(beacon, now, now)
         return True
 
     def expire(self, now: float) -> list[Beacon]:
-        """Forget who was silent too long; their last beacons.
+        """Removes expired leases and returns their last beacons.
 
-        The boot that a silent one had replaced may speak again: when two processes bore
-        one name, the one that is left is heard.
+        The boot that an expired service had replaced is accepted again: of two processes with
+        one name, the survivor gets the lease.
         """
-        silent = [x for x in self._leases.values() if now - x.heard_at > self._lease_s]
-        for lease in silent:
+        expired = [x for x in self._leases.values() if now - x.received_at > self._lease_s]
+        for lease in expired:
             del self._leases[lease.beacon.name]
-            self._ended_boots.pop(lease.beacon.name, None)
-        return [lease.beacon for lease in silent]
+            self._replaced_boots.pop(lease.beacon.name, None)
+        return [lease.beacon for lease in expired]
 
     def get(self, name: str) -> Lease | None:
         return self._leases.get(name)
@@ -73,6 +77,6 @@ class LeaseTable:
         return iter(list(self._leases.values()))
 
     def of_service(self, service: ServiceName) -> list[Beacon]:
-        """The beacons of the living services of a kind, by name."""
+        """Returns the newest beacons of all live services of one kind, sorted by name."""
         found = [x.beacon for x in self._leases.values() if x.beacon.facts.service == service]
         return sorted(found, key=lambda beacon: beacon.name)

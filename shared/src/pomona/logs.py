@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, never a prompt or a key."""
+"""Structured logs: one JSON object per line on standard error. Prompts and keys never appear."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import orjson
 
-_PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD_FIELDS = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, event, and whatever the call gave as ``extra``."""
+    """Formats a record as time, level, service, node, event and the fields given as ``extra``."""
 
     def __init__(self, service: str, node: str) -> None:
         super().__init__()
@@ -25,17 +25,17 @@ class JsonFormatter(logging.Formatter):
             **self._fixed,
             "event": record.getMessage(),
         }
-        entry.update({k: v for k, v in vars(record).items() if k not in _PLAIN})
+        entry.update({k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(entry, default=str).decode()
 
 
 def configure_logs(service: str, node: str, level: str) -> None:
-    """Send this process's logs to standard error as JSON lines."""
+    """Sends this process's logs to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service, node))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # An HTTP client logs whole URLs, and a webhook's URL is its key.
+    # HTTP clients log whole URLs, and the URL of a webhook is its secret.
     for client in ("httpx", "httpcore"):
         logging.getLogger(client).setLevel(logging.WARNING)

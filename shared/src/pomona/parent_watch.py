@@ -1,8 +1,8 @@
-"""A child process ends with the process that started it, even when that one is killed.
+"""Ends this process when its parent ends, even when the parent is killed.
 
-The parent holds the writing end of a pipe and every child the reading end. When the parent
-is gone, however it went, the kernel closes its end and each child reads end-of-file. This
-works alike on macOS and Linux, and needs no help from the dying parent.
+The parent holds the write end of a pipe and every child the read end. When the parent exits
+for any reason, the kernel closes the write end and each child reads end-of-file. The method
+works on macOS and Linux alike and needs no cooperation from the parent.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ LIFELINE_GRACE_S = 5.0
 
 
 def watch_parent() -> None:
-    """Watch the pipe that ``POMONA_LIFELINE_FD`` names, when there is one.
+    """Watches the pipe named by ``POMONA_LIFELINE_FD``, if set.
 
-    At its end this process gets SIGTERM, and is ended LIFELINE_GRACE_S later if it still
-    runs. The variable is removed, so that it means nothing to processes started from here.
+    At end-of-file this process gets SIGTERM, and exits LIFELINE_GRACE_S seconds later at the
+    latest. The variable is removed from the environment so that subprocesses ignore it.
     """
     value = os.environ.pop(LIFELINE_VARIABLE, "")
     if value.isdecimal():

@@ -1,4 +1,4 @@
-"""Places a request in the head's queue."""
+"""Scheduling policy of a request in the head's queue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pomona.messages.pipeline import Submit
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """Whose request it is and how urgent. Travels by reference from the API to the scheduler.
+    """Tenant and urgency of a request. Passed by reference from the API to the scheduler.
 
     Attributes:
         tenant: owner of the request. Cached prefixes are shared within a tenant only, and
@@ -28,5 +28,5 @@ DEFAULT_POLICY = QueuePolicy()
 
 
 def policy_of(submit: Submit) -> QueuePolicy:
-    """Reads the policy from a submit, where it travels as three fields."""
+    """Reads the policy from the three fields of a ``Submit``."""
     return QueuePolicy(submit.share, submit.priority, submit.queue_share)

@@ -1,4 +1,4 @@
-"""What the five services have in common: identity, beacons out, beacons in, signals."""
+"""Runtime that all services share: identity, beacons, metrics, signals and exit status."""
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
 log = logging.getLogger(__name__)
 
 EXIT_CONFIGURATION = 78
-UNHEARD_INTERVAL_S = 0.1
+STARTUP_INTERVAL_S = 0.1
+"""Beacon interval until the first own beacon comes back from discovery."""
 
 
 class ControlPlane:
-    """A service's place in the cluster: what it says of itself, and what it hears.
+    """Publishes a service's beacon and tracks the leases of all others.
 
-    ``facts`` is asked for at every beacon. ``changed()`` makes the next beacon go now.
+    Args:
+        name: name of the service in the cluster.
+        facts: called for every beacon.
+        endpoints: the beacon's ``endpoints``.
+        work: returns (progress, queued) of the beacon.
     """
 
     def __init__(
@@ -45,7 +50,6 @@ class ControlPlane:
         endpoints: dict[str, str] | None = None,
         work: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
-        """Args: work: (progress, queued) as the beacon states them."""
         self.identity = Identity(settings.cluster, name, secrets.token_hex(8))
         self.leases = LeaseTable()
         self.endpoints = dict(endpoints or {})
@@ -55,8 +59,8 @@ class ControlPlane:
         self._state: State = "starting"
         self._seq = 0
         self._changed = asyncio.Event()
-        self._heard: list[Callable[[Beacon], None]] = []
-        self._lost: list[Callable[[Beacon], None]] = []
+        self._beacon_handlers: list[Callable[[Beacon], None]] = []
+        self._lost_handlers: list[Callable[[Beacon], None]] = []
 
     @property
     def state(self) -> State:
@@ -69,19 +73,19 @@ class ControlPlane:
             self.publish_now()
 
     def publish_now(self) -> None:
-        """Something that a beacon states has changed: send one now."""
+        """Sends a beacon now, because its content changed."""
         self._changed.set()
 
-    def on_beacon(self, heard: Callable[[Beacon], None]) -> None:
-        """Call ``heard`` with every beacon that is news, this service's own included."""
-        self._heard.append(heard)
+    def on_beacon(self, handler: Callable[[Beacon], None]) -> None:
+        """Registers a handler for every new beacon, including this service's own."""
+        self._beacon_handlers.append(handler)
 
-    def on_lost(self, lost: Callable[[Beacon], None]) -> None:
-        """Call ``lost`` with the last beacon of a service that fell silent."""
-        self._lost.append(lost)
+    def on_lost(self, handler: Callable[[Beacon], None]) -> None:
+        """Registers a handler for the last beacon of a service whose lease expired."""
+        self._lost_handlers.append(handler)
 
     def beacon(self) -> Beacon:
-        """What this service would say of itself now."""
+        """Builds the next beacon."""
         progress, queued = self._work()
         self._seq += 1
         return Beacon(
@@ -101,26 +105,25 @@ class ControlPlane:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Send and hear beacons while the block runs.
+        """Sends and receives beacons while the block runs.
 
-        The last beacon says ``draining``, a farewell, when the block ends well, and
-        ``failed`` when it raises.
+        The state of the last beacon is ``draining``, or ``failed`` when the block raises.
         """
         sender = BeaconSender(self._settings.control_publish)
         receiver = BeaconReceiver(self._settings.control_subscribe, self.identity.cluster)
         tasks = [
             asyncio.create_task(self._send(sender)),
-            asyncio.create_task(self._hear(receiver)),
+            asyncio.create_task(self._receive(receiver)),
         ]
-        last_word: State = "failed"
+        last_state: State = "failed"
         try:
             yield
-            last_word = "draining"
+            last_state = "draining"
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._state = last_word
+            self._state = last_state
             with suppress(PomonaError):
                 sender.send(self.beacon())
             sender.close()
@@ -132,38 +135,41 @@ class ControlPlane:
             try:
                 sender.send(self.beacon())
             except Exception:
-                log.exception("no beacon can be sent")
+                log.exception("cannot send a beacon")
             with suppress(TimeoutError):
                 async with asyncio.timeout(
-                    BEACON_INTERVAL_S if self._is_heard() else UNHEARD_INTERVAL_S
+                    BEACON_INTERVAL_S if self._has_echo() else STARTUP_INTERVAL_S
                 ):
                     await self._changed.wait()
 
-    def _is_heard(self) -> bool:
-        """Whether beacons come back from discovery: what is sent before that may be lost."""
+    def _has_echo(self) -> bool:
+        """Tests whether own beacons come back from discovery. Earlier ones may have been lost."""
         own = self.leases.get(self.identity.name)
         return own is not None and own.beacon.boot == self.identity.boot
 
-    async def _hear(self, receiver: BeaconReceiver) -> None:
+    async def _receive(self, receiver: BeaconReceiver) -> None:
         while True:
             beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
             now = time.monotonic()
             if beacon is not None and self.leases.observe(beacon, now):
-                self._tell(self._heard, beacon)
-            for silent in self.leases.expire(now):
-                self._tell(self._lost, silent)
+                self._notify(self._beacon_handlers, beacon)
+            for lost in self.leases.expire(now):
+                self._notify(self._lost_handlers, lost)
 
-    def _tell(self, listeners: list[Callable[[Beacon], None]], beacon: Beacon) -> None:
-        """One listener's error must not make this service deaf."""
-        for listener in listeners:
+    def _notify(self, handlers: list[Callable[[Beacon], None]], beacon: Beacon) -> None:
+        """Calls every handler. An error in one must not stop this service from receiving."""
+        for handler in handlers:
             try:
-                listener(beacon)
+                handler(beacon)
             except Exception:
-                log.exception("a beacon could not be dealt with", extra={"from": beacon.name})
+                log.exception("a beacon handler failed", extra={"from": beacon.name})
 
 
 def start_metrics(settings: ServiceSettings, setting: str) -> tuple[str, Callable[[], None]]:
-    """Serve ``/metrics``; its URL, and a function that stops it."""
+    """Serves ``/metrics``. Returns its URL, and a function that stops it.
+
+    Raises AddressInUseError naming ``setting``, or ConfigurationError.
+    """
     endpoint = f"{settings.metrics_host}:{settings.metrics_port}"
     try:
         server, thread = prometheus_client.start_http_server(
@@ -190,10 +196,10 @@ def run_service(
     settings: ServiceSettings,
     main: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
 ) -> None:
-    """Run a service until SIGTERM or SIGINT sets the event that ``main`` is given.
+    """Runs ``main`` with an event that is set on SIGTERM or SIGINT.
 
-    Under ``pomona up`` the end of the supervisor counts as SIGTERM.
-    Exits with 78 when a setting or a port cannot be used, with 1 on any other failure.
+    Under ``pomona up`` the end of the supervisor has the effect of SIGTERM. Exits with 78 when a
+    setting is not valid or a port is in use, with 1 on any other failure.
     """
     configure_logs(service, settings.node, settings.log_level)
 

@@ -1,7 +1,6 @@
-"""Settings: read once, from ``POMONA_*`` variables or the file that ``POMONA_SETTINGS``
-names, then immutable. Variables win over the file.
+"""Settings, read once from ``POMONA_*`` variables and the file named by ``POMONA_SETTINGS``.
 
-The file is TOML: settings of every service at the top, one table per service below.
+Variables take precedence. The file is TOML: common settings at the top, one table per service.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ DEFAULT_PORT = 52415
 
 
 def default_node() -> str:
-    """The host's first name, with what a name may not hold replaced."""
+    """Returns the first label of the host name, with invalid characters replaced."""
     first = socket.gethostname().split(".")[0] or "node"
     cleaned = "".join(c if c.isalnum() or c in "._-" else "-" for c in first)
     return cleaned.lstrip("._-")[:48] or "node"
 
 
-def _shared(name: str) -> AliasChoices:
-    """A setting that every service reads from one variable.
+def _common(name: str) -> AliasChoices:
+    """Returns the alias of a setting that all services read from one variable.
 
-    The variable is the only alias: an alias without the prefix would be read from the
-    environment too, and ``NODE`` or ``LOG_LEVEL`` of somebody else taken for ours.
+    There is no alias without the prefix: pydantic would read it from the environment too, and
+    take another program's ``NODE`` or ``LOG_LEVEL``.
     """
     return AliasChoices(f"POMONA_{name}")
 
@@ -45,40 +44,40 @@ def _shared(name: str) -> AliasChoices:
 SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")]
-"""Short enough that a service's name, such as ``<node>.stage_worker.12``, fits a beacon."""
+"""Leaves room for a service name like ``<node>.stage_worker.12`` in a beacon."""
 
 
 class ServiceSettings(BaseSettings):
-    """What every service needs to know. A service adds its own."""
+    """Settings of every service. Each service extends them."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
     section: ClassVar[str] = ""
 
-    cluster: SettingName = Field(default="pomona", validation_alias=_shared("CLUSTER"))
-    """Name of the cluster; beacons of another cluster are dropped."""
-    node: NodeName = Field(default_factory=default_node, validation_alias=_shared("NODE"))
+    cluster: SettingName = Field(default="pomona", validation_alias=_common("CLUSTER"))
+    """Name of the cluster. Beacons of another cluster are dropped."""
+    node: NodeName = Field(default_factory=default_node, validation_alias=_common("NODE"))
     """Name of this machine, unique in the cluster. Default: its host name."""
     control_publish: str = Field(
         default=f"tcp://127.0.0.1:{DEFAULT_PORT + 1}",
-        validation_alias=_shared("CONTROL_PUBLISH"),
+        validation_alias=_common("CONTROL_PUBLISH"),
     )
-    """Where this node's discovery service takes beacons in (XSUB)."""
+    """Endpoint of this node's discovery service to publish beacons to (XSUB)."""
     control_subscribe: str = Field(
         default=f"tcp://127.0.0.1:{DEFAULT_PORT + 2}",
-        validation_alias=_shared("CONTROL_SUBSCRIBE"),
+        validation_alias=_common("CONTROL_SUBSCRIBE"),
     )
-    """Where this node's discovery service gives beacons out (XPUB)."""
-    data_host: str = Field(default="127.0.0.1", validation_alias=_shared("DATA_HOST"))
-    """Address of this node on which its links listen, and which other nodes connect to."""
-    state_dir: Path = Field(default=Path.home() / ".pomona", validation_alias=_shared("STATE_DIR"))
-    """Folder for what must outlive a process, such as the newest epoch."""
+    """Endpoint of this node's discovery service to receive beacons from (XPUB)."""
+    data_host: str = Field(default="127.0.0.1", validation_alias=_common("DATA_HOST"))
+    """Address of this node on which its links listen, and to which other nodes connect."""
+    state_dir: Path = Field(default=Path.home() / ".pomona", validation_alias=_common("STATE_DIR"))
+    """Folder for state that outlives a process, for example the newest epoch."""
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", validation_alias=_shared("LOG_LEVEL")
+        default="info", validation_alias=_common("LOG_LEVEL")
     )
-    metrics_host: str = Field(default="127.0.0.1", validation_alias=_shared("METRICS_HOST"))
+    metrics_host: str = Field(default="127.0.0.1", validation_alias=_common("METRICS_HOST"))
     """Address on which ``/metrics`` listens."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """Port of ``/metrics``; 0 takes a free one, which the beacon tells."""
+    """Port of ``/metrics``. 0 takes a free port, which the beacon states."""
 
     @classmethod
     def settings_customise_sources(
@@ -92,11 +91,11 @@ class ServiceSettings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            InitSettingsSource(settings_cls, _from_file(cls.section)),
+            InitSettingsSource(settings_cls, _read_file(cls.section)),
         )
 
 
-def _from_file(section: str) -> dict[str, Any]:
+def _read_file(section: str) -> dict[str, Any]:
     path = os.environ.get("POMONA_SETTINGS")
     if not path:
         return {}
@@ -112,7 +111,7 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
 def read_settings(kind: type[SettingsT]) -> SettingsT:
-    """Read the settings of a service. Raises ConfigurationError naming what is wrong."""
+    """Reads the settings of a service. Raises ConfigurationError naming each invalid variable."""
     try:
         return kind()
     except ValidationError as error:
@@ -120,19 +119,19 @@ def read_settings(kind: type[SettingsT]) -> SettingsT:
             f"{_variable(kind, detail['loc'])}: {detail['msg']}"
             for detail in error.errors(include_url=False, include_input=False)
         ]
-        raise ConfigurationError("settings cannot be used: " + "; ".join(lines)) from error
+        raise ConfigurationError("settings are not valid: " + "; ".join(lines)) from error
 
 
-def _variable(kind: type[ServiceSettings], place: tuple[int | str, ...]) -> str:
-    """The variable that a validation error is about, however the setting was given."""
-    name = ".".join(map(str, place))
+def _variable(kind: type[ServiceSettings], location: tuple[int | str, ...]) -> str:
+    """Returns the environment variable of a setting, from a validation error's location."""
+    name = ".".join(map(str, location))
     if name.startswith("POMONA_"):
         return name
     return kind.model_config.get("env_prefix", "") + name.upper()
 
 
 def settings_or_exit(kind: type[SettingsT]) -> SettingsT:
-    """Read the settings of a service; say what is wrong and exit with 78 (EX_CONFIG)."""
+    """Reads the settings of a service. Prints an error and exits with 78 (EX_CONFIG)."""
     try:
         return read_settings(kind)
     except ConfigurationError as error:

@@ -1,114 +1,175 @@
-"""Which beacons a discovery service forwards."""
+"""Beacon filter: which beacons are forwarded, and which names are in conflict."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pomona.leases import LEASE_S
 from pomona.messages.codec import encode_beacon
 from pomona.messages.control import Beacon
-from pomona_discovery.beacon_filter import CONFLICT_ENDS_S, BeaconFilter, Dropped, Origin
+from pomona_discovery.beacon_filter import (
+    CONFLICT_AFTER_S,
+    CONFLICT_ENDS_S,
+    MAX_LOCAL_BOOTS,
+    BeaconFilter,
+    Dropped,
+    Origin,
+)
 from support.beacons import beacon_of
 
 
-def admit(gate: BeaconFilter, beacon: Beacon, origin: Origin = "local", now: float = 0.0) -> str:
-    """``forwarded``, or the reason why not."""
-    verdict = gate.admit(encode_beacon(beacon), origin, now)
-    return verdict.reason if isinstance(verdict, Dropped) else "forwarded"
-
-
-def gate_of_mac() -> BeaconFilter:
+@pytest.fixture
+def beacon_filter() -> BeaconFilter:
     return BeaconFilter("pomona", "mac")
 
 
-def test_news_of_this_cluster_passes() -> None:
-    gate = gate_of_mac()
-    assert admit(gate, beacon_of("gateway")) == "forwarded"
-    assert admit(gate, beacon_of("gateway", "other"), "peer") == "forwarded"
+def admit(
+    beacon_filter: BeaconFilter, beacon: Beacon, origin: Origin = "local", now: float = 0.0
+) -> str:
+    """Returns ``forwarded``, or the reason of the drop."""
+    verdict = beacon_filter.admit(encode_beacon(beacon), origin, now)
+    if isinstance(verdict, Dropped):
+        return verdict.reason
+    assert verdict == beacon
+    return "forwarded"
 
 
-def test_another_cluster_stays_out() -> None:
-    assert admit(gate_of_mac(), beacon_of("gateway", cluster="foreign")) == "foreign_cluster"
+def test_new_beacons_of_this_cluster_are_forwarded(beacon_filter: BeaconFilter) -> None:
+    assert admit(beacon_filter, beacon_of("gateway")) == "forwarded"
+    assert admit(beacon_filter, beacon_of("gateway", "other"), "peer") == "forwarded"
+
+
+def test_beacons_of_another_cluster_are_dropped(beacon_filter: BeaconFilter) -> None:
+    beacon = beacon_of("gateway", cluster="foreign")
+    assert admit(beacon_filter, beacon) == "foreign_cluster"
 
 
 @given(st.lists(st.binary(max_size=32), max_size=3), st.sampled_from(["local", "peer"]))
-def test_bytes_that_are_no_beacon_stay_out(frames: list[bytes], origin: Origin) -> None:
-    verdict = gate_of_mac().admit(frames, origin, 0.0)
+def test_invalid_bytes_are_dropped(frames: list[bytes], origin: Origin) -> None:
+    verdict = BeaconFilter("pomona", "mac").admit(frames, origin, 0.0)
     assert isinstance(verdict, Dropped)
     assert verdict.reason == "invalid"
 
 
-def test_a_beacon_passes_once_however_many_ways_it_came() -> None:
-    gate = gate_of_mac()
+def test_a_beacon_from_several_peers_is_forwarded_once(beacon_filter: BeaconFilter) -> None:
     beacon = beacon_of("gateway", "other")
-    assert [admit(gate, beacon, "peer") for _ in range(3)] == ["forwarded", "stale", "stale"]
+    verdicts = [admit(beacon_filter, beacon, "peer") for _ in range(3)]
+    assert verdicts == ["forwarded", "stale", "stale"]
+    assert beacon_filter.conflicts == frozenset()
 
 
-def test_our_own_beacon_that_comes_back_is_an_echo_and_no_conflict() -> None:
-    gate = gate_of_mac()
-    admit(gate, beacon_of("discovery"))
-    assert admit(gate, beacon_of("discovery"), "peer") == "echo"
-    assert gate.conflicts == frozenset()
+def test_late_duplicates_of_the_current_boot_are_not_a_conflict(
+    beacon_filter: BeaconFilter,
+) -> None:
+    beacon = beacon_of("gateway", "other")
+    assert admit(beacon_filter, beacon, "peer", 0.0) == "forwarded"
+    late = CONFLICT_AFTER_S + 0.1
+    assert admit(beacon_filter, beacon, "peer", late) == "stale"
+    assert beacon_filter.conflicts == frozenset()
 
 
-def test_a_stranger_with_our_node_name_is_said_and_stays_out() -> None:
-    gate = gate_of_mac()
-    admit(gate, beacon_of("discovery", boot="ours"))
-    stranger = beacon_of("discovery", boot="theirs", seq=900)
-    assert admit(gate, stranger, "peer", 1.0) == "duplicate_node"
-    assert gate.conflicts == {"mac.discovery"}
-    assert admit(gate, beacon_of("discovery", boot="ours", seq=2), now=1.5) == "forwarded"
+def test_an_own_beacon_returned_by_a_peer_is_an_echo_and_not_a_conflict(
+    beacon_filter: BeaconFilter,
+) -> None:
+    admit(beacon_filter, beacon_of("discovery"))
+    assert admit(beacon_filter, beacon_of("discovery"), "peer") == "echo"
+    assert beacon_filter.conflicts == frozenset()
 
 
-def test_a_conflict_ends_when_the_stranger_is_silent() -> None:
-    gate = gate_of_mac()
-    admit(gate, beacon_of("discovery", boot="theirs"), "peer", 1.0)
-    gate.expire(1.0 + CONFLICT_ENDS_S)
-    assert gate.conflicts
-    gate.expire(1.1 + CONFLICT_ENDS_S)
-    assert not gate.conflicts
+def test_only_the_most_recent_local_boots_count_as_echo(beacon_filter: BeaconFilter) -> None:
+    def echo_of(boot: str) -> str:
+        return admit(beacon_filter, beacon_of("gateway", boot=boot, seq=9), "peer")
+
+    for number in range(MAX_LOCAL_BOOTS):
+        admit(beacon_filter, beacon_of("gateway", boot=f"boot{number}"))
+    admit(beacon_filter, beacon_of("gateway", boot="boot0", seq=2))
+    assert echo_of("boot1") == "echo"
+    admit(beacon_filter, beacon_of("gateway", boot="one-more"))
+    assert echo_of("boot0") == "echo", "it was seen again after boot1"
+    assert echo_of("boot1") == "duplicate_node"
+    assert echo_of("boot2") == "echo"
 
 
-def test_two_other_nodes_of_one_name_that_speak_in_turn_are_a_conflict() -> None:
-    gate = gate_of_mac()
+def test_a_peer_with_this_nodes_name_is_dropped_and_reported(beacon_filter: BeaconFilter) -> None:
+    admit(beacon_filter, beacon_of("discovery", boot="ours"))
+    other = beacon_of("discovery", boot="theirs", seq=900)
+    assert admit(beacon_filter, other, "peer", 1.0) == "duplicate_node"
+    assert beacon_filter.conflicts == {"mac.discovery"}
+    own = beacon_of("discovery", boot="ours", seq=2)
+    assert admit(beacon_filter, own, now=1.5) == "forwarded"
+
+
+def test_a_conflict_ends_some_time_after_its_last_beacon(beacon_filter: BeaconFilter) -> None:
+    admit(beacon_filter, beacon_of("discovery", boot="theirs"), "peer", 1.0)
+    beacon_filter.expire(1.0 + CONFLICT_ENDS_S)
+    assert beacon_filter.conflicts
+    beacon_filter.expire(1.1 + CONFLICT_ENDS_S)
+    assert not beacon_filter.conflicts
+
+
+def test_two_other_nodes_of_one_name_are_a_conflict(beacon_filter: BeaconFilter) -> None:
     for second in range(5):
         for boot in ("one", "two"):
             beacon = beacon_of("discovery", "twin", boot=boot, seq=second + 1)
-            admit(gate, beacon, "peer", float(second))
-    assert gate.conflicts == {"twin.discovery"}
+            admit(beacon_filter, beacon, "peer", float(second))
+    assert beacon_filter.conflicts == {"twin.discovery"}
 
 
-def test_two_services_of_one_name_on_this_node_are_a_conflict() -> None:
-    gate = gate_of_mac()
+def test_two_services_of_one_name_on_this_node_are_a_conflict(beacon_filter: BeaconFilter) -> None:
     for second in range(5):
         for boot in ("one", "two"):
-            admit(gate, beacon_of("gateway", boot=boot, seq=second + 1), now=float(second))
-    assert gate.conflicts == {"mac.gateway"}
+            beacon = beacon_of("gateway", boot=boot, seq=second + 1)
+            admit(beacon_filter, beacon, now=float(second))
+    assert beacon_filter.conflicts == {"mac.gateway"}
 
 
-def test_a_restart_is_no_conflict_though_a_late_word_of_the_old_boot_arrives() -> None:
-    gate = gate_of_mac()
+def test_a_restart_is_not_a_conflict_even_if_a_late_beacon_of_the_old_boot_arrives(
+    beacon_filter: BeaconFilter,
+) -> None:
     old, new = beacon_of("gateway", boot="old", seq=70), beacon_of("gateway", boot="new")
-    admit(gate, old, now=0.0)
-    assert admit(gate, new, now=0.5) == "forwarded"
-    assert admit(gate, replace(old, seq=71), now=0.6) == "stale"
+    admit(beacon_filter, old, now=0.0)
+    assert admit(beacon_filter, new, now=0.5) == "forwarded"
+    assert admit(beacon_filter, replace(old, seq=71), now=0.6) == "stale"
     for second in range(1, 10):
-        admit(gate, replace(new, seq=1 + second), now=float(second))
-        gate.expire(float(second))
-    assert gate.conflicts == frozenset()
+        admit(beacon_filter, replace(new, seq=1 + second), now=float(second))
+        beacon_filter.expire(float(second))
+    assert beacon_filter.conflicts == frozenset()
 
 
-def test_when_one_of_two_namesakes_ends_the_other_is_forwarded_again() -> None:
-    gate = gate_of_mac()
+@pytest.mark.parametrize(("pause_s", "is_conflict"), [(0.0, False), (0.1, True)])
+def test_beacons_of_a_replaced_boot_are_a_conflict_after_a_grace_period(
+    pause_s: float, is_conflict: bool, beacon_filter: BeaconFilter
+) -> None:
+    old, new = beacon_of("gateway", boot="old", seq=70), beacon_of("gateway", boot="new")
+    admit(beacon_filter, old, now=0.0)
+    admit(beacon_filter, new, now=0.5)
+    late = 0.5 + CONFLICT_AFTER_S + pause_s
+    assert admit(beacon_filter, replace(old, seq=71), now=late) == "stale"
+    assert bool(beacon_filter.conflicts) == is_conflict
+
+
+def test_expiry_returns_the_last_beacons(beacon_filter: BeaconFilter) -> None:
+    beacon = beacon_of("gateway")
+    admit(beacon_filter, beacon, now=0.0)
+    assert beacon_filter.expire(LEASE_S) == []
+    assert beacon_filter.expire(LEASE_S + 0.1) == [beacon]
+
+
+def test_the_survivor_of_two_processes_with_one_name_is_forwarded_again(
+    beacon_filter: BeaconFilter,
+) -> None:
     for second in range(3):
         for boot in ("one", "two"):
-            admit(gate, beacon_of("gateway", boot=boot, seq=second + 1), now=float(second))
+            beacon = beacon_of("gateway", boot=boot, seq=second + 1)
+            admit(beacon_filter, beacon, now=float(second))
     verdicts: list[str] = []
     for second in range(3, 20):
-        gate.expire(float(second))
+        beacon_filter.expire(float(second))
         beacon = beacon_of("gateway", boot="one", seq=second + 1)
-        verdicts.append(admit(gate, beacon, now=float(second)))
+        verdicts.append(admit(beacon_filter, beacon, now=float(second)))
     assert verdicts[-1] == "forwarded"
-    assert gate.conflicts == frozenset()
+    assert beacon_filter.conflicts == frozenset()

@@ -1,4 +1,4 @@
-"""What a machine is, from answers as the systems give them."""
+"""Hardware facts, from recorded output of the operating systems."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pomona_discovery.hardware import (
     UNKNOWN,
     Read,
     Run,
+    detect_hardware,
     linux_hardware,
-    linux_usable,
+    linux_usable_memory,
     mac_hardware,
     mac_working_set,
-    this_machine,
 )
 
 GIB = 1 << 30
@@ -24,7 +24,7 @@ hw.memsize: 68719476736
 iogpu.wired_limit_mb: 0
 """
 RAISED_LIMIT = M4_PRO.replace("wired_limit_mb: 0", "wired_limit_mb: 57344")
-# sysctl says on standard error which name it does not know, and answers the others.
+# sysctl reports an unknown name on standard error and prints the others.
 BEFORE_IOGPU = """\
 machdep.cpu.brand_string: Apple M1
 hw.logicalcpu: 8
@@ -72,7 +72,7 @@ def files(**contents: str) -> Read:
     return read
 
 
-def test_a_mac_says_what_it_is() -> None:
+def test_the_hardware_of_a_mac_is_read() -> None:
     found = mac_hardware(mac(M4_PRO))
     assert (found.chip, found.cores) == ("Apple M4 Pro", 14)
     assert (found.os_name, found.os_version) == ("macOS", "26.2")
@@ -80,11 +80,11 @@ def test_a_mac_says_what_it_is() -> None:
     assert found.usable_memory_bytes == 48 * GIB
 
 
-def test_a_limit_that_an_administrator_set_holds() -> None:
+def test_the_wired_limit_of_an_administrator_takes_precedence() -> None:
     assert mac_hardware(mac(RAISED_LIMIT)).usable_memory_bytes == 56 * GIB
 
 
-def test_a_mac_without_the_limit_is_told_by_the_rule() -> None:
+def test_the_working_set_of_a_mac_without_a_wired_limit_is_estimated() -> None:
     found = mac_hardware(mac(BEFORE_IOGPU, "13.6.9\n"))
     assert found.chip == "Apple M1"
     assert found.usable_memory_bytes == 8 * GIB * 2 // 3
@@ -102,19 +102,21 @@ def test_a_mac_without_the_limit_is_told_by_the_rule() -> None:
         (0, 0, 0),
     ],
 )
-def test_the_working_set_of_a_mac(memory_gib: int, limit_mb: int, usable: int) -> None:
+def test_the_working_set_is_two_thirds_or_three_quarters_of_memory(
+    memory_gib: int, limit_mb: int, usable: int
+) -> None:
     assert mac_working_set(memory_gib * GIB, limit_mb) == usable
 
 
-@pytest.mark.parametrize("answer", ["", "garbage", "hw.memsize: many\nhw.logicalcpu:\n"])
-def test_what_a_mac_does_not_say_is_unknown(answer: str) -> None:
-    found = mac_hardware(mac(answer))
+@pytest.mark.parametrize("output", ["", "garbage", "hw.memsize: many\nhw.logicalcpu:\n"])
+def test_values_missing_from_the_output_are_unknown(output: str) -> None:
+    found = mac_hardware(mac(output))
     assert (found.chip, found.cores) == (UNKNOWN, 0)
     assert (found.memory_bytes, found.usable_memory_bytes) == (0, 0)
     assert found.os_version == "26.2"
 
 
-def test_a_mac_whose_commands_fail_is_unknown() -> None:
+def test_values_are_unknown_when_commands_fail() -> None:
     def run(command: list[str]) -> str:
         raise TimeoutError(f"{command} took too long")
 
@@ -122,16 +124,16 @@ def test_a_mac_whose_commands_fail_is_unknown() -> None:
     assert (found.chip, found.cores, found.os_version) == (UNKNOWN, 0, UNKNOWN)
 
 
-def test_linux_says_what_it_is() -> None:
+def test_the_hardware_of_a_linux_machine_is_read() -> None:
     found = linux_hardware(files(cpuinfo=CPUINFO_X86, meminfo=MEMINFO, release=RELEASE))
     assert found.chip == "Intel(R) Xeon(R) CPU @ 2.20GHz"
     assert found.cores >= 1
     assert (found.os_name, found.os_version) == ("Linux", "Ubuntu 24.04.3 LTS")
     assert found.memory_bytes == 16315292 * 1024
-    assert found.usable_memory_bytes == linux_usable(found.memory_bytes)
+    assert found.usable_memory_bytes == linux_usable_memory(found.memory_bytes)
 
 
-def test_a_board_without_a_model_name_says_its_model() -> None:
+def test_the_board_model_replaces_a_missing_cpu_model() -> None:
     found = linux_hardware(files(cpuinfo=CPUINFO_PI, meminfo=MEMINFO))
     assert found.chip == "Raspberry Pi 5 Model B Rev 1.0"
     assert found.os_version == UNKNOWN
@@ -140,13 +142,13 @@ def test_a_board_without_a_model_name_says_its_model() -> None:
 @pytest.mark.parametrize(
     ("limit", "bound"), [(f"{4 * GIB}\n", 4 * GIB), ("max\n", 16315292 * 1024)]
 )
-def test_a_control_group_bounds_what_is_usable(limit: str, bound: int) -> None:
+def test_a_cgroup_limit_bounds_usable_memory(limit: str, bound: int) -> None:
     found = linux_hardware(files(cpuinfo=CPUINFO_X86, meminfo=MEMINFO, limit=limit))
     assert found.memory_bytes == 16315292 * 1024
-    assert found.usable_memory_bytes == linux_usable(bound)
+    assert found.usable_memory_bytes == linux_usable_memory(bound)
 
 
-def test_linux_without_proc_still_says_what_it_can() -> None:
+def test_linux_without_procfs_falls_back_to_psutil() -> None:
     found = linux_hardware(files(meminfo="nothing of use"))
     assert found.chip
     assert found.memory_bytes > 0, "psutil knows"
@@ -155,12 +157,12 @@ def test_linux_without_proc_still_says_what_it_can() -> None:
 @pytest.mark.parametrize(
     ("memory", "usable"), [(0, 0), (GIB // 2, 0), (4 * GIB, 3 * GIB), (64 * GIB, 56 * GIB)]
 )
-def test_linux_keeps_a_reserve(memory: int, usable: int) -> None:
-    assert linux_usable(memory) == usable
+def test_linux_reserves_memory_for_the_system(memory: int, usable: int) -> None:
+    assert linux_usable_memory(memory) == usable
 
 
-def test_this_machine_is_known() -> None:
-    found = this_machine()
+def test_the_hardware_of_this_machine_is_known() -> None:
+    found = detect_hardware()
     assert found.cores > 0
     assert 0 < found.usable_memory_bytes < found.memory_bytes
     assert found.os_name in {"Linux", "macOS"}

@@ -1,4 +1,4 @@
-"""Settings of discovery, as people write them."""
+"""Settings of discovery, from variables and from the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pomona_discovery.settings import DiscoverySettings
         ("[]", ()),
     ],
 )
-def test_peers_are_a_list_however_they_are_written(
+def test_peers_are_read_from_a_comma_separated_or_json_list(
     text: str, peers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_DISCOVERY_PEERS", text)
@@ -29,7 +29,9 @@ def test_peers_are_a_list_however_they_are_written(
 @pytest.mark.parametrize(
     "text", ["mac-2", "[fe80::1]:1", "udp://a:1", '["a:1"', "a:1;b:2", "http://a:1/x"]
 )
-def test_what_is_no_peer_is_refused_by_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_peer_is_rejected_with_the_name_of_the_setting(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("POMONA_DISCOVERY_PEERS", text)
     with pytest.raises(ConfigurationError, match="POMONA_DISCOVERY_PEERS"):
         read_settings(DiscoverySettings)
@@ -54,7 +56,7 @@ def test_the_settings_file_may_hold_a_list(
         ("0.0.0.0", "mac.local", "10.0.0.1", "tcp://mac.local:77"),
     ],
 )
-def test_what_other_nodes_are_told_to_connect_to(
+def test_the_advertised_endpoint_follows_the_hosts_in_the_settings(
     peer_host: str, advertised_host: str, data_host: str, endpoint: str
 ) -> None:
     settings = DiscoverySettings(
@@ -63,7 +65,7 @@ def test_what_other_nodes_are_told_to_connect_to(
     assert settings.advertised("tcp://0.0.0.0:77") == endpoint
 
 
-def test_variables_of_others_are_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_without_the_prefix_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NODE", "CLUSTER", "LOG_LEVEL", "STATE_DIR"):
         monkeypatch.setenv(name, "stray")
     assert read_settings(DiscoverySettings).cluster == "pomona"

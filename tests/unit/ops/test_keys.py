@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from pomona.auth.api_keys import KeyLimits, KeyStore
-from pomona.auth.key_usage import UsageBook
+from pomona.auth.key_usage import UsageStore
 from support.clusters import run_pomona
 
 
@@ -53,9 +53,9 @@ def test_what_a_key_has_used_is_listed_and_a_new_key_of_its_name_begins_at_nough
 ) -> None:
     store = KeyStore(tmp_path)
     store.create("me")
-    book = UsageBook(tmp_path)
+    book = UsageStore(tmp_path)
     book.add(store.list()[0], 30, 4, 1e9)
-    content = book.unwritten(store.list())
+    content = book.pending_write(store.list())
     assert content is not None
     book.write(content)
     listed = run_pomona("keys", "list", POMONA_STATE_DIR=str(tmp_path))
@@ -63,6 +63,6 @@ def test_what_a_key_has_used_is_listed_and_a_new_key_of_its_name_begins_at_nough
     assert "2001-09-09" in listed.stdout
     store.revoke("me")
     store.create("me")
-    assert UsageBook(tmp_path).of(store.list()[0]).requests == 0
+    assert UsageStore(tmp_path).usage_of(store.list()[0]).requests == 0
     book.add(store.list()[0], 1, 1, 2e9)
-    assert (book.unwritten(store.list()) or b"").count(b"requests") == 1
+    assert (book.pending_write(store.list()) or b"").count(b"requests") == 1

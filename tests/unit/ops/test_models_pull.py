@@ -15,9 +15,9 @@ from mlx_lm.models import llama
 from rich.console import Console
 
 from pomona.errors import ConfigurationError, ModelError
-from pomona.models import pinned
+from pomona.models import pinned_source
 from pomona.models.store.hub_source import HubSource
-from pomona.models.store.sparse_copy import SparseCopy, copies
+from pomona.models.store.sparse_copy import SparseCopy, local_copies
 from pomona_ops.commands.models.pull import pull_model
 from pomona_ops.commands.models.show import described, facts_of, print_facts
 from support.doubles.hub import FakeHub, fake_hub
@@ -51,7 +51,7 @@ def test_all_of_it_comes_once_byte_for_byte(hub: FakeHub) -> None:
     served = hub.weight_bytes()
     assert pull_model(NAME, quiet(), quiet=True)["fetched_bytes"] == 0
     assert hub.weight_bytes() == served
-    (copy,) = copies()
+    (copy,) = local_copies()
     assert copy.held_bytes()[0] == copy.held_bytes()[1] == result["bytes"]
 
 
@@ -59,14 +59,14 @@ def test_a_pull_brings_what_the_hub_has_now_and_without_a_hub_what_is_here_stays
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = pull_model(NAME, quiet(), quiet=True)
-    assert pinned(NAME) == f"{NAME}@{old['version']}"
+    assert pinned_source(NAME) == f"{NAME}@{old['version']}"
     changed = tmp_path / "changed"
     shutil.copytree(hub.models[NAME], changed)
     (changed / "generation_config.json").write_text(json.dumps({"temperature": 0.1}))
     commit = hub.push(NAME, changed)
     assert facts_of(NAME).sampling["temperature"] == 0.7
     new = pull_model(NAME, quiet(), quiet=True)
-    assert pinned(NAME) == f"{NAME}@{commit}" == f"{NAME}@{new['version']}"
+    assert pinned_source(NAME) == f"{NAME}@{commit}" == f"{NAME}@{new['version']}"
     assert facts_of(NAME).sampling == {"temperature": 0.1}
     assert facts_of(f"{NAME}@{old['version']}").sampling["temperature"] == 0.7
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -74,10 +74,10 @@ def test_a_pull_brings_what_the_hub_has_now_and_without_a_hub_what_is_here_stays
 
 
 def test_a_file_that_does_not_have_its_hash_is_fetched_anew(hub: FakeHub) -> None:
-    copy = SparseCopy.begin(NAME, [HubSource()])
+    copy = SparseCopy.create(NAME, [HubSource()])
     file = copy.weight_files()[0]
     end = copy.manifest.files[file].size
-    (begin, _) = copy.lacking_of(file)[0]
+    (begin, _) = copy.missing_in_file(file)[0]
     copy.write(file, begin, b"\1" * (end - begin - 10))
     with pytest.raises(ModelError, match=rf"{file} does not have the hash"):
         pull_model(NAME, quiet(), quiet=True)

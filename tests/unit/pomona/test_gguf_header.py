@@ -1,4 +1,4 @@
-"""The GGUF header: what the ``gguf`` package reads, in a fraction of its time."""
+"""GGUF header: the same result as the ``gguf`` package, and rejection of damaged files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pomona.models import EMBEDDED_MODEL, resolve
 from pomona.models.formats.gguf_header import read_gguf_header
 
 
-def test_it_says_of_the_default_model_what_the_gguf_package_says() -> None:
+def test_the_header_of_the_embedded_model_equals_that_of_the_gguf_package() -> None:
     path = resolve(EMBEDDED_MODEL)
     header, reader = read_gguf_header(path), GGUFReader(path)
-    told = {key: value.contents() for key, value in reader.fields.items() if "GGUF." not in key}
-    assert header.fields == told
+    expected = {key: value.contents() for key, value in reader.fields.items() if "GGUF." not in key}
+    assert header.fields == expected
     assert [(x.name, x.elements, x.stored_bytes) for x in header.tensors] == [
         (str(x.name), int(x.n_elements), int(x.n_bytes)) for x in reader.tensors
     ]
@@ -40,7 +40,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(cut=st.integers(0, 400), byte=st.integers(0, 255))
 @settings(max_examples=200, deadline=None)
-def test_damage_is_read_or_refused_but_never_a_crash(small: Path, cut: int, byte: int) -> None:
+def test_a_damaged_file_is_read_or_raises_a_model_error(small: Path, cut: int, byte: int) -> None:
     whole = small.read_bytes()
     place = cut % len(whole)
     damaged = small.with_name("damaged.gguf")
@@ -49,7 +49,7 @@ def test_damage_is_read_or_refused_but_never_a_crash(small: Path, cut: int, byte
         read_gguf_header(damaged)
 
 
-def test_every_cut_of_a_file_is_a_model_error_that_names_it(small: Path) -> None:
+def test_a_truncated_file_raises_a_model_error_that_names_it(small: Path) -> None:
     whole = small.read_bytes()
     cut = small.with_name("cut.gguf")
     for length in range(len(whole)):

@@ -1,4 +1,4 @@
-"""Who is alive, by the beacons heard."""
+"""Leases: which services are alive, by their beacons."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_a_service_is_alive_until_its_lease_ends() -> None:
 
 
 @pytest.mark.parametrize("seq", [0, 4, 5])
-def test_an_old_or_repeated_beacon_is_no_news_and_extends_nothing(seq: int) -> None:
+def test_an_old_or_repeated_beacon_is_stale_and_extends_no_lease(seq: int) -> None:
     table = LeaseTable()
     table.observe(beacon_of("gateway", seq=5), 0.0)
     assert not table.observe(beacon_of("gateway", seq=seq), 2.0)
     assert table.expire(LEASE_S + 0.5) != []
 
 
-def test_a_new_boot_replaces_the_old_one_which_is_not_believed_again() -> None:
+def test_beacons_of_a_replaced_boot_are_stale() -> None:
     table = LeaseTable()
     table.observe(beacon_of("gateway", boot="old", seq=90), 0.0)
     assert table.observe(beacon_of("gateway", boot="new", seq=1), 1.0)
@@ -36,7 +36,7 @@ def test_a_new_boot_replaces_the_old_one_which_is_not_believed_again() -> None:
     assert lease.beacon.boot == "new"
 
 
-def test_the_one_of_two_namesakes_that_is_left_is_heard() -> None:
+def test_the_survivor_of_two_processes_with_one_name_gets_the_lease() -> None:
     table = LeaseTable()
     table.observe(beacon_of("gateway", boot="one", seq=1), 0.0)
     table.observe(beacon_of("gateway", boot="two", seq=1), 0.5)
@@ -44,14 +44,14 @@ def test_the_one_of_two_namesakes_that_is_left_is_heard() -> None:
     assert table.observe(beacon_of("gateway", boot="one", seq=9), 4.0)
 
 
-def test_a_service_that_was_silent_is_heard_again() -> None:
+def test_a_service_whose_lease_expired_gets_a_new_one() -> None:
     table = LeaseTable()
     table.observe(beacon_of("gateway", seq=1), 0.0)
     table.expire(10.0)
     assert table.observe(beacon_of("gateway", seq=11), 11.0)
 
 
-def test_progress_stands_still_only_while_work_is_queued() -> None:
+def test_the_time_of_progress_stands_still_only_while_work_is_queued() -> None:
     table = LeaseTable()
 
     def progressed_at(seq: int, progress: int, queued: int) -> float:
@@ -62,13 +62,13 @@ def test_progress_stands_still_only_while_work_is_queued() -> None:
         return lease.progressed_at
 
     assert progressed_at(1, 7, 0) == 1.0
-    assert progressed_at(2, 7, 0) == 2.0, "nothing to do"
-    assert progressed_at(3, 7, 1) == 2.0, "work came, none is done"
+    assert progressed_at(2, 7, 0) == 2.0, "nothing is queued"
+    assert progressed_at(3, 7, 1) == 2.0, "work is queued, none is done"
     assert progressed_at(4, 7, 1) == 2.0
     assert progressed_at(5, 8, 1) == 5.0, "a step is done"
 
 
-def test_services_of_a_kind_come_by_name() -> None:
+def test_services_of_one_kind_are_sorted_by_name() -> None:
     table = LeaseTable()
     for node in ("c", "a", "b"):
         table.observe(beacon_of("stage_worker", node), 0.0)
@@ -87,15 +87,15 @@ def test_services_of_a_kind_come_by_name() -> None:
         max_size=40,
     )
 )
-def test_whoever_is_in_the_table_spoke_within_the_lease(
-    heard: list[tuple[str, str, int, float]],
+def test_every_service_in_the_table_sent_a_new_beacon_within_the_lease(
+    beacons: list[tuple[str, str, int, float]],
 ) -> None:
     table, now = LeaseTable(), 0.0
-    spoke: dict[str, float] = {}
-    for node, boot, seq, pause in heard:
+    received: dict[str, float] = {}
+    for node, boot, seq, pause in beacons:
         now += pause
         if table.observe(beacon_of("gateway", node, boot=boot, seq=seq), now):
-            spoke[f"{node}.gateway"] = now
-        for silent in table.expire(now):
-            assert now - spoke.pop(silent.name) > LEASE_S
-        assert {x.beacon.name: x.heard_at for x in table} == spoke
+            received[f"{node}.gateway"] = now
+        for expired in table.expire(now):
+            assert now - received.pop(expired.name) > LEASE_S
+        assert {x.beacon.name: x.received_at for x in table} == received

@@ -1,4 +1,4 @@
-"""Bytes to messages and back: round trips, and every limit."""
+"""Codec: round trips of every message, and rejection beyond every limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pomona.errors import ProtocolError
 from pomona.messages import codec
 from pomona.messages.control import Alert, Beacon, HealthWatcherFacts
 from pomona.messages.discovery import DiscoveryFacts
-from pomona.messages.pipeline import MAX_TENSORS, Cancel, Envelope, Tensor
+from pomona.messages.limits import MAX_HEADER_BYTES, MAX_TENSORS
+from pomona.messages.pipeline import Cancel, Envelope, Tensor
 from support.beacons import HARDWARE, beacon_of
 from support.strategies import messages
 
@@ -53,16 +54,16 @@ def envelope_of(**fields: Any) -> Envelope:
 
 @settings(deadline=None)
 @given(BEACONS)
-def test_every_beacon_survives_the_wire(beacon: Beacon) -> None:
+def test_a_beacon_survives_encoding_and_decoding(beacon: Beacon) -> None:
     assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
 
 
 @settings(deadline=None)
 @given(ENVELOPES, st.integers(1, 4))
-def test_a_first_part_is_no_whole_message(envelope: Envelope, later: int) -> None:
+def test_a_first_part_is_not_accepted_as_a_whole_message(envelope: Envelope, later: int) -> None:
     envelope = replace(envelope, later=later)
-    here = envelope.tensors[: max(len(envelope.tensors) - later, 0)]
-    frames = codec.encode_message(envelope, [bytes(codec.tensor_bytes(t)) for t in here])
+    known = envelope.tensors[: max(len(envelope.tensors) - later, 0)]
+    frames = codec.encode_message(envelope, [bytes(codec.tensor_bytes(t)) for t in known])
     if later <= len(envelope.tensors):
         assert codec.decode_part(frames).envelope == envelope
         with pytest.raises(ProtocolError, match="missing"):
@@ -74,14 +75,14 @@ def test_a_first_part_is_no_whole_message(envelope: Envelope, later: int) -> Non
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=64), max_size=4))
-def test_any_bytes_are_a_beacon_or_a_protocol_error(frames: list[bytes]) -> None:
+def test_random_frames_are_not_a_beacon(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
         codec.decode_beacon(frames)
 
 
 @settings(deadline=None)
 @given(BEACONS, st.data())
-def test_a_damaged_beacon_is_refused_or_still_whole(beacon: Beacon, data: st.DataObject) -> None:
+def test_a_damaged_beacon_is_rejected_or_still_valid(beacon: Beacon, data: st.DataObject) -> None:
     topic, body = codec.encode_beacon(beacon)
     place = data.draw(st.integers(0, len(body) - 1))
     byte = data.draw(st.integers(0, 255))
@@ -92,7 +93,7 @@ def test_a_damaged_beacon_is_refused_or_still_whole(beacon: Beacon, data: st.Dat
 
 @settings(deadline=None)
 @given(BEACONS, st.data())
-def test_a_cut_beacon_is_refused(beacon: Beacon, data: st.DataObject) -> None:
+def test_a_truncated_beacon_is_rejected(beacon: Beacon, data: st.DataObject) -> None:
     topic, body = codec.encode_beacon(beacon)
     with pytest.raises(ProtocolError):
         codec.decode_beacon([topic, body[: data.draw(st.integers(0, len(body) - 1))]])
@@ -122,21 +123,21 @@ def too_large() -> Beacon:
         (too_large(), "over"),
     ],
 )
-def test_a_beacon_beyond_a_limit_is_refused_and_the_error_names_it(
+def test_a_beacon_beyond_a_limit_is_rejected_and_the_error_names_it(
     beacon: Beacon, what: str
 ) -> None:
     with pytest.raises(ProtocolError, match=what):
         codec.decode_beacon(codec.encode_beacon(beacon))
 
 
-def test_a_beacon_at_its_limits_passes() -> None:
+def test_a_beacon_at_its_limits_is_valid() -> None:
     facts = DiscoveryFacts(HARDWARE, ("x" * 256,) * 256)
     beacon = beacon_of("discovery", "n" * 64, name="m" * 64, facts=None, seq=2**63 - 1)
     beacon = replace(beacon, facts=facts)
     assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
 
 
-def test_facts_of_an_unknown_kind_are_refused() -> None:
+def test_facts_of_an_unknown_kind_are_rejected() -> None:
     topic, body = codec.encode_beacon(beacon_of("gateway"))
     content = orjson.loads(body)
     content["facts"]["service"] = "stranger"
@@ -144,7 +145,7 @@ def test_facts_of_an_unknown_kind_are_refused() -> None:
         codec.decode_beacon([topic, orjson.dumps(content)])
 
 
-def test_a_beacon_under_a_topic_of_another_is_refused() -> None:
+def test_a_beacon_with_the_topic_of_another_is_rejected() -> None:
     topic, _ = codec.encode_beacon(beacon_of("gateway", "one"))
     _, body = codec.encode_beacon(beacon_of("gateway", "two"))
     with pytest.raises(ProtocolError, match="topic"):
@@ -158,14 +159,14 @@ def test_a_beacon_has_two_frames(count: int) -> None:
         codec.decode_beacon(frames)
 
 
-def test_what_a_beacon_held_does_not_reach_the_error() -> None:
+def test_errors_do_not_quote_the_content_of_a_beacon() -> None:
     frames = codec.encode_beacon(beacon_of("gateway", node="secret words " * 9))
     with pytest.raises(ProtocolError) as caught:
         codec.decode_beacon(frames)
     assert "secret" not in str(caught.value)
 
 
-def test_a_number_that_json_cannot_hold_is_refused() -> None:
+def test_a_number_that_json_cannot_represent_is_rejected() -> None:
     facts = HealthWatcherFacts((Alert("k", "warning", "s", float("nan")),))
     beacon = replace(beacon_of("health_watcher"), facts=facts)
     with pytest.raises(ProtocolError, match="since"):
@@ -177,7 +178,7 @@ def test_a_number_that_json_cannot_hold_is_refused() -> None:
 
 @settings(deadline=None)
 @given(ENVELOPES, st.randoms(use_true_random=False))
-def test_every_message_survives_the_wire(envelope: Envelope, random: Any) -> None:
+def test_a_message_survives_encoding_and_decoding(envelope: Envelope, random: Any) -> None:
     buffers = [random.randbytes(codec.tensor_bytes(tensor)) for tensor in envelope.tensors]
     message = codec.decode_message(codec.encode_message(envelope, buffers))
     assert message.envelope == envelope
@@ -186,14 +187,14 @@ def test_every_message_survives_the_wire(envelope: Envelope, random: Any) -> Non
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=64), max_size=4))
-def test_any_bytes_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
+def test_random_frames_are_not_a_message(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
         codec.decode_message(frames)
 
 
 @settings(deadline=None)
 @given(ENVELOPES, st.integers(1, 9))
-def test_a_tensor_that_its_bytes_do_not_fill_is_refused(envelope: Envelope, extra: int) -> None:
+def test_a_tensor_of_the_wrong_size_is_rejected(envelope: Envelope, extra: int) -> None:
     tensor = Tensor("float32", (2, 3))
     envelope = replace(envelope, tensors=(tensor,))
     for size in (24 - min(extra, 24), 24 + extra):
@@ -201,7 +202,7 @@ def test_a_tensor_that_its_bytes_do_not_fill_is_refused(envelope: Envelope, extr
             codec.decode_message(codec.encode_message(envelope, [b"\0" * size]))
 
 
-def test_tensors_are_passed_on_without_a_copy() -> None:
+def test_tensors_are_not_copied() -> None:
     payload = bytearray(24)
     envelope = envelope_of(tensors=(Tensor("float32", (2, 3)),))
     frames = codec.encode_message(envelope, [payload])
@@ -221,32 +222,51 @@ def test_tensors_are_passed_on_without_a_copy() -> None:
         (envelope_of(tensors=(Tensor("int32", (1,)),) * (MAX_TENSORS + 1)), "tensors"),
     ],
 )
-def test_a_message_beyond_a_limit_is_refused_and_the_error_names_it(
+def test_a_message_beyond_a_limit_is_rejected_and_the_error_names_it(
     envelope: Envelope, what: str
 ) -> None:
     with pytest.raises(ProtocolError, match=what):
         codec.decode_message(codec.encode_message(envelope))
 
 
-def test_a_message_of_an_unknown_kind_is_refused() -> None:
+def test_a_message_of_an_unknown_kind_is_rejected() -> None:
     header = orjson.loads(orjson.dumps(envelope_of()))
     header["body"]["kind"] = "exec"
     with pytest.raises(ProtocolError, match="body"):
         codec.decode_message([orjson.dumps(header)])
 
 
-def test_too_many_frames_are_refused() -> None:
+def test_too_many_frames_are_rejected() -> None:
     frames: list[bytes] = [b"{}"] * (2 + MAX_TENSORS)
     with pytest.raises(ProtocolError, match="frames"):
         codec.decode_message(frames)
 
 
-def test_a_tensor_over_the_limit_is_refused_before_it_is_looked_at() -> None:
+def test_a_tensor_over_the_limit_is_rejected_by_its_shape_alone() -> None:
     envelope = envelope_of(tensors=(Tensor("float32", (2**31 - 1, 2**31 - 1)),))
     with pytest.raises(ProtocolError, match="over"):
         codec.decode_message(codec.encode_message(envelope, [b""]))
 
 
-def test_a_header_over_the_limit_is_refused() -> None:
+def test_a_header_over_the_limit_is_rejected() -> None:
     with pytest.raises(ProtocolError, match="over"):
-        codec.decode_message([b" " * (codec.MAX_HEADER_BYTES + 1)])
+        codec.decode_message([b" " * (MAX_HEADER_BYTES + 1)])
+
+
+# Second parts --------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=40), st.integers(0, 10**15 - 1), st.lists(st.binary(), max_size=3))
+def test_a_second_part_survives_encoding_and_decoding(
+    name: bytes, elapsed_us: int, buffers: list[bytes]
+) -> None:
+    rest = codec.MessageRest(name, elapsed_us, buffers)
+    assert codec.decode_rest(codec.encode_rest(rest)) == rest
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"boot/1/0", b"boot/1/0 ", b"boot/1/0 -1", b"b " + b"9" * 16]
+)
+def test_a_second_part_without_a_valid_time_is_rejected(first: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode_rest([first, b"activats"])

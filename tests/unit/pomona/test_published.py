@@ -1,4 +1,4 @@
-"""Facts that ship as data agree with what the makers publish."""
+"""Published models: the facts computed from data agree with the published figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pomona.models.published import published_facts, published_names
 DATA: dict[str, dict[str, Any]] = tomllib.loads(
     (files("pomona.models") / "data" / "published.toml").read_text()
 )
-ASKED = [
+COMMON_MODELS = [
     "deepseek-v3",
     "llama-4-maverick",
     "qwen3-235b-a22b",
@@ -23,8 +23,8 @@ ASKED = [
 ]
 
 
-def test_the_models_that_people_plan_for_are_there_with_their_source() -> None:
-    assert set(ASKED) <= set(published_names())
+def test_common_models_have_facts_with_a_source() -> None:
+    assert set(COMMON_MODELS) <= set(published_names())
     for name in published_names():
         facts = published_facts(name)
         assert facts is not None
@@ -34,15 +34,15 @@ def test_the_models_that_people_plan_for_are_there_with_their_source() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in DATA if "parameters" in DATA[name]])
-def test_computed_parameters_are_the_published_ones(name: str) -> None:
+def test_computed_parameters_equal_the_published_ones(name: str) -> None:
     facts = published_facts(name)
     assert facts is not None
     assert facts.parameters / 1e9 == pytest.approx(DATA[name]["parameters"], rel=0.015)
-    # Makers count the embedding among what is active, or do not, and round boldly.
+    # Some authors count the embedding as active, and all round coarsely.
     assert facts.active_parameters / 1e9 == pytest.approx(DATA[name]["active"], rel=0.12)
 
 
-def test_caches_are_those_of_the_architectures() -> None:
+def test_cache_sizes_follow_the_architecture() -> None:
     def values(name: str) -> int:
         facts = published_facts(name)
         assert facts is not None
@@ -58,17 +58,17 @@ def test_caches_are_those_of_the_architectures() -> None:
     assert [layer.window for layer in maverick.layers[:4]] == [8192, 8192, 8192, 0]
 
 
-def test_a_quantisation_may_be_named() -> None:
-    usual, eight = published_facts("DeepSeek-V3"), published_facts("deepseek-v3:8bit")
-    assert usual is not None
-    assert eight is not None
-    assert usual.stored_bytes == pytest.approx(671e9 * 4.5 / 8, rel=0.01)
-    assert eight.stored_bytes == pytest.approx(671e9 * 8.5 / 8, rel=0.01)
+def test_a_quantization_can_be_selected_by_name() -> None:
+    default, eight_bit = published_facts("DeepSeek-V3"), published_facts("deepseek-v3:8bit")
+    assert default is not None
+    assert eight_bit is not None
+    assert default.stored_bytes == pytest.approx(671e9 * 4.5 / 8, rel=0.01)
+    assert eight_bit.stored_bytes == pytest.approx(671e9 * 8.5 / 8, rel=0.01)
     assert published_facts("deepseek-v3:3bit") is None
     assert published_facts("no-such-model") is None
 
 
-def test_gpt_oss_is_as_large_as_its_files() -> None:
+def test_the_size_of_gpt_oss_equals_that_of_its_files() -> None:
     facts = published_facts("gpt-oss-120b")
     assert facts is not None
     assert facts.stored_bytes == pytest.approx(65.2e9, rel=0.03)

@@ -1,4 +1,4 @@
-"""SentencePiece's BPE from a GGUF file's metadata gives what the sentencepiece library gives."""
+"""SentencePiece BPE from GGUF metadata: the same ids and text as the sentencepiece library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece  # type: ignore[import-untyped]  # it has no types
+import sentencepiece  # type: ignore[import-untyped]  # the library has no types
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +51,7 @@ def kind_of(model: Any, number: int) -> int:
 
 
 def backend_of(model: Any, prefix: bool) -> Any:
-    """As llama.cpp's converter writes a SentencePiece model."""
+    """Returns a tokenizer from metadata in the layout of llama.cpp's converter."""
     numbers = range(model.get_piece_size())
     fields = {
         "tokenizer.ggml.model": "llama",
@@ -78,13 +78,13 @@ BACKENDS = {prefix: backend_of(model, prefix) for prefix, model in MODELS.items(
         ).map(" ".join),
     )
 )
-def test_ids_and_text_are_those_of_sentencepiece(prefix: bool, text: str) -> None:
+def test_ids_and_text_equal_those_of_sentencepiece(prefix: bool, text: str) -> None:
     ids = BACKENDS[prefix].encode(text, add_special_tokens=False).ids
     assert ids == MODELS[prefix].encode(text)
     assert BACKENDS[prefix].decode(ids) == text
 
 
-def test_special_tokens_are_one_token() -> None:
+def test_a_special_token_is_one_id() -> None:
     backend, model = BACKENDS[False], MODELS[False]
     ids = backend.encode("<s>the<turn>cat", add_special_tokens=False).ids
     turn = model.piece_to_id("<turn>")

@@ -55,7 +55,7 @@ def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
-        monkeypatch.setattr(sparse_copy, "PIECE_BYTES", 1 << 16)
+        monkeypatch.setattr(sparse_copy, "CHUNK_BYTES", 1 << 16)
         yield served
 
 
@@ -146,7 +146,7 @@ def test_a_peers_folder_is_fetched_by_the_path_in_the_plan(
     manifest = peer.manifest(str(original))
     assert "pytorch_model.bin" not in manifest.files
     # Here the path exists; on another machine it does not.
-    copy = SparseCopy.begin(str(original), [peer])
+    copy = SparseCopy.create(str(original), [peer])
     places = read_facts(str(original))
     assert read_facts(str(copy.folder)).layers == places.layers
 
@@ -162,8 +162,8 @@ class Counting:
     def manifest(self, source: str) -> Manifest:
         return self._keeper.manifest(source)
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
-        return self._keeper.held(manifest, file)
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
+        return self._keeper.held_ranges(manifest, file)
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         content = self._keeper.read(manifest, file, begin, end)
@@ -202,8 +202,8 @@ def test_a_range_with_a_wrong_hash_is_refused(
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     with pytest.raises(ModelError, match="does not have the hash"):
-        SparseCopy.begin(str(original), [Liar("liar", peer._url)])  # type: ignore[reportPrivateUsage]
-    assert SparseCopy.begin(str(original), [Liar("liar", peer._url), peer])  # type: ignore[reportPrivateUsage]
+        SparseCopy.create(str(original), [Liar("liar", peer._url)])  # type: ignore[reportPrivateUsage]
+    assert SparseCopy.create(str(original), [Liar("liar", peer._url), peer])  # type: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ RANGES = st.lists(
 def test_missing_ranges_are_wanted_ranges_minus_held_ranges(
     wanted: list[tuple[int, int]], held: list[tuple[int, int]]
 ) -> None:
-    merged = sparse_copy._merged(held)  # type: ignore[reportPrivateUsage]
+    merged = sparse_copy._merge(held)  # type: ignore[reportPrivateUsage]
     assert all(a[1] < b[0] for a, b in pairwise(merged))
-    left = sparse_copy._without(sparse_copy._merged(wanted), merged)  # type: ignore[reportPrivateUsage]
+    left = sparse_copy._subtract(sparse_copy._merge(wanted), merged)  # type: ignore[reportPrivateUsage]
 
     def numbers(ranges: list[tuple[int, int]]) -> list[int]:
         return [n for begin, end in ranges for n in range(begin, end)]

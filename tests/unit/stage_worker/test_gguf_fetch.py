@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
-from pomona.models import pinned, read_facts, resolve
+from pomona.models import pinned_source, read_facts, resolve
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.store import sparse_copy
-from pomona.models.store.hub_id import chosen_gguf, hub_id
+from pomona.models.store.hub_id import choose_gguf_file
 from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource
 from pomona_stage_worker.loading import read_weights
@@ -54,7 +54,7 @@ def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
-        monkeypatch.setattr(sparse_copy, "PIECE_BYTES", 1 << 16)
+        monkeypatch.setattr(sparse_copy, "CHUNK_BYTES", 1 << 16)
         yield served
 
 
@@ -90,7 +90,7 @@ def test_a_stage_fetches_only_its_own_tensors(hub: FakeHub, original: Path) -> N
     assert hub.weight_bytes() - before == share(original, 2, 4)
     again = hub.weight_bytes()
     assert same(f"{NAME}:{FILE}", original, 2, 4)
-    assert same(pinned(f"{NAME}:q4_0"), original, 2, 4)
+    assert same(pinned_source(f"{NAME}:q4_0"), original, 2, 4)
     assert hub.weight_bytes() - again <= 2 << 16
 
 
@@ -136,8 +136,8 @@ class Elsewhere:
     def manifest(self, source: str) -> Manifest:
         return replace(self._peer.manifest(self._there), source=source)
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
-        return self._peer.held(replace(manifest, source=self._there), file)
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
+        return self._peer.held_ranges(replace(manifest, source=self._there), file)
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         content = self._peer.read(replace(manifest, source=self._there), file, begin, end)
@@ -197,14 +197,14 @@ def test_every_node_loads_the_planned_commit_after_the_branch_moves(
     hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve(f"{NAME}:Q4_0")
-    planned = pinned(f"{NAME}:Q4_0")
+    planned = pinned_source(f"{NAME}:Q4_0")
     moved = tmp_path / "moved"
     moved.mkdir()
     write_model(moved / FILE, seed=2)
     hub.push(NAME, moved)
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "another node"))
     assert same(planned, original, 2, 6)
-    assert pinned(planned) == planned
+    assert pinned_source(planned) == planned
     assert same(f"{NAME}:Q4_0", moved / FILE, 2, 6)
 
 
@@ -225,7 +225,7 @@ def test_every_node_loads_the_planned_commit_after_the_branch_moves(
 def test_hub_ids_are_distinguished_from_paths(
     source: str, parts: tuple[str, str, str] | None
 ) -> None:
-    found = hub_id(source)
+    found = parse_hub_id(source)
     assert (found and (found.name, found.revision, found.file)) == parts
     assert found is None or str(found) == source
 
@@ -244,7 +244,7 @@ FILES = ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m.f16.gguf", "Q2_K/m-Q2_K-00001-of-0
     ],
 )
 def test_a_gguf_file_is_chosen_by_name_or_quantisation(asked: str, file: str) -> None:
-    assert chosen_gguf(FILES, asked) == file
+    assert choose_gguf_file(FILES, asked) == file
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,6 @@ def test_the_error_for_an_unknown_gguf_file_lists_the_files(
     asked: str, error: type[ModelError], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        chosen_gguf(FILES, asked)
+        choose_gguf_file(FILES, asked)
     with pytest.raises(ModelNotFoundError, match="name one after a colon"):
-        chosen_gguf(["a-Q2_K.gguf", "b-Q3_K.gguf"], "")
+        choose_gguf_file(["a-Q2_K.gguf", "b-Q3_K.gguf"], "")

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from pomona.errors import ProtocolError
 from pomona.messages.codec import tensor_bytes
-from pomona.messages.pipeline import FINISHES, Tensor
+from pomona.messages.pipeline import FINISH_REASONS, Tensor
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken, pack, sampled_tensor, unpack
 
 TOKENS = st.builds(
-    SampledToken, st.integers(0, 2**53), st.integers(0, 2**31 - 1), st.sampled_from(FINISHES)
+    SampledToken, st.integers(0, 2**53), st.integers(0, 2**31 - 1), st.sampled_from(FINISH_REASONS)
 )
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import orjson
 
 from pomona.auth.api_keys import KeyLimits, KeyStore, Role
-from pomona.auth.key_usage import UsageBook
+from pomona.auth.key_usage import UsageStore
 
 
 def create_key(store: KeyStore, name: str, role: Role, limits: KeyLimits) -> None:
@@ -17,7 +17,7 @@ def create_key(store: KeyStore, name: str, role: Role, limits: KeyLimits) -> Non
     print(f"This is the only time it is shown; its hash is in {store.path}.", file=sys.stderr)
 
 
-def list_keys(store: KeyStore, book: UsageBook, as_json: bool) -> None:
+def list_keys(store: KeyStore, book: UsageStore, as_json: bool) -> None:
     """Print every key and what was used of it, without what would let one use it."""
     keys = store.list()
     if as_json:
@@ -27,7 +27,7 @@ def list_keys(store: KeyStore, book: UsageBook, as_json: bool) -> None:
                 "role": key.role,
                 "created": key.created,
                 "limits": key.limits,
-                "usage": book.of(key),
+                "usage": book.usage_of(key),
             }
             for key in keys
         ]
@@ -44,7 +44,7 @@ def list_keys(store: KeyStore, book: UsageBook, as_json: bool) -> None:
     for column in ("name", "role", "created", "limits", "requests", "tokens in/out", "last used"):
         table.add_column(column)
     for key in keys:
-        usage = book.of(key)
+        usage = book.usage_of(key)
         table.add_row(
             key.name,
             key.role,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from pomona.addresses import SAME_MACHINE
+from pomona.addresses import IPC_PREFIX
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
@@ -257,6 +257,6 @@ def _services(report: ClusterReport) -> Table:
             service.node,
             str(service.pid),
             service.state,
-            "  ".join(x for x in listens if not x.startswith(SAME_MACHINE)),
+            "  ".join(x for x in listens if not x.startswith(IPC_PREFIX)),
         )
     return table

@@ -11,8 +11,8 @@ import orjson
 
 from pomona import __version__
 from pomona.settings import ServiceSettings, read_settings
-from pomona_discovery.hardware import this_machine
-from pomona_discovery.node_facts import node_facts
+from pomona_discovery.hardware import detect_hardware
+from pomona_discovery.node_facts import collect_node_facts
 from pomona_ops.cluster.ports import ClusterPorts, is_free
 from pomona_ops.commands.status import hear_cluster
 from pomona_ops.doctor.checks import Finding, diagnose
@@ -47,8 +47,8 @@ def look(port: int, endpoint: str) -> Snapshot:
     now = time.time()
     here = Node(
         settings.node,
-        this_machine(),
-        node_facts(settings.state_dir, now),
+        detect_hardware(),
+        collect_node_facts(settings.state_dir, now),
         __version__,
         heard_at=now,
     )

@@ -1,8 +1,8 @@
-"""What this machine is, asked of the operating system.
+"""Reads the fixed properties of this machine from the operating system.
 
-A probe that fails never stops the service: what cannot be told is said to be ``unknown``,
-or 0 bytes or cores. The questions go through two narrow functions, one that runs a command
-and one that reads a file, so that answers recorded elsewhere can be tested here.
+A failed query never stops the service: its result is ``unknown``, or 0 bytes or cores. Queries go
+through two functions, one that runs a command and one that reads a file, so that tests can replay
+recorded output.
 
 Sources: ``man 3 sysctl`` and ``man 1 sw_vers`` of macOS; ``proc_cpuinfo(5)``,
 ``proc_meminfo(5)``, ``os-release(5)`` and the kernel's cgroup v2 document of Linux.
@@ -37,34 +37,36 @@ SMALL_MAC_BYTES: Final = 36 * GIB
 _SYSCTLS = ["machdep.cpu.brand_string", "hw.logicalcpu", "hw.memsize", "iogpu.wired_limit_mb"]
 
 
-def this_machine() -> Hardware:
-    """Ask the machine this runs on."""
+def detect_hardware() -> Hardware:
+    """Reads the hardware of this machine."""
     return mac_hardware(_run) if platform.system() == "Darwin" else linux_hardware(_read)
 
 
 def mac_hardware(run: Run) -> Hardware:
-    """A Mac, by ``sysctl`` and ``sw_vers``."""
-    found = _try("sysctl", lambda: _colon_table(run(["/usr/sbin/sysctl", *_SYSCTLS])), {})
-    memory = _try("hw.memsize", lambda: int(found["hw.memsize"]), 0)
-    limit_mb = _try("iogpu.wired_limit_mb", lambda: int(found.get("iogpu.wired_limit_mb", "0")), 0)
+    """Reads a Mac's hardware from ``sysctl`` and ``sw_vers``."""
+    found = value_or("sysctl", lambda: _parse_colon_lines(run(["/usr/sbin/sysctl", *_SYSCTLS])), {})
+    memory = value_or("hw.memsize", lambda: int(found["hw.memsize"]), 0)
+    limit_mb = value_or(
+        "iogpu.wired_limit_mb", lambda: int(found.get("iogpu.wired_limit_mb", "0")), 0
+    )
     return Hardware(
         chip=found.get("machdep.cpu.brand_string", UNKNOWN),
-        cores=_try("hw.logicalcpu", lambda: int(found["hw.logicalcpu"]), 0),
+        cores=value_or("hw.logicalcpu", lambda: int(found["hw.logicalcpu"]), 0),
         memory_bytes=memory,
         usable_memory_bytes=mac_working_set(memory, limit_mb),
         os_name="macOS",
-        os_version=_try(
+        os_version=value_or(
             "sw_vers", lambda: run(["/usr/bin/sw_vers", "-productVersion"]).strip(), UNKNOWN
         ),
     )
 
 
 def mac_working_set(memory_bytes: int, wired_limit_mb: int) -> int:
-    """Bytes that Metal recommends to keep within, when Metal itself cannot be asked.
+    """Estimates Metal's recommended working set in bytes, without Metal.
 
-    An administrator's ``iogpu.wired_limit_mb`` holds when it is not 0. Else it is about two
-    thirds of the memory up to 36 GiB and three quarters above; newer systems allow more,
-    and the stage worker, which can ask Metal, says the exact figure in its own beacon.
+    Uses the administrator's ``iogpu.wired_limit_mb`` unless it is 0; else two thirds of the memory
+    up to 36 GiB and three quarters above. Newer systems allow more. The stage worker, which can
+    query Metal, states the exact figure in its own beacon.
     """
     if wired_limit_mb > 0:
         return min(wired_limit_mb * MIB, memory_bytes)
@@ -74,28 +76,30 @@ def mac_working_set(memory_bytes: int, wired_limit_mb: int) -> int:
 
 
 def linux_hardware(read: Read) -> Hardware:
-    """A Linux machine, by ``/proc``, ``/etc/os-release`` and its control group."""
-    cpus = _try("/proc/cpuinfo", lambda: _colon_table(read("/proc/cpuinfo")), {})
-    memory = _try("/proc/meminfo", lambda: _meminfo_total(read("/proc/meminfo")), 0)
-    memory = memory or _try("psutil", lambda: psutil.virtual_memory().total, 0)
+    """Reads a Linux machine's hardware from ``/proc``, ``/etc/os-release`` and its cgroup."""
+    cpus = value_or("/proc/cpuinfo", lambda: _parse_colon_lines(read("/proc/cpuinfo")), {})
+    memory = value_or("/proc/meminfo", lambda: _parse_memory_total(read("/proc/meminfo")), 0)
+    memory = memory or value_or("psutil", lambda: psutil.virtual_memory().total, 0)
     limit = _cgroup_limit(read)
     return Hardware(
         chip=cpus.get("model name") or cpus.get("Model") or platform.machine() or UNKNOWN,
-        cores=_try("cores", lambda: psutil.cpu_count(logical=True) or 0, 0),
+        cores=value_or("cores", lambda: psutil.cpu_count(logical=True) or 0, 0),
         memory_bytes=memory,
-        usable_memory_bytes=linux_usable(min(memory, limit) if limit else memory),
+        usable_memory_bytes=linux_usable_memory(min(memory, limit) if limit else memory),
         os_name="Linux",
-        os_version=_try("/etc/os-release", lambda: _release(read("/etc/os-release")), UNKNOWN),
+        os_version=value_or(
+            "/etc/os-release", lambda: _parse_os_release(read("/etc/os-release")), UNKNOWN
+        ),
     )
 
 
-def linux_usable(memory_bytes: int) -> int:
-    """All but a reserve for the system: an eighth, at least 1 GiB; never below nothing."""
+def linux_usable_memory(memory_bytes: int) -> int:
+    """Returns the memory less a reserve for the system: an eighth, at least 1 GiB."""
     return max(0, memory_bytes - max(GIB, memory_bytes // 8))
 
 
-def _colon_table(text: str) -> dict[str, str]:
-    """Lines ``name: value``, the first of each name; other lines are passed over."""
+def _parse_colon_lines(text: str) -> dict[str, str]:
+    """Parses lines ``name: value``. Keeps the first of each name and ignores other lines."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, value = line.partition(":")
@@ -104,15 +108,15 @@ def _colon_table(text: str) -> dict[str, str]:
     return found
 
 
-def _meminfo_total(text: str) -> int:
+def _parse_memory_total(text: str) -> int:
     match = re.search(r"^MemTotal:\s+(\d+) kB$", text, re.MULTILINE)
     if match is None:
-        raise ValueError("no line MemTotal in kB")
+        raise ValueError("/proc/meminfo lacks MemTotal in kB")
     return int(match[1]) * 1024
 
 
 def _cgroup_limit(read: Read) -> int:
-    """Bytes a control group leaves to this process; 0 when there is no limit."""
+    """Returns the memory limit of this process's cgroup in bytes; 0 when there is none."""
     try:
         text = read("/sys/fs/cgroup/memory.max").strip()
     except OSError:
@@ -120,7 +124,7 @@ def _cgroup_limit(read: Read) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _release(text: str) -> str:
+def _parse_os_release(text: str) -> str:
     fields: Mapping[str, str] = {
         name: value.strip("\"'")
         for name, _, value in (line.partition("=") for line in text.splitlines())
@@ -128,17 +132,18 @@ def _release(text: str) -> str:
     return fields.get("PRETTY_NAME") or fields["ID"]
 
 
-def _try(what: str, probe: Callable[[], T], fallback: T) -> T:
+def value_or(what: str, query: Callable[[], T], fallback: T, level: int = logging.WARNING) -> T:
+    """Runs a query of this machine. Logs a failure and returns the fallback."""
     try:
-        return probe()
+        return query()
     except Exception as error:
-        log.warning("%s of this machine is unknown: %s", what, error)
+        log.log(level, "%s of this machine is unknown: %s", what, error)
         return fallback
 
 
 def _run(command: list[str]) -> str:
-    """Standard output of a command, whatever its exit status: sysctl fails when one of
-    several names is unknown, and answers the others."""
+    """Returns the standard output of a command, regardless of its exit status: sysctl fails when
+    one of several names is unknown, but prints the others."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=COMMAND_DEADLINE_S, check=False
     )

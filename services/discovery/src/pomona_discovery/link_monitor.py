@@ -1,9 +1,8 @@
-"""Which address of each other node is the best: measured, one after another, gently."""
+"""Finds the best address of each other node by repeated measurement."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,51 +10,61 @@ from typing import Final
 
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts, Interface, LinkFacts
-from pomona_discovery.link_probe import Measured, best_of, measure
+from pomona_discovery.link_probe import LinkMeasurement, choose_best, measure
+from pomona_discovery.own_addresses import addresses_of, kind_towards
 
-FIRST_PAUSE_S: Final = 1.0
-MAX_ADDRESSES: Final = 16
+MAX_START_DELAY_S: Final = 1.0
+"""Random delay before a measurement that a beacon triggers, so that nodes do not probe at once."""
 
 
 @dataclass(slots=True)
-class _Node:
+class _Target:
+    """Another node and its measurements.
+
+    Attributes:
+        due: whether it is to be measured now.
+        reported_dead: addresses of this machine that do not answer the other node.
+    """
+
     port: int
     addresses: tuple[str, ...]
-    measured: dict[str, Measured] = field(default_factory=dict[str, Measured])
+    measured: dict[str, LinkMeasurement] = field(default_factory=dict[str, LinkMeasurement])
     dead: set[str] = field(default_factory=set[str])
     best: str = ""
-    fresh: bool = True
-    told_dead: frozenset[str] = frozenset()
-    """Addresses of this machine that do not answer there."""
+    due: bool = True
+    reported_dead: frozenset[str] = frozenset()
 
 
 class LinkMonitor:
-    """Measures the way to every node that is heard.
+    """Measures the links to all nodes whose beacons arrive.
 
     Args:
-        interfaces: of this machine, to say over what kind a node is reached.
-        pause_s: between two measurements of all.
-        changed: called when the best address of a node, or what is dead, has changed.
+        node: name of this node.
+        interfaces: returns the interfaces of this machine.
+        on_change: called when a node's best address or its dead addresses change.
+        interval_s: time between two measurements of all links.
     """
 
     def __init__(
         self,
         node: str,
         interfaces: Callable[[], Sequence[Interface]],
-        changed: Callable[[], None],
-        pause_s: float,
+        on_change: Callable[[], None],
+        interval_s: float,
     ) -> None:
-        self._pause_s = pause_s
+        self._interval_s = interval_s
         self._node = node
         self._interfaces = interfaces
-        self._changed = changed
-        self._nodes: dict[str, _Node] = {}
-        self._news = asyncio.Event()
+        self._on_change = on_change
+        self._targets: dict[str, _Target] = {}
+        self._due = asyncio.Event()
 
     def on_beacon(self, beacon: Beacon) -> None:
-        """Take in where another node's discovery service can be asked. When it tells that an
-        address of this machine is dead, the way to it is measured again at once: a cable that
-        dies is noticed at one end first."""
+        """Records another node's addresses.
+
+        When it reports an address of this machine as dead, the link is measured again at once: a
+        dead cable is usually noticed at one end first.
+        """
         probe = beacon.endpoints.get("probe", "")
         if beacon.node == self._node or not isinstance(beacon.facts, DiscoveryFacts) or not probe:
             return
@@ -63,66 +72,69 @@ class LinkMonitor:
         if not port.isdecimal() or not 0 < int(port) < 65536:
             return
         addresses = addresses_of(host, beacon.facts.machine.interfaces)
-        known = self._nodes.get(beacon.node)
-        if known is None or (known.port, known.addresses) != (int(port), addresses):
-            known = self._nodes[beacon.node] = _Node(int(port), addresses)
-            self._news.set()
-        told = {x for link in beacon.facts.links if link.node == self._node for x in link.dead}
-        if told - known.told_dead:
-            known.fresh = True
-            self._news.set()
-        known.told_dead = frozenset(told)
+        target = self._targets.get(beacon.node)
+        if target is None or (target.port, target.addresses) != (int(port), addresses):
+            target = self._targets[beacon.node] = _Target(int(port), addresses)
+            self._due.set()
+        dead = {x for link in beacon.facts.links if link.node == self._node for x in link.dead}
+        if dead - target.reported_dead:
+            target.due = True
+            self._due.set()
+        target.reported_dead = frozenset(dead)
 
-    def forget(self, node: str) -> None:
-        self._nodes.pop(node, None)
+    def remove(self, node: str) -> None:
+        self._targets.pop(node, None)
 
     async def run(self) -> None:
-        """Measure for ever; new nodes first, then all again after a pause."""
+        """Measures until cancelled: due nodes first, then all after the interval."""
         while True:
-            for name, node in list(self._nodes.items()):
-                if node.fresh:
-                    await self._look_at(name, node)
-            self._news.clear()
-            if any(node.fresh for node in self._nodes.values()):
+            for name, target in list(self._targets.items()):
+                if target.due:
+                    await self._measure(name, target)
+            self._due.clear()
+            if any(target.due for target in self._targets.values()):
                 continue
             try:
-                async with asyncio.timeout(self._pause_s * random.uniform(0.75, 1.25)):
-                    await self._news.wait()
-                await asyncio.sleep(FIRST_PAUSE_S * random.random())
+                async with asyncio.timeout(self._interval_s * random.uniform(0.75, 1.25)):
+                    await self._due.wait()
+                await asyncio.sleep(MAX_START_DELAY_S * random.random())
             except TimeoutError:
-                for node in self._nodes.values():
-                    node.fresh = True
+                for target in self._targets.values():
+                    target.due = True
 
-    async def _look_at(self, name: str, node: _Node) -> None:
-        node.fresh = False
-        before = (node.best, frozenset(node.dead))
-        for address in node.addresses:
-            found = await measure(address, node.port)
-            if found is None:
-                node.dead.add(address)
-                node.measured.pop(address, None)
+    async def _measure(self, name: str, target: _Target) -> None:
+        target.due = False
+        before = (target.best, frozenset(target.dead))
+        for address in target.addresses:
+            measurement = await measure(address, target.port)
+            if measurement is None:
+                target.dead.add(address)
+                target.measured.pop(address, None)
             else:
-                node.dead.discard(address)
-                node.measured[address] = found
-        best = best_of(list(node.measured.values()), node.best)
-        node.best = best.address if best is not None else ""
-        if self._nodes.get(name) is node and before != (node.best, frozenset(node.dead)):
-            self._changed()
+                target.dead.discard(address)
+                target.measured[address] = measurement
+        best = choose_best(list(target.measured.values()), target.best)
+        target.best = best.address if best is not None else ""
+        changed = before != (target.best, frozenset(target.dead))
+        if changed and self._targets.get(name) is target:
+            self._on_change()
 
     def facts(self) -> tuple[LinkFacts, ...]:
-        return tuple(self._of(name, node) for name, node in sorted(self._nodes.items()))
-
-    def unreachable(self) -> list[str]:
-        """Nodes of which no address answers."""
-        return sorted(
-            name for name, node in self._nodes.items() if not node.fresh and not node.measured
+        return tuple(
+            self._link_facts(name, target) for name, target in sorted(self._targets.items())
         )
 
-    def _of(self, name: str, node: _Node) -> LinkFacts:
-        best = node.measured.get(node.best)
-        ranked = sorted(node.measured.values(), key=lambda one: one.typical_s)
-        others = tuple(one.address for one in ranked if one.address != node.best)
-        dead = tuple(sorted(node.dead))
+    def unreachable(self) -> list[str]:
+        """Returns measured nodes without an address that answers."""
+        return sorted(
+            name for name, target in self._targets.items() if not target.due and not target.measured
+        )
+
+    def _link_facts(self, name: str, target: _Target) -> LinkFacts:
+        best = target.measured.get(target.best)
+        ranked = sorted(target.measured.values(), key=lambda x: x.typical_s)
+        others = tuple(x.address for x in ranked if x.address != target.best)
+        dead = tuple(sorted(target.dead))
         if best is None:
             return LinkFacts(name, "", "", 0.0, 0.0, 0.0, 0.0, others, dead)
         return LinkFacts(
@@ -136,30 +148,3 @@ class LinkMonitor:
             others,
             dead,
         )
-
-
-def addresses_of(host: str, interfaces: Sequence[Interface]) -> tuple[str, ...]:
-    """Where a node may be reached. One that listens on one address has only that."""
-    if host not in ("0.0.0.0", "*"):
-        return (host,)
-    found = dict.fromkeys(i.address for i in interfaces if i.kind != "loopback")
-    return tuple(found)[:MAX_ADDRESSES]
-
-
-def kind_towards(address: str, interfaces: Sequence[Interface]) -> str:
-    """Kind of the interface in whose network an address most closely lies."""
-    try:
-        target = int(ipaddress.IPv4Address(address))
-    except ValueError:
-        return "other"
-    if target >> 24 == 127:
-        return "loopback"
-
-    def common(interface: Interface) -> int:
-        own = int(ipaddress.IPv4Address(interface.address))
-        return 32 - (own ^ target).bit_length()
-
-    usable = [interface for interface in interfaces if interface.kind != "loopback"]
-    if not usable:
-        return "other"
-    return max(usable, key=common).kind

@@ -1,8 +1,8 @@
-"""Round trip and throughput to other nodes, asked of their discovery services over TCP.
+"""Measures round trip and throughput to the discovery services of other nodes over TCP.
 
-A question is one line, ``echo <bytes>`` or ``take <bytes>``, then that many bytes; the
-answer is the bytes themselves, or one byte when all have come. Nothing else is understood,
-sizes are bounded, and a connection that is silent for a moment is closed.
+A request is a line, ``echo <bytes>`` or ``take <bytes>``, followed by that many bytes. The response
+is the same bytes, or one byte after all were received. Sizes are bounded. Any other input, or
+DEADLINE_S without input, closes the connection.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from typing import Final
 SMALL_BYTES: Final = 64
 ROUND_TRIPS: Final = 20
 FIRST_LARGE_BYTES: Final = 256 << 10
-MOST_BYTES: Final = 32 << 20
-AIM_S: Final = 0.08
-"""A large message is sized to take about this long: enough to measure, little to bear."""
+MAX_LARGE_BYTES: Final = 32 << 20
+TARGET_S: Final = 0.08
+"""Duration for which a large message is sized: measurable, without much load."""
 LARGE_ROUNDS: Final = 3
 DEADLINE_S: Final = 5.0
-CONNECT_S: Final = 1.5
+CONNECT_DEADLINE_S: Final = 1.5
 MAX_CONNECTIONS: Final = 16
 MAX_LINE: Final = 64
 CHUNK: Final = 256 << 10
 TYPICAL_BYTES: Final = 64 << 10
-BETTER_BY: Final = 1.25
+"""Message size by which addresses are compared."""
+SWITCH_FACTOR: Final = 1.25
+"""Speedup that another address needs to replace the current one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One address. Spreads are half the distance between the quartiles."""
+class LinkMeasurement:
+    """Result for one address. Spreads are half the interquartile range."""
 
     address: str
     rtt_s: float
@@ -43,18 +45,19 @@ class Measured:
 
     @property
     def typical_s(self) -> float:
-        """Time of a message as long as a few tokens' activations."""
+        """One-way time of a message of TYPICAL_BYTES, the activations of a few tokens."""
         return self.rtt_s / 2 + TYPICAL_BYTES / self.bytes_per_s
 
 
-def best_of(measured: Sequence[Measured], before: str) -> Measured | None:
-    """The quickest address; the one in use stays unless another is clearly quicker."""
-    if not measured:
+def choose_best(measurements: Sequence[LinkMeasurement], current: str) -> LinkMeasurement | None:
+    """Returns the fastest address. Keeps ``current`` unless another is clearly faster."""
+    if not measurements:
         return None
-    best = min(measured, key=lambda one: one.typical_s)
-    for one in measured:
-        if one.address == before and one.typical_s < BETTER_BY * best.typical_s:
-            return one
+    best = min(measurements, key=lambda x: x.typical_s)
+    for measurement in measurements:
+        is_close = measurement.typical_s < SWITCH_FACTOR * best.typical_s
+        if measurement.address == current and is_close:
+            return measurement
     return best
 
 
@@ -66,15 +69,15 @@ def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 class ProbeServer:
-    """Answers probes."""
+    """Responds to measurements by other nodes."""
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
-        self._busy = 0
+        self._connections = 0
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
-        """Raises OSError when the address cannot be used."""
+        """Starts listening. Raises OSError when the address cannot be bound."""
         self._server = await asyncio.start_server(self._serve, host, port, limit=1 << 16)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
@@ -86,22 +89,22 @@ class ProbeServer:
                     await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._busy += 1
+        self._connections += 1
         try:
-            if self._busy <= MAX_CONNECTIONS:
-                while await self._answer(reader, writer):
+            if self._connections <= MAX_CONNECTIONS:
+                while await self._respond(reader, writer):
                     pass
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
             pass
         except asyncio.CancelledError:
-            # The process is ending; asyncio's server would log what its own task raises.
+            # At shutdown asyncio's server would log the cancellation of its own task.
             pass
         finally:
-            self._busy -= 1
+            self._connections -= 1
             writer.close()
 
     @staticmethod
-    async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         async with asyncio.timeout(DEADLINE_S):
             line = await reader.readline()
             if not line:
@@ -110,23 +113,23 @@ class ProbeServer:
             size = int(size_text)
             if kind == "echo" and 0 < size <= SMALL_BYTES:
                 writer.write(await reader.readexactly(size))
-            elif kind == "take" and 0 < size <= MOST_BYTES:
+            elif kind == "take" and 0 < size <= MAX_LARGE_BYTES:
                 while size > 0:
                     size -= len(await reader.readexactly(min(size, CHUNK)))
                 writer.write(b"\n")
             else:
-                raise ValueError("not a probe")
+                raise ValueError("not a valid probe request")
             await writer.drain()
         return True
 
 
 async def measure(
     address: str, port: int, clock: Callable[[], float] = time.perf_counter
-) -> Measured | None:
-    """Measure the way to an address; None when it does not answer."""
+) -> LinkMeasurement | None:
+    """Measures the link to an address. Returns None when it does not answer."""
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(CONNECT_S):
+        async with asyncio.timeout(CONNECT_DEADLINE_S):
             reader, writer = await asyncio.open_connection(address, port)
         async with asyncio.timeout(DEADLINE_S):
             trips: list[float] = []
@@ -140,15 +143,15 @@ async def measure(
             size = FIRST_LARGE_BYTES
             for number in range(LARGE_ROUNDS + 1):
                 begin = clock()
-                await _send(writer, size)
+                await _send_large(writer, size)
                 await reader.readexactly(1)
                 taken = max(clock() - begin - rtt_s, 1e-6)
                 if number:
                     rates.append(size / taken)
                 else:
-                    size = int(min(max(size * AIM_S / taken, 4096), MOST_BYTES))
+                    size = int(min(max(size * TARGET_S / taken, 4096), MAX_LARGE_BYTES))
         rate, spread = median_and_spread(rates)
-        return Measured(address, rtt_s, rtt_spread_s, rate, spread)
+        return LinkMeasurement(address, rtt_s, rtt_spread_s, rate, spread)
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
         return None
     finally:
@@ -156,7 +159,7 @@ async def measure(
             writer.close()
 
 
-async def _send(writer: asyncio.StreamWriter, size: int) -> None:
+async def _send_large(writer: asyncio.StreamWriter, size: int) -> None:
     writer.write(b"take %d\n" % size)
     block = bytes(CHUNK)
     while size > 0:

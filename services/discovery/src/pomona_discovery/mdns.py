@@ -1,7 +1,7 @@
-"""Finding nodes by multicast DNS (RFC 6762, RFC 6763), service ``_pomona._tcp``.
+"""Finds nodes by multicast DNS (RFC 6762, RFC 6763), service ``_pomona._tcp``.
 
-An entry says cluster, node and boot; only entries of this cluster are used. What cannot be
-found so, across routers and VLANs, is named in the settings: both ways mix.
+An entry has cluster, node and boot. Only entries of this cluster are used. Nodes behind routers
+and VLANs need static peers in the settings; both methods can be combined.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 log = logging.getLogger(__name__)
 
 SERVICE: Final = "_pomona._tcp.local."
-ASK_MS: Final = 3000
-SEE_ITSELF_S: Final = 12.0
+QUERY_TIMEOUT_MS: Final = 3000
+ECHO_DEADLINE_S: Final = 12.0
+"""Time after the start by which this node's own announcement must have come back."""
 
-Found = Callable[[str, list[str], int], None]
+OnNode = Callable[[str, list[str], int], None]
 
 
 class Mdns:
-    """Announces this node and hears of others.
+    """Announces this node and browses for others.
 
     Args:
-        found: called with node, IPv4 addresses and port of another node of the cluster.
+        on_node: called with node, IPv4 addresses and port of another node of the cluster.
     """
 
-    def __init__(self, cluster: str, node: str, boot: str, found: Found) -> None:
+    def __init__(self, cluster: str, node: str, boot: str, on_node: OnNode) -> None:
         self._cluster = cluster
         self._node = node
         self._boot = boot
-        self._found = found
+        self._on_node = on_node
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = 0.0
-        self._saw_itself = False
-        self._saw: set[str] = set()
+        self._saw_own_entry = False
+        self._seen_nodes: set[str] = set()
         self._failure = ""
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
-        """Announce the node at these addresses. What fails is a trouble, not an error."""
+        """Announces the node at these addresses. A failure is reported by :meth:`trouble`."""
         self._started_at = asyncio.get_running_loop().time()
         try:
             self._zeroconf = AsyncZeroconf(interfaces=list(addresses), ip_version=IPVersion.V4Only)
@@ -58,12 +59,12 @@ class Mdns:
                 server=f"{self._node}-{self._boot[:6]}.local.",
             )
             self._browser = AsyncServiceBrowser(
-                self._zeroconf.zeroconf, SERVICE, handlers=[self._changed]
+                self._zeroconf.zeroconf, SERVICE, handlers=[self._on_service_change]
             )
             await self._zeroconf.async_register_service(info)
         except (OSError, NonUniqueNameException, RuntimeError) as error:
             self._failure = f"multicast DNS cannot be used: {error}"
-            log.warning("%s; name other nodes in POMONA_DISCOVERY_PEERS", self._failure)
+            log.warning("%s; list other nodes in POMONA_DISCOVERY_PEERS", self._failure)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -75,42 +76,43 @@ class Mdns:
             await self._zeroconf.async_unregister_all_services()
             await self._zeroconf.async_close()
 
-    def trouble(self, near: Iterable[tuple[str, str]] = ()) -> str:
-        """What is wrong, in words; empty when nothing is.
+    def trouble(self, nearby: Iterable[tuple[str, str]] = ()) -> str:
+        """Describes the current problem. Empty when there is none.
 
-        Args: near: node and address of others in the same network, found in other ways.
+        Args:
+            nearby: node and address of known nodes in the same network.
         """
         if self._failure:
             return self._failure
-        waited_s = asyncio.get_running_loop().time() - self._started_at
-        if self._zeroconf is None or waited_s < SEE_ITSELF_S:
+        elapsed_s = asyncio.get_running_loop().time() - self._started_at
+        if self._zeroconf is None or elapsed_s < ECHO_DEADLINE_S:
             return ""
-        if not self._saw_itself:
-            return "multicast does not come back: a firewall or the network holds it up"
-        unseen = [f"{node} ({address})" for node, address in near if node not in self._saw]
+        if not self._saw_own_entry:
+            return "multicast does not come back: a firewall or the network blocks it"
+        unseen = [f"{node} ({address})" for node, address in nearby if node not in self._seen_nodes]
         if unseen:
-            return f"no multicast comes from {', '.join(unseen)}, though in the same network"
+            return f"no multicast comes from {', '.join(unseen)} in the same network"
         return ""
 
-    def _changed(
+    def _on_service_change(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
         if state_change is ServiceStateChange.Removed:
             return
-        task = asyncio.ensure_future(self._ask(zeroconf, name))
+        task = asyncio.ensure_future(self._query(zeroconf, name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, zeroconf: Zeroconf, name: str) -> None:
+    async def _query(self, zeroconf: Zeroconf, name: str) -> None:
         info = AsyncServiceInfo(SERVICE, name)
-        if not await info.async_request(zeroconf, ASK_MS) or not info.port:
+        if not await info.async_request(zeroconf, QUERY_TIMEOUT_MS) or not info.port:
             return
         properties = info.decoded_properties
         if properties.get("cluster") != self._cluster:
             return
         if properties.get("boot") == self._boot:
-            self._saw_itself = True
+            self._saw_own_entry = True
             return
-        self._saw.add(properties.get("node") or "")
+        self._seen_nodes.add(properties.get("node") or "")
         addresses = info.parsed_addresses(IPVersion.V4Only)
-        self._found(properties.get("node") or "", addresses, info.port)
+        self._on_node(properties.get("node") or "", addresses, info.port)

@@ -1,4 +1,4 @@
-"""What discovery counts."""
+"""Prometheus metrics of discovery."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ FORWARDED = Counter("pomona_discovery_beacons", "Beacons forwarded", ["service",
 DROPPED = Counter("pomona_discovery_dropped", "Beacons not forwarded", ["origin", "reason"])
 PEERS = Gauge(
     "pomona_discovery_peers",
-    "Peers: connected (sent to), heard (their node spoke within a lease)",
+    "Peers: connected (sent to), heard (a beacon arrived within the lease)",
     ["state"],
 )
-CONFLICTS = Gauge(
-    "pomona_discovery_name_conflicts", "Service names that two living processes claim"
-)
+CONFLICTS = Gauge("pomona_discovery_name_conflicts", "Service names that two live processes claim")

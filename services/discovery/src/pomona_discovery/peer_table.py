@@ -1,10 +1,9 @@
-"""Which other nodes' switchboards this one sends to. Pure: time is a parameter (seconds).
+"""Tracks the discovery services to which this one sends. Pure: time is a parameter (seconds).
 
-Static peers are the ones in the settings; they stay for ever. Learnt ones are told by
-beacons: a node that is heard names its own peer endpoint, so one side of a pair needs no
-settings; and it names the peers it hears, so one known node leads to all. A learnt peer
-that is not heard for a while is left; only peers that are heard are named to others, so a
-dead one is not passed around for ever.
+Static peers come from the settings and are never removed. Dynamic peers come from beacons: each
+names the sender's own peer endpoint, so only one node of a pair needs settings, and the sender's
+live peers, so one known node leads to all. A dynamic peer is removed after some time without a
+beacon. Beacons name live peers only, so a dead one does not spread.
 """
 
 from __future__ import annotations
@@ -19,17 +18,18 @@ from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
 
 MAX_PEERS = 64
-PEER_SILENCE_S = 30.0
-SILENT_S = 10.0
-"""After which a peer of the settings is said not to answer."""
+PEER_EXPIRY_S = 30.0
+"""Time without a beacon after which a dynamic peer is removed."""
+UNRESPONSIVE_S = 10.0
+"""Time without a beacon after which a static peer is reported."""
 PEER_PATTERN = r"^tcp://[A-Za-z0-9._-]{1,200}:[0-9]{1,5}$"
 
 _PEER = re.compile(PEER_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """An instruction: begin (``connect``) or stop (``disconnect``) to send to a peer."""
+class PeerInstruction:
+    """Starts (``connect``) or stops (``disconnect``) sending to a peer."""
 
     action: Literal["connect", "disconnect"]
     endpoint: str
@@ -38,18 +38,18 @@ class Link:
 @dataclass(slots=True)
 class _Peer:
     static: bool
-    learnt_at: float
-    heard_at: float | None = None
+    added_at: float
+    last_beacon_at: float | None = None
 
     def silent_since(self) -> float:
-        return self.learnt_at if self.heard_at is None else self.heard_at
+        return self.added_at if self.last_beacon_at is None else self.last_beacon_at
 
 
 class PeerTable:
     """The peers in use.
 
     Args:
-        own: endpoints under which this switchboard itself is reached; never connected.
+        own: endpoints of this discovery service itself, which are never connected.
         static: endpoints from the settings.
     """
 
@@ -57,61 +57,57 @@ class PeerTable:
         self._own = frozenset(own)
         self._peers = {x: _Peer(True, now) for x in static if x not in self._own}
 
-    def begin(self) -> list[Link]:
-        """What to do at the start."""
-        return [Link("connect", endpoint) for endpoint in self._peers]
+    def connect_static(self) -> list[PeerInstruction]:
+        """Returns the instructions for startup."""
+        return [PeerInstruction("connect", endpoint) for endpoint in self._peers]
 
-    def on_beacon(self, beacon: Beacon, now: float) -> list[Link]:
-        """Take in a beacon that a peer sent."""
+    def on_beacon(self, beacon: Beacon, now: float) -> list[PeerInstruction]:
+        """Processes a beacon that a peer sent."""
         if not isinstance(beacon.facts, DiscoveryFacts):
             return []
-        links: list[Link] = []
         endpoint = beacon.endpoints.get("peer", "")
-        links += self._learn(endpoint, now)
+        instructions = self.add(endpoint, now)
         if endpoint in self._peers:
-            self._peers[endpoint].heard_at = now
+            self._peers[endpoint].last_beacon_at = now
         for other in beacon.facts.peers:
-            links += self._learn(other, now)
-        return links
+            instructions += self.add(other, now)
+        return instructions
 
-    def offer(self, endpoint: str, now: float) -> list[Link]:
-        """Take in an endpoint that was found otherwise: by multicast, or by measuring."""
-        return self._learn(endpoint, now)
-
-    def expire(self, now: float) -> list[Link]:
-        """Leave the learnt peers that were silent too long."""
-        gone = [
-            endpoint
-            for endpoint, peer in self._peers.items()
-            if not peer.static and now - peer.silent_since() > PEER_SILENCE_S
-        ]
-        for endpoint in gone:
-            del self._peers[endpoint]
-        return [Link("disconnect", endpoint) for endpoint in gone]
-
-    def connected(self) -> list[str]:
-        """The endpoints in use, whether somebody answers there or not."""
-        return sorted(self._peers)
-
-    def silent(self, now: float) -> list[str]:
-        """Static endpoints whose node has not spoken for long."""
-        return sorted(
-            endpoint
-            for endpoint, peer in self._peers.items()
-            if peer.static and now - peer.silent_since() > SILENT_S
-        )
-
-    def heard(self, now: float) -> list[str]:
-        """The endpoints whose node speaks."""
-        return sorted(
-            endpoint
-            for endpoint, peer in self._peers.items()
-            if peer.heard_at is not None and now - peer.heard_at <= LEASE_S
-        )
-
-    def _learn(self, endpoint: str, now: float) -> list[Link]:
+    def add(self, endpoint: str, now: float) -> list[PeerInstruction]:
+        """Adds a dynamic peer, unless it is known, not valid, or the table is full."""
         known = endpoint in self._peers or endpoint in self._own
         if known or len(self._peers) >= MAX_PEERS or not _PEER.match(endpoint):
             return []
         self._peers[endpoint] = _Peer(False, now)
-        return [Link("connect", endpoint)]
+        return [PeerInstruction("connect", endpoint)]
+
+    def expire(self, now: float) -> list[PeerInstruction]:
+        """Removes dynamic peers without a beacon for PEER_EXPIRY_S."""
+        expired = [
+            endpoint
+            for endpoint, peer in self._peers.items()
+            if not peer.static and now - peer.silent_since() > PEER_EXPIRY_S
+        ]
+        for endpoint in expired:
+            del self._peers[endpoint]
+        return [PeerInstruction("disconnect", endpoint) for endpoint in expired]
+
+    def connected(self) -> list[str]:
+        """Returns all endpoints in use, live or not."""
+        return sorted(self._peers)
+
+    def unresponsive(self, now: float) -> list[str]:
+        """Returns static endpoints without a beacon for UNRESPONSIVE_S."""
+        return sorted(
+            endpoint
+            for endpoint, peer in self._peers.items()
+            if peer.static and now - peer.silent_since() > UNRESPONSIVE_S
+        )
+
+    def live(self, now: float) -> list[str]:
+        """Returns endpoints with a beacon within the lease."""
+        return sorted(
+            endpoint
+            for endpoint, peer in self._peers.items()
+            if peer.last_beacon_at is not None and now - peer.last_beacon_at <= LEASE_S
+        )

@@ -8,7 +8,7 @@ import orjson
 from pydantic import Field, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from pomona.addresses import WILDCARDS
+from pomona.addresses import WILDCARD_HOSTS
 from pomona.settings import DEFAULT_PORT, ServiceSettings
 from pomona_discovery.peer_table import MAX_PEERS, PEER_PATTERN
 
@@ -16,7 +16,7 @@ PeerEndpoint = Annotated[str, StringConstraints(pattern=PEER_PATTERN)]
 
 
 class DiscoverySettings(ServiceSettings):
-    """What discovery needs to know beyond what every service does."""
+    """Settings of discovery."""
 
     model_config = SettingsConfigDict(
         env_prefix="POMONA_DISCOVERY_", frozen=True, extra="ignore", populate_by_name=True
@@ -25,20 +25,20 @@ class DiscoverySettings(ServiceSettings):
 
     peers: Annotated[tuple[PeerEndpoint, ...], NoDecode, Field(max_length=MAX_PEERS)] = ()
     """Discovery services of other nodes: ``host:port`` or ``tcp://host:port``, separated by
-    commas or as a JSON list. One side of a pair is enough; one known node leads to all."""
+    commas or as a JSON list. Only one node of a pair needs it, and one known node leads to all."""
     peer_host: str = "127.0.0.1"
-    """Address on which other nodes' discovery services are heard; ``0.0.0.0`` is every one.
-    The default keeps a node to itself."""
+    """Address on which this service receives from other nodes; ``0.0.0.0`` is every address. The
+    default limits the cluster to this machine."""
     peer_port: int = Field(default=DEFAULT_PORT + 3, ge=0, le=65535)
-    """Port beside it; 0 takes a free one."""
+    """Port of ``peer_host``; 0 takes a free one."""
     advertised_host: str = ""
-    """What other nodes connect to: an address or a host name of this machine. Default:
-    ``peer_host``, or ``POMONA_DATA_HOST`` when that is every address."""
+    """Address or host name of this machine for other nodes. Default: ``peer_host``, or
+    ``POMONA_DATA_HOST`` when that is every address."""
 
     mdns: bool = True
-    """Whether nodes are found by multicast DNS too; not when ``peer_host`` is this machine."""
+    """Finds nodes by multicast DNS too. No effect when ``peer_host`` is a loopback address."""
     probe_port: int = Field(default=0, ge=0, le=65535)
-    """Port on which other nodes measure the way to this one; 0 takes a free one."""
+    """Port on which other nodes measure the link to this one; 0 takes a free one."""
 
     @field_validator("peers", mode="before")
     @classmethod
@@ -51,23 +51,23 @@ class DiscoverySettings(ServiceSettings):
         return [_endpoint(str(entry)) for entry in value if str(entry).strip()]
 
     probe_interval_s: float = Field(default=30.0, ge=1, le=3600)
-    """Seconds between two measurements of the way to the other nodes."""
+    """Interval between two measurements of all links, seconds."""
 
     @property
     def is_local(self) -> bool:
-        """Whether other machines cannot reach this discovery service."""
+        """True when other machines cannot reach this discovery service."""
         return self.peer_host == "localhost" or self.peer_host.startswith("127.")
 
     def advertised(self, bound: str, address: str = "") -> str:
-        """The endpoint that other nodes connect to.
+        """Returns the endpoint for other nodes.
 
         Args:
-            bound: the one that was bound.
-            address: of this machine, for when the settings name none.
+            bound: endpoint that was bound.
+            address: address of this machine to use when the settings have none.
         """
         host = self.advertised_host or self.peer_host
-        if host in WILDCARDS:
-            local = self.data_host in WILDCARDS or self.data_host.startswith("127.")
+        if host in WILDCARD_HOSTS:
+            local = self.data_host in WILDCARD_HOSTS or self.data_host.startswith("127.")
             host = address if address and local else self.data_host
         return f"tcp://{host}:{bound.rpartition(':')[2]}"
 

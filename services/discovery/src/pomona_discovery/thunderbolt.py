@@ -1,8 +1,8 @@
-"""Thunderbolt and RDMA of a Mac, from what its commands answer. Parsers only.
+"""Parses the output of a Mac's commands about Thunderbolt and RDMA.
 
 Sources: ``man 8 system_profiler``; the keys of ``SPThunderboltDataType`` as macOS writes
 them (``receptacle_1_tag`` holds ``current_speed_key``, ``link_status_key`` and the
-receptacle's id; what is connected is nested under ``_items``); Apple's technical note on
+receptacle's id; connected devices are nested under ``_items``); Apple's technical note on
 RDMA over Thunderbolt (``rdma_ctl``, macOS 26.2) and ``man 1 ibv_devices``.
 """
 
@@ -20,18 +20,18 @@ Rdma = Literal["unknown", "unsupported", "disabled", "enabled"]
 MAX_HOPS = 8
 _SPEED = re.compile(r"(\d+(?:\.\d+)?)\s*Gb/s", re.IGNORECASE)
 _GENERATIONS = ((79, 5), (39, 4), (19, 3))
-"""Least nominal Gb/s of a port, and its generation. A Thunderbolt 3 and a 4 port are one."""
+"""Minimum nominal Gb/s and generation. Thunderbolt 3 and 4 have the same speed."""
 
 
 def thunderbolt_ports(text: str) -> tuple[ThunderboltPort, ...]:
-    """The ports in the answer of ``system_profiler SPThunderboltDataType -json``.
+    """Parses the ports from ``system_profiler SPThunderboltDataType -json``.
 
-    Raises ValueError when the text is no such answer.
+    Raises ValueError when the text is not valid output of it.
     """
     content: Any = orjson.loads(text)
     buses = content.get("SPThunderboltDataType") if isinstance(content, dict) else None
     if not isinstance(buses, list):
-        raise ValueError("no SPThunderboltDataType in the answer")
+        raise ValueError("the output lacks SPThunderboltDataType")
     ports: list[ThunderboltPort] = []
     for bus in cast("list[Any]", buses):
         if isinstance(bus, dict):
@@ -68,7 +68,7 @@ def _items(bus: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _chain(item: dict[str, Any]) -> tuple[str, int]:
-    """(the machine at the end of what hangs on a port, devices before it)."""
+    """Returns the last machine of a chain of devices, and the number of devices before it."""
     hops = 0
     while (below := _items(item)) and hops < MAX_HOPS:
         item, hops = below[0], hops + 1
@@ -81,7 +81,7 @@ def _gbps(text: str) -> float:
 
 
 def _generation(name: str, tags: dict[str, Any]) -> int:
-    """By what the bus calls itself; else by the fastest speed of its ports."""
+    """Returns the generation from the bus's name, else from the fastest speed of its ports."""
     if match := re.search(r"thunderbolt[^0-9]{0,5}([345])", name, re.IGNORECASE):
         return int(match[1])
     fastest = max(
@@ -91,17 +91,17 @@ def _generation(name: str, tags: dict[str, Any]) -> int:
 
 
 def rdma_state(text: str) -> Rdma:
-    """From ``rdma_ctl status``; ``unsupported`` when the command says so or is missing."""
-    said = text.lower()
-    if "not supported" in said or "unsupported" in said or "not found" in said:
+    """Parses ``rdma_ctl status``. A missing command counts as ``unsupported``."""
+    output = text.lower()
+    if "not supported" in output or "unsupported" in output or "not found" in output:
         return "unsupported"
-    if "disabled" in said:
+    if "disabled" in output:
         return "disabled"
-    return "enabled" if "enabled" in said else "unknown"
+    return "enabled" if "enabled" in output else "unknown"
 
 
 def rdma_devices(text: str) -> tuple[str, ...]:
-    """Names in the table of ``ibv_devices``: two heading lines, then name and GUID."""
+    """Parses device names from ``ibv_devices``: two header lines, then name and GUID."""
     found: list[str] = []
     for line in text.splitlines():
         words = line.split()

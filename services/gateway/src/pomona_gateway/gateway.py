@@ -8,7 +8,7 @@ import logging
 from array import array
 
 from pomona.auth.api_keys import KeyStore
-from pomona.auth.key_usage import UsageBook
+from pomona.auth.key_usage import UsageStore
 from pomona.errors import ConfigurationError, RequestError
 from pomona.messages.control import Beacon, GatewayFacts
 from pomona.messages.pipeline import Token
@@ -64,7 +64,7 @@ class Gateway:
         self.url = url
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
-        self.usage = UsageBook(settings.state_dir)
+        self.usage = UsageStore(settings.state_dir)
         self.allowances = RateLimits()
         self.conversations = ResponseStore()
         self.metrics = Metrics()
@@ -133,7 +133,7 @@ class Gateway:
 
     async def _write_usage(self) -> None:
         try:
-            content = self.usage.unwritten(self.keys.list())
+            content = self.usage.pending_write(self.keys.list())
             if content is not None:
                 await asyncio.to_thread(self.usage.write, content)
         except (OSError, ConfigurationError) as error:

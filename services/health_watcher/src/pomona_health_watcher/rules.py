@@ -293,7 +293,7 @@ class HealthRules:
                             f"{stage.stop - 1} of {stage.model}: {stage.error}",
                         )
             case PlannerFacts() as facts:
-                yield from self._impossible(facts, lease.heard_at)
+                yield from self._impossible(facts, lease.received_at)
             case _:
                 pass
         if beacon.state == "failed" and not said:
@@ -303,7 +303,7 @@ class HealthRules:
 
     def _stall(self, member: _Member, lease: Lease) -> Iterator[Condition]:
         beacon = lease.beacon
-        still_s = lease.heard_at - lease.progressed_at
+        still_s = lease.received_at - lease.progressed_at
         if beacon.state == "ready" and beacon.queued and still_s >= self._limits.stall_after_s:
             yield Condition(
                 f"stalled/{member.name}",

@@ -17,7 +17,7 @@ from pomona.messages.control import (
     PlannerFacts,
     StageWorkerFacts,
 )
-from pomona.models import ModelFacts, model_name, pinned, read_facts
+from pomona.models import ModelFacts, model_name, pinned_source, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.control.desired_models import DesiredModels, first_wants, hear, unload_idle
 from pomona_planner.control.pins import parse_pin, pins_of
@@ -163,7 +163,7 @@ class Planner:
     def _take_in(self, source: str, facts: ModelFacts) -> None:
         settings = self._settings
         wish = PipelineSpec(
-            pinned(source),
+            pinned_source(source),
             settings.stages,
             settings.context_length,
             settings.cache_bits,

@@ -1,7 +1,7 @@
-"""API keys: who may use the gateway, and how much.
+"""API keys of the gateway, with their roles and limits.
 
-A key is random, so its SHA-256 is all that is kept. The file is replaced as a whole, and
-readers notice that it changed; nobody needs a restart to create or revoke a key.
+A key is random, so only its SHA-256 is stored. The file is replaced atomically and readers
+notice the change, so no restart is needed to create or revoke a key.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Limit = Annotated[int, Field(ge=1, le=2**31 - 1)] | None
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """None is no limit.
+    """Limits of one key. None means no limit.
 
     Attributes:
-        requests: a minute.
-        tokens: of prompts and replies, a minute.
-        concurrent: requests at once.
-        queue_share: per cent of the queue at the head of a pipeline.
+        requests: requests per minute.
+        tokens: prompt and reply tokens per minute.
+        concurrent: requests in flight.
+        queue_share: percentage of the head's queue that the key's requests may fill.
     """
 
     requests: Limit = None
@@ -47,7 +47,12 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is kept. ``created`` is Unix time in seconds."""
+    """A stored key.
+
+    Attributes:
+        digest: SHA-256 of the secret, hexadecimal.
+        created: Unix time in seconds.
+    """
 
     name: KeyName
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -60,7 +65,7 @@ _KEYS = TypeAdapter(tuple[ApiKey, ...])
 
 
 class KeyStore:
-    """The keys of one cluster, in a file that only its owner reads."""
+    """The keys of one cluster, in a file readable by its owner only."""
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / FILE_NAME
@@ -68,7 +73,7 @@ class KeyStore:
         self._version: tuple[int, int, int] | None = None
 
     def list(self) -> tuple[ApiKey, ...]:
-        """Every key. Raises ConfigurationError when the file cannot be read."""
+        """Returns every key. Raises ConfigurationError when the file cannot be read."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -86,7 +91,7 @@ class KeyStore:
         return self._keys
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key that ``secret`` is. Takes the same time whichever it is."""
+        """Returns the key with this secret. The time taken does not depend on the secret."""
         digest = _digest(secret)
         found = None
         for key in self.list():
@@ -95,23 +100,25 @@ class KeyStore:
         return found
 
     def create(self, name: str, role: Role = "user", limits: KeyLimits | None = None) -> str:
-        """A new key's secret, which is told only this once.
+        """Creates a key and returns its secret, which cannot be recovered later.
 
-        Raises ConfigurationError when the name is taken or no name.
+        Raises ConfigurationError when the name is taken or not valid.
         """
         if any(key.name == name for key in self.list()):
-            raise ConfigurationError(f"there is a key {name!r} already; revoke it, or name another")
+            raise ConfigurationError(
+                f"a key named {name!r} exists already; revoke it, or choose another name"
+            )
         secret = PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(name, _digest(secret), role, time.time(), limits or KeyLimits())
         try:
             self._write(_KEYS.validate_json(orjson.dumps((*self.list(), key))))
         except ValidationError as error:
             detail = error.errors(include_url=False, include_input=False)[0]
-            raise ConfigurationError(f"no such key can be: {detail['msg']}") from error
+            raise ConfigurationError(f"the key is not valid: {detail['msg']}") from error
         return secret
 
     def revoke(self, name: str) -> None:
-        """Raises ConfigurationError when there is no such key."""
+        """Deletes a key. Raises ConfigurationError when no key has this name."""
         left = tuple(key for key in self.list() if key.name != name)
         if len(left) == len(self.list()):
             raise ConfigurationError(f"there is no key {name!r}")
@@ -122,7 +129,7 @@ class KeyStore:
 
 
 def write_privately(path: Path, content: bytes) -> None:
-    """Replace a file as a whole, for its owner's eyes only. Raises OSError."""
+    """Replaces a file atomically, with permissions for its owner only. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(f".{secrets.token_hex(4)}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

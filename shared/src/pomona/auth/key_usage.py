@@ -1,4 +1,4 @@
-"""What each API key has used, in a file that outlives the gateway that counts."""
+"""Usage counters of API keys, in a file that outlives the gateway process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ Total = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, slots=True)
 class KeyUsage:
-    """Since the key was made. ``last`` is Unix time in seconds, 0 for never."""
+    """Totals since the key was created.
+
+    Attributes:
+        last: end of the last request, Unix time in seconds; 0 when there was none.
+    """
 
     requests: Total = 0
     prompt_tokens: Total = 0
@@ -31,14 +35,14 @@ class KeyUsage:
 _USAGES = TypeAdapter(dict[str, KeyUsage])
 
 
-class UsageBook:
-    """The usage of every key, by its digest: a new key of an old name begins at nought.
+class UsageStore:
+    """Usage by key digest, so a new key that reuses an old name starts at zero.
 
-    One process counts, with :meth:`add`, and writes; others only read.
+    Only one process may call :meth:`add` and :meth:`write`; others only read.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """Raises ConfigurationError when the file is there and cannot be read."""
+        """Raises ConfigurationError when the file exists and cannot be read."""
         self.path = state_dir / FILE_NAME
         self._changed = False
         try:
@@ -48,15 +52,15 @@ class UsageBook:
         except (OSError, ValidationError) as error:
             raise ConfigurationError(
                 f"{self.path} cannot be read as usage of keys: {error}; "
-                "delete it to count from nought"
+                "delete it to reset the counters"
             ) from error
 
-    def of(self, key: ApiKey) -> KeyUsage:
+    def usage_of(self, key: ApiKey) -> KeyUsage:
         return self._usages.get(key.digest, KeyUsage())
 
     def add(self, key: ApiKey, prompt_tokens: int, reply_tokens: int, now: float) -> None:
-        """A request of the key has ended. ``now``: Unix time in seconds."""
-        before = self.of(key)
+        """Counts a finished request of a key. ``now`` is Unix time in seconds."""
+        before = self.usage_of(key)
         self._usages[key.digest] = KeyUsage(
             before.requests + 1,
             before.prompt_tokens + prompt_tokens,
@@ -65,8 +69,11 @@ class UsageBook:
         )
         self._changed = True
 
-    def unwritten(self, keys: Iterable[ApiKey]) -> bytes | None:
-        """What the file should hold, without revoked keys; None when it holds that."""
+    def pending_write(self, keys: Iterable[ApiKey]) -> bytes | None:
+        """Returns the new content of the file, or None when nothing changed since the last call.
+
+        Drops the usage of keys that are not in ``keys``.
+        """
         if not self._changed:
             return None
         self._changed = False
@@ -75,5 +82,5 @@ class UsageBook:
         return orjson.dumps(self._usages)
 
     def write(self, content: bytes) -> None:
-        """Replace the file. Raises OSError."""
+        """Replaces the file. Raises OSError."""
         write_privately(self.path, content)

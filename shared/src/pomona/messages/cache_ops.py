@@ -1,6 +1,6 @@
-"""Ops: what a step changes in every stage's caches before it is computed.
+"""Cache ops: changes that every stage makes to its KV caches before it computes a step.
 
-All stages apply the same ops in the same order, so their tables of sequences, lanes and kept
+All stages apply the same ops in the same order, so their tables of sequences, lanes and cached
 prefixes agree.
 """
 
@@ -17,14 +17,14 @@ from pomona.messages.sampling import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A sequence begins, with an empty cache. Only the tail reads beyond ``seq``.
+    """Creates a sequence with an empty cache. Only the tail reads the fields after ``seq``.
 
     Attributes:
-        index: index of the first token to be drawn.
+        index: reply index of the first token to sample.
         history: prompt and reply ids, when a penalty, a grammar or ``prompt_logprobs`` needs
-            them.
-        replied: how many of ``history``, at its end, are the reply.
-        scored: how many log-probabilities of the prompt need not be told again.
+            them; else empty.
+        replied: number of ids at the end of ``history`` that belong to the reply.
+        scored: number of prompt logprobs that were sent already.
     """
 
     op: Literal["open"] = field(default="open", kw_only=True)
@@ -41,7 +41,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The opened sequence takes over the first ``length`` tokens of a kept prefix."""
+    """Starts an open sequence with the first ``length`` tokens of a cached prefix."""
 
     op: Literal["fork"] = field(default="fork", kw_only=True)
     prefix: Identifier
@@ -51,7 +51,7 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """The kept prefix forgets all but its first ``length`` tokens."""
+    """Truncates a cached prefix to its first ``length`` tokens."""
 
     op: Literal["trim"] = field(default="trim", kw_only=True)
     prefix: Identifier
@@ -60,10 +60,13 @@ class Trim:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The sequence, which is in no lane, ends.
+    """Ends a sequence, which must not be in a lane.
 
-    With ``keep`` its cache of ``length`` tokens stays as that prefix. Only the tokens
-    from ``shared`` on are stored; those before are ``parent``'s.
+    Attributes:
+        keep: id under which the cache becomes a cached prefix; None frees it.
+        length: tokens of that prefix.
+        parent: cached prefix that holds the first ``shared`` tokens.
+        shared: tokens not stored again because ``parent`` holds them.
     """
 
     op: Literal["close"] = field(default="close", kw_only=True)
@@ -76,7 +79,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The kept prefix, which is nobody's parent, is freed."""
+    """Frees a cached prefix, which must not be the parent of another."""
 
     op: Literal["drop"] = field(default="drop", kw_only=True)
     prefix: Identifier
@@ -84,7 +87,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Sequences become the last rows of a lane, which begins to exist if it did not."""
+    """Appends sequences as rows of a lane. Creates the lane if needed."""
 
     op: Literal["join"] = field(default="join", kw_only=True)
     lane: Identifier
@@ -93,7 +96,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Rows leave a lane, each with its own cache again. An empty lane ceases to exist."""
+    """Removes rows from a lane into caches of their own. Deletes the lane when it is empty."""
 
     op: Literal["leave"] = field(default="leave", kw_only=True)
     lane: Identifier

@@ -1,10 +1,9 @@
-"""Bytes to messages and back: pure functions that check every field against its limit.
+"""Encodes and decodes messages. Pure functions; decoding checks every field against its limit.
 
-A data message is a list of frames: the envelope as JSON, then the raw bytes of each
-tensor. It may come in two parts, so that its envelope is read while its last ``later``
-tensors are still being computed; the second part is the message's name with the time that they
-took, and those tensors.
-A beacon is two frames: its topic and JSON. Nothing is ever unpickled.
+A data message is a list of frames: the envelope as JSON, then the raw bytes of each tensor. It
+may arrive in two parts, so that the receiver reads the envelope while the sender still computes
+the last ``later`` tensors. The second part is a frame with the message's name and the compute
+time, then those tensors. A beacon is two frames: topic and JSON. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,14 +18,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import ProtocolError
 from pomona.messages.control import Beacon
-from pomona.messages.pipeline import MAX_TENSORS, Envelope, Tensor
+from pomona.messages.limits import (
+    MAX_BEACON_BYTES,
+    MAX_ELAPSED_DIGITS,
+    MAX_HEADER_BYTES,
+    MAX_MESSAGE_NAME_BYTES,
+    MAX_TENSOR_BYTES,
+    MAX_TENSORS,
+)
+from pomona.messages.pipeline import Envelope, Tensor
 
 PROTOCOL_VERSION = 4
-MAX_BEACON_BYTES = 1 << 20
-MAX_HEADER_BYTES = 8 << 20
-MAX_TENSOR_BYTES = 1 << 31
-MAX_NAME_BYTES = 1 << 10
-MAX_ELAPSED_DIGITS = 15
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -41,7 +43,7 @@ _ENVELOPE = TypeAdapter(Envelope)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A decoded data message: its envelope, and each tensor's raw bytes."""
+    """A decoded data message: the envelope, and the raw bytes of each tensor."""
 
     envelope: Envelope
     buffers: tuple[Buffer, ...]
@@ -52,9 +54,9 @@ class MessageRest:
     """The second part of a message.
 
     Attributes:
-        name: of the message.
-        elapsed_us: how long its sender computed what follows, microseconds.
-        buffers: that were to follow.
+        name: :func:`message_name` of the first part.
+        elapsed_us: sender's compute time for the remaining tensors, microseconds.
+        buffers: raw bytes of the remaining tensors.
     """
 
     name: bytes
@@ -63,7 +65,7 @@ class MessageRest:
 
 
 def beacon_topic(service: str, name: str) -> bytes:
-    """The PUB/SUB topic of a beacon; subscribers may filter on a prefix of it."""
+    """Returns the PUB/SUB topic of a beacon. Subscribers may filter by a prefix."""
     return f"beacon/{service}/{name}".encode()
 
 
@@ -72,7 +74,7 @@ def encode_beacon(beacon: Beacon) -> list[bytes]:
 
 
 def decode_beacon(frames: Sequence[Buffer]) -> Beacon:
-    """Raises ProtocolError when the frames are no valid beacon."""
+    """Raises ProtocolError when the frames are not a valid beacon."""
     if len(frames) != 2:
         raise ProtocolError(f"a beacon has 2 frames, not {len(frames)}")
     body = frames[1]
@@ -81,29 +83,29 @@ def decode_beacon(frames: Sequence[Buffer]) -> Beacon:
     try:
         beacon = _BEACON.validate_json(bytes(body), strict=True)
     except ValidationError as error:
-        raise ProtocolError(f"not a beacon: {_first(error)}") from error
+        raise ProtocolError(f"not a valid beacon: {_first_detail(error)}") from error
     if bytes(frames[0]) != beacon_topic(beacon.facts.service, beacon.name):
-        raise ProtocolError(f"topic {bytes(frames[0])[:128]!r} is not that of {beacon.name}")
+        raise ProtocolError(f"topic {bytes(frames[0])[:128]!r} is not the topic of {beacon.name}")
     return beacon
 
 
 def encode_message(envelope: Envelope, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Frames of a data message. The buffers are passed on, not copied."""
+    """Returns the frames of a data message. Buffers are referenced, not copied."""
     return [orjson.dumps(envelope), *buffers]
 
 
 def decode_message(frames: Sequence[Buffer]) -> Message:
-    """Raises ProtocolError when the frames are no valid data message, or a part of one."""
+    """Raises ProtocolError when the frames are not a valid data message, or only a part of one."""
     message = decode_part(frames)
     if message.envelope.later:
-        raise ProtocolError(f"{message.envelope.later} tensors are missing")
+        raise ProtocolError(f"{message.envelope.later} tensors of the message are missing")
     return message
 
 
 def decode_part(frames: Sequence[Buffer]) -> Message:
-    """A message, or the first part of one: it lacks its last ``envelope.later`` buffers.
+    """Decodes a message or the first part of one, which lacks its last ``envelope.later`` buffers.
 
-    Raises ProtocolError when the frames are no valid data message.
+    Raises ProtocolError when the frames are not a valid data message.
     """
     if not 1 <= len(frames) <= 1 + MAX_TENSORS:
         raise ProtocolError(f"a message has 1 to {1 + MAX_TENSORS} frames, not {len(frames)}")
@@ -113,57 +115,62 @@ def decode_part(frames: Sequence[Buffer]) -> Message:
     try:
         envelope = _ENVELOPE.validate_json(bytes(header), strict=True)
     except ValidationError as error:
-        raise ProtocolError(f"not a message: {_first(error)}") from error
+        raise ProtocolError(f"not a valid message: {_first_detail(error)}") from error
     if envelope.version != PROTOCOL_VERSION:
-        raise ProtocolError(f"protocol {envelope.version} is spoken, not {PROTOCOL_VERSION}")
+        raise ProtocolError(
+            f"the sender uses protocol {envelope.version}, this node {PROTOCOL_VERSION}; run the "
+            "same version of Pomona on all nodes"
+        )
     if envelope.later > len(envelope.tensors):
-        raise ProtocolError(f"{envelope.later} of {len(envelope.tensors)} tensors are to follow")
+        raise ProtocolError(
+            f"{envelope.later} tensors are to follow, but the message has {len(envelope.tensors)}"
+        )
     buffers = tuple(frames[1:])
     check_sizes(envelope.tensors[: len(envelope.tensors) - envelope.later], buffers)
     return Message(envelope, buffers)
 
 
 def encode_rest(rest: MessageRest) -> list[Buffer]:
-    """Frames of the second part of a message. The buffers are passed on, not copied."""
+    """Returns the frames of a second part. Buffers are referenced, not copied."""
     return [b"%b %d" % (rest.name, rest.elapsed_us), *rest.buffers]
 
 
 def is_rest(frames: Sequence[Buffer]) -> bool:
-    """Whether frames are the second part of a message, since they do not begin as JSON."""
+    """Tests whether frames are a second part, which is the only kind that is not JSON."""
     return frames[0][:1] != b"{"
 
 
 def decode_rest(frames: Sequence[Buffer]) -> MessageRest:
-    """Raises ProtocolError when the frames are no second part of a message."""
-    name, _, elapsed_us = bytes(frames[0][:MAX_NAME_BYTES]).rpartition(b" ")
+    """Raises ProtocolError when the frames are not the second part of a message."""
+    name, _, elapsed_us = bytes(frames[0][:MAX_MESSAGE_NAME_BYTES]).rpartition(b" ")
     if not elapsed_us.isdigit() or len(elapsed_us) > MAX_ELAPSED_DIGITS:
         raise ProtocolError("neither a message nor the second part of one")
     return MessageRest(name, int(elapsed_us), frames[1:])
 
 
 def check_sizes(tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
-    """Raises ProtocolError unless there is a buffer for each tensor, as long as it."""
+    """Raises ProtocolError unless each tensor has one buffer of its size."""
     if len(buffers) != len(tensors):
-        raise ProtocolError(f"{len(tensors)} tensors announced, {len(buffers)} sent")
+        raise ProtocolError(f"{len(tensors)} tensors were announced, {len(buffers)} sent")
     for tensor, buffer in zip(tensors, buffers, strict=True):
         if tensor_bytes(tensor) != len(buffer):
             raise ProtocolError(f"{tensor} does not fill {len(buffer)} bytes")
 
 
 def message_name(envelope: Envelope) -> bytes:
-    """Which message of which link this is: the first frame of its second part."""
+    """Returns the identity of a message: boot, link and sequence number of its sender."""
     return f"{envelope.boot}/{envelope.link}/{envelope.seq}".encode()
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor's frame. Raises ProtocolError over MAX_TENSOR_BYTES."""
+    """Returns the bytes of a tensor's frame. Raises ProtocolError over MAX_TENSOR_BYTES."""
     size = prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
     if size > MAX_TENSOR_BYTES:
         raise ProtocolError(f"a tensor of {size} bytes is over {MAX_TENSOR_BYTES}")
     return size
 
 
-def _first(error: ValidationError) -> str:
-    """Where and what, without the input: a prompt must not reach a log."""
+def _first_detail(error: ValidationError) -> str:
+    """Returns the first error's field and message without its input, which may be a prompt."""
     detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
     return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"

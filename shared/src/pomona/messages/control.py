@@ -1,6 +1,6 @@
-"""Control plane: what each service states of itself, once a second and at every change.
+"""Control plane: the beacon that each service publishes once a second and at every change.
 
-A beacon is whole, never a difference: a late subscriber needs no snapshot, and a lost
+A beacon is the full state, never a difference. A late subscriber needs no snapshot, and a lost
 beacon costs a second.
 """
 
@@ -12,7 +12,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pomona.messages.discovery import DiscoveryFacts
-from pomona.messages.limits import Count, Endpoint, LayerIndex, Name, Rate, Text
+from pomona.messages.limits import (
+    MAX_ALERTS,
+    MAX_MODELS,
+    MAX_PIPELINES,
+    MAX_PLAN_NOTES,
+    MAX_STAGES,
+    Count,
+    Endpoint,
+    LayerIndex,
+    Name,
+    Rate,
+    Text,
+)
 
 ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
 State = Literal["starting", "ready", "draining", "failed"]
@@ -20,12 +32,13 @@ State = Literal["starting", "ready", "draining", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers ``[start, stop)`` of one model on the stage worker called ``worker``.
+    """Layers ``[start, stop)`` of one model on the stage worker named ``worker``.
 
-    ``endpoint`` is the data endpoint of that worker's process as it was when the plan was
-    made: a worker that has started anew does not mistake the plan of its past for its own.
-    ``address`` is where the stage before reaches it, when that is another: it is on the same
-    machine, or the worker listens on every address and this is the best one as measured.
+    Attributes:
+        endpoint: data endpoint of the worker's process when the plan was made. A restarted
+            worker has another one, so it does not take up a plan for its predecessor.
+        address: endpoint for the previous stage, if not ``endpoint``: a local socket of the
+            same machine, or the best measured address of a worker that listens on all.
     """
 
     worker: Name
@@ -37,21 +50,24 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the planner expects of a pipeline.
+    """Predicted performance of a pipeline.
 
     Attributes:
-        tokens_per_second: of one user alone.
-        ceiling_tokens_per_second: the same, were nothing done but reading the weights.
-        users: requests at once that ``users_tokens_per_second`` is for, all together.
-        first_token_s: from a prompt of ``prompt_tokens`` to its first token, seconds.
-        cache_tokens: tokens that fit into the caches of the tightest stage.
-        stage_us: each stage's part of one user's token, microseconds.
-        link_us: each link's, the way back from tail to head last.
-        tail_us: what of the last one's the vocabulary head and the draw take.
-        corrections: measured over predicted time that went into ``stage_us`` already,
-            ``tail_correction`` into ``tail_us`` on top, and ``link_correction`` into ``link_us``.
-        joules_per_token: when ``users`` are served; 0 when power is unknown.
-        notes: what a person should know of how the plan came about.
+        tokens_per_second: decode rate of one user alone.
+        ceiling_tokens_per_second: the same if reading the weights were the only cost.
+        users: concurrent requests that ``users_tokens_per_second`` assumes.
+        users_tokens_per_second: total decode rate of ``users`` requests.
+        prompt_tokens: prompt length that ``first_token_s`` assumes.
+        first_token_s: time to first token, seconds.
+        cache_tokens: tokens that fit into the KV caches of the tightest stage.
+        stage_us: time of each stage for one user's token, microseconds.
+        link_us: time of each link in order, microseconds; the last is from tail to head.
+        tail_us: the part of the tail's ``stage_us`` for vocabulary head and sampler.
+        corrections: factors of measured over predicted time, already applied to ``stage_us``.
+        tail_correction: the same factor, applied to ``tail_us`` in addition.
+        link_correction: the same factor, applied to ``link_us``.
+        joules_per_token: energy per token with ``users`` requests; 0 when power is unknown.
+        notes: remarks about the plan for the operator.
     """
 
     tokens_per_second: Rate
@@ -61,35 +77,34 @@ class Prediction:
     prompt_tokens: Count
     first_token_s: Rate
     cache_tokens: Count
-    stage_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    stage_us: Annotated[tuple[Rate, ...], Field(max_length=MAX_STAGES)] = ()
     tail_us: Rate = 0.0
-    link_us: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
-    corrections: Annotated[tuple[Rate, ...], Field(max_length=64)] = ()
+    link_us: Annotated[tuple[Rate, ...], Field(max_length=MAX_STAGES)] = ()
+    corrections: Annotated[tuple[Rate, ...], Field(max_length=MAX_STAGES)] = ()
     tail_correction: Rate = 1.0
     link_correction: Rate = 1.0
     joules_per_token: Rate = 0.0
-    notes: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
+    notes: Annotated[tuple[Text, ...], Field(max_length=MAX_PLAN_NOTES)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What the planner wants: the ordered stages that together hold one model.
+    """The planner's plan for one model: the ordered stages that together hold it.
 
     Attributes:
-        model: the name clients use.
-        source: where workers find it: a hub id with its commit, a folder, or a GGUF file.
-        epoch: the version of this plan. It only rises.
-        layer_count: the layers of the model; the stages cover ``[0, layer_count)``.
-        state: ``forming`` until every stage says ready, then ``active``; ``impossible``
-            when no plan exists, and ``reason`` says what is missing.
-        context_length: tokens that prompt and reply of one request may have together.
-        cache_tokens: tokens that fit in the caches of the tightest stage, all requests and
-            kept prefixes together.
-        cache_bits: keys and values are quantised to this many bits; 0 leaves them whole.
-        vocab_size: token ids lie below this; 0 when it is not known.
-        prediction: what to expect of it.
-        proposal: a better plan, in words, when one would gain enough; it is not made while
-            requests run.
+        model: name that clients use.
+        source: where workers find the model: a hub id with its commit, a folder, or a GGUF file.
+        epoch: version of the plan. It only rises.
+        layer_count: layers of the model. The stages cover ``[0, layer_count)``.
+        state: ``forming`` until every stage reports ready, then ``active``; ``impossible``
+            when there is no plan; ``reason`` explains why.
+        context_length: limit of prompt and reply tokens of one request.
+        cache_tokens: tokens that fit into the KV caches of the tightest stage, for all requests
+            and cached prefixes together.
+        cache_bits: bits of a quantised key or value; 0 means not quantised.
+        vocab_size: number of token ids; 0 when unknown.
+        proposal: description of a sufficiently better plan, which is not applied while requests
+            run; empty when there is none.
     """
 
     model: Text
@@ -97,7 +112,7 @@ class Pipeline:
     epoch: Count
     layer_count: LayerIndex
     state: Literal["forming", "active", "impossible"]
-    stages: Annotated[tuple[Stage, ...], Field(max_length=64)] = ()
+    stages: Annotated[tuple[Stage, ...], Field(max_length=MAX_STAGES)] = ()
     context_length: Count = 0
     cache_tokens: Count = 0
     cache_bits: Literal[0, 2, 3, 4, 6, 8] = 0
@@ -109,11 +124,12 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class WantedModel:
-    """The newest word on whether a model should be loaded.
+    """Latest decision on whether a model should be loaded.
 
     Attributes:
-        name: what clients call it; ``source`` is where workers find it.
-        at: Unix time in seconds of that word; 0 for the planner's settings.
+        name: name that clients use.
+        source: where workers find the model.
+        at: time of the decision, Unix seconds; 0 when it comes from the planner's settings.
     """
 
     name: Text
@@ -124,30 +140,30 @@ class WantedModel:
 
 @dataclass(frozen=True, slots=True)
 class PlannerFacts:
-    """Attributes: models: those that may be loaded, whether or not they should be now."""
+    """Attributes: models: every known model, to be loaded or not."""
 
     service: Literal["planner"] = field(default="planner", kw_only=True)
-    pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=64)] = ()
-    models: Annotated[tuple[WantedModel, ...], Field(max_length=1024)] = ()
+    pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
+    models: Annotated[tuple[WantedModel, ...], Field(max_length=MAX_MODELS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """One stage as its worker has it.
+    """State of one stage, reported by its worker. Times are measured, in microseconds.
 
     Attributes:
         loaded_bytes: weights in memory so far.
-        total_bytes: weights this stage will hold.
+        total_bytes: weights of the whole stage.
         error: why the stage ``failed``: file, tensor and what to do.
-        decode_us: measured: a step of one token of one sequence here, microseconds; of a trial
-            until there was a request, 0 when there was none.
-        tail_us: measured in the trial: what of it the vocabulary head and the draw take.
-        prefill_us: measured: a prompt token in a long chunk here, microseconds.
-        token_us: measured, on the head: from one token of a lone sequence to the next.
-        fetched_bytes: of the weights that were not on this machine, those that came so far,
-            of ``fetch_bytes``.
-        sequence_tokens: on the head: tokens in the caches of requests that run; kept prefixes,
-            which give way to them, are not counted.
+        decode_us: decode step of one sequence on this stage; from the warm-up until there was
+            a request, 0 when there was neither.
+        tail_us: the part of ``decode_us`` for vocabulary head and sampler, from the warm-up.
+        prefill_us: one prompt token of a long prefill chunk on this stage.
+        token_us: interval between tokens of a lone sequence; head only.
+        fetched_bytes: weights fetched from other machines so far.
+        fetch_bytes: weights to fetch in total.
+        sequence_tokens: tokens in the KV caches of running requests, without cached prefixes,
+            which are evicted for them; head only.
     """
 
     model: Text
@@ -171,29 +187,27 @@ class StageStatus:
 class StageWorkerFacts:
     """Attributes:
     device: ``metal``, ``cuda`` or ``cpu``.
-    usable_memory_bytes: what this worker may fill with weights and caches.
-    resident_bytes: resident memory of the process now.
-    cache_bytes: KV caches and prefixes held now.
-    sequences: sequences with a cache in this worker.
-    prefixes: prefixes kept for reuse.
-    lanes: lanes in this worker.
-    waiting: requests admitted by the head but not begun (0 elsewhere).
-    tokens_per_second: what the tail produced over the last seconds (0 elsewhere).
-    table: digest of the cache table, and the step after which it was taken, as
-        ``step:digest``. Stages of one epoch that agree say the same for the same step.
+    usable_memory_bytes: memory available to weights and caches of this worker.
+    resident_bytes: resident memory of the process.
+    cache_bytes: memory of KV caches and cached prefixes.
+    sequences: sequences with a KV cache.
+    prefixes: cached prefixes.
+    waiting: requests queued at the head; 0 on other stages.
+    tokens_per_second: recent output rate of the tail; 0 on other stages.
+    table: ``step:digest`` of the cache table after that step. Stages of one epoch must report
+        the same digest for the same step.
     broken_epoch: newest epoch that failed here, which the planner must replace.
-    broken_reason: why.
-    memory_bandwidth: measured through MLX: bytes of weights read a second; 0 before.
-    matrix_flops: measured through MLX: floating-point operations a second in products.
-    layer_us: measured through MLX: small kernels of one layer, microseconds.
-    mlx_version: of MLX.
+    broken_reason: why it failed.
+    memory_bandwidth: measured bytes of weights read per second; 0 before the measurement.
+    matrix_flops: measured floating-point operations per second in matrix products.
+    layer_us: measured overhead of the small kernels of one layer, microseconds.
     """
 
     service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
     device: Text
     usable_memory_bytes: Count
     resident_bytes: Count
-    stages: Annotated[tuple[StageStatus, ...], Field(max_length=64)] = ()
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=MAX_STAGES)] = ()
     cache_bytes: Count = 0
     sequences: Count = 0
     prefixes: Count = 0
@@ -211,14 +225,15 @@ class StageWorkerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """That a model should be loaded, or not, as somebody asked a gateway.
+    """A request to load or unload a model, made through a gateway.
 
-    A gateway repeats it until the planner's beacon shows a word as new as this.
+    The gateway repeats it until the planner's beacon has a decision at least as new.
 
     Attributes:
-        model: its name, or its source: a hub id, a folder or a GGUF file.
-        name: what clients shall call it, when the planner does not know it yet.
-        at: Unix time in seconds. The newest request counts.
+        model: name or source of the model: a hub id, a folder or a GGUF file.
+        name: name for clients, if the planner does not know the model yet.
+        loaded: True to load, False to unload.
+        at: time of the request, Unix seconds. The newest request wins.
     """
 
     model: Text
@@ -230,27 +245,27 @@ class ModelRequest:
 @dataclass(frozen=True, slots=True)
 class GatewayFacts:
     """Attributes:
-    url: where clients reach the API.
+    url: base URL of the API.
     running: requests in the journal.
-    proven_epochs: for each model, the epoch in which a real token last came through.
-    requests: models that were asked to be loaded or unloaded, and not yet heard of.
-    used: for each model, Unix time in seconds at which it was last asked something here.
+    proven_epochs: last epoch in which a token arrived, by model.
+    requests: requests to load or unload that the planner has not confirmed.
+    used: Unix time in seconds of the last request, by model.
     """
 
     service: Literal["gateway"] = field(default="gateway", kw_only=True)
     url: Text
     running: Count = 0
     proven_epochs: dict[str, int] = field(default_factory=dict[str, int])
-    requests: Annotated[tuple[ModelRequest, ...], Field(max_length=1024)] = ()
+    requests: Annotated[tuple[ModelRequest, ...], Field(max_length=MAX_MODELS)] = ()
     used: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that is wrong now.
+    """A problem that exists now.
 
     Attributes:
-        key: identity of the alert: the same trouble has the same key.
+        key: identity of the problem over time.
         since: Unix time in seconds at which it was first seen.
     """
 
@@ -263,7 +278,7 @@ class Alert:
 @dataclass(frozen=True, slots=True)
 class HealthWatcherFacts:
     service: Literal["health_watcher"] = field(default="health_watcher", kw_only=True)
-    alerts: Annotated[tuple[Alert, ...], Field(max_length=1024)] = ()
+    alerts: Annotated[tuple[Alert, ...], Field(max_length=MAX_ALERTS)] = ()
 
 
 Facts = Annotated[
@@ -274,21 +289,21 @@ Facts = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Beacon:
-    """Everything true of one service, said by itself.
+    """Heartbeat and full state of one service.
 
     Attributes:
-        cluster: beacons of another cluster are dropped.
+        cluster: name of the cluster. Beacons of another cluster are dropped.
         name: identity of the service in the cluster, stable over restarts.
-        node: the machine it runs on.
-        boot: random, new with every start of the process.
-        seq: rises by one with every beacon of this boot.
-        version: of Pomona.
-        progress: counts finished work.
-        queued: work begun or waiting. ``progress`` standing still while this is above
-            zero is a hang, even though beacons arrive.
-        endpoints: where it listens: ``data``, ``local`` (data, for its own machine), ``peer``,
+        node: name of its machine.
+        boot: random id, new with every start of the process.
+        seq: sequence number within this boot.
+        version: Pomona's version.
+        progress: count of finished work.
+        queued: work started or waiting. The service hangs when this is above zero and
+            ``progress`` does not rise.
+        endpoints: addresses by use: ``data``, ``local`` (data, same machine only), ``peer``,
             ``metrics``, ``http``.
-        facts: what only this kind of service has to say; ``facts.service`` names the kind.
+        facts: state specific to the kind of service; ``facts.service`` names the kind.
     """
 
     cluster: Name

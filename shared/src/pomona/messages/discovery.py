@@ -1,4 +1,4 @@
-"""What a discovery service states: its machine, and the links to the other nodes."""
+"""Facts in the beacon of a discovery service: its machine, and its links to other nodes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pomona.messages.limits import Count, Endpoint, Name, Rate, Text
+from pomona.messages.limits import (
+    MAX_ADDRESSES,
+    MAX_INTERFACES,
+    MAX_NODES,
+    MAX_THUNDERBOLT_PORTS,
+    MAX_TROUBLES,
+    Count,
+    Endpoint,
+    Name,
+    Rate,
+    Text,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a machine is.
+    """Fixed properties of a machine.
 
     Attributes:
-        chip: marketing name of the processor, such as ``Apple M4 Pro``.
+        chip: marketing name of the processor, for example ``Apple M4 Pro``.
         cores: logical cores.
-        memory_bytes: all physical memory.
-        usable_memory_bytes: what MLX may use of it (Metal's recommended working set on a
-            Mac, all but a reserve elsewhere).
+        memory_bytes: physical memory.
+        usable_memory_bytes: the part available to MLX: Metal's recommended working set on a
+            Mac, all but a reserve elsewhere.
         os_name: ``macOS`` or ``Linux``.
-        os_version: such as ``26.2``.
+        os_version: for example ``26.2``.
     """
 
     chip: Text
@@ -37,10 +48,10 @@ class ThunderboltPort:
     """One Thunderbolt port of a Mac.
 
     Attributes:
-        name: as printed on no case, such as ``Receptacle 1``.
-        generation: of the port: 3, 4 or 5; 0 when unknown.
-        gbps: speed of what is connected; 0 when nothing is.
-        peer: name of the machine or device at the other end; empty when nothing is.
+        name: label of the port, for example ``port 1``.
+        generation: Thunderbolt version of the port: 3, 4 or 5; 0 when unknown.
+        gbps: speed of the connection; 0 when nothing is connected.
+        peer: name of the machine or device at the other end; empty when nothing is connected.
         hops: devices between this machine and the peer; 0 for a cable from Mac to Mac.
     """
 
@@ -53,11 +64,11 @@ class ThunderboltPort:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A network interface with an address.
+    """A network interface and one of its addresses.
 
     Attributes:
-        kind: such as ``thunderbolt``, ``ethernet``, ``wifi``, ``loopback`` or ``other``.
-        mbps: nominal speed; 0 when unknown.
+        kind: ``thunderbolt``, ``ethernet``, ``wifi``, ``loopback`` or ``other``.
+        mbps: nominal speed in Mbit/s; 0 when unknown.
     """
 
     name: Text
@@ -68,24 +79,26 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What is looked at again from time to time. What cannot be told is empty or 0.
+    """Properties of a machine that may change, refreshed every minute. Unknown is empty or 0.
 
     Attributes:
-        model: of the machine, such as ``Mac16,11``.
-        wired_limit_bytes: set by the operator; 0 leaves it to the system.
-        rdma: of RDMA over Thunderbolt.
-        watts, celsius: of the whole package, now.
-        disk_free_bytes: where models are kept.
+        model: machine model, for example ``Mac16,11``.
+        wired_limit_bytes: limit of wired memory set by the operator; 0 for the system's default.
+        rdma: state of RDMA over Thunderbolt.
+        watts, celsius: power and temperature of the whole package.
+        disk_free_bytes, disk_bytes: free space and size of the disk with the state folder.
         sleep_minutes: idle time after which the machine sleeps; 0 never, -1 unknown.
-        clock_s: Unix time when this was said.
+        clock_s: Unix time of this machine when the beacon was made.
     """
 
     model: Text = ""
     wired_limit_bytes: Count = 0
-    thunderbolt: Annotated[tuple[ThunderboltPort, ...], Field(max_length=32)] = ()
+    thunderbolt: Annotated[
+        tuple[ThunderboltPort, ...], Field(max_length=MAX_THUNDERBOLT_PORTS)
+    ] = ()
     rdma: Literal["unknown", "unsupported", "disabled", "enabled"] = "unknown"
-    rdma_devices: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
-    interfaces: Annotated[tuple[Interface, ...], Field(max_length=64)] = ()
+    rdma_devices: Annotated[tuple[Text, ...], Field(max_length=MAX_INTERFACES)] = ()
+    interfaces: Annotated[tuple[Interface, ...], Field(max_length=MAX_INTERFACES)] = ()
     watts: Rate = 0.0
     celsius: Rate = 0.0
     disk_free_bytes: Count = 0
@@ -97,16 +110,16 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class LinkFacts:
-    """The way to another node, as measured from here.
+    """Measured link to another node.
 
     Attributes:
-        node: the other one.
-        address: of it, the best of those measured.
-        kind: of the interface over which it is reached.
-        rtt_us, rtt_spread_us: round trip of a small message, median and half the distance
-            between the quartiles.
-        bytes_per_s, spread_bytes_per_s: one way, of a large message, the same.
-        others: addresses that were measured too, and are slower; the quickest of them first.
+        node: name of the other node.
+        address: its best address; empty when none answers.
+        kind: kind of this node's interface to that address.
+        rtt_us, rtt_spread_us: round trip of a small message, median and half the interquartile
+            range, microseconds.
+        bytes_per_s, spread_bytes_per_s: one-way throughput of a large message, the same.
+        others: slower addresses that answer, fastest first.
         dead: addresses that do not answer.
     """
 
@@ -117,22 +130,22 @@ class LinkFacts:
     rtt_spread_us: Rate
     bytes_per_s: Rate
     spread_bytes_per_s: Rate
-    others: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
-    dead: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    others: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
+    dead: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryFacts:
     """Attributes:
-    peers: peer endpoints of the other nodes' discovery services in use.
-    machine: what may change while the service runs.
-    links: to the other nodes, measured.
-    troubles: what discovery sees that is wrong, in words.
+    peers: peer endpoints of discovery services whose beacons arrive.
+    machine: properties that may change while the service runs.
+    links: measured links to the other nodes.
+    troubles: problems found by discovery, as sentences.
     """
 
     service: Literal["discovery"] = field(default="discovery", kw_only=True)
     hardware: Hardware
-    peers: Annotated[tuple[Endpoint, ...], Field(max_length=256)] = ()
+    peers: Annotated[tuple[Endpoint, ...], Field(max_length=MAX_NODES)] = ()
     machine: NodeFacts = NodeFacts()
-    links: Annotated[tuple[LinkFacts, ...], Field(max_length=256)] = ()
-    troubles: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
+    links: Annotated[tuple[LinkFacts, ...], Field(max_length=MAX_NODES)] = ()
+    troubles: Annotated[tuple[Text, ...], Field(max_length=MAX_TROUBLES)] = ()

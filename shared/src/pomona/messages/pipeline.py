@@ -1,4 +1,4 @@
-"""Data plane: what travels on the links between gateway, head, stages and tail.
+"""Data plane: messages on the links between gateway, head, stages and tail.
 
 ::
 
@@ -8,7 +8,7 @@
        +-- Rejected, Queued, -----+--- Tokens, Scored, Embedded -+
            Started
 
-Every message travels in an :class:`Envelope`; the tensors follow as raw frames.
+Each message travels in an :class:`Envelope`; its tensors follow as raw frames.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ from pydantic import Field
 
 from pomona.messages.cache_ops import Op
 from pomona.messages.limits import (
+    MAX_DIMENSIONS,
+    MAX_OPS,
+    MAX_QUEUE_PLACES,
     MAX_ROWS,
+    MAX_STAGES,
+    MAX_TENSORS,
+    MAX_TOP_LOGPROBS,
     Count,
+    Dimension,
     Endpoint,
     Identifier,
     Name,
@@ -31,25 +38,19 @@ from pomona.messages.limits import (
 )
 from pomona.messages.sampling import Sampling
 
-MAX_TENSORS = 16
-MAX_OPS = 65536
-MAX_STAGES = 64
-MAX_PLACES = 1024
-
-Dimension = Annotated[int, Field(ge=0, le=2**31 - 1)]
 FinishReason = Literal["stop", "length"]
-FINISHES: tuple[FinishReason | None, ...] = (None, "stop", "length")
+FINISH_REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length")
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Shape and dtype of one raw frame. ``dtype`` is MLX's name, such as ``bfloat16``."""
+    """Shape and dtype of one raw frame. ``dtype`` is MLX's name, for example ``bfloat16``."""
 
     dtype: Literal[
         "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
         "float16", "bfloat16", "float32",
     ]  # fmt: skip
-    shape: Annotated[tuple[Dimension, ...], Field(max_length=8)]
+    shape: Annotated[tuple[Dimension, ...], Field(max_length=MAX_DIMENSIONS)]
 
 
 # To the head ---------------------------------------------------------------------------
@@ -57,19 +58,20 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Run a prompt. The one tensor is int32 (n,): prompt ids, then ids already emitted.
+    """Submits a prompt. One tensor, int32 (n,): prompt ids, then ids already emitted.
 
     Attributes:
-        attempt: rises when the gateway submits the request again in a later epoch.
-        emitted: how many ids at the end of the tensor are the reply so far; the next
-            token has this index.
-        scored: how many log-probabilities of the prompt have arrived; as :class:`Scored`.
+        attempt: rises when the gateway resubmits the request in a later epoch.
         reply: the gateway's data endpoint.
-        share: whose request it is. Prompts are matched with kept prefixes only within it, and
-            each has its own line in the queue.
-        priority: 0 is due at once; each step makes others go first for 25 seconds.
-        deadline_s: seconds the request may wait before its prompt is begun.
-        queue_share: how much of the queue the requests of one ``share`` may fill together.
+        emitted: number of ids at the end of the tensor that belong to the reply; index of the
+            next token.
+        scored: number of prompt logprobs that the gateway has received in :class:`Scored`.
+        share: tenant of the request. Cached prefixes are matched within a tenant only, and
+            tenants take turns in the queue.
+        priority: 0 (most urgent) to 9. Each step lets requests that arrived up to 25 s later
+            go first.
+        deadline_s: longest wait in the queue before prefill starts, seconds.
+        queue_share: fraction of the queue that the requests of one ``share`` may fill.
     """
 
     kind: Literal["submit"] = field(default="submit", kw_only=True)
@@ -95,13 +97,14 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """The tail finishes a step. It may come in two parts, as steps do.
+    """Reports a finished step from tail to head. May arrive in two parts, like :class:`Step`.
 
-    One tensor, int64 (n, 3): for each drawn token its sequence, its id, and in which way it is
-    the last one, as an index into ``FINISHES``.
+    One tensor, int64 (n, 3), a row per sampled token: sequence, token id, and finish reason as
+    an index into ``FINISH_REASONS``.
 
     Attributes:
-        elapsed_us: compute time of every stage, in order; the tail's is missing in a first part.
+        elapsed_us: compute time of each stage in order, microseconds. A first part lacks the
+            tail's.
     """
 
     kind: Literal["step_done"] = field(default="step_done", kw_only=True)
@@ -114,22 +117,22 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One pass through the pipeline. Every stage applies ``ops``, then runs its layers.
+    """One pass through the pipeline. Each stage applies ``ops``, then runs its layers.
 
-    The tensors: token ids, int32 (rows, length), and the activations of the stage that sends. A
-    step without rows carries only ops, and no tensor.
+    Tensors: token ids, int32 (rows, length), and the sender's activations. A step without rows
+    carries ops only, and no tensors.
 
-    It may come in two parts. Whatever a stage knows before it has computed, token ids among it,
-    is in the first, which goes while it computes; its compute time is in the second.
+    A step may arrive in two parts. The first holds everything known before the sender has
+    computed, token ids among others; the second holds the activations and the compute time.
 
     Attributes:
         step: number of the step in this epoch.
-        lane: the lane whose rows all take one token; None for a chunk of the prompt of
-            the one sequence in ``rows``.
-        rows: the sequences, in the order of the tensor's first axis.
-        sample: the tail draws a token for each row from its last position.
-        elapsed_us: compute time of the stages so far, in order; that of the one that sends is
-            missing in a first part.
+        lane: lane to decode by one token per row; None for a prefill chunk of the single
+            sequence in ``rows``.
+        rows: sequences in the order of the tensors' first axis.
+        sample: whether the tail samples a token per row from its last position.
+        elapsed_us: compute time of the stages so far in order, microseconds. A first part lacks
+            the sender's.
     """
 
     kind: Literal["step"] = field(default="step", kw_only=True)
@@ -149,9 +152,9 @@ class Token:
     """One token of a reply.
 
     Attributes:
-        index: 0 for the first token of the reply; the journal takes only the next one.
-        logprob: natural logarithm of the token's probability, when asked for.
-        top: the most likely (id, logprob) pairs, most likely first, when asked for.
+        index: position in the reply, from 0. The gateway accepts only the next one.
+        logprob: natural logarithm of the token's probability, if requested.
+        top: the most likely (id, logprob) pairs in descending order, if requested.
     """
 
     request: RequestId
@@ -160,7 +163,7 @@ class Token:
     token: TokenId
     finish: FinishReason | None = None
     logprob: float | None = None
-    top: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=20)] = ()
+    top: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=MAX_TOP_LOGPROBS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +174,15 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Log-probabilities of a part of the prompt; they all come before the first token.
+    """Logprobs of a part of the prompt. All parts precede the first reply token.
 
-    Number i is that of prompt token i + 1 after those before it: the first token has none,
-    and a prompt of n tokens has n - 1 of them. Three tensors: float32 (count,), the prompt's
-    own tokens; int32 (count, k), the k likeliest ids, most likely first, and float32
-    (count, k), theirs. k is the request's ``prompt_logprobs``. Natural logarithms, before
-    penalties, temperature and filters.
+    Logprob i belongs to prompt token i + 1: the first token has none, so a prompt of n tokens
+    has n - 1. Three tensors: float32 (count,), logprobs of the prompt tokens; int32 (count, k),
+    the k most likely ids in descending order; float32 (count, k), their logprobs. k is the
+    request's ``prompt_logprobs``. Natural logarithms, before penalties, temperature and filters.
 
     Attributes:
-        index: number of the first of them.
+        index: number of the first logprob in this message.
     """
 
     kind: Literal["scored"] = field(default="scored", kw_only=True)
@@ -191,8 +193,8 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The embedding of a prompt; it comes before the token. One tensor, float32
-    (hidden_size,): what the model made of the last token, after the final norm."""
+    """Embedding of a prompt, sent before the token. One tensor, float32 (hidden_size,): the last
+    token's hidden state after the final norm."""
 
     kind: Literal["embedded"] = field(default="embedded", kw_only=True)
     request: RequestId
@@ -201,11 +203,12 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The head has begun a prompt, or a chunk of it is done.
+    """Progress of prefill, sent at its start and after each chunk.
 
     Attributes:
-        cached: prompt tokens that a kept prefix supplied.
-        prefilled: prompt tokens done so far, ``cached`` included, of ``total``.
+        cached: prompt tokens supplied by the prefix cache.
+        prefilled: prompt tokens processed so far, including ``cached``.
+        total: tokens of the prompt.
     """
 
     kind: Literal["started"] = field(default="started", kw_only=True)
@@ -218,7 +221,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class QueuePlace:
-    """Attributes: position: 1 for the request whose prompt is begun next."""
+    """Attributes: position: place in the queue; 1 is prefilled next."""
 
     request: RequestId
     attempt: Count
@@ -227,18 +230,18 @@ class QueuePlace:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The requests of one gateway that wait at the head, said at most once a second.
+    """Queue positions of one gateway's requests at the head, sent at most once a second.
 
-    Of a queue longer than ``MAX_PLACES`` only the front is told.
+    Covers the first ``MAX_QUEUE_PLACES`` requests of the queue.
     """
 
     kind: Literal["queued"] = field(default="queued", kw_only=True)
-    places: Annotated[tuple[QueuePlace, ...], Field(max_length=MAX_PLACES)]
+    places: Annotated[tuple[QueuePlace, ...], Field(max_length=MAX_QUEUE_PLACES)]
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The head will not finish this attempt. ``status`` and ``code`` are the client's."""
+    """Ends an attempt with an error. ``status`` and ``code`` go to the client."""
 
     kind: Literal["rejected"] = field(default="rejected", kw_only=True)
     request: RequestId
@@ -257,17 +260,18 @@ Body = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The header of every message on a link.
+    """Header of every message on a link.
 
     Attributes:
-        version: of this protocol; another one is dropped.
-        sender: name of the sending service, and ``boot`` its boot id.
-        link: which of the sender's links this is.
-        seq: rises by one with every message of the link; a gap ends the epoch.
-        epoch: the pipeline's epoch; 0 on messages that belong to none.
-        tensors: what the frames after the header hold.
-        later: how many of them, at the end, come in a second part of the message.
-        soon: the second part comes in a moment; it is worth staying awake for it.
+        version: protocol version. Messages of another version are dropped.
+        sender: name of the sending service.
+        boot: boot id of the sending service.
+        link: number of the link, unique in the sender's process.
+        seq: sequence number on the link, from 0. A gap ends the epoch.
+        epoch: epoch of the pipeline; 0 for messages outside of one.
+        tensors: dtypes and shapes of the frames after the header.
+        later: number of tensors, at the end, that arrive in a second part.
+        soon: whether the second part follows soon enough to busy-wait for it.
     """
 
     version: Count

@@ -1,14 +1,14 @@
-"""What a model is, read from its files without its weights and without MLX."""
+"""Model facts, read from a model's files without its weights and without MLX."""
 
 from pomona.models.facts import LayerFacts, ModelFacts
-from pomona.models.sources import EMBEDDED_MODEL, model_name, pinned, read_facts, resolve
+from pomona.models.sources import EMBEDDED_MODEL, model_name, pinned_source, read_facts, resolve
 
 __all__ = [
     "EMBEDDED_MODEL",
     "LayerFacts",
     "ModelFacts",
     "model_name",
-    "pinned",
+    "pinned_source",
     "read_facts",
     "resolve",
 ]

@@ -1,7 +1,7 @@
-"""What a config.json says of a model's layers: caches, experts, legal cuts.
+"""Derives KV cache sizes and active experts of a model's layers from its config.json.
 
-Without MLX, so that planner and gateway can ask. The rules follow mlx-lm's model classes;
-the tests compare them with what those classes do.
+Works without MLX, for planner and gateway. The rules follow mlx-lm's model classes, and the
+tests compare them with those classes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _WINDOWED_BY_TYPE = frozenset({
     "afmoe", "exaone_moe", "gear", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt_oss",
     "laguna", "llama", "mellum", "ministral3", "mistral3", "muse_glimmer", "olmo3", "spark2_5",
 })  # fmt: skip
-"""Families whose caches mlx-lm bounds where ``layer_types`` says sliding_attention."""
+"""Families in which mlx-lm bounds the cache of layers of type ``sliding_attention``."""
 _WINDOWED_BY_PATTERN = frozenset({"gemma3", "gemma3_text", "cohere2"})
-"""Families in which every n-th layer, ``sliding_window_pattern``, sees everything."""
+"""Families in which each n-th layer, n = ``sliding_window_pattern``, has full attention."""
 _DEFAULT_PATTERN = {"gemma3": 6, "gemma3_text": 6, "cohere2": 4}
-_LLAMA4_FULL = 4
+_LLAMA4_FULL_EVERY = 4
 _EXPANDED_LATENT = frozenset({"deepseek_v2", "minicpm3", "youtu_llm"})
-"""Families with latent attention whose caches mlx-lm keeps head by head."""
+"""Families with latent attention for which mlx-lm caches keys and values per head."""
 _KEY_TENSORS = (
     "k_proj", "kv_a_proj", "kv_b_proj", "qkv", "wqkv", "query_key_value", "c_attn", "kv_proj",
     "wk.", "key_proj", "att_proj", "key.weight",
@@ -34,7 +34,7 @@ _RECURRENT_MARKS = ("linear_attn.", "mamba.", ".ssm", "A_log", "rglru", "conv1d"
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """What a layer's cache keeps: see LayerFacts."""
+    """Size of a layer's cache. The fields are those of LayerFacts."""
 
     values_per_token: int = 0
     window: int = 0
@@ -42,8 +42,10 @@ class LayerCache:
 
 
 class TextConfig:
-    """The part of a config.json that is about text. Raises ModelUnsupportedError naming what
-    it lacks."""
+    """The language-model part of a config.json.
+
+    Properties raise ModelUnsupportedError naming the missing key.
+    """
 
     def __init__(self, config: Mapping[str, Any], file: Path) -> None:
         inner = config.get("text_config") or config.get("llm_config")
@@ -53,6 +55,7 @@ class TextConfig:
         self._file = file
 
     def number(self, *keys: str, default: int | None = None) -> int:
+        """Returns the value of the first key present, or the maximum of a list of integers."""
         for key in keys:
             value = self.values.get(key)
             if isinstance(value, list) and value and isinstance(value[0], int):
@@ -60,14 +63,14 @@ class TextConfig:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
         if default is None:
-            raise ModelUnsupportedError(f"{self._file} lacks {' or '.join(keys)}")
+            raise ModelUnsupportedError(f"{self._file} lacks the key {' or '.join(keys)}")
         return default
 
     def is_one_of(self, families: frozenset[str]) -> bool:
         return self.family in families or self.text_family in families
 
     def numbers(self, key: str) -> Sequence[int]:
-        """A list of numbers; empty when the configuration does not say."""
+        """Returns a list of integers, empty when the key is absent."""
         value = self.values.get(key)
         return cast("list[int]", value) if isinstance(value, list) else ()
 
@@ -81,13 +84,13 @@ class TextConfig:
 
     @property
     def layer_types(self) -> Sequence[str]:
-        """One for each layer; empty when the configuration does not say."""
+        """Type of each layer; empty when the configuration has none."""
         types = self.values.get("layer_types")
         return cast("list[str]", types) if isinstance(types, list) else ()
 
     @property
-    def idle_share(self) -> float:
-        """Share of the routed experts that a token does not use."""
+    def inactive_fraction(self) -> float:
+        """Fraction of the routed experts that a token does not use, in [0, 1)."""
         count = self.number(
             "num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts", default=0
         )
@@ -99,7 +102,7 @@ class TextConfig:
 
 
 def layer_cache(text: TextConfig, layer: int, tensors: Sequence[str]) -> LayerCache:
-    """The cache of one layer, whose tensors have these names."""
+    """Returns the cache size of a layer, from the names of its tensors."""
     recurrent = any(mark in name for name in tensors for mark in _RECURRENT_MARKS)
     attends = any(
         mark in name
@@ -137,7 +140,7 @@ def _values_per_token(text: TextConfig, layer: int, latent: bool) -> int:
 def _window(text: TextConfig, layer: int) -> int:
     if text.family == "llama4":
         chunk = text.number("attention_chunk_size", default=0)
-        return 0 if (layer + 1) % _LLAMA4_FULL == 0 else chunk
+        return 0 if (layer + 1) % _LLAMA4_FULL_EVERY == 0 else chunk
     size = text.number("sliding_window", "window_size", default=0)
     letters = text.values.get("sliding_window_pattern")
     if isinstance(letters, str) and letters:  # exaone4: LLLG
@@ -156,45 +159,3 @@ def _state_values(text: TextConfig) -> int:
     key = text.number("linear_key_head_dim", "ssm_state_size", "mamba_d_state", default=0)
     value = text.number("linear_value_head_dim", "mamba_head_dim", "mamba_d_head", default=0)
     return heads * key * value
-
-
-def legal_cuts(text: TextConfig) -> tuple[int, ...] | None:
-    """Layers before which the model may be cut; None when everywhere.
-
-    A cut may not part a layer from the one whose keys and values it reads.
-    """
-    count = text.layer_count
-    if text.number("num_loops", "loop_num", default=1) > 1:
-        return ()
-    if text.family in ("iquestloopcoder", "olmo"):
-        return ()
-    if text.family == "afm7":
-        return tuple(range(1, count - text.number("num_kv_reuse_layers")))
-    if text.family == "deepseek_v41":
-        readers = _readers_of_compressed(text)
-    else:
-        shared = text.number("num_kv_shared_layers", default=0)
-        if not shared or not text.layer_types:
-            return None
-        first = count - shared
-        last_of_type = {kind: i for i, kind in enumerate(text.layer_types[:first])}
-        readers = [
-            (last_of_type.get(text.layer_types[i], first - 1), i) for i in range(first, count)
-        ]
-    return tuple(
-        cut for cut in range(1, count) if not any(a < cut <= reader for a, reader in readers)
-    )
-
-
-def _readers_of_compressed(text: TextConfig) -> list[tuple[int, int]]:
-    """Layers that read compressed keys and values, or index keys, that an earlier one keeps,
-    as (source, reader)."""
-    ratios = text.numbers("compress_ratios")
-    keeps = {x for x in text.numbers("kv_source_layer_ids") if x < len(ratios) and ratios[x]}
-    selects = set(text.numbers("index_source_layer_ids"))
-    found: list[tuple[int, int]] = []
-    for layer in range(min(text.layer_count, len(ratios))):
-        wanted = [keeps, keeps & selects] if layer in selects else [keeps]
-        for sources in wanted if ratios[layer] else ():
-            found += [(max(x), layer) for x in [[s for s in sources if s <= layer]] if x]
-    return found

@@ -1,4 +1,4 @@
-"""The facts of a model that planner, gateway and command need."""
+"""Facts about a model for planner, gateway and command line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _SAMPLING_RANGES = {
 
 
 def recommended_sampling(values: Mapping[str, Any]) -> dict[str, float]:
-    """The sampling that a model's makers recommend, from what their file says; what lies
-    outside of what can be sampled is no recommendation."""
+    """Returns the recommended sampling parameters among ``values``, without those out of range."""
     found: dict[str, float] = {}
     for name, (least, most) in _SAMPLING_RANGES.items():
         value = values.get(name)
@@ -31,16 +30,16 @@ def recommended_sampling(values: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
-    """One layer.
+    """Sizes of one layer.
 
     Attributes:
-        stored_bytes: its tensors as they are in the file.
-        parameters: numbers in its tensors.
-        kv_values_per_token: numbers that its cache grows by with each token.
-        idle_bytes, idle_parameters: of these, what one token does not use: the experts it
-            is not routed to.
-        window: most tokens that its cache holds; 0 when it holds all.
-        state_values: numbers in its cache whatever its length, such as a recurrent state.
+        stored_bytes: bytes of its tensors in the file.
+        parameters: number of elements in its tensors.
+        kv_values_per_token: elements that its KV cache grows by with each token.
+        idle_bytes, idle_parameters: the part of ``stored_bytes`` and ``parameters`` that one
+            token does not use: experts it is not routed to.
+        window: limit of tokens in its cache; 0 when there is none.
+        state_values: elements in its cache at any length, for example a recurrent state.
     """
 
     stored_bytes: int
@@ -63,32 +62,31 @@ class LayerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A model, from its configuration and tensor index alone.
+    """A model, described from its configuration and tensor index alone.
 
     Attributes:
-        name: what clients call it.
-        path: the folder or the GGUF file; of a model known from data alone, where the data is.
-        format: ``data`` when only published figures are known and no file is here.
+        name: name that clients use.
+        path: the folder or GGUF file; the data file for a model known from published figures.
+        format: ``data`` when only published figures are known, without model files.
         architecture: mlx-lm's ``model_type``.
-        context_length: tokens that prompt and reply may have together.
-        embedding: the token embedding, which the head stage holds.
-        head: final norm and vocabulary head, which the tail holds. A tied head counts
-            in full, since the tail then holds the embedding too.
+        context_length: limit of prompt and reply tokens together.
+        embedding: the token embedding, held by the head stage.
+        head: final norm and vocabulary head, held by the tail. A tied head counts in full,
+            because the tail then holds the embedding too.
         eos_token_ids: tokens that end a reply.
-        quantization: how most weights are stored, such as ``bfloat16``, ``4-bit affine,
-            groups of 64``, ``mxfp4`` or ``q4_k_m``.
-        tokenizer: the file or kind of the tokenizer; empty when there is none.
-        tool_parser, reasoning_parser: names of the notations, told from the chat template;
-            empty when the model has none.
-        sampling: the sampling that its makers recommend, for requests that leave it open.
-        legal_cuts: layers before which the model may be cut; None when everywhere.
-        pooling: how the embedding of a text is made of its tokens' hidden states, in the words
-            of sentence-transformers, such as ``lasttoken``; empty when the model is not for
-            that.
-        normalized: whether embeddings have length 1.
-        unused_code: files that offer code of the model's own, which is never run.
-        source: where the figures come from, when not from files.
-        computed: the figures that were computed, not published.
+        quantization: storage of most weights, for example ``bfloat16``, ``4-bit affine, groups of
+            64``, ``mxfp4`` or ``q4_k_m``.
+        tokenizer: file or kind of the tokenizer; empty when there is none.
+        tool_parser, reasoning_parser: notations found in the chat template; empty when the
+            model has none.
+        sampling: sampling parameters that the authors recommend, used as defaults.
+        legal_cuts: layers before which the model may be cut; None for all layers.
+        pooling: pooling mode of an embedding model, as sentence-transformers names it, for
+            example ``lasttoken``; empty for other models.
+        normalized: whether embeddings are scaled to length 1.
+        unused_code: files with custom code of the model, which is never run.
+        source: origin of published figures; empty when they come from files.
+        computed: names of the figures that were computed, not published.
     """
 
     name: str
@@ -122,28 +120,28 @@ class ModelFacts:
 
     @property
     def stored_bytes(self) -> int:
-        """All tensors as stored, a tied head counted once."""
+        """Bytes of all tensors in the file. A tied head counts once."""
         head = self.head.stored_bytes + (0 if self.tied_embedding else self.embedding.stored_bytes)
         return sum(layer.stored_bytes for layer in self.layers) + head
 
     @property
     def parameters(self) -> int:
-        """All numbers, a tied head counted once."""
+        """Number of parameters. A tied head counts once."""
         head = self.head.parameters + (0 if self.tied_embedding else self.embedding.parameters)
         return sum(layer.parameters for layer in self.layers) + head
 
     @property
     def active_bytes(self) -> int:
-        """Bytes read to decode one token: of the embedding only a row."""
+        """Bytes read to decode one token. The single embedding row is left out."""
         return sum(layer.active_bytes for layer in self.layers) + self.head.active_bytes
 
     @property
     def active_parameters(self) -> int:
-        """Numbers that one token uses, the embedding among them once."""
+        """Parameters that one token uses, including the embedding once."""
         layers = sum(layer.active_parameters for layer in self.layers)
         return layers + self.parameters - sum(layer.parameters for layer in self.layers)
 
     @property
     def kv_values_per_token(self) -> int:
-        """Numbers that all caches grow by with each token, windows not considered."""
+        """Elements that all KV caches grow by with each token. Ignores windows."""
         return sum(layer.kv_values_per_token for layer in self.layers)

@@ -1,7 +1,8 @@
-"""How a model that embeds makes one vector of a text, as sentence-transformers lays it out.
+"""Reads the pooling of an embedding model in the layout of sentence-transformers.
 
-``modules.json`` lists what a text goes through: the model, a pooling with a folder of its own,
-perhaps a normalisation (https://sbert.net/docs/package_reference/sentence_transformer/models.html).
+``modules.json`` lists the modules in order: the transformer, a pooling module with its own folder,
+and optionally normalization
+(https://sbert.net/docs/package_reference/sentence_transformer/models.html).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ _MODE = "pooling_mode_"
 
 
 def read_pooling(path: Path) -> tuple[str, bool]:
-    """The pooling of a folder's model, and whether its vectors are normalised.
+    """Reads the pooling mode of a folder's model, and whether its embeddings are normalized.
 
     Returns:
-        ``lasttoken``, ``mean_tokens``, ``cls_token`` or another of sentence-transformers'
-        words; several joined by ``+``. Empty when the model is not for embeddings; ``unknown``
-        when it is, but takes a way that cannot be read.
+        ``lasttoken``, ``mean_tokens``, ``cls_token`` or another mode of sentence-transformers;
+        several are joined by ``+``. Empty when the model is not an embedding model, ``unknown``
+        when its modules are not supported.
 
     Raises:
         ModelError: naming the file that cannot be read.
@@ -34,7 +35,9 @@ def read_pooling(path: Path) -> tuple[str, bool]:
         modules = orjson.loads(file.read_bytes())
         steps = [(str(x["type"]).rpartition(".")[2], str(x.get("path", ""))) for x in modules]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{file} is no list of sentence-transformers' modules") from error
+        raise ModelError(
+            f"{file} is not a valid list of sentence-transformers modules; fetch it again"
+        ) from error
     names = [name for name, _ in steps]
     if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         return "unknown", False

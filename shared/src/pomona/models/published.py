@@ -1,14 +1,15 @@
-"""Facts of well-known models from their published configurations, before a byte is fetched.
+"""Facts of well-known models from published configurations, without any model files.
 
-The data is in ``data/published.toml``. Parameters follow from the configuration by the shapes
-of mlx-lm's model classes; bytes follow from the quantisation. Both are marked as computed.
+The data is in ``data/published.toml``. Parameter counts are computed from the configuration with
+the shapes of mlx-lm's model classes, bytes from the quantization. ``ModelFacts.computed`` names
+both.
 """
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Mapping
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from pomona.models.architecture import TextConfig, layer_cache
 from pomona.models.facts import LayerFacts, ModelFacts
 
 QUANTIZATIONS = {"4bit": 4.5, "6bit": 6.5, "8bit": 8.5, "bf16": 16.0}
-"""Bits of a number, scales and biases of groups of 64 included."""
+"""Bits per weight, including scales and biases of groups of 64."""
 _DATA = "published.toml"
 _NORM_BITS = 16
 
@@ -27,12 +28,11 @@ def published_names() -> list[str]:
 
 
 def published_facts(name: str, bits: float | None = None) -> ModelFacts | None:
-    """Facts of a known model; None when the name is none.
+    """Returns the facts of a known model, or None for an unknown name or quantization.
 
     Args:
-        name: such as ``deepseek-v3``, or ``deepseek-v3:8bit`` for another quantisation than
-            the usual one.
-        bits: of a number, scales included, instead of those of the usual quantisation.
+        name: ``deepseek-v3``, for example, or ``deepseek-v3:8bit`` to select a quantization.
+        bits: bits per weight, including scales, instead of the default quantization's.
     """
     model, _, quantization = name.lower().partition(":")
     data = _data().get(model)
@@ -42,29 +42,29 @@ def published_facts(name: str, bits: float | None = None) -> ModelFacts | None:
         bits = QUANTIZATIONS[quantization]
     expert_bits = float(data["expert_bits"]) if bits is None else bits
     other_bits = float(data["other_bits"]) if bits is None else bits
-    return _facts(name.lower(), data, expert_bits, other_bits, usual=bits is None)
+    return _facts(name.lower(), data, expert_bits, other_bits, is_default=bits is None)
 
 
-@cache
+@functools.cache
 def _data() -> dict[str, dict[str, Any]]:
     content = tomllib.loads((files("pomona.models") / "data" / _DATA).read_text())
     models = cast("dict[str, dict[str, Any]]", content)
-    return {name: _whole(models, name) for name in models}
+    return {name: _with_base(models, name) for name in models}
 
 
-def _whole(models: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """A model with what it takes from the one it is like."""
+def _with_base(models: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """Returns a model's entry merged over the entry named by its ``like``."""
     own = models[name]
     if "like" not in own:
         return own
-    other = _whole(models, own["like"])
-    return {**other, **own, "config": {**other["config"], **own.get("config", {})}}
+    base = _with_base(models, own["like"])
+    return {**base, **own, "config": {**base["config"], **own.get("config", {})}}
 
 
 def _facts(
-    name: str, data: Mapping[str, Any], expert_bits: float, other_bits: float, usual: bool
+    name: str, data: Mapping[str, Any], expert_bits: float, other_bits: float, is_default: bool
 ) -> ModelFacts:
-    config = _config(data["config"])
+    config = _with_layer_types(data["config"])
     path = Path(str(files("pomona.models") / "data" / _DATA))
     text = TextConfig(config, path)
     embedding = text.number("vocab_size") * text.hidden_size
@@ -73,20 +73,20 @@ def _facts(
     attention = f"self_attn.{'kv_a_proj_with_mqa' if latent else 'k_proj'}.weight"
     layers: list[LayerFacts] = []
     for index in range(text.layer_count):
-        routed = _routed(config, index)
-        other, norms = _attention(config), 2 * text.hidden_size
-        other += _feed_forward(config, index)
+        routed = _routed_parameters(config, index)
+        other, norms = _attention_parameters(config), 2 * text.hidden_size
+        other += _feed_forward_parameters(config, index)
         stored = int((routed * expert_bits + other * other_bits + norms * _NORM_BITS) / 8)
-        held = layer_cache(text, index, [attention])
-        idle = text.idle_share
+        cache = layer_cache(text, index, [attention])
+        inactive = text.inactive_fraction
         layers.append(
             LayerFacts(
                 stored,
                 routed + other + norms,
-                held.values_per_token,
-                int(routed * expert_bits / 8 * idle),
-                int(routed * idle),
-                held.window,
+                cache.values_per_token,
+                int(routed * expert_bits / 8 * inactive),
+                int(routed * inactive),
+                cache.window,
             )
         )
     return ModelFacts(
@@ -102,7 +102,7 @@ def _facts(
         embedding=outer,
         head=LayerFacts(outer.stored_bytes + 2 * text.hidden_size, embedding + text.hidden_size, 0),
         eos_token_ids=tuple(data.get("eos", ())),
-        quantization=str(data["quantization"]) if usual else f"{other_bits:g} bits a number",
+        quantization=str(data["quantization"]) if is_default else f"{other_bits:g} bits a number",
         tokenizer="tokenizer.json",
         has_chat_template=True,
         tool_parser=str(data.get("tool_parser", "")),
@@ -113,8 +113,8 @@ def _facts(
     )
 
 
-def _config(published: Mapping[str, Any]) -> dict[str, Any]:
-    """With the types of layers spelled out where windows alternate."""
+def _with_layer_types(published: Mapping[str, Any]) -> dict[str, Any]:
+    """Expands ``alternating_windows`` into mlx-lm's ``layer_types``."""
     config = dict(published)
     if config.pop("alternating_windows", False):
         kinds = ("sliding_attention", "full_attention")
@@ -122,7 +122,7 @@ def _config(published: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _attention(config: Mapping[str, Any]) -> int:
+def _attention_parameters(config: Mapping[str, Any]) -> int:
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     rank = config.get("kv_lora_rank")
     if rank:
@@ -155,14 +155,14 @@ def _expert_count(config: Mapping[str, Any]) -> int:
     return next((int(config[name]) for name in names if name in config), 0)
 
 
-def _routed(config: Mapping[str, Any], layer: int) -> int:
+def _routed_parameters(config: Mapping[str, Any], layer: int) -> int:
     if not _has_experts(config, layer):
         return 0
     return _expert_count(config) * 3 * config["hidden_size"] * config["moe_intermediate_size"]
 
 
-def _feed_forward(config: Mapping[str, Any], layer: int) -> int:
-    """What every token passes: the dense part, or the router and the shared experts."""
+def _feed_forward_parameters(config: Mapping[str, Any], layer: int) -> int:
+    """Counts what every token uses: the dense layer, or the router and the shared experts."""
     hidden = config["hidden_size"]
     if not _has_experts(config, layer):
         return 3 * hidden * config["intermediate_size"]

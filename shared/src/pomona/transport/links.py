@@ -1,5 +1,7 @@
-"""Data plane, for plain threads: a :class:`Push` carries messages to one :class:`Pull`. A socket
-belongs to the thread that uses it."""
+"""Data plane, for plain threads: a :class:`Push` sends messages to one :class:`Pull`.
+
+Sockets are not thread-safe; each belongs to the thread that uses it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from typing import Final
 
 import zmq
 
-from pomona.addresses import SAME_MACHINE
+from pomona.addresses import IPC_PREFIX
 from pomona.errors import LinkBusyError, LinkError
 from pomona.messages import codec
 from pomona.messages.codec import Buffer, Message, MessageRest
+from pomona.messages.limits import MAX_TENSOR_BYTES
 from pomona.messages.pipeline import Body, Envelope, Tensor
 from pomona.transport.sockets import bind, configure, context
 
@@ -25,14 +28,14 @@ log = logging.getLogger(__name__)
 
 DATA_HIGH_WATER_MARK: Final = 4096
 COPY_BYTES: Final = 65536
-"""Frames under this are copied when they are sent, as pyzmq itself would."""
+"""Smaller frames are copied when sent, like pyzmq's own default."""
 
 _link_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who sends: what every envelope says of its sender."""
+    """The sender's fields of every envelope."""
 
     cluster: str
     name: str
@@ -40,30 +43,36 @@ class Identity:
 
 
 class Push:
-    """The sending end of a link: connects to one PULL. Not thread-safe.
+    """Sending end of a link, connected to one PULL. Not thread-safe.
 
-    A ``patient`` link takes messages, up to the high-water mark, also while its peer cannot
-    be reached; any other takes none then.
+    Args:
+        deadline_s: longest wait for the peer in :meth:`send`, seconds.
+        queue_when_disconnected: queues messages, up to the high-water mark, while the peer is
+            unreachable. By default such a send waits and fails.
     """
 
     def __init__(
-        self, identity: Identity, endpoint: str, deadline_s: float = 3.0, patient: bool = False
+        self,
+        identity: Identity,
+        endpoint: str,
+        deadline_s: float = 3.0,
+        queue_when_disconnected: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self._identity = identity
         self._deadline_s = deadline_s
         self._link = next(_link_numbers)
         self._seq = 0
-        self._begun = b""
+        self._partial_name = b""
         self._socket = context().socket(zmq.PUSH)
-        configure(self._socket, DATA_HIGH_WATER_MARK, codec.MAX_TENSOR_BYTES)
-        self._socket.setsockopt(zmq.IMMEDIATE, 0 if patient else 1)
+        configure(self._socket, DATA_HIGH_WATER_MARK, MAX_TENSOR_BYTES)
+        self._socket.setsockopt(zmq.IMMEDIATE, 0 if queue_when_disconnected else 1)
         self._socket.setsockopt(zmq.SNDTIMEO, int(deadline_s * 1000))
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             self._socket.close()
-            raise LinkError(f"{endpoint} is no address to send to: {error}") from error
+            raise LinkError(f"{endpoint} is not a valid endpoint: {error}") from error
 
     def send(
         self,
@@ -73,11 +82,14 @@ class Push:
         buffers: Sequence[Buffer] = (),
         wait: bool = True,
     ) -> None:
-        """Send a message. Raises LinkBusyError when the peer takes none before the deadline,
-        or, without ``wait``, when it cannot take one now; nothing was sent then."""
+        """Sends a message.
+
+        Raises LinkBusyError, with nothing sent, when the peer takes no message before the
+        deadline, or at once when ``wait`` is false.
+        """
         envelope = self._envelope(body, epoch, tensors)
         self._send_frames(codec.encode_message(envelope, buffers), wait)
-        self._end()
+        self._advance()
 
     def send_first_part(
         self,
@@ -87,19 +99,21 @@ class Push:
         buffers: Sequence[Buffer] = (),
         soon: bool = False,
     ) -> None:
-        """Send the first part of a message of which only the first ``buffers`` are known yet.
-        Nothing else may be sent before :meth:`complete`, which follows ``soon``, or later.
+        """Sends the first part of a message while only the first ``buffers`` exist.
 
-        Raises LinkBusyError as :meth:`send`.
+        :meth:`send_rest` must be the next call. ``soon`` tells the receiver to expect that
+        within moments.
+
+        Raises LinkBusyError like :meth:`send`.
         """
         envelope = self._envelope(body, epoch, tensors, len(tensors) - len(buffers), soon)
         self._send_frames(codec.encode_message(envelope, buffers))
-        self._begun = codec.message_name(envelope)
+        self._partial_name = codec.message_name(envelope)
 
     def send_rest(self, elapsed_us: int, buffers: Sequence[Buffer]) -> None:
-        """Send the rest of the buffers of the message that was begun, and how long they took."""
-        self._send_frames(codec.encode_rest(MessageRest(self._begun, elapsed_us, buffers)))
-        self._end()
+        """Sends the remaining buffers of a partial message, and their compute time."""
+        self._send_frames(codec.encode_rest(MessageRest(self._partial_name, elapsed_us, buffers)))
+        self._advance()
 
     def _envelope(
         self,
@@ -123,15 +137,14 @@ class Push:
             soon=soon,
         )
 
-    def _end(self) -> None:
+    def _advance(self) -> None:
         self._seq += 1
-        # The thread that puts it on the wire goes first, should it need this processor.
+        # ZeroMQ's I/O thread may need this core to put the message on the wire.
         os.sched_yield()
 
     def _send_frames(self, frames: Sequence[Buffer], wait: bool = True) -> None:
-        """As send_multipart, less what that does in Python: a fifth of a small message's way.
-
-        A small frame is copied, which costs less than keeping account of its owner.
+        """Does the work of send_multipart without its Python overhead, a fifth of the latency of a
+        small message. Copying a small frame is cheaper than tracking its owner.
         """
         flags = 0 if wait else zmq.DONTWAIT
         last = len(frames) - 1
@@ -143,16 +156,16 @@ class Push:
             raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Close; what was sent may still go out within ``linger_s`` seconds."""
+        """Closes the link. Queued messages may leave within ``linger_s`` seconds."""
         self._socket.close(linger=int(linger_s * 1000))
 
 
 class Pull:
-    """The receiving end of links. Not thread-safe, but for :meth:`waker`'s result."""
+    """Receiving end of links. Not thread-safe, except for the function :meth:`waker` returns."""
 
     def __init__(self, host: str, port: int = 0, setting: str = "the data port") -> None:
         self._socket = context().socket(zmq.PULL)
-        configure(self._socket, DATA_HIGH_WATER_MARK, codec.MAX_TENSOR_BYTES)
+        configure(self._socket, DATA_HIGH_WATER_MARK, MAX_TENSOR_BYTES)
         self.endpoint = bind(self._socket, f"tcp://{host}:{port or '*'}", setting)
         self._wake_endpoint = f"inproc://wake-{id(self)}-{next(_link_numbers)}"
         self._socket.bind(self._wake_endpoint)
@@ -160,16 +173,17 @@ class Pull:
         self._close_wakers: list[Callable[[], None]] = []
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message; None when none came in time or a waker was called.
+        """Returns the next message, or None at the timeout or when a waker was called.
 
-        Raises ProtocolError for bytes that are no whole message; the next call goes on.
+        Raises ProtocolError for bytes that are not a whole message; the next call continues
+        with the next one.
         """
         frames = self._receive_frames(timeout_s)
         return codec.decode_message(frames) if frames else None
 
     def receive_part(self, timeout_s: float) -> Message | MessageRest | None:
-        """As :meth:`receive`, where messages may come in two parts. The first is a message whose
-        ``envelope.later`` last buffers are missing."""
+        """Like :meth:`receive`, but accepts partial messages. A first part is a message without its
+        last ``envelope.later`` buffers."""
         frames = self._receive_frames(timeout_s)
         if not frames:
             return None
@@ -178,7 +192,7 @@ class Pull:
         return codec.decode_part(frames)
 
     def _receive_frames(self, timeout_s: float) -> list[Buffer]:
-        """Empty when none came in time or a waker was called."""
+        """Returns no frames at the timeout or when a waker was called."""
         timeout_ms = int(timeout_s * 1000)
         if timeout_ms and timeout_ms != self._timeout_ms:
             self._timeout_ms = timeout_ms
@@ -193,24 +207,25 @@ class Pull:
             return []
         return [frame.buffer for frame in frames]
 
-    def listen_locally(self) -> str:
-        """Listen on an abstract Unix socket too, which leaves no file behind (``man 7 unix``).
+    def bind_unix_socket(self) -> str:
+        """Binds an abstract Unix socket too, which leaves no file behind (``man 7 unix``).
 
-        Returns: the endpoint, for processes of this machine: a message takes some 20 us less
-        than over TCP. Empty where there is none, as on macOS.
+        Returns:
+            The endpoint for processes of this machine, about 20 us faster than TCP. Empty where
+            abstract sockets do not exist, as on macOS.
         """
         if sys.platform != "linux":
             return ""
-        endpoint = f"{SAME_MACHINE}@pomona-{secrets.token_hex(8)}"
+        endpoint = f"{IPC_PREFIX}@pomona-{secrets.token_hex(8)}"
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
-            log.warning("no Unix socket, so TCP also within this machine: %s", error)
+            log.warning("no Unix socket, using TCP within this machine too: %s", error)
             return ""
         return endpoint
 
     def waker(self) -> Callable[[], None]:
-        """A function with which one other thread ends a :meth:`receive` at once."""
+        """Returns a function with which one other thread interrupts :meth:`receive`."""
         socket = context().socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(self._wake_endpoint)
@@ -232,15 +247,15 @@ class Pull:
 
 
 class LinkOrder:
-    """Watches the sequence numbers of every link that ends here."""
+    """Checks the sequence numbers of all links to this process."""
 
     def __init__(self) -> None:
         self._next: dict[tuple[str, int], int] = {}
 
     def gap(self, envelope: Envelope) -> tuple[int, int] | None:
-        """(expected, got) when messages before this one were lost, else None.
+        """Returns (expected, got) when messages before this one were lost, else None.
 
-        A link that is heard for the first time begins at 0.
+        A new link starts at 0.
         """
         key = (envelope.boot, envelope.link)
         expected = self._next.get(key, 0)

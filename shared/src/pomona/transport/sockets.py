@@ -1,4 +1,4 @@
-"""How every socket of a process is made: one Context, finite queues, no lingering."""
+"""Creates and configures sockets: one Context per process, bounded queues, no linger."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import zmq
 
 from pomona.errors import AddressInUseError, LinkError
 
-FAREWELL_LINGER_MS: Final = 500
+CLOSE_LINGER_MS: Final = 500
+"""Time that the last beacon may take to leave after its socket was closed."""
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
-    """The one Context of this process."""
+    """Returns the Context of this process."""
     return zmq.Context.instance()
 
 
-def terminate(deadline_s: float = 2 * FAREWELL_LINGER_MS / 1000) -> None:
-    """End ZeroMQ in this process, so that what was just sent still leaves.
+def terminate(deadline_s: float = 2 * CLOSE_LINGER_MS / 1000) -> None:
+    """Terminates the Context, which lets messages within their linger time leave.
 
-    A socket that somebody forgot to close would hold this up for ever: past the deadline
-    it is left to the end of the process.
+    A socket that is still open would block termination for ever, so the call returns at the
+    deadline and leaves the rest to process exit.
     """
     thread = threading.Thread(target=context().term, name="zmq-term", daemon=True)
     thread.start()
@@ -43,6 +44,10 @@ def configure(socket: zmq.Socket[Any], high_water_mark: int, max_bytes: int) -> 
 
 
 def bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:
+    """Binds a socket and returns its endpoint with the actual port. Closes it on failure.
+
+    Raises AddressInUseError or LinkError, which name ``setting`` as the setting to change.
+    """
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
@@ -51,8 +56,8 @@ def bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:
             raise AddressInUseError(endpoint, setting) from error
         if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
             raise LinkError(
-                f"cannot listen on {endpoint}: this machine has no such address now; change "
-                f"POMONA_DATA_HOST, or the host that goes with {setting}"
+                f"cannot listen on {endpoint}: this machine does not have that address now; change "
+                f"POMONA_DATA_HOST, or the host setting next to {setting}"
             ) from error
         raise LinkError(f"cannot listen on {endpoint}: {error}; change {setting}") from error
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)

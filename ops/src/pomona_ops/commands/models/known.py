@@ -7,7 +7,7 @@ from typing import Any
 from pomona.errors import ModelError
 from pomona.models import EMBEDDED_MODEL, resolve
 from pomona.models.published import published_names
-from pomona.models.store.sparse_copy import copies
+from pomona.models.store.sparse_copy import local_copies
 from pomona_ops.commands.models.gateway import GatewayClient
 
 
@@ -17,7 +17,7 @@ def known_models(client: GatewayClient) -> list[dict[str, Any]]:
     for name, entry in client.models().items():
         state = "ready" if entry["ready"] else f"{entry['state']}: {entry['reason']}"
         found.append({"name": name, "where": "cluster", "state": state})
-    for copy in copies():
+    for copy in local_copies():
         held, total = copy.held_bytes()
         share = f"{100 * held // total}% of its weights" if total else "no weights"
         found.append({"name": copy.manifest.source, "where": "this machine", "state": share})

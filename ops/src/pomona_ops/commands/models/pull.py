@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import HubSource
-from pomona.models.store.sparse_copy import SparseCopy, pieces
+from pomona.models.store.sparse_copy import SparseCopy, split_ranges
 
 AT_ONCE = 4
 _BLOCK = 8 << 20
@@ -33,9 +33,9 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
     for file in files:
         cached = hub.cached(copy.manifest, file)
         if cached is not None:
-            copy.adopt(file, cached)
-    lacking = {file: ranges for file in files if (ranges := copy.lacking_of(file))}
-    wanted = pieces(lacking, {})
+            copy.link_file(file, cached)
+    lacking = {file: ranges for file in files if (ranges := copy.missing_in_file(file))}
+    wanted = split_ranges(lacking, {})
     _fetch(copy, hub, wanted, Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
         console=console, disable=quiet,
@@ -56,7 +56,7 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
 def _newest(source: str, hub: HubSource) -> SparseCopy:
     """What the hub has now; what is here already when the hub cannot be asked."""
     try:
-        return SparseCopy.begin(source, [hub])
+        return SparseCopy.create(source, [hub])
     except ModelError:
         copy = SparseCopy.find(source)
         if copy is None:
@@ -92,5 +92,5 @@ def _check(copy: SparseCopy, file: str) -> None:
         while block := opened.read(_BLOCK):
             digest.update(block)
     if digest.hexdigest() != stated:
-        copy.forget(file)
+        copy.mark_not_fetched(file)
         raise ModelError(f"{copy.folder / file} does not have the hash the hub states; pull again")

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from pomona.errors import RequestError
-from pomona.messages.sampling import MAX_GRAMMAR
+from pomona.messages.limits import MAX_GRAMMAR_CHARACTERS
 from pomona_gateway.grammar.lark import guided
 from pomona_gateway.grammar.reply import ReplyGrammar
 from pomona_gateway.grammar.schema_errors import depth, endless_part, faulty_part
@@ -73,8 +73,8 @@ class GrammarCheck:
         for shape in grammar.shapes:
             self._measure(shape)
         where = grammar.shapes[0].where if grammar.shapes else None
-        if len(grammar.lark) > MAX_GRAMMAR:
-            message = f"the grammar is larger than {MAX_GRAMMAR} characters"
+        if len(grammar.lark) > MAX_GRAMMAR_CHARACTERS:
+            message = f"the grammar is larger than {MAX_GRAMMAR_CHARACTERS} characters"
             raise RequestError(400, CODE, message, where)
         tokenizer = self._tokenizer(language)
         if not (reason := self._fault(tokenizer, grammar.lark)):

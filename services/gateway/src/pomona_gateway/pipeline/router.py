@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pomona.addresses import SAME_MACHINE, best_address
+from pomona.addresses import IPC_PREFIX, best_address
 from pomona.messages.control import (
     Beacon,
     Pipeline,
@@ -196,7 +196,7 @@ class RouteTable:
             return None
         # The planner's address is how the tail reaches the head; this node may know better.
         measured = best_address(head.endpoint, beacon.node, self._node, self._links)
-        of_tail = "" if head.address.startswith(SAME_MACHINE) else head.address
+        of_tail = "" if head.address.startswith(IPC_PREFIX) else head.address
         endpoint = measured or of_tail or head.endpoint
         return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint)
 

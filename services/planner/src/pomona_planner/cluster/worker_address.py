@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pomona.addresses import WILDCARDS, best_address
+from pomona.addresses import WILDCARD_HOSTS, best_address
 from pomona.messages.control import Beacon, Stage
 from pomona.messages.discovery import DiscoveryFacts, LinkFacts
 
@@ -21,7 +21,7 @@ def address_of(worker: Beacon, sender: Beacon, others: Sequence[Beacon]) -> str 
     if sender.node == worker.node and local:
         return local
     endpoint = worker.endpoints.get("data", "")
-    if endpoint.removeprefix("tcp://").rpartition(":")[0] not in WILDCARDS:
+    if endpoint.removeprefix("tcp://").rpartition(":")[0] not in WILDCARD_HOSTS:
         return ""
     links = {name: tuple(_links_from(name, others)) for name in (sender.node, worker.node)}
     return best_address(endpoint, worker.node, sender.node, links) or None

@@ -336,7 +336,9 @@ class StageRunner:
             if link is None:
                 if len(self._gateways) >= MAX_GATEWAY_LINKS:
                     self._gateways.pop(next(iter(self._gateways))).close()
-                link = self._gateways[reply] = Push(self._identity, reply, patient=True)
+                link = self._gateways[reply] = Push(
+                    self._identity, reply, queue_when_disconnected=True
+                )
             link.send(body, self.pipeline.epoch, tensors, buffers, wait=False)
         except PomonaError as error:
             LOST_TOKENS.labels(self.pipeline.model).inc()

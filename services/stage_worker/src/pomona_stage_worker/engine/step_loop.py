@@ -151,7 +151,7 @@ class StepLoop(threading.Thread):
     def _refuse(self, body: Submit) -> None:
         """A gateway that has not heard of the new epoch yet must not wait in vain."""
         try:
-            link = Push(self._identity, body.reply, patient=True)
+            link = Push(self._identity, body.reply, queue_when_disconnected=True)
             link.send(rejected_epoch(body, "the pipeline has changed"), wait=False)
             link.close(linger_s=1.0)
         except PomonaError as error:

@@ -13,7 +13,7 @@ from pomona.models.formats.safetensors_index import TensorPlace
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import HubSource
 from pomona.models.store.remote_source import RemoteSource
-from pomona.models.store.sparse_copy import SparseCopy, pieces
+from pomona.models.store.sparse_copy import SparseCopy, split_ranges
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def managed_copy(source: str, path: Path) -> SparseCopy | None:
         for file in copy.weight_files():
             cached = None if (copy.folder / file).is_symlink() else hub.cached(copy.manifest, file)
             if cached is not None:
-                copy.adopt(file, cached)
+                copy.link_file(file, cached)
     return copy
 
 
@@ -55,15 +55,15 @@ def fetch(
     Raises:
         ModelError: no source has a piece; the message gives each source's answer.
     """
-    missing = copy.lacking(places)
+    missing = copy.missing_ranges(places)
     if not missing:
         return
     sources = [*peers, *([HubSource()] if is_hub_id(copy.manifest.source) else [])]
     held = {
-        file: [x for remote in sources for x in remote.held(copy.manifest, file)]
+        file: [x for remote in sources for x in remote.held_ranges(copy.manifest, file)]
         for file in missing
     }
-    wanted = pieces(missing, held)
+    wanted = split_ranges(missing, held)
     total, done = sum(end - begin for _, begin, end in wanted), 0
     by_source: Counter[str] = Counter()
     progress(0, total, fetching=True)

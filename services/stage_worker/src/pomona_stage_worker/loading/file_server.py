@@ -28,7 +28,7 @@ from pomona.models.store.remote_source import (
     is_small_file,
     is_weight_file,
 )
-from pomona.models.store.sparse_copy import PIECE_BYTES, SparseCopy
+from pomona.models.store.sparse_copy import CHUNK_BYTES, SparseCopy
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class FileServer:
             copy = self._find(source)
             if copy is None:
                 return None
-            folder, held = copy.folder, held if whole else copy.held(file)
+            folder, held = copy.folder, held if whole else copy.held_ranges(file)
         if path == "/held":
             return orjson.dumps(held)
         try:
@@ -94,7 +94,7 @@ class FileServer:
             return None
         if path != "/bytes" or not any(a <= begin <= end <= b for a, b in held):
             return None
-        if end - begin > PIECE_BYTES and not whole:
+        if end - begin > CHUNK_BYTES and not whole:
             return None
         with (folder / file).open("rb") as opened:
             opened.seek(begin)

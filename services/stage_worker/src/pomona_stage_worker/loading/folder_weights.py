@@ -20,7 +20,7 @@ import mlx.nn as nn
 from mlx_lm import utils as mlx_lm_utils
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.formats.hf_folder import refuse_own_code
+from pomona.models.formats.hf_folder import reject_custom_code
 from pomona.models.formats.safetensors_index import read_json, read_tensor_places
 from pomona_stage_worker.hardware.cpu_float32 import make_float32, on_metal
 from pomona_stage_worker.slicing import has_body
@@ -53,7 +53,7 @@ class FolderWeights:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         config = read_json(folder / "config.json")
-        refuse_own_code(config, folder / "config.json")
+        reject_custom_code(config, folder / "config.json")
         if not config.get("model_type"):
             raise ModelUnsupportedError(f"{folder / 'config.json'} has no model_type")
         self._wants_code = "auto_map" in config

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.formats.gguf_header import (
     CONVERTED_BITS,
-    KEPT_BITS,
-    PLAIN_TYPES,
+    FLOAT_TYPES,
+    NATIVE_BITS,
     GgufTensor,
     read_gguf_header,
 )
@@ -96,7 +96,7 @@ class GgufWeights:
         kept = self._kept_bits(name)
         if not on_metal() or kept is None:
             return {name: self._plain(module, tensor).astype(self._dtype)}
-        if tensor.kind in KEPT_BITS:
+        if tensor.kind in NATIVE_BITS:
             q = repack(tensor.kind, self._rows(module, tensor))
             parts = (q.weight, q.scales, q.biases)
         else:
@@ -135,9 +135,9 @@ class GgufWeights:
     def _kept_bits(self, parameter: str) -> int | None:
         """Returns the bits of a parameter in memory; None when it is not quantised."""
         tensor = self._tensors.get(parameter)
-        if tensor is None or tensor.kind in PLAIN_TYPES or len(tensor.shape) < 2:
+        if tensor is None or tensor.kind in FLOAT_TYPES or len(tensor.shape) < 2:
             return None
-        return KEPT_BITS.get(tensor.kind, CONVERTED_BITS)
+        return NATIVE_BITS.get(tensor.kind, CONVERTED_BITS)
 
     def _quantization(self, name: str, module: nn.Module) -> bool | dict[str, int]:
         bits = self._kept_bits(f"{name}.weight")
@@ -147,7 +147,7 @@ class GgufWeights:
 
     def _plain(self, module: str, tensor: GgufTensor) -> mx.array:
         """Reads a tensor as float32."""
-        if tensor.kind in KEPT_BITS:
+        if tensor.kind in NATIVE_BITS:
             found: Quantized = repack(tensor.kind, self._rows(module, tensor))
             return found.dequantized()
         from gguf import GGMLQuantizationType

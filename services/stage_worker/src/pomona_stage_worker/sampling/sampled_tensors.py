@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pomona.errors import ProtocolError
 from pomona.messages.codec import Buffer
-from pomona.messages.pipeline import FINISHES, FinishReason, Tensor
+from pomona.messages.pipeline import FINISH_REASONS, FinishReason, Tensor
 
 COLUMNS = 3
 
@@ -30,7 +30,7 @@ def sampled_tensor(count: int) -> Tensor:
 def pack(tokens: Sequence[SampledToken]) -> Buffer:
     numbers = array("q")
     for token in tokens:
-        numbers.extend((token.seq, token.token, FINISHES.index(token.finish)))
+        numbers.extend((token.seq, token.token, FINISH_REASONS.index(token.finish)))
     return memoryview(numbers).cast("B") if numbers else b""
 
 
@@ -42,7 +42,7 @@ def unpack(tensor: Tensor, buffer: Buffer) -> list[SampledToken]:
     tokens: list[SampledToken] = []
     for at in range(0, len(numbers), COLUMNS):
         seq, token, finish = numbers[at : at + COLUMNS]
-        if token < 0 or not 0 <= finish < len(FINISHES):
+        if token < 0 or not 0 <= finish < len(FINISH_REASONS):
             raise ProtocolError(f"{token}, ended by {finish}, is no drawn token")
-        tokens.append(SampledToken(seq, token, FINISHES[finish]))
+        tokens.append(SampledToken(seq, token, FINISH_REASONS[finish]))
     return tokens

@@ -6,7 +6,8 @@ import heapq
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from pomona.messages.pipeline import MAX_PLACES, Queued, QueuePlace, Submit
+from pomona.messages.limits import MAX_QUEUE_PLACES
+from pomona.messages.pipeline import Queued, QueuePlace, Submit
 from pomona_stage_worker.scheduler.sequence import Sequence
 
 PRIORITY_S = 25.0
@@ -99,7 +100,7 @@ class RequestQueue:
     def places(self, now: float) -> dict[str, Queued]:
         """What to tell each gateway: which of its requests wait, and at which places."""
         places: dict[str, list[QueuePlace]] = {}
-        for position, sequence in enumerate(islice(self.order(now), MAX_PLACES), 1):
+        for position, sequence in enumerate(islice(self.order(now), MAX_QUEUE_PLACES), 1):
             place = QueuePlace(*sequence.key, position)
             places.setdefault(sequence.submit.reply, []).append(place)
         return {reply: Queued(tuple(of_it)) for reply, of_it in places.items()}

@@ -1,4 +1,7 @@
-"""Facts from a GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
+"""Reads model facts from a GGUF file.
+
+The metadata keys are specified at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ _SAMPLING = {
     "min_p": "min_p",
     "repetition_penalty": "penalty_repeat",
 }
-"""What the file calls them, under ``general.sampling``."""
+"""Names of sampling parameters under the key ``general.sampling``."""
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 
 
 def read_gguf_facts(path: Path, name: str) -> ModelFacts:
-    """Raises ModelError naming what the file lacks."""
+    """Reads the facts of a GGUF file. Raises ModelError naming the missing key or tensor."""
     header = read_gguf_header(path, lists=False)
     kind = header.fields.get("general.architecture")
     if kind is None:
-        raise ModelUnsupportedError(f"{path} names no architecture (general.architecture)")
+        raise ModelUnsupportedError(f"{path} lacks the metadata general.architecture")
 
-    def need(key: str) -> Any:
+    def required(key: str) -> Any:
         value = header.fields.get(f"{kind}.{key}")
         if value is None:
             raise ModelUnsupportedError(f"{path} lacks the metadata {kind}.{key}")
@@ -39,30 +42,30 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
     def optional(key: str, default: Any) -> Any:
         return header.fields.get(f"{kind}.{key}", default)
 
-    layer_count = int(need("block_count"))
-    hidden_size = int(need("embedding_length"))
-    heads = int(need("attention.head_count"))
+    layer_count = int(required("block_count"))
+    hidden_size = int(required("embedding_length"))
+    heads = int(required("attention.head_count"))
     kv_heads = int(optional("attention.head_count_kv", heads))
     key_length = int(optional("attention.key_length", hidden_size // heads))
     value_length = int(optional("attention.value_length", key_length))
     experts = int(optional("expert_count", 0))
-    active_share = int(optional("expert_used_count", experts)) / experts if experts else 1.0
+    active_fraction = int(optional("expert_used_count", experts)) / experts if experts else 1.0
 
     kv = kv_heads * (key_length + value_length)
     blocks: dict[int, list[GgufTensor]] = {}
     for tensor in header.tensors:
         if found := _BLOCK.match(tensor.name):
             blocks.setdefault(int(found[1]), []).append(tensor)
-    lacking = [str(i) for i in range(layer_count) if i not in blocks]
-    if lacking:
-        raise ModelError(f"{path} lacks the tensors of layer {', '.join(lacking)}")
-    outer = {tensor.name: tensor for tensor in header.tensors}
-    if "token_embd.weight" not in outer:
+    missing = [str(i) for i in range(layer_count) if i not in blocks]
+    if missing:
+        raise ModelError(f"{path} lacks the tensors of layer {', '.join(missing)}")
+    by_name = {tensor.name: tensor for tensor in header.tensors}
+    if "token_embd.weight" not in by_name:
         raise ModelError(f"{path} lacks the tensor token_embd.weight")
-    tied = "output.weight" not in outer
-    embedding = _facts([outer["token_embd.weight"]])
-    tail = [tensor for name, tensor in outer.items() if name.startswith("output")]
-    head = _facts([*tail, outer["token_embd.weight"]] if tied else tail)
+    tied = "output.weight" not in by_name
+    embedding = _layer_facts([by_name["token_embd.weight"]])
+    tail = [tensor for name, tensor in by_name.items() if name.startswith("output")]
+    head = _layer_facts([*tail, by_name["token_embd.weight"]] if tied else tail)
     eos = header.fields.get("tokenizer.ggml.eos_token_id")
     eot = header.fields.get("tokenizer.ggml.eot_token_id")
     template = str(header.fields.get("tokenizer.chat_template", ""))
@@ -74,9 +77,9 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
         architecture=str(kind),
         hidden_size=hidden_size,
         vocab_size=embedding.parameters // hidden_size,
-        context_length=int(need("context_length")),
+        context_length=int(required("context_length")),
         tied_embedding=tied,
-        layers=tuple(_facts(blocks[i], kv, active_share) for i in range(layer_count)),
+        layers=tuple(_layer_facts(blocks[i], kv, active_fraction) for i in range(layer_count)),
         embedding=embedding,
         head=head,
         eos_token_ids=tuple(sorted({int(x) for x in (eos, eot) if x is not None})),
@@ -92,7 +95,7 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
 
 
 def _quantization(header: GgufHeader) -> str:
-    """What its maker calls it, such as ``q4_k_m``; else the type that takes most bytes."""
+    """Returns the declared file type, for example ``q4_k_m``, else the type with the most bytes."""
     from gguf.constants import LlamaFileType
 
     named = {int(kind): kind.name for kind in LlamaFileType if kind is not LlamaFileType.GUESSED}
@@ -105,13 +108,15 @@ def _quantization(header: GgufHeader) -> str:
     return max(sizes, key=lambda kind: sizes[kind], default="").lower()
 
 
-def _facts(tensors: Iterable[GgufTensor], kv: int = 0, active_share: float = 1.0) -> LayerFacts:
-    sizes = list(tensors)
-    stored = sum(tensor.held_bytes for tensor in sizes)
-    count = sum(tensor.elements for tensor in sizes)
+def _layer_facts(
+    tensors: Iterable[GgufTensor], kv: int = 0, active_fraction: float = 1.0
+) -> LayerFacts:
+    tensors = list(tensors)
+    stored = sum(tensor.resident_bytes for tensor in tensors)
+    count = sum(tensor.elements for tensor in tensors)
     idle_bytes = idle = 0.0
-    for tensor in sizes:
+    for tensor in tensors:
         if "_exps." in tensor.name:
-            idle_bytes += (1 - active_share) * tensor.held_bytes
-            idle += (1 - active_share) * tensor.elements
+            idle_bytes += (1 - active_fraction) * tensor.resident_bytes
+            idle += (1 - active_fraction) * tensor.elements
     return LayerFacts(stored, count, kv, round(idle_bytes), round(idle))

@@ -1,8 +1,7 @@
-"""The header of a GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""Parses the header of a GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
-Metadata and the sizes of the tensors, without their bytes. A vocabulary of 50,000 tokens
-is read in a tenth of a second, which the ``gguf`` package takes two for: every service
-reads it when it starts.
+Reads metadata and tensor sizes, without tensor data. A vocabulary of 50,000 tokens takes 0.1 s
+instead of the ``gguf`` package's 2 s, which every service would spend at startup.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pomona.errors import ModelError, ModelUnsupportedError
 
 MAX_DIMENSIONS = 8
 DEFAULT_ALIGNMENT = 32
-"""Of the tensors' bytes, where the file names none (``general.alignment``)."""
+"""Alignment of tensor data in bytes, for files without ``general.alignment``."""
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
@@ -27,22 +26,22 @@ _SCALARS = {
 }  # fmt: skip
 
 
-KEPT_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q8_0": 8}
-"""Types that MLX computes with as they are, and their bits; its groups are then of 32."""
+NATIVE_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q8_0": 8}
+"""Quantized types that MLX computes with directly, in groups of 32, and their bits."""
 CONVERTED_BITS = 8
-"""Bits that a matrix of any other quantised type gets on a machine with Metal."""
-PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
+"""Bits to which matrices of other quantized types are converted on a machine with Metal."""
+FLOAT_TYPES = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor in the file.
+    """A tensor of a GGUF file.
 
     Attributes:
-        kind: ggml's name of its type, such as ``Q4_0``.
+        kind: ggml's name of its type, for example ``Q4_0``.
         shape: outermost dimension first.
-        begin: where its bytes begin in the file.
-        stored_bytes: how many they are.
+        begin: offset of its data in the file.
+        stored_bytes: length of its data.
     """
 
     name: str
@@ -56,27 +55,27 @@ class GgufTensor:
         return prod(self.shape)
 
     @property
-    def held_bytes(self) -> int:
-        """Its bytes in the memory of a machine with Metal: a matrix of a quantised type that
-        MLX does not know is converted."""
-        if self.kind in PLAIN_TYPES or self.kind in KEPT_BITS:
+    def resident_bytes(self) -> int:
+        """Bytes in memory on a machine with Metal, after conversion of quantized types that MLX
+        does not support."""
+        if self.kind in FLOAT_TYPES or self.kind in NATIVE_BITS:
             return self.stored_bytes
         return self.elements * CONVERTED_BITS // 8 + self.elements // 32 * 4
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Metadata by key, as plain Python values, and the tensors."""
+    """Metadata as Python values by key, and the tensors."""
 
     fields: dict[str, Any]
     tensors: tuple[GgufTensor, ...]
 
 
 def read_gguf_header(path: Path, *, lists: bool = True) -> GgufHeader:
-    """Raises ModelError when the file is damaged.
+    """Reads the header of a file. Raises ModelError when it is damaged.
 
     Args:
-        lists: whether metadata that are lists, such as the vocabulary, are wanted too.
+        lists: whether to read list metadata like the vocabulary.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -89,8 +88,15 @@ def read_gguf_header(path: Path, *, lists: bool = True) -> GgufHeader:
 
 
 def gguf_header_end(path: Path, head: bytes, size: int) -> int | None:
-    """Where the header ends in a file of ``size`` bytes that begins with ``head``; None when
-    that is not all of it. Raises ModelError when the file is damaged."""
+    """Returns the offset of the header's end, or None when ``head`` ends before that.
+
+    Args:
+        head: the first bytes of the file.
+        size: length of the file in bytes.
+
+    Raises:
+        ModelError: when the file is damaged.
+    """
     reader = _Reader(head, lists=False, size=size)
     try:
         reader.header()
@@ -104,11 +110,11 @@ def gguf_header_end(path: Path, head: bytes, size: int) -> int | None:
 
 
 class _CutShortError(ValueError):
-    """More bytes are announced than there are."""
+    """The header needs more bytes than there are."""
 
 
 class _Reader:
-    """Args: size: of the file, of which ``data`` may be the first part."""
+    """Args: size: length of the file, of which ``data`` may be only the first part."""
 
     def __init__(self, data: mmap.mmap | bytes, lists: bool, size: int = 0) -> None:
         self._data = data
@@ -118,7 +124,7 @@ class _Reader:
 
     def header(self) -> GgufHeader:
         if self._take(4) != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
+            raise ValueError("it does not start with GGUF")
         version = self._number("<I")
         if version not in (2, 3):
             raise ModelUnsupportedError(f"GGUF version {version} is not supported, only 2 and 3")
@@ -130,12 +136,12 @@ class _Reader:
                 self._skip_array()
             else:
                 fields[key] = self._value(kind)
-        announced = [self._tensor() for _ in range(tensor_count)]
+        declared = [self._tensor() for _ in range(tensor_count)]
         alignment = int(fields.get("general.alignment", DEFAULT_ALIGNMENT))
         if alignment < 1:
-            raise ValueError(f"an alignment of {alignment} cannot be")
-        data_begins = -(-self.at // alignment) * alignment
-        tensors = tuple(replace(x, begin=x.begin + data_begins) for x in announced)
+            raise ValueError(f"{alignment} is not a valid alignment")
+        data_start = -(-self.at // alignment) * alignment
+        tensors = tuple(replace(x, begin=x.begin + data_start) for x in declared)
         for tensor in tensors:
             missing = tensor.begin + tensor.stored_bytes - self._size
             if missing > 0:
@@ -158,7 +164,7 @@ class _Reader:
     def _take(self, size: int) -> bytes:
         end = self.at + size
         if end > len(self._data):
-            raise _CutShortError(f"it ends at {len(self._data)}, but {end} bytes are announced")
+            raise _CutShortError(f"it ends at byte {len(self._data)}, but the header needs {end}")
         taken = self._data[self.at : end]
         self.at = end
         return taken
@@ -175,7 +181,7 @@ class _Reader:
         if kind == _ARRAY:
             return self._array()
         if kind not in _SCALARS:
-            raise ValueError(f"there is no metadata type {kind}")
+            raise ValueError(f"{kind} is not a valid metadata type")
         return self._number(_SCALARS[kind])
 
     def _skip_array(self) -> None:
@@ -186,7 +192,7 @@ class _Reader:
             self.at += struct.calcsize(_SCALARS[kind]) * count
             self._take(0)
         else:
-            raise ValueError(f"there is no array of metadata type {kind}")
+            raise ValueError(f"{kind} is not a valid type of array elements")
 
     def _skip_strings(self, count: int) -> None:
         data, at, length = self._data, self.at, struct.Struct("<Q").unpack_from
@@ -203,6 +209,6 @@ class _Reader:
         if kind == _STRING:
             return [self._string() for _ in range(count)]
         if kind not in _SCALARS:
-            raise ValueError(f"there is no array of metadata type {kind}")
+            raise ValueError(f"{kind} is not a valid type of array elements")
         raw = self._take(struct.calcsize(_SCALARS[kind]) * count)
         return list(struct.unpack(f"<{count}{_SCALARS[kind][1]}", raw))

@@ -1,4 +1,4 @@
-"""Facts from a folder of safetensors, as Hugging Face and mlx-lm lay it out."""
+"""Reads model facts from a folder of safetensors in the layout of Hugging Face and mlx-lm."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.architecture import TextConfig, layer_cache, legal_cuts
+from pomona.models.architecture import TextConfig, layer_cache
 from pomona.models.chat_notation import notation_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
+from pomona.models.legal_cuts import legal_cuts
 from pomona.models.pooling_config import read_pooling
 
-__all__ = ["read_folder_facts", "read_json", "refuse_own_code"]
+__all__ = ["read_folder_facts", "read_json", "reject_custom_code"]
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _HEAD = re.compile(r"head|(?:^|\.)output\.weight$")
@@ -26,23 +27,23 @@ _CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
 
 
-def refuse_own_code(config: Mapping[str, Any], file: Path) -> None:
-    """Raises ModelUnsupportedError when the model wants its own code to be run."""
+def reject_custom_code(config: Mapping[str, Any], file: Path) -> None:
+    """Raises ModelUnsupportedError when the model requires its own code."""
     if "model_file" in config:
         raise ModelUnsupportedError(
             f"{file} asks to run {config['model_file']}, and Pomona never runs a model's own "
-            "code; use a model of an architecture that mlx-lm has"
+            "code; use a model whose architecture mlx-lm supports"
         )
 
 
 def read_folder_facts(path: Path) -> ModelFacts:
-    """Raises ModelError naming the file, and the tensor, at fault."""
+    """Reads the facts of a folder. Raises ModelError naming the offending file or tensor."""
     file = path / "config.json"
     config = read_json(file)
-    refuse_own_code(config, file)
+    reject_custom_code(config, file)
     text = TextConfig(config, file)
     places = read_tensor_places(path)
-    sizes = _Sizes(config, places)
+    sizes = _TensorSizes(config, places)
 
     layers: list[list[str]] = [[] for _ in range(text.layer_count)]
     embedding: list[str] = []
@@ -59,10 +60,10 @@ def read_folder_facts(path: Path) -> ModelFacts:
         else:
             head.append(name)
     if not embedding:
-        raise ModelError(f"{path} holds no token embedding; its safetensors files are incomplete")
+        raise ModelError(f"{path} lacks a token embedding; its safetensors files are incomplete")
     tied = not any(_HEAD.search(name) for name in head)
     caches = [layer_cache(text, i, names) for i, names in enumerate(layers)]
-    idle = text.idle_share
+    inactive = text.inactive_fraction
     templates = _chat_template(path)
     tools, reasoning = notation_of_template(templates)
     pooling, normalized = read_pooling(path)
@@ -78,7 +79,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
         ),
         tied_embedding=tied,
         layers=tuple(
-            sizes.facts(names, idle, (x.values_per_token, x.window, x.state_values))
+            sizes.facts(names, inactive, (x.values_per_token, x.window, x.state_values))
             for names, x in zip(layers, caches, strict=True)
         ),
         embedding=sizes.facts(embedding),
@@ -97,11 +98,11 @@ def read_folder_facts(path: Path) -> ModelFacts:
     )
 
 
-class _Sizes:
-    """Bytes in memory and count of numbers of the tensors of a model.
+class _TensorSizes:
+    """Computes bytes in memory and parameter counts of a model's tensors.
 
-    The numbers of a matrix that is stored quantised are those of its scales times the size
-    of a group. What mlx-lm unpacks when it loads it (fp8) counts unpacked.
+    The parameters of a quantized matrix are its scales times the group size. fp8 tensors count with
+    the size to which mlx-lm unpacks them on load.
     """
 
     def __init__(self, config: Mapping[str, Any], places: Mapping[str, TensorPlace]) -> None:
@@ -111,7 +112,10 @@ class _Sizes:
         self._unpacks = own.get("quant_method") == "fp8" and own.get("scale_fmt") != "ue8m0"
 
     def facts(
-        self, names: list[str], idle_share: float = 0.0, cache: tuple[int, int, int] = (0, 0, 0)
+        self,
+        names: list[str],
+        inactive_fraction: float = 0.0,
+        cache: tuple[int, int, int] = (0, 0, 0),
     ) -> LayerFacts:
         stored = count = idle_bytes = idle = 0
         for name in names:
@@ -121,7 +125,7 @@ class _Sizes:
             if _ROUTED.search(name) and "shared" not in name:
                 idle_bytes += size
                 idle += numbers
-        idle_bytes, idle = int(idle_bytes * idle_share), int(idle * idle_share)
+        idle_bytes, idle = int(idle_bytes * inactive_fraction), int(idle * inactive_fraction)
         return LayerFacts(stored, count, cache[0], idle_bytes, idle, *cache[1:])
 
     def _size(self, name: str) -> tuple[int, int]:
@@ -129,7 +133,7 @@ class _Sizes:
         module, _, kind = name.rpartition(".")
         if kind in ("scales", "biases", "weight_scale_inv") or name.endswith("_scales"):
             return (0 if kind == "weight_scale_inv" and self._unpacks else place.stored_bytes), 0
-        if name.endswith("_blocks"):  # as OpenAI stores mxfp4: two numbers in a byte
+        if name.endswith("_blocks"):  # OpenAI's mxfp4: two elements per byte
             return place.stored_bytes, 2 * place.elements
         scales = self._places.get(f"{module}.scales") if kind == "weight" else None
         if scales is not None:
@@ -139,9 +143,9 @@ class _Sizes:
 
     def _group_size(self, module: str) -> int:
         own = self._quantization.get(module)
-        asked = cast("dict[str, Any]", own) if isinstance(own, dict) else self._quantization
-        default = _GROUP_SIZES.get(str(asked.get("mode")), 64)
-        return int(asked.get("group_size", self._quantization.get("group_size", default)))
+        options = cast("dict[str, Any]", own) if isinstance(own, dict) else self._quantization
+        default = _GROUP_SIZES.get(str(options.get("mode")), 64)
+        return int(options.get("group_size", self._quantization.get("group_size", default)))
 
 
 def _quantization(config: Mapping[str, Any], places: Mapping[str, TensorPlace]) -> str:
@@ -161,7 +165,7 @@ def _quantization(config: Mapping[str, Any], places: Mapping[str, TensorPlace]) 
 
 
 def _unused_code(path: Path) -> tuple[str, ...]:
-    """What other software might run: Python files, and configurations that name classes."""
+    """Returns files that other software might run: scripts, and configurations naming classes."""
     scripts = [file.name for file in path.glob("*.py")]
     offering = [
         name
@@ -172,7 +176,7 @@ def _unused_code(path: Path) -> tuple[str, ...]:
 
 
 def _chat_template(path: Path) -> str:
-    """All of the folder's chat templates in one text, to look for marks in."""
+    """Returns all chat templates of the folder as one text."""
     found: list[str] = []
     for file in sorted(path.glob("*.jinja")):
         found.append(file.read_text(errors="replace"))

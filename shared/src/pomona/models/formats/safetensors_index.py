@@ -1,8 +1,8 @@
-"""Where each tensor of a folder of safetensors lies, from the files' headers alone.
+"""Locates each tensor in a folder of safetensors from the files' headers.
 
-The format is 8 bytes little-endian length, then a header in JSON, then the tensors
-(https://huggingface.co/docs/safetensors). A folder of several files may have an index that
-names the file of each tensor; without one, all files count.
+A file is an 8-byte little-endian length, a JSON header of that length, then the tensor data
+(https://huggingface.co/docs/safetensors). An index file may name the file of each tensor; without
+one, all files are read.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pomona.errors import ModelError, ModelNotFoundError
 
 INDEX_NAME = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20
-"""The safetensors format allows no longer header."""
+"""Limit of the safetensors format."""
 LENGTH_BYTES = 8
 _EXECUTABLE = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
-"""Formats whose reading may run what is in them."""
+"""Formats that may execute code when they are read."""
 
 _DTYPE_BITS = {
     "F4": 4, "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16,
@@ -32,10 +32,10 @@ _DTYPE_BITS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
-    """A tensor of a safetensors file.
+    """Location of a tensor's data.
 
     Attributes:
-        begin, end: its bytes in the file.
+        begin, end: byte range in the file, end excluded.
     """
 
     file: Path
@@ -54,7 +54,7 @@ class TensorPlace:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises ModelError naming the file when it is missing or no JSON object."""
+    """Reads a JSON object. Raises ModelError naming the file when it is missing or not valid."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
@@ -62,27 +62,27 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object")
+        raise ModelError(f"{path} is not a JSON object; fetch it again")
     return cast("dict[str, Any]", content)
 
 
 def read_tensor_places(folder: Path) -> dict[str, TensorPlace]:
-    """Every tensor of the model in ``folder``. Raises ModelError naming file and tensor."""
-    named = read_index(folder)
+    """Locates every tensor of a model by name. Raises ModelError naming file and tensor."""
+    tensor_files = read_index(folder)
     places: dict[str, TensorPlace] = {}
-    for file in weight_files(folder, named):
+    for file in weight_files(folder, tensor_files):
         if not file.is_file():
-            tensor = next(name for name, holder in named.items() if holder == file.name)
+            tensor = next(name for name, holder in tensor_files.items() if holder == file.name)
             raise ModelNotFoundError(f"{file} is missing; it holds {tensor} and more: fetch it")
         places |= read_header(file)
-    for tensor, holder in named.items():
+    for tensor, holder in tensor_files.items():
         if tensor not in places:
-            raise ModelError(f"{folder / holder} lacks the tensor {tensor} that the index promises")
+            raise ModelError(f"{folder / holder} lacks the tensor {tensor} that the index lists")
     return places
 
 
 def read_index(folder: Path) -> dict[str, str]:
-    """The file of each tensor as the folder's index names it; empty when it has none."""
+    """Returns the file of each tensor from the folder's index; empty without an index."""
     path = folder / INDEX_NAME
     if not path.is_file():
         return {}
@@ -96,21 +96,20 @@ def read_index(folder: Path) -> dict[str, str]:
     return found
 
 
-def weight_files(folder: Path, named: Mapping[str, str]) -> list[Path]:
-    """The files that hold the weights: those of the index, else ``model*.safetensors``, else
-    all of the folder."""
-    if named:
-        return [folder / name for name in sorted(set(named.values()))]
+def weight_files(folder: Path, tensor_files: Mapping[str, str]) -> list[Path]:
+    """Returns the files of the index, else ``model*.safetensors``, else ``*.safetensors``."""
+    if tensor_files:
+        return [folder / name for name in sorted(set(tensor_files.values()))]
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not files:
         other = sorted(x.name for x in folder.iterdir() if x.suffix in _EXECUTABLE)
         why = f"; {other[0]} may hold code and is never opened: convert it" if other else ""
-        raise ModelNotFoundError(f"{folder} holds no safetensors file{why}")
+        raise ModelNotFoundError(f"{folder} has no safetensors file{why}")
     return files
 
 
 def read_header(path: Path) -> dict[str, TensorPlace]:
-    """The tensors of one file. Raises ModelError when it is damaged or cut short."""
+    """Reads the header of one file. Raises ModelError when it is damaged or truncated."""
     with path.open("rb") as file:
         length = header_length(path, file.read(LENGTH_BYTES))
         places = parse_header(path, file.read(length))
@@ -126,16 +125,16 @@ def read_header(path: Path) -> dict[str, TensorPlace]:
 
 
 def header_length(path: Path, first_bytes: bytes) -> int:
-    """The length of the header, from the file's first eight bytes."""
+    """Decodes the header length from the file's first eight bytes."""
     length = int.from_bytes(first_bytes, "little")
     if len(first_bytes) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
-        raise ModelError(f"{path} is damaged: its header of {length} bytes cannot be")
+        raise ModelError(f"{path} is damaged: {length} is not a valid header length")
     return length
 
 
 def parse_header(path: Path, content: bytes) -> dict[str, TensorPlace]:
-    """The tensors that a header, which follows the file's first eight bytes, describes."""
-    begins = LENGTH_BYTES + len(content)
+    """Parses the JSON header that follows the file's first eight bytes."""
+    data_start = LENGTH_BYTES + len(content)
     places: dict[str, TensorPlace] = {}
     try:
         header = cast("dict[str, dict[str, Any]]", json.loads(content))
@@ -144,7 +143,9 @@ def parse_header(path: Path, content: bytes) -> dict[str, TensorPlace]:
                 continue
             begin, end = tensor["data_offsets"]
             shape = tuple(int(size) for size in tensor["shape"])
-            place = TensorPlace(path, str(tensor["dtype"]), shape, begins + begin, begins + end)
+            place = TensorPlace(
+                path, str(tensor["dtype"]), shape, data_start + begin, data_start + end
+            )
             bits = _DTYPE_BITS.get(place.dtype)
             if bits is not None and place.elements * bits // 8 != place.stored_bytes:
                 raise ModelError(

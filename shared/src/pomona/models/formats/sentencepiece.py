@@ -1,7 +1,7 @@
-"""SentencePiece's BPE from the metadata of a GGUF file (llama 1 and 2, mistral, gemma).
+"""Builds a SentencePiece BPE tokenizer from GGUF metadata (llama 1 and 2, mistral, gemma).
 
-The file has pieces and their scores, no merges: of two neighbours that together are a piece,
-those of the highest score are joined first
+The metadata has pieces with scores instead of merges. The adjacent pair whose joined piece has the
+highest score is merged first
 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, ``tokenizer.ggml.model`` ``llama``).
 """
 
@@ -15,11 +15,11 @@ from tokenizers import decoders, models, normalizers
 
 _SPACE = "▁"
 _UNKNOWN = 2
-"""Type of the piece for what no other piece is for."""
+"""Token type of the unknown token."""
 
 
 def sentencepiece_backend(fields: Mapping[str, Any]) -> Backend:
-    """The tokenizer without its added tokens. Bytes that no piece has become byte pieces."""
+    """Builds the tokenizer without added tokens. Characters without a piece become byte pieces."""
     pieces: list[str] = fields.get("tokenizer.ggml.tokens", [])
     scores: list[float] = fields.get("tokenizer.ggml.scores", [])
     types: list[int] = fields.get("tokenizer.ggml.token_type", [])
@@ -47,7 +47,7 @@ def sentencepiece_backend(fields: Mapping[str, Any]) -> Backend:
 
 
 def _merges(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to join two pieces to a third, the best first."""
+    """Returns every pair of pieces that joins to a third, highest score first."""
     found: list[tuple[float, int, str, str]] = []
     for piece, number in vocabulary.items():
         for cut in range(1, len(piece)):

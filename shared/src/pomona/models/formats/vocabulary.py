@@ -1,4 +1,4 @@
-"""A model's tokenizer, from its folder or from the metadata of its GGUF file."""
+"""Builds a model's tokenizer from its folder or its GGUF metadata."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _split(pattern: str) -> Any:
 
 
 def _pre_tokenizer(name: str) -> Any:
-    """How the text is cut before merges apply, by ``tokenizer.ggml.pre``."""
+    """Returns the pre-tokenizer for ``tokenizer.ggml.pre``."""
     match name:
         case "gpt-2" | "default":
             return pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,36 +49,36 @@ def _pre_tokenizer(name: str) -> Any:
             return _split(_WORDS.replace("{1,%d}", ""))
         case _:
             raise ModelUnsupportedError(
-                f"the tokenizer of this GGUF file cuts text as {name!r}, which is not known yet; "
+                f"the pre-tokenizer {name!r} of this GGUF file is not supported; "
                 "use the model as a folder with tokenizer.json"
             )
 
 
 def read_vocabulary(path: Path) -> Backend:
-    """The tokenizer of a folder or a GGUF file. Raises ModelError naming the file."""
+    """Builds the tokenizer of a folder or GGUF file. Raises ModelError naming the file."""
     return (
         folder_backend(path) if path.is_dir() else gguf_backend(read_gguf_header(path).fields, path)
     )
 
 
 def folder_backend(path: Path) -> Backend:
-    """The tokenizer that the folder's tokenizer.json describes."""
-    rules = path / "tokenizer.json"
-    if not rules.is_file():
+    """Builds the tokenizer from the folder's tokenizer.json."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
         raise ModelUnsupportedError(
             f"{path} has no tokenizer.json; save the model's fast tokenizer there"
         )
     try:
-        backend = Backend.from_file(str(rules))
+        backend = Backend.from_file(str(file))
     except Exception as error:  # the library raises bare exceptions
-        raise ModelError(f"{rules} cannot be read: {error}") from error
+        raise ModelError(f"{file} cannot be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()
     return backend
 
 
 def gguf_backend(fields: Mapping[str, Any], path: Path) -> Backend:
-    """The tokenizer that the file describes. Raises ModelUnsupportedError saying why not."""
+    """Builds the tokenizer from GGUF metadata. Raises ModelUnsupportedError with the reason."""
     kind = fields.get("tokenizer.ggml.model")
     tokens: list[str] = fields.get("tokenizer.ggml.tokens", [])
     types: list[int] = fields.get("tokenizer.ggml.token_type", [])
@@ -89,9 +89,8 @@ def gguf_backend(fields: Mapping[str, Any], path: Path) -> Backend:
             backend = sentencepiece_backend(fields)
         case _:
             raise ModelUnsupportedError(
-                f"{path} has a tokenizer of kind {kind!r}; byte-level BPE ('gpt2') and "
-                "SentencePiece's BPE ('llama') are supported, so use the model as a folder with "
-                "tokenizer.json"
+                f"the tokenizer kind {kind!r} of {path} is not supported, only 'gpt2' (byte-level "
+                "BPE) and 'llama' (SentencePiece); use the model as a folder with tokenizer.json"
             )
     for kind_id, special in ((CONTROL, True), (USER_DEFINED, False)):
         found = [tokens[i] for i, value in enumerate(types) if value == kind_id]

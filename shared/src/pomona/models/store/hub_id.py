@@ -1,4 +1,4 @@
-"""Names of models on the hub: ``owner/name``, a revision of it, a GGUF file in it."""
+"""Parses names of models on the hub: repository, revision and GGUF file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _ID = re.compile(
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-_USUAL = ("Q4_K_M", "Q4_0", "Q8_0")
-"""Taken, in this order, where a repository holds several files and none is named."""
+_PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
+"""Preferred quantizations of a repository with several GGUF files, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubId:
     """Attributes:
     name: ``owner/name``.
-    revision: a commit, a branch or a tag; empty for the newest.
-    file: a GGUF file of the repository, or a quantisation that its name tells, such as
-        ``Q4_0``; empty when it is a repository of safetensors, or for the usual one.
+    revision: commit, branch or tag; empty for the newest.
+    file: GGUF file of the repository, or a quantization in its name like ``Q4_0``; empty for
+        a repository of safetensors, or the preferred quantization.
     """
 
     name: str
@@ -33,7 +33,7 @@ class HubId:
 
     @property
     def commit(self) -> str:
-        """The commit that is named, if one is: it never becomes another."""
+        """The revision if it is a full commit hash, which is immutable; else empty."""
         return self.revision if _COMMIT.fullmatch(self.revision) else ""
 
     def __str__(self) -> str:
@@ -41,9 +41,9 @@ class HubId:
         return f"{self.name}{revision}{f':{self.file}' if self.file else ''}"
 
 
-def hub_id(source: str) -> HubId | None:
-    """``owner/name``, ``owner/name@revision``, ``owner/name:file.gguf``,
-    ``owner/name@revision:Q4_0``; None for anything else."""
+def parse_hub_id(source: str) -> HubId | None:
+    """Parses ``owner/name``, ``owner/name@revision``, ``owner/name:file.gguf`` or
+    ``owner/name@revision:Q4_0``. Returns None for anything else."""
     found = _ID.fullmatch(source)
     if found is None:
         return None
@@ -51,25 +51,27 @@ def hub_id(source: str) -> HubId | None:
 
 
 def is_hub_id(source: str) -> bool:
-    return hub_id(source) is not None
+    return parse_hub_id(source) is not None
 
 
-def chosen_gguf(files: Iterable[str], asked: str) -> str:
-    """The GGUF file that ``asked`` means: its path, or its quantisation.
+def choose_gguf_file(files: Iterable[str], selector: str) -> str:
+    """Returns the GGUF file with this path or quantization, or the preferred one.
 
-    Raises ModelError naming the files there are.
+    Raises ModelError naming the available files.
     """
-    there = sorted(x for x in files if x.endswith(".gguf") and "mmproj" not in x)
-    listed = ", ".join(there[:20]) or "none"
-    found = there
-    if asked.endswith(".gguf"):
-        found = [x for x in there if asked in (x, x.rpartition("/")[2])]
-    elif asked:
-        found = _of_kind(there, asked)
-    elif len(there) > 1:
-        found = next((x for kind in _USUAL if (x := _of_kind(there, kind))), there)
+    available = sorted(x for x in files if x.endswith(".gguf") and "mmproj" not in x)
+    listed = ", ".join(available[:20]) or "none"
+    found = available
+    if selector.endswith(".gguf"):
+        found = [x for x in available if selector in (x, x.rpartition("/")[2])]
+    elif selector:
+        found = _with_quantization(available, selector)
+    elif len(available) > 1:
+        found = next(
+            (x for kind in _PREFERRED if (x := _with_quantization(available, kind))), available
+        )
     if not found:
-        raise ModelNotFoundError(f"{asked or 'a GGUF file'} is not there; GGUF files: {listed}")
+        raise ModelNotFoundError(f"{selector or 'a GGUF file'} is not there; GGUF files: {listed}")
     if all(_PART.search(x) for x in found):
         raise ModelUnsupportedError(
             f"{found[0]} is one part of a split file, which cannot be read; join the parts with "
@@ -77,11 +79,13 @@ def chosen_gguf(files: Iterable[str], asked: str) -> str:
         )
     if len(found) > 1:
         raise ModelNotFoundError(
-            f"several GGUF files could be meant; name one after a colon: {listed}"
+            f"the choice of a GGUF file is ambiguous; name one after a colon: {listed}"
         )
     return found[0]
 
 
-def _of_kind(files: list[str], kind: str) -> list[str]:
-    told = re.compile(rf"(^|[./_-]){re.escape(kind)}(-\d{{5}}-of-\d{{5}})?\.gguf$", re.IGNORECASE)
-    return [x for x in files if told.search(x)]
+def _with_quantization(files: list[str], quantization: str) -> list[str]:
+    pattern = re.compile(
+        rf"(^|[./_-]){re.escape(quantization)}(-\d{{5}}-of-\d{{5}})?\.gguf$", re.IGNORECASE
+    )
+    return [x for x in files if pattern.search(x)]

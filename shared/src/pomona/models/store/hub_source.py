@@ -1,7 +1,7 @@
-"""The Hugging Face hub as a keeper of models.
+"""Fetches models from the Hugging Face hub.
 
-Endpoint (``HF_ENDPOINT``), token and offline mode are those of huggingface_hub, from its
-usual places. A token is never part of a message or a log.
+Endpoint (``HF_ENDPOINT``), token and offline mode are those of huggingface_hub. A token never
+appears in a message or a log.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
-from pomona.models.store.hub_id import HubId, hub_id
+from pomona.models.store.hub_id import HubId, parse_hub_id
 from pomona.models.store.remote_source import Manifest, Range, RemoteFile
 
 DEADLINE_S = 60.0
-"""For one answer of the hub, seconds."""
+"""Deadline of one HTTP request to the hub, seconds."""
 
 
 class HubSource:
-    """Reads files of the hub by ranges, so that a fetch that broke off goes on where it was."""
+    """Reads files of the hub by byte ranges, so that an interrupted fetch can resume."""
 
     name = "the hub"
 
@@ -28,16 +28,18 @@ class HubSource:
         self._endpoint = os.environ.get("HF_ENDPOINT") or None
 
     def manifest(self, source: str) -> Manifest:
-        """The files of ``source`` at its newest commit, or that of its revision."""
+        """Lists the files of ``source`` at its revision, or at the newest commit."""
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
-        asked = _named(source)
+        hub_id = _require_hub_id(source)
         api = HfApi(endpoint=self._endpoint)
-        with _explained(source):
-            info = api.model_info(asked.name, revision=asked.revision or "main", timeout=DEADLINE_S)
+        with _hub_errors(source):
+            info = api.model_info(
+                hub_id.name, revision=hub_id.revision or "main", timeout=DEADLINE_S
+            )
             commit = str(info.sha)
-            entries = list(api.list_repo_tree(asked.name, recursive=True, revision=commit))
+            entries = list(api.list_repo_tree(hub_id.name, recursive=True, revision=commit))
         files = {
             entry.path: RemoteFile(
                 entry.lfs.size if entry.lfs else entry.size, entry.lfs.sha256 if entry.lfs else ""
@@ -47,7 +49,7 @@ class HubSource:
         }
         return Manifest(source, commit, files)
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         return [(0, manifest.files[file].size)]
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
@@ -56,46 +58,46 @@ class HubSource:
 
         if begin == end:
             return b""
-        name = _named(manifest.source).name
+        name = _require_hub_id(manifest.source).name
         url = hf_hub_url(name, file, revision=manifest.version, endpoint=self._endpoint)
         headers = {**build_hf_headers(), "range": f"bytes={begin}-{end - 1}"}
-        # Bytes as stored: a range of something compressed on the way would be another one.
+        # A range of a compressed transfer would not be a range of the file.
         headers["accept-encoding"] = "identity"
-        with _explained(f"{name}: {file}"):
-            answer = http_backoff(
+        with _hub_errors(f"{name}: {file}"):
+            response = http_backoff(
                 "GET", url, headers=headers, timeout=DEADLINE_S, follow_redirects=True
             )
-            hf_raise_for_status(answer)
-            content = bytes(answer.content)
-        if answer.status_code == 200 and len(content) > end - begin:
+            hf_raise_for_status(response)
+            content = bytes(response.content)
+        if response.status_code == 200 and len(content) > end - begin:
             content = content[begin:end]
         if len(content) != end - begin:
             raise ModelError(
-                f"{name}: {file}: {len(content)} bytes came instead of {end - begin}; try again"
+                f"{name}: {file}: received {len(content)} bytes instead of {end - begin}; try again"
             )
         return content
 
     def cached(self, manifest: Manifest, file: str) -> Path | None:
-        """The file in the cache that huggingface_hub keeps, when it is there whole."""
+        """Returns the file's path in huggingface_hub's own cache, if it is complete there."""
         from huggingface_hub import try_to_load_from_cache
 
-        name = _named(manifest.source).name
+        name = _require_hub_id(manifest.source).name
         found = try_to_load_from_cache(name, file, revision=manifest.version)
         return Path(found) if isinstance(found, str) else None
 
 
-def _named(source: str) -> HubId:
-    named = hub_id(source)
-    if named is None:
-        raise ModelNotFoundError(f"{source} is no name on the hub, such as owner/name")
-    return named
+def _require_hub_id(source: str) -> HubId:
+    hub_id = parse_hub_id(source)
+    if hub_id is None:
+        raise ModelNotFoundError(f"{source} is not a valid hub id, such as owner/name")
+    return hub_id
 
 
-class _explained:
-    """Turns what huggingface_hub raises into a ModelError that says what to do."""
+class _hub_errors:
+    """Converts errors of huggingface_hub into a ModelError that says what to do."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
 
     def __enter__(self) -> None:
         return None
@@ -107,15 +109,17 @@ class _explained:
         name = type(error).__name__
         if name == "GatedRepoError":
             raise ModelUnsupportedError(
-                f"{self._what} is gated: accept its licence on the hub, and set HF_TOKEN"
+                f"{self._subject} is gated: accept its licence on the hub, and set HF_TOKEN"
             ) from error
         if status in (401, 403):
             raise ModelNotFoundError(
-                f"{self._what} is not on the hub, or is private: check the name, or set HF_TOKEN"
+                f"{self._subject} is not on the hub, or is private: check the name, or set HF_TOKEN"
             ) from error
         if status == 404 or name in ("RepositoryNotFoundError", "EntryNotFoundError"):
-            raise ModelNotFoundError(f"{self._what} is not on the hub: check the name") from error
-        answered = f"answered {status}" if status else f"cannot be reached ({name})"
+            raise ModelNotFoundError(
+                f"{self._subject} is not on the hub: check the name"
+            ) from error
+        outcome = f"answered {status}" if status else f"cannot be reached ({name})"
         raise ModelError(
-            f"{self._what}: the hub {answered}; check the network and HF_ENDPOINT"
+            f"{self._subject}: the hub {outcome}; check the network and HF_ENDPOINT"
         ) from error

@@ -1,6 +1,6 @@
-"""Peers as keepers of models: what they have on disk is fetched from them, checked by hash.
+"""Fetches models from the disks of other stage workers, verified by hash.
 
-The other side is :mod:`pomona_stage_worker.loading.file_server`.
+The server is :mod:`pomona_stage_worker.loading.file_server`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pomona.errors import ModelError, ModelNotFoundError
 from pomona.models.store.remote_source import Manifest, Range
 
 DEADLINE_S = 10.0
-"""For one answer of a peer, seconds without a byte."""
+"""Longest wait for a peer without receiving a byte, seconds."""
 DIGEST_HEADER = "x-sha256"
 
 _MANIFESTS = TypeAdapter(Manifest)
@@ -24,7 +24,7 @@ _RANGES = TypeAdapter(tuple[Range, ...])
 
 
 class PeerSource:
-    """A stage worker of another process or node that serves its files at ``url``."""
+    """A stage worker that serves its model files at ``url``."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -35,9 +35,9 @@ class PeerSource:
         try:
             return _MANIFESTS.validate_json(content)
         except ValidationError as error:
-            raise ModelError(f"{self.name} sent no manifest of {source}") from error
+            raise ModelError(f"{self.name} sent no valid manifest of {source}") from error
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         try:
             return _RANGES.validate_json(self._get(f"/held?{_query(manifest, file)}")[0])
         except (ModelError, ValidationError):
@@ -51,21 +51,19 @@ class PeerSource:
         return content
 
     def _get(self, path: str) -> tuple[bytes, str]:
-        place = urlsplit(self._url)
-        connection = http.client.HTTPConnection(
-            place.hostname or "", place.port, timeout=DEADLINE_S
-        )
+        url = urlsplit(self._url)
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=DEADLINE_S)
         try:
             connection.request("GET", path)
-            answer = connection.getresponse()
-            content = answer.read()
+            response = connection.getresponse()
+            content = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise ModelError(f"{self.name} does not answer: {error}") from error
         finally:
             connection.close()
-        if answer.status != 200:
-            raise ModelNotFoundError(f"{self.name} does not have it")
-        return content, answer.headers.get(DIGEST_HEADER, "")
+        if response.status != 200:
+            raise ModelNotFoundError(f"{self.name} does not have the model")
+        return content, response.headers.get(DIGEST_HEADER, "")
 
 
 def _query(manifest: Manifest, file: str) -> str:

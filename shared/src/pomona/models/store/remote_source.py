@@ -1,4 +1,4 @@
-"""Who may have a model, and what they say of it: the hub, or a peer."""
+"""Interface of the remote sources from which a model is fetched: the hub, or a peer."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Range = tuple[int, int]
-"""Begin and end of bytes in a file."""
+"""Begin and end of a byte range in a file, end excluded."""
 
-_SMALL = re.compile(
+_SMALL_FILES = re.compile(
     r"[^/]+\.(json|jinja|txt|model|tiktoken)|additional_chat_templates/[^/]+\.jinja"
     r"|\d+_Pooling/config\.json"
 )
-_SMALL_LIMIT = 128 << 20
-_WEIGHTS = re.compile(r"[^/]+\.safetensors|((?!\.\.?/)[^/]+/)*[^/]+\.gguf")
+_MAX_SMALL_FILE_BYTES = 128 << 20
+_WEIGHT_FILES = re.compile(r"[^/]+\.safetensors|((?!\.\.?/)[^/]+/)*[^/]+\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a model. ``sha256`` is empty where its keeper does not know it."""
+    """A file of a model. ``sha256`` is empty when the source does not know it."""
 
     size: int
     sha256: str = ""
@@ -28,10 +28,12 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a model's keeper has.
+    """Files of one version of a model.
 
     Attributes:
-        version: names the state of all files: a commit of the hub, or a digest.
+        source: name of the model.
+        version: identity of the content: a commit of the hub, or a digest.
+        files: size and hash by path.
     """
 
     source: str
@@ -40,28 +42,28 @@ class Manifest:
 
 
 class RemoteSource(Protocol):
-    """Somebody who has a model, or parts of it: the hub or a peer."""
+    """A place that holds a model, whole or in part."""
 
     name: str
 
     def manifest(self, source: str) -> Manifest:
-        """Raises ModelError when it does not have the model, or cannot be reached."""
+        """Lists a model's files. Raises ModelError when it is missing or unreachable."""
         ...
 
-    def held(self, manifest: Manifest, file: str) -> Sequence[Range]:
-        """The ranges of the file that it has; none when it cannot be reached."""
+    def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
+        """Returns the ranges of a file that the source holds; none when it is unreachable."""
         ...
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
-        """The bytes, checked. Raises ModelError when it does not have them."""
+        """Reads and verifies a range. Raises ModelError when the source does not have it."""
         ...
 
 
 def is_small_file(name: str, size: int) -> bool:
-    """Whether the file is read whole: configuration, tokenizer, templates."""
-    return _SMALL.fullmatch(name) is not None and size <= _SMALL_LIMIT
+    """Tests for a file that is always fetched whole: configuration, tokenizer, template."""
+    return _SMALL_FILES.fullmatch(name) is not None and size <= _MAX_SMALL_FILE_BYTES
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether the file holds weights. GGUF files may lie in a folder of their repository."""
-    return _WEIGHTS.fullmatch(name) is not None
+    """Tests for a weight file. GGUF files may be in a subfolder of their repository."""
+    return _WEIGHT_FILES.fullmatch(name) is not None

@@ -1,0 +1,125 @@
+"""Reads this node's own network interfaces and addresses.
+
+Sources: ``man 8 networksetup`` of macOS, and psutil's manual.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import psutil
+
+from pomona.messages.discovery import Interface
+from pomona.messages.limits import MAX_INTERFACES
+from pomona_discovery.hardware import Run, value_or
+
+MAX_ADVERTISED_ADDRESSES: Final = 16
+
+
+def interfaces(kinds: Mapping[str, str]) -> tuple[Interface, ...]:
+    """Returns the interfaces that are up and have an IPv4 address.
+
+    Args:
+        kinds: kind by interface name; others get their kind from :func:`interface_kind`.
+    """
+
+    def read() -> tuple[Interface, ...]:
+        state = psutil.net_if_stats()
+        found: list[Interface] = []
+        for name, addresses in sorted(psutil.net_if_addrs().items()):
+            speed = state[name].speed if name in state else 0
+            for address in addresses:
+                if address.family == socket.AF_INET and (name not in state or state[name].isup):
+                    kind = kinds.get(name) or interface_kind(name)
+                    found.append(Interface(name, kind, address.address, max(speed, 0)))
+        return tuple(found[:MAX_INTERFACES])
+
+    return value_or("interfaces", read, (), logging.DEBUG)
+
+
+def mac_interface_kinds(run: Run) -> dict[str, str]:
+    """Returns the kind of each interface of a Mac; empty when it is unknown."""
+    kinds = value_or(
+        "ports",
+        lambda: parse_hardware_ports(run(["/usr/sbin/networksetup", "-listallhardwareports"])),
+        {},
+        logging.DEBUG,
+    )
+    if "thunderbolt" in kinds.values():
+        kinds.setdefault("bridge0", "thunderbolt")
+    return kinds
+
+
+def parse_hardware_ports(text: str) -> dict[str, str]:
+    """Parses the kind of each interface from ``networksetup -listallhardwareports``."""
+    return {
+        device: _port_kind(port)
+        for port, device in re.findall(r"Hardware Port: (.+)\nDevice: (\S+)", text)
+    }
+
+
+def _port_kind(port: str) -> str:
+    name = port.lower()
+    if "thunderbolt" in name:
+        return "thunderbolt"
+    if "wi-fi" in name or "airport" in name:
+        return "wifi"
+    return "ethernet" if "ethernet" in name or "lan" in name else "other"
+
+
+def interface_kind(name: str) -> str:
+    """Returns the kind of an interface from its Linux name."""
+    if name.startswith("lo"):
+        return "loopback"
+    if name.startswith(("wl", "ath")):
+        return "wifi"
+    if name.startswith("thunderbolt"):
+        return "thunderbolt"
+    return "ethernet" if name.startswith(("en", "eth", "veth", "br", "bond")) else "other"
+
+
+def is_in_own_network(address: str) -> bool:
+    """Tests whether another machine's IPv4 address is in a network of this machine."""
+    try:
+        other = ipaddress.IPv4Address(address)
+        return any(
+            own.netmask
+            and other in ipaddress.IPv4Network(f"{own.address}/{own.netmask}", strict=False)
+            for name, addresses in psutil.net_if_addrs().items()
+            for own in addresses
+            if own.family == socket.AF_INET and interface_kind(name) != "loopback"
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def addresses_of(host: str, interfaces: Sequence[Interface]) -> tuple[str, ...]:
+    """Returns the addresses of a node that listens on ``host``, which may be a wildcard."""
+    if host not in ("0.0.0.0", "*"):
+        return (host,)
+    found = dict.fromkeys(i.address for i in interfaces if i.kind != "loopback")
+    return tuple(found)[:MAX_ADVERTISED_ADDRESSES]
+
+
+def kind_towards(address: str, interfaces: Sequence[Interface]) -> str:
+    """Returns the kind of the interface that shares the longest prefix with an address."""
+    try:
+        target = int(ipaddress.IPv4Address(address))
+    except ValueError:
+        return "other"
+    if target >> 24 == 127:
+        return "loopback"
+
+    def common_bits(interface: Interface) -> int:
+        own = int(ipaddress.IPv4Address(interface.address))
+        return 32 - (own ^ target).bit_length()
+
+    usable = [interface for interface in interfaces if interface.kind != "loopback"]
+    if not usable:
+        return "other"
+    return max(usable, key=common_bits).kind

@@ -1,0 +1,80 @@
+"""Sockets of a discovery service, which forwards beacons between services and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import zmq
+import zmq.asyncio
+
+from pomona.errors import LinkError
+from pomona.messages.limits import MAX_BEACON_BYTES
+from pomona.transport.beacons import CONTROL_HIGH_WATER_MARK
+from pomona.transport.sockets import CLOSE_LINGER_MS, bind, configure, context
+
+
+class BeaconProxy:
+    """XSUB and XPUB for the services of this node, SUB and PUB for other nodes.
+
+    Args:
+        publish: endpoint at which services of this node publish (bound XSUB).
+        subscribe: endpoint at which services of this node subscribe (bound XPUB).
+        peer: endpoint at which other discovery services publish (bound SUB). This one
+            publishes to theirs from one PUB that is connected to all peers.
+    """
+
+    def __init__(self, publish: str, subscribe: str, peer: str) -> None:
+        sockets = zmq.asyncio.Context(context())
+        self._local_in = sockets.socket(zmq.XSUB)
+        self._local_out = sockets.socket(zmq.XPUB)
+        self._peer_in = sockets.socket(zmq.SUB)
+        self._peer_out = sockets.socket(zmq.PUB)
+        self._sockets = [self._local_in, self._local_out, self._peer_in, self._peer_out]
+        for socket in self._sockets:
+            configure(socket, CONTROL_HIGH_WATER_MARK, MAX_BEACON_BYTES)
+        try:
+            bind(self._local_in, publish, "POMONA_CONTROL_PUBLISH")
+            bind(self._local_out, subscribe, "POMONA_CONTROL_SUBSCRIBE")
+            self.peer_endpoint = bind(self._peer_in, peer, "POMONA_DISCOVERY_PEER_PORT")
+        except LinkError:
+            self.close()
+            raise
+        # An XSUB subscribes by sending a subscription message; this one matches all topics.
+        self._local_in.send(b"\x01")
+        self._peer_in.setsockopt(zmq.SUBSCRIBE, b"")
+
+    async def receive_local(self) -> list[bytes]:
+        """Receives frames from a service of this node.
+
+        Only one task may call it, and it must not be cancelled before shutdown.
+        """
+        return await self._local_in.recv_multipart()
+
+    async def receive_peer(self) -> list[bytes]:
+        """Receives frames from another discovery service, under the same rule."""
+        return await self._peer_in.recv_multipart()
+
+    async def drain_subscriptions(self) -> None:
+        """Discards the subscription messages that XPUB receives. Runs until cancelled."""
+        while True:
+            await self._local_out.recv()
+
+    async def send_local(self, frames: Sequence[bytes]) -> None:
+        await self._local_out.send_multipart(frames)
+
+    async def send_peers(self, frames: Sequence[bytes]) -> None:
+        await self._peer_out.send_multipart(frames)
+
+    def connect_peer(self, endpoint: str) -> None:
+        """Starts sending to a peer. Raises LinkError when the endpoint is not valid."""
+        try:
+            self._peer_out.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise LinkError(f"{endpoint} is not a valid peer endpoint: {error}") from error
+
+    def disconnect_peer(self, endpoint: str) -> None:
+        self._peer_out.disconnect(endpoint)
+
+    def close(self) -> None:
+        for socket in self._sockets:
+            socket.close(linger=CLOSE_LINGER_MS)

@@ -1,0 +1,45 @@
+"""Link probe: measurements, the choice of an address, and rejection of invalid requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pomona_discovery.link_probe import LinkMeasurement, ProbeServer, choose_best, measure
+from support.ports import free_port
+
+THUNDERBOLT = LinkMeasurement("169.254.1.2", 200e-6, 1e-5, 4e9, 1e8)
+ETHERNET = LinkMeasurement("10.0.0.2", 300e-6, 1e-5, 1.1e9, 1e7)
+WIFI = LinkMeasurement("192.168.1.2", 4e-3, 1e-3, 5e7, 1e7)
+
+
+def test_thunderbolt_is_chosen_before_ethernet_and_ethernet_before_wifi() -> None:
+    assert choose_best([WIFI, ETHERNET, THUNDERBOLT], "") == THUNDERBOLT
+    assert choose_best([WIFI, ETHERNET], THUNDERBOLT.address) == ETHERNET
+    assert choose_best([], "") is None
+
+
+def test_the_current_address_is_kept_unless_another_is_clearly_faster() -> None:
+    nearly = LinkMeasurement("10.0.0.3", 280e-6, 1e-5, 1.15e9, 1e7)
+    assert choose_best([ETHERNET, nearly], ETHERNET.address) == ETHERNET
+    assert choose_best([ETHERNET, THUNDERBOLT], ETHERNET.address) == THUNDERBOLT
+
+
+def test_an_invalid_request_closes_the_connection() -> None:
+    async def body() -> None:
+        server = ProbeServer()
+        await server.start("127.0.0.1", 0)
+        try:
+            for line in (b"GET / HTTP/1.1\r\n\r\n", b"take 99999999999\n", b"echo -1\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(line)
+                async with asyncio.timeout(10):
+                    assert await reader.read(10) == b""
+                writer.close()
+        finally:
+            await server.stop()
+
+    asyncio.run(body())
+
+
+def test_an_address_without_a_listener_gives_no_measurement() -> None:
+    assert asyncio.run(measure("127.0.0.1", free_port())) is None

@@ -1,0 +1,30 @@
+"""Own addresses: kinds of interfaces, and the addresses that other nodes may use."""
+
+from __future__ import annotations
+
+from pomona.messages.discovery import Interface
+from pomona_discovery.own_addresses import addresses_of, kind_towards, parse_hardware_ports
+from support import mac_recordings
+
+INTERFACES = (
+    Interface("lo0", "loopback", "127.0.0.1"),
+    Interface("en0", "ethernet", "10.0.0.1"),
+    Interface("en1", "wifi", "192.168.1.1"),
+    Interface("bridge0", "thunderbolt", "169.254.1.1"),
+)
+
+
+def test_a_wildcard_stands_for_all_addresses_but_loopback() -> None:
+    assert addresses_of("0.0.0.0", INTERFACES) == ("10.0.0.1", "192.168.1.1", "169.254.1.1")
+    assert addresses_of("10.0.0.9", INTERFACES) == ("10.0.0.9",)
+
+
+def test_the_kind_of_a_link_is_that_of_the_interface_in_the_same_network() -> None:
+    kinds = {"169.254.1.2": "thunderbolt", "10.0.0.2": "ethernet", "192.168.1.2": "wifi"}
+    for address, kind in kinds.items():
+        assert kind_towards(address, INTERFACES) == kind
+
+
+def test_kinds_of_a_macs_interfaces_are_parsed() -> None:
+    kinds = parse_hardware_ports(mac_recordings.PORTS)
+    assert (kinds["en0"], kinds["en1"], kinds["bridge0"]) == ("ethernet", "wifi", "thunderbolt")
