@@ -14,7 +14,7 @@ from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
 from pomona.models import pinned_source, read_facts, resolve
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.store import sparse_copy
-from pomona.models.store.hub_id import choose_gguf_file
+from pomona.models.store.hub_id import choose_gguf_file, parse_hub_id
 from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource
 from pomona_stage_worker.loading import read_weights
