@@ -337,7 +337,7 @@ def test_a_prompt_that_takes_too_long_is_a_400_and_streams_go_on(
 
 def test_a_text_that_the_tokenizer_cannot_cut_is_a_400(http: httpx.Client) -> None:
     answer = http.post("/v1/completions", json={"model": MODEL, "prompt": "x" * 40})
-    assert "cannot cut this text" in refused(answer, 400, "invalid_text")
+    assert "cannot split this text" in refused(answer, 400, "invalid_text")
 
 
 def test_a_fault_inside_a_schema_is_told_with_its_place(http: httpx.Client) -> None:

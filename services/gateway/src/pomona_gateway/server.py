@@ -67,7 +67,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         listener.close()
         raise
     gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
-    connection = partial(Connection, settings, gateway.refused)
+    connection = partial(Connection, settings, gateway.count_error)
     server = Server(
         uvicorn.Config(
             build_app(gateway),
@@ -104,7 +104,7 @@ async def _drain(gateway: Gateway, serving: asyncio.Task[None], deadline_s: floa
     with suppress(TimeoutError):
         async with asyncio.timeout(deadline_s):
             await asyncio.shield(serving)
-    gateway.engine.fail_all(
+    gateway.pipelines.fail_all(
         RequestError(503, "shutting_down", "the gateway shut down before the reply was complete")
     )
 

@@ -32,7 +32,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         case _:
             raise error
     asked = getattr(request.state, "model", "")
-    gateway.refused(refused, asked if asked in gateway.catalogue.names() else "")
+    gateway.count_error(refused, asked if asked in gateway.models.names() else "")
     return error_response(refused, request.scope, headers)
 
 

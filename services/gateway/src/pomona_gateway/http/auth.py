@@ -100,6 +100,6 @@ class Keys:
 
 
 async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    scope["app"].state.gateway.refused(error)
+    scope["app"].state.gateway.count_error(error)
     headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
     await error_response(error, scope, headers)(scope, receive, send)

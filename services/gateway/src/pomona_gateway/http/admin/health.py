@@ -27,11 +27,11 @@ async def readyz(request: Request) -> Response:
     """Ready: a real token came through a pipeline in its present epoch."""
     gateway: Gateway = request.app.state.gateway
     ready = gateway.ready()
-    table = gateway.engine.table
-    proven = gateway.engine.proven_epochs()
+    table = gateway.route_table
+    proven = gateway.verified_routes.epochs()
     models: dict[str, Any] = {}
     for name, pipeline in sorted(table.pipelines.items()):
-        reason = table.reason(name) or gateway.catalogue.problem(name)
+        reason = table.reason(name) or gateway.models.problem(name)
         if not reason and name not in proven:
             reason = f"no token has come through epoch {pipeline.epoch} yet"
         models[name] = {
@@ -60,7 +60,7 @@ async def metrics(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     """Every model of the cluster, those still loading included."""
     gateway: Gateway = request.app.state.gateway
-    names = gateway.catalogue.names()
+    names = gateway.models.names()
     if speaks_anthropic(request.scope):
         data = [anthropic_model(gateway, name) for name in names]
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
@@ -72,7 +72,7 @@ async def get_model(request: Request) -> Response:
     """One model; its id may hold slashes."""
     gateway: Gateway = request.app.state.gateway
     name: str = request.path_params["model"]
-    if name not in gateway.catalogue.names():
+    if name not in gateway.models.names():
         raise RequestError(404, "model_not_found", f"there is no model {name!r}", "model")
     told = anthropic_model if speaks_anthropic(request.scope) else model_object
     return JsonResponse(told(gateway, name))
@@ -80,7 +80,7 @@ async def get_model(request: Request) -> Response:
 
 def anthropic_model(gateway: Gateway, name: str) -> dict[str, Any]:
     """As Anthropic's API has it (https://docs.claude.com/en/api/models-list)."""
-    created = datetime.fromtimestamp(gateway.catalogue.created(name), UTC)
+    created = datetime.fromtimestamp(gateway.models.created(name), UTC)
     return {
         "type": "model",
         "id": name,
@@ -90,12 +90,12 @@ def anthropic_model(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 def model_object(gateway: Gateway, name: str) -> dict[str, Any]:
-    ready = name in gateway.engine.proven_epochs() and not gateway.catalogue.problem(name)
+    ready = name in gateway.verified_routes.epochs() and not gateway.models.problem(name)
     return {
         "id": name,
         "object": "model",
-        "created": gateway.catalogue.created(name),
+        "created": gateway.models.created(name),
         "owned_by": "pomona",
         "ready": ready,
-        "context_length": gateway.catalogue.context_length(name),
+        "context_length": gateway.models.context_length(name),
     }

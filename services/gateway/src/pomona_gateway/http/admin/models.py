@@ -32,9 +32,9 @@ async def unload(request: Request) -> Response:
 
 async def _ask(request: Request, loaded: bool) -> Response:
     asked = await receive(request, ModelBody)
-    requests = gateway_of(request).model_requests
+    requests = gateway_of(request).load_requests
     if requests.find(asked.model) is None and not loaded:
         raise RequestError(404, "model_not_found", f"there is no model {asked.model!r}", "model")
-    name = requests.ask(asked.model, loaded)
+    name = requests.request(asked.model, loaded)
     state = "loading" if loaded else "unloading"
     return JsonResponse({"id": name, "object": "model", "state": state}, 202)

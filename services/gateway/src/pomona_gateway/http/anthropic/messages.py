@@ -15,13 +15,13 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.chat import (
-    CallPiece,
     ChatCompletion,
-    DialogueReplies,
+    ChatDelta,
+    ChatStream,
     ToolCall,
-    Turn,
+    ToolCallDelta,
 )
-from pomona_gateway.generation.completion import GenerationStream, Waiting
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.http import sse
 from pomona_gateway.http.anthropic.messages_request import (
     CountRequest,
@@ -60,7 +60,7 @@ async def count_tokens(request: Request) -> Response:
     asked = await receive(request, CountRequest)
     gateway = gateway_of(request)
     variables = _thinking(gateway, asked.model, asked.thinking)
-    _, language = gateway.catalogue.find(asked.model)
+    _, language = gateway.models.find(asked.model)
     tools = anthropic_tools(asked)
     _, prompt = await dialogue_prompt(language, anthropic_messages(asked), tools, variables)
     return JsonResponse({"input_tokens": len(prompt)})
@@ -68,7 +68,7 @@ async def count_tokens(request: Request) -> Response:
 
 def _thinking(gateway: Gateway, model: str, thinking: Thinking | None) -> dict[str, Any]:
     """The template variable for reasoning, where the model's template has one."""
-    _, language = gateway.catalogue.find(model)
+    _, language = gateway.models.find(model)
     wanted = thinking is not None and thinking.type != "disabled"
     if wanted and language.output.thought is None and not language.output.harmony:
         raise RequestError(400, "thinking_not_supported", "this model does not reason", "thinking")
@@ -96,10 +96,10 @@ class MessageWriter:
         return _event(anthropic_error(error), "error")
 
     async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
-        [reply] = await DialogueReplies(self._dialogue, replies).whole(pause_s)
+        [reply] = await ChatStream(self._dialogue, replies).collect(pause_s)
         content: list[dict[str, Any]] = []
-        if reply.thought and self._shows_thought:
-            content.append({"type": "thinking", "thinking": reply.thought, "signature": ""})
+        if reply.reasoning and self._shows_thought:
+            content.append({"type": "thinking", "thinking": reply.reasoning, "signature": ""})
         if reply.text:
             content.append({"type": "text", "text": reply.text})
         content += [{**_tool_use(call), "input": call.input} for call in reply.calls]
@@ -116,9 +116,9 @@ class MessageWriter:
         counts = {"input_tokens": replies.usage.prompt, "output_tokens": 0}
         yield _event({"type": "message_start", "message": {**start, "usage": counts}})
         blocks = _Blocks(self._shows_thought)
-        async with aclosing(DialogueReplies(self._dialogue, replies).turns(pause_s)) as turns:
+        async with aclosing(ChatStream(self._dialogue, replies).deltas(pause_s)) as turns:
             async for turn in turns:
-                if isinstance(turn, Waiting):
+                if isinstance(turn, PromptProgress):
                     yield sse.comment(str(turn)) + _event({"type": "ping"})
                     continue
                 for event in blocks.write(turn):
@@ -143,7 +143,7 @@ class _Blocks:
         self._index = -1
         self._open = ""
 
-    def write(self, turn: Turn) -> Iterator[dict[str, Any]]:
+    def write(self, turn: ChatDelta) -> Iterator[dict[str, Any]]:
         for part in turn.parts:
             match part:
                 case TextDelta(text=text):
@@ -154,14 +154,14 @@ class _Blocks:
                         empty = {"type": "thinking", "thinking": "", "signature": ""}
                         yield from self._in("thinking", empty)
                         yield self._delta({"type": "thinking_delta", "thinking": text})
-                case CallPiece():
-                    if part.begins:
+                case ToolCallDelta():
+                    if part.first:
                         yield from self.close()
                         yield from self._in("tool_use", {**_tool_use(part), "input": {}})
                     if part.arguments:
                         delta = {"type": "input_json_delta", "partial_json": part.arguments}
                         yield self._delta(delta)
-                    if part.ends:
+                    if part.last:
                         yield from self.close()
 
     def close(self) -> Iterator[dict[str, Any]]:
@@ -186,7 +186,7 @@ def _event(content: dict[str, Any], name: str | None = None) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(content) + b"\n\n"
 
 
-def _tool_use(call: ToolCall | CallPiece) -> dict[str, Any]:
+def _tool_use(call: ToolCall | ToolCallDelta) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id.replace("call_", "toolu_"), "name": call.name}
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona_gateway.generation.chat import argument_object
+from pomona_gateway.generation.chat import parse_arguments
 from pomona_gateway.http.request_body import Body
 
 MAX_MESSAGES = 4096
@@ -111,5 +111,5 @@ def template_message(message: Message) -> dict[str, Any]:
 def template_call(name: str, function: str, arguments: str) -> dict[str, Any]:
     """A call of the conversation so far as chat templates know it. Its arguments are what a
     model wrote: a limit may have cut them off."""
-    called = {"name": function, "arguments": argument_object(arguments)}
+    called = {"name": function, "arguments": parse_arguments(arguments)}
     return {"id": name, "type": "function", "function": called}

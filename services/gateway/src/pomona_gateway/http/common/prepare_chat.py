@@ -26,9 +26,9 @@ from pomona_gateway.parsers import OutputFormat
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.prompts import (
     chat_prompt,
-    knows_tools,
-    with_taught_calls,
-    with_written_calls,
+    supports_tools,
+    with_tool_calls_as_text,
+    with_tool_instructions,
 )
 
 _OPEN = ("patternProperties", "$ref", "anyOf", "oneOf", "allOf", "if", "dependentSchemas")
@@ -52,8 +52,8 @@ async def open_dialogue(
 
     Raises RequestError for what this model cannot do.
     """
-    name, language = gateway.catalogue.find(parameters.model)
-    output = language.output if knows_tools(language) else language.output.taught()
+    name, language = gateway.models.find(parameters.model)
+    output = language.output if supports_tools(language) else language.output.taught()
     settings = {**_effort(language, effort), **(variables or {})}
     text, prompt = await dialogue_prompt(language, messages, tools, settings)
     drawn = sampling(parameters, language, len(prompt), max_tokens, logprobs)
@@ -68,8 +68,8 @@ async def open_dialogue(
         prompts=(prompt,),
         sampling=drawn,
         stops=parameters.stops(),
-        count=parameters.n or 1,
-        visible=language.tokenizer.named(output.marks(bool(tools.functions))),
+        n=parameters.n or 1,
+        visible_tokens=language.tokenizer.special_ids_of(output.marks(bool(tools.functions))),
     )
     return ChatCompletion(completion, text, output, tools)
 
@@ -81,11 +81,11 @@ async def dialogue_prompt(
     variables: Mapping[str, Any],
 ) -> tuple[str, array[int]]:
     """The prompt as text and as ids. A model whose template knows no tools is taught them."""
-    if knows_tools(language):
+    if supports_tools(language):
         return await chat_prompt(language, messages, tools.definitions, variables)
-    written = with_written_calls(messages)
+    written = with_tool_calls_as_text(messages)
     if tools.functions:
-        written = with_taught_calls(written, tools.definitions, tools.forced)
+        written = with_tool_instructions(written, tools.definitions, tools.forced)
     return await chat_prompt(language, written, (), variables)
 
 

@@ -13,8 +13,10 @@ from starlette.types import ASGIApp
 
 from pomona.auth.api_keys import ApiKey, KeyLimits
 from pomona.errors import RequestError
+from pomona.queue_policy import QueuePolicy
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.generation.completion import Completion, GenerationStream
+from pomona_gateway.generation.choices import GenerationStream
+from pomona_gateway.generation.completion import Completion
 from pomona_gateway.http.json_response import JsonResponse
 from pomona_gateway.http.request_body import Body, parse_body, read_body
 from pomona_gateway.http.respond import StreamAnswer, while_connected
@@ -78,7 +80,7 @@ async def answer(
     visit = Visit(gateway, request.state.key)
     replies = visit.begin(completion, stream=True)
     try:
-        await while_connected(request.receive, replies.settle(SETTLE_S))
+        await while_connected(request.receive, replies.wait_for_first(SETTLE_S))
     except BaseException:
         visit.end(replies)
         raise
@@ -120,16 +122,18 @@ class Visit:
     def begin(self, completion: Completion, stream: bool) -> GenerationStream:
         """Begin the work. Raises RequestError when the key's limits or the engine refuse."""
         gateway = self._gateway
-        allowances = gateway.allowances
+        allowances = gateway.rate_limits
         placed = replace(
             completion,
-            share=self._name,
-            priority=INTERACTIVE if stream else BACKGROUND,
-            queue_share=(self._limits.queue_share or 100) / 100,
+            queue=QueuePolicy(
+                tenant=self._name,
+                priority=INTERACTIVE if stream else BACKGROUND,
+                queue_share=(self._limits.queue_share or 100) / 100,
+            ),
         )
         allowances.begin(self._name, self._limits, time.monotonic())
         try:
-            return GenerationStream(gateway.engine, gateway.metrics, placed)
+            return GenerationStream(gateway.pipelines, gateway.metrics, placed)
         except BaseException:
             allowances.end(self._name, 0, time.monotonic())
             raise
@@ -142,7 +146,7 @@ class Visit:
         replies.close()
         usage = replies.usage
         now = time.monotonic()
-        self._gateway.allowances.end(self._name, usage.prompt + usage.reply, now)
+        self._gateway.rate_limits.end(self._name, usage.prompt + usage.reply, now)
         self._gateway.metrics.key_used(self._name, usage.prompt, usage.reply)
         if self._key is not None:
             self._gateway.usage.add(self._key, usage.prompt, usage.reply, time.time())

@@ -15,14 +15,15 @@ from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
 from pomona_gateway.generation.chat import (
-    CallPiece,
     ChatCompletion,
-    DialogueReplies,
+    ChatDelta,
+    ChatReply,
+    ChatStream,
+    ToolCallDelta,
     Tools,
-    Turn,
-    WholeReply,
 )
-from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
+from pomona_gateway.generation.completion import Completion
 from pomona_gateway.http.common.prepare_chat import open_dialogue, shaped
 from pomona_gateway.http.common.run_request import answer, gateway_of, receive
 from pomona_gateway.http.common.sampling_parameters import sampling
@@ -120,36 +121,36 @@ class LineWriter:
         return orjson.dumps({"error": error.message}) + b"\n"
 
     async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
-        [reply] = await DialogueReplies(self._dialogue, replies).whole(pause_s)
+        [reply] = await ChatStream(self._dialogue, replies).collect(pause_s)
         return {**self._object(reply), **self._end(replies, reply.finish)}
 
     async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
-        calling = WholeReply()
-        async with aclosing(DialogueReplies(self._dialogue, replies).turns(pause_s)) as turns:
+        calling = ChatReply()
+        async with aclosing(ChatStream(self._dialogue, replies).deltas(pause_s)) as turns:
             async for turn in turns:
-                if isinstance(turn, Waiting):
+                if isinstance(turn, PromptProgress):
                     continue
                 for part in turn.parts:
-                    reply = WholeReply()
-                    if isinstance(part, CallPiece):
+                    reply = ChatReply()
+                    if isinstance(part, ToolCallDelta):
                         # Ollama has whole calls only.
-                        calling.add(Turn(0, (part,)))
-                        if not part.ends:
+                        calling.add(ChatDelta(0, (part,)))
+                        if not part.last:
                             continue
-                        reply, calling = calling, WholeReply()
+                        reply, calling = calling, ChatReply()
                     else:
-                        reply.add(Turn(0, (part,)))
+                        reply.add(ChatDelta(0, (part,)))
                     yield orjson.dumps({**self._object(reply), "done": False}) + b"\n"
                 if turn.finish is not None:
                     end = {**self._object(calling), **self._end(replies, turn.finish)}
                     yield orjson.dumps(end) + b"\n"
 
-    def _object(self, reply: WholeReply) -> dict[str, Any]:
+    def _object(self, reply: ChatReply) -> dict[str, Any]:
         head = {
             "model": self._dialogue.completion.model,
             "created_at": timestamp(time.time()),
         }
-        thinking = {"thinking": reply.thought} if reply.thought else {}
+        thinking = {"thinking": reply.reasoning} if reply.reasoning else {}
         if self._kind == "generate":
             return {**head, "response": reply.text, **thinking}
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, **thinking}
@@ -158,7 +159,7 @@ class LineWriter:
                 {
                     "id": call.id,
                     "function": {
-                        "index": call.place,
+                        "index": call.index,
                         "name": call.name,
                         "arguments": call.input,
                     },

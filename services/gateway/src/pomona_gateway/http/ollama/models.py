@@ -18,7 +18,7 @@ from pomona_gateway.http.common.run_request import gateway_of, receive
 from pomona_gateway.http.json_response import JsonResponse
 from pomona_gateway.http.ollama.chat_request import ShowRequest
 from pomona_gateway.text import LanguageModel
-from pomona_gateway.text.prompts import knows_tools
+from pomona_gateway.text.prompts import supports_tools
 
 FOREVER = "9999-12-31T23:59:59Z"
 
@@ -26,7 +26,7 @@ FOREVER = "9999-12-31T23:59:59Z"
 async def tags(request: Request) -> Response:
     """Every model of the cluster."""
     gateway = gateway_of(request)
-    names = gateway.catalogue.names()
+    names = gateway.models.names()
     return JsonResponse({"models": [_entry(gateway, name) for name in names]})
 
 
@@ -38,9 +38,9 @@ async def ps(request: Request) -> Response:
             **_entry(gateway, name),
             "expires_at": FOREVER,
             "size_vram": _size(gateway, name),
-            "context_length": gateway.catalogue.context_length(name) or 0,
+            "context_length": gateway.models.context_length(name) or 0,
         }
-        for name in sorted(gateway.engine.proven_epochs())
+        for name in sorted(gateway.verified_routes.epochs())
     ]
     return JsonResponse({"models": models})
 
@@ -53,7 +53,7 @@ async def show(request: Request) -> Response:
     facts = language.facts
     template = language.templates.get("default")
     abilities = ["completion"]
-    if knows_tools(language):
+    if supports_tools(language):
         abilities.append("tools")
     if language.output.harmony or language.output.thought is not None:
         abilities.append("thinking")
@@ -83,11 +83,11 @@ async def version(request: Request) -> Response:
 def find(gateway: Gateway, name: str) -> tuple[str, LanguageModel]:
     """A model by its name, which Ollama's clients may end with ``:latest``."""
     try:
-        return gateway.catalogue.find(name)
+        return gateway.models.find(name)
     except RequestError as error:
         if error.status != 404 or not name.endswith(":latest"):
             raise
-        return gateway.catalogue.find(name.removesuffix(":latest"))
+        return gateway.models.find(name.removesuffix(":latest"))
 
 
 def timestamp(seconds: float) -> str:
@@ -95,16 +95,16 @@ def timestamp(seconds: float) -> str:
 
 
 def _size(gateway: Gateway, name: str) -> int:
-    return sum(stage.total_bytes for stage in gateway.engine.table.stages(name))
+    return sum(stage.total_bytes for stage in gateway.route_table.stages(name))
 
 
 def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
-    pipeline = gateway.engine.table.pipelines[name]
-    details = _details(gateway.catalogue.facts(name))
+    pipeline = gateway.route_table.pipelines[name]
+    details = _details(gateway.models.facts(name))
     return {
         "name": name,
         "model": name,
-        "modified_at": timestamp(gateway.catalogue.created(name)),
+        "modified_at": timestamp(gateway.models.created(name)),
         "size": _size(gateway, name),
         "digest": hashlib.sha256(f"{name} {pipeline.source}".encode()).hexdigest(),
         "details": {

@@ -14,15 +14,15 @@ from starlette.types import ASGIApp
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.chat import (
-    CallPiece,
     ChatCompletion,
-    DialogueReplies,
+    ChatDelta,
+    ChatPart,
+    ChatReply,
+    ChatStream,
     ToolCall,
-    Turn,
-    TurnPart,
-    WholeReply,
+    ToolCallDelta,
 )
-from pomona_gateway.generation.completion import GenerationStream, Waiting
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.detokenizer import TokenLogprob
 from pomona_gateway.grammar import Shape
 from pomona_gateway.http import sse
@@ -169,17 +169,17 @@ class ChatWriter:
 
     async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
         """One object with every reply."""
-        read = DialogueReplies(self._dialogue, replies)
+        read = ChatStream(self._dialogue, replies)
         choices = [
             {
                 "index": index,
                 "message": message_object(reply),
-                "logprobs": self._logprobs(reply.chances),
+                "logprobs": self._logprobs(reply.logprobs),
                 "finish_reason": reply.finish,
             }
-            for index, reply in enumerate(await read.whole(pause_s))
+            for index, reply in enumerate(await read.collect(pause_s))
         ]
-        usage = usage_object(replies.usage, read.thought_tokens)
+        usage = usage_object(replies.usage, read.reasoning_tokens)
         return {**self._head, "choices": choices, "usage": usage}
 
     async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
@@ -188,11 +188,11 @@ class ChatWriter:
         counted = options is not None and options.include_usage
         head = {**self._head, "usage": None} if counted else self._head
         begun: set[int] = set()
-        read = DialogueReplies(self._dialogue, replies)
+        read = ChatStream(self._dialogue, replies)
         yield sse.comment("accepted")
-        async with aclosing(read.turns(pause_s)) as turns:
+        async with aclosing(read.deltas(pause_s)) as turns:
             async for turn in turns:
-                if isinstance(turn, Waiting):
+                if isinstance(turn, PromptProgress):
                     yield sse.comment(str(turn))
                     continue
                 if turn.index not in begun:
@@ -202,12 +202,12 @@ class ChatWriter:
                 for choice in self._choices(turn):
                     yield sse.data({**head, "choices": [choice]})
         if counted:
-            usage = usage_object(replies.usage, read.thought_tokens)
+            usage = usage_object(replies.usage, read.reasoning_tokens)
             yield sse.data({**head, "choices": [], "usage": usage})
         yield sse.DONE
 
-    def _choices(self, turn: Turn) -> Iterator[dict[str, Any]]:
-        chances = turn.chances
+    def _choices(self, turn: ChatDelta) -> Iterator[dict[str, Any]]:
+        chances = turn.logprobs
         deltas = [delta_object(part) for part in turn.parts]
         for delta in deltas or ([{"content": ""}] if chances else []):
             yield self._choice(turn.index, delta, chances)
@@ -247,28 +247,28 @@ class ChatWriter:
         }
 
 
-def message_object(reply: WholeReply) -> dict[str, Any]:
+def message_object(reply: ChatReply) -> dict[str, Any]:
     """OpenAI's assistant message."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
-    if reply.thought:
-        message["reasoning_content"] = reply.thought
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
     if reply.calls:
         message["content"] = reply.text or None
         message["tool_calls"] = [call_object(call) for call in reply.calls]
     return message
 
 
-def delta_object(part: TurnPart) -> dict[str, Any]:
+def delta_object(part: ChatPart) -> dict[str, Any]:
     match part:
         case TextDelta(text=text):
             return {"content": text}
         case ReasoningDelta(text=text):
             return {"reasoning_content": text}
-        case CallPiece(begins=True):
-            whole = call_object(ToolCall(part.id, part.place, part.name, part.arguments))
-            return {"tool_calls": [{"index": part.place, **whole}]}
-        case CallPiece():
-            piece = {"index": part.place, "function": {"arguments": part.arguments}}
+        case ToolCallDelta(first=True):
+            whole = call_object(ToolCall(part.id, part.index, part.name, part.arguments))
+            return {"tool_calls": [{"index": part.index, **whole}]}
+        case ToolCallDelta():
+            piece = {"index": part.index, "function": {"arguments": part.arguments}}
             return {"tool_calls": [piece]}
 
 

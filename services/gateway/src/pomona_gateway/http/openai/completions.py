@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
-from pomona_gateway.generation.detokenizer import Piece, TokenLogprob
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
+from pomona_gateway.generation.completion import Completion
+from pomona_gateway.generation.detokenizer import ReplyDelta, TokenLogprob
 from pomona_gateway.http import sse
 from pomona_gateway.http.common.prepare_chat import shaped
 from pomona_gateway.http.common.run_request import answer, gateway_of, receive
@@ -63,7 +64,7 @@ async def translate(
     gateway: Gateway, asked: CompletionRequest
 ) -> tuple[Completion, tuple[str, ...]]:
     """The dialect's request as the gateway's own, and the prompts as text."""
-    name, language = gateway.catalogue.find(asked.model)
+    name, language = gateway.models.find(asked.model)
     texts, prompts = await read_prompts(asked.prompt, language, "prompt")
     limit = DEFAULT_MAX_TOKENS if asked.max_tokens is None else max(asked.max_tokens, 1)
     scored = asked.logprobs if asked.echo else None
@@ -77,7 +78,7 @@ async def translate(
         prompts=prompts,
         sampling=replace(drawn, max_tokens=limit, prompt_logprobs=scored),
         stops=asked.stops(),
-        count=asked.n or 1,
+        n=asked.n or 1,
         prompt_only=asked.max_tokens == 0,
     )
     return completion, texts
@@ -118,12 +119,12 @@ class Written:
     """One whole reply as it grows."""
 
     text: list[str] = field(default_factory=list[str])
-    chances: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     finish: str | None = None
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: ReplyDelta) -> None:
         self.text.append(piece.text)
-        self.chances += piece.chances
+        self.logprobs += piece.logprobs
         self.finish = piece.finish
 
 
@@ -137,11 +138,11 @@ class CompletionWriter:
     ) -> None:
         self._asked = asked
         self._tokenizer = completion.language.tokenizer
-        self._count = completion.replies
+        self._count = completion.choice_count
         self._echoes = [
             Echo(self._tokenizer, prompt, text, asked.logprobs is not None)
             for prompt, text in zip(completion.prompts, texts, strict=True)
-            for _ in range(completion.count if asked.echo else 0)
+            for _ in range(completion.n if asked.echo else 0)
         ]
         self._head = answer_head("text_completion", "cmpl", completion)
 
@@ -154,12 +155,12 @@ class CompletionWriter:
             written[index].add(echo.begin())
         async with aclosing(replies.events(pause_s)) as events:
             async for event in events:
-                if isinstance(event, Waiting):
+                if isinstance(event, PromptProgress):
                     continue
                 index, piece = event
                 written[index].add(self._placed(index, piece))
         choices = [
-            self._choice(index, "".join(x.text), x.chances, x.finish)
+            self._choice(index, "".join(x.text), x.logprobs, x.finish)
             for index, x in enumerate(written)
         ]
         return {**self._head, "choices": choices, "usage": usage_object(replies.usage)}
@@ -171,27 +172,28 @@ class CompletionWriter:
         yield sse.comment("accepted")
         for index, echo in enumerate(self._echoes):
             piece = echo.begin()
-            choice = self._choice(index, piece.text, piece.chances, None)
+            choice = self._choice(index, piece.text, piece.logprobs, None)
             yield sse.data({**head, "choices": [choice]})
         async with aclosing(replies.events(pause_s)) as events:
             async for event in events:
-                if isinstance(event, Waiting):
+                if isinstance(event, PromptProgress):
                     yield sse.comment(str(event))
                     continue
                 index, piece = event
                 piece = self._placed(index, piece)
-                choice = self._choice(index, piece.text, piece.chances, piece.finish)
+                choice = self._choice(index, piece.text, piece.logprobs, piece.finish)
                 yield sse.data({**head, "choices": [choice]})
         if counted:
             yield sse.data({**head, "choices": [], "usage": usage_object(replies.usage)})
         yield sse.DONE
 
-    def _placed(self, index: int, piece: Piece) -> Piece:
+    def _placed(self, index: int, piece: ReplyDelta) -> ReplyDelta:
         """A part of a reply as it stands in the whole text."""
         if not self._echoes:
             return piece
         echo = self._echoes[index]
-        return echo.shifted(piece) if piece.prompt is None else echo.take(piece.prompt)
+        prompt = piece.prompt_logprobs
+        return echo.shifted(piece) if prompt is None else echo.take(prompt)
 
     def _choice(
         self, index: int, text: str, chances: Sequence[TokenLogprob], finish: str | None

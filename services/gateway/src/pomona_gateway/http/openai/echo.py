@@ -6,8 +6,12 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pomona_gateway.generation.detokenizer import Piece, TokenLogprob
-from pomona_gateway.pipeline.prompt_results import Alternatives, PromptScores
+from pomona_gateway.generation.detokenizer import (
+    ReplyDelta,
+    TokenLogprob,
+    incremental_decoder,
+)
+from pomona_gateway.pipeline.prompt_results import PromptLogprobs, TopLogprobs
 from pomona_gateway.text import Tokenizer
 
 
@@ -21,28 +25,28 @@ class Echo:
 
     def __init__(self, tokenizer: Tokenizer, prompt: array[int], text: str, scored: bool) -> None:
         self._special = tokenizer.special_ids
-        self._decoder = tokenizer.decoder(self._special)
+        self._decoder = incremental_decoder(tokenizer, self._special)
         self._prompt = prompt
         self._text = text
         self._scored = scored
         self._next = 0
         self._decoded = 0
 
-    def begin(self) -> Piece:
+    def begin(self) -> ReplyDelta:
         """What is known at once: the whole text, or the first token, which has no chance."""
-        return self._advance([(None, ())]) if self._scored else Piece(self._text)
+        return self._advance([(None, ())]) if self._scored else ReplyDelta(self._text)
 
-    def take(self, scores: PromptScores) -> Piece:
+    def take(self, scores: PromptLogprobs) -> ReplyDelta:
         """The tokens whose log-probabilities came."""
         return self._advance(zip(scores.logprobs, scores.top, strict=True))
 
-    def shifted(self, piece: Piece) -> Piece:
+    def shifted(self, piece: ReplyDelta) -> ReplyDelta:
         """A part of the reply as it stands behind the prompt."""
         begin = len(self._text)
-        chances = tuple(replace(x, offset=x.offset + begin) for x in piece.chances)
-        return replace(piece, chances=chances)
+        chances = tuple(replace(x, offset=x.offset + begin) for x in piece.logprobs)
+        return replace(piece, logprobs=chances)
 
-    def _advance(self, scores: Iterable[tuple[float | None, Alternatives]]) -> Piece:
+    def _advance(self, scores: Iterable[tuple[float | None, TopLogprobs]]) -> ReplyDelta:
         begin = self._offset
         chances: list[TokenLogprob] = []
         for logprob, top in scores:
@@ -51,7 +55,7 @@ class Echo:
             self._next += 1
             self._decode(token)
         end = self._offset if self._next < len(self._prompt) else len(self._text)
-        return Piece(self._text[begin:end], tuple(chances))
+        return ReplyDelta(self._text[begin:end], tuple(chances))
 
     @property
     def _offset(self) -> int:

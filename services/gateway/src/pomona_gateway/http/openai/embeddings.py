@@ -20,7 +20,8 @@ from starlette.responses import Response
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona.models import ModelFacts
-from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
+from pomona_gateway.generation.completion import Completion
 from pomona_gateway.http.common.run_request import answer_whole, gateway_of, receive
 from pomona_gateway.http.common.sampling_parameters import Label
 from pomona_gateway.http.openai.completions import Ids, Text, read_prompts
@@ -54,7 +55,7 @@ class EmbeddingRequest(Body):
 async def embeddings(request: Request) -> Response:
     """Answer one request for embeddings."""
     asked = await receive(request, EmbeddingRequest)
-    name, language = gateway_of(request).catalogue.find(asked.model)
+    name, language = gateway_of(request).models.find(asked.model)
     refuse(name, language.facts, asked)
     _, prompts = await read_prompts(asked.input, language, "input")
     longest = max(len(prompt) for prompt in prompts)
@@ -70,7 +71,7 @@ async def embeddings(request: Request) -> Response:
         language=language,
         prompts=prompts,
         sampling=Sampling(max_tokens=1, temperature=0.0, embedding=True),
-        at_once=AT_ONCE,
+        max_concurrent=AT_ONCE,
         prompt_only=True,
     )
     return await answer_whole(request, completion, partial(_written, asked, completion))
@@ -105,7 +106,7 @@ async def _written(
     vectors: dict[int, array[float]] = {}
     async with aclosing(replies.events(pause_s)) as events:
         async for event in events:
-            if not isinstance(event, Waiting) and event[1].embedding is not None:
+            if not isinstance(event, PromptProgress) and event[1].embedding is not None:
                 vectors[event[0]] = event[1].embedding.vector
     normalized = completion.language.facts.normalized
     data = [
@@ -114,7 +115,7 @@ async def _written(
             "index": index,
             "embedding": _numbers(vectors[index], normalized, asked.encoding_format == "base64"),
         }
-        for index in range(completion.replies)
+        for index in range(completion.choice_count)
     ]
     count = replies.usage.prompt
     usage = {"prompt_tokens": count, "total_tokens": count}

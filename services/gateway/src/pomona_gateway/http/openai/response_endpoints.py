@@ -40,7 +40,7 @@ async def delete_response(request: Request) -> Response:
     parse_query(NoQuery, request)
     _find(request)
     name: str = request.path_params["response"]
-    gateway_of(request).conversations.forget(name, share_of(request))
+    gateway_of(request).response_store.forget(name, share_of(request))
     return JsonResponse({"id": name, "object": "response", "deleted": True})
 
 
@@ -70,7 +70,7 @@ async def input_items(request: Request) -> Response:
 
 def _find(request: Request) -> Conversation:
     name: str = request.path_params["response"]
-    found = gateway_of(request).conversations.find(name, share_of(request))
+    found = gateway_of(request).response_store.find(name, share_of(request))
     if found is None:
         message = f"there is no response {name!r}, or it is forgotten, or it was not to be stored"
         raise RequestError(404, "response_not_found", message, "response_id")

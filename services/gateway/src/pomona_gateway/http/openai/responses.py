@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.generation.chat import ChatCompletion, DialogueReplies, WholeReply
-from pomona_gateway.generation.completion import GenerationStream, Waiting
+from pomona_gateway.generation.chat import ChatCompletion, ChatReply, ChatStream
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.http import sse
 from pomona_gateway.http.common.prepare_chat import open_dialogue
 from pomona_gateway.http.common.run_request import answer, gateway_of, receive, share_of
@@ -32,7 +32,7 @@ async def responses(request: Request) -> Response | ASGIApp:
     share = share_of(request)
     earlier: tuple[dict[str, Any], ...] = ()
     if asked.previous_response_id is not None:
-        found = gateway.conversations.find(asked.previous_response_id, share)
+        found = gateway.response_store.find(asked.previous_response_id, share)
         if found is None:
             message = f"there is no response {asked.previous_response_id!r}, or it is forgotten"
             name = "previous_response_id"
@@ -51,7 +51,7 @@ async def responses(request: Request) -> Response | ASGIApp:
     )
     keeper = None
     if asked.store is not False:
-        keeper = Keeper(gateway.conversations, share, turns, asked.items())
+        keeper = Keeper(gateway.response_store, share, turns, asked.items())
     writer = ResponseWriter(asked, dialogue, keeper)
     return await answer(request, dialogue.completion, writer, bool(asked.stream))
 
@@ -75,10 +75,10 @@ class Keeper:
         self._turns = turns
         self._items = items
 
-    def keep(self, reply: WholeReply, response: dict[str, Any]) -> None:
+    def keep(self, reply: ChatReply, response: dict[str, Any]) -> None:
         turn: dict[str, Any] = {"role": "assistant", "content": reply.text}
-        if reply.thought:
-            turn["reasoning_content"] = reply.thought
+        if reply.reasoning:
+            turn["reasoning_content"] = reply.reasoning
         if reply.calls:
             turn["tool_calls"] = [
                 {
@@ -115,27 +115,28 @@ class ResponseWriter:
         last: dict[str, Any] = {}
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
-                last = last if isinstance(event, Waiting) else event
+                last = last if isinstance(event, PromptProgress) else event
         return last["response"]
 
     async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
         async with aclosing(self._events(replies, pause_s)) as events:
             async for event in events:
-                yield sse.comment(str(event)) if isinstance(event, Waiting) else self._event(event)
+                waiting = isinstance(event, PromptProgress)
+                yield sse.comment(str(event)) if waiting else self._event(event)
 
     async def _events(
         self, replies: GenerationStream, pause_s: float
-    ) -> AsyncGenerator[dict[str, Any] | Waiting]:
+    ) -> AsyncGenerator[dict[str, Any] | PromptProgress]:
         """The events of a response, and signs of life between them."""
         begun = self._object("in_progress", [])
         yield {"type": "response.created", "response": begun}
         yield {"type": "response.in_progress", "response": begun}
         items = OutputItems()
-        read = DialogueReplies(self._dialogue, replies)
-        reply = WholeReply()
-        async with aclosing(read.turns(pause_s)) as turns:
+        read = ChatStream(self._dialogue, replies)
+        reply = ChatReply()
+        async with aclosing(read.deltas(pause_s)) as turns:
             async for turn in turns:
-                if isinstance(turn, Waiting):
+                if isinstance(turn, PromptProgress):
                     yield turn
                     continue
                 reply.add(turn)
@@ -147,7 +148,7 @@ class ResponseWriter:
         body = self._object(status, items.output)
         if status == "incomplete":
             body["incomplete_details"] = {"reason": "max_output_tokens"}
-        body["usage"] = _usage(replies, read.thought_tokens)
+        body["usage"] = _usage(replies, read.reasoning_tokens)
         if self._keeper is not None:
             self._keeper.keep(reply, body)
         yield {"type": f"response.{status}", "response": body}

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from pomona_gateway.generation.chat import CallPiece, Turn
+from pomona_gateway.generation.chat import ChatDelta, ToolCallDelta
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
 
 
@@ -20,7 +20,7 @@ class OutputItems:
         self._text = ""
         self._call: dict[str, str] = {}
 
-    def write(self, turn: Turn) -> Iterator[dict[str, Any]]:
+    def write(self, turn: ChatDelta) -> Iterator[dict[str, Any]]:
         """The events of what a turn adds."""
         for part in turn.parts:
             match part:
@@ -32,7 +32,7 @@ class OutputItems:
                     yield from self._in("reasoning")
                     self._text += text
                     yield self._event("response.reasoning_text.delta", delta=text)
-                case CallPiece():
+                case ToolCallDelta():
                     yield from self._calling(part)
 
     def close(self, status: str = "completed") -> Iterator[dict[str, Any]]:
@@ -64,8 +64,8 @@ class OutputItems:
         yield {**self._place("response.output_item.added"), "item": item}
         yield self._event("response.content_part.added", part=self._part(""))
 
-    def _calling(self, piece: CallPiece) -> Iterator[dict[str, Any]]:
-        if piece.begins:
+    def _calling(self, piece: ToolCallDelta) -> Iterator[dict[str, Any]]:
+        if piece.first:
             yield from self.close()
             self._kind, self._text, self._id = "function_call", "", f"fc_{secrets.token_hex(12)}"
             self._call = {"call_id": piece.id, "name": piece.name}
@@ -75,7 +75,7 @@ class OutputItems:
             self._text += piece.arguments
             place = {**self._place("response.function_call_arguments.delta"), "item_id": self._id}
             yield {**place, "delta": piece.arguments}
-        if piece.ends:
+        if piece.last:
             yield from self.close()
 
     def _call_item(self, status: str) -> dict[str, Any]:
