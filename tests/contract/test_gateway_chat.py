@@ -161,7 +161,7 @@ def test_n_replies_have_seeds_of_their_own(client: openai.OpenAI, cluster: Scrip
 def test_logprobs_name_every_token_of_the_text(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = lambda _: say(REPLY, chances=chances)
+    cluster.head.script = lambda _: say(REPLY, logprobs=chances)
     reply = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "hi"}], logprobs=True, top_logprobs=2
     )
@@ -194,7 +194,7 @@ def test_a_full_head_is_a_429_with_retry_after_even_for_a_stream(
 def test_a_text_completion_continues_text_or_ids_and_can_echo_it(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = lambda _: say(REPLY, chances=chances)
+    cluster.head.script = lambda _: say(REPLY, logprobs=chances)
     reply = client.completions.create(model=MODEL, prompt="hello", logprobs=1, max_tokens=100)
     assert reply.choices[0].text == REPLY
     logprobs = reply.choices[0].logprobs

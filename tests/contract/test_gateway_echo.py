@@ -29,7 +29,7 @@ def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
 
 def say(text: str, **script: Any) -> Script:
     ids = tuple(TOKENIZER.encode(text, chat=True))
-    return Script(ids=ids, end=end_id(), chances=chances, **script)
+    return Script(ids=ids, end=end_id(), logprobs=chances, **script)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_a_failed_epoch_leaves_each_log_probability_once(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     def script(submitted: Any) -> Script:
-        return say("hello!", fail_scores_after=2 if submitted.submit.attempt == 0 else None)
+        return say("hello!", fail_logprobs_after=2 if submitted.submit.attempt == 0 else None)
 
     cluster.head.script = script
     ids = list(TOKENIZER.encode("what is said again?", chat=False))

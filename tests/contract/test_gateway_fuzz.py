@@ -162,7 +162,7 @@ def test_mutated_bodies_are_answered_or_refused_and_leave_nothing_behind(
         # What grows is to be the gateway's memory, not the double's.
         cluster.head.submitted.clear()
         cluster.head.cancelled.clear()
-        return say("A", chances=chances)
+        return say("A", logprobs=chances)
 
     cluster.head.script = script
     chance = random.Random(6)

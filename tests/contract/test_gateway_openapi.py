@@ -57,7 +57,7 @@ api = schemathesis.openapi.from_dict(
 @pytest.fixture(scope="module")
 def kept(gateway: GatewayThread, cluster: ScriptedCluster) -> str:
     """The id of a response that is kept. Every token is told its chances from here on."""
-    cluster.head.script = lambda _: say("A", chances=chances)
+    cluster.head.script = lambda _: say("A", logprobs=chances)
     answer = httpx.post(f"{gateway.url}/v1/responses", json={"model": MODEL, "input": "x"})
     return str(answer.json()["id"])
 

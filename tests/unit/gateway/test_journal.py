@@ -256,8 +256,8 @@ def test_each_log_probability_is_delivered_once_and_in_order(
                 out += journal.on_routes({"m": replace(ONE, epoch=number)}, now)
             case _:
                 out += journal.on_messages_lost(number, now)
-    events = [x.event for x in out if isinstance(x, Deliver)]
-    values = [x for event in events if isinstance(event, PromptLogprobs) for x in event.logprobs]
+    arrived = [x.event for x in out if isinstance(x, Deliver)]
+    values = [x for event in arrived if isinstance(event, PromptLogprobs) for x in event.logprobs]
     assert values == [-float(n) for n in range(len(values))]
     assert len(values) <= 8
 
