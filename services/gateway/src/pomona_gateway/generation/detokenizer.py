@@ -98,7 +98,7 @@ class Detokenizer:
         return ReplyDelta(released, self._released_logprobs(), token.finish)
 
     def _released_logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Takes the tokens whose whole text is released."""
+        """Takes the tokens whose text is completely released."""
         out: list[TokenLogprob] = []
         while self._pending and self._pending[0][0] <= self._released:
             out.append(self._pending.popleft()[1])

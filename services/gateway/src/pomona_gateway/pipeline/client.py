@@ -5,7 +5,7 @@ A token takes these steps from the tail to the HTTP handler:
 1. :class:`TokenReceiver`, a thread, reads a batch of messages and calls the event loop once.
 2. :class:`PipelineClient` asks the journal, which drops stale and duplicate tokens.
 3. The client puts the token into the :class:`Inbox` of its request. There the event loop's
-   callback ends and the handler's own task goes on, so that a slow client delays nobody.
+   callback ends and the handler's own task goes on, so that a slow client delays no other.
 4. ``GenerationStream.receive`` takes it out and decodes it into text.
 
 The client carries out the journal's instructions and lives on the event loop; only links have

@@ -1,9 +1,9 @@
 """The journal of running requests. Pure: events in, instructions out, time is a parameter.
 
-The journal holds for each request what was asked and what was sent: the prompt, the ids
-emitted so far, the current attempt. It accepts a token, or log-probabilities of the prompt,
-only for the current attempt and the next index. :mod:`recovery` decides when a request is
-submitted again; the client then sees a pause.
+The journal holds the prompt of each request, the ids emitted so far and the current attempt. It
+accepts a token, or log-probabilities of the prompt, only for the current attempt and the next
+index. :mod:`~pomona_gateway.pipeline.recovery` decides when a request is submitted again; the
+client then sees a pause.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DropReason(StrEnum):
 
 @dataclass(slots=True)
 class Entry:
-    """One request: what was asked, what has arrived, and its attempts."""
+    """A request, the results that have arrived, and its attempts."""
 
     request: str
     sequence: SequenceRequest
@@ -125,7 +125,7 @@ class Journal:
         return out
 
     def on_token(self, token: Token, now: float) -> list[Instruction]:
-        """Accepts a token. The one with ``finish`` ends the request."""
+        """Accepts a token. A token with ``finish`` ends the request."""
         entry = self._current(token)
         if entry is None:
             return []

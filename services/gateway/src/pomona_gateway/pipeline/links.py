@@ -218,7 +218,7 @@ class HeadLinks:
             self._stopping.append(link)
 
     async def close(self) -> None:
-        """Sends what is queued and ends every thread."""
+        """Sends the queued messages and ends every thread."""
         for link in self._links.values():
             link.stop()
         for link in [*self._links.values(), *self._stopping]:

@@ -58,7 +58,7 @@ class Attempts:
     failed_route: Route | None = None
 
     def is_current(self, attempt: int) -> bool:
-        """Checks that an attempt is the one that runs."""
+        """Checks that an attempt is running."""
         return self.route is not None and attempt == self.number
 
     def start(self, route: Route, now: float) -> None:
