@@ -90,7 +90,7 @@ def test_a_stopped_process_is_killed(prompter: Prompter, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (JUST_BELOW * 1000, f"did not finish this text within {DEADLINE_S:g} s"),
+        (JUST_BELOW * 1000, f"had not finished this text after {DEADLINE_S:g} s"),
         ("x" * 40, "cannot split this text: .*retry-limit"),
         ("hello " * 20_000_000, "took too much memory"),
     ],
@@ -108,7 +108,7 @@ def test_a_text_that_takes_too_long_to_encode_is_a_400_and_the_next_text_works(
 def test_a_chat_that_takes_too_long_to_encode_is_an_error_of_the_tokenizer(
     prompter: Prompter,
 ) -> None:
-    with pytest.raises(RequestError, match="tokenizer did not finish") as caught:
+    with pytest.raises(RequestError, match="tokenizer had not finished") as caught:
         render(prompter, "{{ text }}", text=JUST_BELOW * 1000)
     assert caught.value.code == "invalid_text"
 

@@ -40,7 +40,7 @@ class _Step:
 
     def timeout(self, deadline_s: float) -> RequestError:
         return self.error(
-            f"the model's {self.worker} did not finish {self.work} within {deadline_s:g} s, "
+            f"the model's {self.worker} had not finished {self.work} after {deadline_s:g} s, "
             "or took too much memory"
         )
 
