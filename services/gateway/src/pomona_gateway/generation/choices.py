@@ -139,7 +139,7 @@ class GenerationStream:
         self._open.discard(index)
         running = self._sequences[index]
         self._pipelines.cancel(running)
-        self._metrics.finished(
+        self._metrics.observe_end(
             self.completion.model,
             reason,
             len(running.sequence.prompt),

@@ -132,7 +132,7 @@ class PipelineClient:
 
     def on_routes_changed(self) -> None:
         """Moves running requests to the current routes and stops links to former heads."""
-        self._metrics.caches(self._routes.pipelines.values())
+        self._metrics.set_cache_config(self._routes.pipelines.values())
         routes = self._routes.routes
         self._execute(self._journal.on_routes(routes, time.monotonic()))
         self._links.retain(routes.values())
@@ -315,9 +315,9 @@ class PipelineClient:
         self.progress += 1
         self._on_token(model)
         if running.sequence.measured:
-            self._metrics.token(model, running.received, running.timing, now)
+            self._metrics.observe_token(model, running.received, running.timing, now)
             if running.received == 0:
-                self._metrics.prompt(model, len(running.sequence.prompt), running.cached)
+                self._metrics.observe_prompt(model, len(running.sequence.prompt), running.cached)
         first = running.timing.first or now
         running.timing = replace(running.timing, first=first, last=now)
         running.received += 1
