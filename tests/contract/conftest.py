@@ -1,4 +1,4 @@
-"""A scripted cluster and a real gateway for each module of contract tests."""
+"""Fixtures: a scripted cluster and a real gateway for each module of contract tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from support.models.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, write_tiny_
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[ScriptedCluster]:
-    """Its model is called what the module's MODEL says, has its CHAT_TEMPLATE and its
-    CONTEXT_LENGTH, cuts texts by its CUT_BY, and answers its REPLY."""
+    """A cluster configured by constants of the test module: MODEL (name), CHAT_TEMPLATE,
+    CONTEXT_LENGTH, CUT_BY (regular expression of the tokenizer) and REPLY."""
     module = request.module
     template = getattr(module, "CHAT_TEMPLATE", TEMPLATE)
     length = getattr(module, "CONTEXT_LENGTH", CONTEXT_LENGTH)
@@ -36,7 +36,7 @@ def gateway(cluster: ScriptedCluster) -> Generator[GatewayThread]:
 
 @pytest.fixture
 def fresh(request: pytest.FixtureRequest, cluster: ScriptedCluster) -> None:
-    """The head answers the module's REPLY again, and has been asked nothing."""
+    """Resets the head's script to the module's REPLY, and its recorded messages."""
     reply = getattr(request.module, "REPLY", "A")
     cluster.head.script = lambda _: say(reply)
     cluster.head.submitted.clear()

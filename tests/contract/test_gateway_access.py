@@ -1,4 +1,4 @@
-"""Who may use the API: nobody needs a key on loopback, everybody else does."""
+"""API keys, their limits, host names and CORS."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ask(
     return httpx.post(f"{gateway.url}{path}", json=ASKED, headers=named, verify=False)
 
 
-def test_a_required_key_is_asked_for_in_the_form_of_each_dialect(gateway: GatewayThread) -> None:
+def test_missing_or_invalid_key_is_401_in_each_dialect(gateway: GatewayThread) -> None:
     for headers in ({}, {"authorization": "Bearer nope"}, {"x_api_key": "nope"}):
         answer = ask(gateway, **headers)
         assert answer.status_code == 401
@@ -55,7 +55,7 @@ def test_a_required_key_is_asked_for_in_the_form_of_each_dialect(gateway: Gatewa
     assert httpx.get(f"{gateway.url}/readyz", verify=False).status_code == 200
 
 
-def test_a_key_works_from_its_creation_to_its_revocation(
+def test_key_works_until_it_is_revoked(
     gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
 ) -> None:
     secret = keys.create("alice")
@@ -66,7 +66,7 @@ def test_a_key_works_from_its_creation_to_its_revocation(
     assert ask(gateway, x_api_key=secret).status_code == 401
 
 
-def test_limits_of_a_key_are_a_429_with_retry_after(gateway: GatewayThread, keys: KeyStore) -> None:
+def test_exceeded_key_limit_is_429_with_retry_after(gateway: GatewayThread, keys: KeyStore) -> None:
     secret = keys.create("slow", limits=KeyLimits(requests=1))
     assert ask(gateway, x_api_key=secret).status_code == 200
     answer = ask(gateway, x_api_key=secret)
@@ -74,7 +74,7 @@ def test_limits_of_a_key_are_a_429_with_retry_after(gateway: GatewayThread, keys
     assert 1 <= int(answer.headers["retry-after"]) <= 60
 
 
-def test_a_share_of_the_queue_goes_to_the_head_with_every_request(
+def test_queue_share_of_a_key_reaches_the_head(
     gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
 ) -> None:
     for name, limits, share in (("part", KeyLimits(queue_share=25), 0.25), ("whole", None, 1.0)):
@@ -82,7 +82,7 @@ def test_a_share_of_the_queue_goes_to_the_head_with_every_request(
         assert cluster.head.requests()[-1].submit.queue_share == share
 
 
-def test_what_a_key_has_used_outlives_the_gateway(cluster: ScriptedCluster, tmp_path: Path) -> None:
+def test_key_usage_survives_a_restart(cluster: ScriptedCluster, tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     secret = store.create("dora")
     for total in (1, 2):
@@ -97,7 +97,7 @@ def test_what_a_key_has_used_outlives_the_gateway(cluster: ScriptedCluster, tmp_
         assert used.last > store.list()[0].created
 
 
-def test_only_an_administrator_sees_metrics_which_count_by_key(
+def test_metrics_need_an_administrator_key_and_count_by_key(
     gateway: GatewayThread, keys: KeyStore
 ) -> None:
     user, administrator = keys.create("bob"), keys.create("root", "administrator")
@@ -109,13 +109,13 @@ def test_only_an_administrator_sees_metrics_which_count_by_key(
     assert user not in text
 
 
-def test_without_a_required_key_any_key_is_accepted(cluster: ScriptedCluster) -> None:
+def test_any_key_is_accepted_when_none_is_required(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster) as gateway:
         assert ask(gateway).status_code == 200
         assert ask(gateway, authorization="Bearer sk-anything").status_code == 200
 
 
-def test_other_host_names_are_refused(cluster: ScriptedCluster) -> None:
+def test_unknown_host_names_are_refused(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster, allowed_hosts=("mine.example",)) as gateway:
         for host in ("localhost:1", "127.0.0.1", "[::1]:52415", "near.local", "mine.example:80"):
             assert ask(gateway, host=host).status_code == 200, host
@@ -124,7 +124,7 @@ def test_other_host_names_are_refused(cluster: ScriptedCluster) -> None:
         assert answer.json()["error"]["code"] == "host_not_allowed"
 
 
-def test_cors_is_off_unless_an_origin_is_named(cluster: ScriptedCluster) -> None:
+def test_cors_is_off_unless_an_origin_is_configured(cluster: ScriptedCluster) -> None:
     origin = "https://chat.example"
     with running_gateway(cluster, cors_origins=(origin,)) as gateway:
         allowed = ask(gateway, origin=origin)
@@ -143,15 +143,13 @@ def test_cors_is_off_unless_an_origin_is_named(cluster: ScriptedCluster) -> None
         ({"tls_certificate": "missing", "tls_key": "missing"}, "No such file"),
     ],
 )
-def test_settings_that_would_be_unsafe_do_not_start(
-    tmp_path: Path, change: dict[str, Any], named: str
-) -> None:
+def test_unsafe_settings_stop_the_start(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     settings = GatewaySettings(port=0, state_dir=tmp_path, **change)
     with pytest.raises(ConfigurationError, match=named):
         asyncio.run(serve(settings, asyncio.Event()))
 
 
-def test_requests_carry_priority_by_how_they_are_asked(
+def test_streams_have_priority_over_whole_responses(
     gateway: GatewayThread, cluster: ScriptedCluster, keys: KeyStore
 ) -> None:
     secret = keys.create("carol")

@@ -1,4 +1,4 @@
-"""The gateway answers chats over real HTTP and real links, as OpenAI's own client asks."""
+"""Chats and text completions through OpenAI's own client, over real HTTP and real links."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=whole, verify=False)
 
 
-def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+def logprobs_of(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     return -0.5, ((token, -0.5), (65, -1.5))
 
 
@@ -36,7 +36,7 @@ def only(cluster: ScriptedCluster) -> Submitted:
     return submitted
 
 
-def test_a_whole_reply_has_text_finish_reason_and_usage(client: openai.OpenAI) -> None:
+def test_whole_reply_has_text_finish_reason_and_usage(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "hi"}]
     )
@@ -48,7 +48,7 @@ def test_a_whole_reply_has_text_finish_reason_and_usage(client: openai.OpenAI) -
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + length
 
 
-def test_a_streamed_reply_is_the_same_text_and_counts_when_asked(client: openai.OpenAI) -> None:
+def test_streamed_reply_has_the_same_text_and_usage_on_request(client: openai.OpenAI) -> None:
     chunks = list(
         client.chat.completions.create(
             model=MODEL,
@@ -65,9 +65,7 @@ def test_a_streamed_reply_is_the_same_text_and_counts_when_asked(client: openai.
     assert len({c.id for c in chunks}) == 1
 
 
-def test_the_prompt_is_the_rendered_template(
-    client: openai.OpenAI, cluster: ScriptedCluster
-) -> None:
+def test_prompt_is_the_rendered_template(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
     client.chat.completions.create(
         model=MODEL,
         messages=[
@@ -119,7 +117,7 @@ def test_every_sampling_parameter_reaches_the_head(
     assert set(sampling.stop_ids) == {3, end_id()}
 
 
-def test_defaults_are_openais_and_the_rest_of_the_context(
+def test_default_temperature_is_openais_and_max_tokens_the_rest_of_the_context(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     ask(gateway)
@@ -132,7 +130,7 @@ def test_defaults_are_openais_and_the_rest_of_the_context(
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
 @pytest.mark.parametrize("stop", ["world", ["x", "wörld"], ["hello wörld 😀, said 日本語", "😀"]])
-def test_a_stop_string_ends_the_reply_before_it_and_frees_the_caches(
+def test_reply_ends_before_a_stop_string(
     gateway: GatewayThread, cluster: ScriptedCluster, stop: str | list[str], batch: int
 ) -> None:
     cluster.head.script = lambda _: say(REPLY, batch=batch)
@@ -143,13 +141,13 @@ def test_a_stop_string_ends_the_reply_before_it_and_frees_the_caches(
     assert body["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_stop_string_cancels_the_rest(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
+def test_stop_string_cancels_the_request(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
     cluster.head.script = lambda _: say(REPLY * 8, step_s=0.01)
     assert ask(gateway, stop="w").json()["choices"][0]["message"]["content"] == "hello "
     wait_for(lambda: cluster.head.cancelled, "a cancel")
 
 
-def test_n_replies_have_seeds_of_their_own(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
+def test_n_replies_have_different_seeds(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
     reply = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "hi"}], n=3, seed=7
     )
@@ -158,10 +156,10 @@ def test_n_replies_have_seeds_of_their_own(client: openai.OpenAI, cluster: Scrip
     assert [x.submit.sampling.seed for x in cluster.head.requests()] == [7, 8, 9]
 
 
-def test_logprobs_name_every_token_of_the_text(
+def test_logprobs_cover_every_token_of_the_text(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = lambda _: say(REPLY, chances=chances)
+    cluster.head.script = lambda _: say(REPLY, logprobs=logprobs_of)
     reply = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "hi"}], logprobs=True, top_logprobs=2
     )
@@ -173,13 +171,15 @@ def test_logprobs_name_every_token_of_the_text(
     assert [t.token for t in logprobs.content[0].top_logprobs] == ["hello", "A"]
 
 
-def test_cached_prompt_tokens_are_counted(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
+def test_usage_reports_cached_prompt_tokens(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
     cluster.head.script = lambda _: say(REPLY, cached=5)
     usage = ask(gateway).json()["usage"]
     assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
 
 
-def test_a_full_head_is_a_429_with_retry_after_even_for_a_stream(
+def test_full_queue_is_429_with_retry_after_even_for_a_stream(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     full = Rejected("", 0, 429, "queue_full", "32 requests wait", 90)
@@ -191,10 +191,10 @@ def test_a_full_head_is_a_429_with_retry_after_even_for_a_stream(
         assert answer.json()["error"]["code"] == "queue_full"
 
 
-def test_a_text_completion_continues_text_or_ids_and_can_echo_it(
+def test_text_completion_accepts_text_or_ids_and_echoes_them(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = lambda _: say(REPLY, chances=chances)
+    cluster.head.script = lambda _: say(REPLY, logprobs=logprobs_of)
     reply = client.completions.create(model=MODEL, prompt="hello", logprobs=1, max_tokens=100)
     assert reply.choices[0].text == REPLY
     logprobs = reply.choices[0].logprobs
@@ -209,12 +209,12 @@ def test_a_text_completion_continues_text_or_ids_and_can_echo_it(
     assert cluster.head.requests()[-1].ids == [259, 65]
 
 
-def test_a_streamed_text_completion_is_the_same_text(client: openai.OpenAI) -> None:
+def test_streamed_text_completion_has_the_same_text(client: openai.OpenAI) -> None:
     chunks = client.completions.create(model=MODEL, prompt="ab", stream=True, max_tokens=100)
     assert "".join(chunk.choices[0].text for chunk in chunks) == REPLY
 
 
-def test_several_prompts_have_their_replies_in_order(client: openai.OpenAI) -> None:
+def test_replies_to_several_prompts_are_in_order(client: openai.OpenAI) -> None:
     reply = client.completions.create(
         model=MODEL, prompt=["one", "two"], n=2, echo=True, max_tokens=1
     )
@@ -223,14 +223,14 @@ def test_several_prompts_have_their_replies_in_order(client: openai.OpenAI) -> N
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (6, 4)
 
 
-def test_a_reply_of_no_tokens_is_empty(client: openai.OpenAI) -> None:
+def test_max_tokens_0_gives_an_empty_reply(client: openai.OpenAI) -> None:
     reply = client.completions.create(model=MODEL, prompt="one", max_tokens=0)
     assert (reply.choices[0].text, reply.choices[0].finish_reason) == ("", "length")
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 0
 
 
-def test_of_two_limits_the_lower_one_holds(client: openai.OpenAI) -> None:
+def test_lower_of_two_token_limits_applies(client: openai.OpenAI) -> None:
     for limits in ((2, 1), (1, 2)):
         reply = client.chat.completions.create(
             model=MODEL,
@@ -253,7 +253,7 @@ def test_of_two_limits_the_lower_one_holds(client: openai.OpenAI) -> None:
         ({"prompt": [999999]}, "prompt"),
     ],
 )
-def test_what_completions_cannot_do_is_refused(
+def test_unsupported_completion_parameters_are_refused(
     gateway: GatewayThread, change: dict[str, Any], param: str
 ) -> None:
     body = {"model": MODEL, "prompt": "x", **change}

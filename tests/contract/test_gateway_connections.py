@@ -1,4 +1,4 @@
-"""No client holds a connection without asking, by slow or endless headers, or by silence."""
+"""Deadlines and limits of a client's headers, and HTTPS."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PATIENCE_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def hasty(cluster: ScriptedCluster) -> Iterator[GatewayThread]:
-    """A gateway that waits for headers only a moment."""
+def short_deadline(cluster: ScriptedCluster) -> Iterator[GatewayThread]:
+    """A gateway with a short deadline for headers."""
     with running_gateway(cluster, headers_deadline_s=0.3) as gateway:
         yield gateway
 
@@ -40,7 +40,7 @@ def connect(gateway: GatewayThread) -> socket.socket:
 
 
 def read_all(raw: socket.socket) -> bytes:
-    """Everything until the other side closes."""
+    """Receives until the other side closes."""
     parts: list[bytes] = []
     try:
         while part := raw.recv(65536):
@@ -50,10 +50,13 @@ def read_all(raw: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def drip(raw: socket.socket, what: bytes) -> bytes:
-    """Send byte by byte, slowly, until the other side has closed; what it said."""
+def send_slowly(raw: socket.socket, what: bytes) -> bytes:
+    """Sends ``what`` byte by byte, repeatedly, until the other side closes.
+
+    Returns the bytes received.
+    """
     raw.settimeout(0.02)
-    said = b""
+    received = b""
     end = time.monotonic() + PATIENCE_S
     for n in range(10**6):
         assert time.monotonic() < end, "the connection was never closed"
@@ -63,10 +66,10 @@ def drip(raw: socket.socket, what: bytes) -> bytes:
         except TimeoutError:
             continue
         except (ConnectionResetError, BrokenPipeError):
-            return said
+            return received
         if not part:
-            return said
-        said += part
+            return received
+        received += part
     raise AssertionError
 
 
@@ -78,46 +81,46 @@ def error_of(answer: bytes, status: int) -> dict[str, Any]:
     return json.loads(body)["error"]
 
 
-def test_headers_that_come_byte_by_byte_are_cut_off_with_408(hasty: GatewayThread) -> None:
-    with connect(hasty) as raw:
-        answer = drip(raw, HEAD + b"x-slow: " + b"a" * 10_000)
+def test_slow_headers_are_cut_off_with_408(short_deadline: GatewayThread) -> None:
+    with connect(short_deadline) as raw:
+        answer = send_slowly(raw, HEAD + b"x-slow: " + b"a" * 10_000)
     error = error_of(answer, 408)
     assert error["code"] == "headers_timeout"
     assert "POMONA_GATEWAY_HEADERS_DEADLINE_S" in error["message"]
-    page = httpx.get(f"{hasty.url}/metrics").text
+    page = httpx.get(f"{short_deadline.url}/metrics").text
     assert 'request_refused_total{code="headers_timeout",model_name="",status="408"} 1.0' in page
 
 
-def test_a_later_request_of_a_connection_has_the_same_deadline(hasty: GatewayThread) -> None:
-    with connect(hasty) as raw:
+def test_later_request_of_a_connection_has_the_same_deadline(short_deadline: GatewayThread) -> None:
+    with connect(short_deadline) as raw:
         raw.sendall(HEAD + b"\r\n")
         answer = b""
         while not answer.endswith(b'{"status":"ok"}'):
             answer += raw.recv(65536)
-        assert error_of(drip(raw, HEAD * 1000), 408)["code"] == "headers_timeout"
+        assert error_of(send_slowly(raw, HEAD * 1000), 408)["code"] == "headers_timeout"
 
 
-def test_a_connection_without_a_request_is_closed_in_silence(hasty: GatewayThread) -> None:
-    with connect(hasty) as raw:
+def test_idle_connection_is_closed_without_a_response(short_deadline: GatewayThread) -> None:
+    with connect(short_deadline) as raw:
         assert read_all(raw) == b""
 
 
-def test_a_body_that_nobody_reads_has_an_end_too(hasty: GatewayThread) -> None:
-    with connect(hasty) as raw:
+def test_unread_body_is_cut_off(short_deadline: GatewayThread) -> None:
+    with connect(short_deadline) as raw:
         raw.sendall(HEAD + b"content-length: 1000000\r\n\r\n")
-        assert drip(raw, b"x").startswith(b"HTTP/1.1 200")
+        assert send_slowly(raw, b"x").startswith(b"HTTP/1.1 200")
 
 
-def test_whoever_has_sent_a_request_may_wait_longer_for_its_answer(
-    hasty: GatewayThread, cluster: ScriptedCluster
+def test_headers_deadline_does_not_limit_the_response(
+    short_deadline: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say("hello " * 6, step_s=0.1)
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    with httpx.Client(base_url=hasty.url) as client:
+    with httpx.Client(base_url=short_deadline.url) as client:
         for _ in range(2):
             answer = client.post("/v1/chat/completions", json=body)
             assert answer.text.endswith("data: [DONE]\n\n")
-            assert answer.elapsed.total_seconds() > 2 * hasty.settings.headers_deadline_s
+            assert answer.elapsed.total_seconds() > 2 * short_deadline.settings.headers_deadline_s
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_whoever_has_sent_a_request_may_wait_longer_for_its_answer(
         (b"GET /health HTTP/1.1\r\n\r\n", 400, "invalid_http"),
     ],
 )
-def test_a_request_without_usable_headers_is_refused_like_any_other(
+def test_invalid_headers_get_the_usual_error_object(
     gateway: GatewayThread, sent: bytes, status: int, code: str
 ) -> None:
     with connect(gateway) as raw:
@@ -141,7 +144,7 @@ def test_a_request_without_usable_headers_is_refused_like_any_other(
     assert error_of(answer, status)["code"] == code
 
 
-def test_chunks_that_are_none_end_the_connection_and_no_other(gateway: GatewayThread) -> None:
+def test_invalid_chunk_closes_only_its_own_connection(gateway: GatewayThread) -> None:
     path = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
     with connect(gateway) as raw:
         raw.sendall(path + b"transfer-encoding: chunked\r\n\r\nnot a size\r\n")
@@ -151,7 +154,7 @@ def test_chunks_that_are_none_end_the_connection_and_no_other(gateway: GatewayTh
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority's certificate, one of its own for localhost, and strangers."""
+    """A folder with a CA certificate, two certificates it issued, and an invalid file."""
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -164,17 +167,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_client_talks_https_when_there_is_a_certificate(
-    cluster: ScriptedCluster, certificates: Path
-) -> None:
+def test_https_with_a_certificate(cluster: ScriptedCluster, certificates: Path) -> None:
     cluster.head.script = lambda _: say("hello")
     pair = {"tls_certificate": certificates / "own.pem", "tls_key": certificates / "own.key"}
     with running_gateway(cluster, **pair) as gateway:
         assert gateway.url.startswith("https://127.0.0.1:")
         trust = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
         with httpx.Client(base_url=gateway.url, verify=trust) as client:
-            asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
-            answer = client.post("/v1/chat/completions", json=asked)
+            body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+            answer = client.post("/v1/chat/completions", json=body)
             assert answer.json()["choices"][0]["message"]["content"] == "hello"
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{gateway.url}/health")
@@ -182,14 +183,14 @@ def test_a_client_talks_https_when_there_is_a_certificate(
             httpx.get(f"{gateway.url.replace('https', 'http')}/health")
 
 
-def test_a_tls_handshake_that_does_not_come_has_the_same_deadline(
+def test_tls_handshake_has_the_headers_deadline(
     cluster: ScriptedCluster, certificates: Path
 ) -> None:
     pair = {"tls_certificate": certificates / "own.pem", "tls_key": certificates / "own.key"}
     with running_gateway(cluster, headers_deadline_s=0.3, **pair) as gateway:
         host, port = gateway.url.removeprefix("https://").split(":")
-        begun = b"\x16\x03\x01\x02\x00\x01"  # the first bytes of a ClientHello
-        for sent in (b"", begun):
+        client_hello = b"\x16\x03\x01\x02\x00\x01"
+        for sent in (b"", client_hello):
             with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as raw:
                 raw.sendall(sent)
                 assert read_all(raw) == b""
@@ -198,7 +199,7 @@ def test_a_tls_handshake_that_does_not_come_has_the_same_deadline(
 @pytest.mark.parametrize(
     ("certificate", "key"), [("own.pem", "other.key"), ("junk.pem", "own.key")]
 )
-def test_a_certificate_that_does_not_fit_its_key_is_refused_at_the_start(
+def test_certificate_that_does_not_match_its_key_stops_the_start(
     certificates: Path, tmp_path: Path, certificate: str, key: str
 ) -> None:
     settings = GatewaySettings(

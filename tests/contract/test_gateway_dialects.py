@@ -1,4 +1,4 @@
-"""Anthropic's and Ollama's own clients talk to the gateway by changing a URL."""
+"""Anthropic's and Ollama's dialects through their own clients."""
 
 from __future__ import annotations
 
@@ -45,16 +45,18 @@ def prompt(cluster: ScriptedCluster) -> str:
 
 
 def message(claude: anthropic.Anthropic, **change: Any) -> anthropic.types.Message:
-    asked: dict[str, Any] = {
+    body: dict[str, Any] = {
         "model": MODEL,
         "max_tokens": 100,
         "messages": [{"role": "user", "content": "hi"}],
         **change,
     }
-    return claude.messages.create(**asked)
+    return claude.messages.create(**body)
 
 
-def test_anthropic_gets_a_message(claude: anthropic.Anthropic, cluster: ScriptedCluster) -> None:
+def test_anthropic_message_has_text_and_usage(
+    claude: anthropic.Anthropic, cluster: ScriptedCluster
+) -> None:
     cluster.head.script = lambda _: say(REPLY, cached=3)
     system = [{"type": "text", "text": "be brief"}]
     reply = message(claude, system=system, extra_body={"temperature": 0.25})
@@ -66,14 +68,14 @@ def test_anthropic_gets_a_message(claude: anthropic.Anthropic, cluster: Scripted
     assert cluster.head.requests()[-1].submit.sampling.temperature == 0.25
 
 
-def test_anthropic_learns_which_stop_sequence_ended_it(claude: anthropic.Anthropic) -> None:
+def test_anthropic_reports_the_stop_sequence(claude: anthropic.Anthropic) -> None:
     reply = message(claude, stop_sequences=["x", " w"])
     assert cast("Any", reply.content[0]).text == "hello"
     assert (reply.stop_reason, reply.stop_sequence) == ("stop_sequence", " w")
     assert message(claude, max_tokens=1).stop_reason == "max_tokens"
 
 
-def test_anthropic_streams_thinking_text_and_calls_as_blocks(
+def test_anthropic_streams_thinking_text_and_tool_calls_as_blocks(
     claude: anthropic.Anthropic, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say(REPLY + CALL)
@@ -93,7 +95,7 @@ def test_anthropic_streams_thinking_text_and_calls_as_blocks(
     assert "think!" in prompt(cluster)
 
 
-def test_anthropic_sends_calls_and_results_back(
+def test_anthropic_tool_calls_and_results_reach_the_prompt(
     claude: anthropic.Anthropic, cluster: ScriptedCluster
 ) -> None:
     use = {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "Rome"}}
@@ -113,7 +115,7 @@ def test_anthropic_sends_calls_and_results_back(
     assert "tool\nsun<|end|><|begin|>user\nand?<|end|>" in prompt(cluster)
 
 
-def test_anthropic_counts_the_tokens_that_a_message_would_have(
+def test_anthropic_count_tokens_equals_the_prompt_length(
     claude: anthropic.Anthropic, cluster: ScriptedCluster
 ) -> None:
     counted = claude.messages.count_tokens(
@@ -123,7 +125,7 @@ def test_anthropic_counts_the_tokens_that_a_message_would_have(
     assert counted.input_tokens == len(cluster.head.requests()[-1].ids)
 
 
-def test_anthropic_gets_errors_in_its_own_form(
+def test_anthropic_errors_have_anthropics_form(
     claude: anthropic.Anthropic, cluster: ScriptedCluster
 ) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
@@ -143,22 +145,24 @@ def test_anthropic_gets_errors_in_its_own_form(
         message(claude)
 
 
-def test_ollama_chats_whole_and_streamed(llama: ollama.Client, cluster: ScriptedCluster) -> None:
-    asked = [{"role": "user", "content": "hi"}]
-    whole = llama.chat(model=f"{MODEL}:latest", messages=asked, options={"seed": 5, "stop": ["."]})
+def test_ollama_chat_whole_and_streamed(llama: ollama.Client, cluster: ScriptedCluster) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    whole = llama.chat(
+        model=f"{MODEL}:latest", messages=messages, options={"seed": 5, "stop": ["."]}
+    )
     assert whole.message.content == "hello wörld"
     assert whole.message.thinking == "hm"
     assert whole.done_reason == "stop"
     assert whole.prompt_eval_count == len(cluster.head.requests()[-1].ids)
     sampling = cluster.head.requests()[-1].submit.sampling
     assert (sampling.seed, sampling.temperature, sampling.top_k) == (5, 0.8, 40)
-    parts = list(llama.chat(model=MODEL, messages=asked, stream=True, think=True))
+    parts = list(llama.chat(model=MODEL, messages=messages, stream=True, think=True))
     assert "".join(x.message.content or "" for x in parts) == "hello wörld."
     assert parts[-1].done
     assert "think!" in prompt(cluster)
 
 
-def test_ollama_calls_tools(llama: ollama.Client, cluster: ScriptedCluster) -> None:
+def test_ollama_chat_calls_tools(llama: ollama.Client, cluster: ScriptedCluster) -> None:
     cluster.head.script = lambda _: say(CALL)
     tool = {"type": "function", "function": {"name": "weather", "description": "x"}}
     reply = llama.chat(model=MODEL, messages=[{"role": "user", "content": "hi"}], tools=[tool])
@@ -166,7 +170,7 @@ def test_ollama_calls_tools(llama: ollama.Client, cluster: ScriptedCluster) -> N
     assert (call.function.name, call.function.arguments) == ("weather", {"city": "Rome"})
 
 
-def test_ollama_generates_from_a_message_or_from_raw_text(
+def test_ollama_generate_with_and_without_the_template(
     llama: ollama.Client, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say("hello")
@@ -179,7 +183,7 @@ def test_ollama_generates_from_a_message_or_from_raw_text(
     assert llama.generate(model=MODEL).done_reason == "load"
 
 
-def test_ollama_lists_and_shows_models(llama: ollama.Client, gateway: GatewayThread) -> None:
+def test_ollama_lists_and_describes_models(llama: ollama.Client, gateway: GatewayThread) -> None:
     assert [x.model for x in llama.list().models] == [MODEL]
     assert [x.model for x in llama.ps().models] == [MODEL]
     shown = llama.show(MODEL)
@@ -188,8 +192,13 @@ def test_ollama_lists_and_shows_models(llama: ollama.Client, gateway: GatewayThr
     assert (shown.modelinfo or {})["general.parameter_count"] == 3
     for details in (shown.details, llama.list().models[0].details, llama.ps().models[0].details):
         assert details
-        told = (details.format, details.family, details.parameter_size, details.quantization_level)
-        assert told == ("folder", "llama", "3", "F32")
+        described = (
+            details.format,
+            details.family,
+            details.parameter_size,
+            details.quantization_level,
+        )
+        assert described == ("folder", "llama", "3", "F32")
     assert llama.ps().models[0].context_length == CONTEXT_LENGTH
     assert httpx.get(f"{gateway.url}/api/version", verify=False).json()["version"]
 
@@ -205,9 +214,7 @@ def test_ollama_lists_and_shows_models(llama: ollama.Client, gateway: GatewayThr
         {"model": "nope"},
     ],
 )
-def test_ollama_gets_refusals_in_its_own_form(
-    gateway: GatewayThread, change: dict[str, Any]
-) -> None:
+def test_ollama_errors_have_ollamas_form(gateway: GatewayThread, change: dict[str, Any]) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **change}
     answer = httpx.post(f"{gateway.url}/api/chat", content=json.dumps(body))
     assert answer.status_code == (404 if "model" in change else 400)

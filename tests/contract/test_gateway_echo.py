@@ -1,4 +1,4 @@
-"""Prompts come back with their log-probabilities, in OpenAI's legacy shape."""
+"""Text completions with ``echo``: the prompt and its logprobs before the reply."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ MODEL = "org/tiny"
 TOKENIZER = tiny_tokenizer()
 BEGIN = TOKENIZER.special_tokens["<|begin|>"]
 A, HELLO = 65, 259
-"""Ids of "A" and of "hello"."""
+"""Token ids of "A" and "hello"."""
 
 
-def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """A is always the likeliest; a token's own chance is of its id. Exact in float32."""
+def logprobs_of(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """Returns the logprob and the top logprobs of a token: A is always the most likely one, and
+    a token's own logprob follows from its id. Exact in float32."""
     return -token / 128, ((A, -0.125), (HELLO, -0.25))
 
 
 def say(text: str, **script: Any) -> Script:
     ids = tuple(TOKENIZER.encode(text, chat=True))
-    return Script(ids=ids, end=end_id(), chances=chances, **script)
+    return Script(ids=ids, end=end_id(), logprobs=logprobs_of, **script)
 
 
 @pytest.fixture(autouse=True)
-def _chances(fresh: None, cluster: ScriptedCluster) -> None:  # pyright: ignore[reportUnusedFunction]
+def _default_script(fresh: None, cluster: ScriptedCluster) -> None:  # pyright: ignore[reportUnusedFunction]
     cluster.head.script = lambda _: say("hello!")
 
 
-def own(ids: list[int]) -> list[float | None]:
+def expected_logprobs(ids: list[int]) -> list[float | None]:
     return [None, *(-i / 128 for i in ids[1:])]
 
 
-def test_an_echoed_prompt_has_a_log_probability_for_every_token_but_the_first(
+def test_echoed_prompt_has_a_logprob_for_every_token_but_the_first(
     client: openai.OpenAI,
 ) -> None:
     prompt = "Ahello wörld"
@@ -53,7 +54,7 @@ def test_an_echoed_prompt_has_a_log_probability_for_every_token_but_the_first(
     assert choice.text == prompt + "hello"
     found = choice.logprobs
     assert found is not None
-    assert found.token_logprobs == [*own(ids), -HELLO / 128]
+    assert found.token_logprobs == [*expected_logprobs(ids), -HELLO / 128]
     assert found.tokens == [*(TOKENIZER.token_text(i) for i in ids), "hello"]
     assert found.tokens is not None
     assert found.tokens[:2] == ["A", "hello"]
@@ -66,14 +67,14 @@ def test_an_echoed_prompt_has_a_log_probability_for_every_token_but_the_first(
     assert len(found.text_offset) == len(ids) + 1
 
 
-def test_no_reply_is_written_where_none_is_asked_for(client: openai.OpenAI) -> None:
+def test_echo_with_max_tokens_0_returns_only_the_prompt(client: openai.OpenAI) -> None:
     reply = client.completions.create(
         model=MODEL, prompt=[A, HELLO], echo=True, logprobs=0, max_tokens=0
     )
     [choice] = reply.choices
     assert (choice.text, choice.finish_reason) == ("Ahello", "length")
     assert choice.logprobs is not None
-    assert choice.logprobs.token_logprobs == own([A, HELLO])
+    assert choice.logprobs.token_logprobs == expected_logprobs([A, HELLO])
     assert choice.logprobs.top_logprobs == [None, {"hello": -HELLO / 128}]
     assert reply.usage is not None
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (2, 0)
@@ -82,7 +83,7 @@ def test_no_reply_is_written_where_none_is_asked_for(client: openai.OpenAI) -> N
     assert plain.choices[0].logprobs is None
 
 
-def test_batches_of_ids_keep_their_order_and_a_lone_token_has_no_chance(
+def test_prompts_of_ids_keep_their_order_and_a_single_token_has_no_logprob(
     client: openai.OpenAI,
 ) -> None:
     rows = [[BEGIN, A, HELLO], [HELLO], [A] * 9]
@@ -93,22 +94,22 @@ def test_batches_of_ids_keep_their_order_and_a_lone_token_has_no_chance(
     for choice in reply.choices:
         row = rows[choice.index // 2]
         assert choice.logprobs is not None
-        assert choice.logprobs.token_logprobs == [*own(row), -HELLO / 128]
+        assert choice.logprobs.token_logprobs == [*expected_logprobs(row), -HELLO / 128]
     assert reply.choices[0].text == "<|begin|>Ahellohello"
     assert reply.choices[2].text == "hellohello"
 
 
-def test_a_stream_gives_the_same_as_the_whole_answer(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {
+def test_streamed_echo_equals_the_whole_response(client: openai.OpenAI) -> None:
+    body: dict[str, Any] = {
         "model": MODEL,
         "prompt": ["hello ÄÖÜ 日本", "A"],
         "echo": True,
         "logprobs": 2,
         "max_tokens": 100,
     }
-    whole = client.completions.create(**asked)
+    whole = client.completions.create(**body)
     parts: dict[int, list[Any]] = {0: [], 1: []}
-    for chunk in client.completions.create(**asked, stream=True):
+    for chunk in client.completions.create(**body, stream=True):
         for choice in chunk.choices:
             parts[choice.index].append(choice)
     for choice in whole.choices:
@@ -120,11 +121,11 @@ def test_a_stream_gives_the_same_as_the_whole_answer(client: openai.OpenAI) -> N
             assert joined == getattr(choice.logprobs, name)
 
 
-def test_a_failed_epoch_leaves_each_log_probability_once(
+def test_failed_epoch_does_not_repeat_prompt_logprobs(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     def script(submitted: Any) -> Script:
-        return say("hello!", fail_scores_after=2 if submitted.submit.attempt == 0 else None)
+        return say("hello!", fail_logprobs_after=2 if submitted.submit.attempt == 0 else None)
 
     cluster.head.script = script
     ids = list(TOKENIZER.encode("what is said again?", chat=False))
@@ -141,15 +142,17 @@ def test_a_failed_epoch_leaves_each_log_probability_once(
     cluster.epoch += 1
     cluster.change()
     asking.join(30)
-    assert answers[0]["choices"][0]["logprobs"]["token_logprobs"] == own(ids), json.dumps(answers)
+    assert answers[0]["choices"][0]["logprobs"]["token_logprobs"] == expected_logprobs(ids), (
+        json.dumps(answers)
+    )
     first, *others = [x.submit for x in cluster.head.requests()]
     assert first.scored == 0
-    # Messages have three; the new epoch may be heard before, between or after them.
+    # Each message has three; the new epoch may arrive before, between or after them.
     assert others[-1].scored in (0, 3, 6)
     assert others[-1].emitted == 0
 
 
-def test_nothing_is_asked_of_the_tail_where_no_prompt_is_echoed(
+def test_prompt_logprobs_are_requested_only_with_echo_and_logprobs(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
     client.completions.create(model=MODEL, prompt="hello", logprobs=1)

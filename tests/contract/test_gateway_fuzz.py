@@ -1,4 +1,4 @@
-"""Whatever comes in, the answer is an error that says why, or the thing asked for."""
+"""Damaged request bodies get a 200 or an error with a reason, and leak no memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from support.models.tiny_model import say
 
 MODEL = "tiny"
 MUTATIONS = int(os.environ.get("POMONA_TEST_MUTATIONS", "1200"))
-"""Of all seeds together. POMONA_TEST_MUTATIONS=10000 is the number the gateway is judged by."""
+"""Number of damaged bodies. The README's figures are for POMONA_TEST_MUTATIONS=10000."""
 CLIENTS = 8
 BATCH = 200
 GROWTH_BYTES = 16 << 20
-"""Caches fill and memory fragments; what leaks with every request outgrows this."""
+"""Allowance for caches and fragmentation; a leak in every request exceeds it."""
 JUNK: list[Any] = [
     None, True, -1, 0, 1.5, 2**70, "", "x", "\x00", "\ud7ff", [], {}, [[]], {"a": {}}, ["x"] * 50,
     [{"type": "text", "text": "x"}], {"type": "function"}, 1e308, "9" * 400,
@@ -50,11 +50,14 @@ SCHEMA = {
     "additionalProperties": False,
     "$defs": {"tag": {"type": "string", "format": "date"}},
 }
-HELD = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
+CONSTRAINED = {
+    "type": "json_schema",
+    "json_schema": {"name": "x", "schema": SCHEMA, "strict": True},
+}
 TOOLS = [{**TOOL, "function": {"name": "f", "parameters": SCHEMA, "strict": True}}]
 USER = [{"role": "user", "content": "x"}]
-SHAPED: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/chat/completions", {"messages": USER, "response_format": HELD}),
+CONSTRAINED_BODIES: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"messages": USER, "response_format": CONSTRAINED}),
     ("/v1/chat/completions", {"messages": USER, "tools": TOOLS, "tool_choice": "required"}),
     ("/v1/completions", {"prompt": "x", "structured_outputs": {"regex": "[a-c]{1,3}(x|y)?"}}),
     ("/v1/completions", {"prompt": [1, 2], "structured_outputs": {"choice": ["a", "b"]}}),
@@ -69,7 +72,7 @@ SHAPED: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"messages": USER, "format": SCHEMA}),
     ("/api/generate", {"prompt": "x", "format": "json", "stream": True}),
 ]  # fmt: skip
-"""What holds replies to a shape; it may be refused for what the model's template lacks."""
+"""Bodies with constrained replies; a 400 is allowed where the model's template lacks support."""
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
         "model": MODEL, "messages": MESSAGES, "temperature": 1, "top_p": 0.5, "n": 2,
@@ -106,12 +109,12 @@ BODIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+def logprobs_of(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     return -0.5, tuple((65 + n, -0.5 - n) for n in range(20))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a body that a mutation may change."""
+    """Returns the path of every value in a body."""
     inner = value.items() if isinstance(value, dict) else enumerate(value)
     found: list[tuple[Any, ...]] = []
     for key, child in inner:
@@ -121,54 +124,52 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-def mutate(body: dict[str, Any], chance: random.Random) -> bytes:
-    """The body with a place or some replaced, removed or added to, or its bytes damaged."""
+def mutate(body: dict[str, Any], rng: random.Random) -> bytes:
+    """Returns the body with one or more values replaced, removed or added, or a byte changed."""
     copy = json.loads(json.dumps(body))
-    for _ in range(chance.choice([1, 1, 2, 3])):
-        _mutate_place(copy, chance)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        _mutate_place(copy, rng)
     raw = bytearray(json.dumps(copy).encode())
-    if chance.random() < 0.1:
-        raw[chance.randrange(len(raw))] = chance.randrange(256)
+    if rng.random() < 0.1:
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
     return bytes(raw)
 
 
-def _mutate_place(copy: dict[str, Any], chance: random.Random) -> None:
+def _mutate_place(copy: dict[str, Any], rng: random.Random) -> None:
     found = places(copy)
     if not found:
         return
-    place = chance.choice(found)
+    place = rng.choice(found)
     target = copy
     for key in place[:-1]:
         target = target[key]
-    match chance.randrange(4):
+    match rng.randrange(4):
         case 0 | 1:
-            target[place[-1]] = deepcopy(chance.choice(JUNK))
+            target[place[-1]] = deepcopy(rng.choice(JUNK))
         case 2:
             del target[place[-1]]
         case _:
             if isinstance(target, dict):
-                target[chance.choice(["", "extra", "model", "stream"])] = deepcopy(
-                    chance.choice(JUNK)
-                )
+                target[rng.choice(["", "extra", "model", "stream"])] = deepcopy(rng.choice(JUNK))
 
 
-SEEDS = [*BODIES.items(), *((path, {"model": MODEL, **body}) for path, body in SHAPED)]
+SEEDS = [*BODIES.items(), *((path, {"model": MODEL, **body}) for path, body in CONSTRAINED_BODIES)]
 
 
-def test_mutated_bodies_are_answered_or_refused_and_leave_nothing_behind(
+def test_mutated_bodies_are_answered_or_refused_without_a_leak(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     def script(_: Submitted) -> Script:
-        # What grows is to be the gateway's memory, not the double's.
+        # Only the gateway's memory may grow, not that of the scripted head.
         cluster.head.submitted.clear()
         cluster.head.cancelled.clear()
-        return say("A", chances=chances)
+        return say("A", logprobs=logprobs_of)
 
     cluster.head.script = script
-    chance = random.Random(6)
+    rng = random.Random(6)
     process = psutil.Process()
-    asked = [chance.choice(SEEDS) for _ in range(MUTATIONS)]
-    mutants = [(path, mutate(body, chance)) for path, body in asked]
+    seeds = [rng.choice(SEEDS) for _ in range(MUTATIONS)]
+    mutants = [(path, mutate(body, rng)) for path, body in seeds]
     statuses: Counter[int] = Counter()
 
     with httpx.Client(base_url=gateway.url, timeout=10) as client:
@@ -189,7 +190,7 @@ def test_mutated_bodies_are_answered_or_refused_and_leave_nothing_behind(
 
         with ThreadPoolExecutor(CLIENTS) as clients:
             all_seeds_are_answered()
-            # A few at a time: an executor keeps a kilobyte for each that it is given.
+            # In batches: an executor keeps a kilobyte for each submitted call.
             resident: list[int] = []
             for first in range(0, MUTATIONS, BATCH):
                 list(clients.map(ask, mutants[first : first + BATCH]))
@@ -207,7 +208,7 @@ def test_mutated_bodies_are_answered_or_refused_and_leave_nothing_behind(
     assert "internal_error" not in metrics
 
 
-def test_the_openapi_document_names_every_path_and_resolves(gateway: GatewayThread) -> None:
+def test_openapi_document_has_every_path_and_its_references_resolve(gateway: GatewayThread) -> None:
     document = httpx.get(f"{gateway.url}/openapi.json", verify=False).json()
     assert document["openapi"].startswith("3.1")
     assert set(BODIES) < set(document["paths"])

@@ -1,4 +1,4 @@
-"""Requests outlive epochs, and end with their clients; the gateway ends with its requests."""
+"""Requests across epochs, disconnects and deadlines; drain and end of the gateway."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def request(**body: Any) -> dict[str, Any]:
 
 
 def stream_text(gateway: GatewayThread, meanwhile: Callable[[], None] | None = None) -> str:
-    """The text of a streamed reply; ``meanwhile`` is called after the first text."""
+    """Returns the text of a streamed reply; calls ``meanwhile`` after the first text."""
     text = ""
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
         for chunk in client.chat.completions.create(**request(stream=True)):
@@ -74,13 +74,13 @@ def stream_text(gateway: GatewayThread, meanwhile: Callable[[], None] | None = N
 
 
 def events(lines: str) -> list[Any]:
-    """What the ``data:`` lines of a stream hold."""
+    """Returns the content of the ``data:`` lines of a stream."""
     parts = [x.removeprefix("data: ") for x in lines.splitlines() if x.startswith("data: ")]
     return [x if x == "[DONE]" else json.loads(x) for x in parts]
 
 
-def in_turns(*scripts: Script) -> Callable[[Submitted], Script]:
-    """The first attempt gets the first script, and so on; the last one stays."""
+def by_attempt(*scripts: Script) -> Callable[[Submitted], Script]:
+    """Returns a script function: one script for each attempt, the last one for all later ones."""
     return lambda submitted: scripts[min(submitted.submit.attempt, len(scripts) - 1)]
 
 
@@ -89,10 +89,10 @@ def raise_epoch(cluster: ScriptedCluster) -> None:
     cluster.change()
 
 
-def test_a_reply_goes_on_in_the_next_epoch_where_it_stopped(
+def test_reply_continues_in_the_next_epoch_where_it_stopped(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = in_turns(replace(WHOLE, fail_after=7), WHOLE)
+    cluster.head.script = by_attempt(replace(WHOLE, fail_after=7), WHOLE)
     assert stream_text(gateway, lambda: raise_epoch(cluster)) == REPLY
     first, second = cluster.head.requests()
     assert second.submit.request == first.submit.request
@@ -104,17 +104,17 @@ def test_a_reply_goes_on_in_the_next_epoch_where_it_stopped(
     assert second.epoch == 2
 
 
-def test_a_raised_epoch_moves_a_request_whose_head_says_nothing(
+def test_new_epoch_resubmits_a_request_whose_head_is_silent(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = in_turns(replace(WHOLE, silent_after=5), WHOLE)
+    cluster.head.script = by_attempt(replace(WHOLE, silent_after=5), WHOLE)
     assert stream_text(gateway, lambda: raise_epoch(cluster)) == REPLY
 
 
-def test_a_request_waits_while_the_pipeline_forms_and_its_stream_shows_life(
+def test_request_waits_for_a_new_pipeline_with_keep_alive_comments(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    cluster.head.script = in_turns(replace(WHOLE, silent_after=5), WHOLE)
+    cluster.head.script = by_attempt(replace(WHOLE, silent_after=5), WHOLE)
     cluster.state, cluster.epoch = "active", 1
 
     def form() -> None:
@@ -128,7 +128,7 @@ def test_a_request_waits_while_the_pipeline_forms_and_its_stream_shows_life(
         "POST", f"{gateway.url}/v1/chat/completions", json=request(stream=True)
     ) as answer:
         lines = answer.iter_lines()
-        begun = [next(lines) for _ in range(4)]
+        first = [next(lines) for _ in range(4)]
         former = threading.Thread(target=form)
         former.start()
         rest = list(lines)
@@ -136,7 +136,7 @@ def test_a_request_waits_while_the_pipeline_forms_and_its_stream_shows_life(
     assert any(line.startswith(": ") for line in rest)
     text = "".join(
         x["choices"][0]["delta"].get("content", "")
-        for x in events("\n".join([*begun, *rest]))
+        for x in events("\n".join([*first, *rest]))
         if x != "[DONE]"
     )
     assert text == REPLY
@@ -147,7 +147,7 @@ def test_lost_repeated_and_stale_tokens_never_reach_the_text(
 ) -> None:
     gap = (0, 1, 2, 3, 4, 8, 9)
     doubled = (5, 6, 5, 6, 7, 7)
-    cluster.head.script = in_turns(
+    cluster.head.script = by_attempt(
         replace(WHOLE, order=gap), replace(WHOLE, order=doubled, silent_after=6), WHOLE
     )
     repeated = 'pomona_messages_dropped_total{reason="duplicate"} 3.0'
@@ -164,13 +164,13 @@ def test_lost_repeated_and_stale_tokens_never_reach_the_text(
     assert repeated in text
 
 
-def test_a_request_that_fails_three_epochs_ends_with_an_error_event(
+def test_request_that_fails_in_three_epochs_ends_with_an_error_event(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     timers: list[threading.Timer] = []
 
     def script(submitted: Submitted) -> Script:
-        # Later than the first news: a request that is overtaken before it has no stream to end.
+        # Later than the first progress message: an earlier epoch would precede the stream.
         timers.append(threading.Timer(0.1, raise_epoch, (cluster,)))
         timers[-1].start()
         return replace(WHOLE, fail_after=2)
@@ -189,7 +189,7 @@ def test_a_request_that_fails_three_epochs_ends_with_an_error_event(
     assert stream_text(gateway) == REPLY
 
 
-def test_a_pipeline_that_does_not_come_back_is_an_error_within_the_deadline(
+def test_pipeline_that_does_not_recover_is_503_after_the_deadline(
     cluster: ScriptedCluster,
 ) -> None:
     with running_gateway(cluster, **{**FAST, "recovery_deadline_s": 0.3}) as gateway:
@@ -202,7 +202,7 @@ def test_a_pipeline_that_does_not_come_back_is_an_error_within_the_deadline(
 @pytest.mark.parametrize(
     ("silent_after", "code"), [(0, "first_token_timeout"), (3, "token_timeout")]
 )
-def test_silence_of_the_pipeline_has_a_deadline(
+def test_silent_pipeline_is_504_after_the_deadline(
     cluster: ScriptedCluster, silent_after: int, code: str
 ) -> None:
     deadlines = {"first_token_deadline_s": 0.3, "token_deadline_s": 0.3}
@@ -213,7 +213,7 @@ def test_silence_of_the_pipeline_has_a_deadline(
         wait_for(lambda: cluster.head.cancelled, "a cancel")
 
 
-def test_a_head_that_takes_no_messages_is_a_503(
+def test_head_that_takes_no_messages_is_503(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.silent = {"planner", "stage_worker"}
@@ -224,7 +224,7 @@ def test_a_head_that_takes_no_messages_is_a_503(
     assert answer.headers["retry-after"]
 
 
-def test_losing_planner_and_beacons_does_not_stop_serving(
+def test_serving_continues_without_beacons(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.silent = {"planner", "stage_worker"}
@@ -232,7 +232,7 @@ def test_losing_planner_and_beacons_does_not_stop_serving(
     assert stream_text(gateway) == REPLY
 
 
-def test_a_planner_that_starts_anew_does_not_stop_serving(
+def test_serving_continues_while_the_planner_restarts(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.planner_state, cluster.state = "starting", "forming"
@@ -241,18 +241,18 @@ def test_a_planner_that_starts_anew_does_not_stop_serving(
     assert stream_text(gateway) == REPLY
 
 
-def test_without_a_pipeline_readyz_and_requests_say_what_is_missing(
+def test_readyz_and_requests_give_the_reason_without_a_pipeline(
     cluster: ScriptedCluster,
 ) -> None:
     cluster.state, cluster.stage_state = "forming", "loading"
     gateway = GatewayThread(cluster, **FAST)
     try:
 
-        def told() -> bool:
+        def has_reason() -> bool:
             body = httpx.get(f"{gateway.url}/readyz", verify=False).json()
             return "25% of its weights" in body["reason"]
 
-        wait_for(told, "a reason")
+        wait_for(has_reason, "a reason")
         assert httpx.get(f"{gateway.url}/health", verify=False).status_code == 200
         wait_for(lambda: chat_code(gateway) == "model_not_ready", "a refusal")
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
@@ -277,7 +277,7 @@ def chat_code(gateway: GatewayThread) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_client_that_leaves_is_a_cancel_within_100_milliseconds(
+def test_disconnect_cancels_the_request_within_100_milliseconds(
     gateway: GatewayThread, cluster: ScriptedCluster, stream: bool, silent: bool
 ) -> None:
     slow = Script(ids=IDS * 20, end=end_id(), step_s=0.02)
@@ -297,10 +297,10 @@ def test_a_client_that_leaves_is_a_cancel_within_100_milliseconds(
     assert cancel.request == cluster.head.requests()[0].submit.request
 
 
-def test_nothing_is_written_to_a_client_that_has_left(
+def test_nothing_is_written_to_a_disconnected_client(
     gateway: GatewayThread, cluster: ScriptedCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """asyncio complains of every write after the one that found the connection gone."""
+    """asyncio logs a warning for every write to a connection that is known to be closed."""
     many = IDS * (1000 // len(IDS))
     cluster.head.script = lambda _: Script(ids=many, batch=len(many))
     body = json.dumps(request(stream=True, max_tokens=len(many) - 1)).encode()
@@ -309,7 +309,7 @@ def test_nothing_is_written_to_a_client_that_has_left(
         with socket.create_connection((host, int(port))) as client:
             client.sendall(POST % (len(body), body))
             client.recv(100)
-            # The reply is being written; what is unread makes this a reset.
+            # The reply is being written; closing with unread bytes resets the connection.
         wait_for(lambda: not running_requests(gateway), "the end of the request")
     assert [x.getMessage() for x in caplog.records if x.name == "asyncio"] == []
 
@@ -319,7 +319,7 @@ def running_requests(gateway: GatewayThread) -> bool:
     return f'num_requests_running{{model_name="{MODEL}"}} 0.0' not in text
 
 
-def test_a_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> None:
+def test_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster, **{**FAST, "stream_buffer_tokens": 64}) as gateway:
         cluster.head.script = lambda _: Script(ids=(65,) * 400, step_s=0.0)
         many = request(stream=True, n=16)
@@ -334,7 +334,7 @@ def test_a_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> N
             assert stream_text(gateway) == REPLY
 
 
-def test_a_drain_lets_replies_finish_and_refuses_new_ones(cluster: ScriptedCluster) -> None:
+def test_drain_finishes_running_replies_and_refuses_new_requests(cluster: ScriptedCluster) -> None:
     gateway = GatewayThread(cluster, **FAST)
     gateway.ready()
     cluster.head.script = lambda _: replace(WHOLE, step_s=0.01)
@@ -345,7 +345,7 @@ def test_a_drain_lets_replies_finish_and_refuses_new_ones(cluster: ScriptedClust
     assert list(cluster.gateways.values())[-1].state == "draining"
 
 
-def test_a_drain_past_its_deadline_ends_streams_with_an_error(cluster: ScriptedCluster) -> None:
+def test_drain_past_its_deadline_ends_streams_with_an_error(cluster: ScriptedCluster) -> None:
     gateway = GatewayThread(cluster, **{**FAST, "drain_deadline_s": 0.2})
     gateway.ready()
     cluster.head.script = lambda _: replace(WHOLE, silent_after=3)
@@ -361,7 +361,7 @@ def test_a_drain_past_its_deadline_ends_streams_with_an_error(cluster: ScriptedC
     assert cluster.head.cancelled
 
 
-def test_the_process_starts_serves_and_ends_on_sigterm_leaving_nothing(
+def test_process_serves_and_ends_cleanly_on_sigterm(
     cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     port = free_port()

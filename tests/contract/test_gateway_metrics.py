@@ -1,11 +1,10 @@
-"""``/metrics`` says what happened, under vLLM's names and with vLLM's buckets.
+"""``/metrics`` has vLLM's names and buckets.
 
-The table below was compared with vLLM's source: the buckets with ``vllm/v1/metrics/buckets.py``
+The tables below were compared with vLLM's source: the buckets with ``vllm/v1/metrics/buckets.py``
 at 139b1c3f17720f4bb6865309f365e6b1f1607a45, the names and kinds with what its own test expects
 (``tests/entrypoints/instrumentator/test_metrics.py`` at 20ef9d82bba54f88abb1bf906f97587f5e8be959)
-and its documentation (https://docs.vllm.ai/en/stable/usage/metrics/). Of those it expects
-``num_preemptions`` and ``iteration_tokens_total`` are told by the head of a pipeline: a gateway
-runs no engine.
+and its documentation (https://docs.vllm.ai/en/stable/usage/metrics/). ``num_preemptions`` and
+``iteration_tokens_total`` are missing: the stage worker at a pipeline's head exports them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ FIRST_TOKEN = (
 TOKEN = "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80"
 REQUEST = "0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680"
 COUNT = "1 2 5 10 20 50 100 200 500 1000 2000 5000 10000 20000 50000 100000 200000 500000"
-"""vLLM's end at the length of its one model's context."""
+"""vLLM's buckets end at the context length of its model."""
 TIMES = {
     "time_to_first_token_seconds": FIRST_TOKEN,
     "inter_token_latency_seconds": TOKEN,
@@ -56,11 +55,11 @@ GAUGES = {
 }
 COUNTERS = {"prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits"}
 OWN = {"request_refused", "request_resubmitted", "messages_dropped", "key_requests", "key_tokens"}
-"""What vLLM has no name for."""
+"""Metrics that vLLM does not have."""
 
 
 class Page:
-    """What a gateway's ``/metrics`` says."""
+    """The parsed ``/metrics`` of a gateway."""
 
     def __init__(self, gateway: GatewayThread) -> None:
         text = httpx.get(f"{gateway.url}/metrics").text
@@ -81,7 +80,7 @@ def ask(gateway: GatewayThread, **change: Any) -> httpx.Response:
     return httpx.post(f"{gateway.url}/v1/completions", json=body)
 
 
-def test_real_traffic_is_told_under_vllms_names(
+def test_metrics_of_real_traffic_have_vllms_names_and_buckets(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say(REPLY, cached=3, step_s=0.01)
@@ -96,8 +95,8 @@ def test_real_traffic_is_told_under_vllms_names(
     wait_for(lambda: Page(gateway).value("kv_cache_usage_perc") == 0.25, "the KV use")
     page = Page(gateway)
 
-    told = {x.removeprefix("pomona_") for x in page.families if not x.endswith("_created")}
-    assert told == {*TIMES, *SIZES, *GAUGES, *COUNTERS, *OWN, "request_success"}
+    names = {x.removeprefix("pomona_") for x in page.families if not x.endswith("_created")}
+    assert names == {*TIMES, *SIZES, *GAUGES, *COUNTERS, *OWN, "request_success"}
     for name, bounds in (TIMES | SIZES).items():
         family = page.families[f"pomona_{name}"]
         assert family.type == "histogram"
@@ -135,22 +134,22 @@ def test_real_traffic_is_told_under_vllms_names(
     assert 0 < decode < inference < page.value("e2e_request_latency_seconds_sum")
 
 
-def test_requests_are_waiting_until_their_prompt_is_begun(
+def test_request_is_waiting_until_its_prefill_begins(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say(REPLY, places=(5, 4, 3, 2, 1), step_s=0.2)
 
-    def told(waiting: int, running: int) -> bool:
+    def counts_are(waiting: int, running: int) -> bool:
         page = Page(gateway)
-        of_both = page.value("num_requests_waiting"), page.value("num_requests_running")
-        return of_both == (waiting, running)
+        counts = page.value("num_requests_waiting"), page.value("num_requests_running")
+        return counts == (waiting, running)
 
     with httpx.stream(
         "POST",
         f"{gateway.url}/v1/completions",
         json={"model": MODEL, "prompt": PROMPT, "stream": True},
     ) as answer:
-        wait_for(lambda: told(1, 0), "a waiting request")
-        wait_for(lambda: told(0, 1), "a running request")
+        wait_for(lambda: counts_are(1, 0), "a waiting request")
+        wait_for(lambda: counts_are(0, 1), "a running request")
         answer.read()
-    wait_for(lambda: told(0, 0), "the end")
+    wait_for(lambda: counts_are(0, 0), "the end")

@@ -1,9 +1,9 @@
-"""The OpenAPI document says what the gateway does: schemathesis finds nothing in it.
+"""Schemathesis finds no difference between the OpenAPI document and the gateway.
 
-All of its checks are on. That whatever the schemas allow is accepted needs a model that can do
-what is asked: one that reasons, calls tools and has room for any prompt. And it needs requests
-for that model: no document knows how many tokens it has, which response is kept, or that a named
-tool is one of the request's.
+All of its checks are on. One of them requires that every request valid by the schemas is
+accepted, so the model supports everything: reasoning, tool calls, and prompts of any length.
+``fit`` adapts generated requests to what no schema can express: the size of the vocabulary, the
+stored response, and the names of the request's own tools.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ CHAT_TEMPLATE = (
 )
 CONTEXT_LENGTH = 2**31 - 1
 EXAMPLES = 10
-"""Of each operation, beside those that cover its schema place by place."""
+"""Random examples of each operation, beside those that cover its schema systematically."""
 BEYOND_SCHEMAS = {
     "embeddings_not_supported",
     "min_tokens_too_large",
     "structured_output_not_supported",
 }
-"""Codes by which a request is refused that the document allows: this model does not embed, one
-number may not be over another, and what a grammar can hold of a JSON Schema or a regular
-expression no JSON Schema can say."""
+"""Codes of a 400 for requests that the document allows. JSON Schema cannot express that this
+model gives no embeddings, that one number must not exceed another, or which schemas and regular
+expressions a grammar supports."""
 REFUSED = ["400", "404", "405", "413"]
-"""What is not valid gets these: a list that is too long may also be a body that is too large."""
+"""Statuses for invalid requests; a list that is too long may also make the body too large."""
 
 api = schemathesis.openapi.from_dict(
     DOCUMENT,
@@ -55,23 +55,23 @@ api = schemathesis.openapi.from_dict(
 
 
 @pytest.fixture(scope="module")
-def kept(gateway: GatewayThread, cluster: ScriptedCluster) -> str:
-    """The id of a response that is kept. Every token is told its chances from here on."""
-    cluster.head.script = lambda _: say("A", chances=chances)
+def stored_id(gateway: GatewayThread, cluster: ScriptedCluster) -> str:
+    """The id of a stored response. From here on the head reports logprobs."""
+    cluster.head.script = lambda _: say("A", logprobs=logprobs_of)
     answer = httpx.post(f"{gateway.url}/v1/responses", json={"model": MODEL, "input": "x"})
     return str(answer.json()["id"])
 
 
-def chances(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+def logprobs_of(token: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     return -0.5, tuple((65 + n, -0.5 - n) for n in range(20))
 
 
-def fit(body: dict[str, Any], kept: str) -> None:
-    """Make a valid request one for the model, the tools and the response that there are."""
+def fit(body: dict[str, Any], stored_id: str) -> None:
+    """Adapts a valid request to the existing model, tools and stored response."""
     size = tiny_tokenizer().size
     body["model"] = MODEL
     if body.get("previous_response_id") is not None:
-        body["previous_response_id"] = kept
+        body["previous_response_id"] = stored_id
     if body.get("logit_bias"):
         body["logit_bias"] = {str(int(k) % size): x for k, x in body["logit_bias"].items()}
     for name in ("prompt", "stop_token_ids"):
@@ -92,7 +92,7 @@ def _existing(ids: list[Any], size: int) -> list[Any]:
 
 
 def codes(gateway: GatewayThread) -> Counter[str]:
-    """How often requests were refused, by code: not every dialect's errors have one."""
+    """Returns the number of refused requests by code, which some dialects' errors do not have."""
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(httpx.get(f"{gateway.url}/metrics").text):
         for sample in family.samples:
@@ -107,10 +107,10 @@ def codes(gateway: GatewayThread) -> Counter[str]:
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-def finds_nothing(gateway: GatewayThread, kept: str, case: schemathesis.Case[Any]) -> None:
+def check_operation(gateway: GatewayThread, stored_id: str, case: schemathesis.Case[Any]) -> None:
     valid = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
     if valid and isinstance(case.body, dict) and case.path != "/v1/models/load":
-        fit(case.body, kept)
+        fit(case.body, stored_id)
     answer = case.call(base_url=gateway.url, timeout=10)
     beyond = False
     if valid and answer.status_code == 400:
@@ -125,26 +125,26 @@ def _test(method: str, path: str) -> Callable[..., None]:
     parametrize = cast(
         "Callable[[], Callable[[Callable[..., None]], Callable[..., None]]]", operation.parametrize
     )
-    return parametrize()(finds_nothing)
+    return parametrize()(check_operation)
 
 
 for _path, _methods in DOCUMENT["paths"].items():
     for _method in _methods:
-        # pytest makes one id of all tests that a schema adds to one function.
+        # pytest would give the same id to all tests of one function.
         _name = f"{_method}{_path}".replace("/", "_").replace("{", "").replace("}", "")
         globals()[f"test_schemathesis_finds_nothing_in_{_name}"] = _test(_method, _path)
 
 
-def test_every_path_tells_all_its_methods(gateway: GatewayThread) -> None:
+def test_405_lists_all_methods_of_the_path(gateway: GatewayThread) -> None:
     for path, methods in DOCUMENT["paths"].items():
         answer = httpx.request("PATCH", gateway.url + path.replace("{", "").replace("}", ""))
         assert answer.status_code == 405
-        told = {x.strip() for x in answer.headers["allow"].split(",")}
-        assert {x.upper() for x in methods} <= told, path
+        allowed = {x.strip() for x in answer.headers["allow"].split(",")}
+        assert {x.upper() for x in methods} <= allowed, path
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_a_number_without_a_fraction_is_an_integer(gateway: GatewayThread, path: str) -> None:
+def test_number_without_a_fraction_is_an_integer(gateway: GatewayThread, path: str) -> None:
     body = {
         "model": MODEL, "messages": [{"role": "user", "content": "x"}], "n": 2.0, "seed": 1.0,
         "max_tokens": 3.0, "temperature": 1.0,

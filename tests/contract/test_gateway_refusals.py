@@ -1,4 +1,4 @@
-"""What the gateway refuses, it refuses clearly, at once, and goes on."""
+"""Invalid requests are refused quickly with a clear error, and serving continues."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 CUT_BY = "(x+x+)+y"
 HANG = {"role": "user", "content": "hang"}
 SLOW = {"role": "user", "content": f"{'x' * 22} " * 1000}
-"""Each word takes the library a little less than the most steps that it allows."""
+"""The regular expression library needs almost its maximum number of steps for each word."""
 OK: dict[str, Any] = {"model": MODEL, "messages": USER}
 
 
@@ -43,7 +43,7 @@ def http(gateway: GatewayThread) -> Generator[httpx.Client]:
         assert client.post("/v1/chat/completions", json=OK).status_code == 200
 
 
-def held(schema: dict[str, Any]) -> dict[str, Any]:
+def json_format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
@@ -54,7 +54,7 @@ def nested(levels: int) -> dict[str, Any]:
     return schema
 
 
-def refused(answer: httpx.Response, status: int, code: str, param: str | None = None) -> str:
+def assert_refused(answer: httpx.Response, status: int, code: str, param: str | None = None) -> str:
     assert answer.status_code == status, answer.text
     assert answer.headers["x-request-id"]
     error = answer.json()["error"]
@@ -78,14 +78,14 @@ def refused(answer: httpx.Response, status: int, code: str, param: str | None = 
         (b'"text"', "invalid_value"),
     ],
 )
-def test_a_body_that_is_no_request_is_a_400(http: httpx.Client, body: bytes, code: str) -> None:
-    refused(http.post("/v1/chat/completions", content=body), 400, code)
+def test_body_that_is_not_a_json_object_is_400(http: httpx.Client, body: bytes, code: str) -> None:
+    assert_refused(http.post("/v1/chat/completions", content=body), 400, code)
 
 
-def test_a_packed_body_is_a_415(http: httpx.Client) -> None:
+def test_compressed_body_is_415(http: httpx.Client) -> None:
     packed = gzip.compress(json.dumps(OK).encode())
     answer = http.post("/v1/chat/completions", content=packed, headers={"content-encoding": "gzip"})
-    assert "'gzip'" in refused(answer, 415, "unsupported_content_encoding")
+    assert "'gzip'" in assert_refused(answer, 415, "unsupported_content_encoding")
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,15 @@ def test_a_packed_body_is_a_415(http: httpx.Client) -> None:
             "invalid_value",
             "structured_outputs",
         ),
-        ({"response_format": held({"type": "strin"})}, UNSUPPORTED, SCHEMA_AT),
-        ({"response_format": held({"enum": ["x" * 70_000]})}, UNSUPPORTED, SCHEMA_AT),
-        ({"response_format": held(nested(70))}, UNSUPPORTED, SCHEMA_AT),
-        ({"response_format": held({}), "ignore_eos": True}, "invalid_value", "response_format"),
-        ({"response_format": held({}), "min_tokens": 3}, "invalid_value", "response_format"),
+        ({"response_format": json_format({"type": "strin"})}, UNSUPPORTED, SCHEMA_AT),
+        ({"response_format": json_format({"enum": ["x" * 70_000]})}, UNSUPPORTED, SCHEMA_AT),
+        ({"response_format": json_format(nested(70))}, UNSUPPORTED, SCHEMA_AT),
+        (
+            {"response_format": json_format({}), "ignore_eos": True},
+            "invalid_value",
+            "response_format",
+        ),
+        ({"response_format": json_format({}), "min_tokens": 3}, "invalid_value", "response_format"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens_too_large", "min_tokens"),
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         (
@@ -169,18 +173,18 @@ def test_a_packed_body_is_a_415(http: httpx.Client) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_wrong_parameter_is_a_400_that_names_it(
+def test_invalid_parameter_is_400_that_names_it(
     http: httpx.Client, change: dict[str, Any], code: str, param: str
 ) -> None:
-    refused(http.post("/v1/chat/completions", json={**OK, **change}), 400, code, param)
+    assert_refused(http.post("/v1/chat/completions", json={**OK, **change}), 400, code, param)
 
 
-def test_a_missing_parameter_is_named(http: httpx.Client) -> None:
+def test_missing_parameter_is_named(http: httpx.Client) -> None:
     answer = http.post("/v1/chat/completions", json={"messages": USER})
-    refused(answer, 400, "missing_required_parameter", "model")
+    assert_refused(answer, 400, "missing_required_parameter", "model")
 
 
-def test_an_unknown_model_is_a_404_that_names_those_there_are(gateway: GatewayThread) -> None:
+def test_unknown_model_is_404_that_lists_the_models(gateway: GatewayThread) -> None:
     with (
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client,
         pytest.raises(openai.NotFoundError, match=MODEL) as caught,
@@ -189,10 +193,10 @@ def test_an_unknown_model_is_a_404_that_names_those_there_are(gateway: GatewayTh
     assert caught.value.code == "model_not_found"
 
 
-def test_a_prompt_past_the_context_is_a_400_with_the_numbers(http: httpx.Client) -> None:
+def test_prompt_longer_than_the_context_is_400_with_both_lengths(http: httpx.Client) -> None:
     body = {**OK, "messages": [{"role": "user", "content": "z" * 600}]}
     answer = http.post("/v1/chat/completions", json=body)
-    message = refused(answer, 400, "context_length_exceeded", "messages")
+    message = assert_refused(answer, 400, "context_length_exceeded", "messages")
     assert str(CONTEXT_LENGTH) in message
     assert "618" in message
 
@@ -202,14 +206,14 @@ ZEROS = b"0," * (15 << 20)
 
 @pytest.fixture(scope="module")
 def reading_s() -> float:
-    """Seconds of processor that json takes to read thirty megabytes: what a second is here."""
-    begun = time.process_time()
+    """CPU seconds in which ``json`` parses 30 MB: the unit of time that suits this machine."""
+    started = time.process_time()
     json.loads(b"[%b0]" % ZEROS)
-    return time.process_time() - begun
+    return time.process_time() - started
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_of_100_megabytes_is_a_413_before_it_could_be_read(
+def test_body_of_100_megabytes_is_413_before_it_is_read(
     http: httpx.Client, chunked: bool, reading_s: float
 ) -> None:
     size = 100 << 20
@@ -220,10 +224,10 @@ def test_a_body_of_100_megabytes_is_a_413_before_it_could_be_read(
             yield part
 
     headers = {} if chunked else {"content-length": str(size)}
-    begun = time.process_time()
+    started = time.process_time()
     answer = http.post("/v1/chat/completions", content=parts(), headers=headers)
-    assert time.process_time() - begun < 2 * reading_s
-    refused(answer, 413, "body_too_large")
+    assert time.process_time() - started < 2 * reading_s
+    assert_refused(answer, 413, "body_too_large")
 
 
 HOSTILE: dict[str, tuple[str, bytes]] = {
@@ -236,32 +240,35 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "brackets": ("/v1/responses", b"[" * (30 << 20)),
 }
 MAX_BUSY = 6
-"""Of client and gateway together, in readings of such a body; telling all its faults took 35."""
+"""Maximum CPU time of client and gateway together, in units of ``reading_s``. Listing every
+invalid value took 35."""
 MAX_GROWTH_BYTES = 256 << 20
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_body_full_of_faults_is_refused_soon(
+def test_body_with_many_invalid_values_is_refused_quickly(
     http: httpx.Client, name: str, reading_s: float
 ) -> None:
     path, body = HOSTILE[name]
     process = psutil.Process()
     before = process.memory_info().rss
-    begun = time.process_time()
+    started = time.process_time()
     answer = http.post(path, content=body)
-    assert time.process_time() - begun < MAX_BUSY * reading_s
+    assert time.process_time() - started < MAX_BUSY * reading_s
     assert answer.status_code in (400, 413)
     assert process.memory_info().rss - before < MAX_GROWTH_BYTES
 
 
-def test_a_declared_length_is_refused_before_the_body_comes(gateway: GatewayThread) -> None:
+def test_too_large_content_length_is_refused_before_the_body_arrives(
+    gateway: GatewayThread,
+) -> None:
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=1) as raw:
         raw.sendall(POST % 99_999_999_999)
         assert raw.recv(64).startswith(b"HTTP/1.1 413")
 
 
-def test_a_body_that_does_not_come_is_a_408(cluster: ScriptedCluster) -> None:
+def test_body_that_does_not_arrive_is_408(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster, body_deadline_s=0.2) as gateway:
         host, port = gateway.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as raw:
@@ -279,35 +286,35 @@ def test_a_body_that_does_not_come_is_a_408(cluster: ScriptedCluster) -> None:
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
     ],
 )
-def test_wrong_paths_and_methods_are_refused_in_the_same_form(
+def test_unknown_paths_and_methods_get_the_usual_error_object(
     http: httpx.Client, method: str, path: str, status: int, code: str
 ) -> None:
-    refused(http.request(method, path), status, code)
+    assert_refused(http.request(method, path), status, code)
 
 
-def test_models_are_listed_and_found_by_ids_with_slashes(http: httpx.Client) -> None:
+def test_model_ids_may_contain_slashes(http: httpx.Client) -> None:
     [model] = http.get("/v1/models").json()["data"]
     assert model["id"] == MODEL
     assert model["context_length"] == CONTEXT_LENGTH
     assert http.get(f"/v1/models/{MODEL}").json() == model
     assert http.get("/v1/models/org%2Ftiny").json() == model
-    refused(http.get("/v1/models/org/other"), 404, "model_not_found", "model")
+    assert_refused(http.get("/v1/models/org/other"), 404, "model_not_found", "model")
 
 
-def test_a_request_id_is_kept_when_usable_and_replaced_when_not(http: httpx.Client) -> None:
-    kept = http.get("/health", headers={"x-request-id": "mine-1"})
-    assert kept.headers["x-request-id"] == "mine-1"
+def test_valid_request_id_is_returned_and_an_invalid_one_replaced(http: httpx.Client) -> None:
+    valid = http.get("/health", headers={"x-request-id": "mine-1"})
+    assert valid.headers["x-request-id"] == "mine-1"
     other = http.get("/health", headers={"x-request-id": "a b<c>"})
     assert other.headers["x-request-id"].startswith("req_")
 
 
-def test_answers_do_not_wait_for_the_network_stack(http: httpx.Client) -> None:
-    """Nagle's algorithm and delayed acknowledgements together cost 40 ms an answer."""
+def test_responses_are_not_delayed_by_nagles_algorithm(http: httpx.Client) -> None:
+    """Nagle's algorithm and delayed acknowledgements together add 40 ms to a response."""
     spans: list[float] = []
     for _ in range(20):
-        begun = time.monotonic()
+        started = time.monotonic()
         http.get("/health")
-        spans.append(time.monotonic() - begun)
+        spans.append(time.monotonic() - started)
     assert sorted(spans)[len(spans) // 2] < 0.03
 
 
@@ -319,7 +326,7 @@ def test_answers_do_not_wait_for_the_network_stack(http: httpx.Client) -> None:
         ("/v1/completions", {"prompt": SLOW["content"]}, "invalid_text", None),
     ],
 )
-def test_a_prompt_that_takes_too_long_is_a_400_and_streams_go_on(
+def test_prompt_that_takes_too_long_is_400_and_streams_continue(
     http: httpx.Client, path: str, hanging: dict[str, Any], code: str, param: str | None
 ) -> None:
     answered = 0
@@ -330,31 +337,31 @@ def test_a_prompt_that_takes_too_long_is_a_400_and_streams_go_on(
             text = http.post("/v1/completions", json=ids).raise_for_status().text
             assert text.endswith("data: [DONE]\n\n")
             answered += 1
-    message = refused(answer.result(), 400, code, param)
+    message = assert_refused(answer.result(), 400, code, param)
     assert f"after {DEADLINE_S:g} s" in message
     assert answered > 20
 
 
-def test_a_text_that_the_tokenizer_cannot_cut_is_a_400(http: httpx.Client) -> None:
+def test_text_that_the_tokenizer_cannot_split_is_400(http: httpx.Client) -> None:
     answer = http.post("/v1/completions", json={"model": MODEL, "prompt": "x" * 40})
-    assert "cannot cut this text" in refused(answer, 400, "invalid_text")
+    assert "cannot split this text" in assert_refused(answer, 400, "invalid_text")
 
 
-def test_a_fault_inside_a_schema_is_told_with_its_place(http: httpx.Client) -> None:
+def test_unsupported_keyword_in_a_schema_is_located(http: httpx.Client) -> None:
     schema = {"$defs": {"a": {"properties": {"b/c": {"not": {}}}}}, "items": {"$ref": "#/$defs/a"}}
-    answer = http.post("/v1/chat/completions", json={**OK, "response_format": held(schema)})
-    message = refused(answer, 400, UNSUPPORTED, SCHEMA_AT)
+    answer = http.post("/v1/chat/completions", json={**OK, "response_format": json_format(schema)})
+    message = assert_refused(answer, 400, UNSUPPORTED, SCHEMA_AT)
     assert "'/$defs/a/properties/b~1c'" in message
     assert '"not"' in message
 
 
-def test_a_grammar_that_takes_too_long_is_a_400_that_names_the_setting(
+def test_grammar_past_its_deadline_is_refused(
     cluster: ScriptedCluster,
 ) -> None:
     with running_gateway(cluster, grammar_deadline_s=1e-9) as gateway:
-        # Large enough that a thread cannot be done before the loop looks at the clock.
+        # Large enough that no thread finishes before the event loop checks the deadline.
         large = {"properties": {f"p{n}": {"type": "string", "maxLength": n} for n in range(300)}}
-        body = {**OK, "response_format": held(large)}
+        body = {**OK, "response_format": json_format(large)}
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body)
         assert answer.status_code in (400, 503)
         assert "compile" in answer.json()["error"]["message"]

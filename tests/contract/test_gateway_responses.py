@@ -1,4 +1,4 @@
-"""The Responses API, as OpenAI's own client speaks it."""
+"""The Responses API through OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prompt(cluster: ScriptedCluster) -> str:
     return TOKENIZER.decode(cluster.head.requests()[-1].ids, skip_special=False)
 
 
-def test_a_whole_response_has_reasoning_text_and_usage(client: openai.OpenAI) -> None:
+def test_whole_response_has_reasoning_text_and_usage(client: openai.OpenAI) -> None:
     reply = client.responses.create(model=MODEL, input="hi", instructions="be brief")
     assert reply.output_text == "hello wörld."
     assert [x.type for x in reply.output] == ["reasoning", "message"]
@@ -38,7 +38,7 @@ def test_a_whole_response_has_reasoning_text_and_usage(client: openai.OpenAI) ->
     assert short.status == "incomplete"
 
 
-def test_a_streamed_response_is_the_same_and_its_events_are_numbered(
+def test_streamed_response_has_the_same_content_and_numbered_events(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say(REPLY + CALL)
@@ -50,15 +50,15 @@ def test_a_streamed_response_is_the_same_and_its_events_are_numbered(
     assert text == "hello wörld."
     last = events[-1]
     assert last.type == "response.completed"
-    thought, said, call = cast("Any", last.response.output)
-    assert (thought.type, said.type, call.type) == ("reasoning", "message", "function_call")
+    thought, message, call = cast("Any", last.response.output)
+    assert (thought.type, message.type, call.type) == ("reasoning", "message", "function_call")
     assert json.loads(call.arguments) == {"city": "Rome"}
     cluster.head.script = lambda _: say(REPLY)
     with client.responses.stream(model=MODEL, input="hi") as stream:
         assert stream.get_final_response().output_text == "hello wörld."
 
 
-def test_a_conversation_goes_on_by_the_id_of_its_last_response(
+def test_previous_response_id_continues_a_conversation(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say("hello")
@@ -70,13 +70,13 @@ def test_a_conversation_goes_on_by_the_id_of_its_last_response(
         "<|begin|>user\ntwo<|end|><|begin|>assistant\nhello<|end|>"
         "<|begin|>user\nthree<|end|><|begin|>assistant\n"
     )
-    unkept = client.responses.create(model=MODEL, input="x", store=False)
-    for unknown in (unkept.id, "resp_none"):
-        with pytest.raises(openai.BadRequestError, match="forgotten"):
+    not_stored = client.responses.create(model=MODEL, input="x", store=False)
+    for unknown in (not_stored.id, "resp_none"):
+        with pytest.raises(openai.BadRequestError, match="evicted"):
             client.responses.create(model=MODEL, input="x", previous_response_id=unknown)
 
 
-def test_a_stored_response_is_there_until_it_is_deleted(client: openai.OpenAI) -> None:
+def test_stored_response_can_be_retrieved_until_it_is_deleted(client: openai.OpenAI) -> None:
     first = client.responses.create(model=MODEL, input="one", metadata={"a": "b"})
     streamed = client.responses.create(model=MODEL, input="two", stream=True)
     last = list(streamed)[-1]
@@ -94,20 +94,20 @@ def test_a_stored_response_is_there_until_it_is_deleted(client: openai.OpenAI) -
     assert caught.value.param == "stream"
 
 
-def test_the_input_items_of_a_kept_response_are_listed(client: openai.OpenAI) -> None:
-    said: list[Any] = [
+def test_input_items_of_a_stored_response_are_listed(client: openai.OpenAI) -> None:
+    items: list[Any] = [
         {"role": "user", "content": "one"},
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "id": "fc_mine"},
         {"type": "function_call_output", "call_id": "c", "output": "sun"},
     ]
-    kept = client.responses.create(model=MODEL, input=said)
-    listed = client.responses.input_items.list(kept.id, order="asc").data
+    stored = client.responses.create(model=MODEL, input=items)
+    listed = client.responses.input_items.list(stored.id, order="asc").data
     assert [x.type for x in listed] == ["message", "function_call", "function_call_output"]
     assert cast("Any", listed[0]).content[0].text == "one"
     names = [x.id for x in listed]
     assert len(set(names)) == 3
     assert names[1] == "fc_mine"
-    pages = client.responses.input_items.list(kept.id, limit=1)
+    pages = client.responses.input_items.list(stored.id, limit=1)
     assert [x.id for x in pages] == names[::-1]
     text = client.responses.create(model=MODEL, input="hi")
     [message] = client.responses.input_items.list(text.id).data
@@ -124,16 +124,16 @@ def test_the_input_items_of_a_kept_response_are_listed(client: openai.OpenAI) ->
     [("limit=0", "limit"), ("limit=x", "limit"), ("order=up", "order"), ("colour=1", "colour"),
      ("after=none", "after"), ("limit=1&limit=2", "limit"), ("include=x", "include")],
 )  # fmt: skip
-def test_a_query_that_cannot_be_honoured_is_refused(
+def test_invalid_query_is_400_that_names_the_parameter(
     client: openai.OpenAI, gateway: GatewayThread, query: str, param: str
 ) -> None:
-    kept = client.responses.create(model=MODEL, input="hi")
-    answer = httpx.get(f"{gateway.url}/v1/responses/{kept.id}/input_items?{query}")
+    stored = client.responses.create(model=MODEL, input="hi")
+    answer = httpx.get(f"{gateway.url}/v1/responses/{stored.id}/input_items?{query}")
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
 
 
-def test_output_items_come_back_as_input(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
+def test_output_items_are_valid_input(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
     cluster.head.script = lambda _: say(REPLY + CALL)
     first = client.responses.create(model=MODEL, input="hi", tools=cast("Any", [TOOL]))
     items: list[Any] = [{"role": "user", "content": "hi"}]
@@ -144,9 +144,7 @@ def test_output_items_come_back_as_input(client: openai.OpenAI, cluster: Scripte
     assert "assistant\nhello wörld.<|end|><|begin|>tool\nsun<|end|>" in prompt(cluster)
 
 
-def test_failures_are_an_event_of_their_own(
-    client: openai.OpenAI, cluster: ScriptedCluster
-) -> None:
+def test_rejected_response_is_503(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
     gone = Rejected("", 0, 503, "gone", "the model went away")
     cluster.head.script = lambda _: Script(reject=gone)
     with pytest.raises(openai.InternalServerError):
@@ -170,7 +168,7 @@ def test_failures_are_an_event_of_their_own(
         ({"input": []}, "input"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(
+def test_unsupported_parameters_are_400_and_named(
     client: openai.OpenAI, change: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:

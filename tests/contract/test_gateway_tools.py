@@ -1,4 +1,4 @@
-"""Tools and reasoning over the wire, as OpenAI's own client sees them."""
+"""Tool calls and reasoning of chats through OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CALL = '<tool_call>{"name": "weather", "arguments": {"city": "%s"}}</tool_call>'
 REPLY = "<think>hm</think>Let me see." + CALL % "Rome" + CALL % "Oslo"
 
 
-def held(parameters: dict[str, Any], strict: bool) -> dict[str, Any]:
+def make_tool(parameters: dict[str, Any], strict: bool) -> dict[str, Any]:
     function = {"name": "held", "parameters": parameters, "strict": strict}
     return {"type": "function", "function": function}
 
@@ -41,7 +41,7 @@ def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=whole, verify=False)
 
 
-def test_a_whole_reply_has_its_calls_and_its_reasoning(client: openai.OpenAI) -> None:
+def test_whole_reply_has_tool_calls_and_reasoning(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "hi"}], tools=cast("Any", [TOOL])
     )
@@ -55,7 +55,7 @@ def test_a_whole_reply_has_its_calls_and_its_reasoning(client: openai.OpenAI) ->
     assert len({x.id for x in message.tool_calls or []}) == 2
 
 
-def test_a_streamed_reply_has_the_same_calls_in_pieces(client: openai.OpenAI) -> None:
+def test_streamed_reply_has_the_same_tool_calls_in_pieces(client: openai.OpenAI) -> None:
     pieces: list[Any] = []
     finish = None
     for chunk in client.chat.completions.create(
@@ -76,7 +76,7 @@ def test_a_streamed_reply_has_the_same_calls_in_pieces(client: openai.OpenAI) ->
         assert json.loads("".join(x.function.arguments for x in others)) == {"city": city}
 
 
-def test_a_call_that_a_limit_cuts_is_told_as_far_as_it_came(
+def test_tool_call_cut_by_max_tokens_is_returned_incomplete(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cut = TOKENIZER.encode(REPLY[: REPLY.rindex("lo")], chat=True)
@@ -86,7 +86,7 @@ def test_a_call_that_a_limit_cuts_is_told_as_far_as_it_came(
     assert choice["message"]["tool_calls"][1]["function"]["arguments"] == '{"city": "Os'
 
 
-def test_one_call_is_enough_without_parallel_calls(
+def test_reply_ends_after_one_tool_call_without_parallel_tool_calls(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.head.cancelled.clear()
@@ -97,7 +97,7 @@ def test_one_call_is_enough_without_parallel_calls(
     wait_for(lambda: cluster.head.cancelled, "a cancel")
 
 
-def test_calls_and_their_results_go_back_into_the_prompt(
+def test_tool_calls_and_results_reach_the_prompt(
     client: openai.OpenAI, cluster: ScriptedCluster
 ) -> None:
     first = client.chat.completions.create(
@@ -127,7 +127,7 @@ def test_tool_choice_none_hides_the_tools(gateway: GatewayThread, cluster: Scrip
     assert "weather" not in TOKENIZER.decode(cluster.head.requests()[-1].ids)
 
 
-def test_reasoning_effort_reaches_a_template_that_reads_it(
+def test_reasoning_effort_reaches_the_template(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     ask(gateway, reasoning_effort="high")
@@ -143,18 +143,18 @@ def test_reasoning_effort_reaches_a_template_that_reads_it(
             "tool_choice.function.name",
         ),
         (
-            {"tool_choice": "required", "tools": [held({"type": "strin"}, strict=False)]},
+            {"tool_choice": "required", "tools": [make_tool({"type": "strin"}, strict=False)]},
             "tools[0].function.parameters",
         ),
         (
-            {"tools": [TOOL, held({"properties": {"a": {"not": {}}}}, strict=True)]},
+            {"tools": [TOOL, make_tool({"properties": {"a": {"not": {}}}}, strict=True)]},
             "tools[1].function.parameters",
         ),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_called_or_held_is_a_400(
+def test_invalid_tools_are_400_and_named(
     gateway: GatewayThread, change: dict[str, Any], param: str
 ) -> None:
     answer = ask(gateway, **{"tools": [TOOL], **change})
@@ -172,7 +172,7 @@ def test_what_cannot_be_called_or_held_is_a_400(
         ("[" * 300, '{"INVALID_JSON": "' + "[" * 300 + '"}'),
     ],
 )
-def test_earlier_arguments_are_read_as_far_as_a_model_wrote_them(
+def test_incomplete_arguments_of_earlier_calls_are_repaired(
     gateway: GatewayThread, cluster: ScriptedCluster, written: str, read: str
 ) -> None:
     call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": written}}
@@ -181,7 +181,7 @@ def test_earlier_arguments_are_read_as_far_as_a_model_wrote_them(
     assert f"f({read})" in TOKENIZER.decode(cluster.head.requests()[-1].ids)
 
 
-def test_only_what_asks_for_it_gets_a_grammar(
+def test_grammar_is_used_only_where_the_request_needs_one(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     def grammar(**body: Any) -> str:
@@ -190,10 +190,10 @@ def test_only_what_asks_for_it_gets_a_grammar(
 
     named = {"type": "function", "function": {"name": "weather"}}
     assert grammar() == ""
-    assert grammar(tool_choice="none", tools=[held({}, strict=True)]) == ""
+    assert grammar(tool_choice="none", tools=[make_tool({}, strict=True)]) == ""
     assert "<tool_call>" in grammar(tool_choice="required")
-    assert "held" not in grammar(tool_choice=named, tools=[TOOL, held({}, strict=False)])
-    assert "held" in grammar(tools=[TOOL, held({}, strict=True)])
+    assert "held" not in grammar(tool_choice=named, tools=[TOOL, make_tool({}, strict=False)])
+    assert "held" in grammar(tools=[TOOL, make_tool({}, strict=True)])
     assert "%json" in grammar(response_format={"type": "json_object"})
 
 
@@ -208,10 +208,10 @@ def test_only_what_asks_for_it_gets_a_grammar(
         ({}, False),
     ],
 )
-def test_arguments_that_a_tool_does_not_list_are_not_drawn(
+def test_unlisted_arguments_are_excluded_only_from_closed_schemas(
     gateway: GatewayThread, cluster: ScriptedCluster, schema: dict[str, Any], closed: bool
 ) -> None:
-    answer = ask(gateway, tool_choice="required", tools=[held(schema, strict=False)])
+    answer = ask(gateway, tool_choice="required", tools=[make_tool(schema, strict=False)])
     assert answer.status_code == 200, answer.text
     grammar = cluster.head.requests()[-1].submit.sampling.grammar
     assert ('"additionalProperties": false' in grammar) == closed

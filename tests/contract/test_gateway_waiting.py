@@ -1,4 +1,4 @@
-"""A client that waits is told where it stands, and its way to the head may change."""
+"""Progress comments of waiting streams, and changes of the head's address."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 def comments(gateway: GatewayThread, path: str) -> list[str]:
-    """The comments of a streamed answer, each once when it comes several times in a row."""
+    """Returns the comments of a streamed response without consecutive repetitions."""
     body = {"model": MODEL, "stream": True, **ASKED[path]}
     text = httpx.post(f"{gateway.url}{path}", json=body).text
     assert "hello" in re.sub(r'"[^"]*hello', "hello", text)
@@ -36,17 +36,21 @@ def comments(gateway: GatewayThread, path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ASKED)
-def test_a_stream_tells_its_place_in_the_queue_and_then_how_much_of_the_prompt_is_done(
+def test_stream_reports_queue_position_then_prefill_progress(
     cluster: ScriptedCluster, path: str
 ) -> None:
     cluster.head.script = lambda _: say(REPLY, places=(3, 1), prefilled=(7,), step_s=0.3)
     with running_gateway(cluster, keep_alive_s=0.03) as gateway:
         found = comments(gateway, path)
-    told = [re.sub(r"/\d+", "/n", x) for x in found]
-    assert [x for x in told if x != "prompt 0/n"] == ["queued at 3", "queued at 1", "prompt 7/n"]
+    progress = [re.sub(r"/\d+", "/n", x) for x in found]
+    assert [x for x in progress if x != "prompt 0/n"] == [
+        "queued at 3",
+        "queued at 1",
+        "prompt 7/n",
+    ]
 
 
-def test_reports_come_at_most_once_a_second(
+def test_progress_is_reported_at_most_once_a_second(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     many = tuple(range(40, 0, -1))
@@ -54,7 +58,7 @@ def test_reports_come_at_most_once_a_second(
     assert comments(gateway, "/v1/chat/completions") == ["queued at 40"]
 
 
-def test_the_gateway_goes_to_the_head_by_the_planners_address_and_follows_it(
+def test_gateway_follows_the_heads_address_in_the_plan(
     cluster: ScriptedCluster,
 ) -> None:
     cluster.head.script = lambda _: say(REPLY * 4, step_s=0.02)
@@ -68,21 +72,21 @@ def test_the_gateway_goes_to_the_head_by_the_planners_address_and_follows_it(
                 url = f"{gateway.url}/v1/chat/completions"
                 with httpx.stream("POST", url, json=body) as answer:
                     parts = answer.iter_text()
-                    begun = next(parts)
+                    first = next(parts)
                     cluster.address = second.endpoint
                     cluster.change()
                     wait_for(lambda: httpx.post(url, json={**body, "n": 2}).is_success, "others")
                     wait_for(lambda: second.connections == 1, "the new way")
-                    text = begun + "".join(parts)
-                said = re.findall(r'"content":"([^"]*)"', text)
-                assert "".join(said) == REPLY * 4
+                    text = first + "".join(parts)
+                contents = re.findall(r'"content":"([^"]*)"', text)
+                assert "".join(contents) == REPLY * 4
                 assert {x.submit.attempt for x in cluster.head.requests()} == {0}
         finally:
             cluster.address = ""
             cluster.change()
 
 
-def test_a_request_is_cancelled_by_the_way_that_is_there_now(cluster: ScriptedCluster) -> None:
+def test_cancel_uses_the_heads_current_address(cluster: ScriptedCluster) -> None:
     slow = replace(say(REPLY * 20), step_s=0.05)
     cluster.head.script = lambda _: slow
     with relay(cluster.head.endpoint) as first, relay(cluster.head.endpoint) as second:

@@ -1,4 +1,4 @@
-"""JSON Schemas of rising difficulty, the same ones in every run."""
+"""JSON Schemas of increasing difficulty, equal in every run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RARE: tuple[dict[str, Any], ...] = (
     {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "multipleOf": 0.125},
     {"enum": [{"a": [1, None]}, "\\\"\n", -0.5]},
 )  # fmt: skip
-"""What is seldom asked for; some of it no grammar can hold."""
+"""Rarely used schemas. A grammar cannot express some of them."""
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, ""),
     ({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}, "/properties/a"),
@@ -40,12 +40,15 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"anyOf": [{"type": "string"}, {"type": "strin"}]}, "/anyOf/1"),
     ({"enum": []}, ""),
 )  # fmt: skip
-"""Schemas that no grammar can hold, and the part that is at fault."""
+"""Schemas that a grammar cannot express, and JSON pointers to the faulty part."""
 
 
 def generated_schemas(count: int, seed: int = 6) -> list[dict[str, Any]]:
-    """Schemas that get harder: from one value to nested, referenced and combined ones, and at
-    last some whose keywords no grammar may know."""
+    """Returns schemas of increasing difficulty.
+
+    They go from a single value to nested, referenced and combined values. The last ones have
+    keywords that a grammar may not support.
+    """
     draw = random.Random(seed)
     return [_object(draw, 1 + place * 5 // count, 1 + place * 3 // count) for place in range(count)]
 

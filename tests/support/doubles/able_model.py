@@ -1,5 +1,7 @@
-"""Stands for a model that is able to do what clients ask: it calls the function that it is
-offered, reads what that returned, and tells jokes as JSON. The gateway before it is real."""
+"""A scripted model behind a real gateway that does what clients of the API tests ask.
+
+It calls the function that it is offered, reads the result, and tells jokes as JSON.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +37,24 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "PartialJoke": JOKE,
     "IterableJoke": {"tasks": [JOKE, JOKE]},
 }
-"""What it calls a function with, by the function's name."""
+"""Arguments of its calls, by function name."""
 
 
 def reply(prompt: str, grammar: str) -> str:
-    """What it says to a prompt. The grammar names the functions that it must call, if any."""
+    """Returns the reply to a prompt.
+
+    Functions that the model must call are in the grammar; others are in the prompt.
+    """
     head, *turns = prompt.split("<|begin|>")
-    asked = turns[-2]
+    question = turns[-2]
     offered = grammar.replace("\\", "") if "<tool_call>" in grammar else head
-    if asked.startswith("tool"):
+    if question.startswith("tool"):
         return "It is sunny in Rome."
     for name, arguments in ARGUMENTS.items():
         if f'"name": "{name}"' in offered:
             call = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
             return f"<tool_call>\n{call}\n</tool_call>"
-    return json.dumps(JOKE) if "joke" in asked else "Hello to you."
+    return json.dumps(JOKE) if "joke" in question else "Hello to you."
 
 
 def script(submitted: Submitted) -> Script:
@@ -60,7 +65,7 @@ def script(submitted: Submitted) -> Script:
 
 @contextmanager
 def able_model(folder: Path) -> Generator[str]:
-    """Where it answers, while the block runs."""
+    """Runs the model while the block runs. Yields the URL of its gateway."""
     source = write_tiny_model(folder, TOOLS_TEMPLATE, CONTEXT_LENGTH)
     with (
         scripted_cluster(script, NAME, str(source)) as cluster,

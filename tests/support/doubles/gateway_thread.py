@@ -1,4 +1,4 @@
-"""A real gateway in a thread of the test's process: real HTTP, real links."""
+"""Runs a real gateway in a thread of the test process, with real HTTP and real links."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.doubles.scripted_cluster import ScriptedCluster
 
 
 def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 10.0) -> None:
-    """Poll until the condition holds; fail naming what did not come."""
+    """Polls until the condition holds. Fails with ``what`` after the deadline."""
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen within {deadline_s:g} s"
@@ -25,7 +25,7 @@ def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 10.
 
 
 class GatewayThread:
-    """Runs ``serve`` in a loop of its own."""
+    """A gateway that runs ``serve`` in an event loop of its own."""
 
     def __init__(self, cluster: ScriptedCluster, **settings: Any) -> None:
         self.settings = GatewaySettings(
@@ -56,12 +56,12 @@ class GatewayThread:
             self._loop.close()
 
     def ready(self) -> None:
-        """Wait until /readyz is green."""
+        """Waits until ``/readyz`` answers 200."""
         with httpx.Client(verify=False) as client:
             wait_for(lambda: client.get(f"{self.url}/readyz").status_code == 200, "readiness")
 
     def stop(self) -> None:
-        """Ask the gateway to drain and end."""
+        """Makes the gateway drain and end."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
 
@@ -74,7 +74,7 @@ class GatewayThread:
 
 @contextmanager
 def running_gateway(cluster: ScriptedCluster, **settings: Any) -> Generator[GatewayThread]:
-    """A gateway that is ready, while the block runs."""
+    """Runs a gateway while the block runs; it is ready when the block starts."""
     gateway = GatewayThread(cluster, **{"drain_deadline_s": 1.0, **settings})
     try:
         gateway.ready()

@@ -1,7 +1,6 @@
-"""Stands for planner, discovery and stage workers towards a gateway: the control plane.
+"""Control plane of a cluster, for tests of the gateway: planner, discovery and stage workers.
 
-A real switchboard carries beacons both ways, so a gateway finds the scripted head as it finds a
-real one.
+A real beacon proxy carries the beacons, so a gateway finds the scripted head like a real one.
 """
 
 from __future__ import annotations
@@ -29,14 +28,15 @@ from support.ports import free_port
 
 
 class ScriptedCluster:
-    """A switchboard, and the beacons of a planner and two stage workers.
+    """A beacon proxy, and the beacons of a planner and two stage workers.
 
     Attributes:
-        state: of the pipeline, as the planner says it.
-        address: where the planner says the head is reached, when that is another endpoint.
-        sequence_tokens: what the head says its caches hold, of 1000.
-        silent: services that publish nothing more.
-        gateways: newest beacon of each gateway heard.
+        state: state of the pipeline in the planner's beacon.
+        stage_state: state of both stages in the workers' beacons.
+        address: address of the head in the plan, when it is not its endpoint.
+        sequence_tokens: tokens in the head's KV cache, of 1000.
+        silent: services that publish no beacons.
+        gateways: newest beacon of each gateway, by boot id, newest last.
     """
 
     def __init__(self, head: ScriptedHead, model: str, source: str) -> None:
@@ -61,7 +61,7 @@ class ScriptedCluster:
         self._thread.start()
 
     def change(self) -> None:
-        """Publish beacons now."""
+        """Publishes all beacons now."""
         self._loop.call_soon_threadsafe(self._changed.set)
 
     def close(self) -> None:
@@ -77,22 +77,22 @@ class ScriptedCluster:
             self._loop.close()
 
     async def _serve(self) -> None:
-        board = BeaconProxy(self.publish, self.subscribe, "tcp://127.0.0.1:*")
+        proxy = BeaconProxy(self.publish, self.subscribe, "tcp://127.0.0.1:*")
         sender = BeaconSender(self.publish)
         receiver = BeaconReceiver(self.subscribe, "pomona")
 
         async def forward() -> None:
             while True:
-                await board.send_local(await board.receive_local())
+                await proxy.send_local(await proxy.receive_local())
 
-        async def hear() -> None:
+        async def receive() -> None:
             while True:
                 beacon = await receiver.receive(1.0)
                 if beacon is not None and isinstance(beacon.facts, GatewayFacts):
                     self.gateways.pop(beacon.boot, None)
                     self.gateways[beacon.boot] = beacon
 
-        async def beat() -> None:
+        async def publish() -> None:
             while True:
                 self._changed.clear()
                 for beacon in self._beacons():
@@ -101,7 +101,7 @@ class ScriptedCluster:
                     async with asyncio.timeout(0.2):
                         await self._changed.wait()
 
-        work = (forward(), hear(), beat(), board.drain_subscriptions())
+        work = (forward(), receive(), publish(), proxy.drain_subscriptions())
         tasks = [asyncio.ensure_future(x) for x in work]
         await self._stop.wait()
         for task in tasks:
@@ -109,7 +109,7 @@ class ScriptedCluster:
         await asyncio.gather(*tasks, return_exceptions=True)
         sender.close()
         await receiver.close()
-        board.close()
+        proxy.close()
 
     def _beacons(self) -> list[Beacon]:
         stages = tuple(
@@ -144,7 +144,7 @@ class ScriptedCluster:
 def scripted_cluster(
     script: Callable[[Submitted], Script], model: str, source: str
 ) -> Generator[ScriptedCluster]:
-    """A head and its cluster while the block runs."""
+    """Runs a scripted head and its cluster while the block runs."""
     head = ScriptedHead(script)
     try:
         cluster = ScriptedCluster(head, model, source)

@@ -1,6 +1,6 @@
-"""Stands for the stages of a pipeline towards a gateway: the data plane.
+"""Data plane of a pipeline, for tests of the gateway: answers requests from a script.
 
-A real :class:`Pull` takes ``Submit`` and ``Cancel``; a script says what comes back.
+It receives ``Submit`` and ``Cancel`` on a real :class:`Pull`.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from pomona.transport import Identity, Pull, Push
 
 WORKERS = ("near.stage_worker", "far.stage_worker")
 PROBE = [0]
-"""What a gateway submits to learn whether tokens come through."""
+"""Prompt of the gateway's probes."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """What a head does with one submitted request.
+    """Answer of a head to one submitted request.
 
     Attributes:
         ids: the reply, from index 0. A resumed request gets it from ``Submit.emitted`` on.
-        end: the id that ends the reply with ``stop``, after ``ids``; None ends with
-            ``length`` at the last of them.
+        end: id after ``ids`` that ends the reply with ``stop``; None ends it with ``length``
+            at the last of ``ids``.
         step_s: seconds between tokens.
         batch: tokens in one message.
-        fail_after: refuse the attempt with ``epoch_failed`` before this many tokens of it.
-        reject: answer with this instead (request and attempt are filled in).
-        silent_after: say nothing more after this many tokens.
-        cached: prompt tokens that a kept prefix supplied.
-        places: in the queue, reported before the prompt is begun, ``step_s`` apart.
-        prefilled: tokens of the prompt that are done, reported one after another likewise.
-        chances: what ``logprob`` and ``top`` are for an id, of the reply or the prompt.
-        scores_batch: log-probabilities of the prompt in one message.
-        fail_scores_after: refuse the attempt with ``epoch_failed`` after so many messages of
-            them.
-        order: the indexes in the order in which their tokens are sent, instead of each once.
+        fail_after: reject the attempt with ``epoch_failed`` after this many of its tokens.
+        reject: send this instead of a reply; request and attempt are filled in.
+        silent_after: send nothing after this many tokens.
+        cached: prompt tokens found in the prefix cache.
+        places: queue positions to report before the prompt starts, ``step_s`` apart.
+        prefilled: numbers of processed prompt tokens to report, ``step_s`` apart.
+        logprobs: returns ``logprob`` and ``top`` of an id of the reply or the prompt.
+        logprob_batch: prompt log-probabilities in one message.
+        fail_logprobs_after: reject the attempt with ``epoch_failed`` after this many messages
+            of prompt log-probabilities.
+        order: indexes of the tokens to send, in this order; None sends each once.
     """
 
     ids: tuple[int, ...] = ()
@@ -68,10 +68,10 @@ class Script:
     cached: int = 0
     places: tuple[int, ...] = ()
     prefilled: tuple[int, ...] = ()
-    chances: Callable[[int], tuple[float, tuple[tuple[int, float], ...]]] | None = None
+    logprobs: Callable[[int], tuple[float, tuple[tuple[int, float], ...]]] | None = None
     order: tuple[int, ...] | None = None
-    scores_batch: int = 3
-    fail_scores_after: int | None = None
+    logprob_batch: int = 3
+    fail_logprobs_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,20 @@ class Submitted:
 
 
 @dataclass(order=True)
-class _Due:
+class _Scheduled:
     at: float
     order: int
     send: Callable[[], None] = field(compare=False)
 
 
 class ScriptedHead:
-    """The data plane of a pipeline: one thread, one Pull, one Push to each gateway."""
+    """Runs one thread with one Pull and one Push to each gateway.
+
+    Attributes:
+        submitted: requests so far, probes included.
+        cancelled: monotonic time and message of each ``Cancel``.
+        listening: receive messages. False makes senders run into their deadline.
+    """
 
     def __init__(self, script: Callable[[Submitted], Script]) -> None:
         self.script: Callable[[Submitted], Script] = script
@@ -101,9 +107,9 @@ class ScriptedHead:
         self._pull = Pull("127.0.0.1")
         self.endpoint = self._pull.endpoint
         self._pushes: dict[str, Push] = {}
-        self._due: list[_Due] = []
+        self._scheduled: list[_Scheduled] = []
         self._order = itertools.count()
-        self._stopped: set[tuple[str, int]] = set()
+        self._cancelled: set[tuple[str, int]] = set()
         self._closing = threading.Event()
         self._wake = self._pull.waker()
         self._thread = threading.Thread(target=self._run, name="scripted head")
@@ -116,15 +122,15 @@ class ScriptedHead:
         assert not self._thread.is_alive()
 
     def requests(self) -> list[Submitted]:
-        """What clients asked for, without the gateway's probes."""
+        """Returns the submitted requests without the gateway's probes."""
         return [x for x in list(self.submitted) if x.ids != PROBE]
 
     def _run(self) -> None:
         while not self._closing.is_set():
             now = time.monotonic()
-            while self._due and self._due[0].at <= now:
-                heapq.heappop(self._due).send()
-            wait = min(0.5, self._due[0].at - now) if self._due else 0.5
+            while self._scheduled and self._scheduled[0].at <= now:
+                heapq.heappop(self._scheduled).send()
+            wait = min(0.5, self._scheduled[0].at - now) if self._scheduled else 0.5
             message = self._pull.receive(max(0.001, wait)) if self.listening else None
             if not self.listening:
                 time.sleep(0.01)
@@ -135,7 +141,7 @@ class ScriptedHead:
                     ids = array("i", bytes(message.buffers[0])).tolist()
                     self._submit(Submitted(submit, ids, message.envelope.epoch))
                 case Cancel() as cancel:
-                    self._stopped.add((cancel.request, cancel.attempt))
+                    self._cancelled.add((cancel.request, cancel.attempt))
                     self.cancelled.append((time.monotonic(), cancel))
                 case _:
                     raise AssertionError(message.envelope.body)
@@ -151,7 +157,7 @@ class ScriptedHead:
         buffers: tuple[bytes, ...] = (),
     ) -> None:
         submit = submitted.submit
-        if (submit.request, submit.attempt) in self._stopped:
+        if (submit.request, submit.attempt) in self._cancelled:
             return
         push = self._pushes.get(submit.reply)
         if push is None:
@@ -159,11 +165,13 @@ class ScriptedHead:
         with suppress(LinkError):
             push.send(body, submitted.epoch, tensors, buffers)
 
-    def _later(self, after_s: float, submitted: Submitted, body: Body) -> None:
-        self._at(after_s, lambda: self._send(submitted, body))
+    def _send_after(self, after_s: float, submitted: Submitted, body: Body) -> None:
+        self._call_after(after_s, lambda: self._send(submitted, body))
 
-    def _at(self, after_s: float, send: Callable[[], None]) -> None:
-        heapq.heappush(self._due, _Due(time.monotonic() + after_s, next(self._order), send))
+    def _call_after(self, after_s: float, send: Callable[[], None]) -> None:
+        heapq.heappush(
+            self._scheduled, _Scheduled(time.monotonic() + after_s, next(self._order), send)
+        )
 
     def _submit(self, submitted: Submitted) -> None:
         self.submitted.append(submitted)
@@ -173,23 +181,23 @@ class ScriptedHead:
         key = (submit.request, submit.attempt)
         if script.reject is not None:
             refused = replace(script.reject, request=key[0], attempt=key[1])
-            self._later(0, submitted, refused)
+            self._send_after(0, submitted, refused)
             return
         prompt = len(submitted.ids) - submit.emitted
         after = 0.0
         for position in script.places:
-            self._later(after, submitted, Queued((QueuePlace(*key, position),)))
+            self._send_after(after, submitted, Queued((QueuePlace(*key, position),)))
             after += script.step_s
         for done in (script.cached, *script.prefilled):
             started = Started(*key, script.cached, done, prompt)
-            self._later(after, submitted, started)
+            self._send_after(after, submitted, started)
             after += script.step_s if script.prefilled else 0.0
-        for n, scores in enumerate(_scores(submitted, script)):
-            if n == script.fail_scores_after:
+        for n, message in enumerate(_prompt_logprobs(submitted, script)):
+            if n == script.fail_logprobs_after:
                 failed = Rejected(*key, 503, "epoch_failed", "a stage is gone")
-                self._later(after, submitted, failed)
+                self._send_after(after, submitted, failed)
                 return
-            self._at(after, lambda scores=scores: self._send(submitted, *scores))
+            self._call_after(after, lambda message=message: self._send(submitted, *message))
         tokens = list(_tokens(submitted, script))
         for n in range(0, len(tokens), script.batch):
             if script.silent_after is not None and n >= script.silent_after:
@@ -198,24 +206,24 @@ class ScriptedHead:
                 break
             after += script.step_s
             part = Tokens(tuple(tokens[n : n + script.batch]))
-            self._later(after, submitted, part)
+            self._send_after(after, submitted, part)
         if script.fail_after is not None:
             failed = Rejected(*key, 503, "epoch_failed", "a stage is gone")
-            self._later(after, submitted, failed)
+            self._send_after(after, submitted, failed)
 
 
-def _scores(
+def _prompt_logprobs(
     submitted: Submitted, script: Script
 ) -> Iterator[tuple[Scored, tuple[Tensor, ...], tuple[bytes, ...]]]:
     submit = submitted.submit
     count = submit.sampling.prompt_logprobs
-    if count is None or script.chances is None:
+    if count is None or script.logprobs is None:
         return
     prompt = submitted.ids[: len(submitted.ids) - submit.emitted]
-    for index in range(submit.scored, len(prompt) - 1, script.scores_batch):
-        ids = prompt[index + 1 :][: script.scores_batch]
-        chances = [script.chances(i) for i in ids]
-        top = [pair for _, pairs in chances for pair in pairs[:count]]
+    for index in range(submit.scored, len(prompt) - 1, script.logprob_batch):
+        ids = prompt[index + 1 :][: script.logprob_batch]
+        logprobs = [script.logprobs(i) for i in ids]
+        top = [pair for _, pairs in logprobs for pair in pairs[:count]]
         yield (
             Scored(submit.request, submit.attempt, index),
             (
@@ -224,7 +232,7 @@ def _scores(
                 Tensor("float32", (len(ids), count)),
             ),
             (
-                array("f", [own for own, _ in chances]).tobytes(),
+                array("f", [own for own, _ in logprobs]).tobytes(),
                 array("i", [token for token, _ in top]).tobytes(),
                 array("f", [logprob for _, logprob in top]).tobytes(),
             ),
@@ -240,7 +248,7 @@ def _tokens(submitted: Submitted, script: Script) -> Iterator[Token]:
         finish = "stop" if last and script.end is not None else None
         if finish is None and (last or index == limit - 1):
             finish = "length"
-        logprob, top = script.chances(whole[index]) if script.chances else (None, ())
+        logprob, top = script.logprobs(whole[index]) if script.logprobs else (None, ())
         yield Token(
             request=submit.request,
             attempt=submit.attempt,

@@ -1,7 +1,7 @@
-"""Replies to generated JSON Schemas validate, or the gateway refuses the schema before a token.
+"""Replies to generated JSON Schemas validate, or the gateway rejects the schema beforehand.
 
-The grammars, the tail and the lanes are the real ones; a random model draws the tokens, which
-tries more of a grammar than one that knows what JSON looks like.
+Grammars, sampler and lanes are the real ones. The model has random weights, which covers more of
+a grammar than a trained model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL
 from pomona.models.formats.vocabulary import read_vocabulary
-from pomona_gateway.grammar import GrammarCheck, JsonShape, body_grammar
+from pomona_gateway.grammar import GrammarChecker, JsonShape, body_grammar
 from pomona_gateway.settings import GatewaySettings
 from pomona_gateway.text import load_language_model
 from support.json_schemas import generated_schemas
@@ -26,24 +26,26 @@ COUNT = 200
 MAX_TOKENS = 700
 
 
-def test_every_reply_validates_or_its_schema_was_refused_with_a_reason() -> None:
+def test_every_reply_validates_or_its_schema_is_rejected_with_a_reason() -> None:
     language = load_language_model(EMBEDDED_MODEL)
     schemas = generated_schemas(COUNT)
-    check = GrammarCheck(GatewaySettings(node="near", grammar_deadline_s=60.0))
+    checker = GrammarChecker(GatewaySettings(node="near", grammar_deadline_s=60.0))
 
-    async def prove() -> list[str | RequestError]:
-        proved: list[str | RequestError] = []
+    async def check_all() -> list[str | RequestError]:
+        checked: list[str | RequestError] = []
         for schema in schemas:
             try:
-                proved.append(await check.check(language, body_grammar(JsonShape(schema, "here"))))
+                checked.append(
+                    await checker.check(language, body_grammar(JsonShape(schema, "here")))
+                )
             except RequestError as error:
-                proved.append(error)
-        return proved
+                checked.append(error)
+        return checked
 
     try:
-        grammars = asyncio.run(prove())
+        grammars = asyncio.run(check_all())
     finally:
-        check.close()
+        checker.close()
     line = vocabulary_pipeline()
     clients = [
         line.submit(

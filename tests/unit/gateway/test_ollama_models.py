@@ -1,4 +1,4 @@
-"""A model's size and quantisation, in Ollama's words."""
+"""Ollama's format of parameter counts and quantisations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pomona_gateway.http.ollama.models import human_number, quantization_level
         (3, "3"),
     ],
 )
-def test_parameters_are_written_as_ollama_does(parameters: int, text: str) -> None:
+def test_parameter_count_has_ollamas_format(parameters: int, text: str) -> None:
     assert human_number(parameters) == text
 
 
@@ -40,5 +40,5 @@ def test_parameters_are_written_as_ollama_does(parameters: int, text: str) -> No
         ("", ""),
     ],
 )
-def test_quantisation_is_written_as_ollama_does(stored: str, text: str) -> None:
+def test_quantisation_has_ollamas_format(stored: str, text: str) -> None:
     assert quantization_level(stored) == text

@@ -1,4 +1,4 @@
-"""What a model's makers wrote may do what it likes: its process ends, and the gateway goes on."""
+"""A hostile template or tokenizer costs its process, and the gateway goes on."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ DEADLINE_S = 1.0
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 HOSTILE = "(x+x+)+y"
 JUST_BELOW = "x" * 22 + " "
-"""Takes a little less than the most steps that the library lets a match have."""
+"""Takes slightly fewer steps than the library's limit for a match."""
 MESSAGES = [{"role": "user", "content": 'ü\n"\U0001f34e'}]
 
 
 @pytest.fixture
 def prompter(tmp_path: Path) -> Iterator[Prompter]:
-    """Of a model whose tokenizer is hostile to many an ``x``."""
+    """A prompter whose tokenizer takes exponential time for a run of ``x``."""
     before = set(psutil.Process().children())
     prompter = Prompter(write_tiny_model(tmp_path / "tiny", cut_by=HOSTILE), DEADLINE_S)
     yield prompter
@@ -44,7 +44,7 @@ def render(prompter: Prompter, source: str, **variables: Any) -> str:
     return text
 
 
-def test_a_prompt_is_what_the_template_makes_of_it(prompter: Prompter) -> None:
+def test_a_prompt_is_the_rendered_template(prompter: Prompter) -> None:
     source = "{{ bos_token }}{{ messages[0].content }}{{ big }}{{ tools is none }}"
     expected = ChatTemplate(source, {"bos_token": "<s>"}).render(MESSAGES, big=2**70)
     assert render(prompter, source, big=2**70) == expected == f'<s>ü\n"\U0001f34e{2**70}True'
@@ -60,7 +60,7 @@ def test_a_prompt_is_what_the_template_makes_of_it(prompter: Prompter) -> None:
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
     ],
 )
-def test_a_hostile_template_is_a_400_and_the_next_prompt_is_made(
+def test_a_hostile_template_is_a_400_and_the_next_prompt_works(
     prompter: Prompter, source: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
@@ -70,10 +70,8 @@ def test_a_hostile_template_is_a_400_and_the_next_prompt_is_made(
     assert render(prompter, "{{ messages[0].role }}") == "user"
 
 
-def test_a_process_that_stands_still_is_not_waited_for(
-    prompter: Prompter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stopped process gets no alarm from the kernel."""
+def test_a_stopped_process_is_killed(prompter: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel sends no alarm to a stopped process."""
     render(prompter, "")
     monkeypatch.setattr("pomona_gateway.text.prompter.GRACE_S", 0.0)
     own = [
@@ -92,12 +90,12 @@ def test_a_process_that_stands_still_is_not_waited_for(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (JUST_BELOW * 1000, f"was not done with this text after {DEADLINE_S:g} s"),
-        ("x" * 40, "cannot cut this text: .*retry-limit"),
+        (JUST_BELOW * 1000, f"had not finished this text after {DEADLINE_S:g} s"),
+        ("x" * 40, "cannot split this text: .*retry-limit"),
         ("hello " * 20_000_000, "took too much memory"),
     ],
 )
-def test_a_text_that_a_tokenizer_cannot_cut_in_time_is_a_400_and_the_next_is_cut(
+def test_a_text_that_takes_too_long_to_encode_is_a_400_and_the_next_text_works(
     prompter: Prompter, text: str, reason: str
 ) -> None:
     for _ in range(2):
@@ -107,31 +105,31 @@ def test_a_text_that_a_tokenizer_cannot_cut_in_time_is_a_400_and_the_next_is_cut
     assert asyncio.run(prompter.encode(JUST_BELOW)) == tiny_tokenizer().encode(JUST_BELOW, True)
 
 
-def test_a_conversation_that_a_tokenizer_cannot_cut_in_time_is_its_fault(
+def test_a_chat_that_takes_too_long_to_encode_is_an_error_of_the_tokenizer(
     prompter: Prompter,
 ) -> None:
-    with pytest.raises(RequestError, match="tokenizer was not done") as caught:
+    with pytest.raises(RequestError, match="tokenizer had not finished") as caught:
         render(prompter, "{{ text }}", text=JUST_BELOW * 1000)
     assert caught.value.code == "invalid_text"
 
 
-def test_what_a_template_says_of_its_messages_is_told(prompter: Prompter) -> None:
+def test_a_templates_own_error_message_is_returned(prompter: Prompter) -> None:
     with pytest.raises(RequestError, match="no system here"):
         render(prompter, "{{ raise_exception('no system here') }}")
 
 
-def test_several_prompts_at_once_each_get_their_own(prompter: Prompter) -> None:
-    async def ask() -> list[tuple[str, array[int]]]:
+def test_concurrent_requests_each_get_their_own_prompt(prompter: Prompter) -> None:
+    async def render_all() -> list[tuple[str, array[int]]]:
         template = ChatTemplate("{{ n }}", {})
         return await asyncio.gather(
             *(prompter.render(template, {"messages": [], "n": n}) for n in range(50))
         )
 
-    assert [text for text, _ in asyncio.run(ask())] == [str(n) for n in range(50)]
+    assert [text for text, _ in asyncio.run(render_all())] == [str(n) for n in range(50)]
 
 
-def test_a_template_ends_though_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
-    asked = {
+def test_a_template_is_killed_even_when_its_gateway_is_gone(tmp_path: Path) -> None:
+    request = {
         "template": ENDLESS,
         "special_tokens": {},
         "variables": {"messages": []},
@@ -150,6 +148,6 @@ def test_a_template_ends_though_nobody_waits_for_it_any_more(tmp_path: Path) -> 
         encoding="ascii",
     ) as process:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.write(json.dumps(request) + "\n")
         process.stdin.close()
         assert process.wait(30) < 0

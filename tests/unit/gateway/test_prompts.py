@@ -1,4 +1,4 @@
-"""A model whose template knows no tools sees them, its calls and their results as text."""
+"""Prompts for models whose template does not render tools."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from pomona_gateway.text.prompts import with_taught_calls, with_written_calls
+from pomona_gateway.text.prompts import with_tool_calls_as_text, with_tool_instructions
 
 USER = {"role": "user", "content": "Weather?"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
-def called(content: str | None, *cities: str) -> dict[str, Any]:
+def assistant(content: str | None, *cities: str) -> dict[str, Any]:
+    """Returns an assistant message that calls ``weather`` once for each city."""
     calls = [
         {"type": "function", "id": city, "function": {"name": "weather", "arguments": {"c": city}}}
         for city in cities
@@ -20,9 +21,10 @@ def called(content: str | None, *cities: str) -> dict[str, Any]:
     return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
-def test_calls_and_results_become_turns_that_any_template_has() -> None:
+def test_tool_calls_and_results_become_assistant_and_user_messages() -> None:
     results = [{"role": "tool", "content": text, "tool_call_id": "x"} for text in ("sun", "rain")]
-    written = with_written_calls([USER, called(None, "Rome", "Oslo"), *results, USER])
+    messages = [USER, assistant(None, "Rome", "Oslo"), *results, USER]
+    written = with_tool_calls_as_text(messages)
     assert [message["role"] for message in written] == ["user", "assistant", "user", "user"]
     assert written[1]["content"] == (
         '<tool_call>\n{"name": "weather", "arguments": {"c": "Rome"}}\n</tool_call>\n'
@@ -31,17 +33,20 @@ def test_calls_and_results_become_turns_that_any_template_has() -> None:
     assert written[2]["content"] == (
         "<tool_response>\nsun\n</tool_response>\n<tool_response>\nrain\n</tool_response>"
     )
-    assert with_written_calls([called("Hm.", "Rome")])[0]["content"].startswith("Hm.\n<tool_call>")
+    [message] = with_tool_calls_as_text([assistant("Hm.", "Rome")])
+    assert message["content"].startswith("Hm.\n<tool_call>")
 
 
 @pytest.mark.parametrize("before", [[], [{"role": "system", "content": "Be brief."}]])
-def test_tools_are_taught_in_one_system_message(before: list[dict[str, Any]]) -> None:
-    lessons: set[str] = set()
+def test_tool_instructions_are_added_to_the_one_system_message(
+    before: list[dict[str, Any]],
+) -> None:
+    contents: set[str] = set()
     for forced in (False, True):
-        system, user = with_taught_calls([*before, USER], [TOOL], forced)
+        system, user = with_tool_instructions([*before, USER], [TOOL], forced)
         assert user == USER
         assert system["role"] == "system"
         assert '{"name": "weather", "parameters": {"type": "object"}}' in system["content"]
         assert all(message["content"] in system["content"] for message in before)
-        lessons.add(system["content"])
-    assert len(lessons) == 2
+        contents.add(system["content"])
+    assert len(contents) == 2

@@ -1,4 +1,4 @@
-"""The gateway reaches the head, and is reached, by the way that was measured."""
+"""Routes use the addresses that were measured, in both directions."""
 
 from __future__ import annotations
 
@@ -35,45 +35,48 @@ def plan(*nodes: str, endpoint: str = EVERYWHERE, address: str = "") -> Beacon:
     return beacon_of("planner", "a", facts={"pipelines": pipelines})
 
 
-def measured(node: str, *links: LinkFacts) -> Beacon:
+def discovery(node: str, *links: LinkFacts) -> Beacon:
     return beacon_of("discovery", node, facts={"links": links})
 
 
 def table(*beacons: Beacon) -> RouteTable:
-    made = RouteTable("here")
+    routes = RouteTable("here")
     for beacon in beacons:
-        made.on_beacon(beacon)
-    return made
+        routes.on_beacon(beacon)
+    return routes
 
 
-def way(made: RouteTable) -> tuple[str, str]:
-    """To the head, and back."""
-    route = made.route("m")
+def endpoints(routes: RouteTable) -> tuple[str, str]:
+    """Returns the endpoint of the head, and that of the gateway for the stages."""
+    route = routes.route("m")
     assert route is not None
-    return route.endpoint, made.way_back(route, HERE)
+    return route.endpoint, routes.reply_endpoint(route, HERE)
 
 
-def test_an_endpoint_on_one_address_is_the_way_unless_the_planner_says_another() -> None:
+def test_the_heads_own_endpoint_is_used_unless_the_planner_states_another_address() -> None:
     one: dict[str, Any] = {"endpoint": "tcp://10.0.0.1:7000"}
-    heard = worker("far", **one)
-    assert way(table(heard, plan("far", **one)))[0] == "tcp://10.0.0.1:7000"
+    head = worker("far", **one)
+    assert endpoints(table(head, plan("far", **one)))[0] == "tcp://10.0.0.1:7000"
     other = plan("far", **one, address="tcp://10.0.0.9:7000")
-    assert way(table(heard, other))[0] == "tcp://10.0.0.9:7000"
+    assert endpoints(table(head, other))[0] == "tcp://10.0.0.9:7000"
     beside_its_tail = plan("far", **one, address="ipc://@pomona-1")
-    assert way(table(heard, beside_its_tail))[0] == "tcp://10.0.0.1:7000"
+    assert endpoints(table(head, beside_its_tail))[0] == "tcp://10.0.0.1:7000"
 
 
-def test_a_head_on_every_address_is_reached_by_the_one_measured_from_here() -> None:
-    made = table(worker("far"), plan("far", address="tcp://10.0.0.9:7000"))
-    assert way(made)[0] == "tcp://10.0.0.9:7000"
-    assert made.on_beacon(measured("here", link("far", "10.1.0.2")))
-    assert way(made)[0] == "tcp://10.1.0.2:7000"
-    assert not made.on_beacon(measured("here", link("far", "10.1.0.2")))
-    assert way(table(worker("here"), plan("here")))[0] == "tcp://127.0.0.1:7000"
+def test_a_head_that_listens_on_all_addresses_is_reached_at_the_measured_one() -> None:
+    routes = table(worker("far"), plan("far", address="tcp://10.0.0.9:7000"))
+    assert endpoints(routes)[0] == "tcp://10.0.0.9:7000"
+    assert routes.on_beacon(discovery("here", link("far", "10.1.0.2")))
+    assert endpoints(routes)[0] == "tcp://10.1.0.2:7000"
+    assert not routes.on_beacon(discovery("here", link("far", "10.1.0.2")))
+    assert endpoints(table(worker("here"), plan("here")))[0] == "tcp://127.0.0.1:7000"
 
 
-def test_stages_are_told_an_address_of_this_node_that_they_measured() -> None:
-    seen = (measured("far", link("here", "10.1.0.1")), measured("near", link("here", "10.2.0.1")))
+def test_stages_get_an_address_of_this_node_that_they_measured() -> None:
+    links = (
+        discovery("far", link("here", "10.1.0.1")),
+        discovery("near", link("here", "10.2.0.1")),
+    )
     ends = (worker("far"), worker("near"), worker("here"))
     for nodes, address in (
         (("far", "near"), "10.2.0.1"),
@@ -81,4 +84,4 @@ def test_stages_are_told_an_address_of_this_node_that_they_measured() -> None:
         (("here", "near"), "10.2.0.1"),
         (("here", "here"), "127.0.0.1"),
     ):
-        assert way(table(*ends, *seen, plan(*nodes)))[1] == f"tcp://{address}:9000"
+        assert endpoints(table(*ends, *links, plan(*nodes)))[1] == f"tcp://{address}:9000"

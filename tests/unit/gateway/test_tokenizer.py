@@ -1,4 +1,4 @@
-"""The default model's tokenizer and template, as its makers' own tools would run them."""
+"""Tokenizers and chat templates give the results of their reference implementations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from pomona.errors import ModelUnsupportedError, RequestError
 from pomona.models import EMBEDDED_MODEL
+from pomona_gateway.generation.detokenizer import incremental_decoder
 from pomona_gateway.text import LanguageModel, load_language_model
 from pomona_gateway.text.chat_template import ChatTemplate
 from support.models.tiny_model import TEMPLATE, write_tiny_model
@@ -26,13 +27,13 @@ def smollm() -> LanguageModel:
 
 @cache
 def known_bytes() -> frozenset[int]:
-    """A few bytes that no common character has are missing in this vocabulary."""
+    """Returns the bytes in this vocabulary, which lacks those of rare characters."""
     tokenizer = smollm().tokenizer
     tokens = (tokenizer.token_bytes(i) for i in range(tokenizer.size))
     return frozenset(token[0] for token in tokens if len(token) == 1)
 
 
-def test_the_default_model_reads_its_question_as_trained() -> None:
+def test_the_default_model_gets_the_prompt_of_its_training() -> None:
     language = smollm()
     prompt = language.templates["default"].render(
         [{"role": "user", "content": "What is the capital of France?"}]
@@ -49,7 +50,7 @@ def test_the_default_model_reads_its_question_as_trained() -> None:
     assert language.context_length == 8192
 
 
-def test_digits_are_tokens_of_their_own() -> None:
+def test_each_digit_is_a_token() -> None:
     tokenizer = smollm().tokenizer
     ids = tokenizer.encode("12345", chat=True)
     assert [tokenizer.token_text(i) for i in ids] == list("12345")
@@ -57,7 +58,7 @@ def test_digits_are_tokens_of_their_own() -> None:
 
 @given(st.text())
 @settings(deadline=None, max_examples=200)
-def test_every_text_whose_bytes_the_vocabulary_has_survives_encoding(text: str) -> None:
+def test_text_of_known_bytes_survives_encoding_and_decoding(text: str) -> None:
     tokenizer = smollm().tokenizer
     assume(known_bytes().issuperset(text.encode()))
     ids = tokenizer.encode(text, chat=True)
@@ -67,29 +68,29 @@ def test_every_text_whose_bytes_the_vocabulary_has_survives_encoding(text: str) 
 
 @given(st.lists(st.integers(0, 49151)))
 @settings(deadline=None, max_examples=100)
-def test_the_pieces_of_any_ids_are_their_whole_decoding(ids: list[int]) -> None:
+def test_incremental_decoding_equals_decoding_at_once(ids: list[int]) -> None:
     tokenizer = smollm().tokenizer
-    decoder = tokenizer.decoder()
+    decoder = incremental_decoder(tokenizer)
     assert "".join(map(decoder.push, ids)) + decoder.flush() == tokenizer.decode(ids)
 
 
-def test_a_folder_reads_as_its_tokenizer_json_says(tmp_path: Path) -> None:
+def test_a_folder_is_read_from_its_tokenizer_json(tmp_path: Path) -> None:
     language = load_language_model(str(write_tiny_model(tmp_path / "tiny")))
     assert language.templates["default"].source == TEMPLATE
     assert list(language.tokenizer.encode("<|begin|>hello", chat=False)) == [260, 259]
 
 
-def test_tokens_that_a_regular_expression_makes_text_of_are_not_supported(tmp_path: Path) -> None:
+def test_a_decoder_with_a_regular_expression_is_not_supported(tmp_path: Path) -> None:
     rules = write_tiny_model(tmp_path / "tiny") / "tokenizer.json"
     backend = Backend.from_file(str(rules))
-    for pattern, able in (("(x+x+)+y", True), (Regex("(x+x+)+y"), False)):
+    for pattern, supported in (("(x+x+)+y", True), (Regex("(x+x+)+y"), False)):
         backend.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(pattern, "z")])
         backend.save(str(rules))
-        with nullcontext() if able else pytest.raises(ModelUnsupportedError, match=str(rules)):
+        with nullcontext() if supported else pytest.raises(ModelUnsupportedError, match=str(rules)):
             load_language_model(str(rules.parent))
 
 
-def test_a_template_file_wins_over_the_one_in_the_configuration(tmp_path: Path) -> None:
+def test_a_template_file_overrides_the_one_in_the_configuration(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "tiny")
     (folder / "chat_template.jinja").write_text("file")
     assert load_language_model(str(folder)).templates["default"].render([]) == "file"
@@ -106,13 +107,13 @@ def test_a_template_file_wins_over_the_one_in_the_configuration(tmp_path: Path) 
         ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
     ],
 )
-def test_what_a_template_refuses_is_a_400_with_its_words(source: str, expected: str) -> None:
+def test_a_template_error_is_a_400_with_its_message(source: str, expected: str) -> None:
     with pytest.raises(RequestError, match=expected) as caught:
         ChatTemplate(source, {}).render([{"role": "user", "content": "x"}])
     assert caught.value.status == 400
 
 
-def test_templates_get_what_hugging_face_gives_them() -> None:
+def test_templates_have_the_features_of_hugging_face() -> None:
     source = (
         "{%- for m in messages %}\n"
         "    {%- if loop.index == 3 %}{% break %}{% endif %}\n"
@@ -126,6 +127,6 @@ def test_templates_get_what_hugging_face_gives_them() -> None:
     assert text.endswith("<s>4False")
 
 
-def test_an_invalid_template_is_named_with_its_line() -> None:
+def test_an_invalid_template_error_names_the_line() -> None:
     with pytest.raises(ModelUnsupportedError, match="line 2"):
         ChatTemplate("a\n{% if %}", {})

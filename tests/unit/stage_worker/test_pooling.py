@@ -15,7 +15,7 @@ import pytest
 from pomona.errors import ModelError, RequestError
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.pooling_config import read_pooling
-from pomona_gateway.http.openai.embeddings import FAMILIES, EmbeddingRequest, refuse
+from pomona_gateway.http.openai.embeddings import FAMILIES, EmbeddingRequest, check_support
 from pomona_stage_worker.slicing import slice_model
 from support.models.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
 from support.slicing.families import build, randomise
@@ -134,7 +134,7 @@ def test_modules_that_cannot_be_read_are_named(tmp_path: Path, content: str) -> 
 def test_other_embeddings_are_refused_with_the_reason(change: dict[str, Any], words: str) -> None:
     embeds = replace(read_facts(EMBEDDED_MODEL), pooling="lasttoken")
     asked = EmbeddingRequest(model="m", input="x")
-    refuse("m", embeds, asked)
+    check_support("m", embeds, asked)
     with pytest.raises(RequestError, match=words) as refused:
-        refuse("m", replace(embeds, **change), asked)
+        check_support("m", replace(embeds, **change), asked)
     assert (refused.value.status, refused.value.code) == (400, "embeddings_not_supported")

@@ -1,4 +1,4 @@
-"""``python -m pomona_gateway``"""
+"""Starts the gateway: ``python -m pomona_gateway``."""
 
 from __future__ import annotations
 

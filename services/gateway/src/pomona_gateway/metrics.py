@@ -1,4 +1,4 @@
-"""What ``/metrics`` says: vLLM's names and buckets under ``pomona_``, label ``model_name``."""
+"""Prometheus metrics: vLLM's names and buckets under ``pomona_``, label ``model_name``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ _MODEL = ("model_name",)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When things happened to one sequence, in monotonic seconds; 0 for what did not."""
+    """Monotonic times of one sequence, in seconds; 0 for what has not happened.
+
+    Attributes:
+        opened: the sequence was submitted.
+        started: its prefill began.
+        first: its first token arrived.
+        last: its latest token arrived.
+    """
 
     opened: float
     started: float
@@ -36,7 +43,7 @@ class Timing:
 
 
 class Metrics:
-    """The counters of one gateway."""
+    """The metrics of one gateway."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -52,34 +59,40 @@ class Metrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(f"pomona_{name}", text, _MODEL, registry=self.registry)
 
-        self.running = gauge("num_requests_running", "Sequences whose prompt was begun")
-        self.waiting = gauge("num_requests_waiting", "Sequences waiting for their prompt")
+        self.running = gauge("num_requests_running", "Sequences whose prefill has begun")
+        self.waiting = gauge("num_requests_waiting", "Sequences waiting for their prefill")
         self.cache_use = gauge(
-            "kv_cache_usage_perc", "Share of the KV caches that running sequences take, 0 to 1"
+            "kv_cache_usage_perc", "Fraction of the KV cache that running sequences use, 0 to 1"
         )
         self._cache = Gauge(
             "pomona_cache_config_info",
-            "The caches of a model; always 1",
+            "KV cache configuration of a model; always 1",
             (*_MODEL, "block_size", "num_gpu_blocks", "kv_cache_size_tokens", "cache_dtype",
              "enable_prefix_caching"),
             registry=self.registry,
         )  # fmt: skip
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished prompts")
-        self.generation_tokens = counter("generation_tokens", "Tokens of replies")
-        self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up")
-        self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in kept prefixes")
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens prefilled")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated")
+        self.prefix_queries = counter(
+            "prefix_cache_queries", "Prompt tokens looked up in the prefix cache"
+        )
+        self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in the prefix cache")
         self.success = counter(
-            "request_success", "Sequences that ended well", (*_MODEL, "finished_reason")
+            "request_success", "Sequences that ended without an error", (*_MODEL, "finished_reason")
         )
         self.refused = counter(
             "request_refused", "Requests answered with an error", (*_MODEL, "status", "code")
         )
         self.key_requests = counter("key_requests", "Requests answered, by key", ("key",))
-        self.key_tokens = counter("key_tokens", "Tokens used, by key", ("key", "kind"))
-        self.dropped = counter(
-            "messages_dropped", "Messages not taken from the data plane", ("reason",)
+        self.key_tokens = counter(
+            "key_tokens", "Tokens of prompts and replies, by key", ("key", "kind")
         )
-        self.resubmitted = counter("request_resubmitted", "Attempts after the first")
+        self.dropped = counter(
+            "messages_dropped", "Messages of the data plane that were dropped", ("reason",)
+        )
+        self.resubmitted = counter(
+            "request_resubmitted", "Resubmissions of a request to another epoch"
+        )
         self.first_token = histogram(
             "time_to_first_token_seconds", "From request to first token", _FIRST_TOKEN
         )
@@ -87,17 +100,19 @@ class Metrics:
             "inter_token_latency_seconds", "Between two tokens of a reply", _TOKEN
         )
         self.mean_per_token = histogram(
-            "request_time_per_output_token_seconds", "Mean time a token of a reply", _TOKEN
+            "request_time_per_output_token_seconds", "Mean time per token of a reply", _TOKEN
         )
         self.e2e = histogram("e2e_request_latency_seconds", "From request to last token", _REQUEST)
         self.queue = histogram(
-            "request_queue_time_seconds", "From request to its prompt being begun", _REQUEST
+            "request_queue_time_seconds", "From request to the start of prefill", _REQUEST
         )
         self.inference = histogram(
-            "request_inference_time_seconds", "From the prompt's begin to the end", _REQUEST
+            "request_inference_time_seconds",
+            "From the start of prefill to the last token",
+            _REQUEST,
         )
         self.prefill = histogram(
-            "request_prefill_time_seconds", "From the prompt's begin to the first token", _REQUEST
+            "request_prefill_time_seconds", "From the start of prefill to the first token", _REQUEST
         )
         self.decode = histogram(
             "request_decode_time_seconds", "From the first token to the last", _REQUEST
@@ -109,60 +124,57 @@ class Metrics:
             "request_generation_tokens", "Reply tokens of a sequence", _COUNTS
         )
         self.request_max_tokens = histogram(
-            "request_params_max_tokens", "Most tokens a request allowed", _COUNTS
+            "request_params_max_tokens", "max_tokens of a request", _COUNTS
         )
-        self.request_n = histogram(
-            "request_params_n", "Replies a request asked for", (1, 2, 5, 10, 20)
-        )
+        self.request_n = histogram("request_params_n", "n of a request", (1, 2, 5, 10, 20))
 
-    def caches(self, pipelines: Iterable[Pipeline]) -> None:
-        """What the caches of each model are now. Their room is counted by the token, so that is
-        the size of a block."""
+    def set_cache_config(self, pipelines: Iterable[Pipeline]) -> None:
+        """Sets the cache configuration of each pipeline. A block is one token."""
         self._cache.clear()
         for pipeline in pipelines:
             tokens = str(pipeline.cache_tokens)
             dtype = f"int{pipeline.cache_bits}" if pipeline.cache_bits else "auto"
             self._cache.labels(pipeline.model, "1", tokens, tokens, dtype, "True").set(1)
 
-    def token(self, model: str, count: int, timing: Timing, now: float) -> None:
-        """A token arrived; ``count`` of its reply came before it."""
+    def observe_token(self, model: str, count: int, timing: Timing, now: float) -> None:
+        """Records a token that arrives now, after ``count`` others of its reply."""
         self.generation_tokens.labels(model).inc()
         if count == 0:
             self.first_token.labels(model).observe(now - timing.opened)
             return
         self.inter_token.labels(model).observe(now - timing.last)
 
-    def prompt(self, model: str, length: int, cached: int) -> None:
-        """A prompt is done."""
+    def observe_prompt(self, model: str, length: int, cached: int) -> None:
+        """Records a prefilled prompt; ``cached`` of its tokens came from the prefix cache."""
         self.prompt_tokens.labels(model).inc(length)
         self.prefix_queries.labels(model).inc(length)
         self.prefix_hits.labels(model).inc(cached)
 
-    def finished(
+    def observe_end(
         self, model: str, reason: str, prompt: int, reply: int, timing: Timing, now: float
     ) -> None:
-        """A sequence ended, well or by its client's wish."""
+        """Records a sequence that ended now, with ``prompt`` and ``reply`` tokens."""
         self.success.labels(model, reason).inc()
         self.e2e.labels(model).observe(now - timing.opened)
         self.request_prompt.labels(model).observe(prompt)
         self.request_generation.labels(model).observe(reply)
-        begun = timing.started or timing.first
-        if not begun:
+        prefill_start = timing.started or timing.first
+        if not prefill_start:
             return
-        self.queue.labels(model).observe(begun - timing.opened)
-        self.inference.labels(model).observe(now - begun)
+        self.queue.labels(model).observe(prefill_start - timing.opened)
+        self.inference.labels(model).observe(now - prefill_start)
         if timing.first:
-            self.prefill.labels(model).observe(timing.first - begun)
+            self.prefill.labels(model).observe(timing.first - prefill_start)
             self.decode.labels(model).observe(timing.last - timing.first)
         if reply > 1:
             self.mean_per_token.labels(model).observe((timing.last - timing.first) / (reply - 1))
 
-    def key_used(self, key: str, prompt: int, reply: int) -> None:
-        """A request of a key has ended; "" is no key."""
+    def observe_key(self, key: str, prompt: int, reply: int) -> None:
+        """Records the tokens of a request that ended; ``key`` is "" without a key."""
         self.key_requests.labels(key).inc()
         self.key_tokens.labels(key, "prompt").inc(prompt)
         self.key_tokens.labels(key, "reply").inc(reply)
 
-    def text(self) -> bytes:
-        """The exposition format of Prometheus."""
+    def exposition(self) -> bytes:
+        """Returns all metrics in Prometheus' exposition format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""How much each key may still use: pure, time is a parameter (monotonic seconds)."""
+"""Rate limits of API keys. Pure: time is a parameter, in monotonic seconds."""
 
 from __future__ import annotations
 
@@ -13,46 +13,60 @@ WINDOW_S = 60.0
 
 
 @dataclass(slots=True)
-class _Account:
+class _Usage:
+    """Usage of a key within the window.
+
+    Attributes:
+        running: requests that have not ended.
+        requests: start of each request.
+        tokens: end of each request, and its tokens.
+    """
+
     running: int = 0
     requests: deque[float] = field(default_factory=deque[float])
     tokens: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
 
 
 class RateLimits:
-    """What every key used within the last minute. The name "" is everyone without a key."""
+    """Counts the requests and tokens of every key within the last minute.
+
+    Requests without a key count as those of the key "".
+    """
 
     def __init__(self) -> None:
-        self._accounts: dict[str, _Account] = {}
+        self._usage: dict[str, _Usage] = {}
 
-    def begin(self, name: str, limits: KeyLimits, now: float) -> None:
-        """A request begins. Raises RequestError 429 when it is one too many."""
-        account = self._account(name, now)
-        if limits.concurrent is not None and account.running >= limits.concurrent:
+    def admit(self, key: str, limits: KeyLimits, now: float) -> None:
+        """Counts a request that starts. Raises RequestError (429) when it exceeds a limit."""
+        usage = self._current(key, now)
+        if limits.concurrent is not None and usage.running >= limits.concurrent:
             raise _refusal(f"{limits.concurrent} requests at once", 1)
-        if limits.requests is not None and len(account.requests) >= limits.requests:
-            raise _refusal(f"{limits.requests} requests a minute", _left(account.requests[0], now))
-        if limits.tokens is not None and sum(n for _, n in account.tokens) >= limits.tokens:
-            raise _refusal(f"{limits.tokens} tokens a minute", _left(account.tokens[0][0], now))
-        account.running += 1
-        account.requests.append(now)
+        if limits.requests is not None and len(usage.requests) >= limits.requests:
+            raise _refusal(
+                f"{limits.requests} requests a minute", _expires_in(usage.requests[0], now)
+            )
+        if limits.tokens is not None and sum(n for _, n in usage.tokens) >= limits.tokens:
+            raise _refusal(f"{limits.tokens} tokens a minute", _expires_in(usage.tokens[0][0], now))
+        usage.running += 1
+        usage.requests.append(now)
 
-    def end(self, name: str, tokens: int, now: float) -> None:
-        """A request that began has ended, after so many tokens of prompt and reply."""
-        account = self._account(name, now)
-        account.running -= 1
-        account.tokens.append((now, tokens))
+    def release(self, key: str, tokens: int, now: float) -> None:
+        """Counts the end of an admitted request, with its tokens of prompt and reply."""
+        usage = self._current(key, now)
+        usage.running -= 1
+        usage.tokens.append((now, tokens))
 
-    def _account(self, name: str, now: float) -> _Account:
-        account = self._accounts.setdefault(name, _Account())
-        while account.requests and now - account.requests[0] >= WINDOW_S:
-            account.requests.popleft()
-        while account.tokens and now - account.tokens[0][0] >= WINDOW_S:
-            account.tokens.popleft()
-        return account
+    def _current(self, key: str, now: float) -> _Usage:
+        usage = self._usage.setdefault(key, _Usage())
+        while usage.requests and now - usage.requests[0] >= WINDOW_S:
+            usage.requests.popleft()
+        while usage.tokens and now - usage.tokens[0][0] >= WINDOW_S:
+            usage.tokens.popleft()
+        return usage
 
 
-def _left(oldest: float, now: float) -> int:
+def _expires_in(oldest: float, now: float) -> int:
+    """Returns the whole seconds until an entry leaves the window, at least 1."""
     return max(1, math.ceil(oldest + WINDOW_S - now))
 
 

@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import cast
 
@@ -23,115 +23,60 @@ from pomona_gateway.settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 CLOSE_GRACE_S = 2
-"""What the last error events of a drain get to reach their clients."""
+"""Time for the error events of a drain to reach their clients, in seconds."""
 BACKLOG = 2048
-"""Connections that the kernel keeps until they are accepted."""
+"""Maximum number of connections that the kernel queues until they are accepted."""
 SEND_BUFFER_BYTES = 256 << 10
-"""Left alone, the kernel holds megabytes for each client that does not read."""
-
-
-class Server(uvicorn.Server):
-    """uvicorn without handlers for signals, of which the service has its own, and with a
-    deadline for TLS handshakes, which uvicorn leaves at asyncio's minute."""
-
-    def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
-        super().__init__(config)
-        self._handshake_s = handshake_s
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        config = self.config
-        make = partial(
-            config.http_protocol_class, config=config, server_state=self.server_state, app_state={}
-        )
-        create = partial(asyncio.get_running_loop().create_server, make, backlog=BACKLOG)
-        if config.ssl is not None:
-            create = partial(create, ssl=config.ssl, ssl_handshake_timeout=self._handshake_s)
-        self.servers = [await create(sock=listener) for listener in sockets or ()]
-        self.started = True
+"""Send buffer of each connection. By default the kernel holds megabytes for a client that does
+not read."""
 
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
-    """Serve until ``stop`` is set, then let running requests finish."""
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    tls = _tls(settings)
-    listener = _listen(settings.host, settings.port)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    scheme = "https" if tls else "http"
-    try:
-        gateway = Gateway(settings, f"{scheme}://{host}:{listener.getsockname()[1]}")
-    except BaseException:
-        listener.close()
-        raise
-    gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
-    connection = partial(Connection, settings, gateway.refused)
-    server = Server(
-        uvicorn.Config(
-            build_app(gateway),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            # Whatever makes a protocol will do; uvicorn's type wants a class.
-            http=cast("type[asyncio.Protocol]", connection),
-            h11_max_incomplete_event_size=settings.max_headers_bytes,
-            ssl_context_factory=None if tls is None else lambda config, default: tls,
-            timeout_graceful_shutdown=int(settings.drain_deadline_s) + CLOSE_GRACE_S,
-        ),
-        settings.headers_deadline_s,
-    )
-    try:
-        async with gateway.control.running():
-            log.info("the API listens", extra={"url": gateway.url})
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            gateway.drain()
-            server.should_exit = True
-            await _drain(gateway, serving, settings.drain_deadline_s)
-            stopping.cancel()
-            await serving
-    finally:
-        listener.close()
-        await gateway.close()
+    """Runs the gateway until ``stop`` is set and the running requests have finished.
+
+    Raises ConfigurationError, AddressInUseError or LinkError when it cannot start.
+    """
+    tls = _load_tls(settings)
+    with closing(_bind(settings.host, settings.port)) as listener:
+        gateway = Gateway(settings, _url(settings.host, listener, tls))
+        try:
+            gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
+            server = _http_server(gateway, tls)
+            async with gateway.control.running():
+                serving = asyncio.create_task(server.serve(sockets=[listener]))
+                log.info("the API listens", extra={"url": gateway.url})
+                await _wait_for_either(serving, stop)
+                await _drain(gateway, server, serving)
+        finally:
+            await gateway.close()
 
 
-async def _drain(gateway: Gateway, serving: asyncio.Task[None], deadline_s: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(deadline_s):
-            await asyncio.shield(serving)
-    gateway.engine.fail_all(
-        RequestError(503, "shutting_down", "the gateway shut down before the reply was complete")
-    )
+def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+    """Loads the certificate and its key; returns None when neither is set.
 
-
-def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
-    """Raises ConfigurationError when TLS is half set, or its files do not make a server."""
+    Raises ConfigurationError when only one of them is set, or when they cannot be used.
+    """
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None and key is None:
         return None
-    given = f"POMONA_GATEWAY_TLS_CERTIFICATE={certificate} and POMONA_GATEWAY_TLS_KEY={key}"
+    names = f"POMONA_GATEWAY_TLS_CERTIFICATE={certificate} and POMONA_GATEWAY_TLS_KEY={key}"
     if certificate is None or key is None:
-        raise ConfigurationError(f"{given}: HTTPS needs both, certificate and key")
+        raise ConfigurationError(f"{names}: HTTPS needs both, certificate and key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # Without a password OpenSSL would ask for one on the terminal.
+        # Without this argument OpenSSL would prompt for a password on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{given} cannot be used: {error}; name a certificate, and its key without a "
+            f"{names} cannot be used: {error}; set a certificate and its key without a "
             "password, both as PEM"
         ) from error
     return context
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay off only where the protocol is stated.
+    # asyncio disables Nagle's algorithm only for a socket with an explicit protocol.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -146,3 +91,73 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port}: {error}; change POMONA_GATEWAY_HOST"
         ) from error
     return listener
+
+
+def _url(host: str, listener: socket.socket, tls: ssl.SSLContext | None) -> str:
+    scheme = "https" if tls else "http"
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{listener.getsockname()[1]}"
+
+
+def _http_server(gateway: Gateway, tls: ssl.SSLContext | None) -> Server:
+    settings = gateway.settings
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    connection = partial(Connection, settings, gateway.count_error)
+    config = uvicorn.Config(
+        build_app(gateway),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        # uvicorn's type demands a class, but any factory of a protocol works.
+        http=cast("type[asyncio.Protocol]", connection),
+        h11_max_incomplete_event_size=settings.max_headers_bytes,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
+        timeout_graceful_shutdown=int(settings.drain_deadline_s) + CLOSE_GRACE_S,
+    )
+    return Server(config, settings.headers_deadline_s)
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers, which the service has itself, and with a deadline for
+    TLS handshakes, which uvicorn leaves at asyncio's minute."""
+
+    def __init__(self, config: uvicorn.Config, handshake_deadline_s: float) -> None:
+        super().__init__(config)
+        self._handshake_deadline_s = handshake_deadline_s
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config = self.config
+        protocol = partial(
+            config.http_protocol_class, config=config, server_state=self.server_state, app_state={}
+        )
+        create = partial(asyncio.get_running_loop().create_server, protocol, backlog=BACKLOG)
+        if config.ssl is not None:
+            deadline_s = self._handshake_deadline_s
+            create = partial(create, ssl=config.ssl, ssl_handshake_timeout=deadline_s)
+        self.servers = [await create(sock=listener) for listener in sockets or ()]
+        self.started = True
+
+
+async def _wait_for_either(serving: asyncio.Task[None], stop: asyncio.Event) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+
+
+async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None]) -> None:
+    """Refuses new requests, lets the running ones finish, and fails those past the deadline."""
+    gateway.drain()
+    server.should_exit = True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(gateway.settings.drain_deadline_s):
+            await asyncio.shield(serving)
+    gateway.pipelines.fail_all(
+        RequestError(503, "shutting_down", "the gateway shut down before the reply was complete")
+    )
+    await serving

@@ -1,4 +1,4 @@
-"""A chat, whatever dialect it came in: prompt in, parts of replies out."""
+"""Chat completions of every API dialect: replies parsed into text, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, TypeAlias, cast
 
 from pydantic_core import from_json
 
-from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
-from pomona_gateway.generation.detokenizer import TokenLogprob
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
+from pomona_gateway.generation.completion import Completion
+from pomona_gateway.generation.detokenizer import ReplyDelta, TokenLogprob
 from pomona_gateway.parsers import (
     OutputFormat,
     Part,
@@ -27,9 +28,9 @@ class Function:
     """A function that the model may call.
 
     Attributes:
-        parameters: JSON Schema of its arguments.
-        where: the parameter of the request that holds the schema.
-        strict: calls of it always match the schema.
+        parameters: JSON Schema of the arguments.
+        where: request parameter that holds the schema, for error messages.
+        strict: every call must match the schema.
     """
 
     name: str
@@ -40,24 +41,24 @@ class Function:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """As OpenAI's API has it, and chat templates read it."""
+        """The function in the form of OpenAI's API, which chat templates read."""
         fields = {
             "name": self.name,
             "description": self.description,
             "parameters": self.parameters,
         }
-        told = {name: value for name, value in fields.items() if value is not None}
-        return {"type": "function", "function": told}
+        present = {name: value for name, value in fields.items() if value is not None}
+        return {"type": "function", "function": present}
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a request lets the model call.
+    """Tools of a request.
 
     Attributes:
-        parallel: more than one call in a reply.
-        forced: the reply is calls and nothing else.
-        only: the one function that may be called, when ``forced``; empty for any.
+        parallel: a reply may have several calls.
+        forced: a reply must consist of calls only.
+        only: name of the one function that may be called when ``forced``; empty for any.
     """
 
     functions: tuple[Function, ...] = ()
@@ -67,15 +68,22 @@ class Tools:
 
     @property
     def definitions(self) -> tuple[dict[str, Any], ...]:
+        """Definitions of all functions, in the form of OpenAI's API."""
         return tuple(function.definition for function in self.functions)
 
     def schemas(self) -> dict[str, Mapping[str, Any]]:
+        """Returns the JSON Schemas of the arguments, by function name."""
         return {function.name: function.parameters or {} for function in self.functions}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatCompletion:
-    """One chat request: how its prompt was rendered, and how its replies are read."""
+    """One chat request.
+
+    Attributes:
+        prompt: the rendered prompt.
+        output: notation of reasoning and tool calls in the replies.
+    """
 
     completion: Completion
     prompt: str
@@ -84,156 +92,175 @@ class ChatCompletion:
 
 
 @dataclass(frozen=True, slots=True)
-class CallPiece:
-    """What comes next of a call.
+class ToolCallDelta:
+    """Part of a tool call.
 
     Attributes:
-        id: by which the call's result comes back.
-        place: which of the reply's calls, from 0.
-        arguments: a piece of a JSON object as text.
-        begins: the call's first piece.
-        ends: its last one. A reply that ends early leaves its last call without that.
+        id: id of the call, which its result refers to.
+        index: number of the call in its reply, from 0.
+        arguments: part of a JSON object as text.
+        first: the first part of the call.
+        last: the last part of the call. It is missing when the reply ends inside the call.
     """
 
     id: str
-    place: int
+    index: int
     name: str
     arguments: str = ""
-    begins: bool = False
-    ends: bool = False
+    first: bool = False
+    last: bool = False
 
 
-def argument_object(written: str) -> dict[str, Any]:
-    """The arguments that a model wrote as an object: what a limit cut off is left out. Without
-    a grammar a model may also write what is no JSON; that goes where Anthropic's clients look
-    for it
+def parse_arguments(text: str) -> dict[str, Any]:
+    """Parses the arguments of a tool call.
+
+    Incomplete JSON is parsed up to where it ends. Text that is not a JSON object, which a model
+    may write without a grammar, is returned under ``INVALID_JSON``, as Anthropic documents
     (https://docs.claude.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming).
     """
     try:
-        read = from_json(written or "{}", allow_partial=True)
+        value = from_json(text or "{}", allow_partial=True)
     except ValueError:
-        read = None
-    if isinstance(read, dict):
-        return cast("dict[str, Any]", read)
-    return {"INVALID_JSON": written}
+        value = None
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    return {"INVALID_JSON": text}
 
 
 @dataclass(slots=True)
 class ToolCall:
-    """A call, put together."""
+    """A tool call. ``arguments``: a JSON object as text."""
 
     id: str
-    place: int
+    index: int
     name: str
     arguments: str = ""
 
     @property
     def input(self) -> dict[str, Any]:
-        """The arguments for dialects that tell them as an object."""
-        return argument_object(self.arguments)
+        """The parsed arguments."""
+        return parse_arguments(self.arguments)
 
 
-TurnPart: TypeAlias = TextDelta | ReasoningDelta | CallPiece
+ChatPart: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What a moment adds to one reply. ``finish``: stop, length or tool_calls; ``stop``:
-    the stop string that ended it."""
+class ChatDelta:
+    """Parts that one event adds to a choice.
+
+    Attributes:
+        index: number of the choice.
+        finish: ``stop``, ``length`` or ``tool_calls``, in the last delta.
+        stop: stop string that ended the reply.
+    """
 
     index: int
-    parts: tuple[TurnPart, ...]
-    chances: tuple[TokenLogprob, ...] = ()
+    parts: tuple[ChatPart, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
     stop: str | None = None
 
 
 @dataclass(slots=True)
-class WholeReply:
-    """One reply, put together."""
+class ChatReply:
+    """One reply, built up from its deltas."""
 
     text: str = ""
-    thought: str = ""
+    reasoning: str = ""
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
-    chances: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     finish: str | None = None
     stop: str | None = None
 
-    def add(self, turn: Turn) -> None:
-        for part in turn.parts:
+    def add(self, delta: ChatDelta) -> None:
+        """Appends a delta."""
+        for part in delta.parts:
             match part:
                 case TextDelta(text=text):
                     self.text += text
                 case ReasoningDelta(text=text):
-                    self.thought += text
-                case CallPiece():
-                    if part.begins:
-                        self.calls.append(ToolCall(part.id, part.place, part.name))
+                    self.reasoning += text
+                case ToolCallDelta():
+                    if part.first:
+                        self.calls.append(ToolCall(part.id, part.index, part.name))
                     self.calls[-1].arguments += part.arguments
-        self.chances += turn.chances
-        self.finish = turn.finish or self.finish
-        self.stop = turn.stop or self.stop
+        self.logprobs += delta.logprobs
+        self.finish = delta.finish or self.finish
+        self.stop = delta.stop or self.stop
 
 
-class DialogueReplies:
-    """Reads the running replies of a dialogue."""
+class ChatStream:
+    """Parses the running replies of a chat completion.
 
-    def __init__(self, dialogue: ChatCompletion, replies: GenerationStream) -> None:
-        self._dialogue = dialogue
+    Attributes:
+        reasoning_tokens: number of reasoning tokens so far, over all choices.
+    """
+
+    def __init__(self, chat: ChatCompletion, replies: GenerationStream) -> None:
         self._replies = replies
-        self.thought_tokens = 0
-        tools = dialogue.tools
-        schemas = tools.schemas() if tools.functions else None
-        count = dialogue.completion.replies
-        self._parsers = [dialogue.output.parser(schemas, dialogue.prompt) for _ in range(count)]
-        self._called: list[list[CallPiece]] = [[] for _ in range(count)]
+        self._parallel = chat.tools.parallel
+        self.reasoning_tokens = 0
+        schemas = chat.tools.schemas() if chat.tools.functions else None
+        count = chat.completion.choice_count
+        self._parsers = [chat.output.parser(schemas, chat.prompt) for _ in range(count)]
+        self._calls: list[list[ToolCallDelta]] = [[] for _ in range(count)]
 
-    async def turns(self, pause_s: float) -> AsyncGenerator[Turn | Waiting]:
-        """Until every reply ended; something at the latest every ``pause_s`` seconds."""
-        async with aclosing(self._replies.events(pause_s)) as events:
-            async for event in events:
-                if isinstance(event, Waiting):
-                    yield event
-                    continue
-                index, piece = event
-                parser = self._parsers[index]
-                self.thought_tokens += parser.thinking
-                parts = parser.push(piece.text)
-                if piece.finish is not None:
-                    parts += parser.finish()
-                identified, enough = self._identify(index, parts)
-                finish = piece.finish
-                if enough and finish is None:
-                    self._replies.end(index, "stop")
-                    finish = "stop"
-                if finish == "stop" and self._called[index]:
-                    finish = "tool_calls"
-                if identified or piece.chances or finish:
-                    yield Turn(index, identified, piece.chances, finish, piece.stop)
+    async def deltas(self, pause_s: float) -> AsyncGenerator[ChatDelta | PromptProgress]:
+        """Yields deltas until all choices have ended, and the progress of the prompt.
 
-    async def whole(self, pause_s: float) -> list[WholeReply]:
-        """Every reply, when all have ended."""
-        replies = [WholeReply() for _ in self._parsers]
-        async with aclosing(self.turns(pause_s)) as turns:
-            async for turn in turns:
-                if isinstance(turn, Turn):
-                    replies[turn.index].add(turn)
+        Something comes at least every ``pause_s`` seconds. Raises RequestError when a choice
+        fails.
+        """
+        while (event := await self._replies.receive(pause_s)) is not None:
+            if isinstance(event, PromptProgress):
+                yield event
+            elif (delta := self._parse(*event)) is not None:
+                yield delta
+
+    async def collect(self, pause_s: float) -> list[ChatReply]:
+        """Waits for the end of all choices and returns their replies."""
+        replies = [ChatReply() for _ in self._parsers]
+        async with aclosing(self.deltas(pause_s)) as deltas:
+            async for delta in deltas:
+                if isinstance(delta, ChatDelta):
+                    replies[delta.index].add(delta)
         return replies
 
-    def _identify(self, index: int, parts: Sequence[Part]) -> tuple[tuple[TurnPart, ...], bool]:
-        """Calls with their ids; and whether no more may come."""
-        called = self._called[index]
-        out: list[TurnPart] = []
-        for part in parts:
+    def _parse(self, index: int, reply: ReplyDelta) -> ChatDelta | None:
+        """Parses the new text of a choice. Ends the choice after its only allowed call."""
+        parser = self._parsers[index]
+        self.reasoning_tokens += parser.thinking
+        parsed = parser.push(reply.text)
+        if reply.finish is not None:
+            parsed += parser.finish()
+        parts, complete = self._number_calls(index, parsed)
+        finish = reply.finish
+        if complete and finish is None:
+            self._replies.finish(index, "stop")
+            finish = "stop"
+        if finish == "stop" and self._calls[index]:
+            finish = "tool_calls"
+        if not parts and not reply.logprobs and not finish:
+            return None
+        return ChatDelta(index, parts, reply.logprobs, finish, reply.stop)
+
+    def _number_calls(
+        self, index: int, parsed: Sequence[Part]
+    ) -> tuple[tuple[ChatPart, ...], bool]:
+        """Gives calls an id and a number. Returns True as well when no more may follow."""
+        calls = self._calls[index]
+        out: list[ChatPart] = []
+        for part in parsed:
             match part:
                 case ToolCallStart(name=name):
-                    identity = f"call_{secrets.token_hex(12)}"
-                    called.append(CallPiece(identity, len(called), name, begins=True))
-                    out.append(called[-1])
+                    call_id = f"call_{secrets.token_hex(12)}"
+                    calls.append(ToolCallDelta(call_id, len(calls), name, first=True))
+                    out.append(calls[-1])
                 case ToolCallArguments(text=text, last=last):
-                    call = called[-1]
-                    out.append(CallPiece(call.id, call.place, call.name, text, ends=last))
-                    if last and not self._dialogue.tools.parallel:
+                    call = calls[-1]
+                    out.append(ToolCallDelta(call.id, call.index, call.name, text, last=last))
+                    if last and not self._parallel:
                         return tuple(out), True
                 case _:
                     out.append(part)

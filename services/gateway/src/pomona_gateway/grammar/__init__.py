@@ -1,6 +1,6 @@
-"""Grammars for the tail: what a reply must match, in llguidance's Lark, checked before use."""
+"""Grammars that constrain replies, in llguidance's Lark, compiled before use."""
 
-from pomona_gateway.grammar.compile_check import GrammarCheck
+from pomona_gateway.grammar.compile_check import GrammarChecker
 from pomona_gateway.grammar.reply import Outcome, ReplyGrammar, body_grammar, dialogue_grammar
 from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
 from pomona_gateway.grammar.tool_calls import CallableFunction
@@ -8,7 +8,7 @@ from pomona_gateway.grammar.tool_calls import CallableFunction
 __all__ = [
     "CallableFunction",
     "ChoiceShape",
-    "GrammarCheck",
+    "GrammarChecker",
     "JsonShape",
     "Outcome",
     "RegexShape",

@@ -1,4 +1,4 @@
-"""Proves that a grammar can be followed, before a request is submitted with it."""
+"""Compiles a grammar before a request is submitted with it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from pomona.errors import RequestError
-from pomona.messages.limits import MAX_GRAMMAR_CHARACTERS
-from pomona_gateway.grammar.lark import guided
+from pomona.messages.sampling import MAX_GRAMMAR
+from pomona_gateway.grammar.json_schema import json_grammar
 from pomona_gateway.grammar.reply import ReplyGrammar
 from pomona_gateway.grammar.schema_errors import depth, endless_part, faulty_part
 from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
@@ -25,12 +25,14 @@ CODE = "structured_output_not_supported"
 THREADS = 2
 RETRY_AFTER_S = 2
 MAX_REASON = 300
-"""Characters of llguidance's reasons that are told."""
+"""Maximum characters of llguidance's reason in an error message."""
 
 
-class GrammarCheck:
-    """Compiles grammars as the tail will, with the same vocabulary and the same limits, in
-    threads: what it lets pass, the tail can begin."""
+class GrammarChecker:
+    """Compiles grammars in threads, with the vocabulary and the limits that the tail uses.
+
+    The tail can therefore start every grammar that passes.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
@@ -39,14 +41,22 @@ class GrammarCheck:
         self._limits = LLParserLimits(verbose_errors=False)
 
     def close(self) -> None:
+        """Drops waiting grammars. It does not wait for running threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def check(self, language: LanguageModel, grammar: ReplyGrammar) -> str:
-        """The grammar as the tail is told it. Raises RequestError naming the part that is
-        impossible, unsupported or too large."""
+        """Compiles a grammar.
+
+        Returns:
+            The grammar for ``Sampling.grammar``.
+
+        Raises:
+            RequestError: a part is impossible, not supported or too large; or all threads are
+                busy.
+        """
         where = grammar.shapes[0].where if grammar.shapes else None
         if not language.stop_ids:
-            message = "this model names no token that ends a reply, which a grammar needs"
+            message = "this model has no end-of-sequence token, which a grammar needs"
             raise RequestError(400, CODE, message, where)
         deadline_s = self._settings.grammar_deadline_s
         work = self._pool.submit(self._check, language, grammar)
@@ -54,7 +64,7 @@ class GrammarCheck:
             async with asyncio.timeout(deadline_s):
                 await asyncio.wrap_future(work)
         except TimeoutError as error:
-            # Cancelled by the timeout, it never began: others kept the threads busy.
+            # A future that could be cancelled had not started: all threads were busy.
             if work.cancelled():
                 raise RequestError(
                     503,
@@ -71,7 +81,7 @@ class GrammarCheck:
 
     def _check(self, language: LanguageModel, grammar: ReplyGrammar) -> None:
         for shape in grammar.shapes:
-            self._measure(shape)
+            self._check_size(shape)
         where = grammar.shapes[0].where if grammar.shapes else None
         if len(grammar.lark) > MAX_GRAMMAR_CHARACTERS:
             message = f"the grammar is larger than {MAX_GRAMMAR_CHARACTERS} characters"
@@ -80,55 +90,53 @@ class GrammarCheck:
         if not (reason := self._fault(tokenizer, grammar.lark)):
             return
         for shape in grammar.shapes:
-            self._blame(shape, tokenizer)
+            self._check_alone(shape, tokenizer)
         raise RequestError(400, CODE, f"the grammar is impossible: {_short(reason)}", where)
 
-    def _measure(self, shape: Shape) -> None:
-        """Raises RequestError for a shape past the limits, or one without an end."""
+    def _check_size(self, shape: Shape) -> None:
+        """Raises RequestError for a shape that exceeds the limits or has no finite value."""
         match shape:
             case JsonShape(schema=schema):
                 nested = depth(schema)
                 if nested > self._settings.max_schema_depth:
-                    raise refusal(
+                    raise _error(
                         shape,
                         f"it is nested {nested} deep; at most {self._settings.max_schema_depth} "
                         "is allowed (POMONA_GATEWAY_MAX_SCHEMA_DEPTH)",
                     )
                 size = len(json.dumps(schema))
                 if endless := endless_part(schema):
-                    raise refusal(shape, "it must hold itself, so no value ends", endless)
+                    raise _error(shape, "it must contain itself, so no value ends", endless)
             case RegexShape(pattern=pattern):
                 size = len(pattern)
             case ChoiceShape(texts=texts):
                 size = sum(len(text) for text in texts)
         if size > self._settings.max_schema_bytes:
-            raise refusal(
+            raise _error(
                 shape,
                 f"it has {size} characters; at most {self._settings.max_schema_bytes} are "
                 "allowed (POMONA_GATEWAY_MAX_SCHEMA_BYTES)",
             )
 
-    def _blame(self, shape: Shape, tokenizer: LLTokenizer) -> None:
-        """Raises RequestError when this shape alone is at fault."""
+    def _check_alone(self, shape: Shape, tokenizer: LLTokenizer) -> None:
+        """Raises RequestError when a shape does not compile by itself."""
         match shape:
             case JsonShape(schema=schema, lenient=lenient):
 
                 def fault(part: Mapping[str, Any]) -> str:
-                    whole = guided(JsonShape(part, "", lenient))
-                    grammar = LLMatcher.grammar_from_json_schema(json.dumps(whole))
-                    return self._fault(tokenizer, grammar)
+                    return self._fault(tokenizer, json_grammar(JsonShape(part, "", lenient)))
 
                 if fault(schema):
                     pointer, reason = faulty_part(schema, fault)
-                    raise refusal(shape, _short(reason), pointer)
+                    raise _error(shape, _short(reason), pointer)
             case RegexShape(pattern=pattern):
                 if reason := self._fault(tokenizer, LLMatcher.grammar_from_regex(pattern)):
-                    raise refusal(shape, _short(reason))
+                    raise _error(shape, _short(reason))
             case ChoiceShape():
                 pass
 
     def _fault(self, tokenizer: LLTokenizer, grammar: str) -> str:
-        """Why no reply can begin; empty when one can."""
+        """Explains why no reply can match a grammar; empty when one can start."""
         matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=self._limits)
         if not matcher.is_error():
             mask = allocate_token_bitmask(1, tokenizer.vocab_size)
@@ -149,8 +157,8 @@ class GrammarCheck:
         return known
 
 
-def refusal(shape: Shape, reason: str, pointer: str = "") -> RequestError:
-    """A 400 that says which part of what a client asked for cannot be held."""
+def _error(shape: Shape, reason: str, pointer: str = "") -> RequestError:
+    """Returns a 400 that names the request parameter and the faulty part of its shape."""
     at = f" at {pointer!r}" if pointer else ""
     return RequestError(400, CODE, f"invalid {shape.where!r}{at}: {reason}", shape.where)
 
@@ -159,5 +167,5 @@ def _short(reason: str) -> str:
     # Errors of regular expressions repeat the expression first.
     reason = reason.rsplit("\nerror: ", 1)[-1]
     lines = [line.strip() for line in reason.replace("<non-verbose/>", "").splitlines()]
-    told = " ".join(line for line in lines if line)
-    return told if len(told) <= MAX_REASON else f"{told[:MAX_REASON]}…"
+    text = " ".join(line for line in lines if line)
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"

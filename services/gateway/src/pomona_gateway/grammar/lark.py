@@ -6,23 +6,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from llguidance import regex_to_lark
 
+from pomona_gateway.grammar.json_schema import json_rule
 from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
-
-SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON on one line, as models write it most. Where any space is allowed, small models write
-nothing else for ever."""
 
 
 class LarkWriter:
-    """Collects the rules of one grammar; its methods give expressions for them.
+    """Collects the rules of one grammar. Its methods return expressions.
 
     Args:
-        special: ids of the special tokens by name. Inside of text a grammar never allows
-            them, so a mark that is one is written as its id.
+        special: ids of the special tokens, by name. A grammar's text never matches a special
+            token, so a mark that is one is written as its id.
+
+    Attributes:
+        shapes: shapes in the grammar, to find the one at fault when it does not compile.
     """
 
     def __init__(self, special: Mapping[str, int]) -> None:
@@ -33,7 +32,7 @@ class LarkWriter:
         self.shapes: list[Shape] = []
 
     def text(self, text: str) -> str:
-        """Exactly this text, which may hold names of special tokens."""
+        """Matches exactly this text, which may contain names of special tokens."""
         out: list[str] = []
         at = 0
         for found in self._marks.finditer(text):
@@ -42,24 +41,24 @@ class LarkWriter:
         return " ".join(x for x in [*out, _literal(text[at:])] if x)
 
     def until(self, mark: str) -> str:
-        """Any text up to and with the first mark."""
+        """Matches any text up to the first mark, and the mark."""
         if self._marks.match(mark):
             return f"TEXT {self.text(mark)}"
         return self._rule(f"TEXT {self.text(mark)}", "[lazy]")
 
     def shape(self, shape: Shape) -> str:
-        """What a client asked for. It is noted, to name it if it turns out impossible."""
+        """Matches a client's shape, and records it in ``shapes``."""
         self.shapes.append(shape)
         match shape:
             case JsonShape():
-                return self._rule(f"%json {json.dumps(guided(shape))}")
+                return self._rule(json_rule(shape))
             case RegexShape(pattern=pattern):
                 return self._rule(f"/{regex_to_lark(pattern)}/")
             case ChoiceShape(texts=texts):
                 return self._rule(" | ".join(_literal(text) for text in texts))
 
     def grammar(self, start: str) -> str:
-        """All of it."""
+        """Returns the whole grammar, with ``start`` as its first expression."""
         fixed = ["%llguidance {}", f"start: {start}", r"TEXT: /(.|\n)*/", r"GAP: /[ \n]{0,4}/"]
         return "\n".join([*fixed, *self._rules, ""])
 
@@ -67,11 +66,6 @@ class LarkWriter:
         name = f"rule_{len(self._rules)}"
         self._rules.append(f"{name}{options}: {expression}")
         return name
-
-
-def guided(shape: JsonShape) -> dict[str, Any]:
-    """The schema with what llguidance is told beside it."""
-    return {**shape.schema, "x-guidance": {**SPACING, "lenient": shape.lenient}}
 
 
 def _literal(text: str) -> str:

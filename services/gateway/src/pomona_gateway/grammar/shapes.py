@@ -1,4 +1,7 @@
-"""What a client may ask of a reply's text. ``where`` names the parameter, for refusals."""
+"""Shapes that a client may require of a reply's text.
+
+``where`` is the request parameter that holds the shape, for error messages.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any, TypeAlias
 class JsonShape:
     """A JSON value that matches a JSON Schema (draft 2020-12).
 
-    ``lenient``: keywords that no grammar can express are passed over, not refused.
+    ``lenient``: ignore keywords that a grammar cannot express, rather than reject them.
     """
 
     schema: Mapping[str, Any]
@@ -21,7 +24,7 @@ class JsonShape:
 
 @dataclass(frozen=True, slots=True)
 class RegexShape:
-    """A text that a regular expression matches from its begin to its end."""
+    """A text that a regular expression matches as a whole."""
 
     pattern: str
     where: str
@@ -29,7 +32,7 @@ class RegexShape:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceShape:
-    """One of some texts."""
+    """One of several texts."""
 
     texts: tuple[str, ...]
     where: str

@@ -1,4 +1,4 @@
-"""The ASGI application: every path of the API."""
+"""The ASGI application: routes, middleware and error handlers."""
 
 from __future__ import annotations
 
@@ -12,59 +12,58 @@ from starlette.routing import Match, Route
 
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.http.auth import HeaderCount, Hosts, Keys
-from pomona_gateway.http.errors import error_response, from_http
-from pomona_gateway.http.json_response import JsonResponse
-from pomona_gateway.http.middleware import LastResort, Linger, RequestIds
-from pomona_gateway.http.openapi import DOCUMENT, OPERATIONS
-from pomona_gateway.http.request_body import ClientGone
+from pomona_gateway.http.auth import AllowedHosts, KeyAuthentication
+from pomona_gateway.http.errors import routing_error
+from pomona_gateway.http.middleware import (
+    HeaderLimit,
+    RequestIds,
+    UnexpectedErrors,
+    UnreadBodies,
+)
+from pomona_gateway.http.openapi import DOCUMENT
+from pomona_gateway.http.request_body import ClientDisconnected
+from pomona_gateway.http.respond import JsonResponse, error_response
+from pomona_gateway.http.routes import OPERATIONS
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    gateway: Gateway = request.app.state.gateway
-    headers: dict[str, str] = {}
-    match error:
-        case RequestError():
-            refused = error
-        case HTTPException():
-            refused = from_http(request, error, _allowed(request))
-            headers = {"allow": _allowed(request)} if error.status_code == 405 else headers
-        case _:
-            raise error
-    asked = getattr(request.state, "model", "")
-    gateway.refused(refused, asked if asked in gateway.catalogue.names() else "")
-    return error_response(refused, request.scope, headers)
-
-
-def _allowed(request: Request) -> str:
-    """The methods of all operations at a path; Starlette tells those of one."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    own = [route for route in routes if route.path == request.url.path]
-    found = own or [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
-    return ", ".join(sorted({method for route in found for method in route.methods or ()}))
-
-
-async def _nobody(request: Request, error: Exception) -> Response:
-    """The client is gone: this answer is never read."""
-    return Response(status_code=499)
-
-
-async def _document(request: Request) -> Response:
-    """The OpenAPI document of this API."""
-    return JsonResponse(DOCUMENT)
+def build_app(gateway: Gateway) -> Starlette:
+    """Builds the application that serves ``gateway``."""
+    app = Starlette(
+        routes=[
+            Route("/openapi.json", _openapi_document),
+            *(
+                Route(
+                    # Model ids may contain slashes.
+                    operation.path.replace("{model}", "{model:path}"),
+                    operation.handler,
+                    methods=[operation.method],
+                )
+                for operation in OPERATIONS
+            ),
+        ],
+        middleware=_middleware(gateway),
+        exception_handlers={
+            ClientDisconnected: _on_disconnect,
+            RequestError: _on_request_error,
+            HTTPException: _on_routing_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.state.gateway = gateway
+    return app
 
 
 def _middleware(gateway: Gateway) -> list[Middleware]:
-    """From the outside in."""
+    """Returns the middleware, outermost first."""
     settings = gateway.settings
-    own = ("localhost", settings.node, f"{settings.node}.local", "host.docker.internal")
+    own_names = ("localhost", settings.node, f"{settings.node}.local", "host.docker.internal")
     layers = [
         Middleware(RequestIds),
-        Middleware(LastResort),
-        Middleware(HeaderCount, most=settings.max_headers),
-        Middleware(Hosts, allowed=(*own, *settings.allowed_hosts)),
-        Middleware(Keys, store=gateway.keys, required=gateway.requires_key),
-        Middleware(Linger),
+        Middleware(UnexpectedErrors),
+        Middleware(HeaderLimit, max_headers=settings.max_headers),
+        Middleware(AllowedHosts, allowed=(*own_names, *settings.allowed_hosts)),
+        Middleware(KeyAuthentication, store=gateway.keys, required=gateway.requires_key),
+        Middleware(UnreadBodies),
     ]
     if settings.cors_origins:
         cors = Middleware(
@@ -77,27 +76,38 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
     return layers
 
 
-def build_app(gateway: Gateway) -> Starlette:
-    """The application that serves ``gateway``."""
-    app = Starlette(
-        routes=[
-            Route("/openapi.json", _document),
-            *(
-                Route(
-                    operation.path.replace("{model}", "{model:path}"),
-                    operation.handler,
-                    methods=[operation.method],
-                )
-                for operation in OPERATIONS
-            ),
-        ],
-        middleware=_middleware(gateway),
-        exception_handlers={
-            ClientGone: _nobody,
-            RequestError: _refuse,
-            HTTPException: _refuse,
-        },
-    )
-    app.router.redirect_slashes = False
-    app.state.gateway = gateway
-    return app
+async def _openapi_document(request: Request) -> Response:
+    return JsonResponse(DOCUMENT)
+
+
+async def _on_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return _refuse(request, error, {})
+
+
+async def _on_routing_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allowed = _allowed_methods(request)
+    headers = {"allow": allowed} if error.status_code == 405 else {}
+    return _refuse(request, routing_error(request, error, allowed), headers)
+
+
+def _refuse(request: Request, error: RequestError, headers: dict[str, str]) -> Response:
+    """Counts the error under the requested model, if the cluster has it, and returns it."""
+    gateway: Gateway = request.app.state.gateway
+    model = getattr(request.state, "model", "")
+    gateway.count_error(error, model if model in gateway.models.names() else "")
+    return error_response(error, request.scope, headers)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Returns a response that no client reads; Starlette needs one."""
+    return Response(status_code=499)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Returns the methods of all routes of a path; Starlette names those of one route."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    exact = [route for route in routes if route.path == request.url.path]
+    found = exact or [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in found for method in route.methods or ()}))

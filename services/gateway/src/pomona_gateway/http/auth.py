@@ -1,4 +1,4 @@
-"""Who may come in: headers, host names and keys. Pure ASGI middleware."""
+"""Pure ASGI middleware that checks the host name and the API key of every request."""
 
 from __future__ import annotations
 
@@ -10,43 +10,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pomona.auth.api_keys import ApiKey, KeyStore
 from pomona.errors import RequestError
-from pomona_gateway.http.errors import error_response
+from pomona_gateway.http.middleware import refuse
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
+"""Paths that never need a key."""
 ADMINISTRATOR_PATHS = frozenset({"/metrics", "/v1/models/load", "/v1/models/unload"})
 
 
-class HeaderCount:
-    """Refuses requests with too many headers."""
+class AllowedHosts:
+    """Refuses requests whose ``host`` header names another host (403).
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app = app
-        self._most = most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or len(scope["headers"]) <= self._most:
-            await self._app(scope, receive, send)
-            return
-        message = f"more than {self._most} headers (POMONA_GATEWAY_MAX_HEADERS)"
-        await _refuse(RequestError(431, "too_many_headers", message), scope, receive, send)
-
-
-class Hosts:
-    """Refuses requests for other host names, so that a web page which points its own name
-    at this address cannot use the API. Plain addresses are always allowed."""
+    This stops DNS rebinding: a web page whose name points at this address cannot use the API.
+    IP addresses are always allowed, and ``*`` allows every name.
+    """
 
     def __init__(self, app: ASGIApp, allowed: Iterable[str]) -> None:
         self._app = app
         self._allowed = frozenset(name.lower() for name in allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._allows(Headers(scope=scope).get("host", "")):
+        if scope["type"] != "http" or self._is_allowed(Headers(scope=scope).get("host", "")):
             await self._app(scope, receive, send)
             return
         message = "this host name is not allowed (POMONA_GATEWAY_ALLOWED_HOSTS)"
-        await _refuse(RequestError(403, "host_not_allowed", message), scope, receive, send)
+        await refuse(RequestError(403, "host_not_allowed", message), scope, receive, send)
 
-    def _allows(self, header: str) -> bool:
+    def _is_allowed(self, header: str) -> bool:
         if "*" in self._allowed:
             return True
         bracketed = header.startswith("[")
@@ -58,12 +47,12 @@ class Hosts:
         return True
 
 
-class Keys:
-    """Finds the key of every request and puts it into its state, as ``key``.
+class KeyAuthentication:
+    """Looks up the API key of every request and stores it in the request's state as ``key``.
 
     Args:
-        required: refuse requests without a key. Otherwise a request without one, or with
-            something that is no key, is anybody's: many clients insist on sending one.
+        required: refuse requests without a valid key. Otherwise they pass with ``key`` None,
+            since many clients insist on sending some key.
     """
 
     def __init__(self, app: ASGIApp, store: KeyStore, required: bool) -> None:
@@ -75,31 +64,25 @@ class Keys:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        key = self._key(Headers(scope=scope))
+        key = self._find_key(Headers(scope=scope))
         scope.setdefault("state", {})["key"] = key
-        error = self._error(scope["path"], key)
+        error = self._check(scope["path"], key)
         if error is None:
             await self._app(scope, receive, send)
         else:
-            await _refuse(error, scope, receive, send)
+            await refuse(error, scope, receive, send)
 
-    def _key(self, headers: Headers) -> ApiKey | None:
+    def _find_key(self, headers: Headers) -> ApiKey | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return self._store.find(secret) if secret else None
 
-    def _error(self, path: str, key: ApiKey | None) -> RequestError | None:
+    def _check(self, path: str, key: ApiKey | None) -> RequestError | None:
         if not self._required or path in OPEN_PATHS:
             return None
         if key is None:
             message = "no valid API key; send one as 'Authorization: Bearer ...' or 'x-api-key'"
             return RequestError(401, "invalid_api_key", message)
         if path in ADMINISTRATOR_PATHS and key.role != "administrator":
-            return RequestError(403, "not_allowed", "only an administrator's key may do this")
+            return RequestError(403, "not_allowed", "this path needs an administrator's key")
         return None
-
-
-async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    scope["app"].state.gateway.refused(error)
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-    await error_response(error, scope, headers)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""One client's connection: what uvicorn leaves open to a slow or lavish client has an end."""
+"""A client connection with deadlines for the headers, which uvicorn does not have."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ import orjson
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pomona.errors import RequestError
-from pomona_gateway.http.errors import error_body
+from pomona_gateway.http.errors import openai_error
 from pomona_gateway.settings import GatewaySettings
 
 
 class Connection(H11Protocol):
-    """HTTP/1.1 whose clients must send the head of a request within a deadline.
+    """An HTTP/1.1 connection whose client must send a request's headers within a deadline.
 
-    uvicorn waits for ever for the first byte of a connection and for the rest of a head, and
-    for the rest of a body that nobody reads any more. Here the wait ends: with 408 when a
-    part of a head came, without a word when nothing did. A head that is too large or no HTTP
-    is answered in the form of the API's other errors.
+    uvicorn waits without a limit for the first byte of a connection, for the rest of the
+    headers, and for the rest of a body that no handler reads. Here each wait ends after
+    ``headers_deadline_s``: with a 408 when part of the headers arrived, otherwise by closing
+    the connection. Headers that are too large (431) or invalid (400) get the API's usual error
+    object.
 
     Args:
-        refused: told of every request that is answered here.
+        on_refused: called for every request that is refused here.
     """
 
     def __init__(
-        self, settings: GatewaySettings, refused: Callable[[RequestError], None], **uvicorn: Any
+        self, settings: GatewaySettings, on_refused: Callable[[RequestError], None], **uvicorn: Any
     ) -> None:
         super().__init__(**uvicorn)
         self._deadline_s = settings.headers_deadline_s
         self._max_bytes = settings.max_headers_bytes
-        self._refused = refused
+        self._on_refused = on_refused
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         super().connection_made(transport)
-        self._watch()
+        self._update_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unwatch()
+        self._stop_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn calls this for what is no HTTP."""
+        """Refuses bytes that h11 cannot parse; uvicorn calls this."""
         if len(self.conn.trailing_data[0]) > self._max_bytes:
             self._refuse(
                 431,
@@ -59,23 +60,22 @@ class Connection(H11Protocol):
                 "(POMONA_GATEWAY_MAX_HEADERS_BYTES)",
             )
         else:
-            self._refuse(400, "invalid_http", "this is no HTTP/1.1 request")
+            self._refuse(400, "invalid_http", "this is not a valid HTTP/1.1 request")
 
-    def _watch(self) -> None:
-        """Have a deadline run while something of the client is awaited that no handler
-        waits for."""
-        awaited = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
-        if not awaited:
-            self._unwatch()
+    def _update_timer(self) -> None:
+        """Runs the deadline while the client owes bytes that no handler is waiting for."""
+        waiting = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
+        if not waiting:
+            self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self._deadline_s, self._late)
+            self._timer = self.loop.call_later(self._deadline_s, self._on_deadline)
 
-    def _unwatch(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _late(self) -> None:
+    def _on_deadline(self) -> None:
         self._timer = None
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._refuse(
@@ -88,10 +88,10 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer and close. What a handler was answering on this connection is over."""
+        """Sends an error and closes the connection, even while a handler is responding on it."""
         error = RequestError(status, code, message)
-        self._refused(error)
-        body = orjson.dumps(error_body(error))
+        self._on_refused(error)
+        body = orjson.dumps(openai_error(error))
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
@@ -103,5 +103,5 @@ class Connection(H11Protocol):
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         except h11.LocalProtocolError:
-            pass  # An answer had begun: its end is all that is left to say.
+            pass  # A response has begun, so the error cannot be sent; close only.
         self.transport.close()

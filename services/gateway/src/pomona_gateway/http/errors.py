@@ -1,4 +1,4 @@
-"""Errors as the dialects show them."""
+"""Error objects of the OpenAI, Anthropic and Ollama dialects."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Scope
 
 from pomona.errors import RequestError
-from pomona_gateway.http.json_response import JsonResponse
 
 MAX_RETRY_AFTER_S = 60
 
-_TYPES = {
+_OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -36,31 +34,60 @@ _ANTHROPIC_TYPES = {
 }
 
 
-def error_type(status: int) -> str:
-    default = "invalid_request_error" if status < 500 else "server_error"
-    return _TYPES.get(status, default)
-
-
-def error_body(error: RequestError) -> dict[str, Any]:
-    """OpenAI's error object, for an answer or an event in a stream."""
+def openai_error(error: RequestError) -> dict[str, Any]:
+    """Returns OpenAI's error object, for a response body or an event in a stream."""
+    default = "invalid_request_error" if error.status < 500 else "server_error"
     return {
         "error": {
             "message": error.message,
-            "type": error_type(error.status),
+            "type": _OPENAI_TYPES.get(error.status, default),
             "param": error.param,
             "code": error.code,
         }
     }
 
 
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    """Returns Anthropic's error object (https://docs.claude.com/en/api/errors)."""
+    default = "invalid_request_error" if error.status < 500 else "api_error"
+    error_type = _ANTHROPIC_TYPES.get(error.status, default)
+    return {"type": "error", "error": {"type": error_type, "message": error.message}}
+
+
+def error_body(error: RequestError, scope: Scope) -> dict[str, Any]:
+    """Returns the error object of the dialect that the request used."""
+    if is_anthropic_request(scope):
+        request_id = scope.get("state", {}).get("request_id", "")
+        return {**anthropic_error(error), "request_id": request_id}
+    if scope["path"].startswith("/api/"):
+        return {"error": error.message}
+    return openai_error(error)
+
+
+def is_anthropic_request(scope: Scope) -> bool:
+    """Returns whether the request is in Anthropic's dialect.
+
+    ``/v1/models`` is shared with OpenAI; Anthropic's clients send ``anthropic-version`` there.
+    """
+    path: str = scope["path"]
+    if path.startswith("/v1/models"):
+        return "anthropic-version" in Headers(scope=scope)
+    return path.startswith("/v1/messages")
+
+
 def retry_headers(error: RequestError) -> dict[str, str]:
+    """Returns the ``retry-after`` header of an error, at most ``MAX_RETRY_AFTER_S`` seconds."""
     if error.retry_after_s is None:
         return {}
     return {"retry-after": str(min(max(error.retry_after_s, 1), MAX_RETRY_AFTER_S))}
 
 
-def from_http(request: Request, error: HTTPException, allowed: str) -> RequestError:
-    """What Starlette raises for a path or method that is not there, where others are allowed."""
+def routing_error(request: Request, error: HTTPException, allowed: str) -> RequestError:
+    """Converts Starlette's error for an unknown path or method.
+
+    Args:
+        allowed: the methods of the path, separated by commas.
+    """
     target = f"{request.method} {request.url.path}"
     if error.status_code == 404:
         return RequestError(404, "not_found", f"there is no {target}")
@@ -70,35 +97,7 @@ def from_http(request: Request, error: HTTPException, allowed: str) -> RequestEr
 
 
 def internal_error() -> RequestError:
+    """Returns the error for an exception that no handler expected."""
     return RequestError(
-        500, "internal_error", "the gateway failed on this request; its log says why"
+        500, "internal_error", "the gateway failed on this request; see the gateway's log"
     )
-
-
-def speaks_anthropic(scope: Scope) -> bool:
-    """Whether a request came from one of Anthropic's clients."""
-    path: str = scope["path"]
-    asked = path.startswith("/v1/models") and "anthropic-version" in Headers(scope=scope)
-    return asked or path.startswith("/v1/messages")
-
-
-def error_response(
-    error: RequestError, scope: Scope, headers: dict[str, str] | None = None
-) -> Response:
-    """An error in the form of the dialect that the request was in."""
-    body: dict[str, Any]
-    if speaks_anthropic(scope):
-        request_id = scope.get("state", {}).get("request_id", "")
-        body = {**anthropic_error(error), "request_id": request_id}
-    elif scope["path"].startswith("/api/"):
-        body = {"error": error.message}
-    else:
-        body = error_body(error)
-    return JsonResponse(body, error.status, {**(headers or {}), **retry_headers(error)})
-
-
-def anthropic_error(error: RequestError) -> dict[str, Any]:
-    """Anthropic's error object (https://docs.claude.com/en/api/errors)."""
-    default = "invalid_request_error" if error.status < 500 else "api_error"
-    kind = _ANTHROPIC_TYPES.get(error.status, default)
-    return {"type": "error", "error": {"type": kind, "message": error.message}}

@@ -1,4 +1,7 @@
-"""Reads and validates request bodies; every failure is a 400 (or 408, 413, 415) that says why."""
+"""Reads and validates request bodies and queries.
+
+Every failure is a 400 (or 408, 413, 415) whose message names the parameter.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,28 @@ from starlette.requests import Request
 
 from pomona.errors import RequestError
 
-MAX_MARKS = 1 << 20
-"""Most commas, colons and quotation marks of a body. What is large only as text has few of them;
-each may stand for an object that takes a hundred times its bytes, and microseconds, to read."""
-MAX_FAULTS = 1 << 12
-"""Beyond it a body's faults are not looked at: telling them takes a kilobyte each."""
+MAX_SEPARATORS = 1 << 20
+"""Maximum number of commas, colons and quotation marks in a body.
 
+Each may stand for an object that takes a hundred times its bytes, and microseconds, to parse.
+A body that is large because of its text has few separators.
+"""
+MAX_VALIDATION_ERRORS = 1 << 12
+"""Maximum number of validation errors to examine: each takes a kilobyte to describe."""
 
-_REASONS = {"none_required": "it is not supported; leave it out"}
-"""What to say instead of what pydantic does, by the type of the fault."""
+_MESSAGES = {"none_required": "it is not supported; leave it out"}
+"""Messages that replace pydantic's, by error type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What parameters of a body must be beside each other.
+    """A condition on several parameters of a body.
 
     Attributes:
-        at: the parameter at fault when it does not hold; empty for the body itself.
-        holds: whether a body obeys.
-        schema: the same as JSON Schema, for the OpenAPI document.
-        text: what to do.
+        at: location of the parameter to blame; empty for the body itself.
+        holds: returns whether a body satisfies the rule.
+        schema: the same condition as JSON Schema, for the OpenAPI document.
+        text: the remedy, for the error message.
     """
 
     at: tuple[str, ...]
@@ -42,76 +47,79 @@ class Rule:
     text: str
 
 
-def either(*alternatives: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema: one of these holds."""
+def any_of(*alternatives: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON Schema that matches if one of the alternatives does."""
     return {"anyOf": list(alternatives)}
 
 
-def unless(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema: the parameter is absent or like this."""
+def absent_or(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON Schema for an object whose property is absent or matches."""
     return {"properties": {name: schema}}
 
 
-def given(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema: the parameter is there and like this."""
+def present_and(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON Schema for an object whose property is present and matches."""
     return {"properties": {name: schema}, "required": [name]}
 
 
 class Body(BaseModel):
-    """Base of all request bodies: nothing unknown, nothing coerced.
+    """Base of request bodies: unknown parameters are refused, and types are not coerced.
 
-    But a number without a fraction is an integer however it is written, as JSON Schema has it.
+    The exception is JSON Schema's: a number without a fraction, such as 1.0, is an integer.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class RuledBody(Body):
-    """A body whose parameters must fit each other."""
+    """A body whose parameters depend on each other."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="after")
-    def _obey(self) -> Self:
+    def _check_rules(self) -> Self:
         for rule in self.rules:
             if not rule.holds(self):
-                told = {"text": rule.text, "at": rule.at}
-                raise PydanticCustomError("rule", "{text}", told)
+                context = {"text": rule.text, "at": rule.at}
+                raise PydanticCustomError("rule", "{text}", context)
         return self
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        described = handler(core_schema)
-        handler.resolve_ref_schema(described)["allOf"] = [rule.schema for rule in cls.rules]
-        return described
+        schema = handler(core_schema)
+        handler.resolve_ref_schema(schema)["allOf"] = [rule.schema for rule in cls.rules]
+        return schema
+
+
+class Query(BaseModel):
+    """Base of URL queries: unknown and repeated parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 BodyT = TypeVar("BodyT", bound=Body)
+QueryT = TypeVar("QueryT", bound=Query)
 
 
-class ClientGone(Exception):
-    """The client closed its connection; nobody reads an answer."""
+class ClientDisconnected(Exception):
+    """The client closed its connection, so no response can reach it."""
 
 
-def too_large(limit: int) -> RequestError:
-    return RequestError(
-        413,
-        "body_too_large",
-        f"the body is larger than {limit} bytes (POMONA_GATEWAY_MAX_BODY_BYTES)",
-    )
+async def read_body(request: Request, max_bytes: int, deadline_s: float) -> bytes:
+    """Reads the whole body.
 
-
-async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
-    """The whole body. Raises RequestError when it is packed, too large, or comes too slowly."""
+    Raises RequestError when it is compressed, larger than ``max_bytes`` or not complete after
+    ``deadline_s`` seconds, and ClientDisconnected.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        message = f"a body in the encoding {encoding!r} is not read; send it as it is"
+        message = f"the content encoding {encoding!r} is not supported; send the body uncompressed"
         raise RequestError(415, "unsupported_content_encoding", message)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large(limit)
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -119,11 +127,11 @@ async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientGone
+                    raise ClientDisconnected
                 chunk: bytes = message.get("body", b"")
                 size += len(chunk)
-                if size > limit:
-                    raise too_large(limit)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
                 chunks.append(chunk)
                 if not message.get("more_body", False):
                     return b"".join(chunks)
@@ -135,34 +143,52 @@ async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
         ) from error
 
 
-def parse_body(kind: type[BodyT], body: bytes) -> BodyT:
-    """Raises RequestError naming the parameter at fault."""
-    if not body.strip():
+def _too_large(max_bytes: int) -> RequestError:
+    message = f"the body is larger than {max_bytes} bytes (POMONA_GATEWAY_MAX_BODY_BYTES)"
+    return RequestError(413, "body_too_large", message)
+
+
+def parse_body(body_type: type[BodyT], raw: bytes) -> BodyT:
+    """Parses and validates a JSON body. Raises RequestError naming the invalid parameter."""
+    if not raw.strip():
         raise RequestError(400, "empty_body", "the body is empty; it must be a JSON object")
-    _check_marks(body)
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        if error.error_count() > MAX_FAULTS:
-            message = f"the body has {error.error_count()} faults; they are not told one by one"
-            raise RequestError(400, "invalid_value", message) from error
-        if not any(_is_whole(detail) for detail in error.errors(include_url=False)):
-            raise explain(error, body) from error
-    mended = to_json(_with_integers(from_json(body)), inf_nan_mode="constants")
-    try:
-        return kind.model_validate_json(mended)
-    except ValidationError as error:
-        raise explain(error, mended) from error
-
-
-def _check_marks(body: bytes) -> None:
-    if sum(body.count(mark) for mark in b',:"') > MAX_MARKS:
-        message = f"the body has more than {MAX_MARKS} commas, colons and quotation marks"
+    if sum(raw.count(separator) for separator in b',:"') > MAX_SEPARATORS:
+        message = f"the body has more than {MAX_SEPARATORS} commas, colons and quotation marks"
         raise RequestError(413, "body_too_large", message)
+    try:
+        return body_type.model_validate_json(raw)
+    except ValidationError as error:
+        if error.error_count() > MAX_VALIDATION_ERRORS:
+            message = f"the body has {error.error_count()} invalid values, too many to list"
+            raise RequestError(400, "invalid_value", message) from error
+        if not any(_is_integral_float(detail) for detail in error.errors(include_url=False)):
+            raise _request_error(error, raw) from error
+    raw = to_json(_with_integers(from_json(raw)), inf_nan_mode="constants")
+    try:
+        return body_type.model_validate_json(raw)
+    except ValidationError as error:
+        raise _request_error(error, raw) from error
+
+
+def parse_query(query_type: type[QueryT], request: Request) -> QueryT:
+    """Validates the query of a URL. Raises RequestError naming the invalid parameter."""
+    values = dict(request.query_params)
+    if len(values) < len(request.query_params.multi_items()):
+        name = next(x for x in values if len(request.query_params.getlist(x)) > 1)
+        raise RequestError(400, "invalid_value", f"invalid {name!r}: it is given twice", name)
+    try:
+        return query_type.model_validate(values)
+    except ValidationError as error:
+        raise _request_error(error, to_json(values)) from error
+
+
+def _is_integral_float(detail: ErrorDetails) -> bool:
+    value = detail["input"]
+    return detail["type"] == "int_type" and isinstance(value, float) and value.is_integer()
 
 
 def _with_integers(value: Any) -> Any:
-    """JSON with 1 for 1.0, which a float may be too."""
+    """Replaces floats such as 1.0 by integers, which float fields accept too."""
     match value:
         case float():
             return int(value) if value.is_integer() else value
@@ -174,20 +200,14 @@ def _with_integers(value: Any) -> Any:
             return value
 
 
-def _is_whole(detail: ErrorDetails) -> bool:
-    given = detail["input"]
-    return detail["type"] == "int_type" and isinstance(given, float) and given.is_integer()
-
-
-def explain(error: ValidationError, body: bytes) -> RequestError:
-    """The fault that says most, as a 400. Values that a client sent are not repeated."""
-    details = error.errors(include_url=False, include_input=False)
-    detail = max(details, key=_weight)
+def _request_error(error: ValidationError, raw: bytes) -> RequestError:
+    """Converts the most specific validation error to a 400 that repeats no value of the client."""
+    detail = max(error.errors(include_url=False, include_input=False), key=_specificity)
     if detail["type"] == "json_invalid":
-        return RequestError(400, "invalid_json", f"the body is not JSON: {detail['msg']}")
+        return RequestError(400, "invalid_json", f"the body is not valid JSON: {detail['msg']}")
     missing = detail["type"] == "missing"
     location = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
-    name = parameter_name(location, from_json(body), missing)
+    name = _parameter_name(location, from_json(raw), missing)
     match detail["type"]:
         case "extra_forbidden":
             code, message = "unknown_parameter", f"unknown parameter: {name!r}"
@@ -195,14 +215,17 @@ def explain(error: ValidationError, body: bytes) -> RequestError:
             code, message = "missing_required_parameter", f"missing parameter: {name!r}"
         case _:
             where = f"invalid {name!r}" if name else "invalid body"
-            reason = _REASONS.get(detail["type"], detail["msg"])
+            reason = _MESSAGES.get(detail["type"], detail["msg"])
             code, message = "invalid_value", f"{where}: {reason}"
     return RequestError(400, code, message, name or None)
 
 
-def _weight(detail: ErrorDetails) -> tuple[int, int]:
-    """Which of several faults is told: a wrong ``type``, which explains the others; then
-    what is unknown; then the deepest, which is in the member of a union that was meant."""
+def _specificity(detail: ErrorDetails) -> tuple[int, int]:
+    """Ranks validation errors of one body; the highest is reported.
+
+    A wrong ``type`` explains the other errors of its object. An unknown parameter comes next,
+    then the deepest error, which is in the union member that the client meant.
+    """
     if detail["type"] == "literal_error" and detail["loc"][-1:] == ("type",):
         return 2, 0
     if detail["type"] == "extra_forbidden":
@@ -210,14 +233,15 @@ def _weight(detail: ErrorDetails) -> tuple[int, int]:
     return 0, len(detail["loc"])
 
 
-def parameter_name(location: tuple[int | str, ...], body: Any, missing: bool = False) -> str:
-    """``messages[0].content`` from where pydantic found the fault.
+def _parameter_name(location: tuple[int | str, ...], body: Any, missing: bool) -> str:
+    """Converts pydantic's location to a name such as ``messages[0].content``.
 
-    pydantic names members of unions there too; what is not in the body is such a name.
+    pydantic also puts the names of union members into locations. They are the parts that the
+    body does not have, unless the parameter itself is ``missing``.
     """
     name = ""
-    for place, part in enumerate(location):
-        last = place == len(location) - 1
+    for depth, part in enumerate(location):
+        last = depth == len(location) - 1
         if isinstance(part, int):
             if isinstance(body, list) and part < len(items := cast("list[Any]", body)):
                 name, body = f"{name}[{part}]", items[part]

@@ -1,4 +1,4 @@
-"""Answers that end when their client does."""
+"""JSON responses, error responses, and streamed responses that stop when the client leaves."""
 
 from __future__ import annotations
 
@@ -8,72 +8,82 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+import orjson
+from pydantic_core import to_json
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pomona.errors import RequestError
-from pomona_gateway.http.errors import internal_error
-from pomona_gateway.http.request_body import ClientGone
+from pomona_gateway.http.errors import error_body, internal_error, retry_headers
+from pomona_gateway.http.request_body import ClientDisconnected
 
 log = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Run ``work``; cancel it as soon as the client is gone, and raise ClientGone.
-
-    The body must have been read.
-    """
-    task = asyncio.create_task(work)
-    watcher = asyncio.create_task(_disconnected(receive))
+def encode_json(content: Any) -> bytes:
+    """Encodes JSON. Integers past 64 bits, which only an echoed schema has, are allowed."""
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        for running in (task, watcher):
-            running.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        return orjson.dumps(content)
+    except TypeError:
+        return to_json(content)
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class JsonResponse(Response):
+    """A response with a JSON body."""
+
+    media_type = "application/json"
+
+    def __init__(
+        self, content: Any, status_code: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(content, status_code, headers)
+
+    def render(self, content: Any) -> bytes:
+        return encode_json(content)
 
 
-class StreamAnswer:
-    """A streamed answer: one ASGI application for one response.
+def error_response(
+    error: RequestError, scope: Scope, headers: dict[str, str] | None = None
+) -> JsonResponse:
+    """Returns the error in the dialect of the request."""
+    headers = {**(headers or {}), **retry_headers(error)}
+    return JsonResponse(error_body(error, scope), error.status, headers)
+
+
+class StreamedResponse:
+    """A streamed response, as an ASGI application for one request.
 
     Args:
-        chunks: the encoded parts. When it raises RequestError the error is encoded too, so
-            that the stream ends with it and never in silence.
-        on_error: encodes an error as the last part.
-        stalled_s: seconds a client may leave a part unread.
-        ended: called when the answer is over, even if it never began.
+        chunks: the encoded parts of the body.
+        encode_error: encodes an error that ``chunks`` raises as the last part, so that a
+            failed stream never ends in silence.
+        stall_deadline_s: seconds a client may leave a part unread.
+        on_end: called when the response is over, even if it never began; maybe twice.
     """
 
     def __init__(
         self,
         chunks: AsyncGenerator[bytes],
-        on_error: Callable[[RequestError], bytes],
+        encode_error: Callable[[RequestError], bytes],
         media_type: str,
-        stalled_s: float,
-        ended: Callable[[], None],
+        stall_deadline_s: float,
+        on_end: Callable[[], None],
     ) -> None:
         self._chunks = chunks
-        self._on_error = on_error
+        self._encode_error = encode_error
         self._media_type = media_type
-        self._stalled_s = stalled_s
-        self._ended = ended
+        self._stall_deadline_s = stall_deadline_s
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await while_connected(receive, self._stream(send))
-        except (ClientGone, TimeoutError, OSError):
+        except (ClientDisconnected, TimeoutError, OSError):
             log.info("a client left its stream")
         finally:
-            self._ended()
+            self._on_end()
 
     async def _stream(self, send: Send) -> None:
         headers = [
@@ -81,22 +91,50 @@ class StreamAnswer:
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]
+        last = b""
         async with aclosing(self._chunks) as chunks:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 async for chunk in chunks:
-                    await self._part(send, chunk)
+                    await self._send_part(send, chunk)
             except RequestError as error:
-                await self._part(send, self._on_error(error))
+                last = self._encode_error(error)
             except (TimeoutError, OSError):
                 raise
             except Exception:
                 log.exception("a stream failed")
-                await self._part(send, self._on_error(internal_error()))
-            await self._part(send, b"", last=True)
+                last = self._encode_error(internal_error())
+        # A client may send its next request as soon as it has the last part: the key's limit
+        # on concurrent requests must not count this one any more.
+        self._on_end()
+        await self._send_part(send, last, more=False)
 
-    async def _part(self, send: Send, part: bytes, last: bool = False) -> None:
-        async with asyncio.timeout(self._stalled_s):
-            await send({"type": "http.response.body", "body": part, "more_body": not last})
-        # Where much is ready nothing else here waits, and nobody would hear that the client left.
+    async def _send_part(self, send: Send, part: bytes, more: bool = True) -> None:
+        async with asyncio.timeout(self._stall_deadline_s):
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+        # Without a pause here a stream whose chunks are all ready would never let the task run
+        # that watches for the client's disconnect.
         await asyncio.sleep(0)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Runs ``work`` and cancels it as soon as the client disconnects.
+
+    The request's body must have been read. Raises ClientDisconnected.
+    """
+    task = asyncio.create_task(work)
+    watcher = asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnected
+        return task.result()
+    finally:
+        for running in (task, watcher):
+            running.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
-from pomona.errors import RequestError
-from pomona_gateway.http.errors import error_body
+from pomona_gateway.http.respond import encode_json
 
 MEDIA_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
+"""The event that ends a stream of OpenAI's chat and text completions."""
 
 
 def data(content: Any) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"
+    """Encodes an event without a name."""
+    return b"data: " + encode_json(content) + b"\n\n"
+
+
+def event(name: str, content: Any) -> bytes:
+    """Encodes a named event."""
+    return b"event: " + name.encode() + b"\n" + data(content)
 
 
 def comment(text: str) -> bytes:
-    """A line that clients ignore; it shows that the connection lives."""
+    """Encodes a comment line, which keeps the connection open and which clients ignore."""
     return f": {text}\n\n".encode()
-
-
-def openai_failure(error: RequestError) -> bytes:
-    """An error in a stream, and the stream's end."""
-    return data(error_body(error)) + DONE

@@ -1,7 +1,7 @@
-"""Which models this gateway was asked to have loaded or unloaded, and which it uses.
+"""Requests to load and unload models, and the last use of each model.
 
-The planner owns which models should be loaded. A gateway says in its beacon what it was
-asked, until the planner's beacon shows that it heard: nothing is lost on the way.
+The planner decides which models are loaded. A gateway states requests in its beacon until the
+planner's beacon includes them, so that no request is lost.
 """
 
 from __future__ import annotations
@@ -16,76 +16,90 @@ from pomona.models import model_name
 RETRY_AFTER_S = 5
 
 
-class ModelRequests:
-    """Args: changed: the next beacon should go now."""
+class LoadRequests:
+    """Load and unload requests that this gateway states.
 
-    def __init__(self, changed: Callable[[], None] = lambda: None, on_request: bool = True) -> None:
-        self._changed = changed
-        self._on_request = on_request
-        self._asked: dict[str, ModelRequest] = {}
-        self._used: dict[str, float] = {}
+    Args:
+        on_change: called when the next beacon should be sent at once.
+        load_on_request: a request for an unloaded model loads it.
+    """
+
+    def __init__(
+        self, on_change: Callable[[], None] = lambda: None, load_on_request: bool = True
+    ) -> None:
+        self._on_change = on_change
+        self._load_on_request = load_on_request
+        self._pending: dict[str, ModelRequest] = {}
+        self._last_used: dict[str, float] = {}
         self._known: tuple[WantedModel, ...] = ()
 
     @property
     def pending(self) -> tuple[ModelRequest, ...]:
-        """What the planner has not been heard to know yet."""
-        return tuple(self._asked.values())
+        """Requests that the planner has not confirmed."""
+        return tuple(self._pending.values())
 
-    @property
-    def known(self) -> tuple[WantedModel, ...]:
-        """The models that may be loaded."""
-        return self._known
-
-    def used(self, running: set[str]) -> dict[str, float]:
-        """By model, when it was last asked something; those of ``running`` now."""
+    def last_used(self, running: set[str]) -> dict[str, float]:
+        """Returns the Unix time of each model's last use: now for those of ``running``."""
         for model in running:
-            self.touch(model)
-        return dict(self._used)
+            self.record_use(model)
+        return dict(self._last_used)
 
-    def touch(self, model: str) -> None:
-        self._used[model] = time.time()
+    def record_use(self, model: str) -> None:
+        """Records that a client uses a model now."""
+        self._last_used[model] = time.time()
 
-    def ask(self, model: str, loaded: bool) -> str:
-        """Ask the planner; ``model`` is a name or a source. What clients call the model."""
+    def request(self, model: str, loaded: bool) -> str:
+        """Requests that the planner loads or unloads a model.
+
+        Args:
+            model: name or source of the model.
+
+        Returns:
+            The name that clients use.
+        """
         known = self.find(model)
         name = known.name if known else model_name(model)
-        self._asked[known.source if known else model] = ModelRequest(
+        self._pending[known.source if known else model] = ModelRequest(
             model, name, loaded, time.time()
         )
-        self._changed()
+        self._on_change()
         return name
 
     def on_beacon(self, beacon: Beacon) -> None:
-        """Forget what the planner knows now."""
+        """Drops the requests that the planner confirms."""
         if not isinstance(beacon.facts, PlannerFacts):
             return
         self._known = beacon.facts.models
-        heard = {model.source: model.at for model in self._known}
-        self._asked = {
+        confirmed = {model.source: model.at for model in self._known}
+        self._pending = {
             source: request
-            for source, request in self._asked.items()
-            if heard.get(source, -1.0) < request.at
+            for source, request in self._pending.items()
+            if confirmed.get(source, -1.0) < request.at
         }
 
     def find(self, name: str) -> WantedModel | None:
-        """The known model of this name or source."""
+        """Returns the model of this name or source, if the planner knows it."""
         return next((x for x in self._known if name in (x.name, x.source)), None)
 
-    def want(self, name: str) -> None:
-        """Somebody asks a model that is in no plan. Raises RequestError when it is known:
-        it is being loaded, if the setting allows that."""
+    def load_unplanned(self, name: str) -> None:
+        """Requests a known model that has no pipeline.
+
+        Raises:
+            RequestError: the planner knows the model. It loads now (503), or only an
+                administrator may load it (404).
+        """
         model = self.find(name)
         if model is None:
             return
-        if not self._on_request and not model.loaded:
+        if not self._load_on_request and not model.loaded:
             raise RequestError(
                 404,
                 "model_not_loaded",
                 f"{model.name} is not loaded; an administrator can load it (POST /v1/models/load)",
                 "model",
             )
-        if not model.loaded and model.source not in self._asked:
-            self.ask(model.source, True)
+        if not model.loaded and model.source not in self._pending:
+            self.request(model.source, True)
         raise RequestError(
             503,
             "model_loading",

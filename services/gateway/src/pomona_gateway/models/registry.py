@@ -1,4 +1,4 @@
-"""The models that clients may ask for, with their tokenizers."""
+"""Models that clients may use, with their tokenizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pomona.errors import PomonaError, RequestError
 from pomona.messages.control import Pipeline
 from pomona.models import ModelFacts
-from pomona_gateway.models.load_requests import ModelRequests
+from pomona_gateway.models.load_requests import LoadRequests
 from pomona_gateway.pipeline.router import RouteTable
 from pomona_gateway.text import LanguageModel, load_language_model
 
@@ -22,36 +22,38 @@ RETRY_AFTER_S = 5
 
 
 class ModelRegistry:
-    """Reads the tokenizer of every model the planner names, in a thread, as soon as it
-    names it: before its weights are in memory."""
+    """Loads the tokenizer of every planned model in a thread.
+
+    A tokenizer is loaded as soon as the planner plans its model, before the weights are.
+    """
 
     def __init__(
         self,
-        table: RouteTable,
+        routes: RouteTable,
         load: Callable[[str], LanguageModel] = load_language_model,
-        requests: ModelRequests | None = None,
+        requests: LoadRequests | None = None,
     ) -> None:
-        self._requests = requests or ModelRequests()
-        self._table = table
+        self._requests = requests or LoadRequests()
+        self._routes = routes
         self._load = load
         self._models: dict[str, LanguageModel] = {}
         self._created: dict[str, int] = {}
         self._problems: dict[str, tuple[str, float]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def follow(self) -> None:
-        """Begin to read what is new in the table."""
+    def load_missing(self) -> None:
+        """Starts to load the tokenizers of planned models that are not loaded."""
         now = time.monotonic()
-        for pipeline in self._table.pipelines.values():
+        for pipeline in self._routes.pipelines.values():
             self._created.setdefault(pipeline.model, int(time.time()))
             source = pipeline.source
             failed_at = self._problems.get(source, ("", -RETRY_INTERVAL_S))[1]
             if source in self._models or source in self._tasks:
                 continue
             if now - failed_at >= RETRY_INTERVAL_S:
-                self._tasks[source] = asyncio.create_task(self._read(source))
+                self._tasks[source] = asyncio.create_task(self._load_model(source))
 
-    async def _read(self, source: str) -> None:
+    async def _load_model(self, source: str) -> None:
         try:
             model = await asyncio.to_thread(self._load, source)
             model.prompter.start()
@@ -59,47 +61,54 @@ class ModelRegistry:
             self._problems.pop(source, None)
         except PomonaError as error:
             self._problems[source] = (str(error), time.monotonic())
-            log.error("a tokenizer cannot be read", extra={"source": source, "reason": str(error)})
+            log.error("cannot load a tokenizer", extra={"source": source, "reason": str(error)})
         finally:
             del self._tasks[source]
 
     def names(self) -> list[str]:
-        """The models of the cluster, those still loading included."""
-        return sorted(self._table.pipelines)
+        """Returns the names of all planned models, sorted."""
+        return sorted(self._routes.pipelines)
 
     def created(self, model: str) -> int:
-        """Unix time at which this gateway first heard of the model."""
+        """Returns the Unix time at which this gateway first knew a model; 0 if it does not."""
         return self._created.get(model, 0)
 
     def context_length(self, model: str) -> int | None:
-        """Tokens of prompt and reply together; None while the model is being read."""
+        """Returns the maximum tokens of prompt and reply; None before the tokenizer is loaded."""
         pipeline = self._pipeline(model)
         language = self._models.get(pipeline.source) if pipeline else None
         return _context_length(pipeline, language) if pipeline and language else None
 
     def facts(self, model: str) -> ModelFacts | None:
-        """What its files say; None while they are being read. That is no use of it."""
+        """Returns the facts of a model; None before its tokenizer is loaded."""
         pipeline = self._pipeline(model)
         language = self._models.get(pipeline.source) if pipeline else None
         return language.facts if language else None
 
     def problem(self, model: str) -> str:
-        """Why this gateway cannot read text for the model; empty when it can."""
+        """Explains why this gateway has no tokenizer for a model; empty when it has one."""
         pipeline = self._pipeline(model)
         if pipeline is None or pipeline.source in self._models:
             return ""
         return self._problems.get(pipeline.source, ("its tokenizer is being read", 0.0))[0]
 
     def find(self, name: str) -> tuple[str, LanguageModel]:
-        """The model's own name, and how it reads. Raises RequestError when there is none."""
+        """Finds a model by name or source, and records its use.
+
+        Returns:
+            The model's name, and its language model with the context length of its pipeline.
+
+        Raises:
+            RequestError: there is no such model, or it is not ready.
+        """
         pipeline = self._pipeline(name)
         if pipeline is None:
-            self._requests.want(name)
-            if not self._table.pipelines:
+            self._requests.load_unplanned(name)
+            if not self._routes.pipelines:
                 raise RequestError(
                     503,
                     "model_not_ready",
-                    "no model is served yet: no planner has been heard",
+                    "no model is served yet: no planner is known",
                     retry_after_s=RETRY_AFTER_S,
                 )
             known = ", ".join(self.names())
@@ -114,16 +123,16 @@ class ModelRegistry:
                 f"{pipeline.model} cannot answer yet: {self.problem(pipeline.model)}",
                 retry_after_s=RETRY_AFTER_S,
             )
-        self._requests.touch(pipeline.model)
-        room = _context_length(pipeline, model)
-        return pipeline.model, replace(model, context_length=room)
+        self._requests.record_use(pipeline.model)
+        return pipeline.model, replace(model, context_length=_context_length(pipeline, model))
 
     def _pipeline(self, name: str) -> Pipeline | None:
-        pipelines = self._table.pipelines
+        pipelines = self._routes.pipelines
         by_source = (x for x in pipelines.values() if x.source == name)
         return pipelines.get(name) or next(by_source, None)
 
     async def close(self) -> None:
+        """Cancels running loads and ends the prompt processes."""
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -132,5 +141,5 @@ class ModelRegistry:
 
 
 def _context_length(pipeline: Pipeline, model: LanguageModel) -> int:
-    """What the model can and what the planner found memory for, whichever is less."""
+    """Returns the lower one of the model's limit and that of the planned KV memory."""
     return min(model.context_length, pipeline.context_length or model.context_length)

@@ -1,7 +1,15 @@
-"""The pipelines as the rest of the gateway sees them: ids in, a stream of tokens out.
+"""Runs sequences on the pipelines: token ids in, events out.
 
-The engine obeys the journal: it carries its instructions to the links, and the links'
-messages to it. It lives on the event loop; only the links have threads.
+A token takes these steps from the tail to the HTTP handler:
+
+1. :class:`TokenReceiver`, a thread, reads a batch of messages and calls the event loop once.
+2. :class:`PipelineClient` asks the journal, which drops stale and duplicate tokens.
+3. The client puts the token into the :class:`Inbox` of its request. There the event loop's
+   callback ends and the handler's own task goes on, so that a slow client delays no other.
+4. ``GenerationStream.receive`` takes it out and decodes it into text.
+
+The client carries out the journal's instructions and lives on the event loop; only links have
+threads.
 """
 
 from __future__ import annotations
@@ -10,12 +18,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from pomona.errors import ProtocolError, RequestError
 from pomona.messages.codec import Message
-from pomona.messages.control import Beacon
 from pomona.messages.pipeline import (
     Cancel,
     Embedded,
@@ -31,329 +38,294 @@ from pomona.messages.pipeline import (
 )
 from pomona.transport import Identity
 from pomona_gateway.metrics import Metrics, Timing
-from pomona_gateway.pipeline.embedding import Embedding, read_embedding
-from pomona_gateway.pipeline.inbox import Generation, Inbox, Running
-from pomona_gateway.pipeline.journal import (
+from pomona_gateway.pipeline.inbox import Event, Inbox
+from pomona_gateway.pipeline.instructions import (
     Deliver,
-    DeliverEmbedding,
-    DeliverScores,
     Fail,
     Instruction,
-    Journal,
-    JournalLimits,
-    Progress,
     Send,
     SendCancel,
-    opened,
+    SequenceRequest,
 )
-from pomona_gateway.pipeline.links import Batch, HeadLink, TokenReceiver
-from pomona_gateway.pipeline.prompt_results import PromptScores, read_scores
-from pomona_gateway.pipeline.router import Route, RouteTable
+from pomona_gateway.pipeline.journal import DropReason, Journal
+from pomona_gateway.pipeline.links import Batch, HeadLinks, TokenReceiver
+from pomona_gateway.pipeline.prompt_results import parse_embedding, parse_prompt_logprobs
+from pomona_gateway.pipeline.recovery import RecoveryLimits
+from pomona_gateway.pipeline.router import RouteTable
 from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
-SWEEP_INTERVAL_S = 0.1
+EXPIRE_INTERVAL_S = 0.1
 RETRY_AFTER_S = 5
 
 
+@dataclass(slots=True)
+class RunningSequence:
+    """One submitted sequence.
+
+    Attributes:
+        index: number of the sequence among those of its inbox.
+        received: tokens of the reply so far.
+        cached: prompt tokens found in the prefix cache.
+    """
+
+    request: str
+    sequence: SequenceRequest
+    inbox: Inbox
+    index: int
+    timing: Timing
+    received: int = 0
+    cached: int = 0
+
+
 class PipelineClient:
-    """Runs sequences on the pipelines that the beacons tell of."""
+    """Submits sequences to the pipelines and delivers their events.
+
+    Attributes:
+        progress: number of tokens and prompt results delivered; the beacon states it.
+    """
 
     def __init__(
         self,
         settings: GatewaySettings,
         identity: Identity,
+        routes: RouteTable,
         metrics: Metrics,
-        proved: Callable[[], None] = lambda: None,
+        on_token: Callable[[str], None] = lambda model: None,
     ) -> None:
-        """Args: proved: called when the first token of an epoch came through."""
-        self.table = RouteTable(settings.node)
+        """Args: on_token: called with the model of every token that arrives."""
         self.progress = 0
-        self.proven: dict[str, Route] = {}
         self._settings = settings
-        self._identity = identity
+        self._routes = routes
         self._metrics = metrics
-        self._proved = proved
+        self._on_token = on_token
         self._journal = Journal(
-            JournalLimits(
+            RecoveryLimits(
                 first_token_s=settings.first_token_deadline_s,
                 token_s=settings.token_deadline_s,
                 recovery_s=settings.recovery_deadline_s,
                 max_attempts=settings.max_attempts,
             )
         )
-        self._running: dict[str, Running] = {}
-        self._links: dict[tuple[str, str], HeadLink] = {}
-        self._stopping: list[HeadLink] = []
-        self._stopped: RequestError | None = None
+        self._running: dict[str, RunningSequence] = {}
+        self._links = HeadLinks(identity, settings.send_deadline_s, self._on_unsent)
+        self._refusal: RequestError | None = None
         self._receiver = TokenReceiver(
-            settings.data_host, settings.data_port, settings.cluster, self._heard
+            settings.data_host, settings.data_port, settings.cluster, self._on_batch
         )
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._expirer = asyncio.create_task(self._expire_periodically())
 
     @property
     def endpoint(self) -> str:
-        """Where the tails send tokens."""
+        """Endpoint to which tails send tokens."""
         return self._receiver.endpoint
 
     @property
     def running(self) -> int:
-        """Sequences in the journal."""
+        """Number of sequences in the journal."""
         return len(self._journal)
 
     def running_models(self) -> set[str]:
-        """The models of the sequences in the journal."""
-        return {entry.model for entry in self._journal.entries()}
+        """Returns the models of the sequences in the journal."""
+        return self._journal.models()
 
-    def proven_epochs(self) -> dict[str, int]:
-        """For each model served now, the epoch in which a token came through."""
-        return {
-            model: route.epoch
-            for model, route in self.table.routes.items()
-            if self.proven.get(model) == route
-        }
+    def on_routes_changed(self) -> None:
+        """Moves running requests to the current routes and stops links to former heads."""
+        self._metrics.set_cache_config(self._routes.pipelines.values())
+        routes = self._routes.routes
+        self._execute(self._journal.on_routes(routes, time.monotonic()))
+        self._links.retain(routes.values())
 
-    def on_beacon(self, beacon: Beacon) -> bool:
-        """Take in a beacon; requests follow their pipeline. True when a route changed."""
-        if not self.table.on_beacon(beacon):
-            return False
-        self._metrics.caches(self.table.pipelines.values())
-        routes = self.table.routes
-        self._obey(self._journal.routed(routes, time.monotonic()))
-        used = {(route.endpoint, route.boot) for route in routes.values()}
-        for key in [x for x in self._links if x not in used]:
-            link = self._links.pop(key)
-            link.stop()
-            self._stopping.append(link)
-        return True
+    def submit(self, sequence: SequenceRequest, inbox: Inbox, index: int = 0) -> RunningSequence:
+        """Starts a sequence.
 
-    def submit(self, generation: Generation, inbox: Inbox, index: int = 0) -> Running:
-        """Begin a sequence. Raises RequestError when it cannot begin now."""
-        if self._stopped is not None:
-            raise self._stopped
+        Raises:
+            RequestError: the gateway is full or shutting down, or the model has no route.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         if self.running >= self._settings.max_running:
             raise RequestError(
                 429,
                 "too_many_requests",
-                f"{self.running} replies are in the works, and "
-                f"POMONA_GATEWAY_MAX_RUNNING allows no more; try again in a moment",
+                f"{self.running} replies are running, the most that "
+                "POMONA_GATEWAY_MAX_RUNNING allows; try again in a moment",
                 retry_after_s=RETRY_AFTER_S,
             )
-        route = self.table.route(generation.model)
+        route = self._routes.route(sequence.model)
         if route is None:
             raise RequestError(
                 503,
                 "model_not_ready",
-                f"{generation.model} cannot answer yet: {self.table.reason(generation.model)}",
+                f"{sequence.model} cannot answer yet: {self._routes.reason(sequence.model)}",
                 retry_after_s=RETRY_AFTER_S,
             )
         request = secrets.token_hex(12)
         now = time.monotonic()
-        running = Running(request, generation, inbox, index, Timing(now, 0.0, 0.0, 0.0))
+        running = RunningSequence(request, sequence, inbox, index, Timing(now, 0.0, 0.0, 0.0))
         self._running[request] = running
         inbox.sequences += 1
-        entry = opened(
-            request,
-            generation.model,
-            generation.prompt,
-            generation.sampling,
-            now,
-            generation.share,
-            generation.priority,
-            generation.queue_share,
-        )
-        self._obey(self._journal.open(entry, route))
+        self._execute(self._journal.submit(request, sequence, route, now))
         return running
 
-    def abandon(self, running: Running) -> None:
-        """Nobody wants the rest: the caches of an unfinished sequence are freed."""
+    def cancel(self, running: RunningSequence) -> None:
+        """Cancels an unfinished sequence and frees its KV cache."""
         self._running.pop(running.request, None)
-        self._obey(self._journal.close(running.request))
+        self._execute(self._journal.cancel(running.request))
 
-    def stop(self, error: RequestError) -> None:
-        """Refuse new sequences with this error; those that run go on."""
-        self._stopped = error
+    def refuse_new(self, error: RequestError) -> None:
+        """Refuses new sequences with this error. Running ones continue."""
+        self._refusal = error
 
     def fail_all(self, error: RequestError) -> None:
-        """End every sequence with an error."""
-        self._obey(self._journal.fail_all(error))
+        """Fails every running sequence."""
+        self._execute(self._journal.fail_all(error))
 
     async def close(self) -> None:
-        """Cancel what still runs, and end the threads."""
+        """Cancels running sequences and ends the threads."""
         self.fail_all(RequestError(503, "shutting_down", "the gateway stopped"))
-        self._sweeper.cancel()
-        await asyncio.gather(self._sweeper, return_exceptions=True)
-        for link in self._links.values():
-            link.stop()
-        for link in [*self._links.values(), *self._stopping]:
-            await link.join()
+        self._expirer.cancel()
+        await asyncio.gather(self._expirer, return_exceptions=True)
+        await self._links.close()
         await self._receiver.close()
 
-    async def _sweep(self) -> None:
+    async def _expire_periodically(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            self._obey(self._journal.expire(time.monotonic()))
-            self._measure()
+            await asyncio.sleep(EXPIRE_INTERVAL_S)
+            self._execute(self._journal.expire(time.monotonic()))
+            self._update_gauges()
 
-    def _measure(self) -> None:
-        waiting: dict[str, int] = dict.fromkeys(self.table.pipelines, 0)
+    def _update_gauges(self) -> None:
+        waiting: dict[str, int] = dict.fromkeys(self._routes.pipelines, 0)
         running = dict(waiting)
         for sequence in self._running.values():
-            begun = sequence.timing.started or sequence.received
-            counts = running if begun else waiting
-            model = sequence.generation.model
+            started = sequence.timing.started or sequence.received
+            counts = running if started else waiting
+            model = sequence.sequence.model
             counts[model] = counts.get(model, 0) + 1
         for model in waiting:
             self._metrics.waiting.labels(model).set(waiting[model])
             self._metrics.running.labels(model).set(running.get(model, 0))
-            self._metrics.cache_use.labels(model).set(self.table.cache_use(model))
+            self._metrics.cache_use.labels(model).set(self._routes.cache_use(model))
 
-    def _heard(self, batch: Batch) -> None:
+    def _on_batch(self, batch: Batch) -> None:
         now = time.monotonic()
         dropped = self._journal.dropped
-        before = replace(dropped)
-        if batch.refused:
-            self._metrics.dropped.labels("invalid").inc(batch.refused)
+        dropped[DropReason.INVALID] += batch.invalid
         for epoch in batch.lost_epochs:
-            self._metrics.dropped.labels("link_gap").inc()
-            self._obey(self._journal.messages_lost(epoch, now))
+            dropped[DropReason.LINK_GAP] += 1
+            self._execute(self._journal.on_messages_lost(epoch, now))
         for message in batch.messages:
-            match message.envelope.body:
-                case Tokens(tokens=tokens):
-                    for token in tokens:
-                        self._obey(self._journal.token(token, now))
-                case Scored() | Embedded() as of_prompt:
-                    self._take_of_prompt(of_prompt, message, now)
-                case Started() as started:
-                    self._obey(self._journal.progress(started, now))
-                case Queued(places=places):
-                    for place in places:
-                        self._obey(self._journal.progress(place, now))
-                case Rejected() as rejected:
-                    self._obey(self._journal.rejected(rejected, now))
-                case _:
-                    self._metrics.dropped.labels("kind").inc()
-        for reason in ("unknown", "stale", "duplicate", "gap"):
-            count = getattr(dropped, reason) - getattr(before, reason)
+            try:
+                self._execute(self._accept(message, now))
+            except ProtocolError as error:
+                log.warning("invalid message dropped", extra={"reason": str(error)})
+                dropped[DropReason.INVALID] += 1
+        for reason, count in dropped.items():
             if count:
                 self._metrics.dropped.labels(reason).inc(count)
+        dropped.clear()
 
-    def _take_of_prompt(self, body: Scored | Embedded, message: Message, now: float) -> None:
-        try:
-            if isinstance(body, Scored):
-                out = self._journal.scored(read_scores(body, message), now)
-            else:
-                out = self._journal.embedded(read_embedding(body, message), now)
-        except ProtocolError as error:
-            log.warning("a message was refused", extra={"reason": str(error)})
-            self._metrics.dropped.labels("invalid").inc()
-            return
-        self._obey(out)
+    def _accept(self, message: Message, now: float) -> Iterator[Instruction]:
+        """Passes a message to the journal. Each instruction precedes the next token."""
+        journal = self._journal
+        match message.envelope.body:
+            case Tokens(tokens=tokens):
+                for token in tokens:
+                    yield from journal.on_token(token, now)
+            case Scored() as scored:
+                yield from journal.on_prompt_logprobs(parse_prompt_logprobs(scored, message), now)
+            case Embedded() as embedded:
+                yield from journal.on_embedding(parse_embedding(embedded, message), now)
+            case Started() as started:
+                yield from journal.on_progress(started, now)
+            case Queued(places=places):
+                for place in places:
+                    yield from journal.on_progress(place, now)
+            case Rejected() as rejected:
+                yield from journal.on_rejected(rejected, now)
+            case _:
+                journal.dropped[DropReason.KIND] += 1
 
-    def _unsent(self, body: Submit | Cancel) -> None:
+    def _on_unsent(self, body: Submit | Cancel) -> None:
         if isinstance(body, Submit):
             now = time.monotonic()
-            self._obey(self._journal.unsent(body.request, body.attempt, now))
+            self._execute(self._journal.on_unsent(body.request, body.attempt, now))
 
-    def _obey(self, instructions: Iterable[Instruction]) -> None:
+    def _execute(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:
             match instruction:
-                case Deliver(token=token):
-                    self._deliver(token)
-                case DeliverScores(scores=told) | DeliverEmbedding(embedding=told):
-                    self._deliver_of_prompt(told)
-                case Progress(news=news):
-                    self._report(news)
+                case Deliver(event=event):
+                    self._deliver(event)
                 case Send():
                     self._send(instruction)
                 case SendCancel(route=route, request=request, attempt=attempt):
-                    self._link(route).send(Cancel(request, attempt), route.epoch)
+                    self._links.send(route, Cancel(request, attempt))
                 case Fail(request=request, error=error):
                     running = self._running.pop(request, None)
                     if running is not None:
                         running.inbox.fail(error)
 
-    def _link(self, route: Route) -> HeadLink:
-        # A head that restarted counts the messages of a link anew.
-        key = (route.endpoint, route.boot)
-        link = self._links.get(key)
-        if link is None:
-            link = HeadLink(
-                self._identity, route.endpoint, self._settings.send_deadline_s, self._unsent
-            )
-            self._links[key] = link
-        return link
-
     def _send(self, send: Send) -> None:
+        route, queue = send.route, send.sequence.queue
         if send.attempt:
-            self._metrics.resubmitted.labels(send.route.model).inc()
+            self._metrics.resubmitted.labels(route.model).inc()
             log.info(
-                "a request goes on in another epoch",
-                extra={
-                    "request": send.request,
-                    "epoch": send.route.epoch,
-                    "attempt": send.attempt,
-                },
+                "request resubmitted in another epoch",
+                extra={"request": send.request, "epoch": route.epoch, "attempt": send.attempt},
             )
         submit = Submit(
             request=send.request,
             attempt=send.attempt,
-            model=send.route.model,
-            reply=self.table.way_back(send.route, self.endpoint),
-            sampling=send.sampling,
+            model=route.model,
+            reply=self._routes.reply_endpoint(route, self.endpoint),
+            sampling=send.sequence.sampling,
             emitted=send.emitted,
             scored=send.scored,
-            share=send.share,
-            priority=send.priority,
+            share=queue.tenant,
+            priority=queue.priority,
             deadline_s=self._settings.queue_deadline_s,
-            queue_share=send.queue_share,
+            queue_share=queue.queue_share,
         )
         tensor = Tensor("int32", (len(send.ids),))
-        self._link(send.route).send(submit, send.route.epoch, (tensor,), (send.ids.tobytes(),))
+        self._links.send(route, submit, (tensor,), (send.ids.tobytes(),))
 
-    def _deliver(self, token: Token) -> None:
-        running = self._running.get(token.request)
+    def _deliver(self, event: Event) -> None:
+        running = self._running.get(event.request)
         if running is None:
             return
+        match event:
+            case Token():
+                self._deliver_token(running, event)
+                return
+            case Started():
+                if not running.timing.started:
+                    running.timing = replace(running.timing, started=time.monotonic())
+                    running.cached = event.cached
+            case QueuePlace():
+                pass
+            case _:
+                self.progress += 1
+        running.inbox.put(running.index, event)
+
+    def _deliver_token(self, running: RunningSequence, token: Token) -> None:
         now = time.monotonic()
-        model = running.generation.model
+        model = running.sequence.model
         self.progress += 1
-        self._prove(model)
-        if running.generation.measured:
-            self._metrics.token(model, running.received, running.timing, now)
+        self._on_token(model)
+        if running.sequence.measured:
+            self._metrics.observe_token(model, running.received, running.timing, now)
             if running.received == 0:
-                self._metrics.prompt(model, len(running.generation.prompt), running.cached)
+                self._metrics.observe_prompt(model, len(running.sequence.prompt), running.cached)
         first = running.timing.first or now
         running.timing = replace(running.timing, first=first, last=now)
         running.received += 1
         if token.finish is not None:
             del self._running[token.request]
-        waiting = running.inbox.put(running.index, token)
+        buffered = running.inbox.put(running.index, token)
         allowed = self._settings.stream_buffer_tokens * running.inbox.sequences
-        if waiting > allowed and token.finish is None:
-            self.abandon(running)
+        if buffered > allowed and token.finish is None:
+            self.cancel(running)
             message = "the client reads slower than the model writes; its reply was cancelled"
             running.inbox.fail(RequestError(408, "client_too_slow", message))
-
-    def _deliver_of_prompt(self, told: PromptScores | Embedding) -> None:
-        running = self._running.get(told.request)
-        if running is not None:
-            self.progress += 1
-            running.inbox.put(running.index, told)
-
-    def _report(self, news: QueuePlace | Started) -> None:
-        running = self._running.get(news.request)
-        if running is None:
-            return
-        if isinstance(news, Started) and not running.timing.started:
-            running.timing = replace(running.timing, started=time.monotonic())
-            running.cached = news.cached
-        running.inbox.put(running.index, news)
-
-    def _prove(self, model: str) -> None:
-        route = self.table.route(model)
-        if route is not None and self.proven.get(model) != route:
-            self.proven[model] = route
-            log.info("tokens come through", extra={"model": model, "epoch": route.epoch})
-            self._proved()

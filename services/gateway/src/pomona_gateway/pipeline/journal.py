@@ -1,395 +1,274 @@
-"""The journal of running requests: pure. Events in, instructions out, time is a parameter.
+"""The journal of running requests. Pure: events in, instructions out, time is a parameter.
 
-For each request it holds the prompt, the ids emitted so far, the attempt and the next
-index. A token counts only for the current attempt and the next index, and so do the
-log-probabilities of a prompt. When the epoch of
-an attempt is over, the request waits for a route and is submitted again, prompt and
-emitted ids, as the next attempt; the client sees a pause.
-
-::
-
-    open --> waiting --route--> running --last token--> done
-                ^                  |
-                +--- epoch over ---+--- deadline, attempts used up, refused --> failed
+The journal holds the prompt of each request, the ids emitted so far and the current attempt. It
+accepts a token, or log-probabilities of the prompt, only for the current attempt and the next
+index. :mod:`~pomona_gateway.pipeline.recovery` decides when a request is submitted again; the
+client then sees a pause.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from enum import StrEnum
 
 from pomona.errors import RequestError
 from pomona.messages.pipeline import QueuePlace, Rejected, Started, Token
-from pomona.messages.sampling import Sampling
-from pomona_gateway.pipeline.embedding import Embedding
-from pomona_gateway.pipeline.prompt_results import PromptScores
+from pomona_gateway.pipeline.instructions import (
+    Deliver,
+    Fail,
+    Instruction,
+    Send,
+    SendCancel,
+    SequenceRequest,
+)
+from pomona_gateway.pipeline.prompt_results import Embedding, PromptLogprobs
+from pomona_gateway.pipeline.recovery import RETRY_AFTER_S, Attempts, RecoveryLimits
 from pomona_gateway.pipeline.router import Route
 
-RETRY_AFTER_S = 2
 
+class DropReason(StrEnum):
+    """Reasons to drop a message from the data plane; labels of a metric."""
 
-@dataclass(frozen=True, slots=True)
-class JournalLimits:
-    """Deadlines in seconds, and how many epochs a request may try."""
-
-    first_token_s: float
-    token_s: float
-    recovery_s: float
-    max_attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Submit ``ids`` (prompt, then ``emitted`` ids of the reply) to the route's head.
-    ``scored``: how many log-probabilities of the prompt have arrived."""
-
-    route: Route
-    request: str
-    attempt: int
-    ids: array[int]
-    emitted: int
-    scored: int
-    sampling: Sampling
-    share: str
-    priority: int
-    queue_share: float
-
-
-@dataclass(frozen=True, slots=True)
-class SendCancel:
-    route: Route
-    request: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """The next token of the reply. After the one with ``finish`` the request is done."""
-
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class DeliverScores:
-    """The next log-probabilities of the prompt."""
-
-    scores: PromptScores
-
-
-@dataclass(frozen=True, slots=True)
-class DeliverEmbedding:
-    """The embedding of the prompt."""
-
-    embedding: Embedding
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The request has this place in the head's queue, or the head did a part of its prompt."""
-
-    news: QueuePlace | Started
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """The request is over, with an error for its client."""
-
-    request: str
-    error: RequestError
-
-
-Instruction: TypeAlias = (
-    Send | SendCancel | Deliver | DeliverScores | DeliverEmbedding | Progress | Fail
-)
+    UNKNOWN = "unknown"
+    """The request is not in the journal."""
+    STALE = "stale"
+    """Another attempt of the request runs."""
+    DUPLICATE = "duplicate"
+    """The index was received before."""
+    GAP = "gap"
+    """An earlier index is missing."""
+    INVALID = "invalid"
+    """The message cannot be decoded, or is of another cluster."""
+    LINK_GAP = "link_gap"
+    """The link lost messages before it."""
+    KIND = "kind"
+    """The gateway does not take messages of this kind."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """One request. ``route`` is None while it waits for one; ``since`` is when its current
-    wait (for a route or a token) began."""
+    """A request, the results that have arrived, and its attempts."""
 
     request: str
-    model: str
-    prompt: array[int]
-    sampling: Sampling
-    share: str
-    priority: int
-    opened: float
-    since: float
-    queue_share: float = 1.0
-    attempt: int = 0
-    route: Route | None = None
-    left: Route | None = None
+    sequence: SequenceRequest
+    attempts: Attempts
     emitted: list[int] = field(default_factory=list[int])
     scored: int = 0
     embedded: bool = False
 
     @property
-    def unscored(self) -> int:
-        """Log-probabilities of the prompt that are asked for and have not come."""
-        asked = self.sampling.prompt_logprobs is not None
-        return len(self.prompt) - 1 - self.scored if asked else 0
+    def missing_logprobs(self) -> int:
+        """Number of requested prompt log-probabilities that have not arrived."""
+        if self.sequence.sampling.prompt_logprobs is None:
+            return 0
+        return len(self.sequence.prompt) - 1 - self.scored
 
-
-@dataclass(slots=True)
-class Dropped:
-    """Messages that came and were not taken, by reason."""
-
-    unknown: int = 0
-    stale: int = 0
-    duplicate: int = 0
-    gap: int = 0
+    @property
+    def missing_prompt_results(self) -> bool:
+        """Log-probabilities or the embedding of the prompt have not arrived."""
+        needs_embedding = self.sequence.sampling.embedding and not self.embedded
+        return needs_embedding or self.missing_logprobs > 0
 
 
 class Journal:
-    """All running requests of one gateway."""
+    """All running requests of one gateway.
 
-    def __init__(self, limits: JournalLimits) -> None:
-        self.dropped = Dropped()
+    Attributes:
+        dropped: messages dropped, by reason.
+    """
+
+    def __init__(self, limits: RecoveryLimits) -> None:
+        self.dropped: Counter[DropReason] = Counter()
         self._limits = limits
         self._entries: dict[str, Entry] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def entries(self) -> list[Entry]:
-        return list(self._entries.values())
+    def models(self) -> set[str]:
+        """Returns the models of the running requests."""
+        return {entry.sequence.model for entry in self._entries.values()}
 
-    def open(self, entry: Entry, route: Route) -> list[Instruction]:
-        """A request begins on a route."""
-        self._entries[entry.request] = entry
-        return [self._send(entry, route)]
+    def submit(
+        self, request: str, sequence: SequenceRequest, route: Route, now: float
+    ) -> list[Instruction]:
+        """Adds a request and starts its first attempt."""
+        entry = self._entries[request] = Entry(request, sequence, Attempts(now, now))
+        return [self._send(entry, route, now)]
 
-    def close(self, request: str) -> list[Instruction]:
-        """Nobody wants the rest of the reply: stop working on it."""
+    def cancel(self, request: str) -> list[Instruction]:
+        """Removes a request whose reply is no longer wanted."""
         entry = self._entries.pop(request, None)
-        if entry is None or entry.route is None:
+        if entry is None or entry.attempts.route is None:
             return []
-        return [SendCancel(entry.route, request, entry.attempt)]
+        return [SendCancel(entry.attempts.route, request, entry.attempts.number)]
 
-    def routed(self, routes: Mapping[str, Route], now: float) -> list[Instruction]:
-        """The routes are these now: move what runs on another one, send what waits."""
+    def on_routes(self, routes: Mapping[str, Route], now: float) -> list[Instruction]:
+        """Ends attempts whose route is gone and resubmits requests that wait for one.
+
+        Args:
+            routes: all current routes, by model.
+        """
         out: list[Instruction] = []
-        for entry in self.entries():
-            route = routes.get(entry.model)
-            if entry.route is not None and entry.route == route:
-                # The way to the head may be another now.
-                entry.route = route
-            elif entry.route is not None:
-                out += self._leave(entry, now)
-            if entry.request in self._entries and entry.route is None:
-                out += self._resend(entry, route, now)
+        for entry in list(self._entries.values()):
+            route = routes.get(entry.sequence.model)
+            attempts = entry.attempts
+            if attempts.route is not None and attempts.route == route:
+                attempts.route = route  # Its endpoint may have changed.
+            elif attempts.route is not None:
+                out += self._end_attempt(entry, now)
+            if entry.request in self._entries and attempts.route is None:
+                out += self._resubmit(entry, route, now)
         return out
 
-    def token(self, token: Token, now: float) -> list[Instruction]:
-        """A token arrived."""
-        entry = self._of(token)
+    def on_token(self, token: Token, now: float) -> list[Instruction]:
+        """Accepts a token. A token with ``finish`` ends the request."""
+        entry = self._current(token)
         if entry is None:
             return []
         if token.index < len(entry.emitted):
-            self.dropped.duplicate += 1
+            self.dropped[DropReason.DUPLICATE] += 1
             return []
-        missing = entry.unscored or (entry.sampling.embedding and not entry.embedded)
-        if token.index > len(entry.emitted) or missing:
-            self.dropped.gap += 1
-            return self._again(entry, now)
+        if token.index > len(entry.emitted) or entry.missing_prompt_results:
+            self.dropped[DropReason.GAP] += 1
+            return self._retry(entry, now)
         entry.emitted.append(token.token)
-        entry.since = now
+        entry.attempts.waiting_since = now
         if token.finish is not None:
             del self._entries[token.request]
         return [Deliver(token)]
 
-    def scored(self, scores: PromptScores, now: float) -> list[Instruction]:
-        """Log-probabilities of a prompt arrived; they come before its first token."""
-        entry = self._of(scores)
+    def on_prompt_logprobs(self, logprobs: PromptLogprobs, now: float) -> list[Instruction]:
+        """Accepts log-probabilities of a prompt. They precede the first token."""
+        entry = self._current(logprobs)
         if entry is None:
             return []
-        if scores.index < entry.scored or len(scores.logprobs) > entry.unscored:
-            self.dropped.duplicate += 1
+        if logprobs.index < entry.scored or len(logprobs.logprobs) > entry.missing_logprobs:
+            self.dropped[DropReason.DUPLICATE] += 1
             return []
-        if scores.index > entry.scored:
-            self.dropped.gap += 1
-            return self._again(entry, now)
-        entry.scored += len(scores.logprobs)
-        entry.since = now
-        return [DeliverScores(scores)]
+        if logprobs.index > entry.scored:
+            self.dropped[DropReason.GAP] += 1
+            return self._retry(entry, now)
+        entry.scored += len(logprobs.logprobs)
+        entry.attempts.waiting_since = now
+        return [Deliver(logprobs)]
 
-    def embedded(self, embedding: Embedding, now: float) -> list[Instruction]:
-        """The embedding of a prompt arrived; it comes before the token."""
-        entry = self._of(embedding)
+    def on_embedding(self, embedding: Embedding, now: float) -> list[Instruction]:
+        """Accepts the embedding of a prompt. It precedes the token."""
+        entry = self._current(embedding)
         if entry is None:
             return []
         if entry.embedded:
-            self.dropped.duplicate += 1
+            self.dropped[DropReason.DUPLICATE] += 1
             return []
         entry.embedded = True
-        entry.since = now
-        return [DeliverEmbedding(embedding)]
+        entry.attempts.waiting_since = now
+        return [Deliver(embedding)]
 
-    def _of(self, told: Token | PromptScores | Embedding) -> Entry | None:
-        """Whose it is; None, and counted, when it is of no attempt that runs."""
-        entry = self._entries.get(told.request)
-        if entry is None:
-            self.dropped.unknown += 1
-        elif told.attempt != entry.attempt or entry.route is None:
-            self.dropped.stale += 1
-            return None
-        return entry
-
-    def progress(self, news: QueuePlace | Started, now: float) -> list[Instruction]:
-        """The head reports on a request without a token: the wait for one begins anew."""
-        entry = self._entries.get(news.request)
-        if entry is None or news.attempt != entry.attempt:
+    def on_progress(self, progress: QueuePlace | Started, now: float) -> list[Instruction]:
+        """Accepts the head's report on a prompt. It restarts the wait for a token."""
+        entry = self._entries.get(progress.request)
+        if entry is None or progress.attempt != entry.attempts.number:
             return []
-        entry.since = now
-        return [Progress(news)]
+        entry.attempts.waiting_since = now
+        return [Deliver(progress)]
 
-    def rejected(self, rejected: Rejected, now: float) -> list[Instruction]:
-        """The head will not finish an attempt."""
+    def on_rejected(self, rejected: Rejected, now: float) -> list[Instruction]:
+        """Ends an attempt that the head gave up. Only ``epoch_failed`` allows another one."""
         entry = self._entries.get(rejected.request)
-        if entry is None or rejected.attempt != entry.attempt:
+        if entry is None or rejected.attempt != entry.attempts.number:
             return []
         if rejected.code == "epoch_failed":
-            return self._leave(entry, now)
-        del self._entries[entry.request]
+            return self._end_attempt(entry, now)
         error = RequestError(
-            rejected.status,
-            rejected.code,
-            rejected.message,
-            retry_after_s=rejected.retry_after_s,
+            rejected.status, rejected.code, rejected.message, retry_after_s=rejected.retry_after_s
         )
-        return [Fail(entry.request, error)]
+        return [self._fail(entry, error)]
 
-    def messages_lost(self, epoch: int, now: float) -> list[Instruction]:
-        """A link of this epoch lost messages: any of its tokens may be missing."""
+    def on_messages_lost(self, epoch: int, now: float) -> list[Instruction]:
+        """Restarts every attempt of an epoch whose link lost messages."""
         out: list[Instruction] = []
-        for entry in self.entries():
-            if entry.route is not None and entry.route.epoch == epoch:
-                out += self._again(entry, now)
+        for entry in list(self._entries.values()):
+            route = entry.attempts.route
+            if route is not None and route.epoch == epoch:
+                out += self._retry(entry, now)
         return out
 
-    def unsent(self, request: str, attempt: int, now: float) -> list[Instruction]:
-        """The head did not take an attempt in time."""
+    def on_unsent(self, request: str, attempt: int, now: float) -> list[Instruction]:
+        """Ends an attempt that the head did not take before the send deadline."""
         entry = self._entries.get(request)
-        if entry is None or entry.attempt != attempt or entry.route is None:
+        route = entry.attempts.route if entry is not None else None
+        if entry is None or route is None or attempt != entry.attempts.number:
             return []
         if entry.emitted:
-            return self._leave(entry, now)
-        del self._entries[request]
-        head = entry.route.head
-        message = f"{head}, the head of the pipeline, does not answer; try again in a moment"
-        return [Fail(request, RequestError(503, "pipeline_busy", message, None, RETRY_AFTER_S))]
+            return self._end_attempt(entry, now)
+        message = f"{route.head}, the head of the pipeline, does not answer; try again in a moment"
+        return [self._fail(entry, RequestError(503, "pipeline_busy", message, None, RETRY_AFTER_S))]
 
     def expire(self, now: float) -> list[Instruction]:
-        """Fail what has waited past its deadline."""
+        """Fails the requests that passed a deadline."""
         out: list[Instruction] = []
-        for entry in self.entries():
-            error = self._overdue(entry, now)
+        for entry in list(self._entries.values()):
+            error = entry.attempts.overdue(self._limits, bool(entry.emitted), now)
             if error is not None:
-                out += [*self.close(entry.request), Fail(entry.request, error)]
+                out += [*self.cancel(entry.request), Fail(entry.request, error)]
         return out
 
     def fail_all(self, error: RequestError) -> list[Instruction]:
-        """End every request, such as when the gateway itself stops."""
+        """Fails every request."""
         out: list[Instruction] = []
-        for entry in self.entries():
-            out += [*self.close(entry.request), Fail(entry.request, error)]
+        for request in list(self._entries):
+            out += [*self.cancel(request), Fail(request, error)]
         return out
 
-    def _overdue(self, entry: Entry, now: float) -> RequestError | None:
-        limits = self._limits
-        if entry.route is None:
-            if now - entry.since <= limits.recovery_s:
-                return None
-            return RequestError(
-                503,
-                "pipeline_lost",
-                f"the pipeline broke and did not come back within {limits.recovery_s:g} s "
-                "(POMONA_GATEWAY_RECOVERY_DEADLINE_S)",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        if entry.emitted:
-            if now - entry.since <= limits.token_s:
-                return None
-            return RequestError(
-                504,
-                "token_timeout",
-                f"no token came for {limits.token_s:g} s (POMONA_GATEWAY_TOKEN_DEADLINE_S)",
-            )
-        if now - entry.opened <= limits.first_token_s:
+    def _current(self, event: Token | PromptLogprobs | Embedding) -> Entry | None:
+        """Returns the entry of an event. Counts and drops events of other attempts."""
+        entry = self._entries.get(event.request)
+        if entry is None:
+            self.dropped[DropReason.UNKNOWN] += 1
+        elif not entry.attempts.is_current(event.attempt):
+            self.dropped[DropReason.STALE] += 1
             return None
-        return RequestError(
-            504,
-            "first_token_timeout",
-            f"no token came within {limits.first_token_s:g} s of the request "
-            "(POMONA_GATEWAY_FIRST_TOKEN_DEADLINE_S)",
-        )
+        return entry
 
-    def _again(self, entry: Entry, now: float) -> list[Instruction]:
-        """The attempt lost tokens but its route lives: cancel it there, then try once more."""
-        route = entry.route
+    def _retry(self, entry: Entry, now: float) -> list[Instruction]:
+        """Restarts an attempt that lost messages on the same route, which still works."""
+        route = entry.attempts.route
         out: list[Instruction] = []
         if route is not None:
-            out.append(SendCancel(route, entry.request, entry.attempt))
-        out += self._leave(entry, now)
-        entry.left = None
+            out.append(SendCancel(route, entry.request, entry.attempts.number))
+        out += self._end_attempt(entry, now)
+        entry.attempts.allow_same_route()
         if entry.request in self._entries:
-            out += self._resend(entry, route, now)
+            out += self._resubmit(entry, route, now)
         return out
 
-    def _leave(self, entry: Entry, now: float) -> list[Instruction]:
-        """The current attempt is over; wait for a route, unless too many were tried."""
-        if entry.route is not None:
-            entry.left = entry.route
-            entry.route = None
-            entry.since = now
-            entry.attempt += 1
-        if entry.attempt < self._limits.max_attempts:
-            return []
-        del self._entries[entry.request]
-        message = (
-            f"the request was tried in {entry.attempt} epochs and the pipeline failed in each; "
-            "see the stage workers' logs"
-        )
-        return [
-            Fail(entry.request, RequestError(503, "pipeline_failed", message, None, RETRY_AFTER_S))
-        ]
+    def _end_attempt(self, entry: Entry, now: float) -> list[Instruction]:
+        """Ends the current attempt. The request then waits for a route, or fails."""
+        entry.attempts.end(now)
+        error = entry.attempts.exhausted(self._limits)
+        return [] if error is None else [self._fail(entry, error)]
 
-    def _resend(self, entry: Entry, route: Route | None, now: float) -> list[Instruction]:
-        left = entry.left
-        if route is None or (left and route == left and route.endpoint == left.endpoint):
+    def _resubmit(self, entry: Entry, route: Route | None, now: float) -> list[Instruction]:
+        if route is None or not entry.attempts.may_use(route):
             return []
-        entry.since = now
-        return [self._send(entry, route)]
+        return [self._send(entry, route, now)]
 
-    def _send(self, entry: Entry, route: Route) -> Send:
-        entry.route = route
+    def _send(self, entry: Entry, route: Route, now: float) -> Send:
+        entry.attempts.start(route, now)
         return Send(
             route=route,
             request=entry.request,
-            attempt=entry.attempt,
-            ids=entry.prompt + array("i", entry.emitted),
+            attempt=entry.attempts.number,
+            sequence=entry.sequence,
+            ids=entry.sequence.prompt + array("i", entry.emitted),
             emitted=len(entry.emitted),
             scored=entry.scored,
-            sampling=entry.sampling,
-            share=entry.share,
-            priority=entry.priority,
-            queue_share=entry.queue_share,
         )
 
-
-def opened(
-    request: str,
-    model: str,
-    prompt: Iterable[int],
-    sampling: Sampling,
-    now: float,
-    share: str = "",
-    priority: int = 0,
-    queue_share: float = 1.0,
-) -> Entry:
-    """A new entry for :meth:`Journal.open`."""
-    ids = prompt if isinstance(prompt, array) else array("i", prompt)
-    return Entry(request, model, ids, sampling, share, priority, now, now, queue_share)
+    def _fail(self, entry: Entry, error: RequestError) -> Fail:
+        del self._entries[entry.request]
+        return Fail(entry.request, error)

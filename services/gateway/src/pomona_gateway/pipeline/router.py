@@ -1,4 +1,4 @@
-"""Which pipeline serves which model, by the beacons heard: pure.
+"""Routes from models to pipelines, computed from beacons. Pure.
 
 A route stays until a beacon contradicts it. Losing the planner or the discovery service
 therefore changes nothing for requests, as long as the head of the pipeline answers.
@@ -22,11 +22,11 @@ from pomona.messages.discovery import DiscoveryFacts, LinkFacts
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the requests of a model go: the head of its active pipeline.
+    """Head of the active pipeline of a model.
 
     Attributes:
-        boot: boot id of the head; with another one its caches are gone.
-        endpoint: where this gateway reaches the head. It may change while all else stays.
+        boot: boot id of the head. A head with another boot id has lost its KV caches.
+        endpoint: endpoint of the head for this gateway. Routes that differ only in it are equal.
     """
 
     model: str
@@ -38,8 +38,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """One stage as ``/readyz`` shows it. ``state`` is ``unheard`` before its worker spoke.
-    ``fetch_bytes``: of its weights what was not on the machine, and comes before the loading.
+    """One stage as ``/readyz`` shows it.
+
+    Attributes:
+        state: state of the stage; ``unheard`` before the first beacon of its worker,
+            ``waiting`` before the worker states this epoch.
+        loaded_bytes: weights in memory, of ``total_bytes``.
+        fetched_bytes: weights downloaded before loading, of ``fetch_bytes``.
     """
 
     worker: str
@@ -54,10 +59,10 @@ class StageView:
 
 
 class RouteTable:
-    """Follows the beacons of planner, stage workers and discovery.
+    """Computes routes from the beacons of planner, stage workers and discovery.
 
     Args:
-        node: the machine this gateway runs on.
+        node: node of this gateway.
     """
 
     def __init__(self, node: str = "") -> None:
@@ -69,45 +74,47 @@ class RouteTable:
 
     @property
     def pipelines(self) -> dict[str, Pipeline]:
-        """The newest plan of each model, by the name clients use."""
+        """Newest planned pipeline of each model, by the name that clients use."""
         return dict(self._pipelines)
 
     @property
     def routes(self) -> dict[str, Route]:
-        """The models that can be served now."""
+        """Current routes by model. A model without a route cannot be served."""
         return dict(self._routes)
 
     def on_beacon(self, beacon: Beacon) -> bool:
-        """Take in a beacon. True when a plan or a route changed."""
-        before = (dict(self._pipelines), self._ways())
+        """Updates the table. Returns True when a pipeline or a route changed."""
+        before = (dict(self._pipelines), self._endpoints())
         match beacon.facts:
             case PlannerFacts(pipelines=pipelines):
-                stated = {x.model: x for x in sorted(pipelines, key=lambda x: x.epoch)}
+                planned = {x.model: x for x in sorted(pipelines, key=lambda x: x.epoch)}
                 if beacon.state == "ready":
-                    self._pipelines = stated
+                    self._pipelines = planned
                 else:
-                    self._pipelines |= stated
+                    self._pipelines |= planned
             case StageWorkerFacts():
                 self._workers[beacon.name] = beacon
             case DiscoveryFacts(links=links):
                 self._links[beacon.node] = links
             case _:
                 return False
-        found = {model: self._route(pipeline) for model, pipeline in self._pipelines.items()}
-        self._routes = {model: route for model, route in found.items() if route is not None}
-        return before != (self._pipelines, self._ways())
+        routes = {model: self._route(pipeline) for model, pipeline in self._pipelines.items()}
+        self._routes = {model: route for model, route in routes.items() if route is not None}
+        return before != (self._pipelines, self._endpoints())
 
-    def _ways(self) -> dict[str, tuple[Route, str]]:
+    def _endpoints(self) -> dict[str, tuple[Route, str]]:
+        # The equality of routes ignores endpoints.
         return {model: (route, route.endpoint) for model, route in self._routes.items()}
 
     def route(self, model: str) -> Route | None:
+        """Returns the current route of a model."""
         return self._routes.get(model)
 
-    def way_back(self, route: Route, endpoint: str) -> str:
-        """Where the stages of a pipeline reach an endpoint of this gateway.
+    def reply_endpoint(self, route: Route, endpoint: str) -> str:
+        """Returns the endpoint of this gateway as the stages of a pipeline reach it.
 
-        Head and tail are told the same: the tail's way, since the tail has most to say,
-        unless the tail is on this machine and the head is not.
+        Head and tail share one endpoint. It is measured from the tail, which sends the tokens,
+        or from the head when only the tail is on this node.
         """
         pipeline = self._pipelines.get(route.model)
         ends = (pipeline.stages[-1], pipeline.stages[0]) if pipeline and pipeline.stages else ()
@@ -116,8 +123,7 @@ class RouteTable:
         return best_address(endpoint, self._node, sender, self._links) or endpoint
 
     def cache_use(self, model: str) -> float:
-        """How much of the pipeline's caches the requests that run have taken, 0 to 1, as the
-        head said last."""
+        """Returns the fraction of the KV cache in use, 0 to 1, from the head's last beacon."""
         pipeline = self._pipelines.get(model)
         if pipeline is None or not pipeline.stages or not pipeline.cache_tokens:
             return 0.0
@@ -125,43 +131,44 @@ class RouteTable:
         return status.sequence_tokens / pipeline.cache_tokens if status else 0.0
 
     def reason(self, model: str) -> str:
-        """Why the model cannot be served now, for a person; empty when it can."""
+        """Explains why a model cannot be served; empty when it can."""
         pipeline = self._pipelines.get(model)
         if model in self._routes:
             return ""
         if pipeline is None:
-            return "no planner has been heard yet" if not self._pipelines else "no such model"
+            return "no planner is known yet" if not self._pipelines else "no such model"
         if pipeline.state == "impossible":
             return pipeline.reason or "no pipeline can be formed"
         for stage in self.stages(model):
             where = f"stage [{stage.start}, {stage.stop}) on {stage.worker}"
             if stage.state == "unheard":
-                return f"{where} has not been heard yet"
+                return f"{where} has sent no beacon yet"
             if stage.state == "failed":
                 return f"{where} failed: {stage.error}"
             if stage.state == "loading" and stage.fetch_bytes and not stage.total_bytes:
-                share = 100 * stage.fetched_bytes // stage.fetch_bytes
-                return f"{where} is being fetched, {share}% of {stage.fetch_bytes / 1e9:.1f} GB"
+                percent = 100 * stage.fetched_bytes // stage.fetch_bytes
+                return f"{where} is being fetched, {percent}% of {stage.fetch_bytes / 1e9:.1f} GB"
             if stage.state != "ready":
-                share = 100 * stage.loaded_bytes // stage.total_bytes if stage.total_bytes else 0
-                return f"{where} is {stage.state}, {share}% of its weights are in memory"
+                total = stage.total_bytes
+                percent = 100 * stage.loaded_bytes // total if total else 0
+                return f"{where} is {stage.state}, {percent}% of its weights are in memory"
         return pipeline.reason or f"epoch {pipeline.epoch} is {pipeline.state}"
 
     def stages(self, model: str) -> list[StageView]:
-        """The stages of the model's newest plan, in order, as their workers have them."""
+        """Returns the stages of a model's newest pipeline, in order."""
         pipeline = self._pipelines.get(model)
         if pipeline is None:
             return []
         views: list[StageView] = []
         for stage in pipeline.stages:
             status = self._status(stage.worker, pipeline)
-            heard = stage.worker in self._workers
+            known = stage.worker in self._workers
             views.append(
                 StageView(
                     worker=stage.worker,
                     start=stage.start,
                     stop=stage.stop,
-                    state=status.state if status else ("waiting" if heard else "unheard"),
+                    state=status.state if status else ("waiting" if known else "unheard"),
                     loaded_bytes=status.loaded_bytes if status else 0,
                     total_bytes=status.total_bytes if status else 0,
                     error=status.error if status else "",
@@ -191,13 +198,13 @@ class RouteTable:
         beacon = self._workers.get(head.worker)
         if beacon is None or status is None or status.state != "ready":
             return None
-        # Another endpoint is another process, which does not hold this epoch's caches.
-        if beacon.endpoints.get("data") != head.endpoint or _broken(beacon, pipeline.epoch):
+        # A new endpoint means a new process, without the KV caches of this epoch.
+        if beacon.endpoints.get("data") != head.endpoint or _is_broken(beacon, pipeline.epoch):
             return None
-        # The planner's address is how the tail reaches the head; this node may know better.
+        # The planner's address is the tail's way to the head; prefer what this node measured.
         measured = best_address(head.endpoint, beacon.node, self._node, self._links)
-        of_tail = "" if head.address.startswith(IPC_PREFIX) else head.address
-        endpoint = measured or of_tail or head.endpoint
+        tail_address = "" if head.address.startswith(SAME_MACHINE) else head.address
+        endpoint = measured or tail_address or head.endpoint
         return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint)
 
     def _still_ready(self, route: Route) -> bool:
@@ -211,6 +218,6 @@ class RouteTable:
         )
 
 
-def _broken(beacon: Beacon, epoch: int) -> bool:
-    """Whether the worker has said that this epoch failed."""
+def _is_broken(beacon: Beacon, epoch: int) -> bool:
+    """Checks whether a worker reports that an epoch failed."""
     return isinstance(beacon.facts, StageWorkerFacts) and beacon.facts.broken_epoch == epoch

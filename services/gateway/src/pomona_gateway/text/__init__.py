@@ -1,4 +1,4 @@
-"""Text to ids and back, and messages to a prompt, from a model's own files."""
+"""Text to token ids and back, and messages to prompts, with a model's own files."""
 
 from pomona_gateway.text.language_model import LanguageModel, load_language_model
 from pomona_gateway.text.tokenizer import Tokenizer

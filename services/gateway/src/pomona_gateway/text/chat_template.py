@@ -1,9 +1,9 @@
-"""From messages to the text a model was trained on, by its own Jinja template.
+"""Chat templates: Jinja templates that render messages as a model's prompt.
 
-The environment gives templates what Hugging Face's does
+The environment has the features of Hugging Face's
 (https://huggingface.co/docs/transformers/chat_templating_writing): block trimming,
 ``raise_exception``, ``strftime_now``, ``tojson`` that keeps Unicode, ``break`` and
-``continue``, and ``generation`` blocks. It is sandboxed: a template is data of a model.
+``continue``, and ``generation`` blocks. It is sandboxed, since templates come with models.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pomona.errors import ModelUnsupportedError, RequestError
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-"""Template variables that a client's ``chat_template_kwargs`` may not set."""
+"""Template variables that ``chat_template_kwargs`` must not set."""
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks what the assistant wrote; it changes no text."""
+    """Ignores ``{% generation %}``, which marks assistant text for training."""
 
-    tags = {"generation"}  # noqa: RUF012 - that is how jinja2 declares it
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares tags this way
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)
@@ -56,10 +56,13 @@ def _to_json(
 
 
 class ChatTemplate:
-    """A model's chat template. It is compiled when it is first rendered, since that already
-    computes what is constant in it.
+    """A model's chat template.
 
-    Raises ModelUnsupportedError when it is no valid Jinja.
+    It is compiled at the first rendering, because compiling evaluates constant expressions,
+    which may take long.
+
+    Raises:
+        ModelUnsupportedError: the template is not valid Jinja.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -79,7 +82,7 @@ class ChatTemplate:
                 f"the model's chat template is invalid in line {error.lineno}: {error.message}"
             ) from error
         except RecursionError as error:
-            raise ModelUnsupportedError("the model's chat template is nested too deep") from error
+            raise ModelUnsupportedError("the model's chat template is nested too deeply") from error
 
     @cached_property
     def _template(self) -> Template:
@@ -92,7 +95,11 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The prompt. Raises RequestError when the template refuses the messages."""
+        """Renders a prompt.
+
+        Raises:
+            RequestError: the template rejects the messages.
+        """
         try:
             text = self._template.render(
                 **{
@@ -104,7 +111,7 @@ class ChatTemplate:
                     "add_generation_prompt": add_generation_prompt,
                 }
             )
-            text.encode()  # A lone surrogate is no text.
+            text.encode()  # Rejects lone surrogates.
             return text
         except TemplateError as error:
             reason = str(error)
@@ -116,6 +123,6 @@ class ChatTemplate:
         raise RequestError(
             400,
             "invalid_messages",
-            f"the model's chat template refuses these messages: {reason}",
+            f"the model's chat template rejects these messages: {reason}",
             "messages",
         )

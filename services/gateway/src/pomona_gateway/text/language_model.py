@@ -1,4 +1,4 @@
-"""Reads what the gateway needs of a model: tokenizer, chat template, limits."""
+"""Language models: tokenizer, chat templates and limits, read from a model's files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """How one model reads and writes text.
+    """The text side of one model.
 
     Attributes:
         templates: chat templates by name; ``default`` is the one for chats.
-        context_length: tokens that prompt and reply may have together.
+        context_length: maximum tokens of prompt and reply together.
         stop_ids: tokens that end a reply.
-        output: how the model marks reasoning and tool calls in its replies.
-        prompter: where its templates and its tokenizer make prompts.
+        output: notation of reasoning and tool calls in replies.
+        prompter: makes prompts in a process of its own.
     """
 
     facts: ModelFacts
@@ -39,7 +39,11 @@ class LanguageModel:
 
 
 def load_language_model(source: str) -> LanguageModel:
-    """Read a model's tokenizer. Takes a second or two; raises ModelError naming the file."""
+    """Loads a model's tokenizer and chat templates, in a second or two.
+
+    Raises:
+        ModelError: a file of the model is missing or invalid.
+    """
     facts = read_facts(source)
     tokenizer = read_tokenizer(facts.path)
     if facts.format == "gguf":
@@ -78,7 +82,7 @@ def _folder_templates(path: Path) -> dict[str, ChatTemplate]:
 
 
 def _token_text(value: Any) -> str:
-    """A special token of tokenizer_config.json: its text, or an object that holds it."""
+    """Returns the text of a special token in tokenizer_config.json: a string or an object."""
     return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")
 
 

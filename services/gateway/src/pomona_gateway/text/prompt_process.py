@@ -1,10 +1,10 @@
-"""``python -m pomona_gateway.text.prompt_process PATH``: makes the prompts of one model.
+"""Makes one model's prompts: ``python -m pomona_gateway.text.prompt_process PATH``.
 
-PATH is the model's folder or GGUF file. Reads a request a line, as JSON: a text, or a template
-and its variables, until its input ends. Answers a template with a line that has the text, then
-either with a line that has the number of ids and with those, int32. An answer may be a line
-that says why there is none. The kernel ends the process when one of these takes too long, even
-when the gateway is gone meanwhile.
+PATH is a model folder or a GGUF file. The process reads one JSON request a line from its
+standard input: a text, or a template with its variables. It answers a template with a line that
+has the rendered text, then either request with a line that has the number of ids, followed by
+the ids as int32. Each line may instead state an error. The process exits at the end of its
+input. The kernel kills it when a step exceeds the deadline, even when the gateway is gone.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 
 MAX_BYTES = 1 << 30
-"""Of memory that a prompt may take, where the system keeps to it (macOS does not)."""
+"""Memory that a prompt may take, in bytes. macOS does not enforce it."""
 PIPE_BYTES = 1 << 16
-"""Read at once from a pipe, by either side."""
+"""Buffer size of either end of the pipes."""
 
 ResultT = TypeVar("ResultT")
 
 
 @lru_cache(maxsize=8)
-def _compiled(source: str, special: tuple[tuple[str, str], ...]) -> ChatTemplate:
-    return ChatTemplate(source, dict(special))
+def _template(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
+    return ChatTemplate(source, dict(special_tokens))
 
 
-def _render(asked: dict[str, Any]) -> str:
-    special = tuple(sorted(asked["special_tokens"].items()))
-    return _compiled(asked["template"], special).render(**asked["variables"])
+def _render(request: dict[str, Any]) -> str:
+    special_tokens = tuple(sorted(request["special_tokens"].items()))
+    return _template(request["template"], special_tokens).render(**request["variables"])
 
 
-def _within(deadline_s: float, work: Callable[[], ResultT]) -> ResultT:
+def _with_deadline(deadline_s: float, work: Callable[[], ResultT]) -> ResultT:
     signal.setitimer(signal.ITIMER_REAL, deadline_s)
     try:
         return work()
@@ -50,40 +50,40 @@ def _within(deadline_s: float, work: Callable[[], ResultT]) -> ResultT:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _tell(told: dict[str, Any], ids: bytes = b"") -> None:
-    sys.stdout.buffer.write(json.dumps(told).encode() + b"\n" + ids)
+def _write(answer: dict[str, Any], ids: bytes = b"") -> None:
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + ids)
     sys.stdout.buffer.flush()
 
 
-def answer(line: bytes, tokenizer: Tokenizer) -> None:
-    """Say the text and its ids, or why there are none."""
-    asked = json.loads(line)
-    deadline_s = asked["deadline_s"]
-    chat = "template" in asked
+def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
+    """Writes the text and its ids, or an error, to standard output."""
+    request = json.loads(line)
+    deadline_s = request["deadline_s"]
+    chat = "template" in request
     try:
         if chat:
-            text = _within(deadline_s, lambda: _render(asked))
-            _tell({"text": text})
+            text = _with_deadline(deadline_s, lambda: _render(request))
+            _write({"text": text})
         else:
-            text = asked["text"]
-        ids = _within(deadline_s, lambda: tokenizer.encode(text, chat))
+            text = request["text"]
+        ids = _with_deadline(deadline_s, lambda: tokenizer.encode(text, chat))
     except (PomonaError, MemoryError) as error:
-        _tell({"refused": str(error) or "it takes too much memory"})
+        _write({"error": str(error) or "it takes too much memory"})
     else:
-        _tell({"ids": len(ids)}, array("i", ids).tobytes())
+        _write({"ids": len(ids)}, array("i", ids).tobytes())
 
 
 def _limit_memory() -> None:
     with suppress(ValueError, OSError):
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        most = taken + MAX_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit = used + MAX_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    own = read_tokenizer(Path(sys.argv[1]))
+    model_tokenizer = read_tokenizer(Path(sys.argv[1]))
     _limit_memory()
     with open(0, "rb", PIPE_BYTES) as lines:
-        for asked_line in lines:
-            answer(asked_line, own)
+        for request_line in lines:
+            answer_request(request_line, model_tokenizer)

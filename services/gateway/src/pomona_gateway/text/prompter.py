@@ -1,4 +1,4 @@
-"""Templates and tokenizers are of whoever made a model: they run in a process with a deadline."""
+"""Makes a model's prompts in a process with a deadline, since its files are not trusted."""
 
 from __future__ import annotations
 
@@ -20,95 +20,105 @@ from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.prompt_process import PIPE_BYTES
 
 DEADLINE_S = 10.0
-"""For the text of a prompt, and for its ids. The former takes milliseconds; a million ids of
-the latter take three seconds."""
+"""Deadline for rendering a prompt, and again for encoding it. Rendering takes milliseconds; a
+million tokens take three seconds to encode."""
 GRACE_S = 10.0
-"""Beyond it: for the process to start, and for one that the kernel does not end."""
+"""Additional time for the process to start, and before the gateway kills it itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
-    """What to say when a part of the work fails."""
+class _Step:
+    """One step of making a prompt, as its errors name it."""
 
-    whose: str
-    what: str
+    worker: str
+    work: str
     code: str
     parameter: str | None
 
     def error(self, reason: str) -> RequestError:
         return RequestError(400, self.code, reason, self.parameter)
 
-    def unfinished(self, deadline_s: float) -> RequestError:
+    def timeout(self, deadline_s: float) -> RequestError:
         return self.error(
-            f"the model's {self.whose} was not done with {self.what} after {deadline_s:g} s, "
+            f"the model's {self.worker} had not finished {self.work} after {deadline_s:g} s, "
             "or took too much memory"
         )
 
 
-_TEMPLATE = _Refusal("chat template", "these messages", "invalid_messages", "messages")
-_TOKENIZER = _Refusal("tokenizer", "this text", "invalid_text", None)
+_RENDER = _Step("chat template", "these messages", "invalid_messages", "messages")
+_ENCODE = _Step("tokenizer", "this text", "invalid_text", None)
 
 
 class Prompter:
     """Makes one model's prompts, one at a time, in a process of its own.
 
-    A template may loop for ever or take all memory, and so may the regular expressions of a
-    tokenizer. The kernel then ends the process, and the next prompt gets another.
+    A template, or a regular expression of a tokenizer, may loop forever or take all memory. The
+    kernel then kills the process, and the next prompt starts another one.
 
     Args:
-        path: the model's folder or GGUF file.
+        path: model folder or GGUF file.
     """
 
     def __init__(self, path: Path, deadline_s: float = DEADLINE_S) -> None:
         self._path = path
         self._deadline_s = deadline_s
-        self._order = asyncio.Lock()
-        self._turn = threading.Lock()
+        self._queue = asyncio.Lock()
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     async def render(
         self, template: ChatTemplate, variables: Mapping[str, Any]
     ) -> tuple[str, array[int]]:
-        """A conversation as text and as ids. Raises RequestError when the template or the
-        tokenizer refuses, or is not done in time."""
-        asked = {
+        """Renders a conversation.
+
+        Returns:
+            The prompt as text and as token ids.
+
+        Raises:
+            RequestError: the template or the tokenizer rejects it or exceeds the deadline.
+        """
+        request = {
             "template": template.source,
             "special_tokens": template.special_tokens,
             "variables": variables,
         }
-        return await self._ask(asked, _TEMPLATE)
+        return await self._request(request, _RENDER)
 
     async def encode(self, text: str) -> array[int]:
-        """A text that is no conversation as ids. Raises RequestError likewise."""
-        _, ids = await self._ask({"text": text}, _TOKENIZER)
+        """Encodes a text that is not a chat.
+
+        Raises:
+            RequestError: the tokenizer rejects it or exceeds the deadline.
+        """
+        _, ids = await self._request({"text": text}, _ENCODE)
         return ids
 
     def start(self) -> None:
-        """Have the process ready before the first prompt."""
-        with self._turn:
-            self._running()
+        """Starts the process before the first prompt."""
+        with self._lock:
+            self._started()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kills the process."""
         process = self._process
         if process is not None:
             process.kill()
-            with self._turn:
+            with self._lock:
                 self._end(process)
 
-    async def _ask(self, asked: dict[str, Any], first: _Refusal) -> tuple[str, array[int]]:
-        # One thread a model waits at most: the others are for other models.
-        async with self._order:
-            return await asyncio.to_thread(self._exchange, asked, first)
+    async def _request(self, request: dict[str, Any], first: _Step) -> tuple[str, array[int]]:
+        # At most one thread waits for a model, so that other models have threads left.
+        async with self._queue:
+            return await asyncio.to_thread(self._exchange, request, first)
 
-    def _exchange(self, asked: dict[str, Any], first: _Refusal) -> tuple[str, array[int]]:
-        line = json.dumps({**asked, "deadline_s": self._deadline_s}).encode() + b"\n"
-        with self._turn:
-            process = self._running()
+    def _exchange(self, request: dict[str, Any], first: _Step) -> tuple[str, array[int]]:
+        line = json.dumps({**request, "deadline_s": self._deadline_s}).encode() + b"\n"
+        with self._lock:
+            process = self._started()
             assert process.stdin is not None
             assert process.stdout is not None
-            too_late = threading.Timer(2 * self._deadline_s + GRACE_S, process.kill)
-            too_late.start()
+            killer = threading.Timer(2 * self._deadline_s + GRACE_S, process.kill)
+            killer.start()
             try:
                 with suppress(OSError):
                     process.stdin.write(line)
@@ -118,42 +128,42 @@ class Prompter:
                 code = self._end(process)
                 if code > 0:
                     raise RuntimeError(
-                        f"the process that makes prompts of {self._path} ended with {code}"
+                        f"the prompt process of {self._path} exited with code {code}"
                     ) from error
-                raise error.args[0].unfinished(self._deadline_s) from error
+                raise error.args[0].timeout(self._deadline_s) from error
             finally:
-                too_late.cancel()
+                killer.cancel()
 
-    def _read(self, answers: IO[bytes], first: _Refusal) -> tuple[str, array[int]]:
-        """What the process says. Raises EOFError with the part it did not do."""
+    def _read(self, answers: IO[bytes], first: _Step) -> tuple[str, array[int]]:
+        """Reads text and ids. Raises EOFError with the step during which the process ended."""
         text = ""
-        if first is _TEMPLATE:
-            text = self._told(answers, _TEMPLATE)["text"]
-        count = self._told(answers, _TOKENIZER)["ids"]
+        if first is _RENDER:
+            text = self._read_line(answers, _RENDER)["text"]
+        count = self._read_line(answers, _ENCODE)["ids"]
         ids = array("i")
         try:
             ids.fromfile(answers, count)
         except EOFError as error:
-            raise EOFError(_TOKENIZER) from error
+            raise EOFError(_ENCODE) from error
         return text, ids
 
-    def _told(self, answers: IO[bytes], part: _Refusal) -> dict[str, Any]:
+    def _read_line(self, answers: IO[bytes], step: _Step) -> dict[str, Any]:
         line = answers.readline()
         if not line.endswith(b"\n"):
-            raise EOFError(part)
-        told = json.loads(line)
-        if "refused" in told:
-            raise part.error(told["refused"])
-        return told
+            raise EOFError(step)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise step.error(answer["error"])
+        return answer
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "pomona_gateway.text.prompt_process", str(self._path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=PIPE_BYTES,
-                # Threads of the library would take memory beside the limit.
+                # The library's threads would count towards the memory limit.
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
             )
         return self._process

@@ -1,4 +1,4 @@
-"""Prompts: from a conversation or a text to ids."""
+"""Prompts of conversations, for templates with and without support for tools."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pomona.errors import RequestError
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.chat_template import RESERVED
 
-_LESSON = """You have these functions, one a line:
+_INSTRUCTIONS = """You have these functions, one a line:
 {functions}
 {when}
 <tool_call>
 {{"name": "the function", "arguments": {{"an argument": "its value"}}}}
 </tool_call>"""
-_ALWAYS = "Answer only by calling them, each call written as"
-_PERHAPS = "Answer in words, or call those that help you to answer, each call written as"
+_FORCED = "Answer only by calling them, each call written as"
+_OPTIONAL = "Answer in words, or call those that help you to answer, each call written as"
 
 
 async def chat_prompt(
@@ -27,9 +27,13 @@ async def chat_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
     variables: Mapping[str, Any] | None = None,
 ) -> tuple[str, array[int]]:
-    """A conversation up to where the model answers, as text and as ids.
+    """Renders a conversation up to the model's answer.
 
-    Raises RequestError when the model cannot chat, or cannot chat like this.
+    Returns:
+        The prompt as text and as token ids.
+
+    Raises:
+        RequestError: the model has no chat template, or rejects these messages or variables.
     """
     name = "tool_use" if tools and "tool_use" in language.templates else "default"
     template = language.templates.get(name)
@@ -45,48 +49,53 @@ async def chat_prompt(
     return await language.prompter.render(template, given)
 
 
-def knows_tools(language: LanguageModel) -> bool:
-    """Whether the model's chat template has a place for tools, and a notation for calls that
-    can be read."""
+def supports_tools(language: LanguageModel) -> bool:
+    """Checks that the chat template renders tools and that calls can be parsed."""
     name = "tool_use" if "tool_use" in language.templates else "default"
     template = language.templates.get(name)
     return language.output.calls_tools and template is not None and "tools" in template.source
 
 
-def with_taught_calls(
+def with_tool_instructions(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], forced: bool
 ) -> list[Mapping[str, Any]]:
-    """The messages, and in the system's one how to call the tools: for a model whose template
-    does not say it. ``forced``: the reply must be calls."""
+    """Adds tools to the system message, for a template that does not render them.
+
+    Args:
+        forced: the reply must consist of calls.
+    """
     functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    lesson = _LESSON.format(functions=functions, when=_ALWAYS if forced else _PERHAPS)
+    when = _FORCED if forced else _OPTIONAL
+    instructions = _INSTRUCTIONS.format(functions=functions, when=when)
     if messages and messages[0].get("role") == "system":
         first = messages[0]
-        joined = f"{first.get('content', '')}\n\n{lesson}"
+        joined = f"{first.get('content', '')}\n\n{instructions}"
         return [{**first, "content": joined}, *messages[1:]]
-    return [{"role": "system", "content": lesson}, *messages]
+    return [{"role": "system", "content": instructions}, *messages]
 
 
-def with_written_calls(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The messages with calls and their results as text, in Hermes' notation, which templates
-    that know no tools would leave out."""
+def with_tool_calls_as_text(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Writes calls and their results as text in Hermes' notation.
+
+    Templates without support for tools would leave them out.
+    """
     out: list[Mapping[str, Any]] = []
-    answered = False
+    is_result = False
     for message in messages:
-        answers, answered = answered, message.get("role") == "tool"
-        if answered:
+        follows_result, is_result = is_result, message.get("role") == "tool"
+        if is_result:
             result = f"<tool_response>\n{message.get('content', '')}\n</tool_response>"
-            if answers:
+            if follows_result:
                 result = f"{out.pop()['content']}\n{result}"
             out.append({"role": "user", "content": result})
         elif message.get("tool_calls"):
-            calls = "\n".join(_written_call(call["function"]) for call in message["tool_calls"])
-            said = f"{message.get('content') or ''}\n{calls}".lstrip("\n")
-            out.append({"role": "assistant", "content": said})
+            calls = "\n".join(_call_as_text(call["function"]) for call in message["tool_calls"])
+            content = f"{message.get('content') or ''}\n{calls}".lstrip("\n")
+            out.append({"role": "assistant", "content": content})
         else:
             out.append(message)
     return out
 
 
-def _written_call(function: Mapping[str, Any]) -> str:
+def _call_as_text(function: Mapping[str, Any]) -> str:
     return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"

@@ -1,29 +1,25 @@
-"""Ids and text of one model."""
+"""Tokenizer of one model."""
 
 from __future__ import annotations
 
-import codecs
 import json
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
 from pomona.errors import ModelUnsupportedError, RequestError
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.formats.vocabulary import folder_backend, gguf_backend
 
-_REPLACEMENT = "\ufffd"
-
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable characters by which byte-level vocabularies write the 256 bytes.
+    """Returns the byte of each character in byte-level vocabularies.
 
-    Printable Latin-1 stands for itself; the other bytes take the characters from U+0100 on
-    (https://github.com/openai/gpt-2/blob/master/src/encoder.py, ``bytes_to_unicode``).
+    Printable Latin-1 characters stand for themselves; the other bytes are written as U+0100
+    and up (https://github.com/openai/gpt-2/blob/master/src/encoder.py, ``bytes_to_unicode``).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(byte): byte for byte in printable}
@@ -34,29 +30,22 @@ def _byte_alphabet() -> dict[str, int]:
 BYTE_ALPHABET = _byte_alphabet()
 
 
-class TextDecoder(Protocol):
-    """Turns the ids of one reply into text, as early as it is certain."""
-
-    def push(self, token: int) -> str:
-        """Text that is certain after this token; empty while a character is incomplete."""
-        ...
-
-    def flush(self) -> str:
-        """What an unfinished character at the end of the reply becomes."""
-        ...
-
-
 class Tokenizer:
-    """Ids and text of one model.
+    """Encodes text into token ids and decodes ids into text.
 
     Args:
-        backend: the rules, as the ``tokenizers`` library runs them.
-        prefix: ids that begin a prompt which is no chat, such as BOS. None leaves that to
-            the backend's own rules.
+        backend: tokenizer of the ``tokenizers`` library.
+        prefix: ids to put before a prompt that is not a chat, such as BOS. None leaves that to
+            the backend's post-processor.
+
+    Attributes:
+        size: number of tokens, added ones included.
+        special_tokens: ids of the special tokens, by name.
+        byte_level: every token is a sequence of bytes.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, prefix: list[int] | None = None) -> None:
-        self._backend = backend
+        self.backend = backend
         self._prefix = prefix
         self.size: int = backend.get_vocab_size(with_added_tokens=True)
         added: dict[int, Any] = backend.get_added_tokens_decoder()
@@ -65,49 +54,45 @@ class Tokenizer:
         self.byte_level = _is_byte_level(backend)
 
     def encode(self, text: str, chat: bool) -> array[int]:
-        """Ids of a text. A rendered chat brings its own first token; another text gets
-        the model's. It may take as long as the model's makers like.
+        """Encodes a text. The time it takes is not bounded.
 
-        Raises RequestError when the rules cannot be applied to the text.
+        Args:
+            chat: the text is a rendered chat, which has its own BOS; others get the prefix.
+
+        Raises:
+            RequestError: the tokenizer cannot split the text.
         """
-        own = self._prefix is None and not chat
+        add_special = self._prefix is None and not chat
         try:
-            [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=own)
+            [encoding] = self.backend.encode_batch_fast([text], add_special_tokens=add_special)
         except BaseException as error:
-            # The library's panics are no Exceptions; a regular expression past its limit is one.
+            # A regular expression past its limit panics; PanicException is not an Exception.
             if isinstance(error, Exception) or type(error).__name__ != "PanicException":
                 raise
-            message = f"the model's tokenizer cannot cut this text: {error}"
+            message = f"the model's tokenizer cannot split this text: {error}"
             raise RequestError(400, "invalid_text", message) from error
         prefix = self._prefix if self._prefix and not chat else []
         return array("i", [*prefix, *encoding.ids])
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special)
-
-    def decoder(self, visible: frozenset[int] = frozenset()) -> TextDecoder:
-        """A decoder for one reply. All it gives is together :meth:`decode` of all ids, and
-        the names of the ``visible`` special tokens."""
-        hidden = self.special_ids - visible
-        if self.byte_level:
-            return _ByteDecoder(self, hidden)
-        return _WindowDecoder(self, self._backend, visible)
+        """Decodes ids. ``skip_special`` leaves out special tokens."""
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
 
     def rules(self) -> str:
-        """The rules as ``tokenizer.json`` has them."""
-        return self._backend.to_str()
+        """Returns the tokenizer in the format of ``tokenizer.json``."""
+        return self.backend.to_str()
 
     def name(self, token: int) -> str | None:
-        """What the vocabulary calls a token; None when there is none of this id."""
-        return self._backend.id_to_token(token)
+        """Returns a token's name in the vocabulary; None for an unknown id."""
+        return self.backend.id_to_token(token)
 
-    def named(self, names: frozenset[str]) -> frozenset[int]:
-        """The special tokens that have these names."""
-        return frozenset(i for i in self.special_ids if self._backend.id_to_token(i) in names)
+    def special_ids_of(self, names: frozenset[str]) -> frozenset[int]:
+        """Returns the ids of the special tokens with these names."""
+        return frozenset(i for i in self.special_ids if self.backend.id_to_token(i) in names)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; a special token's are those of its name."""
-        piece = self._backend.id_to_token(token)
+        """Returns the bytes of a token; those of its name for a special token."""
+        piece = self.backend.id_to_token(token)
         if piece is None:
             return b""
         if self.byte_level:
@@ -118,27 +103,31 @@ class Tokenizer:
         return piece.replace("\u2581", " ").encode()
 
     def token_text(self, token: int) -> str:
-        """A token as text, for log-probabilities; incomplete characters show as U+FFFD."""
+        """Returns the text of one token. Incomplete characters become U+FFFD."""
         return self.token_bytes(token).decode(errors="replace")
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a folder or a GGUF file. Raises ModelError naming the file."""
+    """Reads the tokenizer of a model folder or a GGUF file.
+
+    Raises:
+        ModelError: the file has no tokenizer or an unsupported one.
+    """
     if path.is_dir():
         backend = folder_backend(path)
         if _has_pattern(_decoder_state(backend)):
-            # Tokens are decoded as they come, where nothing could end a match that takes long.
+            # Replies are decoded on the event loop, where nothing bounds the time of a match.
             raise ModelUnsupportedError(
-                f"{path / 'tokenizer.json'} makes text of tokens by a regular expression, which "
-                "is not supported"
+                f"{path / 'tokenizer.json'} decodes with a regular expression, which is not "
+                "supported"
             )
         return Tokenizer(backend)
     fields = read_gguf_header(path).fields
     bos = fields.get("tokenizer.ggml.bos_token_id")
-    # SentencePiece's models begin with it unless the file says otherwise.
-    usual = fields.get("tokenizer.ggml.model") == "llama"
-    starts = fields.get("tokenizer.ggml.add_bos_token", usual)
-    prefix = [int(bos)] if starts and bos is not None else []
+    # SentencePiece models add BOS unless the file states otherwise.
+    default = fields.get("tokenizer.ggml.model") == "llama"
+    adds_bos = fields.get("tokenizer.ggml.add_bos_token", default)
+    prefix = [int(bos)] if adds_bos and bos is not None else []
     return Tokenizer(gguf_backend(fields, path), prefix)
 
 
@@ -161,51 +150,3 @@ def _has_pattern(state: Any) -> bool:
 def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
     state = _decoder_state(backend)
     return state is not None and state.get("type") == "ByteLevel"
-
-
-class _ByteDecoder:
-    """Byte-level vocabularies: every token is bytes, and the text is their UTF-8."""
-
-    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
-        self._tokenizer = tokenizer
-        self._hidden = hidden
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        if token in self._hidden:
-            return ""
-        return self._utf8.decode(self._tokenizer.token_bytes(token))
-
-    def flush(self) -> str:
-        return self._utf8.decode(b"", final=True)
-
-
-class _WindowDecoder:
-    """Other vocabularies, where a token's text may depend on its neighbours."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, backend: tokenizers.Tokenizer, visible: frozenset[int]
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._backend = backend
-        self._visible = visible
-        self._restart()
-
-    def _restart(self) -> None:
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._ids: list[int] = []
-        self._given = 0
-
-    def push(self, token: int) -> str:
-        if token in self._visible:
-            return self.flush() + self._tokenizer.token_text(token)
-        self._ids.append(token)
-        text = self._stream.step(self._backend, token) or ""
-        self._given += len(text)
-        return text
-
-    def flush(self) -> str:
-        whole = self._backend.decode(self._ids, skip_special_tokens=True)
-        rest = whole[self._given :]
-        self._restart()
-        return rest

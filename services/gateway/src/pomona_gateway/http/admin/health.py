@@ -1,4 +1,4 @@
-"""``/health``, ``/readyz``, ``/metrics`` and ``/v1/models``: what a gateway says of itself."""
+"""``GET /health``, ``/readyz``, ``/metrics`` and ``/v1/models``."""
 
 from __future__ import annotations
 
@@ -12,37 +12,25 @@ from starlette.responses import Response
 
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.http.errors import speaks_anthropic
-from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.common.run_request import gateway_of
+from pomona_gateway.http.errors import is_anthropic_request
+from pomona_gateway.http.respond import JsonResponse
 
 RETRY_AFTER_S = 2
 
 
 async def health(request: Request) -> Response:
-    """Alive: the event loop answers."""
+    """Answers as long as the event loop runs."""
     return JsonResponse({"status": "ok"})
 
 
 async def readyz(request: Request) -> Response:
-    """Ready: a real token came through a pipeline in its present epoch."""
-    gateway: Gateway = request.app.state.gateway
+    """Answers 200 when a token has come through a pipeline in its current epoch, else 503."""
+    gateway = gateway_of(request)
     ready = gateway.ready()
-    table = gateway.engine.table
-    proven = gateway.engine.proven_epochs()
-    models: dict[str, Any] = {}
-    for name, pipeline in sorted(table.pipelines.items()):
-        reason = table.reason(name) or gateway.catalogue.problem(name)
-        if not reason and name not in proven:
-            reason = f"no token has come through epoch {pipeline.epoch} yet"
-        models[name] = {
-            "ready": not reason,
-            "reason": reason,
-            "epoch": pipeline.epoch,
-            "state": pipeline.state,
-            "stages": [asdict(stage) for stage in table.stages(name)],
-        }
-    reasons = [f"{name}: {entry['reason']}" for name, entry in models.items() if entry["reason"]]
-    reason = "; ".join(reasons) or "no planner has been heard yet"
+    models = {name: _readiness(gateway, name) for name in sorted(gateway.route_table.pipelines)}
+    reasons = [f"{name}: {model['reason']}" for name, model in models.items() if model["reason"]]
+    reason = "; ".join(reasons) or "no planner's beacon has arrived yet"
     if gateway.draining:
         reason = "the gateway is shutting down"
     state = "ready" if ready else ("draining" if gateway.draining else "loading")
@@ -51,36 +39,51 @@ async def readyz(request: Request) -> Response:
     return JsonResponse(body, 200 if ready else 503, headers)
 
 
+def _readiness(gateway: Gateway, name: str) -> dict[str, Any]:
+    table = gateway.route_table
+    pipeline = table.pipelines[name]
+    reason = table.reason(name) or gateway.models.problem(name)
+    if not reason and name not in gateway.verified_routes.epochs():
+        reason = f"no token has come through epoch {pipeline.epoch} yet"
+    return {
+        "ready": not reason,
+        "reason": reason,
+        "epoch": pipeline.epoch,
+        "state": pipeline.state,
+        "stages": [asdict(stage) for stage in table.stages(name)],
+    }
+
+
 async def metrics(request: Request) -> Response:
-    """Prometheus' exposition format."""
-    gateway: Gateway = request.app.state.gateway
-    return Response(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+    """Returns the metrics in Prometheus' exposition format."""
+    text = gateway_of(request).metrics.exposition()
+    return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 async def list_models(request: Request) -> Response:
-    """Every model of the cluster, those still loading included."""
-    gateway: Gateway = request.app.state.gateway
-    names = gateway.catalogue.names()
-    if speaks_anthropic(request.scope):
+    """Lists all models of the cluster, including those that are loading."""
+    gateway = gateway_of(request)
+    names = gateway.models.names()
+    if is_anthropic_request(request.scope):
         data = [anthropic_model(gateway, name) for name in names]
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
         return JsonResponse({"data": data, "has_more": False, **ends})
-    return JsonResponse({"object": "list", "data": [model_object(gateway, x) for x in names]})
+    return JsonResponse({"object": "list", "data": [openai_model(gateway, x) for x in names]})
 
 
 async def get_model(request: Request) -> Response:
-    """One model; its id may hold slashes."""
-    gateway: Gateway = request.app.state.gateway
+    """Returns one model; its id may contain slashes."""
+    gateway = gateway_of(request)
     name: str = request.path_params["model"]
-    if name not in gateway.catalogue.names():
+    if name not in gateway.models.names():
         raise RequestError(404, "model_not_found", f"there is no model {name!r}", "model")
-    told = anthropic_model if speaks_anthropic(request.scope) else model_object
-    return JsonResponse(told(gateway, name))
+    describe = anthropic_model if is_anthropic_request(request.scope) else openai_model
+    return JsonResponse(describe(gateway, name))
 
 
 def anthropic_model(gateway: Gateway, name: str) -> dict[str, Any]:
-    """As Anthropic's API has it (https://docs.claude.com/en/api/models-list)."""
-    created = datetime.fromtimestamp(gateway.catalogue.created(name), UTC)
+    """Returns Anthropic's model object (https://docs.claude.com/en/api/models-list)."""
+    created = datetime.fromtimestamp(gateway.models.created(name), UTC)
     return {
         "type": "model",
         "id": name,
@@ -89,13 +92,14 @@ def anthropic_model(gateway: Gateway, name: str) -> dict[str, Any]:
     }
 
 
-def model_object(gateway: Gateway, name: str) -> dict[str, Any]:
-    ready = name in gateway.engine.proven_epochs() and not gateway.catalogue.problem(name)
+def openai_model(gateway: Gateway, name: str) -> dict[str, Any]:
+    """Returns OpenAI's model object, with readiness and context length."""
+    ready = name in gateway.verified_routes.epochs() and not gateway.models.problem(name)
     return {
         "id": name,
         "object": "model",
-        "created": gateway.catalogue.created(name),
+        "created": gateway.models.created(name),
         "owned_by": "pomona",
         "ready": ready,
-        "context_length": gateway.catalogue.context_length(name),
+        "context_length": gateway.models.context_length(name),
     }

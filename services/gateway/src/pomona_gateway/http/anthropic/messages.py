@@ -1,4 +1,5 @@
-"""``POST /v1/messages`` and its ``count_tokens``, as Anthropic's clients speak them."""
+"""Anthropic's ``POST /v1/messages`` and ``POST /v1/messages/count_tokens``
+(https://docs.claude.com/en/api/messages)."""
 
 from __future__ import annotations
 
@@ -7,99 +8,89 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.chat import (
-    CallPiece,
     ChatCompletion,
-    DialogueReplies,
+    ChatDelta,
+    ChatStream,
     ToolCall,
-    Turn,
+    ToolCallDelta,
 )
-from pomona_gateway.generation.completion import GenerationStream, Waiting
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.http import sse
-from pomona_gateway.http.anthropic.messages_request import (
-    CountRequest,
-    MessagesRequest,
-    Thinking,
-    anthropic_messages,
-    anthropic_tools,
-)
-from pomona_gateway.http.common.prepare_chat import dialogue_prompt, open_dialogue
-from pomona_gateway.http.common.run_request import answer, gateway_of, receive
+from pomona_gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
+from pomona_gateway.http.common.prepare_chat import prepare_chat, render_prompt
+from pomona_gateway.http.common.reasoning import SWITCH_VARIABLE, can_reason, template_reads
+from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
 from pomona_gateway.http.errors import anthropic_error
-from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.respond import JsonResponse
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
+from pomona_gateway.text import LanguageModel
 
 
 async def messages(request: Request) -> Response | ASGIApp:
-    """Answer one request for a message, streamed or whole."""
-    asked = await receive(request, MessagesRequest)
+    """Answers a conversation with a message, whole or streamed."""
+    body = await read_request(request, MessagesRequest)
     gateway = gateway_of(request)
-    dialogue = await open_dialogue(
+    _, language = gateway.models.find(body.model)
+    chat = await prepare_chat(
         gateway,
-        asked.parameters(),
-        anthropic_messages(asked),
-        anthropic_tools(asked),
-        shape=asked.shape(),
-        max_tokens=asked.max_tokens,
-        effort=asked.effort(),
-        variables=_thinking(gateway, asked.model, asked.thinking),
+        body.parameters(),
+        body.conversation(),
+        body.offered_tools(),
+        max_tokens=body.max_tokens,
+        shape=body.shape(),
+        effort=body.effort(),
+        template_variables=_thinking_variables(language, body),
     )
-    writer = MessageWriter(asked, dialogue)
-    return await answer(request, dialogue.completion, writer, bool(asked.stream))
+    return await run_request(request, chat.completion, MessageWriter(body, chat), bool(body.stream))
 
 
 async def count_tokens(request: Request) -> Response:
-    """How many tokens a request's prompt has."""
-    asked = await receive(request, CountRequest)
-    gateway = gateway_of(request)
-    variables = _thinking(gateway, asked.model, asked.thinking)
-    _, language = gateway.catalogue.find(asked.model)
-    tools = anthropic_tools(asked)
-    _, prompt = await dialogue_prompt(language, anthropic_messages(asked), tools, variables)
+    """Counts the tokens of a request's prompt."""
+    body = await read_request(request, CountRequest)
+    _, language = gateway_of(request).models.find(body.model)
+    variables = _thinking_variables(language, body)
+    _, prompt = await render_prompt(language, body.conversation(), body.offered_tools(), variables)
     return JsonResponse({"input_tokens": len(prompt)})
 
 
-def _thinking(gateway: Gateway, model: str, thinking: Thinking | None) -> dict[str, Any]:
-    """The template variable for reasoning, where the model's template has one."""
-    _, language = gateway.catalogue.find(model)
-    wanted = thinking is not None and thinking.type != "disabled"
-    if wanted and language.output.thought is None and not language.output.harmony:
+def _thinking_variables(language: LanguageModel, body: CountRequest) -> dict[str, Any]:
+    """Returns the template variable that turns reasoning on or off, if the template has one.
+
+    Raises RequestError when the client turns it on and the model cannot reason.
+    """
+    enabled = body.thinking is not None and body.thinking.type != "disabled"
+    if enabled and not can_reason(language):
         raise RequestError(400, "thinking_not_supported", "this model does not reason", "thinking")
-    template = language.templates.get("default")
-    switch = template is not None and "enable_thinking" in template.source
-    return {"enable_thinking": wanted} if switch else {}
+    return {SWITCH_VARIABLE: enabled} if template_reads(language, SWITCH_VARIABLE) else {}
 
 
 class MessageWriter:
-    """Writes a reply as Anthropic's message, whole or as events."""
+    """Writes a reply as Anthropic's message, or as the events of one."""
 
     media_type = sse.MEDIA_TYPE
 
-    def __init__(self, asked: MessagesRequest, dialogue: ChatCompletion) -> None:
-        self._dialogue = dialogue
-        self._shows_thought = asked.thinking is not None and asked.thinking.shown
+    def __init__(self, body: MessagesRequest, chat: ChatCompletion) -> None:
+        self._chat = chat
+        self._with_thinking = body.thinking is not None and body.thinking.is_shown
         self._head: dict[str, Any] = {
             "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
-            "model": dialogue.completion.model,
+            "model": chat.completion.model,
         }
 
-    def failure(self, error: RequestError) -> bytes:
-        return _event(anthropic_error(error), "error")
-
-    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
-        [reply] = await DialogueReplies(self._dialogue, replies).whole(pause_s)
+    async def whole(self, stream: GenerationStream, keep_alive_s: float) -> dict[str, Any]:
+        """Returns the message object."""
+        [reply] = await ChatStream(self._chat, stream).collect(keep_alive_s)
         content: list[dict[str, Any]] = []
-        if reply.thought and self._shows_thought:
-            content.append({"type": "thinking", "thinking": reply.thought, "signature": ""})
+        if reply.reasoning and self._with_thinking:
+            content.append({"type": "thinking", "thinking": reply.reasoning, "signature": ""})
         if reply.text:
             content.append({"type": "text", "text": reply.text})
         content += [{**_tool_use(call), "input": call.input} for call in reply.calls]
@@ -108,85 +99,91 @@ class MessageWriter:
             "content": content,
             "stop_reason": _stop_reason(reply.finish, reply.stop),
             "stop_sequence": reply.stop,
-            "usage": _usage(replies),
+            "usage": _usage(stream),
         }
 
-    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
+    async def chunks(self, stream: GenerationStream, keep_alive_s: float) -> AsyncGenerator[bytes]:
+        """Yields events; pings while there is no text."""
         start = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None}
-        counts = {"input_tokens": replies.usage.prompt, "output_tokens": 0}
-        yield _event({"type": "message_start", "message": {**start, "usage": counts}})
-        blocks = _Blocks(self._shows_thought)
-        async with aclosing(DialogueReplies(self._dialogue, replies).turns(pause_s)) as turns:
+        counts = {"input_tokens": stream.usage.prompt, "output_tokens": 0}
+        yield _encode({"type": "message_start", "message": {**start, "usage": counts}})
+        blocks = _ContentBlocks(self._with_thinking)
+        async with aclosing(ChatStream(self._chat, stream).deltas(keep_alive_s)) as turns:
             async for turn in turns:
-                if isinstance(turn, Waiting):
-                    yield sse.comment(str(turn)) + _event({"type": "ping"})
+                if isinstance(turn, PromptProgress):
+                    yield sse.comment(str(turn)) + _encode({"type": "ping"})
                     continue
-                for event in blocks.write(turn):
-                    yield _event(event)
+                for event in blocks.add(turn):
+                    yield _encode(event)
                 if turn.finish is None:
                     continue
-                for event in blocks.close():
-                    yield _event(event)
+                for event in blocks.end_block():
+                    yield _encode(event)
                 delta = {
                     "stop_reason": _stop_reason(turn.finish, turn.stop),
                     "stop_sequence": turn.stop,
                 }
-                yield _event({"type": "message_delta", "delta": delta, "usage": _usage(replies)})
-        yield _event({"type": "message_stop"})
+                yield _encode({"type": "message_delta", "delta": delta, "usage": _usage(stream)})
+        yield _encode({"type": "message_stop"})
+
+    def error_chunk(self, error: RequestError) -> bytes:
+        """Encodes an error event."""
+        return _encode(anthropic_error(error))
 
 
-class _Blocks:
-    """Numbers the content blocks of a stream; one is open at a time."""
+class _ContentBlocks:
+    """Numbers the content blocks of a stream. At most one block is open."""
 
-    def __init__(self, shows_thought: bool) -> None:
-        self._shows_thought = shows_thought
+    def __init__(self, with_thinking: bool) -> None:
+        self._with_thinking = with_thinking
         self._index = -1
-        self._open = ""
+        self._open_type = ""
 
-    def write(self, turn: Turn) -> Iterator[dict[str, Any]]:
+    def add(self, turn: ChatDelta) -> Iterator[dict[str, Any]]:
+        """Yields the events for a turn."""
         for part in turn.parts:
             match part:
                 case TextDelta(text=text):
-                    yield from self._in("text", {"type": "text", "text": ""})
+                    yield from self._open_block("text", {"type": "text", "text": ""})
                     yield self._delta({"type": "text_delta", "text": text})
                 case ReasoningDelta(text=text):
-                    if self._shows_thought:
+                    if self._with_thinking:
                         empty = {"type": "thinking", "thinking": "", "signature": ""}
-                        yield from self._in("thinking", empty)
+                        yield from self._open_block("thinking", empty)
                         yield self._delta({"type": "thinking_delta", "thinking": text})
-                case CallPiece():
-                    if part.begins:
-                        yield from self.close()
-                        yield from self._in("tool_use", {**_tool_use(part), "input": {}})
+                case ToolCallDelta():
+                    if part.first:
+                        yield from self.end_block()
+                        yield from self._open_block("tool_use", {**_tool_use(part), "input": {}})
                     if part.arguments:
                         delta = {"type": "input_json_delta", "partial_json": part.arguments}
                         yield self._delta(delta)
-                    if part.ends:
-                        yield from self.close()
+                    if part.last:
+                        yield from self.end_block()
 
-    def close(self) -> Iterator[dict[str, Any]]:
-        if self._open:
+    def end_block(self) -> Iterator[dict[str, Any]]:
+        """Yields the event that ends the open block, if there is one."""
+        if self._open_type:
             yield {"type": "content_block_stop", "index": self._index}
-        self._open = ""
+        self._open_type = ""
 
-    def _in(self, kind: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if self._open == kind:
+    def _open_block(self, block_type: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if self._open_type == block_type:
             return
-        yield from self.close()
+        yield from self.end_block()
         self._index += 1
-        self._open = kind
+        self._open_type = block_type
         yield {"type": "content_block_start", "index": self._index, "content_block": block}
 
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
 
-def _event(content: dict[str, Any], name: str | None = None) -> bytes:
-    kind = name or str(content["type"])
-    return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(content) + b"\n\n"
+def _encode(event: dict[str, Any]) -> bytes:
+    return sse.event(str(event["type"]), event)
 
 
-def _tool_use(call: ToolCall | CallPiece) -> dict[str, Any]:
+def _tool_use(call: ToolCall | ToolCallDelta) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id.replace("call_", "toolu_"), "name": call.name}
 
 
@@ -196,8 +193,8 @@ def _stop_reason(finish: str | None, stop: str | None) -> str:
     return {"length": "max_tokens", "tool_calls": "tool_use"}.get(finish or "", "end_turn")
 
 
-def _usage(replies: GenerationStream) -> dict[str, int]:
-    usage = replies.usage
+def _usage(stream: GenerationStream) -> dict[str, int]:
+    usage = stream.usage
     return {
         "input_tokens": usage.prompt - usage.cached,
         "cache_creation_input_tokens": 0,

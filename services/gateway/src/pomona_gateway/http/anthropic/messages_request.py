@@ -1,5 +1,4 @@
-"""Requests of Anthropic's Messages API, and what they mean
-(https://docs.claude.com/en/api/messages)."""
+"""Bodies of Anthropic's ``/v1/messages`` endpoints, and their conversion to a chat."""
 
 from __future__ import annotations
 
@@ -9,18 +8,30 @@ from pydantic import Field, StringConstraints
 
 from pomona_gateway.generation.chat import Function, Tools
 from pomona_gateway.grammar import Shape
-from pomona_gateway.http.common.chat_messages import MAX_MESSAGES, CallId, FunctionName
-from pomona_gateway.http.common.prepare_chat import Effort
+from pomona_gateway.http.common.chat_messages import (
+    MAX_MESSAGES,
+    CallId,
+    FunctionName,
+    template_call_object,
+)
+from pomona_gateway.http.common.reasoning import Effort
 from pomona_gateway.http.common.sampling_parameters import Label, SamplingParameters, StopStrings
 from pomona_gateway.http.common.structured_output import FlatFormat, format_shape
-from pomona_gateway.http.common.tools import MAX_TOOLS, NO_TOOLS, offered
-from pomona_gateway.http.request_body import Body, Rule, RuledBody, either, given, unless
+from pomona_gateway.http.common.tools import MAX_TOOLS, NEEDS_TOOLS, choose_tools
+from pomona_gateway.http.request_body import (
+    Body,
+    Rule,
+    RuledBody,
+    absent_or,
+    any_of,
+    present_and,
+)
 
 MAX_BLOCKS = 4096
 
 
 class CacheControl(Body):
-    """A hint: prompts are always kept for reuse here."""
+    """Accepted without effect: the prefix cache keeps every prompt."""
 
     type: Literal["ephemeral"]
     ttl: Literal["5m", "1h"] | None = None
@@ -112,11 +123,12 @@ ToolChoice = Annotated[NoChoice | FreeChoice | NamedChoice, Field(discriminator=
 class Thinking(Body):
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    """A hint: no model here can be held to it."""
+    """Accepted without effect: no model here has such a limit."""
     display: Literal["summarized", "omitted"] | None = None
 
     @property
-    def shown(self) -> bool:
+    def is_shown(self) -> bool:
+        """Returns whether the response contains the reasoning."""
         return self.type != "disabled" and self.display != "omitted"
 
 
@@ -130,7 +142,7 @@ class Metadata(Body):
 
 
 class CountRequest(RuledBody):
-    """What ``count_tokens`` counts: all of a request that becomes prompt."""
+    """The part of a request that becomes the prompt, which ``count_tokens`` counts."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     messages: Annotated[
@@ -149,21 +161,58 @@ class CountRequest(RuledBody):
                 or body.tool_choice.type in ("auto", "none")
                 or bool(body.tools)
             ),
-            either(
-                unless("tool_choice", {"type": "null"}),
-                unless("tool_choice", unless("type", {"enum": ["auto", "none"]})),
-                given("tools", {"type": "array", "minItems": 1}),
+            any_of(
+                absent_or("tool_choice", {"type": "null"}),
+                absent_or("tool_choice", absent_or("type", {"enum": ["auto", "none"]})),
+                present_and("tools", {"type": "array", "minItems": 1}),
             ),
-            NO_TOOLS,
+            NEEDS_TOOLS,
         ),
     )
 
+    def offered_tools(self) -> Tools:
+        """Returns the tools that the model may call. Raises RequestError for an unknown choice."""
+        functions = [
+            Function(
+                tool.name,
+                tool.description or None,
+                tool.input_schema,
+                f"tools[{index}].input_schema",
+                bool(tool.strict),
+            )
+            for index, tool in enumerate(self.tools or [])
+        ]
+        match self.tool_choice:
+            case None:
+                mode, name, parallel = "auto", "", True
+            case NoChoice():
+                mode, name, parallel = "none", "", True
+            case NamedChoice(name=name, disable_parallel_tool_use=single):
+                mode, parallel = "named", not single
+            case FreeChoice(type=kind, disable_parallel_tool_use=single):
+                mode, name, parallel = "required" if kind == "any" else "auto", "", not single
+        return choose_tools(functions, mode, name, parallel, "tool_choice.name")
+
+    def conversation(self) -> list[dict[str, Any]]:
+        """Returns the messages in the form that chat templates read."""
+        messages: list[dict[str, Any]] = []
+        if self.system is not None:
+            messages.append({"role": "system", "content": _text(self.system)})
+        for message in self.messages:
+            if isinstance(message.content, str):
+                messages.append({"role": message.role, "content": message.content})
+            elif isinstance(message, UserTurn):
+                messages += _user_messages(message.content)
+            else:
+                messages.append(_assistant_message(message.content))
+        return messages
+
 
 class MessagesRequest(CountRequest):
-    """A request for a message."""
+    """A request of the Messages API."""
 
     max_tokens: int = Field(ge=1, le=2**31 - 1)
-    """Most tokens of the reply."""
+    """Maximum tokens of the reply."""
     stop_sequences: StopStrings | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
@@ -175,15 +224,17 @@ class MessagesRequest(CountRequest):
     service_tier: Literal["auto", "standard_only"] | None = None
 
     def shape(self) -> Shape | None:
-        """What the reply's text must match."""
-        held = self.output_config.format if self.output_config else None
-        return format_shape(held, "output_config.format")
+        """Returns what the text of the reply must match."""
+        output_format = self.output_config.format if self.output_config else None
+        return format_shape(output_format, "output_config.format")
 
     def effort(self) -> Effort | None:
+        """Returns the amount of reasoning; ``max`` is the highest effort."""
         effort = self.output_config.effort if self.output_config else None
         return "xhigh" if effort == "max" else effort
 
     def parameters(self) -> SamplingParameters:
+        """Returns the sampling parameters."""
         return SamplingParameters(
             model=self.model,
             temperature=self.temperature,
@@ -193,75 +244,36 @@ class MessagesRequest(CountRequest):
         )
 
 
-def anthropic_tools(asked: CountRequest) -> Tools:
-    """What the model may call. Raises RequestError for a choice that is none."""
-    functions = [
-        Function(
-            tool.name,
-            tool.description or None,
-            tool.input_schema,
-            f"tools[{place}].input_schema",
-            bool(tool.strict),
-        )
-        for place, tool in enumerate(asked.tools or [])
-    ]
-    match asked.tool_choice:
-        case None:
-            word, named, parallel = "auto", "", True
-        case NoChoice():
-            word, named, parallel = "none", "", True
-        case NamedChoice(name=named, disable_parallel_tool_use=single):
-            word, parallel = "named", not single
-        case FreeChoice(type=kind, disable_parallel_tool_use=single):
-            word, named, parallel = "required" if kind == "any" else "auto", "", not single
-    return offered(functions, word, named, parallel, "tool_choice.name")
-
-
-def anthropic_messages(asked: CountRequest) -> list[dict[str, Any]]:
-    """The conversation as chat templates know it."""
-    out: list[dict[str, Any]] = []
-    if asked.system is not None:
-        out.append({"role": "system", "content": _text(asked.system)})
-    for message in asked.messages:
-        if isinstance(message.content, str):
-            out.append({"role": message.role, "content": message.content})
-        elif isinstance(message, UserTurn):
-            out += _user_turn(message.content)
-        else:
-            out.append(_assistant_turn(message.content))
-    return out
-
-
-def _user_turn(blocks: list[UserBlock]) -> list[dict[str, Any]]:
+def _user_messages(blocks: list[UserBlock]) -> list[dict[str, Any]]:
+    """Converts a user turn to tool results and at most one user message."""
     results: list[dict[str, Any]] = []
     texts: list[str] = []
     for block in blocks:
         match block:
             case TextBlock(text=text):
                 texts.append(text)
-            case ToolResultBlock(tool_use_id=call, content=content, is_error=failed):
+            case ToolResultBlock(tool_use_id=call_id, content=content, is_error=failed):
                 text = ("Error: " if failed else "") + _text(content or "")
-                results.append({"role": "tool", "content": text, "tool_call_id": call})
-    said = [{"role": "user", "content": "".join(texts)}] if texts or not results else []
-    return [*results, *said]
+                results.append({"role": "tool", "content": text, "tool_call_id": call_id})
+    if not texts and results:
+        return results
+    return [*results, {"role": "user", "content": "".join(texts)}]
 
 
-def _assistant_turn(blocks: list[AssistantBlock]) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": "assistant", "content": ""}
+def _assistant_message(blocks: list[AssistantBlock]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": ""}
     for block in blocks:
         match block:
             case TextBlock(text=text):
-                turn["content"] += text
+                message["content"] += text
             case ThinkingBlock(thinking=thinking):
-                turn["reasoning_content"] = turn.get("reasoning_content", "") + thinking
-            case ToolUseBlock(id=call, name=name, input=arguments):
-                function = {"name": name, "arguments": arguments}
-                turn.setdefault("tool_calls", []).append(
-                    {"id": call, "type": "function", "function": function}
-                )
+                message["reasoning_content"] = message.get("reasoning_content", "") + thinking
+            case ToolUseBlock(id=call_id, name=name, input=arguments):
+                call = template_call_object(call_id, name, arguments)
+                message.setdefault("tool_calls", []).append(call)
             case RedactedThinkingBlock():
                 pass
-    return turn
+    return message
 
 
 def _text(content: str | list[TextBlock]) -> str:

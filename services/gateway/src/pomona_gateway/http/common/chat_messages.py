@@ -1,4 +1,4 @@
-"""Chat messages as OpenAI's clients write them, and as chat templates read them."""
+"""Chat messages in OpenAI's form, and their conversion to what chat templates read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from pomona_gateway.generation.chat import argument_object
+from pomona_gateway.generation.chat import parse_arguments
 from pomona_gateway.http.request_body import Body
 
 MAX_MESSAGES = 4096
@@ -56,12 +56,12 @@ class AssistantMessage(Body):
     refusal: str | None = None
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = None
-    # Clients send back what they were given, empty fields included.
+    # Clients send replies back with their empty fields.
     audio: None = None
     function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     provider_specific_fields: dict[str, Any] | None = None
-    """litellm's own notes on what it was given."""
+    """litellm's metadata of the reply."""
 
 
 class ToolMessage(Body):
@@ -78,21 +78,22 @@ Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_leng
 
 
 def content_text(content: Content | None) -> str:
+    """Joins the text parts of a message."""
     if content is None:
         return ""
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def template_message(message: Message) -> dict[str, Any]:
-    """One message as chat templates know it."""
+    """Converts one message to the form that chat templates read."""
     text = content_text(message.content)
     match message:
         case SystemMessage():
             out: dict[str, Any] = {"role": "system", "content": text}
         case UserMessage():
             out = {"role": "user", "content": text}
-        case ToolMessage(tool_call_id=call):
-            out = {"role": "tool", "content": text, "tool_call_id": call}
+        case ToolMessage(tool_call_id=call_id):
+            out = {"role": "tool", "content": text, "tool_call_id": call_id}
         case AssistantMessage():
             out = {"role": "assistant", "content": text or message.refusal or ""}
             reasoning = message.reasoning_content or message.reasoning
@@ -108,8 +109,16 @@ def template_message(message: Message) -> dict[str, Any]:
     return out
 
 
-def template_call(name: str, function: str, arguments: str) -> dict[str, Any]:
-    """A call of the conversation so far as chat templates know it. Its arguments are what a
-    model wrote: a limit may have cut them off."""
-    called = {"name": function, "arguments": argument_object(arguments)}
-    return {"id": name, "type": "function", "function": called}
+def template_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """Converts an earlier tool call to the form that chat templates read.
+
+    Args:
+        arguments: JSON text of a model, perhaps cut off by a token limit.
+    """
+    return template_call_object(call_id, name, parse_arguments(arguments))
+
+
+def template_call_object(call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Converts an earlier tool call whose arguments are an object."""
+    function = {"name": name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}

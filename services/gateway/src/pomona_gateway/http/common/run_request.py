@@ -1,4 +1,4 @@
-"""What every dialect does with a completion: run it, and write it whole or as a stream."""
+"""Runs a request: key limits, priority, usage, and the response, whole or streamed."""
 
 from __future__ import annotations
 
@@ -13,148 +13,143 @@ from starlette.types import ASGIApp
 
 from pomona.auth.api_keys import ApiKey, KeyLimits
 from pomona.errors import RequestError
+from pomona.queue_policy import QueuePolicy
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.generation.completion import Completion, GenerationStream
-from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.generation.choices import GenerationStream
+from pomona_gateway.generation.completion import Completion
 from pomona_gateway.http.request_body import Body, parse_body, read_body
-from pomona_gateway.http.respond import StreamAnswer, while_connected
+from pomona_gateway.http.respond import JsonResponse, StreamedResponse, while_connected
 
 SETTLE_S = 0.25
-"""A stream begins at the latest after this, so that a refusal before it has its status."""
+"""Longest wait before a streamed response begins. A request that is refused within it gets the
+status of its error instead of an error event."""
 
 INTERACTIVE, BACKGROUND = 0, 1
-"""Priorities at the head: somebody reads a stream as it comes; what frontends do beside it
-(titles, tags, follow-ups) they ask for whole."""
+"""Priorities at the head, most urgent first. Streams are read as they arrive; frontends request
+titles, tags and follow-ups whole, in the background."""
 
 BodyT = TypeVar("BodyT", bound=Body)
 
 
-class Writer(Protocol):
-    """Writes the replies to one completion in one dialect."""
+class ResponseWriter(Protocol):
+    """Writes the generated tokens of one completion in one dialect."""
 
     media_type: str
+    """Media type of the streamed response."""
 
-    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
-        """One object with every reply."""
+    async def whole(self, stream: GenerationStream, keep_alive_s: float) -> dict[str, Any]:
+        """Returns the response body when every reply has ended."""
         ...
 
-    def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
-        """The parts of a streamed answer; something at the latest every ``pause_s``."""
+    def chunks(self, stream: GenerationStream, keep_alive_s: float) -> AsyncGenerator[bytes]:
+        """Yields the encoded parts of a streamed response, one at least every
+        ``keep_alive_s`` seconds."""
         ...
 
-    def failure(self, error: RequestError) -> bytes:
-        """An error inside a stream, and the stream's end."""
+    def error_chunk(self, error: RequestError) -> bytes:
+        """Encodes an error as the last part of a streamed response."""
         ...
-
-
-async def receive(request: Request, kind: type[BodyT]) -> BodyT:
-    """The request's body, validated. Raises RequestError."""
-    settings = gateway_of(request).settings
-    raw = await read_body(request, settings.max_body_bytes, settings.body_deadline_s)
-    body = parse_body(kind, raw)
-    request.state.model = getattr(body, "model", "")
-    return body
 
 
 def gateway_of(request: Request) -> Gateway:
+    """Returns the gateway that serves the request."""
     return request.app.state.gateway
 
 
-def share_of(request: Request) -> str:
-    """Whose request it is: the name of its key, empty without one."""
+def tenant_of(request: Request) -> str:
+    """Returns the name of the request's API key; empty without one."""
     key: ApiKey | None = request.state.key
     return key.name if key else ""
 
 
-async def answer(
-    request: Request, completion: Completion, writer: Writer, stream: bool
+async def read_request(request: Request, body_type: type[BodyT]) -> BodyT:
+    """Reads and validates the request's body. Raises RequestError."""
+    settings = gateway_of(request).settings
+    raw = await read_body(request, settings.max_body_bytes, settings.body_deadline_s)
+    body = parse_body(body_type, raw)
+    request.state.model = getattr(body, "model", "")
+    return body
+
+
+async def run_request(
+    request: Request, completion: Completion, writer: ResponseWriter, stream: bool
 ) -> Response | ASGIApp:
-    """Run the completion while its client is there. Raises RequestError when it is refused
-    or, when not streamed, fails."""
+    """Runs a completion until it ends or its client disconnects, and returns the response.
+
+    Raises RequestError when the completion is refused or, if not streamed, fails.
+    """
     if not stream:
-        return await answer_whole(request, completion, writer.whole)
-    gateway = gateway_of(request)
-    pause_s = gateway.settings.keep_alive_s
-    visit = Visit(gateway, request.state.key)
-    replies = visit.begin(completion, stream=True)
+        return await run_whole(request, completion, writer.whole)
+    settings = gateway_of(request).settings
+    run = MeteredRun(request)
+    generation = run.start(completion, INTERACTIVE)
     try:
-        await while_connected(request.receive, replies.settle(SETTLE_S))
+        await while_connected(request.receive, generation.wait_for_first(SETTLE_S))
     except BaseException:
-        visit.end(replies)
+        run.finish()
         raise
-    return StreamAnswer(
-        _closing(writer, replies, visit, pause_s),
-        writer.failure,
+    return StreamedResponse(
+        writer.chunks(generation, settings.keep_alive_s),
+        writer.error_chunk,
         writer.media_type,
-        gateway.settings.stall_deadline_s,
-        lambda: visit.end(replies),
+        settings.stall_deadline_s,
+        on_end=run.finish,
     )
 
 
-async def answer_whole(
+async def run_whole(
     request: Request,
     completion: Completion,
-    whole: Callable[[GenerationStream, float], Coroutine[Any, Any, dict[str, Any]]],
+    write: Callable[[GenerationStream, float], Coroutine[Any, Any, dict[str, Any]]],
 ) -> Response:
-    """As :func:`answer`, not streamed. ``whole`` makes one object of the replies."""
-    gateway = gateway_of(request)
-    visit = Visit(gateway, request.state.key)
-    replies = visit.begin(completion, stream=False)
+    """Runs a completion and returns the JSON object that ``write`` builds from its replies.
+
+    Raises RequestError when the completion is refused or fails.
+    """
+    run = MeteredRun(request)
+    generation = run.start(completion, BACKGROUND)
     try:
-        work = whole(replies, gateway.settings.keep_alive_s)
+        work = write(generation, gateway_of(request).settings.keep_alive_s)
         return JsonResponse(await while_connected(request.receive, work))
     finally:
-        visit.end(replies)
+        run.finish()
 
 
-class Visit:
-    """One request of one key, for its limits and its counters."""
+class MeteredRun:
+    """One run of a completion, counted against the limits and the usage of its key."""
 
-    def __init__(self, gateway: Gateway, key: ApiKey | None) -> None:
-        self._gateway = gateway
-        self._key = key
-        self._name = key.name if key else ""
-        self._limits = key.limits if key else KeyLimits()
-        self._ended = False
+    def __init__(self, request: Request) -> None:
+        self._gateway = gateway_of(request)
+        self._key: ApiKey | None = request.state.key
+        self._tenant = tenant_of(request)
+        self._generation: GenerationStream | None = None
 
-    def begin(self, completion: Completion, stream: bool) -> GenerationStream:
-        """Begin the work. Raises RequestError when the key's limits or the engine refuse."""
+    def start(self, completion: Completion, priority: int) -> GenerationStream:
+        """Submits the completion. Raises RequestError when a limit of the key is exceeded or
+        the pipeline cannot take it."""
         gateway = self._gateway
-        allowances = gateway.allowances
-        placed = replace(
+        limits = self._key.limits if self._key else KeyLimits()
+        queued = replace(
             completion,
-            share=self._name,
-            priority=INTERACTIVE if stream else BACKGROUND,
-            queue_share=(self._limits.queue_share or 100) / 100,
+            queue=QueuePolicy(self._tenant, priority, (limits.queue_share or 100) / 100),
         )
-        allowances.begin(self._name, self._limits, time.monotonic())
+        gateway.rate_limits.admit(self._tenant, limits, time.monotonic())
         try:
-            return GenerationStream(gateway.engine, gateway.metrics, placed)
+            self._generation = GenerationStream(gateway.pipelines, gateway.metrics, queued)
         except BaseException:
-            allowances.end(self._name, 0, time.monotonic())
+            gateway.rate_limits.release(self._tenant, 0, time.monotonic())
             raise
+        return self._generation
 
-    def end(self, replies: GenerationStream) -> None:
-        """Stop the work and count it, once."""
-        if self._ended:
+    def finish(self) -> None:
+        """Cancels what still runs and counts the usage. Does nothing when called again."""
+        generation, self._generation = self._generation, None
+        if generation is None:
             return
-        self._ended = True
-        replies.close()
-        usage = replies.usage
-        now = time.monotonic()
-        self._gateway.allowances.end(self._name, usage.prompt + usage.reply, now)
-        self._gateway.metrics.key_used(self._name, usage.prompt, usage.reply)
+        gateway = self._gateway
+        generation.close()
+        usage = generation.usage
+        gateway.rate_limits.release(self._tenant, usage.prompt + usage.reply, time.monotonic())
+        gateway.metrics.observe_key(self._tenant, usage.prompt, usage.reply)
         if self._key is not None:
-            self._gateway.usage.add(self._key, usage.prompt, usage.reply, time.time())
-
-
-async def _closing(
-    writer: Writer, replies: GenerationStream, visit: Visit, pause_s: float
-) -> AsyncGenerator[bytes]:
-    chunks = writer.stream(replies, pause_s)
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        await chunks.aclose()
-        visit.end(replies)
+            gateway.usage.add(self._key, usage.prompt, usage.reply, time.time())

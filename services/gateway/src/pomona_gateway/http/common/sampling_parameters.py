@@ -1,4 +1,4 @@
-"""The parameters that OpenAI's chat and completion endpoints share."""
+"""Sampling parameters of OpenAI's endpoints, and what they become for a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona_gateway.generation.completion import SEED_MASK
 from pomona_gateway.http.common.structured_output import StructuredOutputs
-from pomona_gateway.http.request_body import Body, Rule, RuledBody, either, given, unless
+from pomona_gateway.http.request_body import (
+    Body,
+    Rule,
+    RuledBody,
+    absent_or,
+    any_of,
+    present_and,
+)
 from pomona_gateway.text import LanguageModel
 
 MAX_REPLIES = 16
@@ -23,15 +30,19 @@ StopStrings = Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_S
 Label = Annotated[str, StringConstraints(max_length=512)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenName = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
-"""A token id as the name of a value."""
+"""A token id as the key of a JSON object."""
 LogitBias = Annotated[
     dict[TokenName, Annotated[float, Field(ge=-100, le=100)]],
-    # pydantic describes names that match, and leaves open whether there are others.
+    # pydantic describes the keys that match, but does not exclude others.
     Field(max_length=4096, json_schema_extra={"additionalProperties": False}),
 ]
 
 
 MAY_END = {"properties": {"ignore_eos": {"enum": [None, False]}, "min_tokens": {"enum": [None, 0]}}}
+"""JSON Schema of :meth:`SamplingParameters.may_end`."""
+GRAMMAR_ENDS_REPLY = (
+    "a reply under a grammar ends where the grammar ends; leave out ignore_eos and min_tokens"
+)
 
 
 class StreamOptions(Body):
@@ -41,9 +52,10 @@ class StreamOptions(Body):
 
 
 class SamplingParameters(RuledBody):
-    """What decides how tokens are drawn and when a reply ends.
+    """Parameters that decide how tokens are sampled and when a reply ends.
 
-    What a request leaves open is as the model's makers recommend, or else the default.
+    A parameter that is left out takes the value that the model's makers recommend, or else
+    the default below.
     """
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -61,110 +73,125 @@ class SamplingParameters(RuledBody):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: LogitBias | None = None
-    """Token id to what is added to its logit."""
+    """Bias to add to the logit of each token id."""
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
-    """The same seed draws the same reply. Default: another one for each request."""
+    """The same seed gives the same reply. Default: a random one for each request."""
     stop: StopString | StopStrings | None = None
     """Strings that end the reply and are not part of it."""
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=64)] | None = None
     """Token ids that end the reply, beside the model's own."""
     ignore_eos: bool | None = None
-    """Go on after the token with which the model ends a reply."""
+    """Continue after the token with which the model ends a reply."""
     min_tokens: int | None = Field(default=None, ge=0, le=2**31 - 1)
     """The model cannot end its reply before this many tokens."""
     n: int | None = Field(default=None, ge=1, le=MAX_REPLIES)
-    """How many replies."""
+    """Number of replies. Default 1."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
-    """Hold the reply to a JSON Schema, a regular expression or a choice."""
+    """Constrain the reply to a JSON Schema, a regular expression or a choice."""
     user: Label | None = None
-    """A label; it changes nothing."""
+    """A label without effect."""
 
     rules = (
         Rule(
             ("stream_options",),
             lambda body: body.stream_options is None or bool(body.stream),
-            either(unless("stream_options", {"type": "null"}), given("stream", {"const": True})),
-            "they need stream: true",
+            any_of(
+                absent_or("stream_options", {"type": "null"}),
+                present_and("stream", {"const": True}),
+            ),
+            "it needs stream: true",
         ),
         Rule(
             ("structured_outputs",),
             lambda body: body.structured_outputs is None or body.may_end(),
-            either(unless("structured_outputs", {"type": "null"}), MAY_END),
-            "a reply that must match ends where that ends; leave out ignore_eos and min_tokens",
+            any_of(absent_or("structured_outputs", {"type": "null"}), MAY_END),
+            GRAMMAR_ENDS_REPLY,
         ),
     )
 
     def may_end(self) -> bool:
-        """Whether a reply may end where a grammar says."""
+        """Returns whether a reply may end as soon as its grammar does."""
         return not self.ignore_eos and not self.min_tokens
 
-    def stops(self) -> tuple[str, ...]:
+    def stop_strings(self) -> tuple[str, ...]:
+        """Returns ``stop`` as a tuple."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def completed(self, recommended: Mapping[str, float]) -> SamplingParameters:
-        """With the sampling that is recommended where none is given."""
-        open_ones = {k: x for k, x in recommended.items() if getattr(self, k) is None}
-        return self.model_copy(update=open_ones)
+    def with_defaults(self, defaults: Mapping[str, float]) -> SamplingParameters:
+        """Returns a copy whose missing parameters have these values."""
+        sent = self.model_dump(include=set(defaults), exclude_none=True)
+        return self.model_copy(update={**defaults, **sent})
 
 
-def sampling(
+def build_sampling(
     parameters: SamplingParameters,
     language: LanguageModel,
     prompt_length: int,
     max_tokens: int | None,
-    logprobs: int | None,
+    top_logprobs: int | None,
 ) -> Sampling:
-    """What the tail is told. Raises RequestError for what this model cannot do."""
-    given = parameters.completed(language.facts.sampling)
+    """Returns the sampling settings for the tail.
+
+    Args:
+        prompt_length: in tokens.
+        max_tokens: maximum tokens of a reply; None or 0 for the rest of the context.
+        top_logprobs: alternatives to report for each token; None for no logprobs.
+
+    Raises RequestError for what this model does not support.
+    """
+    parameters = parameters.with_defaults(language.facts.sampling)
     room = language.context_length - prompt_length
     if room < 1:
         raise RequestError(
             400,
             "context_length_exceeded",
             f"the prompt has {prompt_length} tokens; this model's context is "
-            f"{language.context_length} tokens, of which the reply needs at least one",
-            "messages" if "messages" in type(given).model_fields else "prompt",
+            f"{language.context_length} tokens, and the reply needs at least one of them",
+            "messages" if "messages" in type(parameters).model_fields else "prompt",
         )
-    size = language.facts.vocab_size
-    stop_ids = () if given.ignore_eos else language.stop_ids
-    for token in given.stop_token_ids or ():
-        if token >= size:
-            raise _no_token("stop_token_ids", token, size)
-    seed = secrets.randbits(63) if given.seed is None else given.seed & SEED_MASK
-    most = min(room, max_tokens or room)
-    if (given.min_tokens or 0) > most:
-        message = f"invalid 'min_tokens': the reply may have {most} tokens, not {given.min_tokens}"
+    vocab_size = language.facts.vocab_size
+    end_ids = () if parameters.ignore_eos else language.stop_ids
+    for token in parameters.stop_token_ids or ():
+        if token >= vocab_size:
+            raise _token_out_of_range("stop_token_ids", token, vocab_size)
+    seed = secrets.randbits(63) if parameters.seed is None else parameters.seed & SEED_MASK
+    limit = min(room, max_tokens or room)
+    if (parameters.min_tokens or 0) > limit:
+        message = (
+            f"invalid 'min_tokens': {parameters.min_tokens} is more than the {limit} tokens that "
+            "the reply may have"
+        )
         raise RequestError(400, "min_tokens_too_large", message, "min_tokens")
     return Sampling(
-        max_tokens=most,
-        temperature=1.0 if given.temperature is None else given.temperature,
-        top_p=1.0 if given.top_p is None else given.top_p,
-        top_k=max(int(given.top_k or 0), 0),
-        min_p=given.min_p or 0.0,
-        repetition_penalty=given.repetition_penalty or 1.0,
-        presence_penalty=given.presence_penalty or 0.0,
-        frequency_penalty=given.frequency_penalty or 0.0,
-        logit_bias=_logit_bias(given.logit_bias or {}, size),
+        max_tokens=limit,
+        temperature=1.0 if parameters.temperature is None else parameters.temperature,
+        top_p=1.0 if parameters.top_p is None else parameters.top_p,
+        top_k=max(int(parameters.top_k or 0), 0),
+        min_p=parameters.min_p or 0.0,
+        repetition_penalty=parameters.repetition_penalty or 1.0,
+        presence_penalty=parameters.presence_penalty or 0.0,
+        frequency_penalty=parameters.frequency_penalty or 0.0,
+        logit_bias=_logit_bias(parameters.logit_bias or {}, vocab_size),
         seed=seed,
-        min_tokens=given.min_tokens or 0,
-        stop_ids=tuple(sorted({*stop_ids, *(given.stop_token_ids or ())})),
-        logprobs=logprobs,
+        min_tokens=parameters.min_tokens or 0,
+        stop_ids=tuple(sorted({*end_ids, *(parameters.stop_token_ids or ())})),
+        logprobs=top_logprobs,
     )
 
 
-def _logit_bias(bias: dict[str, float], size: int) -> tuple[tuple[int, float], ...]:
+def _logit_bias(bias: dict[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
     pairs: list[tuple[int, float]] = []
-    for key, value in bias.items():
-        if int(key) >= size:
-            raise _no_token("logit_bias", key, size)
-        pairs.append((int(key), value))
+    for token, value in bias.items():
+        if int(token) >= vocab_size:
+            raise _token_out_of_range("logit_bias", int(token), vocab_size)
+        pairs.append((int(token), value))
     return tuple(sorted(pairs))
 
 
-def _no_token(parameter: str, token: object, size: int) -> RequestError:
-    message = f"invalid {parameter!r}: {token!r} is no token id of this model, which has {size}"
+def _token_out_of_range(parameter: str, token: int, vocab_size: int) -> RequestError:
+    message = f"invalid {parameter!r}: token id {token} is out of range [0, {vocab_size})"
     return RequestError(400, "invalid_value", message, parameter)

@@ -1,4 +1,4 @@
-"""How clients ask for a reply of some shape."""
+"""Parameters that constrain a reply to a JSON Schema, a regular expression or a choice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from pomona_gateway.grammar import ChoiceShape, JsonShape, RegexShape, Shape
-from pomona_gateway.http.request_body import Body, Rule, RuledBody, given
+from pomona_gateway.http.request_body import Body, Rule, RuledBody, present_and
 
 MAX_CHOICES = 1024
 
@@ -19,25 +19,30 @@ ANY_OBJECT: Schema = {"type": "object"}
 
 
 class StructuredOutputs(RuledBody):
-    """What a reply must match, as vLLM's clients say it."""
+    """A constraint on the reply, in the form of vLLM's ``structured_outputs``."""
 
     definition: Schema | None = Field(default=None, alias="json")
     """A JSON Schema."""
     regex: Annotated[str, StringConstraints(min_length=1, max_length=65536)] | None = None
     """A regular expression for the whole reply (without look-around and back-references)."""
     choice: Choices | None = None
-    """Texts of which the reply is one."""
+    """The texts to choose from."""
 
     rules = (
         Rule(
             (),
             lambda body: [body.definition, body.regex, body.choice].count(None) == 2,
-            {"oneOf": [given(x, {"not": {"type": "null"}}) for x in ("json", "regex", "choice")]},
-            "give one of json, regex and choice",
+            {
+                "oneOf": [
+                    present_and(x, {"not": {"type": "null"}}) for x in ("json", "regex", "choice")
+                ]
+            },
+            "give exactly one of json, regex and choice",
         ),
     )
 
     def shape(self) -> Shape:
+        """Returns the constraint as a shape."""
         where = "structured_outputs"
         if self.definition is not None:
             return JsonShape(self.definition, f"{where}.json")
@@ -60,7 +65,7 @@ class JsonSchema(Body):
     name: FormatName | None = None
     description: str | None = None
     strict: bool | None = None
-    """The reply is held to the schema in any case."""
+    """Accepted without effect: the reply always matches the schema."""
 
 
 class JsonSchemaFormat(Body):
@@ -69,7 +74,7 @@ class JsonSchemaFormat(Body):
 
 
 class FlatJsonSchemaFormat(JsonSchema):
-    """As the Responses API and Anthropic's have it."""
+    """The form of the Responses API and of Anthropic's API."""
 
     type: Literal["json_schema"]
 
@@ -83,15 +88,19 @@ FlatFormat = Annotated[
 
 
 def format_shape(
-    asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | FlatJsonSchemaFormat | None,
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | FlatJsonSchemaFormat | None,
     where: str,
 ) -> Shape | None:
-    """What a format asks of the reply. ``where``: the parameter that holds it."""
-    match asked:
+    """Returns the shape that a format demands; None for plain text.
+
+    Args:
+        where: name of the parameter that holds the format, for error messages.
+    """
+    match response_format:
         case JsonObjectFormat():
             return JsonShape(ANY_OBJECT, where)
-        case JsonSchemaFormat(json_schema=held):
-            return JsonShape(held.definition, f"{where}.json_schema.schema")
+        case JsonSchemaFormat(json_schema=schema):
+            return JsonShape(schema.definition, f"{where}.json_schema.schema")
         case FlatJsonSchemaFormat(definition=definition):
             return JsonShape(definition, f"{where}.schema")
         case _:

@@ -1,4 +1,4 @@
-"""Tools as OpenAI's clients define them, and what every dialect means by them."""
+"""Tool definitions and tool choices in OpenAI's form, and their common meaning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from pomona.errors import RequestError
 from pomona_gateway.generation.chat import Function, Tools
 from pomona_gateway.http.common.chat_messages import FunctionName
-from pomona_gateway.http.request_body import Body, Rule, either, given, unless
+from pomona_gateway.http.request_body import Body, Rule, absent_or, any_of, present_and
 
 MAX_TOOLS = 128
 
@@ -21,7 +21,7 @@ class FunctionDefinition(Body):
     parameters: dict[str, Any] | None = None
     """JSON Schema of the arguments."""
     strict: bool | None = None
-    """Hold every call to the schema."""
+    """Make every call match the schema."""
 
 
 class ToolDefinition(Body):
@@ -41,57 +41,63 @@ class NamedTool(Body):
 ToolDefinitions = Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)]
 ToolChoice = Literal["auto", "none", "required"] | NamedTool
 
-NO_TOOLS = "there are no tools of which one could be called"
+NEEDS_TOOLS = "it needs at least one tool in 'tools'"
 CHOICE_NEEDS_TOOLS = Rule(
     ("tool_choice",),
     lambda body: body.tool_choice in (None, "auto", "none") or bool(body.tools),
-    either(
-        unless("tool_choice", {"enum": [None, "auto", "none"]}),
-        given("tools", {"type": "array", "minItems": 1}),
+    any_of(
+        absent_or("tool_choice", {"enum": [None, "auto", "none"]}),
+        present_and("tools", {"type": "array", "minItems": 1}),
     ),
-    NO_TOOLS,
+    NEEDS_TOOLS,
 )
 
 
-def chosen_tools(
+def openai_tools(
     tools: list[ToolDefinition] | None, choice: ToolChoice | None, parallel: bool | None
 ) -> Tools:
-    """What the model may call. Raises RequestError for a choice that is none."""
+    """Returns the tools of a request in OpenAI's form.
+
+    Raises RequestError when ``choice`` names a function that is not among them.
+    """
     functions = [
         Function(
             tool.function.name,
             tool.function.description,
             tool.function.parameters,
-            f"tools[{place}].function.parameters",
+            f"tools[{index}].function.parameters",
             bool(tool.function.strict),
         )
-        for place, tool in enumerate(tools or [])
+        for index, tool in enumerate(tools or [])
     ]
-    named = choice.function.name if isinstance(choice, NamedTool) else ""
-    word = "named" if isinstance(choice, NamedTool) else choice
-    return offered(functions, word, named, parallel is not False, "tool_choice.function.name")
+    name = choice.function.name if isinstance(choice, NamedTool) else ""
+    mode = "named" if isinstance(choice, NamedTool) else choice
+    return choose_tools(functions, mode, name, parallel is not False, "tool_choice.function.name")
 
 
-def offered(
+def choose_tools(
     functions: Sequence[Function],
-    choice: Literal["auto", "none", "required", "named"] | None,
-    named: str,
+    mode: Literal["auto", "none", "required", "named"] | None,
+    name: str,
     parallel: bool,
     where: str,
 ) -> Tools:
-    """What the model may call, in any dialect.
+    """Applies a tool choice, in any dialect.
 
     Args:
-        where: the parameter that holds ``named``, the one function that must be called.
+        name: the function that must be called, if the mode is ``named``.
+        parallel: whether a reply may have several calls.
+        where: parameter that holds ``name``, for the error message.
 
-    Raises RequestError when the choice is no function of the request.
+    Raises RequestError when ``name`` is not among the functions.
     """
-    if choice == "named" and all(function.name != named for function in functions):
-        message = f"invalid {where!r}: there is no tool {named!r}"
-        raise RequestError(400, "invalid_value", message, where)
-    if choice == "none" or not functions:
+    if mode == "named" and all(function.name != name for function in functions):
+        raise RequestError(
+            400, "invalid_value", f"invalid {where!r}: there is no tool {name!r}", where
+        )
+    if mode == "none" or not functions:
         return Tools(parallel=parallel)
-    # A named function is called once, whatever `parallel` says.
-    if choice == "named":
-        return Tools(tuple(functions), parallel=False, forced=True, only=named)
-    return Tools(tuple(functions), parallel, forced=choice == "required")
+    if mode == "named":
+        # A named function is called once, whatever `parallel` says.
+        return Tools(tuple(functions), parallel=False, forced=True, only=name)
+    return Tools(tuple(functions), parallel, forced=mode == "required")

@@ -1,35 +1,43 @@
-"""``/api/chat`` and ``/api/generate``, as Ollama's clients speak them: one JSON object a
-line."""
+"""Ollama's ``/api/chat`` and ``/api/generate``
+(https://github.com/ollama/ollama/blob/main/docs/api.md)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
+from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.chat import (
-    CallPiece,
     ChatCompletion,
-    DialogueReplies,
+    ChatDelta,
+    ChatReply,
+    ChatStream,
+    ToolCallDelta,
     Tools,
-    Turn,
-    WholeReply,
 )
-from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
-from pomona_gateway.http.common.prepare_chat import open_dialogue, shaped
-from pomona_gateway.http.common.run_request import answer, gateway_of, receive
-from pomona_gateway.http.common.sampling_parameters import sampling
-from pomona_gateway.http.common.tools import chosen_tools
-from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
+from pomona_gateway.generation.completion import Completion
+from pomona_gateway.http.common.prepare_chat import constrain_text, prepare_chat
+from pomona_gateway.http.common.reasoning import (
+    EFFORT_VARIABLE,
+    SWITCH_VARIABLE,
+    can_reason,
+    no_reasoning_setting,
+    template_reads,
+)
+from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
+from pomona_gateway.http.common.sampling_parameters import SamplingParameters, build_sampling
+from pomona_gateway.http.common.tools import openai_tools
 from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate, OllamaRequest
-from pomona_gateway.http.ollama.models import find, timestamp
+from pomona_gateway.http.ollama.models import find_model, timestamp
+from pomona_gateway.http.respond import JsonResponse, encode_json
 from pomona_gateway.parsers import OutputFormat
 from pomona_gateway.text import LanguageModel
 
@@ -37,120 +45,136 @@ MEDIA_TYPE = "application/x-ndjson"
 
 
 async def chat(request: Request) -> Response | ASGIApp:
-    """Answer one chat; without messages, say that the model is loaded."""
-    asked = await receive(request, OllamaChat)
-    name, language = find(gateway_of(request), asked.model)
-    asked.check_context(language.context_length)
-    if not asked.messages:
-        return _loaded(name, {"message": {"role": "assistant", "content": ""}})
-    dialogue = await open_dialogue(
-        gateway_of(request),
-        asked.parameters(name, language.facts.sampling),
-        [message.turn() for message in asked.messages],
-        chosen_tools(asked.tools, None, None),
-        shape=asked.shape(),
-        max_tokens=asked.limit(),
-        variables=_think(language, asked),
+    """Answers a chat; without messages, reports that the model is loaded."""
+    body = await read_request(request, OllamaChat)
+    gateway = gateway_of(request)
+    name, language = find_model(gateway, body.model)
+    body.check_context(language.context_length)
+    if not body.messages:
+        return _loaded_response(name, {"message": {"role": "assistant", "content": ""}})
+    chat = await prepare_chat(
+        gateway,
+        body.parameters(name, language.facts.sampling),
+        [message.template_message() for message in body.messages],
+        openai_tools(body.tools, None, None),
+        max_tokens=body.max_reply_tokens(),
+        shape=body.shape(),
+        template_variables=_think_variables(language, body),
     )
-    return await answer(request, dialogue.completion, LineWriter(dialogue, "chat"), asked.streams)
+    return await run_request(request, chat.completion, LineWriter(chat, "chat"), body.is_streamed)
 
 
 async def generate(request: Request) -> Response | ASGIApp:
-    """Continue one prompt; without one, say that the model is loaded."""
-    asked = await receive(request, OllamaGenerate)
+    """Answers one prompt; without a prompt, reports that the model is loaded."""
+    body = await read_request(request, OllamaGenerate)
     gateway = gateway_of(request)
-    name, language = find(gateway, asked.model)
-    asked.check_context(language.context_length)
-    if not asked.prompt:
-        return _loaded(name, {"response": ""})
-    parameters = asked.parameters(name, language.facts.sampling)
-    if asked.raw:
-        prompt = await language.prompter.encode(asked.prompt)
-        drawn = sampling(parameters, language, len(prompt), asked.limit(), None)
-        drawn = await shaped(gateway, language, parameters, drawn, asked.shape())
-        completion = Completion(name, language, (prompt,), drawn, parameters.stops())
-        dialogue = ChatCompletion(completion, asked.prompt, OutputFormat(), Tools())
+    name, language = find_model(gateway, body.model)
+    body.check_context(language.context_length)
+    if not body.prompt:
+        return _loaded_response(name, {"response": ""})
+    parameters = body.parameters(name, language.facts.sampling)
+    if body.raw:
+        chat = await _prepare_raw(gateway, language, parameters, body)
     else:
-        system = [{"role": "system", "content": asked.system}] if asked.system else []
-        dialogue = await open_dialogue(
+        system = [{"role": "system", "content": body.system}] if body.system else []
+        chat = await prepare_chat(
             gateway,
             parameters,
-            [*system, {"role": "user", "content": asked.prompt}],
+            [*system, {"role": "user", "content": body.prompt}],
             Tools(),
-            shape=asked.shape(),
-            max_tokens=asked.limit(),
-            variables=_think(language, asked),
+            max_tokens=body.max_reply_tokens(),
+            shape=body.shape(),
+            template_variables=_think_variables(language, body),
         )
-    writer = LineWriter(dialogue, "generate")
-    return await answer(request, dialogue.completion, writer, asked.streams)
+    writer = LineWriter(chat, "generate")
+    return await run_request(request, chat.completion, writer, body.is_streamed)
 
 
-def _think(language: LanguageModel, asked: OllamaRequest) -> dict[str, Any]:
-    """The template variables for reasoning. Raises RequestError when it has none."""
-    if asked.think is None:
+async def _prepare_raw(
+    gateway: Gateway,
+    language: LanguageModel,
+    parameters: SamplingParameters,
+    body: OllamaGenerate,
+) -> ChatCompletion:
+    """Prepares a prompt that is used without the chat template."""
+    prompt = await language.prompter.encode(body.prompt)
+    sampling = build_sampling(parameters, language, len(prompt), body.max_reply_tokens(), None)
+    sampling = await constrain_text(gateway, language, parameters, sampling, body.shape())
+    completion = Completion(
+        parameters.model, language, (prompt,), sampling, parameters.stop_strings()
+    )
+    return ChatCompletion(completion, body.prompt, OutputFormat(), Tools())
+
+
+def _think_variables(language: LanguageModel, body: OllamaRequest) -> dict[str, Any]:
+    """Returns the template variables for ``think``.
+
+    Raises RequestError when the template reads none, unless reasoning is only turned off.
+    """
+    if body.think is None:
         return {}
-    template = language.templates.get("default")
-    source = template.source if template is not None else ""
-    if isinstance(asked.think, str) and "reasoning_effort" in source:
-        return {"reasoning_effort": asked.think}
-    if "enable_thinking" in source:
-        return {"enable_thinking": bool(asked.think)}
-    if asked.think is False and language.output.thought is None and not language.output.harmony:
+    if isinstance(body.think, str) and template_reads(language, EFFORT_VARIABLE):
+        return {EFFORT_VARIABLE: body.think}
+    if template_reads(language, SWITCH_VARIABLE):
+        return {SWITCH_VARIABLE: bool(body.think)}
+    if body.think is False and not can_reason(language):
         return {}
-    message = "this model's chat template has no setting for how much it reasons"
-    raise RequestError(400, "thinking_not_supported", message, "think")
+    raise no_reasoning_setting("thinking_not_supported", "think")
 
 
-def _loaded(model: str, content: dict[str, Any]) -> Response:
+def _loaded_response(model: str, content: dict[str, Any]) -> Response:
     head = {"model": model, "created_at": timestamp(time.time())}
     return JsonResponse({**head, **content, "done": True, "done_reason": "load"})
 
 
 class LineWriter:
-    """Writes a reply as Ollama's objects. ``kind``: chat or generate."""
+    """Writes a reply as Ollama's objects, one JSON object a line."""
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, dialogue: ChatCompletion, kind: str) -> None:
-        self._dialogue = dialogue
-        self._kind = kind
-        self._begun = time.monotonic()
+    def __init__(self, chat: ChatCompletion, endpoint: Literal["chat", "generate"]) -> None:
+        self._chat = chat
+        self._endpoint = endpoint
+        self._started = time.monotonic()
 
-    def failure(self, error: RequestError) -> bytes:
-        return orjson.dumps({"error": error.message}) + b"\n"
+    async def whole(self, stream: GenerationStream, keep_alive_s: float) -> dict[str, Any]:
+        """Returns one object with the whole reply."""
+        [reply] = await ChatStream(self._chat, stream).collect(keep_alive_s)
+        return {**self._object(reply), **self._final_fields(stream, reply.finish)}
 
-    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
-        [reply] = await DialogueReplies(self._dialogue, replies).whole(pause_s)
-        return {**self._object(reply), **self._end(replies, reply.finish)}
-
-    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
-        calling = WholeReply()
-        async with aclosing(DialogueReplies(self._dialogue, replies).turns(pause_s)) as turns:
+    async def chunks(self, stream: GenerationStream, keep_alive_s: float) -> AsyncGenerator[bytes]:
+        """Yields a line for each part of the reply, and for each complete tool call."""
+        call = ChatReply()
+        async with aclosing(ChatStream(self._chat, stream).deltas(keep_alive_s)) as turns:
             async for turn in turns:
-                if isinstance(turn, Waiting):
+                if isinstance(turn, PromptProgress):
                     continue
                 for part in turn.parts:
-                    reply = WholeReply()
-                    if isinstance(part, CallPiece):
-                        # Ollama has whole calls only.
-                        calling.add(Turn(0, (part,)))
-                        if not part.ends:
+                    reply = ChatReply()
+                    if isinstance(part, ToolCallDelta):
+                        # Ollama's clients read complete calls only.
+                        call.add(ChatDelta(0, (part,)))
+                        if not part.last:
                             continue
-                        reply, calling = calling, WholeReply()
+                        reply, call = call, ChatReply()
                     else:
-                        reply.add(Turn(0, (part,)))
-                    yield orjson.dumps({**self._object(reply), "done": False}) + b"\n"
+                        reply.add(ChatDelta(0, (part,)))
+                    yield _encode_line({**self._object(reply), "done": False})
                 if turn.finish is not None:
-                    end = {**self._object(calling), **self._end(replies, turn.finish)}
-                    yield orjson.dumps(end) + b"\n"
+                    final = self._final_fields(stream, turn.finish)
+                    yield _encode_line({**self._object(call), **final})
 
-    def _object(self, reply: WholeReply) -> dict[str, Any]:
+    def error_chunk(self, error: RequestError) -> bytes:
+        """Encodes an error as a line."""
+        return _encode_line({"error": error.message})
+
+    def _object(self, reply: ChatReply) -> dict[str, Any]:
         head = {
-            "model": self._dialogue.completion.model,
+            "model": self._chat.completion.model,
             "created_at": timestamp(time.time()),
         }
-        thinking = {"thinking": reply.thought} if reply.thought else {}
-        if self._kind == "generate":
+        thinking = {"thinking": reply.reasoning} if reply.reasoning else {}
+        if self._endpoint == "generate":
             return {**head, "response": reply.text, **thinking}
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, **thinking}
         if reply.calls:
@@ -158,7 +182,7 @@ class LineWriter:
                 {
                     "id": call.id,
                     "function": {
-                        "index": call.place,
+                        "index": call.index,
                         "name": call.name,
                         "arguments": call.input,
                     },
@@ -167,19 +191,23 @@ class LineWriter:
             ]
         return {**head, "message": message}
 
-    def _end(self, replies: GenerationStream, finish: str | None) -> dict[str, Any]:
-        """Counts and durations, in nanoseconds."""
-        usage, timing = replies.usage, replies.timing
+    def _final_fields(self, stream: GenerationStream, finish: str | None) -> dict[str, Any]:
+        """Returns the counts and durations of the last object; durations in nanoseconds."""
+        usage, timing = stream.usage, stream.timing
         now = time.monotonic()
-        first = timing.first or now
-        begun = timing.started or first
+        first_token = timing.first or now
+        prefill_start = timing.started or first_token
         return {
             "done": True,
             "done_reason": "length" if finish == "length" else "stop",
-            "total_duration": int((now - self._begun) * 1e9),
+            "total_duration": int((now - self._started) * 1e9),
             "load_duration": 0,
             "prompt_eval_count": usage.prompt,
-            "prompt_eval_duration": int((first - begun) * 1e9),
+            "prompt_eval_duration": int((first_token - prefill_start) * 1e9),
             "eval_count": usage.reply,
-            "eval_duration": int((now - first) * 1e9),
+            "eval_duration": int((now - first_token) * 1e9),
         }
+
+
+def _encode_line(content: dict[str, Any]) -> bytes:
+    return encode_json(content) + b"\n"

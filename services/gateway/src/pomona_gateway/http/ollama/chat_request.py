@@ -1,5 +1,4 @@
-"""Requests of Ollama's API, and what they mean
-(https://github.com/ollama/ollama/blob/main/docs/api.md)."""
+"""Bodies of Ollama's ``/api/chat``, ``/api/generate`` and ``/api/show``."""
 
 from __future__ import annotations
 
@@ -10,7 +9,11 @@ from pydantic import Field, StringConstraints
 
 from pomona.errors import RequestError
 from pomona_gateway.grammar import JsonShape, Shape
-from pomona_gateway.http.common.chat_messages import MAX_MESSAGES, FunctionName
+from pomona_gateway.http.common.chat_messages import (
+    MAX_MESSAGES,
+    FunctionName,
+    template_call_object,
+)
 from pomona_gateway.http.common.sampling_parameters import (
     SamplingParameters,
     StopString,
@@ -21,7 +24,7 @@ from pomona_gateway.http.common.tools import ToolDefinitions
 from pomona_gateway.http.request_body import Body
 
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
-"""Ollama's own, for what neither the request nor the model's makers say."""
+"""Ollama's defaults, for what neither the request nor the model's makers set."""
 
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -37,13 +40,13 @@ class Options(Body):
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
     stop: StopString | StopStrings | None = None
     num_predict: int | None = Field(default=None, ge=-2, le=2**31 - 1)
-    """Most tokens of the reply; below 1: what is left of the context."""
+    """Maximum tokens of the reply; below 1 for the rest of the context."""
     num_ctx: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    """At most the context of the model; it is always all there."""
+    """At most the model's context; the whole context is always available."""
 
 
 class OllamaRequest(Body):
-    """What both endpoints share."""
+    """Parameters that both endpoints share."""
 
     model: ModelName
     stream: bool | None = None
@@ -52,27 +55,35 @@ class OllamaRequest(Body):
     """``json`` for any JSON object, or a JSON Schema."""
     options: Options | None = None
     keep_alive: str | float | None = None
-    """Models stay loaded while the cluster serves them, whatever this says."""
+    """Accepted without effect: models stay loaded while the cluster serves them."""
     think: bool | Literal["low", "medium", "high"] | None = None
 
     @property
-    def streams(self) -> bool:
+    def is_streamed(self) -> bool:
+        """Returns whether the response is streamed."""
         return self.stream is not False
 
     def shape(self) -> Shape | None:
-        """What the reply's text must match."""
+        """Returns what the text of the reply must match."""
         if self.format is None:
             return None
         schema = ANY_OBJECT if isinstance(self.format, str) else self.format
         return JsonShape(schema, "format")
 
-    def limit(self) -> int | None:
-        wanted = self.options.num_predict if self.options else None
-        return wanted if wanted is not None and wanted > 0 else None
+    def max_reply_tokens(self) -> int | None:
+        """Returns the maximum tokens of the reply; None without a limit."""
+        limit = self.options.num_predict if self.options else None
+        return limit if limit is not None and limit > 0 else None
 
     def parameters(self, model: str, recommended: Mapping[str, float]) -> SamplingParameters:
+        """Returns the sampling parameters.
+
+        Args:
+            model: the model's name in the cluster.
+            recommended: sampling that the model's makers recommend.
+        """
         options = self.options or Options()
-        given = SamplingParameters(
+        parameters = SamplingParameters(
             model=model,
             temperature=options.temperature,
             top_p=options.top_p,
@@ -84,12 +95,13 @@ class OllamaRequest(Body):
             seed=options.seed,
             stop=options.stop,
         )
-        return given.completed({**DEFAULTS, **recommended})
+        return parameters.with_defaults({**DEFAULTS, **recommended})
 
-    def check_context(self, length: int) -> None:
-        wanted = self.options.num_ctx if self.options else None
-        if wanted is not None and wanted > length:
-            message = f"invalid 'options.num_ctx': this model's context is {length} tokens"
+    def check_context(self, context_length: int) -> None:
+        """Raises RequestError when the request needs a larger context, in tokens."""
+        needed = self.options.num_ctx if self.options else None
+        if needed is not None and needed > context_length:
+            message = f"invalid 'options.num_ctx': this model's context is {context_length} tokens"
             raise RequestError(400, "invalid_value", message, "options.num_ctx")
 
 
@@ -114,45 +126,43 @@ class OllamaMessage(Body):
     tool_name: str | None = None
     tool_call_id: str | None = None
 
-    def turn(self) -> dict[str, Any]:
-        """The message as chat templates know it."""
-        out: dict[str, Any] = {"role": self.role, "content": self.content}
+    def template_message(self) -> dict[str, Any]:
+        """Converts the message to the form that chat templates read."""
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.thinking:
-            out["reasoning_content"] = self.thinking
+            message["reasoning_content"] = self.thinking
         if self.tool_name:
-            out["name"] = self.tool_name
+            message["name"] = self.tool_name
         if self.tool_calls:
-            out["tool_calls"] = [
-                {
-                    "id": call.id or f"call_{place}",
-                    "type": "function",
-                    "function": {"name": call.function.name, "arguments": call.function.arguments},
-                }
-                for place, call in enumerate(self.tool_calls)
+            message["tool_calls"] = [
+                template_call_object(
+                    call.id or f"call_{index}", call.function.name, call.function.arguments
+                )
+                for index, call in enumerate(self.tool_calls)
             ]
-        return out
+        return message
 
 
 class OllamaChat(OllamaRequest):
-    """``/api/chat``"""
+    """Body of ``/api/chat``."""
 
     messages: Annotated[list[OllamaMessage], Field(fail_fast=True, max_length=MAX_MESSAGES)]
     tools: ToolDefinitions | None = None
 
 
 class OllamaGenerate(OllamaRequest):
-    """``/api/generate``"""
+    """Body of ``/api/generate``."""
 
     prompt: str = ""
     system: str | None = None
     raw: bool | None = None
-    """The prompt is no message but the text itself."""
+    """Use the prompt as it is, without a chat template."""
     suffix: Literal[""] | None = None
     images: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class ShowRequest(Body):
-    """``/api/show``"""
+    """Body of ``/api/show``."""
 
     model: ModelName
     verbose: bool | None = None

@@ -1,4 +1,5 @@
-"""``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version`` of Ollama's API."""
+"""Ollama's ``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version``
+(https://github.com/ollama/ollama/blob/main/docs/api.md)."""
 
 from __future__ import annotations
 
@@ -14,49 +15,50 @@ from pomona import __version__
 from pomona.errors import RequestError
 from pomona.models import ModelFacts
 from pomona_gateway.gateway import Gateway
-from pomona_gateway.http.common.run_request import gateway_of, receive
-from pomona_gateway.http.json_response import JsonResponse
+from pomona_gateway.http.common.reasoning import can_reason
+from pomona_gateway.http.common.run_request import gateway_of, read_request
 from pomona_gateway.http.ollama.chat_request import ShowRequest
+from pomona_gateway.http.respond import JsonResponse
 from pomona_gateway.text import LanguageModel
-from pomona_gateway.text.prompts import knows_tools
+from pomona_gateway.text.prompts import supports_tools
 
 FOREVER = "9999-12-31T23:59:59Z"
 
 
 async def tags(request: Request) -> Response:
-    """Every model of the cluster."""
+    """Lists all models of the cluster."""
     gateway = gateway_of(request)
-    names = gateway.catalogue.names()
+    names = gateway.models.names()
     return JsonResponse({"models": [_entry(gateway, name) for name in names]})
 
 
 async def ps(request: Request) -> Response:
-    """The models that answer now."""
+    """Lists the models that are ready."""
     gateway = gateway_of(request)
     models = [
         {
             **_entry(gateway, name),
             "expires_at": FOREVER,
             "size_vram": _size(gateway, name),
-            "context_length": gateway.catalogue.context_length(name) or 0,
+            "context_length": gateway.models.context_length(name) or 0,
         }
-        for name in sorted(gateway.engine.proven_epochs())
+        for name in sorted(gateway.verified_routes.epochs())
     ]
     return JsonResponse({"models": models})
 
 
 async def show(request: Request) -> Response:
-    """One model: its template, its limits, what it can do."""
-    asked = await receive(request, ShowRequest)
+    """Describes one model: its template, its sizes and its capabilities."""
+    body = await read_request(request, ShowRequest)
     gateway = gateway_of(request)
-    name, language = find(gateway, asked.model)
+    name, language = find_model(gateway, body.model)
     facts = language.facts
     template = language.templates.get("default")
-    abilities = ["completion"]
-    if knows_tools(language):
-        abilities.append("tools")
-    if language.output.harmony or language.output.thought is not None:
-        abilities.append("thinking")
+    capabilities = ["completion"]
+    if supports_tools(language):
+        capabilities.append("tools")
+    if can_reason(language):
+        capabilities.append("thinking")
     entry = _entry(gateway, name)
     return JsonResponse(
         {
@@ -71,40 +73,45 @@ async def show(request: Request) -> Response:
                 f"{facts.architecture}.embedding_length": facts.hidden_size,
                 f"{facts.architecture}.vocab_size": facts.vocab_size,
             },
-            "capabilities": abilities,
+            "capabilities": capabilities,
         }
     )
 
 
 async def version(request: Request) -> Response:
+    """Returns Pomona's version."""
     return JsonResponse({"version": __version__})
 
 
-def find(gateway: Gateway, name: str) -> tuple[str, LanguageModel]:
-    """A model by its name, which Ollama's clients may end with ``:latest``."""
+def find_model(gateway: Gateway, name: str) -> tuple[str, LanguageModel]:
+    """Finds a model by its name, with or without Ollama's tag ``:latest``.
+
+    Raises RequestError when there is no such model.
+    """
     try:
-        return gateway.catalogue.find(name)
+        return gateway.models.find(name)
     except RequestError as error:
         if error.status != 404 or not name.endswith(":latest"):
             raise
-        return gateway.catalogue.find(name.removesuffix(":latest"))
+        return gateway.models.find(name.removesuffix(":latest"))
 
 
 def timestamp(seconds: float) -> str:
+    """Formats Unix seconds as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _size(gateway: Gateway, name: str) -> int:
-    return sum(stage.total_bytes for stage in gateway.engine.table.stages(name))
+    return sum(stage.total_bytes for stage in gateway.route_table.stages(name))
 
 
 def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
-    pipeline = gateway.engine.table.pipelines[name]
-    details = _details(gateway.catalogue.facts(name))
+    pipeline = gateway.route_table.pipelines[name]
+    details = _details(gateway.models.facts(name))
     return {
         "name": name,
         "model": name,
-        "modified_at": timestamp(gateway.catalogue.created(name)),
+        "modified_at": timestamp(gateway.models.created(name)),
         "size": _size(gateway, name),
         "digest": hashlib.sha256(f"{name} {pipeline.source}".encode()).hexdigest(),
         "details": {
@@ -127,7 +134,7 @@ def _details(facts: ModelFacts | None) -> dict[str, str]:
 
 
 def human_number(number: int) -> str:
-    """As Ollama writes how many parameters a model has: ``134.52M``, ``8B``, ``30.5B``."""
+    """Formats a parameter count as Ollama does: ``134.52M``, ``8B``, ``30.5B``."""
     for size, unit, places in ((10**9, "B", 1), (10**6, "M", 2)):
         if number >= size:
             return f"{number / size:.{0 if number % size == 0 else places}f}{unit}"
@@ -135,8 +142,10 @@ def human_number(number: int) -> str:
 
 
 def quantization_level(quantization: str) -> str:
-    """As Ollama writes how weights are stored: ``BF16``, ``Q4_K_M``, ``MXFP4``; ``Q4`` for
-    MLX's own four bits."""
+    """Formats a quantisation as Ollama does: ``BF16``, ``Q4_K_M``, ``MXFP4``.
+
+    MLX's affine four bits are ``Q4``.
+    """
     plain = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
     if found := re.match(r"(\d+)-bit (\w+)", quantization):
         bits, mode = found.groups()

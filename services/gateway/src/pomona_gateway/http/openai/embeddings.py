@@ -1,7 +1,7 @@
 """``POST /v1/embeddings`` (https://platform.openai.com/docs/api-reference/embeddings).
 
-A text's embedding is what the model makes of its last token before the vocabulary head, as
-sentence-transformers' ``lasttoken`` pooling has it.
+The embedding of a text is the hidden state of its last token before the vocabulary head:
+``lasttoken`` pooling of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ from starlette.responses import Response
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona.models import ModelFacts
-from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
-from pomona_gateway.http.common.run_request import answer_whole, gateway_of, receive
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
+from pomona_gateway.generation.completion import Completion
+from pomona_gateway.http.common.run_request import gateway_of, read_request, run_whole
 from pomona_gateway.http.common.sampling_parameters import Label
-from pomona_gateway.http.openai.completions import Ids, Text, read_prompts
+from pomona_gateway.http.openai.completions_request import Ids, Text, read_prompts
 from pomona_gateway.http.request_body import Body
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
-"""Whose hidden states are known to be those that their embeddings are made of."""
-
+"""Architectures whose last hidden state is known to be what their embeddings are made of."""
 
 MAX_INPUTS = 2048
-"""As OpenAI has it."""
-AT_ONCE = 32
+"""OpenAI's limit."""
+MAX_CONCURRENT_INPUTS = 32
 
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 Rows = Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 
 
 class EmbeddingRequest(Body):
-    """A request for embeddings."""
+    """An embeddings request."""
 
     model: str
     input: Text | Texts | Ids | Rows
-    """One text or several, each perhaps as token ids."""
+    """One or several texts, as text or as token ids."""
     encoding_format: Literal["float", "base64"] | None = None
-    """Numbers, or the bytes of float32, little-endian. Default float."""
+    """Numbers, or the base64 of little-endian float32. Default float."""
     dimensions: int | None = Field(default=None, ge=1)
-    """Only as many as the model's embeddings have."""
+    """Only the full size of the model's embeddings."""
     user: Label | None = None
 
 
 async def embeddings(request: Request) -> Response:
-    """Answer one request for embeddings."""
-    asked = await receive(request, EmbeddingRequest)
-    name, language = gateway_of(request).catalogue.find(asked.model)
-    refuse(name, language.facts, asked)
-    _, prompts = await read_prompts(asked.input, language, "input")
+    """Computes the embeddings of texts."""
+    body = await read_request(request, EmbeddingRequest)
+    name, language = gateway_of(request).models.find(body.model)
+    check_support(name, language.facts, body)
+    _, prompts = await read_prompts(body.input, language, "input")
     longest = max(len(prompt) for prompt in prompts)
     if longest >= language.context_length:
         raise RequestError(
             400,
             "context_length_exceeded",
-            f"'input' has {longest} tokens, and {name} reads {language.context_length - 1}",
+            f"'input' has {longest} tokens; {name} reads at most {language.context_length - 1}",
             "input",
         )
     completion = Completion(
@@ -70,59 +70,62 @@ async def embeddings(request: Request) -> Response:
         language=language,
         prompts=prompts,
         sampling=Sampling(max_tokens=1, temperature=0.0, embedding=True),
-        at_once=AT_ONCE,
+        max_concurrent=MAX_CONCURRENT_INPUTS,
         prompt_only=True,
     )
-    return await answer_whole(request, completion, partial(_written, asked, completion))
+    return await run_whole(request, completion, partial(_list_object, body, completion))
 
 
-def refuse(name: str, facts: ModelFacts, asked: EmbeddingRequest) -> None:
-    """Raises RequestError when the model gives no such embeddings."""
+def check_support(name: str, facts: ModelFacts, body: EmbeddingRequest) -> None:
+    """Raises RequestError when the model does not give the requested embeddings."""
     reason = ""
     if not facts.pooling:
         reason = f"{name} writes text; it gives no embeddings"
     elif facts.pooling != "lasttoken":
         reason = (
-            f"the embeddings of {name} are made by {facts.pooling!r}, and Pomona makes only "
-            "those by 'lasttoken'"
+            f"{name} pools its embeddings by {facts.pooling!r}; only 'lasttoken' pooling is "
+            "supported"
         )
     elif facts.architecture not in FAMILIES or "config.json" in facts.unused_code:
         reason = (
-            f"{name} embeds with code of its own or with an architecture of which Pomona does "
-            f"not know that; it knows that of {', '.join(sorted(FAMILIES))}"
+            f"{name} has an architecture or code of its own for which embeddings are not "
+            f"supported; supported are {', '.join(sorted(FAMILIES))}"
         )
     if reason:
         raise RequestError(400, "embeddings_not_supported", reason, "model")
-    if asked.dimensions not in (None, facts.hidden_size):
-        message = f"'dimensions': embeddings of {name} have {facts.hidden_size}, no fewer"
+    if body.dimensions not in (None, facts.hidden_size):
+        message = (
+            f"invalid 'dimensions': embeddings of {name} have {facts.hidden_size} dimensions; "
+            "give this number or leave it out"
+        )
         raise RequestError(400, "invalid_value", message, "dimensions")
 
 
-async def _written(
-    asked: EmbeddingRequest, completion: Completion, replies: GenerationStream, pause_s: float
+async def _list_object(
+    body: EmbeddingRequest, completion: Completion, stream: GenerationStream, keep_alive_s: float
 ) -> dict[str, Any]:
-    """A list object of all embeddings, in the order of the texts."""
+    """Returns a list object of all embeddings, in the order of the texts."""
     vectors: dict[int, array[float]] = {}
-    async with aclosing(replies.events(pause_s)) as events:
+    async with aclosing(stream.events(keep_alive_s)) as events:
         async for event in events:
-            if not isinstance(event, Waiting) and event[1].embedding is not None:
+            if not isinstance(event, PromptProgress) and event[1].embedding is not None:
                 vectors[event[0]] = event[1].embedding.vector
     normalized = completion.language.facts.normalized
     data = [
         {
             "object": "embedding",
             "index": index,
-            "embedding": _numbers(vectors[index], normalized, asked.encoding_format == "base64"),
+            "embedding": _encode(vectors[index], normalized, body.encoding_format == "base64"),
         }
-        for index in range(completion.replies)
+        for index in range(completion.choice_count)
     ]
-    count = replies.usage.prompt
+    count = stream.usage.prompt
     usage = {"prompt_tokens": count, "total_tokens": count}
     return {"object": "list", "data": data, "model": completion.model, "usage": usage}
 
 
-def _numbers(vector: array[float], normalized: bool, packed: bool) -> list[float] | str:
+def _encode(vector: array[float], normalized: bool, as_base64: bool) -> list[float] | str:
     if normalized:
-        length = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
-        vector = array("f", [x / length for x in vector])
-    return base64.b64encode(vector.tobytes()).decode() if packed else vector.tolist()
+        norm = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
+        vector = array("f", [x / norm for x in vector])
+    return base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist()

@@ -1,4 +1,4 @@
-"""Parts of answers that OpenAI's endpoints share."""
+"""Parts of responses that OpenAI's chat and text completions share."""
 
 from __future__ import annotations
 
@@ -7,30 +7,42 @@ import time
 from typing import Any
 
 from pomona import __version__
+from pomona.errors import RequestError
 from pomona_gateway.generation.completion import Completion, Usage
+from pomona_gateway.http import sse
+from pomona_gateway.http.errors import openai_error
 
 FINGERPRINT = f"pomona-{__version__}"
 
 
-def answer_head(kind: str, prefix: str, completion: Completion) -> dict[str, Any]:
-    """What every chunk of an answer begins with. ``kind`` is OpenAI's ``object``."""
+def response_head(object_type: str, id_prefix: str, completion: Completion) -> dict[str, Any]:
+    """Returns the fields that every chunk of a response repeats.
+
+    Args:
+        object_type: value of OpenAI's ``object``.
+    """
     return {
-        "id": f"{prefix}-{secrets.token_hex(12)}",
-        "object": kind,
+        "id": f"{id_prefix}-{secrets.token_hex(12)}",
+        "object": object_type,
         "created": int(time.time()),
         "model": completion.model,
         "system_fingerprint": FINGERPRINT,
     }
 
 
-def usage_object(usage: Usage, thought: int | None = None) -> dict[str, Any]:
-    """Token counts; ``thought``: those of the reply that were reasoning."""
+def usage_object(usage: Usage, reasoning_tokens: int | None = None) -> dict[str, Any]:
+    """Returns the token counts; ``reasoning_tokens`` only if given."""
     counts: dict[str, Any] = {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.reply,
         "total_tokens": usage.prompt + usage.reply,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
     }
-    if thought is not None:
-        counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+    if reasoning_tokens is not None:
+        counts["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
     return counts
+
+
+def error_chunk(error: RequestError) -> bytes:
+    """Encodes an error and the end of a stream."""
+    return sse.data(openai_error(error)) + sse.DONE

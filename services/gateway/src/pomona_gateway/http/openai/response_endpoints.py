@@ -1,4 +1,4 @@
-"""``/v1/responses/{id}``: responses that were kept."""
+"""``/v1/responses/{id}``: retrieves, lists the input of, and deletes stored responses."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import RequestError
-from pomona_gateway.http.common.run_request import gateway_of, share_of
-from pomona_gateway.http.json_response import JsonResponse
-from pomona_gateway.http.openai.response_store import Conversation
-from pomona_gateway.http.query import Query, parse_query
+from pomona_gateway.http.common.run_request import gateway_of, tenant_of
+from pomona_gateway.http.openai.response_store import Conversation, missing_response
+from pomona_gateway.http.request_body import Query, parse_query
+from pomona_gateway.http.respond import JsonResponse
 
 
 class NoQuery(Query):
-    """A kept response comes whole, as it was."""
+    """An empty query."""
 
 
 class ItemsQuery(Query):
-    """Which part of a list of items."""
+    """The page of a list of items."""
 
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     order: Literal["asc", "desc"] = "desc"
     """``desc`` begins with the last item."""
     after: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
-    """Go on after the item with this id."""
+    """Begin after the item with this id."""
 
 
 async def get_response(request: Request) -> Response:
-    """A response that was kept."""
+    """Retrieves a stored response."""
     parse_query(NoQuery, request)
     return JsonResponse(_find(request).response)
 
 
 async def delete_response(request: Request) -> Response:
-    """Forget a response, and that a conversation ended with it."""
+    """Deletes a stored response; no request can continue its conversation any more."""
     parse_query(NoQuery, request)
     _find(request)
-    name: str = request.path_params["response"]
-    gateway_of(request).conversations.forget(name, share_of(request))
-    return JsonResponse({"id": name, "object": "response", "deleted": True})
+    response_id: str = request.path_params["response"]
+    gateway_of(request).response_store.delete(response_id, tenant_of(request))
+    return JsonResponse({"id": response_id, "object": "response", "deleted": True})
 
 
-async def input_items(request: Request) -> Response:
-    """What the request for a kept response added to its conversation."""
-    asked = parse_query(ItemsQuery, request)
+async def list_input_items(request: Request) -> Response:
+    """Lists the input items of a stored response's request."""
+    query = parse_query(ItemsQuery, request)
     items = list(_find(request).items)
-    if asked.order == "desc":
+    if query.order == "desc":
         items.reverse()
-    if asked.after is not None:
-        names = [item["id"] for item in items]
-        if asked.after not in names:
-            message = f"invalid 'after': the response has no input item {asked.after!r}"
+    if query.after is not None:
+        ids = [item["id"] for item in items]
+        if query.after not in ids:
+            message = f"invalid 'after': the response has no input item {query.after!r}"
             raise RequestError(400, "item_not_found", message, "after")
-        items = items[names.index(asked.after) + 1 :]
-    page = items[: asked.limit]
+        items = items[ids.index(query.after) + 1 :]
+    page = items[: query.limit]
     return JsonResponse(
         {
             "object": "list",
@@ -69,9 +69,8 @@ async def input_items(request: Request) -> Response:
 
 
 def _find(request: Request) -> Conversation:
-    name: str = request.path_params["response"]
-    found = gateway_of(request).conversations.find(name, share_of(request))
-    if found is None:
-        message = f"there is no response {name!r}, or it is forgotten, or it was not to be stored"
-        raise RequestError(404, "response_not_found", message, "response_id")
-    return found
+    response_id: str = request.path_params["response"]
+    conversation = gateway_of(request).response_store.get(response_id, tenant_of(request))
+    if conversation is None:
+        raise RequestError(404, "response_not_found", missing_response(response_id), "response_id")
+    return conversation

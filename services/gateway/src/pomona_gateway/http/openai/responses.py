@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,195 +14,190 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
-from pomona_gateway.generation.chat import ChatCompletion, DialogueReplies, WholeReply
-from pomona_gateway.generation.completion import GenerationStream, Waiting
+from pomona_gateway.generation.chat import ChatCompletion, ChatReply, ChatStream
+from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.http import sse
-from pomona_gateway.http.common.prepare_chat import open_dialogue
-from pomona_gateway.http.common.run_request import answer, gateway_of, receive, share_of
-from pomona_gateway.http.json_response import encode
-from pomona_gateway.http.openai.response_store import ResponseStore
+from pomona_gateway.http.common.chat_messages import template_call_object
+from pomona_gateway.http.common.prepare_chat import prepare_chat
+from pomona_gateway.http.common.run_request import (
+    gateway_of,
+    read_request,
+    run_request,
+    tenant_of,
+)
+from pomona_gateway.http.openai.response_store import Messages, missing_response
 from pomona_gateway.http.openai.responses_items import OutputItems
 from pomona_gateway.http.openai.responses_request import ResponsesRequest
 
 
 async def responses(request: Request) -> Response | ASGIApp:
-    """Answer one request for a response, streamed or whole."""
-    asked = await receive(request, ResponsesRequest)
-    gateway = gateway_of(request)
-    share = share_of(request)
-    earlier: tuple[dict[str, Any], ...] = ()
-    if asked.previous_response_id is not None:
-        found = gateway.conversations.find(asked.previous_response_id, share)
-        if found is None:
-            message = f"there is no response {asked.previous_response_id!r}, or it is forgotten"
-            name = "previous_response_id"
-            raise RequestError(400, "previous_response_not_found", message, name)
-        earlier = found.messages
-    turns = [*earlier, *asked.turns()]
-    system = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
-    dialogue = await open_dialogue(
-        gateway,
-        asked.parameters(),
-        [*system, *turns],
-        asked.allowed_tools(),
-        shape=asked.shape(),
-        max_tokens=asked.max_output_tokens,
-        effort=asked.reasoning.effort if asked.reasoning else None,
+    """Answers a request of the Responses API, whole or streamed."""
+    body = await read_request(request, ResponsesRequest)
+    messages = [*_earlier_messages(request, body.previous_response_id), *body.conversation()]
+    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    chat = await prepare_chat(
+        gateway_of(request),
+        body.parameters(),
+        [*system, *messages],
+        body.offered_tools(),
+        max_tokens=body.max_output_tokens,
+        shape=body.shape(),
+        effort=body.reasoning.effort if body.reasoning else None,
     )
-    keeper = None
-    if asked.store is not False:
-        keeper = Keeper(gateway.conversations, share, turns, asked.items())
-    writer = ResponseWriter(asked, dialogue, keeper)
-    return await answer(request, dialogue.completion, writer, bool(asked.stream))
+
+    def store(reply: ChatReply, response: dict[str, Any]) -> None:
+        if body.store is not False:
+            conversation = [*messages, _template_message(reply)]
+            gateway_of(request).response_store.put(
+                tenant_of(request), conversation, body.input_items(), response
+            )
+
+    writer = ResponsesWriter(body, chat, store)
+    return await run_request(request, chat.completion, writer, bool(body.stream))
 
 
-class Keeper:
-    """Remembers a conversation when its response is complete.
+def _earlier_messages(request: Request, previous_response_id: str | None) -> Messages:
+    if previous_response_id is None:
+        return ()
+    conversation = gateway_of(request).response_store.get(previous_response_id, tenant_of(request))
+    if conversation is None:
+        message = missing_response(previous_response_id)
+        raise RequestError(400, "previous_response_not_found", message, "previous_response_id")
+    return conversation.messages
+
+
+def _template_message(reply: ChatReply) -> dict[str, Any]:
+    """Converts a reply to the form that chat templates read."""
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
+    if reply.calls:
+        message["tool_calls"] = [
+            template_call_object(call.id, call.name, call.input) for call in reply.calls
+        ]
+    return message
+
+
+class ResponsesWriter:
+    """Writes a reply as a response object, or as the events of one.
 
     Args:
-        turns: the conversation up to it; ``items`` is what the request added to it.
+        on_complete: called with the reply and its response object.
     """
-
-    def __init__(
-        self,
-        conversations: ResponseStore,
-        share: str,
-        turns: list[dict[str, Any]],
-        items: list[dict[str, Any]],
-    ) -> None:
-        self._conversations = conversations
-        self._share = share
-        self._turns = turns
-        self._items = items
-
-    def keep(self, reply: WholeReply, response: dict[str, Any]) -> None:
-        turn: dict[str, Any] = {"role": "assistant", "content": reply.text}
-        if reply.thought:
-            turn["reasoning_content"] = reply.thought
-        if reply.calls:
-            turn["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.input},
-                }
-                for call in reply.calls
-            ]
-        self._conversations.keep(self._share, [*self._turns, turn], self._items, response)
-
-
-class ResponseWriter:
-    """Writes a reply as a response object, whole or as events."""
 
     media_type = sse.MEDIA_TYPE
 
     def __init__(
-        self, asked: ResponsesRequest, dialogue: ChatCompletion, keeper: Keeper | None
+        self,
+        body: ResponsesRequest,
+        chat: ChatCompletion,
+        on_complete: Callable[[ChatReply, dict[str, Any]], None],
     ) -> None:
-        self._asked = asked
-        self._dialogue = dialogue
-        self._keeper = keeper
-        self._numbers = itertools.count()
+        self._body = body
+        self._chat = chat
+        self._on_complete = on_complete
+        self._sequence_numbers = itertools.count()
         self._id = f"resp_{secrets.token_hex(16)}"
-        self._created = time.time()
+        self._created_at = time.time()
 
-    def failure(self, error: RequestError) -> bytes:
-        told = {"code": error.code, "message": error.message}
-        body = {**self._object("failed", []), "error": told}
-        return self._event({"type": "response.failed", "response": body})
-
-    async def whole(self, replies: GenerationStream, pause_s: float) -> dict[str, Any]:
+    async def whole(self, stream: GenerationStream, keep_alive_s: float) -> dict[str, Any]:
+        """Returns the response object of the last event."""
         last: dict[str, Any] = {}
-        async with aclosing(self._events(replies, pause_s)) as events:
+        async with aclosing(self._events(stream, keep_alive_s)) as events:
             async for event in events:
-                last = last if isinstance(event, Waiting) else event
+                last = last if isinstance(event, PromptProgress) else event
         return last["response"]
 
-    async def stream(self, replies: GenerationStream, pause_s: float) -> AsyncGenerator[bytes]:
-        async with aclosing(self._events(replies, pause_s)) as events:
+    async def chunks(self, stream: GenerationStream, keep_alive_s: float) -> AsyncGenerator[bytes]:
+        """Yields the encoded events, and comments while there is no text."""
+        async with aclosing(self._events(stream, keep_alive_s)) as events:
             async for event in events:
-                yield sse.comment(str(event)) if isinstance(event, Waiting) else self._event(event)
+                waiting = isinstance(event, PromptProgress)
+                yield sse.comment(str(event)) if waiting else self._encode(event)
+
+    def error_chunk(self, error: RequestError) -> bytes:
+        """Encodes the event of a failed response."""
+        failure = {"code": error.code, "message": error.message}
+        response = {**self._response_object("failed", []), "error": failure}
+        return self._encode({"type": "response.failed", "response": response})
 
     async def _events(
-        self, replies: GenerationStream, pause_s: float
-    ) -> AsyncGenerator[dict[str, Any] | Waiting]:
-        """The events of a response, and signs of life between them."""
-        begun = self._object("in_progress", [])
-        yield {"type": "response.created", "response": begun}
-        yield {"type": "response.in_progress", "response": begun}
+        self, stream: GenerationStream, keep_alive_s: float
+    ) -> AsyncGenerator[dict[str, Any] | PromptProgress]:
+        response = self._response_object("in_progress", [])
+        yield {"type": "response.created", "response": response}
+        yield {"type": "response.in_progress", "response": response}
         items = OutputItems()
-        read = DialogueReplies(self._dialogue, replies)
-        reply = WholeReply()
-        async with aclosing(read.turns(pause_s)) as turns:
+        replies = ChatStream(self._chat, stream)
+        reply = ChatReply()
+        async with aclosing(replies.deltas(keep_alive_s)) as turns:
             async for turn in turns:
-                if isinstance(turn, Waiting):
+                if isinstance(turn, PromptProgress):
                     yield turn
                     continue
                 reply.add(turn)
-                for event in items.write(turn):
+                for event in items.add(turn):
                     yield event
         status = "incomplete" if reply.finish == "length" else "completed"
-        for event in items.close(status):
+        for event in items.end_item(status):
             yield event
-        body = self._object(status, items.output)
+        response = self._response_object(status, items.output)
         if status == "incomplete":
-            body["incomplete_details"] = {"reason": "max_output_tokens"}
-        body["usage"] = _usage(replies, read.thought_tokens)
-        if self._keeper is not None:
-            self._keeper.keep(reply, body)
-        yield {"type": f"response.{status}", "response": body}
+            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        response["usage"] = _usage_object(stream, replies.reasoning_tokens)
+        self._on_complete(reply, response)
+        yield {"type": f"response.{status}", "response": response}
 
-    def _event(self, event: dict[str, Any]) -> bytes:
-        kind = str(event["type"]).encode()
-        numbered = {**event, "sequence_number": next(self._numbers)}
-        return b"event: " + kind + b"\ndata: " + encode(numbered) + b"\n\n"
+    def _encode(self, event: dict[str, Any]) -> bytes:
+        numbered = {**event, "sequence_number": next(self._sequence_numbers)}
+        return sse.event(str(event["type"]), numbered)
 
-    def _object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
-        asked = self._asked
-        drawn = self._dialogue.completion.sampling
+    def _response_object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+        body = self._body
+        sampling = self._chat.completion.sampling
         return {
             "id": self._id,
             "object": "response",
-            "created_at": self._created,
+            "created_at": self._created_at,
             "status": status,
             "error": None,
             "incomplete_details": None,
-            "instructions": asked.instructions,
-            "max_output_tokens": asked.max_output_tokens,
-            "model": self._dialogue.completion.model,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "model": self._chat.completion.model,
             "output": output,
-            "parallel_tool_calls": asked.parallel_tool_calls is not False,
-            "previous_response_id": asked.previous_response_id,
-            "reasoning": {"effort": asked.reasoning.effort if asked.reasoning else None},
-            "store": asked.store is not False,
-            "temperature": drawn.temperature,
-            "text": {"format": _format(asked)},
-            "tool_choice": _choice(asked),
-            "tools": [tool.model_dump() for tool in asked.tools or []],
-            "top_p": drawn.top_p,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None},
+            "store": body.store is not False,
+            "temperature": sampling.temperature,
+            "text": {"format": _format_object(body)},
+            "tool_choice": _tool_choice_object(body),
+            "tools": [tool.model_dump() for tool in body.tools or []],
+            "top_p": sampling.top_p,
             "truncation": "disabled",
             "usage": None,
-            "user": asked.user,
-            "metadata": asked.metadata or {},
+            "user": body.user,
+            "metadata": body.metadata or {},
         }
 
 
-def _format(asked: ResponsesRequest) -> dict[str, Any]:
-    held = asked.text.format if asked.text else None
-    return held.model_dump(by_alias=True) if held else {"type": "text"}
+def _format_object(body: ResponsesRequest) -> dict[str, Any]:
+    text_format = body.text.format if body.text else None
+    return text_format.model_dump(by_alias=True) if text_format else {"type": "text"}
 
 
-def _choice(asked: ResponsesRequest) -> str | dict[str, Any]:
-    choice = asked.tool_choice or "auto"
+def _tool_choice_object(body: ResponsesRequest) -> str | dict[str, Any]:
+    choice = body.tool_choice or "auto"
     return choice if isinstance(choice, str) else choice.model_dump()
 
 
-def _usage(replies: GenerationStream, thought: int) -> dict[str, Any]:
-    usage = replies.usage
+def _usage_object(stream: GenerationStream, reasoning_tokens: int) -> dict[str, Any]:
+    usage = stream.usage
     return {
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached},
         "output_tokens": usage.reply,
-        "output_tokens_details": {"reasoning_tokens": thought},
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": usage.prompt + usage.reply,
     }

@@ -1,5 +1,4 @@
-"""Requests of OpenAI's Responses API, and what they mean
-(https://platform.openai.com/docs/api-reference/responses)."""
+"""Body of ``POST /v1/responses``, and its conversion to a chat."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from pomona_gateway.http.common.chat_messages import (
     FunctionName,
     template_call,
 )
-from pomona_gateway.http.common.prepare_chat import Effort
+from pomona_gateway.http.common.reasoning import Effort
 from pomona_gateway.http.common.sampling_parameters import Label, SamplingParameters
 from pomona_gateway.http.common.structured_output import FlatFormat, format_shape
-from pomona_gateway.http.common.tools import CHOICE_NEEDS_TOOLS, MAX_TOOLS, offered
+from pomona_gateway.http.common.tools import CHOICE_NEEDS_TOOLS, MAX_TOOLS, choose_tools
 from pomona_gateway.http.request_body import Body, RuledBody
 
 Identity = Annotated[str, StringConstraints(max_length=256)]
@@ -75,8 +74,8 @@ class InputReasoning(Body):
     status: str | None = None
 
 
-def _kind(item: Any) -> str:
-    """A message need not say that it is one."""
+def _item_type(item: Any) -> str:
+    """Returns the type of an item; an item without one is a message."""
     if isinstance(item, dict):
         return str(cast("dict[str, Any]", item).get("type", "message"))
     return str(getattr(item, "type", ""))
@@ -87,7 +86,7 @@ Item = Annotated[
     | Annotated[InputCall, Tag("function_call")]
     | Annotated[InputCallOutput, Tag("function_call_output")]
     | Annotated[InputReasoning, Tag("reasoning")],
-    Discriminator(_kind),
+    Discriminator(_item_type),
 ]
 AnyItem = InputMessage | InputCall | InputCallOutput | InputReasoning
 
@@ -116,17 +115,17 @@ class Reasoning(Body):
 
 
 class ResponsesRequest(RuledBody):
-    """A request for a response."""
+    """A request of the Responses API."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     input: str | Annotated[list[Item], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-    """A message of the user, or the conversation so far."""
+    """A user message, or the items of a conversation."""
     instructions: str | None = None
-    """A system message, for this response only."""
+    """A system message for this response only."""
     previous_response_id: Identity | None = None
-    """Go on with the conversation that ended with this response."""
+    """Continue the conversation of this stored response."""
     store: bool | None = None
-    """Keep the conversation for ``previous_response_id``. Default true."""
+    """Store the response for ``previous_response_id``. Default true."""
     max_output_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -148,47 +147,48 @@ class ResponsesRequest(RuledBody):
     rules = (CHOICE_NEEDS_TOOLS,)
 
     def parameters(self) -> SamplingParameters:
+        """Returns the sampling parameters."""
         return SamplingParameters(model=self.model, temperature=self.temperature, top_p=self.top_p)
 
     def shape(self) -> Shape | None:
-        """What the reply's text must match."""
+        """Returns what the text of the reply must match."""
         return format_shape(self.text.format if self.text else None, "text.format")
 
-    def allowed_tools(self) -> Tools:
-        """What the model may call. Raises RequestError for a choice that is none."""
+    def offered_tools(self) -> Tools:
+        """Returns the tools that the model may call. Raises RequestError for an unknown choice."""
         functions = [
             Function(
                 tool.name,
                 tool.description,
                 tool.parameters,
-                f"tools[{place}].parameters",
+                f"tools[{index}].parameters",
                 bool(tool.strict),
             )
-            for place, tool in enumerate(self.tools or [])
+            for index, tool in enumerate(self.tools or [])
         ]
         choice = self.tool_choice
-        named = choice.name if isinstance(choice, NamedChoice) else ""
-        word = "named" if isinstance(choice, NamedChoice) else choice
+        name = choice.name if isinstance(choice, NamedChoice) else ""
+        mode = "named" if isinstance(choice, NamedChoice) else choice
         parallel = self.parallel_tool_calls is not False
-        return offered(functions, word, named, parallel, "tool_choice.name")
+        return choose_tools(functions, mode, name, parallel, "tool_choice.name")
 
-    def items(self) -> list[dict[str, Any]]:
-        """The input as the API lists it: every item with an id, texts as parts."""
+    def input_items(self) -> list[dict[str, Any]]:
+        """Returns the input as the API lists it: every item has an id, and texts are parts."""
         if isinstance(self.input, str):
-            return [_listed(InputMessage(role="user", content=self.input))]
-        return [_listed(item) for item in self.input]
+            return [_listed_item(InputMessage(role="user", content=self.input))]
+        return [_listed_item(item) for item in self.input]
 
-    def turns(self) -> list[dict[str, Any]]:
-        """The input as chat templates know it."""
+    def conversation(self) -> list[dict[str, Any]]:
+        """Returns the input in the form that chat templates read."""
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
-        out: list[dict[str, Any]] = []
+        messages: list[dict[str, Any]] = []
         for item in self.input:
-            _add(out, item)
-        return out
+            _append(messages, item)
+        return messages
 
 
-_PREFIXES = {
+_ID_PREFIXES = {
     "message": "msg",
     "function_call": "fc",
     "function_call_output": "fco",
@@ -196,38 +196,38 @@ _PREFIXES = {
 }
 
 
-def _listed(item: AnyItem) -> dict[str, Any]:
-    out = item.model_dump(exclude_none=True)
+def _listed_item(item: AnyItem) -> dict[str, Any]:
+    listed = item.model_dump(exclude_none=True)
     if isinstance(item, InputMessage) and isinstance(item.content, str):
-        kind = "output_text" if item.role == "assistant" else "input_text"
-        out["content"] = [{"type": kind, "text": item.content}]
-    own = item.id or f"{_PREFIXES[item.type]}_{secrets.token_hex(12)}"
-    return {"id": own, "status": "completed", **out}
+        part_type = "output_text" if item.role == "assistant" else "input_text"
+        listed["content"] = [{"type": part_type, "text": item.content}]
+    item_id = item.id or f"{_ID_PREFIXES[item.type]}_{secrets.token_hex(12)}"
+    return {"id": item_id, "status": "completed", **listed}
 
 
-def _add(out: list[dict[str, Any]], item: AnyItem) -> None:
+def _append(messages: list[dict[str, Any]], item: AnyItem) -> None:
     match item:
         case InputMessage(role="assistant", content=content):
-            _assistant(out)["content"] += _text(content)
+            _assistant_message(messages)["content"] += _text(content)
         case InputMessage(role=role, content=content):
-            known = "system" if role == "developer" else role
-            out.append({"role": known, "content": _text(content)})
+            template_role = "system" if role == "developer" else role
+            messages.append({"role": template_role, "content": _text(content)})
         case InputReasoning():
             text = "".join(x.text for x in item.content or item.summary or [])
-            _assistant(out)["reasoning_content"] = text
+            _assistant_message(messages)["reasoning_content"] = text
         case InputCall():
             call = template_call(item.call_id, item.name, item.arguments)
-            _assistant(out).setdefault("tool_calls", []).append(call)
+            _assistant_message(messages).setdefault("tool_calls", []).append(call)
         case InputCallOutput():
             text = _text(item.output)
-            out.append({"role": "tool", "content": text, "tool_call_id": item.call_id})
+            messages.append({"role": "tool", "content": text, "tool_call_id": item.call_id})
 
 
-def _assistant(out: list[dict[str, Any]]) -> dict[str, Any]:
-    """The assistant's turn that items which follow each other make up together."""
-    if not out or out[-1]["role"] != "assistant":
-        out.append({"role": "assistant", "content": ""})
-    return out[-1]
+def _assistant_message(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the assistant's message at the end, which consecutive items share."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    return messages[-1]
 
 
 def _text(content: str | list[InputText]) -> str:

@@ -1,0 +1,183 @@
+"""The choices of one completion (``n`` > 1 or several prompts), generated side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+
+from pomona.errors import RequestError
+from pomona.messages.pipeline import QueuePlace, Started, Token
+from pomona_gateway.generation.completion import Completion, Usage
+from pomona_gateway.generation.detokenizer import Detokenizer, ReplyDelta
+from pomona_gateway.metrics import Metrics, Timing
+from pomona_gateway.pipeline.client import PipelineClient, RunningSequence
+from pomona_gateway.pipeline.inbox import Inbox
+from pomona_gateway.pipeline.prompt_results import Embedding, PromptLogprobs
+
+PROGRESS_INTERVAL_S = 1.0
+"""Minimum seconds between two reports on the progress of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """Progress of a prompt, while there is no new text.
+
+    Attributes:
+        prefilled: prompt tokens processed, of ``total``.
+        position: position in the head's queue, where 1 is next; 0 if prefill has started or the
+            head has not reported a position.
+    """
+
+    prefilled: int
+    total: int
+    position: int = 0
+
+    def __str__(self) -> str:
+        """Text for the comments of a stream."""
+        if self.position:
+            return f"queued at {self.position}"
+        return f"prompt {self.prefilled}/{self.total}"
+
+
+class GenerationStream:
+    """Runs the choices of a completion and decodes their tokens.
+
+    The owner must call :meth:`close`, or the choices go on.
+    """
+
+    def __init__(self, pipelines: PipelineClient, metrics: Metrics, completion: Completion) -> None:
+        """Submits the first choices. Raises RequestError when one cannot start now."""
+        self.completion = completion
+        self._pipelines = pipelines
+        self._metrics = metrics
+        self._inbox = Inbox()
+        self._received = 0
+        self._sequences: list[RunningSequence] = []
+        self._open: set[int] = set()
+        self._abort_reason = "abort"
+        self._progress = PromptProgress(0, completion.prompt_tokens)
+        self._reported_at = -PROGRESS_INTERVAL_S
+        stop_ids = frozenset(completion.sampling.stop_ids)
+        self._detokenizers = [
+            Detokenizer(completion.language.tokenizer, completion.stops, stop_ids)
+            for _ in range(completion.choice_count)
+        ]
+        metrics.request_n.labels(completion.model).observe(completion.n)
+        metrics.request_max_tokens.labels(completion.model).observe(completion.sampling.max_tokens)
+        try:
+            for _ in range(min(completion.max_concurrent, completion.choice_count)):
+                self._submit_next()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens used so far."""
+        first_choices = self._sequences[:: self.completion.n]
+        cached = sum(running.cached for running in first_choices)
+        return Usage(self.completion.prompt_tokens, self._received, cached)
+
+    @property
+    def timing(self) -> Timing:
+        """Timing of the first choice."""
+        return self._sequences[0].timing
+
+    async def wait_for_first(self, timeout_s: float) -> None:
+        """Waits up to ``timeout_s`` seconds for the first event.
+
+        Raises:
+            RequestError: the pipeline rejected the request. The HTTP response has not started
+                yet, so the client gets the status of the error.
+        """
+        await self._inbox.wait_for_first(timeout_s)
+
+    async def receive(self, pause_s: float) -> tuple[int, ReplyDelta] | PromptProgress | None:
+        """Waits for the next delta of any choice.
+
+        Returns:
+            Index of the choice and its delta; or the progress of the prompt, after ``pause_s``
+            seconds without a delta and at most once a second when it changes; or None when all
+            choices have ended.
+
+        Raises:
+            RequestError: a choice failed.
+        """
+        while self._open:
+            try:
+                arrived = await self._inbox.receive(pause_s)
+            except RequestError:
+                self._abort_reason = "error"
+                raise
+            if arrived is None:
+                return self._progress
+            index, event = arrived
+            if index not in self._open:
+                continue
+            if isinstance(event, Started | QueuePlace):
+                self._update_progress(event)
+                now = time.monotonic()
+                if now - self._reported_at >= PROGRESS_INTERVAL_S:
+                    self._reported_at = now
+                    return self._progress
+                continue
+            delta = self._decode(index, event)
+            if not delta.is_empty:
+                return index, delta
+        return None
+
+    async def events(
+        self, pause_s: float
+    ) -> AsyncGenerator[tuple[int, ReplyDelta] | PromptProgress]:
+        """Yields what :meth:`receive` returns, until all choices have ended."""
+        while (event := await self.receive(pause_s)) is not None:
+            yield event
+
+    def finish(self, index: int, reason: str) -> None:
+        """Ends one choice, after its last token or because the rest is not wanted."""
+        self._open.discard(index)
+        running = self._sequences[index]
+        self._pipelines.cancel(running)
+        self._metrics.observe_end(
+            self.completion.model,
+            reason,
+            len(running.sequence.prompt),
+            running.received,
+            running.timing,
+            time.monotonic(),
+        )
+
+    def close(self) -> None:
+        """Cancels the choices that still run and frees their KV caches."""
+        for index in sorted(self._open):
+            self.finish(index, self._abort_reason)
+
+    def _submit_next(self) -> None:
+        index = len(self._sequences)
+        if index < self.completion.choice_count:
+            sequence = self.completion.sequence(index)
+            self._sequences.append(self._pipelines.submit(sequence, self._inbox, index))
+            self._open.add(index)
+
+    def _decode(self, index: int, event: Token | PromptLogprobs | Embedding) -> ReplyDelta:
+        match event:
+            case PromptLogprobs():
+                return ReplyDelta("", prompt_logprobs=event)
+            case Embedding():
+                return ReplyDelta("", embedding=event)
+            case _ if self.completion.prompt_only:
+                delta = ReplyDelta("", finish="length")
+            case _:
+                self._received += 1
+                delta = self._detokenizers[index].push(event)
+        if delta.finish is not None:
+            self.finish(index, delta.finish)
+            self._submit_next()
+        return delta
+
+    def _update_progress(self, event: Started | QueuePlace) -> None:
+        if isinstance(event, QueuePlace):
+            self._progress = replace(self._progress, position=event.position)
+        else:
+            self._progress = PromptProgress(event.prefilled, event.total)
