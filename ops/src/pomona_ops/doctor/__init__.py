@@ -50,7 +50,7 @@ def look(port: int, endpoint: str) -> Snapshot:
         detect_hardware(),
         collect_node_facts(settings.state_dir, now),
         __version__,
-        heard_at=now,
+        received_at=now,
     )
     uses = ClusterPorts(port).by_use(1)
     taken = tuple(f"{use} ({number})" for use, number in uses.items() if not is_free(number))

@@ -28,8 +28,8 @@ def _memory_mixed(sight: Snapshot) -> Iterable[Fault]:
 
 
 def _clock(node: Node) -> Iterable[Fault]:
-    skew = node.facts.clock_s - node.heard_at
-    if node.facts.clock_s and node.heard_at and abs(skew) > MOST_CLOCK_SKEW_S:
+    skew = node.facts.clock_s - node.received_at
+    if node.facts.clock_s and node.received_at and abs(skew) > MOST_CLOCK_SKEW_S:
         yield Fault(
             "warning",
             f"the clock of {node.name} is {abs(skew):.0f} s "

@@ -25,7 +25,7 @@ class Node:
     Attributes:
         pomona: version of Pomona there.
         mlx: version of MLX there; empty when no stage worker was heard.
-        heard_at: Unix time when its clock was read.
+        received_at: Unix time when its clock was read.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Node:
     facts: NodeFacts
     pomona: str
     mlx: str = ""
-    heard_at: float = 0.0
+    received_at: float = 0.0
     links: tuple[LinkFacts, ...] = ()
     troubles: tuple[str, ...] = ()
 
@@ -101,7 +101,7 @@ def unknown(what: str, node: Node, look: str) -> Fault:
     return Fault("info", f"{what} could not be read on {node.name}", look)
 
 
-def nodes_of(beacons: Sequence[Beacon], heard_at: float) -> tuple[Node, ...]:
+def nodes_of(beacons: Sequence[Beacon], received_at: float) -> tuple[Node, ...]:
     """The nodes that a cluster's beacons tell of."""
     mlx = {
         beacon.node: beacon.facts.mlx_version
@@ -115,7 +115,7 @@ def nodes_of(beacons: Sequence[Beacon], heard_at: float) -> tuple[Node, ...]:
             beacon.facts.machine,
             beacon.version,
             mlx.get(beacon.node, ""),
-            heard_at,
+            received_at,
             beacon.facts.links,
             beacon.facts.troubles,
         )

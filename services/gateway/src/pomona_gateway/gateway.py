@@ -54,7 +54,7 @@ class Gateway:
         self.draining = False
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
-        self.usage = UsageBook(settings.state_dir)
+        self.usage = UsageStore(settings.state_dir)
         self.rate_limits = RateLimits()
         self.response_store = ResponseStore()
         self.metrics = Metrics()

@@ -90,7 +90,7 @@ class _Member:
     service: ServiceName
     boot: str
     state: State
-    heard_at: float
+    received_at: float
     lease: Lease | None = None
     lost_at: float | None = None
     alone_from: float = 0.0
@@ -152,7 +152,7 @@ class HealthRules:
         elif member.boot != beacon.boot and member.died_untold():
             incidents.append(_restarted(member))
         member.boot, member.state, member.node = beacon.boot, beacon.state, beacon.node
-        member.lease, member.heard_at = lease, now
+        member.lease, member.received_at = lease, now
         member.lost_at, member.alone, member.with_node = None, False, False
         return incidents
 
@@ -228,8 +228,8 @@ class HealthRules:
                 if now - member.lost_at > FORGET_AFTER_S:
                     del self._members[member.name]
                 continue
-            limit = member.heard_at + LEASE_S
-            if member.heard_at < since:
+            limit = member.received_at + LEASE_S
+            if member.received_at < since:
                 limit = max(limit, since + self._return_grace_s)
             if now <= limit:
                 continue

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from pomona.errors import RequestError
-from pomona.messages.sampling import MAX_GRAMMAR
+from pomona.messages.limits import MAX_GRAMMAR_CHARACTERS
 from pomona_gateway.grammar.json_schema import json_grammar
 from pomona_gateway.grammar.reply import ReplyGrammar
 from pomona_gateway.grammar.schema_errors import depth, endless_part, faulty_part

@@ -203,7 +203,7 @@ class RouteTable:
             return None
         # The planner's address is the tail's way to the head; prefer what this node measured.
         measured = best_address(head.endpoint, beacon.node, self._node, self._links)
-        tail_address = "" if head.address.startswith(SAME_MACHINE) else head.address
+        tail_address = "" if head.address.startswith(IPC_PREFIX) else head.address
         endpoint = measured or tail_address or head.endpoint
         return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint)
 

@@ -13,7 +13,7 @@ from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_planner.cluster.machine_catalog import machine_kinds
 from pomona_planner.cost_model.problem import UNMEASURED, Link, Machine
 
-SAME_MACHINE = Link(200e-6, 2e9, "within the machine")
+IPC_PREFIX = Link(200e-6, 2e9, "within the machine")
 HOP_S = 150e-6
 """What software adds to half a round trip, seconds."""
 CPU_BANDWIDTH, CPU_COMPUTE, CPU_LAYER_S = 8e9, 50e9, 400e-6
@@ -146,7 +146,7 @@ def links(
             if sender is receiver:
                 continue
             if sender.node == receiver.node:
-                way = SAME_MACHINE
+                way = IPC_PREFIX
             else:
                 way = measured.get((sender.node, receiver.node), UNMEASURED)
             made[sender.name, receiver.name] = Link(
