@@ -13,7 +13,7 @@ from pomona.messages import codec
 from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Envelope, Step, Tensor
 from pomona.transport import Identity, Pull, Push
-from pomona_stage_worker.engine.partial_messages import MOST, PartialMessages
+from pomona_stage_worker.engine.partial_messages import MAX_LINKS, PartialMessages
 
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("float32", (1,)))
 STEP = Step(1, None, (1,), False)
@@ -84,24 +84,24 @@ def first_part(link: int, seq: int) -> Message:
     return Message(envelope, ())
 
 
-def test_only_what_was_begun_last_on_a_link_is_awaited() -> None:
-    awaited = PartialMessages()
+def test_only_the_latest_first_part_of_a_link_can_be_completed() -> None:
+    partial = PartialMessages()
     for link, seq in ((1, 0), (1, 1), (2, 0)):
-        awaited.add(first_part(link, seq))
-    assert awaited.take(rest(b"boot/2/0")) == first_part(2, 0)
+        partial.add(first_part(link, seq))
+    assert partial.take(rest(b"boot/2/0")) == first_part(2, 0)
     for stranger in (b"", b"x", b"boot/2/0", b"boot/3/0", b"boot/1"):
         with pytest.raises(ProtocolError):
-            awaited.take(rest(stranger))
-    assert awaited.take(rest(b"boot/1/1")) == first_part(1, 1)
-    awaited.add(first_part(1, 2))
+            partial.take(rest(stranger))
+    assert partial.take(rest(b"boot/1/1")) == first_part(1, 1)
+    partial.add(first_part(1, 2))
     with pytest.raises(ProtocolError):
-        awaited.take(rest(b"boot/1/1"))
+        partial.take(rest(b"boot/1/1"))
 
 
-def test_a_peer_that_only_begins_takes_no_more_memory_for_ever() -> None:
-    awaited = PartialMessages()
-    for link in range(3 * MOST):
-        awaited.add(first_part(link, 0))
+def test_first_parts_that_are_never_completed_are_bounded() -> None:
+    partial = PartialMessages()
+    for link in range(3 * MAX_LINKS):
+        partial.add(first_part(link, 0))
     with pytest.raises(ProtocolError):
-        awaited.take(rest(b"boot/0/0"))
-    assert awaited.take(rest(b"boot/%d/0" % (3 * MOST - 1))).envelope.body == STEP
+        partial.take(rest(b"boot/0/0"))
+    assert partial.take(rest(b"boot/%d/0" % (3 * MAX_LINKS - 1))).envelope.body == STEP

@@ -60,7 +60,7 @@ def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
     asked: dict[str, tuple[int, ...]] = {}
     cancelled: set[str] = set()
     # Every few steps there is a lane fewer, or one more.
-    with patch.multiple(lane_count, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
+    with patch.multiple(lane_count, TRIAL_ROUNDS=1, RETRIAL_ROUNDS=1, MAX_RETRIAL_ROUNDS=1):
         for kind, number in schedule:
             if kind == "submit":
                 request = f"r{len(asked)}"
