@@ -1,4 +1,4 @@
-"""Stage workers between real processes: what they refuse, what ends an epoch, what they free."""
+"""Stage workers as real processes: requests, rejected messages, failing epochs, freed caches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GREEDY = Sampling(max_tokens=20, temperature=0.0)
 EMULATED = "stage_worker.testing.emulated"
 
 
-class Line:
+class WorkerCluster:
     """A pipeline of emulated stage workers with real discovery and planner."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -46,7 +46,7 @@ class Line:
             self.workers.append(stack.enter_context(ServiceProcess(EMULATED, log, variables)))
 
     def active(self, above: int = 0) -> Pipeline:
-        """The active pipeline, of an epoch above the given one."""
+        """Waits for an active pipeline whose epoch is above the given one."""
         end = time.monotonic() + DEADLINE_S
         while time.monotonic() < end:
             found = asyncio.run(active_pipeline(self.node.subscribe, "pomona", DEADLINE_S))
@@ -54,8 +54,8 @@ class Line:
                 return found
         raise AssertionError(f"no epoch above {above} became active")
 
-    def hear(self, holds: Callable[[dict[str, Beacon]], bool], what: str) -> None:
-        """Wait until the newest beacons, by name, are as wanted."""
+    def wait_for_beacons(self, holds: Callable[[dict[str, Beacon]], bool], what: str) -> None:
+        """Waits until ``holds`` is true of the newest beacons by name."""
 
         async def listen() -> None:
             receiver = BeaconReceiver(self.node.subscribe, "pomona")
@@ -76,14 +76,14 @@ class Line:
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerCluster]:
     with ExitStack() as stack:
-        yield Line(tmp_path_factory.mktemp("line"), stack)
+        yield WorkerCluster(tmp_path_factory.mktemp("cluster"), stack)
 
 
 @pytest.fixture
-def pipeline(line: Line) -> Pipeline:
-    return line.active()
+def pipeline(cluster: WorkerCluster) -> Pipeline:
+    return cluster.active()
 
 
 TOKEN = Tensor("int32", (1,))
@@ -93,12 +93,12 @@ def worker_facts(beacons: dict[str, Beacon]) -> list[StageWorkerFacts]:
     return [b.facts for b in beacons.values() if isinstance(b.facts, StageWorkerFacts)]
 
 
-def ask(driver: Driver, length: int = 20, sampling: Sampling = GREEDY) -> Reply:
+def submit(driver: Driver, length: int = 20, sampling: Sampling = GREEDY) -> Reply:
     return driver.submit(range(1000, 1000 + length), sampling, share=str(time.monotonic_ns()))
 
 
 def envelope(pipeline: Pipeline, **fields: Any) -> Envelope:
-    """A step as the head would send it, but for what the test changes."""
+    """Returns the envelope of a step from the head, with ``fields`` changed."""
     base = Envelope(
         version=codec.PROTOCOL_VERSION,
         cluster="pomona",
@@ -123,40 +123,42 @@ def send_raw(endpoint: str, *messages: list[Any]) -> None:
     context.term()
 
 
-def test_a_request_runs_and_the_stages_tables_agree(line: Line, pipeline: Pipeline) -> None:
+def test_stages_have_equal_cache_tables_after_requests(
+    cluster: WorkerCluster, pipeline: Pipeline
+) -> None:
     with Driver(pipeline, "pomona") as driver:
-        replies = [ask(driver, 10 + 30 * n) for n in range(6)]
+        replies = [submit(driver, 10 + 30 * n) for n in range(6)]
         driver.collect(replies, DEADLINE_S)
     assert [len(reply.tokens) for reply in replies] == [20] * 6
 
-    def agree(beacons: dict[str, Beacon]) -> bool:
+    def tables_agree(beacons: dict[str, Beacon]) -> bool:
         facts = worker_facts(beacons)
         tables = {f.table for f in facts}
         return len(facts) == STAGES and len(tables) == 1 and all(f.sequences == 0 for f in facts)
 
-    line.hear(agree, "both stages hold the same caches")
+    cluster.wait_for_beacons(tables_agree, "both stages have the same cache table")
 
 
-def test_a_cancelled_request_is_freed_in_every_stage_within_a_second(
-    line: Line, pipeline: Pipeline
+def test_cancelled_request_is_freed_in_every_stage_within_a_second(
+    cluster: WorkerCluster, pipeline: Pipeline
 ) -> None:
     with Driver(pipeline, "pomona") as driver:
-        reply = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
+        reply = submit(driver, sampling=replace(GREEDY, max_tokens=5000))
         while len(reply.tokens) < 10:
             driver.receive(DEADLINE_S)
         driver.cancel(reply)
         cancelled_at = time.monotonic()
 
-        def free(beacons: dict[str, Beacon]) -> bool:
+        def is_free(beacons: dict[str, Beacon]) -> bool:
             facts = worker_facts(beacons)
             return len(facts) == STAGES and all(f.sequences == 0 for f in facts)
 
-        line.hear(free, "no stage holds the sequence")
-        # A beacon comes once a second, so freeing within one shows within two.
+        cluster.wait_for_beacons(is_free, "no stage has the sequence")
+        # A beacon is sent once a second, so the next one after a second shows it within two.
         assert time.monotonic() - cancelled_at < 2.5
 
 
-def test_bytes_that_are_no_message_harm_nobody(pipeline: Pipeline) -> None:
+def test_malformed_and_stale_messages_are_dropped(pipeline: Pipeline) -> None:
     good = codec.encode_message(envelope(pipeline))
     for stage in pipeline.stages:
         send_raw(
@@ -177,25 +179,25 @@ def test_bytes_that_are_no_message_harm_nobody(pipeline: Pipeline) -> None:
             ),
         )
     with Driver(pipeline, "pomona") as driver:
-        reply = ask(driver)
+        reply = submit(driver)
         driver.collect([reply], DEADLINE_S)
     assert len(reply.tokens) == 20
 
 
-def test_a_token_id_that_the_model_does_not_have_is_refused(pipeline: Pipeline) -> None:
+def test_token_id_out_of_range_is_rejected(pipeline: Pipeline) -> None:
     with Driver(pipeline, "pomona") as driver:
         for wrong in (-1, 10**9, pipeline.vocab_size):
             reply = driver.submit([1, 2, wrong], GREEDY)
             while reply.refusal is None:
                 driver.receive(DEADLINE_S)
             assert str(wrong) in reply.refusal
-        good = ask(driver)
+        good = submit(driver)
         driver.collect([good], DEADLINE_S)
 
 
-def test_a_submit_for_another_epoch_is_answered_at_once(pipeline: Pipeline) -> None:
+def test_submit_for_another_epoch_is_rejected_at_once(pipeline: Pipeline) -> None:
     with Driver(replace(pipeline, epoch=pipeline.epoch + 100), "pomona") as driver:
-        reply = ask(driver)
+        reply = submit(driver)
         driver.receive(DEADLINE_S)
         assert reply.refusal is not None
 
@@ -205,63 +207,65 @@ FIRST_TOKEN = {"tensors": (TOKEN,)}
 WRONG_PARTS: dict[str, tuple[int, dict[str, Any], list[bytes]]] = {
     "too short": (1, FIRST_TOKEN, [b"impostor/1/0 5", b"abc"]),
     "too many": (1, FIRST_TOKEN, [b"impostor/1/0 5", b"abcd", b"abcd"]),
-    "no drawn tokens": (0, DONE, [b"impostor/1/0 5", b"\xff" * 24]),
+    "no sampled tokens": (0, DONE, [b"impostor/1/0 5", b"\xff" * 24]),
     "for another stage": (1, DONE, [b"impostor/1/0 5", bytes(24)]),
 }
-"""To which stage, what the first part has, and the second."""
+"""Stage to send to, fields of the first part, frames of the second part."""
 
 
 @pytest.mark.parametrize("wrong", ["gap", *WRONG_PARTS])
-def test_what_is_wrong_on_a_link_ends_the_epoch_and_the_next_one_serves(
-    line: Line, pipeline: Pipeline, wrong: str
+def test_wrong_step_ends_the_epoch_and_the_next_one_serves(
+    cluster: WorkerCluster, pipeline: Pipeline, wrong: str
 ) -> None:
-    """A gap in its numbers, or a message of which the second part does not fit the first."""
+    """A gap in the sequence numbers, or a second part that does not fit the first."""
     stage, messages = 1, [codec.encode_message(envelope(pipeline, seq=5))]
     if wrong in WRONG_PARTS:
         stage, fields, rest = WRONG_PARTS[wrong]
         messages = [codec.encode_message(envelope(pipeline, later=1, **fields)), rest]
     with Driver(pipeline, "pomona") as driver:
-        running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
+        running = submit(driver, sampling=replace(GREEDY, max_tokens=5000))
         while len(running.tokens) < 5:
             driver.receive(DEADLINE_S)
         send_raw(pipeline.stages[stage].endpoint, *messages)
         while running.refusal is None:
             driver.receive(DEADLINE_S)
-    following = line.active(above=pipeline.epoch)
+    following = cluster.active(above=pipeline.epoch)
     with Driver(following, "pomona") as driver:
-        reply = ask(driver)
+        reply = submit(driver)
         driver.collect([reply], DEADLINE_S)
     assert len(reply.tokens) == 20
 
 
-def test_a_tail_that_is_killed_ends_its_requests_and_its_return_serves_again(line: Line) -> None:
-    before = line.active()
+def test_killed_tail_ends_its_requests_and_serves_again_after_its_restart(
+    cluster: WorkerCluster,
+) -> None:
+    before = cluster.active()
     with Driver(before, "pomona") as driver:
-        running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
+        running = submit(driver, sampling=replace(GREEDY, max_tokens=5000))
         while len(running.tokens) < 5:
             driver.receive(DEADLINE_S)
-        line.workers[-1].kill()
+        cluster.workers[-1].kill()
         while running.refusal is None:
             driver.receive(DEADLINE_S)
-    line.workers[-1].start()
-    following = line.active(above=before.epoch)
+    cluster.workers[-1].start()
+    following = cluster.active(above=before.epoch)
     with Driver(following, "pomona") as driver:
-        reply = ask(driver)
+        reply = submit(driver)
         driver.collect([reply], DEADLINE_S)
     assert len(reply.tokens) == 20
 
 
-def test_a_planner_that_is_gone_stops_planning_not_serving(tmp_path: Path) -> None:
+def test_serving_goes_on_without_the_planner(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        own = Line(tmp_path, stack)
+        own = WorkerCluster(tmp_path, stack)
         pipeline = own.active()
         own.planner.kill()
         with Driver(pipeline, "pomona") as driver:
-            reply = ask(driver)
+            reply = submit(driver)
             driver.collect([reply], DEADLINE_S)
         own.planner.start()
 
-        def same(beacons: dict[str, Beacon]) -> bool:
+        def is_adopted(beacons: dict[str, Beacon]) -> bool:
             planner = beacons.get("mac.planner")
             return (
                 planner is not None
@@ -270,4 +274,4 @@ def test_a_planner_that_is_gone_stops_planning_not_serving(tmp_path: Path) -> No
                 and planner.facts.pipelines[0].epoch == pipeline.epoch
             )
 
-        own.hear(same, "the planner takes up the epoch that is running")
+        own.wait_for_beacons(is_adopted, "the planner adopts the running epoch")

@@ -1,7 +1,7 @@
-"""A pipeline in one thread: real stages and scheduler, links as queues that a test drives.
+"""A pipeline in one thread: real stages and scheduler, with queues for links.
 
-The order in which stages take their next message is the test's, so every interleaving that
-processes could show can be tried; each link stays first-in first-out, as ZeroMQ's are.
+The test chooses which stage takes its next message, so it can try every interleaving of real
+processes. Each link is first-in first-out, like ZeroMQ's.
 """
 
 from __future__ import annotations
@@ -13,19 +13,30 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pomona.messages.codec import Buffer
-from pomona.messages.pipeline import Embedded, Queued, Rejected, Scored, Step, Submit, Tensor, Token
+from pomona.messages.pipeline import (
+    Embedded,
+    Queued,
+    Rejected,
+    Scored,
+    Started,
+    Step,
+    Submit,
+    Tensor,
+    Token,
+)
 from pomona.messages.sampling import Sampling
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
-from pomona_stage_worker.scheduler import Scheduler, SchedulerLimits
+from pomona_stage_worker.scheduler import Instruction, RunStep, Scheduler, SchedulerLimits
+from pomona_stage_worker.testing.emulated import EmulatedStage
 
-Passed: TypeAlias = tuple[tuple[Tensor, ...], tuple[Buffer, ...]]
-"""What a stage gets: token ids, and the activations of the one before."""
+StepInput: TypeAlias = tuple[tuple[Tensor, ...], tuple[Buffer, ...]]
+"""Tensors and buffers of a step: token ids, then activations of the stage before."""
 
 
 @dataclass
 class Client:
-    """What a gateway would know of one request."""
+    """The state that a gateway has of one request."""
 
     request: str
     tokens: list[int] = field(default_factory=list[int])
@@ -40,7 +51,12 @@ class Client:
 
 
 class InProcessPipeline:
-    """Args: stages: in order. Time stands still unless the test moves ``now``."""
+    """Runs steps only when the test says so.
+
+    Attributes:
+        now: time for the scheduler, seconds; moved by the test only.
+        steps: all steps that were issued.
+    """
 
     def __init__(self, stages: Sequence[Stage], limits: SchedulerLimits) -> None:
         self.stages = list(stages)
@@ -48,29 +64,28 @@ class InProcessPipeline:
         self.clients: dict[str, Client] = {}
         self.now = 0.0
         self.steps: list[Step] = []
-        self._inboxes: list[deque[tuple[Step, Passed]]] = [deque() for _ in stages]
+        self._inboxes: list[deque[tuple[Step, StepInput]]] = [deque() for _ in stages]
         self._done: deque[tuple[int, list[SampledToken]]] = deque()
 
-    # What a test can do -----------------------------------------------------------------
+    # For tests --------------------------------------------------------------------------
 
     def submit(
-        self, request: str, prompt: Sequence[int], sampling: Sampling, share: str = "",
+        self, request: str, prompt: Sequence[int], sampling: Sampling, tenant: str = "",
         deadline_s: float = 60.0, priority: int = 0, queue_share: float = 1.0, scored: int = 0,
     ) -> Client:  # fmt: skip
         client = self.clients[request] = Client(request, first_score=scored)
         body = Submit(
-            request, 1, "m", "tcp://gateway", sampling, scored=scored, share=share,
+            request, 1, "m", "tcp://gateway", sampling, scored=scored, share=tenant,
             priority=priority, deadline_s=deadline_s, queue_share=queue_share,
         )  # fmt: skip
-        self.scheduler.submit(body, list(prompt), self.now)
-        self._notices()
+        self._execute(self.scheduler.submit(body, list(prompt), self.now))
         return client
 
     def cancel(self, request: str) -> None:
         self.scheduler.cancel(request, 1)
 
     def moves(self) -> list[Callable[[], None]]:
-        """What could happen next."""
+        """Returns the events that can happen next: the head first."""
         possible: list[Callable[[], None]] = [self._head, self._prepare]
         for index in range(1, len(self.stages)):
             if self._inboxes[index]:
@@ -79,8 +94,14 @@ class InProcessPipeline:
             possible.append(self._deliver)
         return possible
 
+    def run_rounds(self, rounds: int) -> None:
+        """Runs all events that are possible at the start of each round."""
+        for _ in range(rounds):
+            for move in self.moves():
+                move()
+
     def run(self, limit: int = 100_000) -> None:
-        """In pipeline order until nothing moves."""
+        """Runs all events in pipeline order until none is left."""
         for _ in range(limit):
             before = len(self.steps)
             for index in reversed(range(1, len(self.stages))):
@@ -92,42 +113,38 @@ class InProcessPipeline:
             self._prepare()
             if len(self.steps) == before and not self._done and not any(self._inboxes):
                 return
-        raise AssertionError("the pipeline never came to rest")
+        raise AssertionError(f"the pipeline still runs after {limit} rounds")
 
     def tables(self) -> list[object]:
         return [stage.table() for stage in self.stages]
 
-    # What happens -----------------------------------------------------------------------
+    # Messages ---------------------------------------------------------------------------
 
     def _head(self) -> None:
-        planned = self.scheduler.next_step(self.now)
-        self._notices()
-        if planned is None:
-            return
-        self.steps.append(planned.step)
-        tensors: tuple[Tensor, ...] = ()
-        buffers: tuple[Buffer, ...] = ()
-        if planned.tokens:
-            tensors = (Tensor("int32", (len(planned.tokens), len(planned.tokens[0]))),)
-            flat = array("i", [token for row in planned.tokens for token in row])
-            buffers = (memoryview(flat).cast("B"),)
-        self._run(0, planned.step, (tensors, buffers))
+        self._execute(self.scheduler.schedule(self.now))
+
+    def _execute(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            if isinstance(instruction, RunStep):
+                self.steps.append(instruction.step)
+                self._run(0, instruction.step, _token_input(instruction))
+            else:
+                self._update_client(instruction.body)
 
     def _prepare(self) -> None:
         for stage in self.stages:
             stage.prepare()
 
     def _stage(self, index: int) -> None:
-        step, given = self._inboxes[index].popleft()
-        self._run(index, step, given)
+        self._run(index, *self._inboxes[index].popleft())
 
-    def _run(self, index: int, step: Step, given: Passed) -> None:
-        tensors, buffers = given
+    def _run(self, index: int, step: Step, step_input: StepInput) -> None:
+        tensors, buffers = step_input
         computation = self.stages[index].begin(step, tensors, buffers)
         output = computation.finish()
         if index + 1 < len(self.stages):
-            passed = (*tensors[:1], *computation.tensors), (*buffers[:1], *output.buffers)
-            self._inboxes[index + 1].append((step, passed))
+            onward = (*tensors[:1], *computation.tensors), (*buffers[:1], *output.buffers)
+            self._inboxes[index + 1].append((step, onward))
             return
         if not step.rows:
             return
@@ -143,7 +160,8 @@ class InProcessPipeline:
 
     def _deliver(self) -> None:
         step, sampled = self._done.popleft()
-        self.scheduler.step_done(step, sampled, tuple(1000 for _ in self.stages))
+        elapsed_us = tuple(1000 for _ in self.stages)
+        self._execute(self.scheduler.step_done(step, sampled, elapsed_us))
 
     def _token(self, token: Token) -> None:
         client = self.clients[token.request]
@@ -166,14 +184,32 @@ class InProcessPipeline:
         assert not client.tokens, "an embedding came after a token"
         client.embeddings.append(array("f", bytes(buffers[0])).tolist())
 
-    def _notices(self) -> None:
-        for notice in self.scheduler.take_notices():
-            if isinstance(notice.body, Queued):
-                for place in notice.body.places:
-                    self.clients[place.request].positions.append(place.position)
-                continue
-            client = self.clients[notice.body.request]
-            if isinstance(notice.body, Rejected):
-                client.rejected = notice.body
-            else:
-                client.cached = notice.body.cached
+    def _update_client(self, body: Started | Queued | Rejected) -> None:
+        if isinstance(body, Queued):
+            for place in body.places:
+                self.clients[place.request].positions.append(place.position)
+            return
+        client = self.clients[body.request]
+        if isinstance(body, Rejected):
+            client.rejected = body
+        else:
+            client.cached = body.cached
+
+
+def _token_input(run: RunStep) -> StepInput:
+    if not run.tokens:
+        return (), ()
+    flat = array("i", [token for row in run.tokens for token in row])
+    shape = (len(run.tokens), len(run.tokens[0]))
+    return (Tensor("int32", shape),), (memoryview(flat).cast("B"),)
+
+
+def emulated_pipeline(limits: SchedulerLimits) -> InProcessPipeline:
+    """Returns a pipeline of stages that compute nothing and sample made-up tokens."""
+    last = limits.stages - 1
+    stages = [EmulatedStage(0.0, 1, is_tail=index == last) for index in range(limits.stages)]
+    return InProcessPipeline(stages, limits)
+
+
+def greedy(max_tokens: int) -> Sampling:
+    return Sampling(max_tokens=max_tokens, temperature=0.0)

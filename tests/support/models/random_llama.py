@@ -60,7 +60,7 @@ def pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
     allowed: dict[str, Any] = {
         "context_length": 4096,
         "cache_tokens": 20_000,
-        "least_prefix": 4,
+        "min_prefix": 4,
         **limits,
     }
     return InProcessPipeline(stages, SchedulerLimits(stages=len(stages), **allowed))

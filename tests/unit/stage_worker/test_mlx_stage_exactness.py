@@ -1,4 +1,4 @@
-"""Split, batched, chunked, cached: every request gets the greedy ids it gets alone."""
+"""Greedy ids do not change with the number of stages, batching, chunks or cached prefixes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.models.random_llama import (
 
 
 @pytest.mark.parametrize("bounds", CUTS)
-def test_many_at_once_get_what_each_gets_alone(bounds: tuple[int, ...]) -> None:
+def test_concurrent_requests_get_the_ids_of_lone_requests(bounds: tuple[int, ...]) -> None:
     line = pipeline(bounds)
     wanted = prompts(7)
     clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
@@ -52,15 +52,15 @@ def test_many_at_once_get_what_each_gets_alone(bounds: tuple[int, ...]) -> None:
         max_size=60,
     ),
 )
-def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
+def test_random_submits_and_cancels_change_no_ids(
     bounds: tuple[int, ...], schedule: list[tuple[str, int]]
 ) -> None:
     line = pipeline(bounds, chunk=16)
     texts = prompts(10)
     asked: dict[str, tuple[int, ...]] = {}
     cancelled: set[str] = set()
-    # Every few steps there is a lane fewer, or one more.
-    with patch.multiple(lane_count, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
+    # The lane count changes every few steps.
+    with patch.multiple(lane_count, TRIAL_ROUNDS=1, RETRIAL_ROUNDS=1, MAX_RETRIAL_ROUNDS=1):
         for kind, number in schedule:
             if kind == "submit":
                 request = f"r{len(asked)}"
@@ -84,7 +84,7 @@ def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
 
 
 @pytest.mark.parametrize("bounds", CUTS)
-def test_a_second_turn_from_kept_caches_gives_the_same_ids(bounds: tuple[int, ...]) -> None:
+def test_second_turn_from_a_cached_prefix_gives_the_same_ids(bounds: tuple[int, ...]) -> None:
     line = pipeline(bounds)
     first = prompts(1, 50)[0] * 8
     reply = line.submit("a", first, GREEDY)
@@ -104,7 +104,7 @@ def test_a_second_turn_from_kept_caches_gives_the_same_ids(bounds: tuple[int, ..
     assert other.cached == len(first) - 3
 
 
-def test_evicted_and_trimmed_prefixes_leave_the_others_exact() -> None:
+def test_remaining_prefixes_are_exact_after_eviction_and_trimming() -> None:
     line = pipeline((0, 2, 5), cache_tokens=420)
     system = prompts(1, 50)[0] * 3
     for number in range(12):
@@ -115,7 +115,7 @@ def test_evicted_and_trimmed_prefixes_leave_the_others_exact() -> None:
         assert number == 0 or client.cached >= len(system)
 
 
-def test_preempted_sequences_end_with_the_ids_they_would_have_had() -> None:
+def test_preempted_sequences_give_the_same_ids() -> None:
     line = pipeline((0, 2, 5), cache_tokens=110)
     wanted = [prompt[:25] for prompt in prompts(6)]
     clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
@@ -124,7 +124,7 @@ def test_preempted_sequences_end_with_the_ids_they_would_have_had() -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
+def test_other_lanes_are_prebuilt_during_a_step_only_if_enabled(
     beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[tuple[int, ...]] = []
@@ -145,14 +145,14 @@ def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
     first, second = prompts(2)
     alone_first = line.submit("a", first, GREEDY)
     line.run()
-    assert not built, "a lone lane is built when its stage rests"
+    assert not built, "a lone lane is prebuilt only when its stage is idle"
     clients = [line.submit(f"b{n}", prompt, GREEDY) for n, prompt in enumerate((first, second))]
     line.run()
     assert (len(built) > REPLY) == beside
     assert [c.tokens for c in (alone_first, *clients)] == [*map(alone, (first, first, second))]
 
 
-def test_caches_in_bits_run_one_to_a_lane_and_agree_with_mlx_lm() -> None:
+def test_quantised_caches_run_one_sequence_a_lane_and_agree_with_mlx_lm() -> None:
     wide = wide_model()
     stages = [MlxStage(slice_model(wide, a, b), cache_bits=8) for a, b in [(0, 1), (1, 3)]]
     assert not stages[0].can_batch
@@ -167,8 +167,8 @@ def test_caches_in_bits_run_one_to_a_lane_and_agree_with_mlx_lm() -> None:
         steps = generate_step(
             mx.array(prompt), wide, max_tokens=REPLY, kv_bits=8, quantized_kv_start=0
         )
-        # mlx-lm reads the prompt into whole caches and quantises them then; the first
-        # token, from the prompt's own keys and values, is where both agree exactly.
+        # mlx-lm quantises the caches after the prefill, so only the first token, which comes
+        # from unquantised keys and values, is exactly equal.
         assert client.tokens[0] == int(next(iter(steps))[0])
         assert len(client.tokens) == REPLY
 

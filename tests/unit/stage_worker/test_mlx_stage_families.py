@@ -59,7 +59,7 @@ def test_ids_are_those_of_mlx_lm_alone(row: str) -> None:
         can_batch=stages[0].can_batch,
         can_slice=stages[0].can_slice,
         chunk=8,
-        least_prefix=4,
+        min_prefix=4,
     )
     line = InProcessPipeline(stages, limits)
     prompts = [[(7 * i + 3 * n * i + n) % 40 for i in range(5 + 3 * n)] for n in range(5)]

@@ -1,4 +1,4 @@
-"""When a stage sends a step in two parts, and that nothing is lost by it."""
+"""The result of a step is sent in one part or two, and is complete either way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pomona.messages.control import Pipeline
 from pomona.messages.control import Stage as Place
 from pomona.messages.pipeline import Envelope, Step, Tensor
 from pomona.transport import Identity, Pull
-from pomona_stage_worker.engine.send_timing import LEAST_SEEN
+from pomona_stage_worker.engine.send_timing import MIN_STEPS
 from pomona_stage_worker.engine.stage_runner import StageRunner
 from pomona_stage_worker.model.mlx_stage import Computation, MlxStage
 from pomona_stage_worker.scheduler import SchedulerLimits
@@ -28,8 +28,8 @@ WAIT_S = 5.0
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
 
 
-class Busy(EmulatedStage):
-    """Needs its thread to the end."""
+class BusyStage(EmulatedStage):
+    """Its computation needs its thread to the end."""
 
     def begin(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
@@ -37,13 +37,15 @@ class Busy(EmulatedStage):
         return replace(super().begin(step, tensors, buffers), goes_on=False)
 
 
-class Quick(EmulatedStage):
+class InstantStage(EmulatedStage):
+    """Computes a step in no time."""
+
     def __init__(self, hold_s: float, width: int, is_tail: bool) -> None:
         super().__init__(0.0, width, is_tail)
 
 
-class Middle:
-    """The second of three stages: what comes in is given to it, what goes out is read."""
+class MiddleStage:
+    """The second of three stages, with the test in place of the others."""
 
     def __init__(self, kind: type[EmulatedStage]) -> None:
         self.pull = Pull("127.0.0.1")
@@ -55,18 +57,18 @@ class Middle:
         )
         pipeline = Pipeline("m", "m", 1, 3, "active", places)
         stage = kind(HOLD_S, WIDTH, is_tail=False)
-        self._identity = Identity("pomona", "b", "boot")
-        self._runtime = StageRunner(self._identity, pipeline, 1, stage, no_limits, WAIT_S)
+        identity = Identity("pomona", "b", "boot")
+        self._runner = StageRunner(identity, pipeline, 1, stage, no_limits, WAIT_S)
         self._seq = 0
 
     def step(self, lane: int | None) -> list[Message | MessageRest]:
-        """One step through it: the parts of what it sends."""
+        """Runs one step. Returns the parts of the message with its result."""
         body = Step(self._seq, lane, (1,), True, elapsed_us=(7,))
         version = codec.PROTOCOL_VERSION
         envelope = Envelope(version, "pomona", "a", "boot", 1, self._seq, 1, body, TENSORS)
         self._seq += 1
-        self._runtime.handle(Message(envelope, (b"\5\0\0\0", bytes(4 * WIDTH))))
-        assert self._runtime.failure is None
+        self._runner.handle(Message(envelope, (b"\5\0\0\0", bytes(4 * WIDTH))))
+        assert self._runner.failure is None
         parts: list[Message | MessageRest] = []
         while len(parts) < (1 if not parts or not _later(parts[0]) else 2):
             part = self.pull.receive_part(WAIT_S)
@@ -75,7 +77,7 @@ class Middle:
         return parts
 
     def close(self) -> None:
-        self._runtime.close("over")
+        self._runner.close("the test is over")
         self.pull.close()
 
 
@@ -88,14 +90,14 @@ def no_limits(pipeline: Pipeline, stage: object) -> SchedulerLimits:
 
 
 @pytest.fixture
-def middle(request: pytest.FixtureRequest) -> Iterator[Middle]:
-    made = Middle(getattr(request, "param", EmulatedStage))
-    yield made
-    made.close()
+def middle(request: pytest.FixtureRequest) -> Iterator[MiddleStage]:
+    stage = MiddleStage(getattr(request, "param", EmulatedStage))
+    yield stage
+    stage.close()
 
 
-def parts(sent: Sequence[Message | MessageRest]) -> tuple[tuple[int, ...], list[bytes]]:
-    """Compute times and buffers, however they came."""
+def content(sent: Sequence[Message | MessageRest]) -> tuple[tuple[int, ...], list[bytes]]:
+    """Returns compute times and buffers, from one part or two."""
     buffers: list[Buffer] = []
     elapsed: tuple[int, ...] = ()
     for part in sent:
@@ -110,7 +112,7 @@ def parts(sent: Sequence[Message | MessageRest]) -> tuple[tuple[int, ...], list[
 ONE_PART, AT_ONCE, SOON = "one part", "at once", "soon"
 
 
-def way(sent: Sequence[Message | MessageRest]) -> str:
+def timing(sent: Sequence[Message | MessageRest]) -> str:
     first = sent[0]
     assert isinstance(first, Message)
     if len(sent) == 1:
@@ -118,62 +120,70 @@ def way(sent: Sequence[Message | MessageRest]) -> str:
     return SOON if first.envelope.soon else AT_ONCE
 
 
-def test_a_lone_lane_is_announced_a_moment_before_once_it_is_known(middle: Middle) -> None:
-    sent = [middle.step(1) for _ in range(LEAST_SEEN + 3)]
-    assert [way(one) for one in sent] == [ONE_PART, *[AT_ONCE] * (LEAST_SEEN - 1), *[SOON] * 3]
-    for one in sent:
-        elapsed, buffers = parts(one)
+def test_first_part_of_a_lone_lane_is_sent_just_before_the_end_once_it_is_measured(
+    middle: MiddleStage,
+) -> None:
+    sent = [middle.step(1) for _ in range(MIN_STEPS + 3)]
+    assert [timing(message) for message in sent] == [
+        ONE_PART,
+        *[AT_ONCE] * (MIN_STEPS - 1),
+        *[SOON] * 3,
+    ]
+    for message in sent:
+        elapsed, buffers = content(message)
         assert elapsed[0] == 7
         assert elapsed[1] >= HOLD_S * 1e6 * 0.99
         assert buffers == [b"\5\0\0\0", bytes(4 * WIDTH)]
 
 
 @pytest.mark.parametrize("lanes", [(1, 2), (None, None), (1, None)])
-def test_other_steps_are_announced_at_once(middle: Middle, lanes: tuple[int | None, ...]) -> None:
-    sent = [middle.step(lane) for _ in range(LEAST_SEEN + 2) for lane in lanes]
-    assert {way(one) for one in sent[1:]} == {AT_ONCE}
+def test_first_part_of_other_steps_is_sent_at_once(
+    middle: MiddleStage, lanes: tuple[int | None, ...]
+) -> None:
+    sent = [middle.step(lane) for _ in range(MIN_STEPS + 2) for lane in lanes]
+    assert {timing(message) for message in sent[1:]} == {AT_ONCE}
 
 
-@pytest.mark.parametrize("middle", [Busy], indirect=True)
-def test_a_step_that_needs_its_thread_is_never_waited_for(middle: Middle) -> None:
-    sent = [middle.step(1) for _ in range(LEAST_SEEN + 3)]
-    assert {way(one) for one in sent[1:]} == {AT_ONCE}
+@pytest.mark.parametrize("middle", [BusyStage], indirect=True)
+def test_first_part_is_sent_at_once_when_the_step_needs_its_thread(middle: MiddleStage) -> None:
+    sent = [middle.step(1) for _ in range(MIN_STEPS + 3)]
+    assert {timing(message) for message in sent[1:]} == {AT_ONCE}
 
 
-@pytest.mark.parametrize("middle", [Quick], indirect=True)
-def test_a_step_that_is_over_in_no_time_comes_in_one_part(middle: Middle) -> None:
-    ways = [way(middle.step(1)) for _ in range(9)]
-    # On a busy machine one may have to wait for a processor.
-    assert ways.count(ONE_PART) > 4
+@pytest.mark.parametrize("middle", [InstantStage], indirect=True)
+def test_very_short_step_is_sent_in_one_part(middle: MiddleStage) -> None:
+    timings = [timing(middle.step(1)) for _ in range(9)]
+    # On a busy machine a step may have to wait for a processor.
+    assert timings.count(ONE_PART) > 4
 
 
-class Noting(MlxStage):
-    """Remembers which lanes' steps went on without it."""
+class RecordingStage(MlxStage):
+    """Records whether decode steps go on without their thread."""
 
     def __init__(self, start: int, stop: int) -> None:
         super().__init__(slice_model(model(), start, stop))
-        self.noted: set[bool] = set()
+        self.goes_on: set[bool] = set()
 
     def begin(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
         computation = super().begin(step, tensors, buffers)
         if step.lane is not None:
-            self.noted.add(computation.goes_on)
+            self.goes_on.add(computation.goes_on)
         return computation
 
 
 @pytest.mark.parametrize(("logprobs", "tail_goes_on"), [(None, True), (0, False), (5, False)])
-def test_a_tail_that_reports_on_its_draws_needs_its_thread(
+def test_tail_that_returns_logprobs_needs_its_thread(
     logprobs: int | None, tail_goes_on: bool
 ) -> None:
-    """Ranking a vocabulary may take longer than a first part goes ahead: a wait would grow from
-    step to step."""
-    stages = [Noting(0, 1), Noting(1, LAYERS)]
+    """Ranking a vocabulary may take longer than the lead of a first part; a wait would then grow
+    from step to step."""
+    stages = [RecordingStage(0, 1), RecordingStage(1, LAYERS)]
     limits = SchedulerLimits(stages=2, context_length=4096, cache_tokens=20_000)
-    line = InProcessPipeline(stages, limits)
+    pipeline = InProcessPipeline(stages, limits)
     prompt = prompts(1)[0]
-    client = line.submit("r", prompt, replace(GREEDY, logprobs=logprobs))
-    line.run()
+    client = pipeline.submit("r", prompt, replace(GREEDY, logprobs=logprobs))
+    pipeline.run()
     assert client.tokens == alone(prompt)
-    assert [stage.noted for stage in stages] == [{True}, {tail_goes_on}]
+    assert [stage.goes_on for stage in stages] == [{True}, {tail_goes_on}]

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models import llama
 
-from pomona_stage_worker.engine.step_timing import Timing
+from pomona_stage_worker.engine.step_stats import StepTimes
 from pomona_stage_worker.model import warmup
 from pomona_stage_worker.model.warmup import NOT_TRIED, Trial, try_steps
 from pomona_stage_worker.slicing import Activations, Logits, StageModel, slice_model
@@ -60,5 +60,5 @@ def test_a_model_that_cannot_be_tried_is_served_untried(monkeypatch: pytest.Monk
 
 
 def test_the_trial_is_told_until_there_was_a_request() -> None:
-    assert Timing(Trial(900.0, 300.0)).decode_us == 900
-    assert Timing(Trial(900.0, 300.0)).tail_us == 300
+    assert StepTimes(Trial(900.0, 300.0)).decode_us == 900
+    assert StepTimes(Trial(900.0, 300.0)).tail_us == 300

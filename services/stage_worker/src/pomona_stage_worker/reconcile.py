@@ -1,4 +1,4 @@
-"""What a stage worker must do to become what the plan says: pure."""
+"""Compares the plan with the present stages and returns the actions that lead to it. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pomona.messages.control import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Become the stage at ``position`` of ``pipeline``, loading what is lacking."""
+    """Load and run the stage at ``position`` of ``pipeline``."""
 
     pipeline: Pipeline
     position: int
@@ -18,20 +18,25 @@ class Install:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Go on with ``install.pipeline``, whose caches may hold more or less than before."""
+    """Go on with the same stage; the capacity of its caches has changed."""
 
     install: Install
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """End this epoch here and free what only it needed."""
+    """Remove the stage of this epoch."""
 
     epoch: int
 
 
 def wanted_stages(pipelines: Iterable[Pipeline], name: str, endpoint: str) -> dict[int, Install]:
-    """By epoch, the stages that the plan gives to this process."""
+    """Returns the stages that the plan gives to this process, by epoch.
+
+    Args:
+        endpoint: data endpoint of this process. A stage that names another one is meant for an
+            earlier process of the same name.
+    """
     return {
         pipeline.epoch: Install(pipeline, position)
         for pipeline in pipelines
@@ -44,10 +49,12 @@ def wanted_stages(pipelines: Iterable[Pipeline], name: str, endpoint: str) -> di
 def reconcile(
     wanted: Mapping[int, Install], present: Mapping[int, Install]
 ) -> list[Remove | Resize | Install]:
-    """What to do, in order, given what is present, loading or failed here, by epoch.
+    """Returns the actions in order.
 
-    What the plan no longer names goes first, since it may hold the memory that the rest
-    needs.
+    Removals come first, since their memory may be needed by the rest.
+
+    Args:
+        present: stages that are loading, ready or failed here, by epoch.
     """
     return [
         *(Remove(epoch) for epoch in sorted(present) if epoch not in wanted),

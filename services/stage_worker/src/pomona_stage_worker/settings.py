@@ -12,7 +12,7 @@ from pomona.settings import ServiceSettings
 
 
 class StageWorkerSettings(ServiceSettings):
-    """What a stage worker needs to know."""
+    """Settings of one stage worker."""
 
     model_config = SettingsConfigDict(env_prefix="POMONA_STAGE_WORKER_")
     section: ClassVar[str] = "stage_worker"
@@ -20,28 +20,28 @@ class StageWorkerSettings(ServiceSettings):
     name: str = Field(default="", max_length=64)
     """Name of this worker in the cluster. Default: ``<node>.stage_worker``."""
     data_port: int = Field(default=0, ge=0, le=65535)
-    """Port on which links end; 0 takes a free one, which the beacon tells."""
+    """Port of the data socket; 0 takes a free one. The beacon has its address."""
     memory_bytes: int = Field(default=0, ge=0)
-    """Most memory for weights and caches, in bytes. 0: what the machine allows."""
+    """Most memory for weights and caches, bytes; 0 takes what the machine allows."""
     link_deadline_s: float = Field(default=3.0, gt=0, le=60)
-    """How long the next stage may take no message before the epoch is given up, seconds."""
+    """Seconds for the next stage to take a message. After that the epoch fails."""
     max_waiting: int = Field(default=256, ge=0, le=65536)
-    """Requests that may wait at the head; with one more, the last in line is refused with 429."""
+    """Requests that may wait at the head. Beyond it, the last in line is rejected with 429."""
     max_running: int = Field(default=64, ge=1, le=4096)
-    """Requests that may generate at once."""
+    """Requests that may be prefilled or generate at once."""
     prefill_chunk: int = Field(default=512, ge=8, le=16384)
-    """Most prompt tokens in one step."""
+    """Most tokens of a prefill chunk."""
     pace: float = Field(default=0.7, gt=0, le=10)
-    """How much slower running streams may become while a prompt is read: 0.7 is by 70%."""
+    """Fraction by which running streams may slow down beside a prefill; 0.7 is 70%."""
     trace_dir: Path | None = None
-    """Folder to which every step's moments are written, for ``pomona bench trace``."""
+    """Folder for a trace of the times of every step, for ``pomona bench trace``."""
 
     @property
     def instance(self) -> str:
         return self.name or f"{self.node}.stage_worker"
 
     def usable_memory(self) -> int:
-        """Bytes for weights and caches."""
+        """Returns the bytes for weights and caches."""
         if self.memory_bytes:
             return self.memory_bytes
         from pomona_stage_worker.hardware.device import this_device

@@ -1,11 +1,11 @@
-"""A stage in its pipeline: messages in, steps run, messages out, for one epoch."""
+"""Runs one stage of a pipeline for one epoch: messages in, steps run, messages out."""
 
 from __future__ import annotations
 
 import logging
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 from prometheus_client import Counter
 
-from pomona.errors import LinkBusyError, LinkGapError, PomonaError, ProtocolError
+from pomona.errors import LinkBusyError, LinkGapError, ProtocolError
 from pomona.messages.codec import Buffer, Message, MessageRest, check_sizes
 from pomona.messages.control import Pipeline
 from pomona.messages.pipeline import (
@@ -29,29 +29,35 @@ from pomona.messages.pipeline import (
     Tokens,
 )
 from pomona.transport import Identity, LinkOrder, Push
-from pomona_stage_worker.engine.send_timing import SendTimer
-from pomona_stage_worker.engine.step_stats import StepBook
-from pomona_stage_worker.engine.step_timing import StepRecord, Timing
-from pomona_stage_worker.engine.step_trace import StepTrace
+from pomona_stage_worker.engine.gateway_links import GatewayLinks
+from pomona_stage_worker.engine.step_sender import StepResult, StepSender
+from pomona_stage_worker.engine.step_stats import StepRecord, StepStats, StepTimes, StepTrace
 from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
 from pomona_stage_worker.sampling.sampled_tensors import pack, sampled_tensor, unpack
-from pomona_stage_worker.scheduler import PlannedStep, Scheduler, SchedulerLimits
+from pomona_stage_worker.scheduler import (
+    Instruction,
+    RunStep,
+    Scheduler,
+    SchedulerLimits,
+    SendUpdate,
+)
 
 log = logging.getLogger(__name__)
 
-MAX_GATEWAY_LINKS = 64
-LAST_WORD_S = 1.0
-"""How long a rejection may take to leave when its epoch ends."""
-
-TOKENS = Counter("pomona_stage_tokens", "Tokens drawn by the tail", ["model_name"])
-LOST_TOKENS = Counter(
-    "pomona_stage_lost_messages", "Messages that a gateway could not take", ["model_name"]
-)
+TOKENS = Counter("pomona_stage_tokens", "Tokens sampled by the tail", ["model_name"])
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerLoad:
-    """What is going on in a runtime. The last three are as of the last moment of rest."""
+    """Load of a stage runner.
+
+    Attributes:
+        steps: steps run.
+        tokens: tokens sampled.
+        waiting, active, lanes, prefixes, sequence_tokens: the scheduler's, on the head.
+        sequences, cache_bytes, table: state of the caches when the stage was last idle; ``table``
+            is the number of the last step and a digest of the cache table.
+    """
 
     steps: int = 0
     tokens: int = 0
@@ -66,11 +72,16 @@ class RunnerLoad:
 
 
 class StageRunner:
-    """One stage of one pipeline in one epoch. Used by the step thread only, but for ``load``.
+    """One stage of one pipeline in one epoch. Used by the step thread only, except for ``load``,
+    ``times`` and ``failure``.
+
+    A failure ends the epoch here, not the process: the runner then ignores all messages.
 
     Args:
-        pipeline: the plan; ``position`` is the index of this stage in it.
-        limits: makes the scheduler's limits when this is the head.
+        position: index of this stage in ``pipeline``.
+        limits: returns the scheduler's limits; called on the head.
+        link_deadline_s: seconds for the next stage to take a message.
+        trace_dir: folder for a trace of the steps.
     """
 
     def __init__(
@@ -89,27 +100,26 @@ class StageRunner:
         self.is_tail = position == len(pipeline.stages) - 1
         self.failure: str | None = None
         self.busy = False
-        self._at_rest = RunnerLoad()
-        self._identity = identity
+        self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
+        self._idle_load = RunnerLoad()
         self._order = LinkOrder()
-        self._gateways: dict[str, Push] = {}
         self._steps = 0
         self._tokens = 0
         self._last_step = 0
         self._tokens_metric = TOKENS.labels(pipeline.model)
-        self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
-        self._book = StepBook(pipeline.model, stage.trial, self.scheduler, trace)
-        self._foresight = SendTimer()
-        self._onward: Push | None = None
+        self._stats = StepStats(pipeline.model, stage.trial, self.scheduler, trace)
+        self._gateways = GatewayLinks(identity, pipeline.model, pipeline.epoch)
+        self._sender: StepSender | None = None
         if len(pipeline.stages) > 1:
             following = pipeline.stages[0 if self.is_tail else position + 1]
-            self._onward = Push(identity, following.address or following.endpoint, link_deadline_s)
+            endpoint = following.address or following.endpoint
+            self._sender = StepSender(Push(identity, endpoint, link_deadline_s), pipeline.epoch)
 
     # Messages in -----------------------------------------------------------------------
 
     def handle(self, message: Message) -> None:
-        """Take in a message of this epoch. A failure ends the epoch, not the process."""
+        """Handles a whole message of this epoch."""
         if self.failure is not None:
             return
         body = message.envelope.body
@@ -121,49 +131,48 @@ class StageRunner:
                     self.scheduler.cancel(body.request, body.attempt)
                 case Step() | StepDone():
                     self._check_order(message.envelope)
-                    self._take(body, message.envelope.tensors, message.buffers)
+                    self._handle_step(body, message.envelope.tensors, message.buffers)
                 case _:
                     raise ProtocolError(f"a {body.kind} is not for this stage")
         except ProtocolError as error:
-            self._fail_if_fatal(error, body)
-        except Exception as error:  # whatever a model raises ends its epoch, nothing else
+            # A wrong message from a gateway is harmless; a wrong step ends the epoch.
+            if isinstance(body, Step | StepDone):
+                self._fail(error)
+            else:
+                log.warning("dropped: %s", error)
+        except Exception as error:  # a model can raise anything; it ends its epoch, nothing else
             self._fail(error)
 
-    def complete(self, message: Message, rest: MessageRest) -> None:
-        """As :meth:`handle`, of a message whose last buffers came apart from it."""
-        envelope = message.envelope
+    def handle_parts(self, first: Message, rest: MessageRest) -> None:
+        """Handles a step whose message came in two parts."""
+        envelope = first.envelope
         tensors = envelope.tensors
         try:
             self._check_order(envelope)
-            check_sizes(tensors[len(message.buffers) :], rest.buffers)
-            buffers = (*message.buffers, *rest.buffers)
-            self._take(envelope.body, tensors, buffers, (rest.elapsed_us,))
+            check_sizes(tensors[len(first.buffers) :], rest.buffers)
+            buffers = (*first.buffers, *rest.buffers)
+            self._handle_step(envelope.body, tensors, buffers, (rest.elapsed_us,))
         except Exception as error:  # as in handle
             self._fail(error)
 
-    def advance(self) -> bool:
-        """On the head: run the next step, if there is one. True when there was."""
+    def run_next_step(self) -> bool:
+        """Runs the next step on the head. Returns False when there is none."""
         if self.scheduler is None or self.failure is not None:
             return False
         try:
-            planned = self.scheduler.next_step(time.monotonic())
-            for notice in self.scheduler.take_notices():
-                self._tell(notice.reply, notice.body)
-            if planned is None:
-                return False
-            self._run(planned.step, (), *_frames(planned))
+            return self._execute(self.scheduler.schedule(time.monotonic()))
         except Exception as error:  # as in handle
             self._fail(error)
-        return True
+            return True
 
     def limit_caches(self, tokens: int) -> None:
-        """Caches may hold so many tokens from now on; on the head, which counts them."""
+        """Changes the capacity of the caches on the head, which counts it."""
         if self.scheduler is not None:
             self.scheduler.limit_caches(tokens)
 
     def prepare(self) -> bool:
-        """Use a moment in which nothing has arrived. False when there is nothing to prepare."""
-        self._book.record()
+        """Does work in advance while no message waits. Returns False when there is none."""
+        self._stats.record()
         if self.failure is not None:
             return False
         try:
@@ -172,17 +181,39 @@ class StageRunner:
             self._fail(error)
             return False
 
+    def update_idle_load(self) -> None:
+        """Writes the trace and measures the caches, which is too slow while steps run."""
+        self._stats.write()
+        contents = self.stage.table()
+        packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+        rows = sum(len(lane) for lane in contents["lanes"].values())
+        self._idle_load = RunnerLoad(
+            sequences=len(contents["sequences"]) + rows,
+            cache_bytes=self.stage.cache_bytes(),
+            table=f"{self._last_step}:{blake2b(packed, digest_size=8).hexdigest()}",
+        )
+
+    def close(self, reason: str) -> None:
+        """Rejects all requests with ``reason`` and closes the links."""
+        if self.failure is None:
+            self._reject_all(reason)
+        if self._sender is not None:
+            self._sender.close()
+        self._gateways.close()
+        self._stats.write()
+
+    # For other threads -----------------------------------------------------------------
+
     @property
-    def timing(self) -> Timing:
-        """How long steps take here."""
-        return self._book.timing
+    def times(self) -> StepTimes:
+        """Step times of this stage."""
+        return self._stats.times
 
     @property
     def load(self) -> RunnerLoad:
-        """What is going on, as other threads may see it."""
         scheduler = self.scheduler
         return replace(
-            self._at_rest,
+            self._idle_load,
             steps=self._steps,
             tokens=self._tokens,
             waiting=scheduler.waiting if scheduler else 0,
@@ -192,117 +223,7 @@ class StageRunner:
             sequence_tokens=scheduler.sequence_tokens if scheduler else 0,
         )
 
-    def rest(self) -> None:
-        """Nothing is to be done: take stock of what is too costly at any other time."""
-        self._book.write()
-        contents = self.stage.table()
-        packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
-        rows = sum(len(lane) for lane in contents["lanes"].values())
-        self._at_rest = RunnerLoad(
-            sequences=len(contents["sequences"]) + rows,
-            cache_bytes=self.stage.cache_bytes(),
-            table=f"{self._last_step}:{blake2b(packed, digest_size=8).hexdigest()}",
-        )
-
-    def close(self, reason: str) -> None:
-        """End the epoch here: whoever waits is told, links are closed."""
-        if self.scheduler is not None and self.failure is None:
-            self._reject_all(reason)
-        if self._onward is not None:
-            self._onward.close()
-        for link in self._gateways.values():
-            link.close(linger_s=LAST_WORD_S)
-        self._book.write()
-
-    # Steps -----------------------------------------------------------------------------
-
-    def _take(
-        self,
-        body: Body,
-        tensors: tuple[Tensor, ...],
-        buffers: tuple[Buffer, ...],
-        own_us: tuple[int, ...] = (),
-    ) -> None:
-        """A step has come, or its end. Args: own_us: compute time of its sender, when the body
-        lacks it."""
-        match body:
-            case Step() if not self.is_head:
-                self._run(body, (*body.elapsed_us, *own_us), tensors, buffers)
-            case StepDone() if self.scheduler is not None and len(tensors) == 1:
-                tokens = unpack(tensors[0], buffers[0])
-                self.scheduler.step_done(body.step, tokens, (*body.elapsed_us, *own_us))
-            case _:
-                raise ProtocolError(f"a {body.kind} is not for this stage")
-
-    def _run(
-        self,
-        step: Step,
-        elapsed_us: tuple[int, ...],
-        tensors: Sequence[Tensor],
-        buffers: Sequence[Buffer],
-    ) -> None:
-        """Args: elapsed_us: compute time of the stages before this one."""
-        self.busy = True
-        begin = time.monotonic_ns()
-        computation = self.stage.begin(step, tensors, buffers)
-        shape = tensors[0].shape if tensors else ()
-        announce_s = self._foresight.announce_after(step.lane, shape) if step.rows else None
-        waited_s = 0.0
-        known = () if self.is_tail else tuple(buffers[:1])
-        if self._onward is not None and announce_s is not None:
-            waited_s = _wait(begin / 1e9, announce_s) if computation.goes_on else 0.0
-            result = self._result(step, elapsed_us, tensors, computation)
-            self._onward.send_first_part(*result, known, soon=waited_s > 0.0)
-        output = computation.finish()
-        computed = time.monotonic_ns()
-        own_us = (computed - begin) // 1000
-        made = (pack(output.sampled),) if self.is_tail else output.buffers
-        if self._onward is not None and announce_s is not None:
-            self._onward.send_rest(own_us, made)
-        elif self._onward is not None and (step.rows or not self.is_tail):
-            result = self._result(step, (*elapsed_us, own_us), tensors, computation)
-            self._onward.send(*result, (*known, *made))
-        elif self.scheduler is not None and step.rows:
-            self.scheduler.step_done(step.step, output.sampled, (*elapsed_us, own_us))
-        if self.is_tail:
-            self._tell_gateways(output)
-        if step.rows:
-            self._foresight.took(step.lane, shape, (computed - begin) / 1e9, waited_s)
-        alone = self.scheduler is not None and self.scheduler.active == 1
-        self._book.add(
-            StepRecord(
-                step, shape, alone, begin, computation.built_ns, computed, time.monotonic_ns()
-            )
-        )
-        self._steps += 1
-        self._last_step = step.step
-        self.busy = False
-
-    def _result(
-        self,
-        step: Step,
-        elapsed_us: tuple[int, ...],
-        tensors: Sequence[Tensor],
-        computation: Computation,
-    ) -> tuple[Body, int, tuple[Tensor, ...]]:
-        """What goes to the next stage, or from the tail to the head: body, epoch and tensors."""
-        if self.is_tail:
-            drawn = sampled_tensor(len(step.rows) if step.sample else 0)
-            return StepDone(step.step, elapsed_us), self.pipeline.epoch, (drawn,)
-        onward = Step(step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
-        return onward, self.pipeline.epoch, (*tensors[:1], *computation.tensors)
-
-    def _tell_gateways(self, output: Output) -> None:
-        """On the tail, after the head, which waits."""
-        if output.of_prompt is not None:
-            self._tell(output.of_prompt.reply, *output.of_prompt.message)
-        by_gateway: dict[str, list[Token]] = {}
-        for result in output.results:
-            by_gateway.setdefault(result.reply, []).append(result.token)
-        for reply, tokens in by_gateway.items():
-            self._tell(reply, Tokens(tuple(tokens)))
-        self._tokens += len(output.results)
-        self._tokens_metric.inc(len(output.results))
+    # Requests --------------------------------------------------------------------------
 
     def _submit(self, body: Submit, message: Message) -> None:
         if self.scheduler is None:
@@ -313,36 +234,113 @@ class StageRunner:
         end = self.pipeline.vocab_size or 2**31
         wrong = next((token for token in tokens if not 0 <= token < end), None)
         if wrong is not None:
-            reason = f"{wrong} is no token of this model, whose ids lie from 0 to {end - 1}"
-            self._tell(
-                body.reply,
-                Rejected(body.request, body.attempt, 400, "unknown_token", reason),
-            )
+            reason = f"token id {wrong} is out of range [0, {end}) of this model's vocabulary"
+            rejected = Rejected(body.request, body.attempt, 400, "unknown_token", reason)
+            self._gateways.send(body.reply, rejected)
             return
-        self.scheduler.submit(body, tokens, time.monotonic())
+        self._execute(self.scheduler.submit(body, tokens, time.monotonic()))
 
-    # Messages out ----------------------------------------------------------------------
+    def _execute(self, instructions: Iterable[Instruction]) -> bool:
+        """Executes the scheduler's instructions in order. Returns True when a step ran."""
+        has_run = False
+        for instruction in instructions:
+            match instruction:
+                case SendUpdate():
+                    self._gateways.send(instruction.reply, instruction.body)
+                case RunStep():
+                    self._run_step(instruction.step, (), *_token_frames(instruction))
+                    has_run = True
+        return has_run
 
-    def _tell(
+    # Steps -----------------------------------------------------------------------------
+
+    def _handle_step(
         self,
-        reply: str,
         body: Body,
-        tensors: tuple[Tensor, ...] = (),
-        buffers: Sequence[Buffer] = (),
+        tensors: tuple[Tensor, ...],
+        buffers: tuple[Buffer, ...],
+        sender_us: tuple[int, ...] = (),
     ) -> None:
-        """Send to a gateway without ever waiting for it."""
-        link = self._gateways.get(reply)
-        try:
-            if link is None:
-                if len(self._gateways) >= MAX_GATEWAY_LINKS:
-                    self._gateways.pop(next(iter(self._gateways))).close()
-                link = self._gateways[reply] = Push(
-                    self._identity, reply, queue_when_disconnected=True
-                )
-            link.send(body, self.pipeline.epoch, tensors, buffers, wait=False)
-        except PomonaError as error:
-            LOST_TOKENS.labels(self.pipeline.model).inc()
-            log.warning("a gateway cannot be told: %s", error)
+        """Runs a step that arrived, or reports its end to the scheduler.
+
+        Args:
+            sender_us: compute time of the sender, when the body lacks it.
+        """
+        match body:
+            case Step() if not self.is_head:
+                self._run_step(body, (*body.elapsed_us, *sender_us), tensors, buffers)
+            case StepDone() if self.scheduler is not None and len(tensors) == 1:
+                tokens = unpack(tensors[0], buffers[0])
+                elapsed_us = (*body.elapsed_us, *sender_us)
+                self._execute(self.scheduler.step_done(body.step, tokens, elapsed_us))
+            case _:
+                raise ProtocolError(f"a {body.kind} is not for this stage")
+
+    def _run_step(
+        self,
+        step: Step,
+        elapsed_us: tuple[int, ...],
+        tensors: Sequence[Tensor],
+        buffers: Sequence[Buffer],
+    ) -> None:
+        """Computes a step and sends its result.
+
+        Args:
+            elapsed_us: compute times of the stages before this one.
+        """
+        self.busy = True
+        began = time.monotonic_ns()
+        computation = self.stage.begin(step, tensors, buffers)
+        shape = tensors[0].shape if tensors else ()
+        result = self._result(step, shape, elapsed_us, tensors, buffers, computation)
+        sender = self._sender if step.rows or not self.is_tail else None
+        if sender is not None:
+            sender.send_first_part(result, began, can_wait=computation.goes_on)
+        output = computation.finish()
+        computed = time.monotonic_ns()
+        if sender is not None:
+            buffers_out = (pack(output.sampled),) if self.is_tail else output.buffers
+            sender.send_computed(result, buffers_out, computed - began)
+        elif self.scheduler is not None and step.rows:
+            all_us = (*elapsed_us, (computed - began) // 1000)
+            self._execute(self.scheduler.step_done(step.step, output.sampled, all_us))
+        if self.is_tail:
+            self._send_tokens(output)
+        alone = self.scheduler is not None and self.scheduler.active == 1
+        sent = time.monotonic_ns()
+        self._stats.add(StepRecord(step, shape, alone, began, computation.built_ns, computed, sent))
+        self._steps += 1
+        self._last_step = step.step
+        self.busy = False
+
+    def _result(
+        self,
+        step: Step,
+        shape: tuple[int, ...],
+        elapsed_us: tuple[int, ...],
+        tensors: Sequence[Tensor],
+        buffers: Sequence[Buffer],
+        computation: Computation,
+    ) -> StepResult:
+        """Returns the message to the next stage, or from the tail to the head."""
+        if self.is_tail:
+            sampled = sampled_tensor(len(step.rows) if step.sample else 0)
+            return StepResult(step, shape, StepDone(step.step, elapsed_us), (sampled,), ())
+        onward = Step(step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
+        described = (*tensors[:1], *computation.tensors)
+        return StepResult(step, shape, onward, described, tuple(buffers[:1]))
+
+    def _send_tokens(self, output: Output) -> None:
+        """Sends the tail's results to the gateways, after those to the head, which waits."""
+        if output.of_prompt is not None:
+            self._gateways.send(output.of_prompt.reply, *output.of_prompt.message)
+        by_gateway: dict[str, list[Token]] = {}
+        for result in output.results:
+            by_gateway.setdefault(result.reply, []).append(result.token)
+        for reply, tokens in by_gateway.items():
+            self._gateways.send(reply, Tokens(tuple(tokens)))
+        self._tokens += len(output.results)
+        self._tokens_metric.inc(len(output.results))
 
     # Failure ---------------------------------------------------------------------------
 
@@ -351,52 +349,33 @@ class StageRunner:
         if gap is not None:
             raise LinkGapError(envelope.sender, *gap)
 
-    def _fail_if_fatal(self, error: ProtocolError, body: Body) -> None:
-        """What a gateway sends wrongly harms nobody; a step that is wrong ends the epoch."""
-        if isinstance(body, Step | StepDone):
-            self._fail(error)
-        else:
-            log.warning("dropped: %s", error)
-
     def _fail(self, error: Exception) -> None:
         self.busy = False
         self.failure = f"{type(error).__name__}: {error}"
-        expected = isinstance(error, LinkBusyError | LinkGapError)
+        is_expected = isinstance(error, LinkBusyError | LinkGapError)
         log.error(
             "epoch %d failed: %s",
             self.pipeline.epoch,
             self.failure,
-            exc_info=None if expected else error,
+            exc_info=None if is_expected else error,
             extra={"epoch": self.pipeline.epoch},
         )
-        self._reject_all(f"the pipeline failed and is being formed again ({self.failure})")
+        self._reject_all(f"the pipeline failed and is being re-formed ({self.failure})")
 
     def _reject_all(self, reason: str) -> None:
         for submit in self.scheduler.requests() if self.scheduler else ():
-            self._tell(submit.reply, rejected_epoch(submit, reason))
+            self._gateways.send(submit.reply, epoch_failed(submit, reason))
 
 
-def _wait(begin: float, seconds: float) -> float:
-    """Sleep until ``seconds`` after ``begin``, of time.monotonic, unless they have passed.
-
-    Returns: how long after it that ended; 0 without sleep.
-    """
-    left = begin + seconds - time.monotonic()
-    if left <= 0.0:
-        return 0.0
-    time.sleep(left)
-    return time.monotonic() - begin
-
-
-def rejected_epoch(submit: Submit, reason: str) -> Rejected:
-    """Tells a gateway to submit again in the next epoch."""
+def epoch_failed(submit: Submit, reason: str) -> Rejected:
+    """Returns the rejection that makes a gateway submit the request again in the next epoch."""
     return Rejected(submit.request, submit.attempt, 503, "epoch_failed", reason, 1)
 
 
-def _frames(planned: PlannedStep) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...]]:
-    """Token ids as a tensor, int32 (rows, length)."""
-    if not planned.tokens:
+def _token_frames(run: RunStep) -> tuple[tuple[Tensor, ...], tuple[Buffer, ...]]:
+    """Encodes token ids as a tensor, int32 (rows, length); none for a step with only ops."""
+    if not run.tokens:
         return (), ()
-    flat = [token for row in planned.tokens for token in row]
-    shape = (len(planned.tokens), len(planned.tokens[0]))
+    flat = [token for row in run.tokens for token in row]
+    shape = (len(run.tokens), len(run.tokens[0]))
     return (Tensor("int32", shape),), (memoryview(array("i", flat)).cast("B"),)

@@ -1,4 +1,4 @@
-"""The thread that runs the steps: it owns the data sockets and all of MLX's work."""
+"""The thread that runs the steps. It owns the data sockets and all MLX work."""
 
 from __future__ import annotations
 
@@ -16,46 +16,50 @@ from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Cancel, Step, StepDone, Submit
 from pomona.transport import Identity, Pull, Push
 from pomona_stage_worker.engine.partial_messages import PartialMessages
-from pomona_stage_worker.engine.stage_runner import StageRunner, rejected_epoch
+from pomona_stage_worker.engine.stage_runner import StageRunner, epoch_failed
 
 log = logging.getLogger(__name__)
 
 IDLE_POLL_S = 0.5
-BREATH_S = 0.001
-"""Before work in advance: what was just sent must leave first, and its thread may have to
-share a core with this one."""
-AWAKE_S = 0.002
-"""How long the rest of a message that comes soon is awaited awake; mostly it takes half of that."""
+YIELD_S = 0.001
+"""Wait before work in advance. The thread that sends the last message, and the next stage, may
+share a core with this one and go first."""
+SPIN_S = 0.002
+"""Longest busy wait for the second part of a message that comes soon, twice its usual time."""
 
 DROPPED = Counter("pomona_stage_dropped_messages", "Messages dropped", ["reason"])
 
 
 class StepLoop(threading.Thread):
-    """Receive, decide, compute, send: nothing stands between a message and its step.
+    """Receives a message, runs its step and sends the result, without a queue or another thread
+    in between.
 
-    The control thread hands over what to do with :meth:`call`; the loop is woken for it.
+    The control thread hands over functions with :meth:`call`, which wakes the loop.
+
+    Attributes:
+        runners: by epoch; only for functions that run in the loop.
     """
 
     def __init__(self, identity: Identity, pull: Pull) -> None:
         super().__init__(name="steps", daemon=True)
-        self.runtimes: dict[int, StageRunner] = {}
+        self.runners: dict[int, StageRunner] = {}
         self._identity = identity
         self._pull = pull
         self._wake = pull.waker()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._awaited = PartialMessages()
-        self._awake_until = 0.0
+        self._partial_messages = PartialMessages()
+        self._spin_until = 0.0
         self._stopping = False
 
-    # From the control thread -----------------------------------------------------------
+    # For the control thread ------------------------------------------------------------
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have the loop call ``function`` between two steps."""
+        """Has the loop call ``function`` between two steps."""
         self._calls.put(function)
         self._wake()
 
     def stop(self, timeout_s: float) -> bool:
-        """End the loop after the step that runs now. False when it does not end in time."""
+        """Ends the loop after the present step. Returns False when that takes too long."""
 
         def end() -> None:
             self._stopping = True
@@ -68,33 +72,38 @@ class StepLoop(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping:
-            self._make_calls()
-            runtimes = list(self.runtimes.values())
-            advanced = [runtime.advance() for runtime in runtimes]
-            if any(advanced):
+            self._run_calls()
+            steps_run = [runner.run_next_step() for runner in self.runners.values()]
+            if any(steps_run):
                 self._receive_all(0.0)
-                continue
-            if self._is_awake:
-                # The thread that takes the rest off the wire may need this core; one that
-                # slept even for a moment would let the core halt, and wake late.
+            elif self._is_spinning:
+                # The thread that receives the second part may need this core. A sleep, however
+                # short, would let the core halt and wake up late.
                 if not self._receive_all(0.0):
                     os.sched_yield()
-                continue
-            if self._receive_all(BREATH_S) or any(runtime.prepare() for runtime in runtimes):
-                continue
-            if self._receive_all(self._idle_s()):
-                continue
-            for runtime in runtimes:
-                runtime.rest()
-        for runtime in self.runtimes.values():
-            runtime.close("the stage worker is stopping; the request goes on elsewhere if it can")
+            elif not self._receive_all(YIELD_S) and not self._prepare():
+                self._wait_idle()
+        for runner in self.runners.values():
+            runner.close("the stage worker is stopping; submit again in the next epoch")
         self._pull.close()
 
-    def _receive_all(self, timeout_s: float) -> bool:
-        """Take in what has arrived, waiting for the first message. False if none did.
+    def _prepare(self) -> bool:
+        """Does work in advance for one stage. Returns False when there is none."""
+        return any(runner.prepare() for runner in self.runners.values())
 
-        A head then has steps to issue. Any other worker takes a breath right here: the stage
-        after it may need this core for what it was just sent.
+    def _wait_idle(self) -> None:
+        """Waits for a message; without one, updates what the beacon reports of the caches."""
+        if not self._receive_all(self._idle_s()):
+            for runner in self.runners.values():
+                runner.update_idle_load()
+
+    def _receive_all(self, timeout_s: float) -> bool:
+        """Handles all messages that have arrived, waiting for the first one.
+
+        A head returns then, since it has steps to issue. Any other stage waits ``YIELD_S`` after
+        each message: the next stage may need this core for what was just sent.
+
+        Returns False when no message came in time.
         """
         received = False
         while True:
@@ -110,7 +119,7 @@ class StepLoop(threading.Thread):
                 DROPPED.labels("malformed").inc()
                 log.warning("dropped: %s", error)
             received = True
-            timeout_s = 0.0 if self._leads or self._is_awake else BREATH_S
+            timeout_s = 0.0 if self._has_head or self._is_spinning else YIELD_S
 
     def _dispatch(self, message: Message) -> None:
         envelope = message.envelope
@@ -119,64 +128,63 @@ class StepLoop(threading.Thread):
             return
         body = envelope.body
         if envelope.later:
-            self._await_rest(message)
+            self._add_first_part(message)
             return
-        runtime = self.runtimes.get(envelope.epoch)
-        if runtime is not None and runtime.failure is None:
-            runtime.handle(message)
+        runner = self.runners.get(envelope.epoch)
+        if runner is not None and runner.failure is None:
+            runner.handle(message)
         elif isinstance(body, Submit):
-            self._refuse(body)
+            self._reject(body)
         elif not isinstance(body, Cancel):
             DROPPED.labels("stale_epoch").inc()
 
-    def _await_rest(self, message: Message) -> None:
-        """Keep the first part of a message while the stage before computes the rest."""
+    def _add_first_part(self, message: Message) -> None:
+        """Keeps a first part while the sender computes the second."""
         body = message.envelope.body
         if not isinstance(body, Step | StepDone):
             raise ProtocolError(f"a {body.kind} does not come in two parts")
-        self._awaited.add(message)
+        self._partial_messages.add(message)
         if message.envelope.soon:
-            self._awake_until = time.monotonic() + AWAKE_S
+            self._spin_until = time.monotonic() + SPIN_S
 
     def _complete(self, rest: MessageRest) -> None:
-        """The rest of a message has come."""
-        message = self._awaited.take(rest)
-        self._awake_until = 0.0
-        runtime = self.runtimes.get(message.envelope.epoch)
-        if runtime is not None and runtime.failure is None:
-            runtime.complete(message, rest)
+        first = self._partial_messages.take(rest)
+        self._spin_until = 0.0
+        runner = self.runners.get(first.envelope.epoch)
+        if runner is not None and runner.failure is None:
+            runner.handle_parts(first, rest)
         else:
             DROPPED.labels("stale_epoch").inc()
 
-    def _refuse(self, body: Submit) -> None:
-        """A gateway that has not heard of the new epoch yet must not wait in vain."""
+    def _reject(self, body: Submit) -> None:
+        """Rejects a request for an epoch that is not here; its gateway need not time out."""
         try:
-            link = Push(self._identity, body.reply, queue_when_disconnected=True)
-            link.send(rejected_epoch(body, "the pipeline has changed"), wait=False)
+            link = Push(self._identity, body.reply, patient=True)
+            link.send(epoch_failed(body, "the pipeline has changed"), wait=False)
             link.close(linger_s=1.0)
         except PomonaError as error:
-            log.warning("a gateway cannot be told: %s", error)
+            log.warning("cannot send to gateway %s: %s", body.reply, error)
 
     @property
-    def _is_awake(self) -> bool:
-        """Whether the rest of a message is to come in a moment."""
-        return time.monotonic() < self._awake_until
+    def _is_spinning(self) -> bool:
+        """True while the second part of a message is expected within ``SPIN_S``."""
+        return time.monotonic() < self._spin_until
 
     @property
-    def _leads(self) -> bool:
-        """Whether a stage here is a pipeline's head."""
-        return any(runtime.is_head for runtime in self.runtimes.values())
+    def _has_head(self) -> bool:
+        return any(runner.is_head for runner in self.runners.values())
 
-    def _make_calls(self) -> None:
+    def _run_calls(self) -> None:
         while not self._calls.empty():
             self._calls.get()()
 
     def _idle_s(self) -> float:
+        """Returns the seconds until a waiting request expires, at most ``IDLE_POLL_S``."""
         deadlines = [
             deadline
-            for runtime in self.runtimes.values()
-            if runtime.scheduler is not None
-            and (deadline := runtime.scheduler.next_deadline()) is not None
+            for runner in self.runners.values()
+            if runner.scheduler is not None
+            and (deadline := runner.scheduler.next_deadline()) is not None
         ]
         if not deadlines:
             return IDLE_POLL_S

@@ -1,9 +1,10 @@
-"""What the head decides: pure state and events in, steps and notices out.
+"""The head's scheduler: a pure state machine, events in and instructions out.
 
-Nothing here knows a clock, a socket or MLX.
+It has no clock, no socket and no MLX.
 """
 
+from pomona_stage_worker.scheduler.client_updates import SendUpdate
 from pomona_stage_worker.scheduler.limits import SchedulerLimits
-from pomona_stage_worker.scheduler.scheduler import PlannedStep, Scheduler
+from pomona_stage_worker.scheduler.scheduler import Instruction, RunStep, Scheduler
 
-__all__ = ["PlannedStep", "Scheduler", "SchedulerLimits"]
+__all__ = ["Instruction", "RunStep", "Scheduler", "SchedulerLimits", "SendUpdate"]

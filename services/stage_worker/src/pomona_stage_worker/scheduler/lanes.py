@@ -1,4 +1,4 @@
-"""The lanes of a pipeline: which sequences step together."""
+"""The lanes of a pipeline: which sequences are decoded in the same steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pomona_stage_worker.scheduler.sequence import Lane, Sequence
 
 
 class Lanes:
-    """About as many lanes as stages, filled evenly. Whatever moves a row gives the op for it.
+    """A bounded number of evenly filled lanes.
+
+    Each method that moves rows returns the ops which do so in every stage.
 
     Args:
-        limit: most lanes; may change.
+        limit: most lanes; may be changed later.
         can_batch: whether a lane may have more than one row.
     """
 
@@ -37,30 +39,30 @@ class Lanes:
         return sum(len(lane.rows) for lane in self)
 
     def idle(self) -> list[Lane]:
-        """Lanes of which no step is in the pipeline, in their order."""
-        return [lane for lane in self._in_order() if not lane.stepping]
+        """Returns the lanes without a step in the pipeline, longest waiting first."""
+        return [lane for lane in self._in_order() if not lane.is_stepping]
 
     def join(self, sequence: Sequence) -> Op:
-        """A row more, in a lane of its own while there may be another."""
+        """Adds a sequence, opening a new lane while the limit permits."""
         if len(self) < self.limit:
             lane = self._new()
         else:
-            lane = min(self, key=lambda lane: (len(lane.rows), lane.stepping))
-        sequence.stepped_at = lane.stepped_at
+            lane = min(self, key=lambda lane: (len(lane.rows), lane.is_stepping))
+        sequence.last_step = lane.last_step
         return self._enter(lane, [sequence])
 
-    def leave(self, sequence: Sequence) -> Op | None:
-        """A row less; None when the sequence is in no lane."""
+    def leave(self, sequence: Sequence) -> list[Op]:
+        """Removes a sequence from its lane, if it is in one."""
         if sequence.lane is None:
-            return None
-        return self._take_out(self._lanes[sequence.lane], [sequence])
+            return []
+        return [self._take_out(self._lanes[sequence.lane], [sequence])]
 
     def balance(self) -> list[Op]:
-        """Merge lanes while there are too many, part the fullest at rest while there are too few,
-        and even out their rows.
+        """Merges lanes above the limit, splits the fullest idle lane below it, and evens out
+        the rows.
 
-        A row only ever moves to the lane that goes right after its own, together with which it
-        then waits: so no row is ever served twice before another once.
+        A row moves only to the lane that goes right after its own and then waits with it, so
+        that no row is decoded twice before another one once.
         """
         ops: list[Op] = []
         while len(self) > self.limit:
@@ -70,24 +72,27 @@ class Lanes:
         if not self._can_batch:
             return ops
         while len(self) < self.limit and (idle := self.idle()):
-            fullest = max(idle, key=lambda lane: len(lane.served_last))
+            fullest = max(idle, key=lambda lane: len(lane.settled_rows))
             half = len(fullest.rows) // 2
-            moving = fullest.served_last[-half:] if half else []
+            moving = fullest.settled_rows[-half:] if half else []
             if not moving:
                 break
             ops += self._move(fullest, self._new(like=fullest), moving)
         while chain := self._uneven():
             for lane, after in reversed(list(pairwise(chain))):
-                ops += self._move(lane, after, lane.served_last[-1:])
+                ops += self._move(lane, after, lane.settled_rows[-1:])
         return ops
 
     def _in_order(self) -> list[Lane]:
-        """In which they go: the one that has waited longest first."""
-        return sorted(self, key=lambda lane: lane.stepped_at)
+        """Returns the lanes by the number of their last step, longest waiting first."""
+        return sorted(self, key=lambda lane: lane.last_step)
 
     def _uneven(self) -> list[Lane]:
-        """Neighbours of which the last has at least two rows less than the first, and all but the
-        last have one to pass on; none when rows are even or must wait for others to go."""
+        """Finds consecutive lanes through which a row can be passed on to even them out.
+
+        The last lane has at least two rows fewer than the first, and all others have a row to
+        pass on. Empty when the rows are even or other lanes must step first.
+        """
         order = self._in_order()
         sizes = [len(lane.rows) for lane in order]
         if max(sizes, default=0) - min(sizes, default=0) < 2:
@@ -96,16 +101,16 @@ class Lanes:
             for end in range(begin, len(order)):
                 if sizes[end] < sizes[begin] - 1:
                     return order[begin : end + 1]
-                if not order[end].served_last:
+                if not order[end].settled_rows:
                     break
         return []
 
     def _new(self, like: Lane | None = None) -> Lane:
-        """Args: like: a lane after which it goes; else it goes first."""
+        """Opens a lane that goes right after ``like``, or before all others."""
         self._number += 1
         lane = self._lanes[self._number] = Lane(self._number)
         if like is not None:
-            lane.stepped_at, lane.went_at = like.stepped_at, like.went_at
+            lane.last_step, lane.stepped_at = like.last_step, like.stepped_at
         return lane
 
     def _move(self, lane: Lane, other: Lane, rows: Iterable[Sequence]) -> list[Op]:

@@ -1,4 +1,4 @@
-"""What a pipeline allows its scheduler."""
+"""Limits of the scheduler, from the plan and the worker's settings."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """What a pipeline allows.
+    """Limits within which the scheduler plans steps.
 
     Attributes:
-        stages: stages of the pipeline; about as many lanes are kept.
-        context_length: tokens that prompt and reply of one request may have together.
-        cache_tokens: tokens that fit in the caches of the tightest stage.
-        can_batch: whether sequences can share a lane.
-        can_slice: whether a part of a kept prefix can be used.
-        max_waiting: requests that may wait; with one more, the last in line is refused (429).
-        max_running: sequences that may be in lanes.
-        max_prefilling: prompts that are read in turns.
-        chunk: most tokens of a chunk.
-        scored_chunk: the same where each token's logits are wanted: they are float32, as
-            wide as the vocabulary.
-        pace: see :class:`~pomona_stage_worker.scheduler.prefill_budget.Pace`.
-        least_prefix: shorter prefixes are not worth keeping.
+        stages: stages of the pipeline.
+        context_length: most tokens of one request, prompt and reply together.
+        cache_tokens: tokens that fit in the KV caches of the tightest stage.
+        can_batch: whether a lane can have more than one row.
+        can_slice: whether a part of a cached prefix can be reused.
+        max_waiting: requests that may wait. Beyond it, the last in line is rejected (429).
+        max_running: sequences that may have caches at once.
+        max_prefilling: prompts that are prefilled concurrently, chunk by chunk in turns.
+        chunk: most tokens of a prefill chunk.
+        logprobs_chunk: the same for a request with ``prompt_logprobs``, whose chunks return
+            float32 logits, (tokens, vocabulary).
+        pace: fraction by which running streams may slow down beside a prefill.
+        min_prefix: fewest tokens of a prefix that is worth caching.
     """
 
     stages: int
@@ -34,6 +34,6 @@ class SchedulerLimits:
     max_running: int = 64
     max_prefilling: int = 4
     chunk: int = 512
-    scored_chunk: int = 128
+    logprobs_chunk: int = 128
     pace: float = 0.7
-    least_prefix: int = 16
+    min_prefix: int = 16

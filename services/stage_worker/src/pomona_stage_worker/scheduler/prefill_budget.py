@@ -1,68 +1,75 @@
-"""How long steps take, and how much prompt fits between the steps of running streams."""
+"""Sizes prefill chunks so that they fit between the decode steps of running streams."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
 
-_WEIGHT = 0.2
-_GUESSED_TOKENS = 32
-_MOST_TOKENS = 2.0**31
+from pomona_stage_worker.scheduler.limits import SchedulerLimits
+from pomona_stage_worker.scheduler.sequence import Sequence
+
+CHUNKS_PER_STAGE = 8
+"""Chunks of a prompt for each stage, when no stream runs: the pipeline is then idle for an eighth
+of the prefill, while it fills and drains."""
+MIN_CHUNK = 32
+"""Fewest tokens of a chunk that is cut from a prompt when no stream runs."""
+_BLEND = 0.2
+"""Weight of a new measurement in the moving averages."""
+_UNMEASURED_TOKENS = 32
+"""Most tokens of a chunk beside streams before the costs are known."""
+_MAX_TOKENS = 2.0**31
 _OVERDRAFT = 1.25
-"""Of the longest chunk: the rest of a prompt that is within it goes at once. Each part of it
-would read all weights once more, and its user would wait for that."""
+"""The rest of a prompt goes at once within this multiple of the longest chunk. Another chunk
+would read all weights once more and delay its first token."""
 
 
 class PrefillBudget:
-    """Learns the cost of steps from the compute times that the stages report.
+    """Budgets the time of prefill chunks, from the compute times that the stages report.
 
-    A chunk of n tokens takes about ``fixed + n * per_token`` in the slowest stage, where
-    ``fixed`` is what a step of one token takes there: reading all weights once. A chunk is
-    charged what it should cost when it goes, and what it did cost when it is done.
+    A chunk of n tokens takes about ``fixed + n * per_token`` in the slowest stage. ``fixed`` is
+    the time of a one-token step, which reads all weights once. A chunk is charged its estimated
+    cost when it is issued, and its real cost once it is done.
 
-    Streams are to come at most ``1 + share`` times slower while a prompt is read. A step that
-    follows a chunk through the pipeline waits for it in every stage: so no chunk takes longer
-    than ``(1 + share) * fixed`` in one. And in the time in which all lanes step once, a stage
-    has that much time for each stage there is, less what the lanes' own steps take: so much
-    time may all chunks have.
+    Running streams may slow down by the factor ``1 + slowdown``. A decode step that follows a
+    chunk waits for it in every stage, so no chunk takes longer than ``(1 + slowdown) * fixed`` in
+    one stage. While all lanes step once, a stage has ``(1 + slowdown)`` times the time of an
+    undisturbed cycle, less the lanes' own steps: all chunks together get that time.
 
     Args:
-        share: how much slower streams may become; 0.7 is by 70 %.
+        slowdown: fraction by which streams may slow down; 0.7 is 70%.
     """
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self, slowdown: float) -> None:
+        self._slowdown = slowdown
         self._cycle_us = 0.0
         self._fixed_us = 0.0
-        self._over_us = 0.0
-        self._over_tokens = 0.0
+        self._variable_us = 0.0
+        self._variable_tokens = 0.0
         self._credit_us = 0.0
         self._charged_us: deque[float | None] = deque()
 
-    @property
-    def cycle_us(self) -> float:
-        """Compute time of one decode step over all stages; 0 before one was seen."""
-        return self._cycle_us
-
-    def observe_decode(self, elapsed_us: Sequence[int]) -> None:
+    def observe_decode(self, elapsed_us: Collection[int]) -> None:
+        """Records a decode step. Args: elapsed_us: compute time of each stage."""
         self._cycle_us = _blend(self._cycle_us, sum(elapsed_us))
         self._fixed_us = _blend(self._fixed_us, max(elapsed_us))
 
-    def observe_chunk(self, tokens: int, elapsed_us: Sequence[int]) -> None:
-        """The oldest chunk that was issued is done. Longer chunks tell more of a token's cost,
-        and none tells anything before ``fixed`` is known."""
+    def observe_chunk(self, tokens: int, elapsed_us: Collection[int]) -> None:
+        """Records the oldest issued chunk as done.
+
+        The cost of a token is weighted by chunk length, and measured only once ``fixed`` is known.
+        """
         took = max(elapsed_us)
         charged = self._charged_us.popleft()
         if charged is not None:
             self._credit_us += charged - took
         if self._fixed_us:
-            self._over_us += max(took - self._fixed_us, 0.0) - _WEIGHT * self._over_us
-            self._over_tokens += tokens - _WEIGHT * self._over_tokens
+            self._variable_us += max(took - self._fixed_us, 0.0) - _BLEND * self._variable_us
+            self._variable_tokens += tokens - _BLEND * self._variable_tokens
 
     def decode_issued(self, lanes: int) -> None:
-        """A lane has stepped: chunks may take their time until it steps again."""
+        """Credits the time that chunks may take until the lane steps again."""
         steps_us = lanes * self._fixed_us
-        cycle_us = (1 + self._share) * max(self._cycle_us, steps_us) - steps_us
+        cycle_us = (1 + self._slowdown) * max(self._cycle_us, steps_us) - steps_us
         if lanes == 1 and cycle_us > self._longest_us:
             # A part of a chunk would still be in the first stage when the lane is back.
             cycle_us -= cycle_us % self._longest_us
@@ -70,42 +77,52 @@ class PrefillBudget:
         self._credit_us = min(self._credit_us + cycle_us / lanes, most)
 
     def chunk_issued(self, tokens: int, beside_streams: bool) -> None:
-        """A chunk goes; one that no stream waits for is free."""
+        """Charges a chunk; it is free when no stream runs."""
         cost = self._cost_us(tokens) if beside_streams else None
         self._credit_us -= cost or 0.0
         self._charged_us.append(cost)
 
-    def affordable(self, most: int, is_rest: bool = False) -> int:
-        """Tokens of the chunk that may go now, beside running streams; 0 for none.
+    def chunk_size(self, sequence: Sequence, limits: SchedulerLimits, beside_streams: bool) -> int:
+        """Returns the tokens of the next chunk of a prompt; 0 when none may be issued now."""
+        left = sequence.target - sequence.computed
+        prompt = sequence.target - sequence.reused
+        even = -(-prompt // (CHUNKS_PER_STAGE * limits.stages))
+        most = min(left, max(MIN_CHUNK, min(even, limits.chunk)))
+        if sequence.lacks_prompt_logprobs:
+            most = min(most, limits.logprobs_chunk)
+        return self.affordable(most, is_rest=most == left) if beside_streams else most
 
-        Half of the longest chunk is the least that is worth reading all weights for.
+    def affordable(self, most: int, is_rest: bool = False) -> int:
+        """Returns the tokens of a chunk that may be issued now beside running streams; 0 for none.
+
+        A chunk under half of the longest one is not worth reading all weights for.
 
         Args:
-            is_rest: whether the prompt is read when ``most`` tokens are.
+            is_rest: True when ``most`` tokens complete the prompt.
         """
         if self._cycle_us == 0.0 or self._per_token_us == 0.0:
-            return min(most, _GUESSED_TOKENS)
+            return min(most, _UNMEASURED_TOKENS)
         if is_rest and self._cost_us(most) <= _OVERDRAFT * min(self._credit_us, self._longest_us):
             return most
         longest = max(self._tokens_in(self._longest_us), 1)
-        whole = self._credit_us >= self._longest_us
-        tokens = longest if whole else self._tokens_in(self._credit_us)
+        has_full_credit = self._credit_us >= self._longest_us
+        tokens = longest if has_full_credit else self._tokens_in(self._credit_us)
         return min(tokens, most) if 2 * tokens >= longest else 0
 
     @property
     def _longest_us(self) -> float:
-        return (1 + self._share) * self._fixed_us
+        return (1 + self._slowdown) * self._fixed_us
 
     def _tokens_in(self, us: float) -> int:
-        return int(min((us - self._fixed_us) / self._per_token_us, _MOST_TOKENS))
+        return int(min((us - self._fixed_us) / self._per_token_us, _MAX_TOKENS))
 
     def _cost_us(self, tokens: int) -> float:
         return self._fixed_us + tokens * self._per_token_us
 
     @property
     def _per_token_us(self) -> float:
-        return self._over_us / self._over_tokens if self._over_tokens else 0.0
+        return self._variable_us / self._variable_tokens if self._variable_tokens else 0.0
 
 
 def _blend(old: float, new: float) -> float:
-    return new if old == 0.0 else old + _WEIGHT * (new - old)
+    return new if old == 0.0 else old + _BLEND * (new - old)

@@ -1,4 +1,4 @@
-"""Which prefixes are kept, how they share storage, and which goes first."""
+"""The index of cached prefixes: lookup by tokens, shared storage, LRU eviction."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from pomona.messages.cache_ops import Drop, Trim
 
 @dataclass(slots=True)
 class CachedPrefix:
-    """A kept prefix: the caches of all stages hold ``tokens`` from ``shared`` on."""
+    """A prefix whose caches every stage keeps.
+
+    Attributes:
+        tenant: owner. Other tenants do not reuse the prefix.
+        tokens: token ids, int32 (n,).
+        parent: prefix that stores the first ``shared`` tokens, or None.
+        used_at: logical time of the last use.
+    """
 
     number: int
-    share: str
+    tenant: str
     tokens: NDArray[np.int32]
     parent: int | None
     shared: int
@@ -24,108 +31,109 @@ class CachedPrefix:
 
     @property
     def stored(self) -> int:
+        """Number of tokens in its own storage, without the parent's."""
         return len(self.tokens) - self.shared
 
 
 class PrefixCache:
-    """Kept prefixes, least recently used out first.
+    """Index of the prefixes that the stages keep, with least-recently-used eviction.
 
-    A prefix that grew out of another stores only what is new; the other is its parent and
-    stays, at least as far as it is shared, as long as the child does.
+    A prefix that was forked from another stores only its new tokens. The other is its parent,
+    which keeps at least the shared tokens as long as the child exists.
 
     Args:
-        partial: whether the first part of a prefix can be used (plain KV caches), or only
-            the whole of it (state-space and rotating caches).
+        partial: whether the first part of a prefix can be reused (plain KV caches), or only
+            a whole one (state-space and rotating caches).
+        capacity: most prefixes, whatever their length.
     """
 
-    def __init__(self, partial: bool, most: int = 1024) -> None:
+    def __init__(self, partial: bool, capacity: int = 1024) -> None:
         self.stored_tokens = 0
         self._partial = partial
-        self._most = most
-        self._kept: dict[int, CachedPrefix] = {}
-        self._next = 1
+        self._capacity = capacity
+        self._prefixes: dict[int, CachedPrefix] = {}
+        self._next_number = 1
         self._clock = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._prefixes)
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._kept
+    @property
+    def is_overfull(self) -> bool:
+        return len(self._prefixes) > self._capacity
 
-    def length(self, number: int) -> int:
-        return len(self._kept[number].tokens)
+    def find(self, tokens: Sequence[int], tenant: str) -> tuple[int, int] | None:
+        """Returns (prefix, reusable length) of the longest match and marks it as used.
 
-    def find(self, tokens: Sequence[int], share: str) -> tuple[int, int] | None:
-        """(prefix, usable length) of the longest usable one, which counts as used now.
-
-        At least one token is always left to compute, since its logits are needed.
+        The last token never matches, since its logits have to be computed.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int32)
         best: CachedPrefix | None = None
         best_length = 0
-        for kept in self._kept.values():
-            if kept.share != share or min(len(kept.tokens), len(wanted)) <= best_length:
+        for prefix in self._prefixes.values():
+            if prefix.tenant != tenant or min(len(prefix.tokens), len(wanted)) <= best_length:
                 continue
-            common = _common(kept.tokens, wanted)
-            if common > best_length and (self._partial or common == len(kept.tokens)):
-                best, best_length = kept, common
+            common = _common_length(prefix.tokens, wanted)
+            if common > best_length and (self._partial or common == len(prefix.tokens)):
+                best, best_length = prefix, common
         if best is None:
             return None
         self._touch(best)
         return best.number, best_length
 
     def add(
-        self, tokens: Sequence[int], share: str, origin: tuple[int, int] | None
+        self, tokens: Sequence[int], tenant: str, origin: tuple[int, int] | None
     ) -> CachedPrefix | None:
-        """Keep a prefix that grew out of ``origin`` = (prefix, length), if it still can.
+        """Adds a prefix that was forked from ``origin`` = (prefix, length).
 
-        None when it holds nothing that its origin does not.
+        It stores all its tokens when the origin is gone or shorter by now. Returns None when it
+        has no token that its origin lacks.
         """
         parent, shared = None, 0
         if self._partial and origin is not None:
-            found = self._kept.get(origin[0])
+            found = self._prefixes.get(origin[0])
             if found is not None and len(found.tokens) >= origin[1]:
                 parent, shared = origin
         if len(tokens) <= shared:
             return None
         array = np.asarray(tokens, dtype=np.int32)
-        kept = CachedPrefix(self._next, share, array, parent, shared, 0)
-        self._next += 1
-        self._kept[kept.number] = kept
-        self.stored_tokens += kept.stored
-        self._touch(kept)
-        return kept
-
-    def overfull(self) -> bool:
-        return len(self._kept) > self._most
+        prefix = CachedPrefix(self._next_number, tenant, array, parent, shared, 0)
+        self._next_number += 1
+        self._prefixes[prefix.number] = prefix
+        self.stored_tokens += prefix.stored
+        self._touch(prefix)
+        return prefix
 
     def evict(self) -> Drop | Trim | None:
-        """Free the least recently used storage that no other prefix needs."""
+        """Frees the least recently used tokens that no other prefix shares.
+
+        Returns the op for the stages, or None when nothing can be freed.
+        """
         needed: dict[int, int] = {}
-        for kept in self._kept.values():
-            if kept.parent is not None:
-                needed[kept.parent] = max(needed.get(kept.parent, 0), kept.shared)
-        for kept in sorted(self._kept.values(), key=lambda x: x.used_at):
-            if kept.number not in needed:
-                del self._kept[kept.number]
-                self.stored_tokens -= kept.stored
-                return Drop(kept.number)
-            keep = max(needed[kept.number], kept.shared + 1)
-            if keep < len(kept.tokens):
-                self.stored_tokens -= len(kept.tokens) - keep
-                kept.tokens = kept.tokens[:keep]
-                return Trim(kept.number, keep)
+        for prefix in self._prefixes.values():
+            if prefix.parent is not None:
+                needed[prefix.parent] = max(needed.get(prefix.parent, 0), prefix.shared)
+        for prefix in sorted(self._prefixes.values(), key=lambda x: x.used_at):
+            if prefix.number not in needed:
+                del self._prefixes[prefix.number]
+                self.stored_tokens -= prefix.stored
+                return Drop(prefix.number)
+            keep = max(needed[prefix.number], prefix.shared + 1)
+            if keep < len(prefix.tokens):
+                self.stored_tokens -= len(prefix.tokens) - keep
+                prefix.tokens = prefix.tokens[:keep]
+                return Trim(prefix.number, keep)
         return None
 
-    def _touch(self, kept: CachedPrefix) -> None:
+    def _touch(self, prefix: CachedPrefix) -> None:
         self._clock += 1
-        current: CachedPrefix | None = kept
+        current: CachedPrefix | None = prefix
         while current is not None:
             current.used_at = self._clock
-            current = None if current.parent is None else self._kept[current.parent]
+            current = None if current.parent is None else self._prefixes[current.parent]
 
 
-def _common(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+def _common_length(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
     size = min(len(a), len(b))
     differs = a[:size] != b[:size]
     return int(differs.argmax()) if differs.any() else size

@@ -1,4 +1,4 @@
-"""The requests that wait for their turn: urgent ones first, fair between keys, none for ever."""
+"""The queue of requests that wait for admission: by urgency, and fair between tenants."""
 
 from __future__ import annotations
 
@@ -6,104 +6,106 @@ import heapq
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from pomona.messages.limits import MAX_QUEUE_PLACES
-from pomona.messages.pipeline import Queued, QueuePlace, Submit
+from pomona.messages.pipeline import MAX_PLACES, Queued, QueuePlace
+from pomona.queue_policy import QueuePolicy
 from pomona_stage_worker.scheduler.sequence import Sequence
 
 PRIORITY_S = 25.0
-"""A step of priority makes a request due so many seconds after it came. Then it is as urgent as
-any, so that nobody starves."""
+"""Seconds by which each step of priority delays the time at which a request is due. A due
+request is as urgent as any other, so that none starves."""
 
 
 class RequestQueue:
-    """A bounded queue in which each key (``share``) has a line of its own.
+    """A bounded queue, fair between tenants.
 
-    Next is who is due; among those the keys take turns, whatever each has waiting, and who came
-    first goes first. In a round each key may begin one request; a key that had none for a while
-    joins the present round (start-time fair queueing, https://doi.org/10.1145/248156.248171).
+    Due requests go first. Among those the tenants take turns, however many requests each has, and
+    requests of one tenant go in order of arrival. In a round each tenant may start one request; a
+    tenant that had none for a while joins the present round (start-time fair queueing,
+    https://doi.org/10.1145/248156.248171).
 
     Args:
-        most: requests that may wait.
+        capacity: most requests that may wait.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lines: dict[str, list[Sequence]] = {}
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._by_tenant: dict[str, list[Sequence]] = {}
         self._round = 0
         self._next_rounds: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._by_tenant.values()))
 
     def __iter__(self) -> Iterator[Sequence]:
-        return chain.from_iterable(self._lines.values())
+        return chain.from_iterable(self._by_tenant.values())
 
     @property
     def is_overfull(self) -> bool:
-        return len(self) > self._most
+        return len(self) > self._capacity
 
     @property
     def deadline(self) -> float | None:
-        """When the next one expires, in the caller's clock."""
+        """Time at which the next request expires, seconds of the caller's clock."""
         return min((x.expires_at for x in self), default=None)
 
-    def has_share_filled(self, submit: Submit) -> bool:
-        """Whether requests of its key take all of the queue that they may take."""
-        if submit.queue_share == 1.0:
+    def is_share_full(self, policy: QueuePolicy) -> bool:
+        """Returns True when the tenant's requests fill its share of the queue."""
+        if policy.queue_share == 1.0:
             return False
-        allowed = max(1, int(submit.queue_share * self._most))
-        return len(self._lines.get(submit.share, ())) >= allowed
+        allowed = max(1, int(policy.queue_share * self._capacity))
+        return len(self._by_tenant.get(policy.tenant, ())) >= allowed
 
     def add(self, sequence: Sequence) -> None:
         sequence.phase = "waiting"
-        line = self._lines.setdefault(sequence.submit.share, [])
-        line.append(sequence)
-        line.sort(key=lambda x: (x.turn, x.arrived))
+        requests = self._by_tenant.setdefault(sequence.policy.tenant, [])
+        requests.append(sequence)
+        requests.sort(key=lambda x: (x.due_at, x.arrival))
 
     def remove(self, sequence: Sequence) -> None:
-        share = sequence.submit.share
-        self._lines[share].remove(sequence)
-        if not self._lines[share]:
-            del self._lines[share]
+        tenant = sequence.policy.tenant
+        self._by_tenant[tenant].remove(sequence)
+        if not self._by_tenant[tenant]:
+            del self._by_tenant[tenant]
 
-    def begin(self, sequence: Sequence) -> None:
-        """Remove one whose turn it is."""
-        share = sequence.submit.share
+    def admit(self, sequence: Sequence) -> None:
+        """Removes a request that starts and counts it as its tenant's turn."""
+        tenant = sequence.policy.tenant
         self.remove(sequence)
-        self._round = self._next_round(share)
-        kept = {x: n for x, n in self._next_rounds.items() if n > self._round}
-        self._next_rounds = {**kept, share: self._round + 1}
+        self._round = self._next_round(tenant)
+        ahead = {x: n for x, n in self._next_rounds.items() if n > self._round}
+        self._next_rounds = {**ahead, tenant: self._round + 1}
 
     def take_expired(self, now: float) -> list[Sequence]:
-        """Remove and return those that have waited too long."""
-        late = [x for x in self if x.expires_at <= now]
-        for sequence in late:
+        """Removes and returns the requests whose deadline has passed."""
+        expired = [x for x in self if x.expires_at <= now]
+        for sequence in expired:
             self.remove(sequence)
-        return late
+        return expired
 
     def order(self, now: float) -> Iterator[Sequence]:
-        """As they would be begun if nobody came and none became due. Nothing may be added or
-        removed meanwhile."""
+        """Yields the requests in the order in which they would start if the queue and the
+        time did not change. The queue must not change during the iteration."""
 
-        def rank(share: str, place: int) -> tuple[bool, int, float, int, str, int]:
-            x = self._lines[share][place]
-            return x.turn > now, self._next_round(share) + place, x.turn, x.arrived, share, place
+        def rank(tenant: str, place: int) -> tuple[bool, int, float, int, str, int]:
+            x = self._by_tenant[tenant][place]
+            turn = self._next_round(tenant) + place
+            return x.due_at > now, turn, x.due_at, x.arrival, tenant, place
 
-        nexts = [rank(share, 0) for share in self._lines]
-        heapq.heapify(nexts)
-        while nexts:
-            *_, share, place = heapq.heappop(nexts)
-            yield self._lines[share][place]
-            if place + 1 < len(self._lines[share]):
-                heapq.heappush(nexts, rank(share, place + 1))
+        heads = [rank(tenant, 0) for tenant in self._by_tenant]
+        heapq.heapify(heads)
+        while heads:
+            *_, tenant, place = heapq.heappop(heads)
+            yield self._by_tenant[tenant][place]
+            if place + 1 < len(self._by_tenant[tenant]):
+                heapq.heappush(heads, rank(tenant, place + 1))
 
     def places(self, now: float) -> dict[str, Queued]:
-        """What to tell each gateway: which of its requests wait, and at which places."""
+        """Returns the first ``MAX_PLACES`` places as a message for each gateway."""
         places: dict[str, list[QueuePlace]] = {}
         for position, sequence in enumerate(islice(self.order(now), MAX_QUEUE_PLACES), 1):
             place = QueuePlace(*sequence.key, position)
             places.setdefault(sequence.submit.reply, []).append(place)
-        return {reply: Queued(tuple(of_it)) for reply, of_it in places.items()}
+        return {reply: Queued(tuple(places_here)) for reply, places_here in places.items()}
 
-    def _next_round(self, share: str) -> int:
-        return max(self._round, self._next_rounds.get(share, 0))
+    def _next_round(self, tenant: str) -> int:
+        return max(self._round, self._next_rounds.get(tenant, 0))

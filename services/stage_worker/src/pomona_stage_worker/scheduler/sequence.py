@@ -1,4 +1,4 @@
-"""What the scheduler remembers of a sequence and of a lane."""
+"""The scheduler's state of a sequence, a lane and a step in flight."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 
 from pomona.messages.cache_ops import Open
 from pomona.messages.pipeline import Submit
+from pomona.queue_policy import QueuePolicy
 from pomona_stage_worker.sampling.sequence_state import needs_history
 
 Phase = Literal["waiting", "prefilling", "sampling", "running"]
@@ -14,106 +15,122 @@ Phase = Literal["waiting", "prefilling", "sampling", "running"]
 
 @dataclass(slots=True)
 class Sequence:
-    """A request in the scheduler.
+    """A request in the scheduler. Times are seconds of the caller's clock.
 
     Attributes:
-        number: of the sequence in every stage's table; new whenever it is opened again.
+        number: id in every stage's cache table. Each admission assigns a new one.
+        policy: tenant and urgency of the request.
         tokens: prompt and reply so far.
-        replied: how many of ``tokens``, at their end, are the reply.
-        target: tokens to compute before the next one can be drawn.
-        computed: tokens whose steps were issued, so that every stage has them or will.
-        phase: ``sampling`` from the last chunk until its token is back.
-        origin: the kept prefix it was forked from, and how much of it.
-        expires_at: when waiting ends, in seconds of the caller's clock.
-        turn: when it is due; the same clock.
-        scored: how many log-probabilities of the prompt the tail has told or will tell.
-        stepped_at: the number of the last step of a lane that it was in.
+        reply_length: number of reply tokens at the end of ``tokens``.
+        expires_at: deadline for admission.
+        arrival: rank among all requests that arrived.
+        due_at: time at which it becomes as urgent as a request of priority 0.
+        target: tokens that must be computed before the next one can be sampled.
+        computed: tokens whose steps have been issued.
+        phase: ``sampling`` lasts from the last prefill chunk until its token arrives.
+        lane: number of its lane while it is in one.
+        origin: cached prefix it was forked from and the length reused, or None.
+        scored: prompt logprobs that the tail has sent or will send for issued steps.
+        last_step: number of its last decode step.
     """
 
     number: int
     submit: Submit
+    policy: QueuePolicy
     tokens: list[int]
-    replied: int
+    reply_length: int
     expires_at: float
-    arrived: int
-    turn: float
+    arrival: int
+    due_at: float
     target: int = 0
     computed: int = 0
     phase: Phase = "waiting"
     lane: int | None = None
     origin: tuple[int, int] | None = None
     scored: int = 0
-    stepped_at: int = 0
+    last_step: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
         return self.submit.request, self.submit.attempt
 
     @property
+    def prompt_length(self) -> int:
+        return len(self.tokens) - self.reply_length
+
+    @property
+    def reused(self) -> int:
+        """Number of tokens taken from a cached prefix."""
+        return self.origin[1] if self.origin else 0
+
+    @property
     def reserved(self) -> int:
-        """Tokens of cache that this sequence has or is about to have, in each stage."""
+        """Tokens of KV cache reserved in each stage, up to its next token."""
         return max(self.target, self.computed)
 
     @property
-    def most(self) -> int:
-        """Tokens that prompt and reply may come to."""
-        return len(self.tokens) - self.replied + self.submit.sampling.max_tokens
+    def max_length(self) -> int:
+        """Upper bound on the length of prompt and reply."""
+        return self.prompt_length + self.submit.sampling.max_tokens
 
     @property
-    def unscored(self) -> bool:
-        """Whether log-probabilities of the prompt are asked for that nobody has told."""
+    def lacks_prompt_logprobs(self) -> bool:
+        """True while requested logprobs of the prompt are neither sent nor in flight."""
         if self.submit.sampling.prompt_logprobs is None:
             return False
-        return self.scored < len(self.tokens) - self.replied - 1
+        return self.scored < self.prompt_length - 1
 
     @property
-    def reusable(self) -> list[int]:
-        """The tokens that a kept prefix is sought for: the last one's logits are needed, and
-        those from which a log-probability is to come."""
-        return self.tokens[: self.scored + 1] if self.unscored else self.tokens
+    def prefix_tokens(self) -> list[int]:
+        """Tokens to look up in the prefix cache.
 
-    def opening(self) -> Open:
-        """The op that opens it in every stage."""
+        Those whose logits are needed, for a token or a prompt logprob, have to be computed.
+        """
+        return self.tokens[: self.scored + 1] if self.lacks_prompt_logprobs else self.tokens
+
+    def open_op(self) -> Open:
+        """Returns the op that opens the sequence in every stage."""
         submit = self.submit
-        history = self.tokens if needs_history(submit.sampling) or self.unscored else ()
+        wanted = needs_history(submit.sampling) or self.lacks_prompt_logprobs
+        history = tuple(self.tokens) if wanted else ()
         return Open(
             seq=self.number,
             request=submit.request,
             attempt=submit.attempt,
             reply=submit.reply,
             sampling=submit.sampling,
-            index=self.replied,
-            history=tuple(history),
-            replied=self.replied if history else 0,
+            index=self.reply_length,
+            history=history,
+            replied=self.reply_length if history else 0,
             scored=self.scored,
         )
 
 
 @dataclass(slots=True)
 class Lane:
-    """Rows that step together.
+    """An in-flight micro-batch: rows that are decoded in the same steps.
 
     Attributes:
-        stepping: while a step of it is in the pipeline.
-        stepped_at: the number of its last step; and when that went, in the caller's clock.
+        is_stepping: True while one of its steps is in the pipeline.
+        last_step: number of its last step.
+        stepped_at: time of its last step, seconds of the caller's clock.
     """
 
     number: int
     rows: list[Sequence] = field(default_factory=list[Sequence])
-    stepping: bool = False
-    stepped_at: int = 0
-    went_at: float = 0.0
+    is_stepping: bool = False
+    last_step: int = 0
+    stepped_at: float = 0.0
 
     @property
-    def served_last(self) -> list[Sequence]:
-        """The rows that were in its last step, or new then: not those that came from the lane
-        before since."""
-        return [row for row in self.rows if row.stepped_at == self.stepped_at]
+    def settled_rows(self) -> list[Sequence]:
+        """Rows that were in its last step or are new, without those moved in since."""
+        return [row for row in self.rows if row.last_step == self.last_step]
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A step in the pipeline: of a lane, or a chunk of one sequence."""
+    """A step in the pipeline: a decode step of a lane, or a prefill chunk (``lane`` is None)."""
 
     lane: int | None
     seqs: tuple[int, ...]

@@ -22,6 +22,7 @@ from pomona.messages.pipeline import Step, Tensor
 from pomona.models.store.remote_source import RemoteSource
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
+from pomona_stage_worker.compute_backend import ComputeBackend
 from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.cache_table import CacheTable
@@ -29,7 +30,7 @@ from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
 from pomona_stage_worker.model.warmup import NOT_TRIED
 from pomona_stage_worker.sampling.sequence_state import SamplerOutput, SequenceSampler
 from pomona_stage_worker.settings import StageWorkerSettings
-from pomona_stage_worker.worker import ComputeBackend, StageWorker
+from pomona_stage_worker.worker import StageWorker
 
 LATE_S = 0.0001
 """How late sleeps are expected to end before any was seen; what is left is spent spinning."""

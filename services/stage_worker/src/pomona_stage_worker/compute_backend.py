@@ -1,0 +1,33 @@
+"""The interface between the worker and whatever computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pomona.messages.control import Pipeline
+from pomona.models.store.remote_source import RemoteSource
+from pomona_stage_worker.hardware.benchmark import Speed
+from pomona_stage_worker.loading import Progress, StageWeights
+from pomona_stage_worker.model.mlx_stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeBackend:
+    """The implementation of the computation: MLX in production, an emulation in benchmarks.
+
+    Attributes:
+        device: name of the device in the beacon.
+        measure: measures this machine's speed before anything is loaded, in the loader thread,
+            and caches the result in the folder.
+        read: reads a stage's weights into memory, in the loader thread.
+        assemble: makes the stage, in the step thread.
+    """
+
+    device: str
+    measure: Callable[[Path], Speed]
+    read: Callable[
+        [str, int, int, Progress, StageWeights | None, Sequence[RemoteSource]], StageWeights
+    ]
+    assemble: Callable[[StageWeights, Pipeline], Stage]
