@@ -8,7 +8,7 @@ from pomona.errors import ProtocolError
 from pomona.messages import codec
 from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Envelope, Step, Tensor
-from pomona_stage_worker.engine.partial_messages import MOST, PartialMessages
+from pomona_stage_worker.engine.partial_messages import MAX_LINKS, PartialMessages
 
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("float32", (1,)))
 STEP = Step(1, None, (1,), False)
@@ -41,8 +41,8 @@ def test_only_the_last_first_part_of_a_link_is_kept() -> None:
 
 def test_the_number_of_first_parts_is_bounded() -> None:
     messages = PartialMessages()
-    for link in range(3 * MOST):
+    for link in range(3 * MAX_LINKS):
         messages.add(first_part(link, 0))
     with pytest.raises(ProtocolError):
         messages.take(rest(b"boot/0/0"))
-    assert messages.take(rest(b"boot/%d/0" % (3 * MOST - 1))).envelope.body == STEP
+    assert messages.take(rest(b"boot/%d/0" % (3 * MAX_LINKS - 1))).envelope.body == STEP

@@ -56,7 +56,7 @@ class StageWorker:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._tasks: set[asyncio.Task[None]] = set()
         pull = Pull(settings.data_host, settings.data_port, "POMONA_STAGE_WORKER_DATA_PORT")
-        self._endpoint, local = pull.endpoint, pull.listen_locally()
+        self._endpoint, local = pull.endpoint, pull.bind_unix_socket()
         self._usable_bytes = settings.usable_memory()
         self._control = ControlPlane(
             settings,

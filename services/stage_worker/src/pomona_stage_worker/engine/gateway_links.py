@@ -60,5 +60,5 @@ class GatewayLinks:
     def _open(self, reply: str) -> Push:
         if len(self._links) >= MAX_LINKS:
             self._links.pop(next(iter(self._links))).close()
-        link = self._links[reply] = Push(self._identity, reply, patient=True)
+        link = self._links[reply] = Push(self._identity, reply, queue_when_disconnected=True)
         return link

@@ -159,7 +159,7 @@ class StepLoop(threading.Thread):
     def _reject(self, body: Submit) -> None:
         """Rejects a request for an epoch that is not here; its gateway need not time out."""
         try:
-            link = Push(self._identity, body.reply, patient=True)
+            link = Push(self._identity, body.reply, queue_when_disconnected=True)
             link.send(epoch_failed(body, "the pipeline has changed"), wait=False)
             link.close(linger_s=1.0)
         except PomonaError as error:

@@ -6,7 +6,8 @@ import heapq
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from pomona.messages.pipeline import MAX_PLACES, Queued, QueuePlace
+from pomona.messages.limits import MAX_QUEUE_PLACES
+from pomona.messages.pipeline import Queued, QueuePlace
 from pomona.queue_policy import QueuePolicy
 from pomona_stage_worker.scheduler.sequence import Sequence
 
@@ -100,7 +101,7 @@ class RequestQueue:
                 heapq.heappush(heads, rank(tenant, place + 1))
 
     def places(self, now: float) -> dict[str, Queued]:
-        """Returns the first ``MAX_PLACES`` places as a message for each gateway."""
+        """Returns the first ``MAX_QUEUE_PLACES`` places as a message for each gateway."""
         places: dict[str, list[QueuePlace]] = {}
         for position, sequence in enumerate(islice(self.order(now), MAX_QUEUE_PLACES), 1):
             place = QueuePlace(*sequence.key, position)
