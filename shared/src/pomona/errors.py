@@ -10,7 +10,6 @@ PomonaError
 ├── ModelError              a model cannot be found, read or run
 │   ├── ModelNotFoundError
 │   └── ModelUnsupportedError
-├── PlanError               no pipeline can be formed
 └── RequestError            a request cannot be served; says which status a client gets
 """
 
@@ -78,10 +77,6 @@ class ModelNotFoundError(ModelError):
 
 class ModelUnsupportedError(ModelError):
     """The model's files are readable, but Pomona cannot run them; the message says why."""
-
-
-class PlanError(PomonaError):
-    """No pipeline can be formed from the stage workers that are there."""
 
 
 class RequestError(PomonaError):
