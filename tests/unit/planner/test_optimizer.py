@@ -102,7 +102,7 @@ def test_no_plan_has_a_higher_throughput(block: int) -> None:
 @pytest.mark.parametrize("kind", ["equal", "mixed", "different", "tight"])
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
 def test_the_order_of_sixteen_machines_makes_no_difference(kind: str, objective: Objective) -> None:
-    """Checks that the search drops only what it may, where brute force takes too long."""
+    """Checks the search where brute force takes too long."""
     problem = synthetic_problem(2, kind, users=1 if objective == "latency" else 8)
     backwards = replace(problem, machines=problem.machines[::-1])
     one, other = (choose(p, Aim(objective)) for p in (problem, backwards))

@@ -1,4 +1,4 @@
-"""Proposals choose stages from the workers present, or name what is missing."""
+"""Proposals choose stages from the workers present, or report missing resources."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from pomona_planner.cost_model.problem import Demand, Problem
 
 TOKENS = 16
 REPLIES = 3
-"""Replies of each pipeline in a turn: about as many steps as a worker's median covers."""
+"""Replies of each pipeline in a turn; their steps fill the window of a worker's median."""
 STAGES = (2, 3, 4)
 RANDOM = "random-"
 """Prefix of models generated for the benchmark; see pomona_stage_worker.testing.random_model."""

@@ -52,8 +52,8 @@ def machines(
 ) -> tuple[Machine, ...]:
     """Returns a machine for each worker; workers of one node share its memory.
 
-    Workers of one node get the median of what they measured, since each measured the load of
-    the others. Nodes of one kind get the median when they are within ``NOISE`` of it.
+    Workers of one node get the median of their measurements, which disturb each other. Nodes of
+    one kind get their median too, if they differ from it by at most ``NOISE``.
     """
     workers_on = Counter(worker.node for worker in workers)
     hardware = {

@@ -1,4 +1,4 @@
-"""Planning problem of a hypothetical cluster, from a spec such as ``8x:m4-pro-64gb``."""
+"""Planning problem of a hypothetical cluster, from a spec like ``8x:m4-pro-64gb``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class HypotheticalMachine:
 
 
 def parse_cluster(text: str) -> list[HypotheticalMachine]:
-    """Parses a cluster spec such as ``2x:m4-max-128gb,m3-ultra-256gb``.
+    """Parses a cluster spec: ``2x:m4-max-128gb,m3-ultra-256gb``.
 
     Raises:
         ConfigurationError: when a machine or its memory size is unknown, or there are more

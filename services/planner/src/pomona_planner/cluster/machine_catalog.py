@@ -21,12 +21,12 @@ class ChipKind:
     """Nominal figures of a chip and of a machine with it.
 
     Attributes:
-        name: name in a cluster spec, such as ``m4-pro``.
-        chip: name that the chip reports, such as ``Apple M4 Pro``.
+        name: name in a cluster spec, like ``m4-pro``.
+        chip: name that the chip reports, like ``Apple M4 Pro``.
         bandwidth: memory bandwidth, bytes per second.
         compute: floating-point operations per second of half-precision matrix products.
         idle_watts, busy_watts: power of a whole machine.
-        machine: name of the machine, such as ``Mac mini``.
+        machine: name of the machine, like ``Mac mini``.
         prices: dollars by memory size in GB; its keys are the sizes that are sold.
         specs: URL of the manufacturer's specifications.
         thunderbolt: version of the ports if it is below 5; 5 for all others.
@@ -67,7 +67,7 @@ class MachineCatalog:
         return next((kind for kind in self.kinds if kind.name == name), None)
 
     def by_chip(self, chip: str) -> ChipKind | None:
-        """Returns the kind whose chip reports this name, such as ``Apple M4 Pro``."""
+        """Returns the kind whose chip reports this name."""
         return next((kind for kind in self.kinds if kind.chip == chip), None)
 
 

@@ -50,7 +50,7 @@ def initial_models(
 
 
 def apply_requests(desired: DesiredModels, requests: Iterable[ModelRequest]) -> DesiredModels:
-    """Applies a gateway's requests. Returns the same object when none of them is new."""
+    """Applies a gateway's requests. Returns the same object when none is new."""
     models = dict(desired.models)
     for request in sorted(requests, key=lambda request: request.at):
         source = _source_of(models, request.model)

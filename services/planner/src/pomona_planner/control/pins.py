@@ -1,4 +1,4 @@
-"""Pins: layers that the operator assigns to a node, such as ``mini-1=0..20``.
+"""Pins: layers that the operator assigns to a node, written ``mini-1=0..20``.
 
 A pin may be for one model only: ``mini-1=0..20@Qwen3-4B-4bit``, by the name that clients use.
 """

@@ -1,7 +1,7 @@
 """Division of the workers' memory among several models; pure functions.
 
 Weights take precedence. The models on a node share the rest of its memory evenly for their
-caches; a model that has a node to itself gets all of it.
+caches; a lone model on a node gets all the rest.
 """
 
 from __future__ import annotations

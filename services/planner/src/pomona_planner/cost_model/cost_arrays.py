@@ -67,23 +67,23 @@ class Costs:
         return all(_is_unchanged_by_swap(matrix, a, b) for matrix in (self.link, self.back))
 
     def plan_cost(self, nodes: list[int], cuts: list[int]) -> float:
-        """Returns the cost of a plan: all stages and links. Args: cuts: one more than nodes."""
+        """Returns the cost of all stages and links. Args: cuts: positions from 0 to P - 1."""
         stages = sum(
             self.stage[n, a, b] for n, a, b in zip(nodes, cuts[:-1], cuts[1:], strict=True)
         )
         return float(stages) + self.link_cost(nodes)
 
     def link_cost(self, nodes: list[int]) -> float:
-        """Returns the cost of all links of a plan, including the one from tail to head."""
+        """Returns the cost of all links of a plan, from tail to head included."""
         links = sum(self.link[a, b] for a, b in pairwise(nodes))
         return float(links + (self.back[nodes[-1], nodes[0]] if len(nodes) > 1 else 0.0))
 
 
 class RangeKinds:
-    """Kinds of layer ranges, R of them, that contain the same number of layers of each kind.
+    """R kinds of layer ranges: ranges of one kind contain the same layers of each of K kinds.
 
-    Layers of one kind, K of them, cost the same on every node. The first and the last layer
-    have kinds of their own.
+    Layers of one kind cost the same on every node. The first and the last layer have kinds of
+    their own.
 
     Attributes:
         layers: (P - 1,) kind of each layer.
@@ -133,12 +133,12 @@ def step_costs(problem: Problem, rows: int, tokens: int = 1) -> Costs:
         fixed=np.array([machine.step_s * machine.correction for machine in machines]),
         before=before,
         last=last,
-        link=_link_seconds(problem, rows * tokens * activation_bytes(problem)),
+        link=_link_seconds(problem, rows * tokens * _activation_bytes(problem)),
         back=_link_seconds(problem, rows * TOKEN_BYTES),
     )
 
 
-def activation_bytes(problem: Problem) -> int:
+def _activation_bytes(problem: Problem) -> int:
     """Returns the bytes of activations that cross a link for one token."""
     full_precision = any(machine.full_precision for machine in problem.machines)
     return problem.facts.hidden_size * (4 if full_precision else 2)
@@ -146,7 +146,7 @@ def activation_bytes(problem: Problem) -> int:
 
 def link_occupancy(problem: Problem, rows: int) -> Array:
     """Returns (N, N): seconds for which a step's activations occupy each link."""
-    size = rows * activation_bytes(problem)
+    size = rows * _activation_bytes(problem)
     return _for_each_link(problem, lambda link: size / link.bandwidth)
 
 

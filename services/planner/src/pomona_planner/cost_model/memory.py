@@ -29,7 +29,7 @@ def weight_bytes(facts: ModelFacts, start: int, stop: int, full_precision: bool)
 
 
 def bits_per_value(full_precision: bool, cache_bits: int) -> int:
-    """Returns the bits of one cached number; a quantised one has one more for its scale."""
+    """Returns the bits of one cached number; a quantised one takes an extra bit for scales."""
     return cache_bits + 1 if cache_bits else (32 if full_precision else 16)
 
 

@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
         nodes: indices into the machines of the problem, from head to tail.
-        bounds: layer indices, one more than nodes.
+        bounds: layer indices from 0 to the layer count.
     """
 
     nodes: tuple[int, ...]
@@ -90,7 +90,7 @@ def nominal_ceiling(facts: ModelFacts, bounds: Sequence[int], bandwidths: Sequen
     """Computes the tokens per second of one user if each active weight were only read once.
 
     Args:
-        bounds: layer indices of the stages, one more than ``bandwidths``.
+        bounds: layer indices of the stages, as in ``Plan``.
         bandwidths: nominal memory bandwidth of each stage's machine, bytes per second.
     """
     seconds = 0.0
@@ -153,7 +153,7 @@ def _first_token_seconds(problem: Problem, plan: Plan) -> float:
 def _stage_and_link_seconds(
     problem: Problem, plan: Plan, costs: Costs
 ) -> tuple[list[float], list[float]]:
-    """Returns the time of each stage, and of each link with the one back to the head last."""
+    """Returns the time of each stage and of each link; the link to the head is last."""
     positions = problem.positions()
     stages = [
         float(costs.stage[node, positions.index(start), positions.index(stop)])

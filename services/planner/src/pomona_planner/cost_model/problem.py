@@ -47,7 +47,7 @@ class Link:
     Attributes:
         latency_s: one-way latency of a small message, software included, seconds.
         bandwidth: bytes per second of a large message.
-        kind: name for people, such as ``Thunderbolt 5, RDMA``.
+        kind: name for people, like ``Thunderbolt 5, RDMA``.
     """
 
     latency_s: float
@@ -124,7 +124,7 @@ class Problem:
         return (0, *sorted({cut for cut in inner if 0 < cut < count}), count)
 
     def required_nodes(self) -> frozenset[int]:
-        """Returns the indices into ``machines`` of those that must hold a stage."""
+        """Returns the indices of the machines that must hold a stage."""
         return frozenset(
             index for index, machine in enumerate(self.machines) if machine.name in self.required
         )

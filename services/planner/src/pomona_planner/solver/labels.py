@@ -10,7 +10,7 @@ import numpy as np
 from pomona_planner.cost_model.cost_arrays import Array
 
 BLOCK = 1 << 16
-"""Labels generated at once: as many as fit into a processor's cache."""
+"""Labels generated at once, which fit into a processor's cache."""
 
 
 @dataclass(slots=True, eq=False)

@@ -49,7 +49,7 @@ class LowerBound:
         self.value = float(self._remaining(no_nodes, 0).at(no_nodes, end)[0]) - self._rounding
 
     def remaining(self, masks: Array, fronts: Array, tails: Array, level: int) -> RemainingCost:
-        """Bounds the cost of what partial plans still lack.
+        """Bounds the remaining cost of partial plans.
 
         Args:
             masks: nodes used, as bit masks.
@@ -118,7 +118,7 @@ class RemainingCost:
 
         Args:
             which: indices of the partial plans.
-            positions: one start position for each of them.
+            positions: a start position for each.
         """
         bound = self.sums.at(self.rows, which, positions)
         bound += self.before[positions]

@@ -78,7 +78,11 @@ def choose(problem: Problem, aim: Aim = DEFAULT_AIM) -> OptimizedPlan | Infeasib
 
 
 class _Optimizer:
-    """Attributes: gap, balance_cost: of the last solution; see ``OptimizedPlan``."""
+    """Search for the best plan of one problem within one budget.
+
+    Attributes:
+        gap, balance_cost: of the last solution; see ``OptimizedPlan``.
+    """
 
     def __init__(self, problem: Problem, aim: Aim) -> None:
         self.gap = self.balance_cost = 0.0

@@ -23,7 +23,7 @@ class SolverQuery:
         required: nodes that must hold a stage.
         cost_limit: plans must cost less than this.
         second_costs: costs of another kind, whose sum must not exceed ``second_limit``.
-        stop_at_first: stops at the first plan found instead of proving that it is the cheapest.
+        stop_at_first: stops at the first plan found, without a proof.
     """
 
     costs: Costs
@@ -43,7 +43,7 @@ class Solution:
 
     Attributes:
         nodes: in the order of the stages.
-        cuts: positions, one more than nodes.
+        cuts: positions from 0 to P - 1, around the stages.
         cost: seconds, in the costs that were minimised.
     """
 
@@ -69,7 +69,7 @@ class SolverResult:
 
     @property
     def proven(self) -> bool:
-        """Whether no plan is cheaper than ``solution``, or none exists if it is None."""
+        """True when no plan is cheaper than ``solution``, or none exists if it is None."""
         return self.bound == float("inf") or (
             self.solution is not None and self.bound >= self.solution.cost
         )

@@ -22,7 +22,7 @@ def most_even_cuts(cost: Array, busy: Array, limit: float) -> tuple[int, ...]:
             not allowed. Some cuts must cost at most ``limit``.
         busy: (S, P, P) seconds for which the stage is busy.
 
-    Returns: positions, one more than stages.
+    Returns: S + 1 positions, from 0 to P - 1.
     """
     seconds = np.unique(busy[np.isfinite(cost)])
     low, high = -1, len(seconds) - 1

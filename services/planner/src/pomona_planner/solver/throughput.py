@@ -43,7 +43,7 @@ class SearchBudget:
         return self._left <= 0
 
     def solve(self, query: SolverQuery, max_labels: int) -> SolverResult:
-        """Solves a query with at most ``max_labels`` labels and what is left of the budget."""
+        """Solves a query with at most ``max_labels`` labels, within the rest of the budget."""
         max_labels = max(min(max_labels, self._left), 0)
         result = solve(query, max_labels, NARROW_BEAM if query.stop_at_first else BEAM)
         self._left -= result.labels + LABELS_PER_CALL
@@ -78,7 +78,7 @@ class CycleModel:
     def query(self, costs: Costs, cycle_s: float) -> SolverQuery:
         """Returns the query for plans whose stages and links allow a cycle of ``cycle_s``.
 
-        None of them is busy for longer than a lane's share of the cycle.
+        No stage and no link is busy for longer than a lane's share of the cycle.
         """
         longest = cycle_s / self._lanes * (1 + TIE)
         usable = self._occupancy <= longest
