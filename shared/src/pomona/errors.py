@@ -10,7 +10,7 @@ PomonaError
 ├── ModelError              a model cannot be found, read or run
 │   ├── ModelNotFoundError
 │   └── ModelUnsupportedError
-└── RequestError            a request cannot be served; carries the client's HTTP status
+└── RequestError            a request cannot be served; says which status a client gets
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ModelNotFoundError(ModelError):
 
 
 class ModelUnsupportedError(ModelError):
-    """The model's files are readable, but Pomona cannot run them. The message gives the reason."""
+    """The model's files are readable, but Pomona cannot run them; the message says why."""
 
 
 class RequestError(PomonaError):

@@ -1,4 +1,4 @@
-"""``pomona plan``: arithmetic that can be checked by hand, and what it says when nothing fits."""
+"""``pomona plan``: arithmetic checked by hand, and remedies when nothing fits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from pomona.errors import ConfigurationError
-from pomona_ops.commands.plan import PlanOptions, model_facts, planned, run_plan
+from pomona_ops.commands.plan import PlanOptions, make_plan, model_facts, run_plan
 from pomona_planner.cluster.from_spec import parse_cluster
-from pomona_planner.cluster.machine_catalog import machine_kinds
+from pomona_planner.cluster.machine_catalog import load_machine_catalog
 
 
 def plan(model: str, cluster: str, **options: int | str) -> dict[str, object]:
-    asked = PlanOptions(model, cluster, **options)  # type: ignore[arg-type]  # as the test says
-    return planned(model_facts(model, 4.5), cluster, asked)
+    arguments = PlanOptions(model, cluster, **options)  # type: ignore[arg-type]  # as the test says
+    return make_plan(model_facts(model, 4.5), cluster, arguments)
 
 
 def test_the_ceiling_of_deepseek_v3_on_eight_m4_pro_is_about_13_tokens_a_second() -> None:
@@ -24,7 +24,7 @@ def test_the_ceiling_of_deepseek_v3_on_eight_m4_pro_is_about_13_tokens_a_second(
         assert found["ceiling_tokens_per_second"] == pytest.approx(273 / 20.6, rel=0.01)
 
 
-def test_what_does_not_fit_says_how_much_is_missing_and_what_would_fit() -> None:
+def test_a_model_that_does_not_fit_reports_missing_memory_and_remedies() -> None:
     found = plan("llama-4-maverick", "4x:m4-pro-64gb")
     assert not found["fits"]
     assert found["missing_bytes"] == pytest.approx(22.3e9, rel=0.01)
@@ -33,7 +33,7 @@ def test_what_does_not_fit_says_how_much_is_missing_and_what_would_fit() -> None
     assert plan("llama-4-maverick", "4x:m4-pro-64gb", wired_percent=92)["fits"]
 
 
-def test_fewer_users_or_tokens_that_would_fit_are_named() -> None:
+def test_remedies_name_the_most_users_and_the_largest_context_that_fit() -> None:
     found = plan("llama-3.3-70b", "1x:m4-max-128gb", users=100)
     fewer = next(x for x in map(str, found["would_fit"]) if "to each user" in x)  # type: ignore[arg-type]  # a list
     tokens = int(fewer.split()[1])
@@ -44,13 +44,13 @@ def test_fewer_users_or_tokens_that_would_fit_are_named() -> None:
     assert not plan("llama-3.3-70b", "1x:m4-max-128gb", users=users + 1)["fits"]
 
 
-def test_more_stages_than_machines_are_refused_with_how_many_there_may_be() -> None:
+def test_more_stages_than_machines_are_rejected_with_the_maximum() -> None:
     found = plan("llama-3.3-70b", "1x:m4-max-128gb", stages=2)
-    assert found["reason"] == "2 stages are wanted, but there is 1 machine"
-    assert found["would_fit"] == ["ask for 1 at most"]
+    assert found["reason"] == "2 stages were requested, but there is 1 machine"
+    assert found["would_fit"] == ["request 1 at most"]
 
 
-def test_a_link_that_a_machine_has_no_port_for_is_said() -> None:
+def test_a_machine_without_a_port_for_the_link_is_noted() -> None:
     notes = plan("llama-3.3-70b", "8x:m1-16gb,m4-pro-64gb")["notes"]
     assert isinstance(notes, list)
     assert notes[0] == "m1 has Thunderbolt 3, not 5: plan with --link tb4"
@@ -78,17 +78,17 @@ def test_stages_cover_the_model_within_memory() -> None:
     ("name", "total", "active"),
     [("deepseek-v3", 671.0, 37), ("llama-4-maverick", 400, 17), ("qwen3-235b-a22b", 235, 22)],
 )
-def test_known_models_have_the_sizes_that_their_makers_publish(
-    name: str, total: float, active: float
-) -> None:
+def test_known_models_have_their_published_sizes(name: str, total: float, active: float) -> None:
     facts = model_facts(name, 8.0)
-    read = sum(layer.active_parameters for layer in facts.layers) + facts.head.parameters
+    active_parameters = (
+        sum(layer.active_parameters for layer in facts.layers) + facts.head.parameters
+    )
     assert facts.stored_bytes / 1e9 == pytest.approx(total, rel=0.005)
-    assert read / 1e9 == pytest.approx(active, rel=0.06)
+    assert active_parameters / 1e9 == pytest.approx(active, rel=0.06)
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "said"),
+    ("model", "options", "message"),
     [
         ("deepseek-v3", {"context": 10**8}, "takes 163840 tokens at most"),
         ("deepseek-v3", {"context": 512, "prompt": 513}, "raise --context"),
@@ -96,38 +96,38 @@ def test_known_models_have_the_sizes_that_their_makers_publish(
         ("deepseek-v3", {"cluster": "8x:m4-pro"}, "write 8x:m4-pro-64gb"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(
-    model: str, options: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_are_rejected(
+    model: str, options: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: dict[str, Any] = {"cluster": "9x:m4-pro-64gb", **options}
-    assert run_plan(PlanOptions(model, **asked)) == 2
-    assert said in capsys.readouterr().err
+    arguments: dict[str, Any] = {"cluster": "9x:m4-pro-64gb", **options}
+    assert run_plan(PlanOptions(model, **arguments)) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_a_short_context_shortens_the_usual_prompt() -> None:
+def test_a_short_context_shortens_the_default_prompt() -> None:
     assert plan("deepseek-v3", "9x:m4-pro-64gb", context=512)["prompt_tokens"] == 512
 
 
 @pytest.mark.parametrize("text", ["8x:m9-64gb", "8x:m4-pro-65gb", "17x:m4-16gb", "", "m4-pro"])
-def test_what_is_no_cluster_is_refused_with_what_would_be(text: str) -> None:
+def test_an_invalid_cluster_spec_is_rejected(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_cluster(text)
 
 
-def test_the_command_exits_by_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_status_tells_whether_the_model_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_plan(PlanOptions("llama-4-maverick", "4x:m4-pro-64gb")) == 1
     assert "does not fit" in capsys.readouterr().out
     assert run_plan(PlanOptions("llama-4-maverick", "8x:m4-pro-64gb", as_json=True)) == 0
     assert run_plan(PlanOptions("nothing", "8x:m4-pro-64gb")) == 2
 
 
-def test_every_figure_has_a_source_or_is_named_as_unsure() -> None:
+def test_every_figure_has_a_source_or_is_marked_as_unsure() -> None:
     figures = {"gigabytes_per_s", "teraflops_fp16", "idle_watts", "busy_watts", "prices"}
-    for kind in machine_kinds().kinds:
+    for kind in load_machine_catalog().kinds:
         assert kind.specs.startswith(("https://support.apple.com/", "https://www.apple.com/"))
         assert all(url.startswith("https://") for url in kind.sources.values())
         named = [*kind.unsure, *kind.sources]
-        assert len(set(named)) == len(named), "either somebody measured it, or it is unsure"
+        assert len(set(named)) == len(named), "a figure has a source or is unsure, not both"
         assert set(named) <= figures
         assert "teraflops_fp16" in named, "Apple publishes none"
 

@@ -1,4 +1,4 @@
-"""How long the planner thinks, and how often it has a proof."""
+"""Benchmark of the solver: time to a plan, and the share of proven plans."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
 MACHINES, LAYERS = 16, 128
 KINDS = ("equal", "mixed", "different", "tight")
-TIGHT = 1.35
-"""Memory of all machines over the model's weights."""
-SOLVED = 8
+TIGHT_RATIO = 1.35
+"""Memory of all machines over the model's weights, for the kind ``tight``."""
+PROBLEMS = 8
+"""Problems solved for each kind and aim."""
 
 
-def made_up_problem(seed: int, kind: str, users: int = 1) -> Problem:
-    """Sixteen machines.
+def synthetic_problem(seed: int, kind: str, users: int = 1) -> Problem:
+    """Generates a problem with ``MACHINES`` machines and ``LAYERS`` layers.
 
     Args:
-        kind: ``equal`` ones, ``mixed`` of five kinds that are sold, all ``different`` with
-            different links, or these with little memory and uneven layers (``tight``).
+        kind: ``equal`` machines, ``mixed`` from five configurations that are sold, all
+            ``different`` with different links, or ``tight``: different, with little memory
+            and uneven layers.
     """
     random_ = random.Random(seed)
     sold = [(24, 120), (64, 273), (64, 546), (96, 819), (128, 546)]
@@ -55,27 +57,31 @@ def made_up_problem(seed: int, kind: str, users: int = 1) -> Problem:
     )
     end = LayerFacts(10**9, 2 * 10**9, 0)
     facts = ModelFacts(
-        "made up", Path("m"), "data", "llama", 8192, 128000, 65536, False, layers, end, end, (),
+        "synthetic", Path("m"), "data", "llama", 8192, 128000, 65536, False, layers, end, end, (),
     )  # fmt: skip
     if kind == "tight":
-        share = TIGHT * sum(x.stored_bytes for x in layers) / sum(m.memory_bytes for m in machines)
+        share = (
+            TIGHT_RATIO
+            * sum(x.stored_bytes for x in layers)
+            / sum(m.memory_bytes for m in machines)
+        )
         machines = [replace(m, memory_bytes=int(m.memory_bytes * share)) for m in machines]
     return Problem(facts, tuple(machines), links, Demand(users=users))
 
 
 def measure_solver() -> dict[str, dict[str, Any]]:
-    """Seconds to choose, by kind of cluster and aim."""
+    """Measures the seconds of :func:`choose` by kind of cluster and aim."""
     results: dict[str, dict[str, Any]] = {}
     aims: tuple[Objective, ...] = ("latency", "throughput")
     for kind in KINDS:
         for aim in aims:
             seconds: list[float] = []
             gaps: list[float] = []
-            for seed in range(SOLVED):
-                problem = made_up_problem(seed, kind, users=1 if aim == "latency" else 8)
-                begin = time.perf_counter()
+            for seed in range(PROBLEMS):
+                problem = synthetic_problem(seed, kind, users=1 if aim == "latency" else 8)
+                start = time.perf_counter()
                 choice = choose(problem, Aim(aim))
-                seconds.append(time.perf_counter() - begin)
+                seconds.append(time.perf_counter() - start)
                 if isinstance(choice, OptimizedPlan):
                     gaps.append(choice.gap)
             results[f"solver, {kind} machines, {aim}"] = {

@@ -1,4 +1,4 @@
-"""``pomona plan``: what would run where, how fast, at what cost; no cluster is needed."""
+"""``pomona plan``: stages, speed and cost of a model on machines that need not exist."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pomona.models import ModelFacts, read_facts
 from pomona.models.published import published_facts, published_names
 from pomona_ops.units import in_bytes
 from pomona_planner.cluster.from_spec import (
-    HypotheticalMachines,
-    ceiling,
-    dollars_per_million,
+    HypotheticalMachine,
     hypothetical_problem,
-    link_named,
+    link_by_name,
     parse_cluster,
 )
-from pomona_planner.cluster.machine_catalog import machine_kinds
+from pomona_planner.cluster.machine_catalog import load_machine_catalog
+from pomona_planner.cost_model.memory import stage_bytes
+from pomona_planner.cost_model.prediction import nominal_ceiling, predict
 from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
-from pomona_planner.cost_model.roofline import memory
+from pomona_planner.cost_model.running_costs import average_watts, dollars_per_million_tokens
 from pomona_planner.solver.infeasible import Infeasible
 from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
@@ -30,23 +30,26 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COMPARED = ("8x:m4-pro-64gb", "4x:m4-pro-64gb", "1x:m3-ultra-512gb", "1x:m4-max-128gb")
-USUAL_CONTEXT, USUAL_PROMPT = 8192, 1024
-MOST_WIRED_PERCENT = 92
-"""Of memory; the rest is for the system."""
+DEFAULT_CONTEXT, DEFAULT_PROMPT = 8192, 1024
+MAX_WIRED_PERCENT = 92
+"""Maximum share of memory for the GPU, percent; the rest is for the system."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What ``pomona plan`` was asked.
+    """Arguments of ``pomona plan``.
 
     Attributes:
-        link: kind of every link of the imagined cluster.
-        bits: a parameter of a model that is known by name, scales included; 0 for those of
-            the quantisation that most people run.
-        context, users: promised; caches for them must fit. A context of 0 is USUAL_CONTEXT, or
-            what the model can.
-        prompt: tokens whose first token is timed; 0 for USUAL_PROMPT, or the context.
-        wired_percent: of memory that MLX may use, as the operator sets it; 0 for macOS's own.
+        link: kind of every link of the hypothetical cluster.
+        bits: bits per parameter, scales included, of a model known by name; 0 for the
+            quantisation that is most common.
+        context: tokens of each user whose cache must fit; 0 for DEFAULT_CONTEXT, or the
+            model's limit if that is less.
+        users: concurrent users.
+        prompt: tokens of the prompt whose first token is predicted; 0 for DEFAULT_PROMPT, or
+            the context if that is less.
+        wired_percent: share of memory that the operator lets the GPU use; 0 for macOS's
+            default.
     """
 
     model: str
@@ -68,13 +71,17 @@ class PlanOptions:
 
 
 def model_facts(name: str, bits: float) -> ModelFacts:
-    """Facts of a model by a known name, a folder, a file or a hub id."""
+    """Reads the facts of a model: a known name, a folder, a file or a hub id.
+
+    Raises:
+        ConfigurationError: when the model cannot be read, or ``bits`` does not apply to it.
+    """
     known = published_facts(name, bits or None)
     if known is not None:
         return known
     if bits:
         raise ConfigurationError(
-            f"--bits is for models that are known by name; {name} has the bits that it has"
+            f"--bits applies only to models known by name; the files of {name} have fixed bits"
         )
     try:
         return read_facts(name)
@@ -84,11 +91,14 @@ def model_facts(name: str, bits: float) -> ModelFacts:
 
 
 def run_plan(options: PlanOptions) -> int:
-    """Print the plan; 0 when there is one, 1 when the model does not fit."""
+    """Prints the plan.
+
+    Returns: exit status: 0 for a plan, 1 when the model does not fit, 2 for wrong arguments.
+    """
     try:
         facts = model_facts(options.model, options.bits)
         specs = [options.cluster] if not options.compare else [options.cluster, *COMPARED]
-        plans = [planned(facts, spec, options) for spec in dict.fromkeys(specs)]
+        plans = [make_plan(facts, spec, options) for spec in dict.fromkeys(specs)]
     except ConfigurationError as error:
         print(f"pomona plan: {error}", file=sys.stderr)
         return 2
@@ -102,11 +112,15 @@ def run_plan(options: PlanOptions) -> int:
     return 0 if plans[0]["fits"] else 1
 
 
-def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any]:
-    """A plan in the form that ``--json`` prints."""
+def make_plan(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any]:
+    """Plans a model on a cluster spec. Returns the object that ``--json`` prints.
+
+    Raises:
+        ConfigurationError: when the spec, the link, the context or the prompt is not valid.
+    """
     cluster = parse_cluster(spec)
-    link = link_named(options.link)
-    context, prompt = _tokens(facts, options)
+    link = link_by_name(options.link)
+    context, prompt = _context_and_prompt(facts, options)
     demand = Demand(context, options.users, prompt_tokens=prompt)
     problem = hypothetical_problem(facts, cluster, link, demand, options.wired_share)
     result: dict[str, Any] = {
@@ -130,24 +144,25 @@ def planned(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any
         ),
         "unsure": sorted({figure for machine in cluster for figure in machine.kind.unsure}),
     }
-    answer = choose(problem, Aim(options.objective, stages=options.stages))
-    result["notes"] = _of_ports(cluster, options.link)
-    if isinstance(answer, Infeasible):
+    choice = choose(problem, Aim(options.objective, stages=options.stages))
+    result["notes"] = _port_notes(cluster, options.link)
+    if isinstance(choice, Infeasible):
         slowest = min(machine.kind.bandwidth for machine in cluster)
-        raised = _with_raised_limit(facts, cluster, options, demand)
+        ceiling = nominal_ceiling(facts, (0, facts.layer_count), [slowest])
+        raised = _raised_limit(facts, cluster, options, demand)
         return result | {
             "fits": False,
-            "ceiling_tokens_per_second": round(ceiling(facts, slowest), 2),
-            "reason": answer.reason,
-            "missing_bytes": answer.missing_bytes,
-            "would_fit": [*raised, *answer.remedies],
+            "ceiling_tokens_per_second": round(ceiling, 2),
+            "reason": choice.reason,
+            "missing_bytes": choice.missing_bytes,
+            "would_fit": [*raised, *choice.remedies],
         }
-    notes = [*result["notes"], *answer.notes]
-    return result | _of_choice(problem, cluster, answer) | {"notes": notes}
+    notes = [*result["notes"], *choice.prediction.notes]
+    return result | _chosen_plan(problem, cluster, choice) | {"notes": notes}
 
 
-def _of_ports(cluster: list[HypotheticalMachines], link: str) -> list[str]:
-    """Which machines have no port for the link."""
+def _port_notes(cluster: list[HypotheticalMachine], link: str) -> list[str]:
+    """Names the machines that have no port for the link."""
     if not link.startswith("tb5") or len(cluster) == 1:
         return []
     older = {machine.kind.name: machine.kind.thunderbolt for machine in cluster}
@@ -158,36 +173,35 @@ def _of_ports(cluster: list[HypotheticalMachines], link: str) -> list[str]:
     ]
 
 
-def _tokens(facts: ModelFacts, options: PlanOptions) -> tuple[int, int]:
-    """(context, prompt). Raises ConfigurationError when the model has no room for them."""
-    context = options.context or min(USUAL_CONTEXT, facts.context_length)
+def _context_and_prompt(facts: ModelFacts, options: PlanOptions) -> tuple[int, int]:
+    """Raises ConfigurationError when they exceed the model's limit, or the prompt the context."""
+    context = options.context or min(DEFAULT_CONTEXT, facts.context_length)
     if context > facts.context_length:
         raise ConfigurationError(
             f"--context {context}: {facts.name} takes {facts.context_length} tokens at most"
         )
-    prompt = options.prompt or min(USUAL_PROMPT, context)
+    prompt = options.prompt or min(DEFAULT_PROMPT, context)
     if prompt > context:
         raise ConfigurationError(
-            f"--prompt {prompt} is longer than the {context} tokens that are promised; "
-            "raise --context"
+            f"--prompt {prompt} is longer than the context of {context} tokens; raise --context"
         )
     return context, prompt
 
 
-def _with_raised_limit(
-    facts: ModelFacts, cluster: list[HypotheticalMachines], options: PlanOptions, demand: Demand
+def _raised_limit(
+    facts: ModelFacts, cluster: list[HypotheticalMachine], options: PlanOptions, demand: Demand
 ) -> list[str]:
-    """How far the memory that macOS lets the GPU wire must be raised, if that is enough."""
+    """Finds the lowest wired limit of macOS under which the model fits, as a remedy."""
     if options.wired_share:
         return []
-    for percent in range(76, MOST_WIRED_PERCENT + 1):
+    for percent in range(76, MAX_WIRED_PERCENT + 1):
         share = percent / 100
-        problem = hypothetical_problem(facts, cluster, link_named(options.link), demand, share)
-        answer = choose(problem, Aim(options.objective, floor=0, stages=options.stages))
-        if isinstance(answer, OptimizedPlan):
+        problem = hypothetical_problem(facts, cluster, link_by_name(options.link), demand, share)
+        choice = choose(problem, Aim(options.objective, floor=0, stages=options.stages))
+        if isinstance(choice, OptimizedPlan):
             sizes = sorted({machine.memory_gb for machine in cluster})
             limits = ", ".join(f"{int(size * 1024 * share)} on {size} GB" for size in sizes)
-            speed = answer.prediction.tokens_per_second
+            speed = choice.prediction.tokens_per_second
             return [
                 f"raise the wired limit to {percent}% of the memory (sudo sysctl "
                 f"iogpu.wired_limit_mb={limits}): {speed:.1f} tok/s for one user; "
@@ -196,77 +210,71 @@ def _with_raised_limit(
     return []
 
 
-def _of_choice(
-    problem: Problem, cluster: list[HypotheticalMachines], choice: OptimizedPlan
+def _chosen_plan(
+    problem: Problem, cluster: list[HypotheticalMachine], choice: OptimizedPlan
 ) -> dict[str, Any]:
-    plan, said = choice.plan, choice.prediction
-    catalogue = machine_kinds()
-    positions = problem.positions()
-    needed = memory(problem)
+    plan, prediction = choice.plan, choice.prediction
     used = [cluster[node] for node in plan.nodes]
     price = sum(machine.price for machine in used)
-    slowest = min(machine.kind.bandwidth for machine in used)
-    fastest = max(machine.kind.bandwidth for machine in used)
-    nominal = (
-        _ceiling(problem, cluster, choice)
-        if slowest != fastest
-        else ceiling(problem.facts, slowest)
+    ceiling = nominal_ceiling(
+        problem.facts, plan.bounds, [machine.kind.bandwidth for machine in used]
     )
-    alone = predicted_watts(problem, choice)
+    watts = average_watts(prediction)
     return {
         "fits": True,
         "proven_best": choice.proven,
         "gap": min(choice.gap, 1.0),
-        "given_for_balance": choice.given,
-        "stages": [
-            {
-                "machine": choice.machines[node].name,
-                "start": plan.bounds[i],
-                "stop": plan.bounds[i + 1],
-                "memory_bytes": int(
-                    needed[
-                        node, positions.index(plan.bounds[i]), positions.index(plan.bounds[i + 1])
-                    ]
-                ),
-                "usable_bytes": choice.machines[node].memory_bytes,
-                "milliseconds_per_token": round(said.stage_s[i] * 1000, 3),
-            }
-            for i, node in enumerate(plan.nodes)
-        ],
-        "tokens_per_second": round(said.tokens_per_second, 2),
-        "ceiling_tokens_per_second": round(nominal, 2),
-        "users_tokens_per_second": round(said.users_tokens_per_second, 2),
-        "prompt_tokens": said.prompt_tokens,
-        "first_token_s": round(said.first_token_s, 2),
-        "cache_tokens": said.cache_tokens,
-        "watts": round(said.watts),
-        "joules_per_token": round(said.joules_per_token, 1),
-        "dollars_per_million_tokens": round(
-            dollars_per_million(catalogue, price, said.watts, said.users_tokens_per_second), 2
+        "given_for_balance": choice.balance_cost,
+        "stages": _stages(problem, choice),
+        "tokens_per_second": round(prediction.tokens_per_second, 2),
+        "ceiling_tokens_per_second": round(ceiling, 2),
+        "users_tokens_per_second": round(prediction.users_tokens_per_second, 2),
+        "prompt_tokens": prediction.prompt_tokens,
+        "first_token_s": round(prediction.first_token_s, 2),
+        "cache_tokens": prediction.cache_tokens,
+        "watts": round(watts),
+        "joules_per_token": round(prediction.joules_per_token, 1),
+        "dollars_per_million_tokens": _dollars_per_million(
+            price, watts, prediction.users_tokens_per_second
         ),
-        "dollars_per_million_tokens_one_user": round(
-            dollars_per_million(catalogue, price, alone, said.tokens_per_second), 2
+        "dollars_per_million_tokens_one_user": _dollars_per_million(
+            price, _watts_for_one_user(problem, choice), prediction.tokens_per_second
         ),
         "price_of_used_dollars": price,
     }
 
 
-def predicted_watts(problem: Problem, choice: OptimizedPlan) -> float:
-    """Of all machines of the plan with one user: one stage is busy at a time."""
-    from pomona_planner.cost_model.prediction import predict
+def _stages(problem: Problem, choice: OptimizedPlan) -> list[dict[str, Any]]:
+    positions, memory = problem.positions(), stage_bytes(problem)
+    return [
+        {
+            "machine": choice.machines[node].name,
+            "start": start,
+            "stop": stop,
+            "memory_bytes": int(memory[node, positions.index(start), positions.index(stop)]),
+            "usable_bytes": choice.machines[node].memory_bytes,
+            "milliseconds_per_token": round(microseconds / 1000, 3),
+        }
+        for (node, start, stop), microseconds in zip(
+            choice.plan.stages(), choice.prediction.stage_us, strict=True
+        )
+    ]
 
-    alone = replace(problem, demand=replace(problem.demand, users=1))
-    return predict(alone, choice.plan).watts
+
+def _dollars_per_million(price: float, watts: float, tokens_per_second: float) -> float:
+    catalog = load_machine_catalog()
+    return round(
+        dollars_per_million_tokens(
+            price, watts, tokens_per_second, catalog.electricity, catalog.life_years
+        ),
+        2,
+    )
 
 
-def _ceiling(problem: Problem, cluster: list[HypotheticalMachines], choice: OptimizedPlan) -> float:
-    """Each stage's active weights at the nominal bandwidth of its machine."""
-    facts, plan, seconds = problem.facts, choice.plan, 0.0
-    for i, node in enumerate(plan.nodes):
-        parts = list(facts.layers[plan.bounds[i] : plan.bounds[i + 1]])
-        parts += [facts.head] if plan.bounds[i + 1] == facts.layer_count else []
-        seconds += sum(part.active_bytes for part in parts) / cluster[node].kind.bandwidth
-    return 1 / seconds
+def _watts_for_one_user(problem: Problem, choice: OptimizedPlan) -> float:
+    """Returns the power of all machines with one user, who keeps one stage busy at a time."""
+    one_user = replace(problem, demand=replace(problem.demand, users=1))
+    return average_watts(predict(one_user, choice.plan))
 
 
 def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Machines and links that one may not own yet, from ``data/machines.toml``."""
+"""Catalog of Apple machines and links with their nominal figures, from ``data/machines.toml``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ from typing import Any
 
 from pomona_planner.cost_model.problem import Link
 
+ACHIEVED_BANDWIDTH = 0.8
+"""Share of a chip's nominal memory bandwidth that decoding reaches."""
+METAL_LAYER_S = 40e-6
+"""Time of a layer's small kernels on Metal, seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChipKind:
-    """Nominal figures of a chip.
+    """Nominal figures of a chip and of a machine with it.
 
     Attributes:
-        bandwidth: of memory, bytes a second.
-        compute: of matrix products in half precision, operations a second.
-        idle_watts, busy_watts: of a whole machine with it.
-        specs: where its maker specifies it.
-        thunderbolt: version of its ports where that is below 5; 5 for all others.
-        sources: of figures that stand elsewhere, by their names in ``data/machines.toml``.
-        unsure: names of figures that neither its maker nor a published measurement confirms.
+        name: name in a cluster spec, like ``m4-pro``.
+        chip: name that the chip reports, like ``Apple M4 Pro``.
+        bandwidth: memory bandwidth, bytes per second.
+        compute: floating-point operations per second of half-precision matrix products.
+        idle_watts, busy_watts: power of a whole machine.
+        machine: name of the machine, like ``Mac mini``.
+        prices: dollars by memory size in GB; its keys are the sizes that are sold.
+        specs: URL of the manufacturer's specifications.
+        thunderbolt: version of the ports if it is below 5; 5 for all others.
+        sources: URLs of figures that are not in ``specs``, by the figure's name in the file.
+        unsure: names of figures that no manufacturer or published measurement confirms.
     """
 
     name: str
@@ -33,7 +42,6 @@ class ChipKind:
     busy_watts: float
     machine: str
     prices: dict[int, float]
-    """Memory in GB to price in dollars; the memory sizes that are sold."""
     specs: str
     thunderbolt: int
     sources: dict[str, str]
@@ -42,23 +50,29 @@ class ChipKind:
 
 @dataclass(frozen=True, slots=True)
 class MachineCatalog:
+    """Known machines and links.
+
+    Attributes:
+        links: by the name that ``--link`` takes.
+        electricity: dollars per kilowatt-hour.
+        life_years: years over which a machine's price is spread.
+    """
+
     kinds: tuple[ChipKind, ...]
     links: dict[str, Link]
     electricity: float
-    """Dollars a kilowatt-hour."""
     life_years: float
-    """Over which a machine's price is spread."""
 
     def by_name(self, name: str) -> ChipKind | None:
         return next((kind for kind in self.kinds if kind.name == name), None)
 
     def by_chip(self, chip: str) -> ChipKind | None:
-        """The kind whose chip calls itself so, such as ``Apple M4 Pro``."""
+        """Returns the kind whose chip reports this name."""
         return next((kind for kind in self.kinds if kind.chip == chip), None)
 
 
 @cache
-def machine_kinds() -> MachineCatalog:
+def load_machine_catalog() -> MachineCatalog:
     content = tomllib.loads(files("pomona_planner").joinpath("data/machines.toml").read_text())
     return MachineCatalog(
         tuple(_kind(name, entry) for name, entry in content["machines"].items()),

@@ -1,6 +1,6 @@
-"""Pins: layers that the operator gives to a node, as ``mini-1=0..20``.
+"""Pins: layers that the operator assigns to a node, written ``mini-1=0..20``.
 
-With several models ``mini-1=0..20@Qwen3-4B-4bit`` is for one of them, by the name that clients use.
+A pin may be for one model only: ``mini-1=0..20@Qwen3-4B-4bit``, by the name that clients use.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _PIN = re.compile(r"^(?P<node>[^=@\s]+)=(?P<start>\d+)\.\.(?P<stop>\d+)(?:@(?P<m
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Layers ``[start, stop)`` belong on ``node``.
+    """Assignment of layers ``[start, stop)`` to a node.
 
     Attributes:
-        node: a node's name, or a stage worker's.
-        model: by name; empty for every model.
+        node: name of a node or of a stage worker.
+        model: name of the model; empty for every model.
     """
 
     node: str
@@ -28,17 +28,19 @@ class Pin:
 
 
 def parse_pin(text: str) -> Pin:
-    """Raises ValueError saying how a pin is written."""
+    """Raises ValueError, with the expected form, when the text is not a pin."""
     match = _PIN.match(text)
     if match is None or int(match["start"]) >= int(match["stop"]):
         raise ValueError(
-            f"{text!r} is no pin; write NODE=START..STOP, such as mini-1=0..20, and @MODEL after "
-            "it when it is for one model only"
+            f"{text!r} is not a valid pin; write NODE=START..STOP, such as mini-1=0..20, and "
+            "append @MODEL when it is for one model only"
         )
     return Pin(match["node"], int(match["start"]), int(match["stop"]), match["model"] or "")
 
 
-def pins_of(pins: Iterable[Pin], model: str) -> tuple[Pin, ...]:
-    """Those that are for a model; one that names it goes before one for every model."""
-    named = sorted((pin for pin in pins if pin.model in ("", model)), key=lambda pin: not pin.model)
-    return tuple({pin.node: pin for pin in reversed(named)}.values())
+def pins_for_model(pins: Iterable[Pin], model: str) -> tuple[Pin, ...]:
+    """Returns one pin for each node; a pin that names the model overrides one for every model."""
+    ordered = sorted(
+        (pin for pin in pins if pin.model in ("", model)), key=lambda pin: not pin.model
+    )
+    return tuple({pin.node: pin for pin in reversed(ordered)}.values())

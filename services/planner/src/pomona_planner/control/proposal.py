@@ -1,40 +1,43 @@
-"""Which stages a wish comes to, given who is there: pure, and nothing is remembered here."""
+"""Proposal of stages for a pipeline spec from the workers present; pure and without state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pomona.messages.control import Beacon, Prediction, Stage
 from pomona.models import ModelFacts
 from pomona_planner.cluster import from_beacons
-from pomona_planner.cluster.worker_address import address_of
+from pomona_planner.cluster.worker_address import data_address
 from pomona_planner.control.pins import Pin
+from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
 from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
-LEAST_CONTEXT = 1024
-"""A pipeline that cannot cache this many tokens is not worth forming."""
+MIN_CONTEXT = 1024
+"""Minimum number of tokens whose cache must fit before a pipeline is formed."""
 
 Replan = Literal["propose", "idle", "always"]
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """What the operator wants.
+    """Pipeline that the operator asks for.
 
     Attributes:
-        source: where every worker finds the model: a name that means the same on each.
-        stages: exactly so many; 0 for as many as are best.
-        context_length: tokens of one request, at most; 0 for what the model can.
-        aim, floor: what the plan is to be best at; see ``Aim``.
-        users, promised_context: requests at once, and tokens of each, that must fit.
-        required, excluded: nodes or workers that must, and must not, hold a stage.
-        pins: layers that belong on a node or worker while it is there.
-        replan_gain: share of speed that a better plan must bring.
-        replan: whether it is only proposed, made when nothing runs, or made at once.
-        look_every_s: seconds between looks for a better plan than the one that runs.
+        source: name of the model that means the same on every node.
+        stages: exact number of stages; 0 leaves it to the optimizer.
+        context_length: maximum tokens of one request; 0 for the model's own limit.
+        settle_s: seconds to wait for more workers when ``stages`` is 0.
+        aim, floor: objective and throughput floor; see ``Aim``.
+        users, promised_context: concurrent requests, and tokens of each, that must fit.
+        required, excluded: names of nodes or workers that must, and must not, hold a stage.
+        pins: layers of nodes or workers, which hold while these are present.
+        replan_gain: share of speed that a better plan must gain.
+        replan: ``propose`` a better plan only, apply it when the model is ``idle``, or
+            ``always``.
+        review_interval_s: seconds between comparisons with the best plan.
     """
 
     source: str
@@ -45,13 +48,13 @@ class PipelineSpec:
     aim: Objective = "latency"
     floor: float = 0.25
     users: int = 1
-    promised_context: int = LEAST_CONTEXT
+    promised_context: int = MIN_CONTEXT
     required: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     pins: tuple[Pin, ...] = ()
     replan_gain: float = 0.2
     replan: Replan = "propose"
-    look_every_s: float = 30.0
+    review_interval_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,112 +62,94 @@ class Proposal:
     """Stages for a new epoch, or the reason why there are none."""
 
     stages: tuple[Stage, ...]
-    cache_tokens: int = 0
-    reason: str = ""
     prediction: Prediction | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposer:
-    """Attributes:
-    others: beacons of discovery services and gateways.
-    beside: models whose memory the workers do not count as usable.
+    """Planner of one model for the beacons of one moment.
+
+    Attributes:
+        other_beacons: of discovery services and gateways.
+        other_models: models whose memory the workers do not report as usable.
     """
 
-    wish: PipelineSpec
+    spec: PipelineSpec
     facts: ModelFacts
-    learnt: from_beacons.Calibration
-    others: Sequence[Beacon] = ()
-    beside: Sequence[str] = ()
+    calibration: Calibration
+    other_beacons: Sequence[Beacon] = ()
+    other_models: Sequence[str] = ()
 
     def propose(self, workers: Sequence[Beacon], waited_s: float) -> Proposal:
-        """Args: waited_s: since the first worker was seen, seconds."""
-        usable = [w for w in workers if w.state == "ready"]
-        wanted = self.wish.stages
-        if wanted and len(usable) < wanted:
-            names = ", ".join(w.name for w in usable) or "none"
-            return Proposal((), reason=f"{wanted} stage workers are wanted; there: {names}")
+        """Chooses the best stages. Args: waited_s: seconds since the first worker appeared."""
+        usable = [worker for worker in workers if worker.state == "ready"]
+        stages = self.spec.stages
+        if stages and len(usable) < stages:
+            names = ", ".join(worker.name for worker in usable) or "none"
+            return Proposal((), reason=f"{stages} stage workers are needed; present: {names}")
         if not usable:
-            return Proposal((), reason="no stage worker is there; start one on each node")
-        if not wanted and waited_s < self.wish.settle_s:
+            return Proposal((), reason="no stage worker is present; start one on each node")
+        if not stages and waited_s < self.spec.settle_s:
             return Proposal((), reason="waiting for more stage workers")
         choice = choose(self.problem(usable), self.aim())
         if not isinstance(choice, OptimizedPlan):
-            unload = [f"unload {' or '.join(self.beside)}"] if self.beside else []
+            unload = [f"unload {' or '.join(self.other_models)}"] if self.other_models else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
         return self._proposal(self._candidates(usable), choice)
 
     def aim(self) -> Aim:
-        return Aim(self.wish.aim, self.wish.floor, self.wish.stages)
+        return Aim(self.spec.aim, self.spec.floor, self.spec.stages)
 
     def problem(self, usable: Sequence[Beacon]) -> Problem:
-        wish, facts = self.wish, self.facts
-        chosen = self._candidates(usable)
-        pinned = {
+        """Returns the planning problem of the workers that are ready."""
+        spec, facts = self.spec, self.facts
+        workers = self._candidates(usable)
+        pins = {
             worker.name: (pin.start, pin.stop)
-            for pin in reversed(wish.pins)
-            if (worker := next((w for w in chosen if named(w, {pin.node})), None))
+            for pin in reversed(spec.pins)
+            if (worker := next((w for w in workers if is_named(w, {pin.node})), None))
         }
-        context = min(max(wish.promised_context, LEAST_CONTEXT), facts.context_length)
+        context = min(max(spec.promised_context, MIN_CONTEXT), facts.context_length)
         return Problem(
             facts,
-            from_beacons.machines(chosen, self.others, self.learnt),
-            from_beacons.links(chosen, self.others, self.learnt),
-            Demand(context, wish.users, wish.cache_bits),
+            from_beacons.machines(workers, self.other_beacons, self.calibration),
+            from_beacons.links(workers, self.other_beacons, self.calibration),
+            Demand(context, spec.users, spec.cache_bits),
             cuts=facts.legal_cuts,
             required=frozenset(
-                w.name for w in chosen if w.name in pinned or named(w, wish.required)
+                w.name for w in workers if w.name in pins or is_named(w, spec.required)
             ),
-            pins=pinned,
+            pins=pins,
         )
+
+    def complete(self, prediction: Prediction) -> Prediction:
+        """Adds the correction of links, which the problem does not contain."""
+        return replace(prediction, link_correction=self.calibration.links)
 
     def _candidates(self, usable: Sequence[Beacon]) -> list[Beacon]:
-        named = self.wish.required | {pin.node for pin in self.wish.pins}
-        return from_beacons.candidates(usable, self.wish.stages, named)
+        preferred = self.spec.required | {pin.node for pin in self.spec.pins}
+        return from_beacons.candidates(usable, self.spec.stages, preferred)
 
-    def _proposal(self, chosen: Sequence[Beacon], choice: OptimizedPlan) -> Proposal:
-        plan = choice.plan
-        workers = [chosen[node] for node in plan.nodes]
+    def _proposal(self, candidates: Sequence[Beacon], choice: OptimizedPlan) -> Proposal:
+        workers = [candidates[node] for node in choice.plan.nodes]
         stages: list[Stage] = []
-        for number, worker in enumerate(workers):
+        for number, (worker, (_, start, stop)) in enumerate(
+            zip(workers, choice.plan.stages(), strict=True)
+        ):
             sender = workers[number - 1]
-            address = address_of(worker, sender, self.others)
+            address = data_address(worker, sender, self.other_beacons)
             if address is None:
                 return Proposal(
-                    (), reason=f"waiting for {sender.node} to find the best way to {worker.node}"
+                    (), reason=f"waiting for {sender.node} to measure its links to {worker.node}"
                 )
-            start, stop = plan.bounds[number : number + 2]
             endpoint = worker.endpoints.get("data", "")
             stages.append(Stage(worker.name, start, stop, endpoint, address))
-        return Proposal(
-            tuple(stages),
-            choice.prediction.cache_tokens,
-            prediction=self.said(choice),
-        )
-
-    def said(self, choice: OptimizedPlan) -> Prediction:
-        """A choice's prediction as the plan's message tells it."""
-        found = choice.prediction
-        return Prediction(
-            tokens_per_second=found.tokens_per_second,
-            ceiling_tokens_per_second=found.ceiling_tokens_per_second,
-            users=found.users,
-            users_tokens_per_second=found.users_tokens_per_second,
-            prompt_tokens=found.prompt_tokens,
-            first_token_s=found.first_token_s,
-            cache_tokens=max(found.cache_tokens, 0),
-            stage_us=tuple(seconds * 1e6 for seconds in found.stage_s),
-            tail_us=found.tail_s * 1e6,
-            link_us=tuple(seconds * 1e6 for seconds in found.link_s),
-            corrections=tuple(choice.machines[node].correction for node in choice.plan.nodes),
-            tail_correction=self.learnt.tail or 1.0,
-            link_correction=self.learnt.links,
-            joules_per_token=found.joules_per_token,
-            notes=choice.notes,
-        )
+        return Proposal(tuple(stages), self.complete(choice.prediction))
 
 
-def named(worker: Beacon, names: Set[str]) -> bool:
+def is_named(worker: Beacon, names: Set[str]) -> bool:
+    """Returns whether the names contain the worker or its node."""
     return worker.name in names or worker.node in names
 
 

@@ -1,10 +1,14 @@
-"""What the planner remembers over its own death: the newest epoch and pipelines."""
+"""Files that keep the newest epoch, the pipelines and the desired models over restarts.
+
+Errors of the disk are logged, and planning continues without the file.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -14,54 +18,53 @@ from pomona_planner.control.desired_models import DesiredModels
 
 log = logging.getLogger(__name__)
 
+Content = TypeVar("Content")
+
 _PIPELINES = TypeAdapter(tuple[Pipeline, ...])
-_WANTS = TypeAdapter(DesiredModels)
+_DESIRED_MODELS = TypeAdapter(DesiredModels)
 
 
-class PlanMemory:
-    """A file in the state folder. A disk that fails is said, and planning goes on."""
+class PlanFile:
+    """The pipelines in ``plan.json`` of the state folder.
+
+    Attributes:
+        epoch: highest epoch ever written.
+        pipelines: as last read or written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "plan.json"
-        self.epoch = 0
-        self.pipelines: tuple[Pipeline, ...] = ()
-        self._read()
-
-    def _read(self) -> None:
-        try:
-            content = self._path.read_bytes()
-            self.pipelines = _PIPELINES.validate_json(content)
-        except FileNotFoundError:
-            return
-        except (OSError, ValidationError) as error:
-            log.error("%s cannot be read and is begun anew: %s", self._path, type(error).__name__)
-            return
+        self.pipelines: tuple[Pipeline, ...] = _read(self._path, _PIPELINES) or ()
         self.epoch = max((pipeline.epoch for pipeline in self.pipelines), default=0)
 
     def write(self, pipelines: tuple[Pipeline, ...]) -> None:
-        """Remember, durably, before anybody hears of a new epoch."""
+        """Writes durably; call it before a new epoch is published."""
         self.pipelines = pipelines
         self.epoch = max([self.epoch, *(pipeline.epoch for pipeline in pipelines)])
         _write_durably(self._path, orjson.dumps(pipelines))
 
 
-class WantMemory:
-    """What should be loaded, as the newest requests had it."""
+class DesiredModelsFile:
+    """The desired models in ``models.json`` of the state folder."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "models.json"
 
     def read(self) -> DesiredModels | None:
-        try:
-            return _WANTS.validate_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
-            log.error("%s cannot be read and is begun anew: %s", self._path, type(error).__name__)
-            return None
+        return _read(self._path, _DESIRED_MODELS)
 
-    def write(self, wants: DesiredModels) -> None:
-        _write_durably(self._path, orjson.dumps(wants))
+    def write(self, desired: DesiredModels) -> None:
+        _write_durably(self._path, orjson.dumps(desired))
+
+
+def _read(path: Path, adapter: TypeAdapter[Content]) -> Content | None:
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        log.error("%s cannot be read and is replaced: %s", path, type(error).__name__)
+        return None
 
 
 def _write_durably(path: Path, content: bytes) -> None:
@@ -74,4 +77,4 @@ def _write_durably(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        log.error("the plan cannot be written to %s: %s; free some disk", path, error)
+        log.error("%s cannot be written: %s; free disk space", path, error)

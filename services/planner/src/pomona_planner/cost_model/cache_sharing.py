@@ -1,7 +1,7 @@
-"""How several models share the memory of the workers: pure.
+"""Division of the workers' memory among several models; pure functions.
 
-Weights come first. What they leave on a node is divided evenly among the models that are
-there, for their caches; a model that is alone takes all of it.
+Weights take precedence. The models on a node share the rest of its memory evenly for their
+caches; a lone model on a node gets all the rest.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pomona_planner.cost_model.memory import (
     weight_bytes,
 )
 
-LEAST_CACHE_TOKENS = 8192
-"""What a model that is there keeps for its caches, at least, when another one is to fit."""
+MIN_CACHE_TOKENS = 8192
+"""Cache tokens that a placed model keeps at least when another one is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,53 +30,60 @@ class PlacedModel:
     facts: ModelFacts
 
 
-def leave_room(workers: Sequence[Beacon], others: Iterable[PlacedModel]) -> list[Beacon]:
-    """The workers, their usable memory without what other models need of it."""
+def subtract_placed_models(
+    workers: Sequence[Beacon], placed: Iterable[PlacedModel]
+) -> list[Beacon]:
+    """Returns the workers with their usable memory reduced by the needs of placed models."""
     taken: dict[str, float] = {}
-    for tenant in others:
-        least = min(tenant.pipeline.cache_tokens, LEAST_CACHE_TOKENS)
-        for node, (weights, per_token) in _on_nodes(tenant, workers).items():
-            taken[node] = taken.get(node, 0) + weights + WORKSPACE_BYTES + per_token * least
+    for model in placed:
+        tokens = min(model.pipeline.cache_tokens, MIN_CACHE_TOKENS)
+        for node, (weights, per_token) in _usage_by_node(model, workers).items():
+            taken[node] = taken.get(node, 0) + weights + WORKSPACE_BYTES + per_token * tokens
     return [
-        replace(worker, facts=_with_memory(worker, taken.get(worker.node, 0.0)))
+        replace(worker, facts=_with_less_memory(worker, taken.get(worker.node, 0.0)))
         for worker in workers
     ]
 
 
-def fair_cache_tokens(tenants: Sequence[PlacedModel], workers: Sequence[Beacon]) -> dict[int, int]:
-    """By epoch, the most tokens that each model's caches may hold beside the others."""
-    if len(tenants) < 2:
+def fair_cache_tokens(placed: Sequence[PlacedModel], workers: Sequence[Beacon]) -> dict[int, int]:
+    """Returns the most cache tokens of each model beside the others, by epoch.
+
+    A model that shares no node with another one is not in the result.
+    """
+    if len(placed) < 2:
         return {}
-    on_nodes = [_on_nodes(tenant, workers) for tenant in tenants]
+    usages = [_usage_by_node(model, workers) for model in placed]
     caps: dict[int, int] = {}
-    for tenant, mine in zip(tenants, on_nodes, strict=True):
-        for node, (_, per_token) in mine.items():
-            here = [x[node] for x in on_nodes if node in x]
+    for model, usage in zip(placed, usages, strict=True):
+        for node, (_, per_token) in usage.items():
+            on_node = [other[node] for other in usages if node in other]
             memory = min(_memory(worker) for worker in workers if worker.node == node)
-            left = memory - sum(weights + WORKSPACE_BYTES for weights, _ in here)
-            if per_token and len(here) > 1:
-                cap = int(max(left, 0) * FULL_CACHE_SHARE / len(here) / per_token)
-                epoch = tenant.pipeline.epoch
+            left = memory - sum(weights + WORKSPACE_BYTES for weights, _ in on_node)
+            if per_token and len(on_node) > 1:
+                cap = int(max(left, 0) * FULL_CACHE_SHARE / len(on_node) / per_token)
+                epoch = model.pipeline.epoch
                 caps[epoch] = min(caps.get(epoch, cap), cap)
     return caps
 
 
-def _on_nodes(tenant: PlacedModel, workers: Sequence[Beacon]) -> Mapping[str, tuple[int, float]]:
-    """By node: bytes of the weights there, and bytes of one token in the caches there."""
+def _usage_by_node(
+    model: PlacedModel, workers: Sequence[Beacon]
+) -> Mapping[str, tuple[int, float]]:
+    """Returns, by node, the bytes of the model's weights and of one token in its caches."""
     by_name = {worker.name: worker for worker in workers}
-    found: dict[str, tuple[int, float]] = {}
-    for stage in tenant.pipeline.stages:
+    usage: dict[str, tuple[int, float]] = {}
+    for stage in model.pipeline.stages:
         worker = by_name.get(stage.worker)
         if worker is None:
             continue
-        whole = isinstance(worker.facts, StageWorkerFacts) and worker.facts.device != "metal"
-        weights, per_token = found.get(worker.node, (0, 0.0))
-        weights += weight_bytes(tenant.facts, stage.start, stage.stop, whole)
+        full = isinstance(worker.facts, StageWorkerFacts) and worker.facts.device != "metal"
+        weights, per_token = usage.get(worker.node, (0, 0.0))
+        weights += weight_bytes(model.facts, stage.start, stage.stop, full)
         per_token += cache_bytes_per_token(
-            tenant.facts, stage.start, stage.stop, whole, tenant.pipeline.cache_bits
+            model.facts, stage.start, stage.stop, full, model.pipeline.cache_bits
         )
-        found[worker.node] = (weights, per_token)
-    return found
+        usage[worker.node] = (weights, per_token)
+    return usage
 
 
 def _memory(worker: Beacon) -> int:
@@ -84,7 +91,7 @@ def _memory(worker: Beacon) -> int:
     return worker.facts.usable_memory_bytes
 
 
-def _with_memory(worker: Beacon, taken: float) -> StageWorkerFacts:
+def _with_less_memory(worker: Beacon, taken: float) -> StageWorkerFacts:
     assert isinstance(worker.facts, StageWorkerFacts)
     left = max(0, worker.facts.usable_memory_bytes - int(taken))
     return replace(worker.facts, usable_memory_bytes=left)

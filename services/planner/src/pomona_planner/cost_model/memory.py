@@ -1,49 +1,58 @@
-"""Memory of a stage: weights, caches and workspace."""
+"""Memory of a stage, and which stages fit on which machine."""
 
 from __future__ import annotations
 
-from pomona.models import LayerFacts, ModelFacts
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pomona.models import ModelFacts
+from pomona_planner.cost_model.problem import Problem
 
 WORKSPACE_BYTES = 256 << 20
-"""Activations, buffers and the process itself."""
+"""Memory of activations, buffers and the process itself."""
 FULL_CACHE_SHARE = 0.8
 """Share of the remaining memory that caches may fill; padding and growth take the rest."""
 UNBOUNDED = 2**40
-"""Tokens, where a cache does not grow with them."""
+"""Token count reported for caches that do not grow with their tokens."""
 
 
-def weight_bytes(facts: ModelFacts, start: int, stop: int, whole_precision: bool) -> int:
-    """Memory of a stage's weights, in bytes."""
+def weight_bytes(facts: ModelFacts, start: int, stop: int, full_precision: bool) -> int:
+    """Returns the bytes of a stage's weights, layers ``[start, stop)``."""
     parts = list(facts.layers[start:stop])
     if start == 0:
         parts.append(facts.embedding)
     if stop == facts.layer_count and not (facts.tied_embedding and start == 0):
         parts.append(facts.head)
-    return sum(4 * part.parameters if whole_precision else part.stored_bytes for part in parts)
+    return sum(4 * part.parameters if full_precision else part.stored_bytes for part in parts)
 
 
-def value_bits(whole_precision: bool, cache_bits: int) -> int:
-    """Bits of one number in a cache; quantised ones have scales beside them."""
-    return cache_bits + 1 if cache_bits else (32 if whole_precision else 16)
+def bits_per_value(full_precision: bool, cache_bits: int) -> int:
+    """Returns the bits of one cached number; a quantised one takes an extra bit for scales."""
+    return cache_bits + 1 if cache_bits else (32 if full_precision else 16)
 
 
 def cache_bytes_per_token(
-    facts: ModelFacts, start: int, stop: int, whole_precision: bool, cache_bits: int
+    facts: ModelFacts, start: int, stop: int, full_precision: bool, cache_bits: int
 ) -> float:
-    """Memory of one more token in a stage's caches, in bytes."""
+    """Returns the bytes that each token adds to the caches of layers ``[start, stop)``."""
     values = sum(x.kv_values_per_token for x in facts.layers[start:stop] if not x.window)
-    return values * value_bits(whole_precision, cache_bits) / 8
+    return values * bits_per_value(full_precision, cache_bits) / 8
 
 
 def cache_bytes_per_sequence(
-    facts: ModelFacts, start: int, stop: int, whole_precision: bool, cache_bits: int
+    facts: ModelFacts, start: int, stop: int, full_precision: bool, cache_bits: int
 ) -> float:
-    """What a sequence takes however long it is: windows and recurrent states, in bytes."""
+    """Returns the bytes that each sequence takes whatever its length.
+
+    These are sliding windows and recurrent states.
+    """
     layers = facts.layers[start:stop]
     windows = sum(layer.window * layer.kv_values_per_token for layer in layers)
     states = sum(layer.state_values for layer in layers)
-    whole = 32 if whole_precision else 16
-    return windows * value_bits(whole_precision, cache_bits) / 8 + states * whole / 8
+    state_bits = 32 if full_precision else 16
+    return windows * bits_per_value(full_precision, cache_bits) / 8 + states * state_bits / 8
 
 
 def cache_tokens(
@@ -51,29 +60,62 @@ def cache_tokens(
     start: int,
     stop: int,
     memory_bytes: int,
-    whole_precision: bool,
+    full_precision: bool,
     cache_bits: int = 0,
     users: int = 1,
 ) -> int:
-    """Tokens that fit beside the weights of a stage; negative when the weights do not fit."""
+    """Returns how many tokens fit beside a stage's weights; -1 when the weights do not fit."""
     left = memory_bytes - WORKSPACE_BYTES
-    left -= weight_bytes(facts, start, stop, whole_precision)
+    left -= weight_bytes(facts, start, stop, full_precision)
     room = left * FULL_CACHE_SHARE
-    room -= users * cache_bytes_per_sequence(facts, start, stop, whole_precision, cache_bits)
+    room -= users * cache_bytes_per_sequence(facts, start, stop, full_precision, cache_bits)
     if left < 0 or room < 0:
         return -1
-    per_token = cache_bytes_per_token(facts, start, stop, whole_precision, cache_bits)
+    per_token = cache_bytes_per_token(facts, start, stop, full_precision, cache_bits)
     return min(int(room / per_token), UNBOUNDED) if per_token else UNBOUNDED
 
 
-def active_bytes(layer: LayerFacts, rows: int, whole_precision: bool) -> float:
-    """Bytes of a layer that a step of ``rows`` tokens reads.
+def stage_bytes(problem: Problem) -> NDArray[np.float64]:
+    """Returns (N, P, P): bytes of each stage's weights, caches for the demand, and workspace."""
+    by_precision = np.stack([_stage_bytes(problem, full) for full in (False, True)])
+    return by_precision[[int(machine.full_precision) for machine in problem.machines]]
 
-    Experts that one token leaves idle are left idle by ``rows`` of them with the product of
-    their chances, were each token routed by itself.
-    """
-    stored = 4 * layer.parameters if whole_precision else layer.stored_bytes
-    idle = 4 * layer.idle_parameters if whole_precision else layer.idle_bytes
-    if not idle:
-        return float(stored)
-    return stored - idle * (idle / stored) ** (rows - 1)
+
+def allowed_stages(problem: Problem) -> NDArray[np.bool_]:
+    """Returns (N, P, P): whether a stage fits on a machine and no pin forbids it."""
+    positions = problem.positions()
+    memory = np.array([machine.memory_bytes for machine in problem.machines])
+    allowed = stage_bytes(problem) <= memory[:, None, None]
+    allowed &= np.triu(np.ones((len(positions), len(positions)), dtype=bool), 1)
+    for index, machine in enumerate(problem.machines):
+        pin = problem.pins.get(machine.name)
+        if pin is None:
+            continue
+        pinned = np.zeros_like(allowed[index])
+        if pin[0] in positions and pin[1] in positions:
+            pinned[positions.index(pin[0]), positions.index(pin[1])] = True
+        allowed[index] &= pinned
+    return allowed
+
+
+def _stage_bytes(problem: Problem, full_precision: bool) -> NDArray[Any]:
+    """Returns (P, P) by start and stop position."""
+    facts, demand, positions = problem.facts, problem.demand, list(problem.positions())
+    tokens, bits = demand.context * demand.users, demand.cache_bits
+    weights = [4 * x.parameters if full_precision else x.stored_bytes for x in facts.layers]
+    caches = [
+        tokens * cache_bytes_per_token(facts, i, i + 1, full_precision, bits)
+        + demand.users * cache_bytes_per_sequence(facts, i, i + 1, full_precision, bits)
+        for i in range(facts.layer_count)
+    ]
+    layers = np.array(weights) + np.array(caches) / FULL_CACHE_SHARE
+    before = np.concatenate(([0.0], np.cumsum(layers)))[positions]
+    total = before[None, :] - before[:, None] + WORKSPACE_BYTES
+    embedding, head = facts.embedding, facts.head
+    embedding_bytes = 4 * embedding.parameters if full_precision else embedding.stored_bytes
+    head_bytes = 4 * head.parameters if full_precision else head.stored_bytes
+    total[0, :] += embedding_bytes
+    total[:, -1] += head_bytes
+    if facts.tied_embedding:
+        total[0, -1] -= head_bytes
+    return total

@@ -1,144 +1,165 @@
-"""What a plan will do: speed, first token, memory left, energy."""
+"""Prediction of a plan: speed, time to first token, cache room and energy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
-from pomona_planner.cost_model.cost_arrays import Costs
-from pomona_planner.cost_model.memory import active_bytes, cache_tokens
+from pomona.messages.control import Prediction
+from pomona.models import ModelFacts
+from pomona_planner.cost_model.cost_arrays import Costs, link_occupancy, step_costs
+from pomona_planner.cost_model.memory import cache_tokens
 from pomona_planner.cost_model.problem import Problem
-from pomona_planner.cost_model.roofline import costs, occupancy
+from pomona_planner.cost_model.roofline import active_bytes
+from pomona_planner.cost_model.running_costs import joules_per_token
 
-CHUNK = 512
-"""Prompt tokens that go through the stages as one step."""
+PREFILL_CHUNK = 512
+"""Prompt tokens of one prefill chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stage i is layers ``[bounds[i], bounds[i + 1])`` on machine ``nodes[i]`` of the problem."""
+    """Assignment of layers: stage i holds ``[bounds[i], bounds[i + 1])`` on node ``nodes[i]``.
+
+    Attributes:
+        nodes: indices into the machines of the problem, from head to tail.
+        bounds: layer indices from 0 to the layer count.
+    """
 
     nodes: tuple[int, ...]
     bounds: tuple[int, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What to expect of a plan.
-
-    Attributes:
-        tokens_per_second: of one user alone.
-        ceiling_tokens_per_second: the same, were nothing done but reading each active
-            weight once.
-        users: requests at once that ``users_tokens_per_second`` is for, all together.
-        first_token_s: from a prompt of ``prompt_tokens`` to its first token.
-        cache_tokens: that fit into the tightest stage, all requests together.
-        stage_s: each stage's part of one user's token, seconds.
-        tail_s: what of the last one's the vocabulary head and the draw take.
-        link_s: each link's, the way back last.
-        watts: of all machines in the plan, when ``users`` are served; 0 when unknown.
-        joules_per_token: the same for each token.
-    """
-
-    tokens_per_second: float
-    ceiling_tokens_per_second: float
-    users: int
-    users_tokens_per_second: float
-    prompt_tokens: int
-    first_token_s: float
-    cache_tokens: int
-    stage_s: tuple[float, ...]
-    tail_s: float
-    link_s: tuple[float, ...]
-    watts: float
-    joules_per_token: float
+    def stages(self) -> list[tuple[int, int, int]]:
+        """Returns (node, start, stop) of each stage."""
+        return list(zip(self.nodes, self.bounds[:-1], self.bounds[1:], strict=True))
 
 
 def lanes_and_rows(users: int, stages: int) -> tuple[int, int]:
-    """Lanes that travel the pipeline, and sequences in each: as the head forms them."""
+    """Returns the lanes in flight and the sequences of each, as the head forms them."""
     lanes = min(users, stages)
     return lanes, ceil(users / lanes)
 
 
 def cycle_seconds(problem: Problem, plan: Plan, users: int) -> float:
-    """Time in which each of ``users`` gets a token: the way round, or the busiest stage or
-    link once for every lane, whichever is longer."""
+    """Computes the time in which each of ``users`` gets a token.
+
+    It is the time round the pipeline, or the busiest stage or link once for each lane,
+    whichever is longer.
+    """
     lanes, rows = lanes_and_rows(users, len(plan.nodes))
-    stages, links = _parts(problem, plan, costs(problem, rows))
-    busy = occupancy(problem, rows)
-    crossings = [busy[a, b] for a, b in zip(plan.nodes[:-1], plan.nodes[1:], strict=True)]
-    return max(sum(stages) + sum(links), lanes * max([*stages, *crossings]))
+    stages, links = _stage_and_link_seconds(problem, plan, step_costs(problem, rows))
+    occupancy = link_occupancy(problem, rows)
+    transfers = [float(occupancy[a, b]) for a, b in pairwise(plan.nodes)]
+    return max(sum(stages) + sum(links), lanes * max([*stages, *transfers]))
 
 
 def predict(problem: Problem, plan: Plan) -> Prediction:
-    """What to expect of a plan that fits."""
-    facts, demand = problem.facts, problem.demand
-    made = costs(problem, 1)
-    stages, links = _parts(problem, plan, made)
-    cycle = cycle_seconds(problem, plan, demand.users)
-    ranges = list(zip(plan.nodes, plan.bounds[:-1], plan.bounds[1:], strict=True))
-    reading = 0.0
-    for node, start, stop in ranges:
-        machine = problem.machines[node]
-        whole = machine.whole_precision
-        read = sum(active_bytes(part, 1, whole) for part in facts.layers[start:stop])
-        # Where steps take less than was expected, memory is faster than it was measured.
-        reading += read / machine.bandwidth * min(machine.correction, 1.0)
-        if stop == facts.layer_count:
-            correction = machine.correction * machine.tail_correction
-            read = active_bytes(facts.head, 1, whole)
-            reading += read / machine.bandwidth * min(correction, 1.0)
+    """Predicts a plan that fits.
+
+    ``link_correction`` and ``notes`` keep their defaults, since the problem has neither.
+    """
+    demand = problem.demand
+    costs = step_costs(problem, 1)
+    stages, links = _stage_and_link_seconds(problem, plan, costs)
+    cycle_s = cycle_seconds(problem, plan, demand.users)
     lanes, rows = lanes_and_rows(demand.users, len(plan.nodes))
-    busy_s, _ = _parts(problem, plan, costs(problem, rows))
-    watts = 0.0
-    for node, seconds in zip(plan.nodes, busy_s, strict=True):
-        machine = problem.machines[node]
-        share = min(lanes * seconds / cycle, 1.0)
-        watts += machine.idle_watts + share * (machine.busy_watts - machine.idle_watts)
+    batch_stages, _ = _stage_and_link_seconds(problem, plan, step_costs(problem, rows))
+    machines = [problem.machines[node] for node in plan.nodes]
     return Prediction(
         tokens_per_second=1 / (sum(stages) + sum(links)),
-        ceiling_tokens_per_second=1 / reading,
+        ceiling_tokens_per_second=1 / _reading_seconds(problem, plan),
         users=demand.users,
-        users_tokens_per_second=demand.users / cycle,
+        users_tokens_per_second=demand.users / cycle_s,
         prompt_tokens=demand.prompt_tokens,
-        first_token_s=_first_token_s(problem, plan),
-        cache_tokens=min(
-            cache_tokens(
-                facts,
-                start,
-                stop,
-                problem.machines[node].memory_bytes,
-                problem.machines[node].whole_precision,
-                demand.cache_bits,
-                demand.users,
-            )
-            for node, start, stop in ranges
+        first_token_s=_first_token_seconds(problem, plan),
+        cache_tokens=_cache_tokens(problem, plan),
+        stage_us=tuple(seconds * 1e6 for seconds in stages),
+        tail_us=float(costs.last[plan.nodes[-1]]) * 1e6,
+        link_us=tuple(seconds * 1e6 for seconds in links),
+        corrections=tuple(machine.correction for machine in machines),
+        tail_correction=machines[-1].tail_correction,
+        joules_per_token=joules_per_token(
+            zip(machines, batch_stages, strict=True), lanes, cycle_s, demand.users
         ),
-        stage_s=tuple(stages),
-        tail_s=float(made.last[plan.nodes[-1]]),
-        link_s=tuple(links),
-        watts=watts,
-        joules_per_token=watts * cycle / demand.users,
     )
 
 
-def _first_token_s(problem: Problem, plan: Plan) -> float:
-    """Chunks follow each other: the first passes all stages, the others wait for the slowest."""
+def nominal_ceiling(facts: ModelFacts, bounds: Sequence[int], bandwidths: Sequence[float]) -> float:
+    """Computes the tokens per second of one user if each active weight were only read once.
+
+    Args:
+        bounds: layer indices of the stages, as in ``Plan``.
+        bandwidths: nominal memory bandwidth of each stage's machine, bytes per second.
+    """
+    seconds = 0.0
+    for (start, stop), bandwidth in zip(pairwise(bounds), bandwidths, strict=True):
+        read = sum(layer.active_bytes for layer in facts.layers[start:stop])
+        read += facts.head.active_bytes if stop == facts.layer_count else 0
+        seconds += read / bandwidth
+    return 1 / seconds
+
+
+def _reading_seconds(problem: Problem, plan: Plan) -> float:
+    """Returns the time to read each active weight once, at the measured bandwidths."""
+    facts = problem.facts
+    total = 0.0
+    for node, start, stop in plan.stages():
+        machine = problem.machines[node]
+        full = machine.full_precision
+        read = sum(active_bytes(part, 1, full) for part in facts.layers[start:stop])
+        # A factor below 1 means that memory is faster than it was measured.
+        total += read / machine.bandwidth * min(machine.correction, 1.0)
+        if stop == facts.layer_count:
+            correction = machine.correction * machine.tail_correction
+            read = active_bytes(facts.head, 1, full)
+            total += read / machine.bandwidth * min(correction, 1.0)
+    return total
+
+
+def _cache_tokens(problem: Problem, plan: Plan) -> int:
+    """Returns the tokens that fit into the caches of the tightest stage, all users together."""
+    demand = problem.demand
+    tokens: list[int] = []
+    for node, start, stop in plan.stages():
+        machine = problem.machines[node]
+        tokens.append(
+            cache_tokens(
+                problem.facts,
+                start,
+                stop,
+                machine.memory_bytes,
+                machine.full_precision,
+                demand.cache_bits,
+                demand.users,
+            )
+        )
+    return max(min(tokens), 0)
+
+
+def _first_token_seconds(problem: Problem, plan: Plan) -> float:
+    """Returns the time of the prompt's prefill chunks, which follow each other closely.
+
+    The first chunk passes all stages and links; each later one adds the time of the slowest.
+    """
     prompt = problem.demand.prompt_tokens
-    chunks = ceil(prompt / CHUNK)
-    stages, links = _parts(problem, plan, costs(problem, 1, ceil(prompt / chunks)))
+    chunks = ceil(prompt / PREFILL_CHUNK)
+    costs = step_costs(problem, 1, ceil(prompt / chunks))
+    stages, links = _stage_and_link_seconds(problem, plan, costs)
     return sum(stages) + sum(links) + (chunks - 1) * max([*stages, *links])
 
 
-def _parts(problem: Problem, plan: Plan, made: Costs) -> tuple[list[float], list[float]]:
-    """(each stage's time, each link's and then the way back's)."""
+def _stage_and_link_seconds(
+    problem: Problem, plan: Plan, costs: Costs
+) -> tuple[list[float], list[float]]:
+    """Returns the time of each stage and of each link; the link to the head is last."""
     positions = problem.positions()
-    stage = made.stage
-    cuts = [positions.index(bound) for bound in plan.bounds]
     stages = [
-        float(stage[node, a, b]) for node, a, b in zip(plan.nodes, cuts[:-1], cuts[1:], strict=True)
+        float(costs.stage[node, positions.index(start), positions.index(stop)])
+        for node, start, stop in plan.stages()
     ]
-    links = [float(made.link[a, b]) for a, b in zip(plan.nodes[:-1], plan.nodes[1:], strict=True)]
+    links = [float(costs.link[a, b]) for a, b in pairwise(plan.nodes)]
     if links:
-        links.append(float(made.back[plan.nodes[-1], plan.nodes[0]]))
+        links.append(float(costs.back[plan.nodes[-1], plan.nodes[0]]))
     return stages, links

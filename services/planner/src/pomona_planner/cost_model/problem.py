@@ -1,4 +1,4 @@
-"""What is to be planned: a model, machines, links, and what was promised."""
+"""Input of the planner: a model, machines, links and the demand to serve."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Objective = Literal["latency", "throughput"]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine, or a stage worker on one, that may hold a stage.
+    """A machine, or one stage worker on it, that may hold a stage.
 
     Attributes:
-        memory_bytes: for weights, caches and workspace.
-        bandwidth: bytes of weights read a second when decoding.
-        compute: floating-point operations a second in matrix products.
-        layer_s: time of a layer's small kernels, whatever its size, seconds.
+        memory_bytes: memory for weights, caches and workspace.
+        bandwidth: bytes of weights read per second when decoding.
+        compute: floating-point operations per second in matrix products.
+        layer_s: time of a layer's small kernels, independent of its size, seconds.
         step_s: time of a step besides its layers, seconds.
-        whole_precision: weights and caches are float32 there (no Metal).
-        correction: measured over predicted time of its stages; 1 before any was measured.
-        tail_correction: the same of the vocabulary head and the draw, on top.
-        idle_watts, busy_watts: 0 when unknown.
+        full_precision: weights and caches are float32, because there is no Metal.
+        correction: measured over predicted time of its stages; 1 before a measurement.
+        tail_correction: further factor of the vocabulary head and the sampler.
+        idle_watts, busy_watts: power of the whole machine; 0 when unknown.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Machine:
     compute: float
     layer_s: float = 25e-6
     step_s: float = 300e-6
-    whole_precision: bool = False
+    full_precision: bool = False
     correction: float = 1.0
     tail_correction: float = 1.0
     idle_watts: float = 0.0
@@ -42,12 +42,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One way between two machines.
+    """A network path from one machine to another.
 
     Attributes:
-        latency_s: of a small message, software included, seconds.
-        bandwidth: bytes a second of a large one.
-        kind: in words, such as ``Thunderbolt 5, RDMA``.
+        latency_s: one-way latency of a small message, software included, seconds.
+        bandwidth: bytes per second of a large message.
+        kind: name for people, like ``Thunderbolt 5, RDMA``.
     """
 
     latency_s: float
@@ -60,14 +60,14 @@ UNMEASURED = Link(500e-6, 110e6, "not measured; gigabit Ethernet assumed")
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What the plan must serve.
+    """Load that a plan must serve.
 
     Attributes:
-        context: tokens of one request, prompt and reply, that were promised.
-        users: requests at once.
-        cache_bits: keys and values are quantised to this many bits; 0 leaves them whole.
+        context: tokens of one request, prompt and reply, whose cache must fit.
+        users: concurrent requests.
+        cache_bits: bits of quantised keys and values; 0 leaves them unquantised.
         cached_tokens: tokens in a sequence's cache when its speed is predicted.
-        prompt_tokens: of the prompt whose first token is predicted.
+        prompt_tokens: length of the prompt for which time to first token is predicted.
     """
 
     context: int = 1024
@@ -79,14 +79,14 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a plan is to be best at.
+    """Objective of the optimizer.
 
     Attributes:
-        objective: ``latency``, the time of one user's token, or ``throughput``, the tokens
-            of all promised users together.
-        floor: with ``latency``, the share of the best possible throughput that a plan must
-            reach.
-        stages: exactly so many; 0 for as many as are best.
+        objective: ``latency`` minimises the time of one user's token; ``throughput``
+            maximises the tokens per second of all users together.
+        floor: minimum share of the best possible throughput when the objective is
+            ``latency``, from 0 to 1.
+        stages: exact number of stages; 0 leaves the number to the optimizer.
     """
 
     objective: Objective = "latency"
@@ -96,11 +96,14 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Attributes:
-    links: by the names of sender and receiver; what is missing is ``UNMEASURED``.
-    cuts: layers before which the model may be cut; None for all.
-    required: machines that must hold a stage.
-    pins: machines that hold exactly these layers, when they hold any.
+    """Planning problem.
+
+    Attributes:
+        links: by the names of sender and receiver; missing ones are ``UNMEASURED``.
+        cuts: layers before which the model may be cut; None allows every layer.
+        required: names of machines that must hold a stage.
+        pins: layer range ``(start, stop)`` by machine name; such a machine holds exactly
+            this range or nothing.
     """
 
     facts: ModelFacts
@@ -115,7 +118,13 @@ class Problem:
         return self.links.get((sender, receiver), UNMEASURED)
 
     def positions(self) -> tuple[int, ...]:
-        """Layers at which a stage may start or stop, the two ends included."""
+        """Returns the layer indices at which a stage may start or stop, both ends included."""
         count = self.facts.layer_count
         inner = range(1, count) if self.cuts is None else self.cuts
         return (0, *sorted({cut for cut in inner if 0 < cut < count}), count)
+
+    def required_nodes(self) -> frozenset[int]:
+        """Returns the indices of the machines that must hold a stage."""
+        return frozenset(
+            index for index, machine in enumerate(self.machines) if machine.name in self.required
+        )

@@ -1,4 +1,4 @@
-"""What the layers that are left cost at least, on the nodes that are free; see ``prices``."""
+"""Lower bound on the cost of completing a partial plan; see ``lagrangian`` for its theory."""
 
 from __future__ import annotations
 
@@ -7,133 +7,152 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pomona_planner.cost_model.cost_arrays import Array
-from pomona_planner.solver.lagrangian import HAIR, Prices, best_prices
+from pomona_planner.solver.lagrangian import ROUNDING, Prices, best_prices
 from pomona_planner.solver.node_sets import FreeSums, members
 from pomona_planner.solver.query import SolverQuery
 
-SLACK = 1e-9
-"""Share of all weight that rounding may take."""
+CAPACITY_ROUNDING = 1e-9
+"""Share of the time of all layers that rounding may take."""
 
 
-class Bound:
-    """Of a question, for the search; see ``of``.
+class LowerBound:
+    """Lower bounds for the partial plans of a query at given prices.
 
-    Attributes: least: every plan costs at least this; infinite when none is possible.
+    Attributes:
+        query: the query.
+        value: lower bound on the cost of every plan; infinite when no plan is possible.
     """
 
-    def __init__(self, question: SolverQuery, prices: Prices) -> None:
-        self.question = question
+    def __init__(self, query: SolverQuery, prices: Prices) -> None:
+        self.query = query
         self._prices = prices
-        costs = question.costs
-        links = prices.out + prices.into - prices.stage
-        held = costs.before - prices.before
-        left = (held + (costs.fixed + links)[:, None])[:, None, :] - held[:, :, None]
-        tail = costs.last + prices.back - prices.out
-        left[:, :, -1] += tail[:, None]
+        costs = query.costs
+        links = prices.sender + prices.receiver - prices.stage
+        priced = costs.before - prices.before
+        reduced = (priced + (costs.fixed + links)[:, None])[:, None, :] - priced[:, :, None]
+        tail = costs.last + prices.back - prices.sender
+        reduced[:, :, -1] += tail[:, None]
         # A whole model on one node needs no links.
-        left[:, 0, -1] = costs.stage[:, 0, -1] - prices.before[-1] - prices.stage
-        self._left = np.where(question.allowed, left, np.inf)
-        # Of a node, by the position before which all is still to be covered.
-        worth = np.minimum.accumulate(self._left.min(axis=1), axis=1)
-        # A node that need not be used is left alone rather than used at a loss.
-        obliged = np.isin(np.arange(len(worth)), list(question.required))
-        self._worth = np.where(obliged[:, None], worth, np.minimum(worth, 0.0))
-        finite = self._worth[np.isfinite(self._worth)]
-        self._hair = HAIR * float(np.abs(np.diff(prices.before)).sum() + np.abs(finite).sum())
-        self._capacity = _Capacity(question)
-        self._sums = FreeSums(self._worth)
-        none, last = np.zeros(1, dtype=np.int64), np.array([len(prices.before) - 1])
-        self.least = float(self._left_of(none, 0).at(none, last)[0]) - self._hair
+        reduced[:, 0, -1] = costs.stage[:, 0, -1] - prices.before[-1] - prices.stage
+        self._reduced = np.where(query.allowed, reduced, np.inf)
+        # (N, P) lowest reduced cost of a node when the layers before a position are left.
+        lowest = np.minimum.accumulate(self._reduced.min(axis=1), axis=1)
+        # A node that is not required stays unused rather than raise the cost.
+        required = np.isin(np.arange(len(lowest)), list(query.required))
+        self._lowest = np.where(required[:, None], lowest, np.minimum(lowest, 0.0))
+        finite = self._lowest[np.isfinite(self._lowest)]
+        magnitude = np.abs(np.diff(prices.before)).sum() + np.abs(finite).sum()
+        self._rounding = ROUNDING * float(magnitude)
+        self._capacity = _Capacity(query)
+        self._sums = FreeSums(self._lowest)
+        no_nodes, end = np.zeros(1, dtype=np.int64), np.array([len(prices.before) - 1])
+        self.value = float(self._remaining(no_nodes, 0).at(no_nodes, end)[0]) - self._rounding
 
-    def of(self, masks: Array, fronts: Array, tails: Array, level: int) -> Left:
-        """What is left before parts of plans.
+    def remaining(self, masks: Array, fronts: Array, tails: Array, level: int) -> RemainingCost:
+        """Bounds the remaining cost of partial plans.
 
         Args:
-            masks: nodes that are used. All have ``level`` of them.
+            masks: nodes used, as bit masks.
+            fronts, tails: nodes of the foremost stage and of the tail.
+            level: number of stages of each partial plan.
         """
-        left = self._left_of(masks, level)
-        left.more += self._prices.into[fronts] + self._prices.back[tails] - self._hair
-        return left
+        result = self._remaining(masks, level)
+        result.extra += self._prices.receiver[fronts] + self._prices.back[tails] - self._rounding
+        return result
 
-    def _left_of(self, masks: Array, level: int) -> Left:
-        stages = self.question.fewest - level
-        more = np.full(len(masks), self._prices.stage * stages)
-        if stages <= 0 and self.question.fewest == self.question.most:
-            more[:] = np.inf
+    def _remaining(self, masks: Array, level: int) -> RemainingCost:
+        stages = self.query.min_stages - level
+        extra = np.full(len(masks), self._prices.stage * stages)
+        if stages <= 0 and self.query.min_stages == self.query.max_stages:
+            extra[:] = np.inf
         farthest = self._capacity.farthest(masks, level)
-        return Left(self._sums, self._sums.rows(masks), self._prices.before, more, farthest)
+        return RemainingCost(
+            self._sums, self._sums.rows(masks), self._prices.before, extra, farthest
+        )
 
-    def worth_trying(self, limit: float) -> Array:
-        """(N, P, P) the ranges that may be part of a plan which costs less than ``limit``."""
-        usual = self._worth[:, -1]
+    def useful_ranges(self, limit: float) -> Array:
+        """Returns (N, P, P): whether a stage may be part of a plan that costs less than a limit."""
+        lowest = self._lowest[:, -1]
         with np.errstate(invalid="ignore"):
-            more = self._left - np.where(np.isfinite(usual), usual, 0.0)[:, None, None]
-        return self.least + more < limit
+            extra = self._reduced - np.where(np.isfinite(lowest), lowest, 0.0)[:, None, None]
+        return self.value + extra < limit
 
-    def among(self, allowed: Array) -> Bound:
-        """The same when only some ranges are allowed."""
-        return Bound(replace(self.question, allowed=allowed), self._prices)
-
-
-def can_hold(question: SolverQuery) -> bool:
-    """False when the nodes are too few for all layers, each with as many as it ever can hold."""
-    last = question.costs.before.shape[1] - 1
-    return bool(_Capacity(question).farthest(np.zeros(1, dtype=np.int64), 0)[0] == last)
+    def restricted_to(self, allowed: Array) -> LowerBound:
+        """Returns the bound of the same query when only these stages are allowed."""
+        return LowerBound(replace(self.query, allowed=allowed), self._prices)
 
 
-def least_of_all(question: SolverQuery) -> float:
-    """What every plan costs at least; no more than is known once that is above ``below``."""
-    return best_prices(question).least if can_hold(question) else float("inf")
+def has_capacity(query: SolverQuery) -> bool:
+    """Returns False when the nodes cannot hold all layers even with the largest stage each."""
+    end = query.costs.before.shape[1] - 1
+    return bool(_Capacity(query).farthest(np.zeros(1, dtype=np.int64), 0)[0] == end)
+
+
+def bound_all_plans(query: SolverQuery) -> float:
+    """Computes a lower bound on the cost of every plan; infinite when there is no plan.
+
+    Stops early once the bound reaches the query's cost limit.
+    """
+    return best_prices(query).bound if has_capacity(query) else float("inf")
 
 
 @dataclass(slots=True, eq=False)
-class Left:
-    """What is left before M parts of plans.
+class RemainingCost:
+    """Lower bounds on what M partial plans still cost, by the position where they start.
 
     Attributes:
-        sums, rows: of what each part's free nodes are worth.
-        before: (P,) prices.
-        more: (M,) seconds of each part's links, and of the stages that it lacks.
-        farthest: (M,) position before which its free nodes can hold all.
+        sums, rows: lowest reduced costs, summed over the free nodes of each partial plan.
+        before: (P,) price of all layers before a position.
+        extra: (M,) cost of links and of missing stages.
+        farthest: (M,) position before which the free nodes can hold all layers.
     """
 
     sums: FreeSums
     rows: tuple[Array, Array]
     before: Array
-    more: Array
+    extra: Array
     farthest: Array
 
     def at(self, which: Array, positions: Array) -> Array:
-        """Seconds, for parts that begin at these positions; infinite when it fits nowhere.
+        """Returns the bounds in seconds; infinite when the free nodes cannot hold the rest.
 
-        Args: which: numbers of the parts.
+        Args:
+            which: indices of the partial plans.
+            positions: a start position for each.
         """
-        found = self.sums.at(self.rows, which, positions)
-        found += self.before[positions]
-        found += self.more[which]
-        found[positions > self.farthest[which]] = np.inf
-        return found
+        bound = self.sums.at(self.rows, which, positions)
+        bound += self.before[positions]
+        bound += self.extra[which]
+        bound[positions > self.farthest[which]] = np.inf
+        return bound
 
 
 class _Capacity:
-    """How far the free nodes can hold all layers, each as many as it ever can."""
+    """Number of layers that free nodes can hold, each with its largest stage.
 
-    def __init__(self, question: SolverQuery) -> None:
-        times = np.diff(question.costs.before, axis=1)
-        before = np.concatenate(([0.0], np.cumsum(np.maximum(times.mean(axis=0), 1e-15))))
-        held = before[None, :] - before[:, None]
-        self._room = np.where(question.allowed, held, 0.0).max(axis=(1, 2))
+    Layers are weighted by their mean time over all nodes.
+    """
+
+    def __init__(self, query: SolverQuery) -> None:
+        seconds = np.diff(query.costs.before, axis=1)
+        before = np.concatenate(([0.0], np.cumsum(np.maximum(seconds.mean(axis=0), 1e-15))))
+        weights = before[None, :] - before[:, None]
+        self._room = np.where(query.allowed, weights, 0.0).max(axis=(1, 2))
         self._sums = FreeSums(self._room[:, None])
-        self._edges = before - SLACK * before[-1]
-        self._most = question.most
+        self._edges = before - CAPACITY_ROUNDING * before[-1]
+        self._max_stages = query.max_stages
 
     def farthest(self, masks: Array, level: int) -> Array:
-        """(M,) position before which they can hold all. Args: level: nodes of each mask."""
+        """Returns (M,): the position before which free nodes can hold all layers.
+
+        Args:
+            masks: used nodes, as bit masks of ``level`` nodes each.
+        """
         count = len(self._room)
-        if self._most >= count:
+        if self._max_stages >= count:
             every = np.arange(len(masks))
             room = self._sums.at(self._sums.rows(masks), every, np.zeros_like(every))
         else:
-            each = np.sort(np.where(members(masks, count), 0.0, self._room), axis=1)
-            room = each[:, count - max(self._most - level, 0) :].sum(axis=1)
+            free = np.sort(np.where(members(masks, count), 0.0, self._room), axis=1)
+            room = free[:, count - max(self._max_stages - level, 0) :].sum(axis=1)
         return np.searchsorted(self._edges, room, side="right") - 1

@@ -1,4 +1,4 @@
-"""Sets of nodes as numbers: bit n is set when node n is in the set."""
+"""Sets of nodes as bit masks: bit n is set when node n is in the set."""
 
 from __future__ import annotations
 
@@ -8,39 +8,44 @@ from pomona_planner.cost_model.cost_arrays import Array
 
 
 def members(masks: Array, count: int) -> Array:
-    """(M, N) whether each of ``count`` nodes is in each set."""
+    """Returns (M, N): whether each of ``count`` nodes is in each set."""
     octets = masks.astype("<u4").view(np.uint8).reshape(len(masks), 4)
     return np.unpackbits(octets, axis=1, count=count, bitorder="little").view(bool)
 
 
 class FreeSums:
-    """For any set of used nodes, the sum of a column over the nodes that are free.
+    """Sums of a column over the free nodes, for any set of used nodes.
 
-    The sums for sets of the lower half of the nodes are made once, and so are those of the
-    higher half: two look-ups and an addition make the sum of any.
+    The sums of all subsets of the lower half of the nodes are tabulated, and so are those of
+    the upper half. Two look-ups and an addition give any sum.
     """
 
-    def __init__(self, of_nodes: Array) -> None:
-        """Args: of_nodes: (N, P); P columns."""
-        self._half = (len(of_nodes) + 1) // 2
-        self._width = of_nodes.shape[1]
-        self._lower = _sums_of_free(of_nodes[: self._half]).ravel()
-        self._higher = _sums_of_free(of_nodes[self._half :]).ravel()
+    def __init__(self, by_node: Array) -> None:
+        """Args: by_node: (N, P) values; P columns."""
+        self._half = (len(by_node) + 1) // 2
+        self._width = by_node.shape[1]
+        self._lower = _sums_of_free(by_node[: self._half]).ravel()
+        self._upper = _sums_of_free(by_node[self._half :]).ravel()
 
     def rows(self, masks: Array) -> tuple[Array, Array]:
-        """Where the sums of each set are, for :meth:`at`."""
+        """Returns the table offsets of each set, for :meth:`at`."""
         low = masks & ((1 << self._half) - 1)
         return low * self._width, (masks >> self._half) * self._width
 
     def at(self, rows: tuple[Array, Array], which: Array, columns: Array) -> Array:
-        """Args: which: numbers of the sets; columns: one for each of them."""
+        """Returns the sums at one column of each chosen set.
+
+        Args:
+            which: indices of the chosen sets in ``rows``.
+            columns: one for each chosen set.
+        """
         low, high = rows
-        return self._lower[low[which] + columns] + self._higher[high[which] + columns]
+        return self._lower[low[which] + columns] + self._upper[high[which] + columns]
 
 
-def _sums_of_free(of_nodes: Array) -> Array:
-    """(2^K, P) for each set of used nodes, the sum over the others. Args: of_nodes: (K, P)."""
-    made = np.zeros((1, of_nodes.shape[1]))
-    for one in of_nodes:
-        made = np.concatenate((made + one, made))
-    return made
+def _sums_of_free(by_node: Array) -> Array:
+    """Returns (2^K, P): for each set of used nodes, the sum over the other ones of K nodes."""
+    sums = np.zeros((1, by_node.shape[1]))
+    for values in by_node:
+        sums = np.concatenate((sums + values, sums))
+    return sums

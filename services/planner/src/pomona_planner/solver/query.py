@@ -1,4 +1,4 @@
-"""What the search is asked, in arrays, and what it answers."""
+"""Query to the search and its result, in arrays of N nodes and P cut positions."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from dataclasses import dataclass
 from pomona_planner.cost_model.cost_arrays import Array, Costs
 
 MAX_NODES = 20
-"""Sets of nodes are numbered; this many nodes make a million sets."""
+"""Maximum number of nodes: sets of nodes are numbers below ``2 ** MAX_NODES``."""
 TIE = 1e-9
-"""Costs that differ by less than this share are equal."""
+"""Relative difference below which costs are equal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SolverQuery:
-    """Find the cheapest plan.
+    """Constraints and objective of one search for the cheapest plan.
 
     Attributes:
-        costs: to be minimised: all stages, all links, and the way back.
+        costs: costs to minimise, over all stages and links.
         allowed: (N, P, P) whether a node may hold a stage from one position to another.
-        fewest, most: stages.
-        required: nodes that must be used.
-        below: only plans that cost less than this.
-        second: costs of another kind, whose sum must not pass ``second_limit``.
-        any_will_do: the first plan found is good enough.
+        min_stages, max_stages: limits of the number of stages.
+        required: nodes that must hold a stage.
+        cost_limit: plans must cost less than this.
+        second_costs: costs of another kind, whose sum must not exceed ``second_limit``.
+        stop_at_first: stops at the first plan found, without a proof.
     """
 
     costs: Costs
     allowed: Array
-    fewest: int = 1
-    most: int = MAX_NODES
+    min_stages: int = 1
+    max_stages: int = MAX_NODES
     required: frozenset[int] = frozenset()
-    below: float = float("inf")
-    second: Costs | None = None
+    cost_limit: float = float("inf")
+    second_costs: Costs | None = None
     second_limit: float = float("inf")
-    any_will_do: bool = False
+    stop_at_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A plan.
+class Solution:
+    """A plan in the terms of a query.
 
     Attributes:
         nodes: in the order of the stages.
-        cuts: positions, one more than nodes.
-        cost: what was minimised.
+        cuts: positions from 0 to P - 1, around the stages.
+        cost: seconds, in the costs that were minimised.
     """
 
     nodes: tuple[int, ...]
@@ -53,20 +53,23 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Attributes:
-    found: the cheapest plan, or None when none costs less than ``below``.
-    bound: no plan costs less than this, but for ``found``; infinite when the search was
-        whole.
-    labels: looked at.
+class SolverResult:
+    """Result of a search.
+
+    Attributes:
+        solution: cheapest plan found; None when no plan below the query's limit was found.
+        bound: lower bound on the cost of every other plan below the query's limit; infinite
+            after a complete search.
+        labels: number of labels that the search generated.
     """
 
-    found: Found | None
+    solution: Solution | None
     bound: float
     labels: int
 
     @property
     def proven(self) -> bool:
+        """True when no plan is cheaper than ``solution``, or none exists if it is None."""
         return self.bound == float("inf") or (
-            self.found is not None and self.bound >= self.found.cost
+            self.solution is not None and self.bound >= self.solution.cost
         )

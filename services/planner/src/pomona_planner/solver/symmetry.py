@@ -1,4 +1,4 @@
-"""Nodes that may be swapped without a difference: of those only one order need be tried."""
+"""Symmetry of nodes: interchangeable nodes are tried in one order only."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from pomona_planner.cost_model.cost_arrays import Array
 from pomona_planner.solver.query import SolverQuery
 
 
-def interchangeable_nodes(question: SolverQuery) -> list[int | None]:
-    """For each node the interchangeable one before it, which is to be used first."""
-    count = question.costs.fixed.shape[0]
-    kinds = [question.costs] + ([question.second] if question.second is not None else [])
+def interchangeable_nodes(query: SolverQuery) -> list[int | None]:
+    """Returns for each node the interchangeable one before it, which is to be used first."""
+    count = query.costs.fixed.shape[0]
+    all_costs = [query.costs] + ([query.second_costs] if query.second_costs is not None else [])
 
-    def same(a: int, b: int) -> bool:
+    def interchangeable(a: int, b: int) -> bool:
         return (
-            (a in question.required) == (b in question.required)
+            (a in query.required) == (b in query.required)
             and all(
                 costs.fixed[a] == costs.fixed[b]
                 and costs.last[a] == costs.last[b]
                 and np.array_equal(costs.before[a], costs.before[b])
-                and costs.same_links(a, b)
-                for costs in kinds
+                and costs.have_same_links(a, b)
+                for costs in all_costs
             )
-            and np.array_equal(question.allowed[a], question.allowed[b])
+            and np.array_equal(query.allowed[a], query.allowed[b])
         )
 
-    return [next((a for a in range(b - 1, -1, -1) if same(a, b)), None) for b in range(count)]
+    return [
+        next((a for a in range(b - 1, -1, -1) if interchangeable(a, b)), None) for b in range(count)
+    ]
 
 
-def link_classes(question: SolverQuery) -> Array:
-    """A number for each node; nodes of one number have the same links to all others."""
-    classes = question.costs.link_classes
-    if question.second is None:
+def link_classes(query: SolverQuery) -> Array:
+    """Returns (N,): a class of each node; nodes of one class have the same links to all others."""
+    classes = query.costs.link_classes
+    if query.second_costs is None:
         return classes
-    both = classes * len(classes) + question.second.link_classes
+    both = classes * len(classes) + query.second_costs.link_classes
     return np.unique(both, return_inverse=True)[1]

@@ -1,8 +1,8 @@
-"""Plans by the time in which all users get a token.
+"""Search for the shortest cycle: the time in which all users get a token.
 
-That is the way round the pipeline, or the busiest stage or link once for every lane,
-whichever is longer. How long the busiest may be is halved until the shortest cycle is found,
-each time by the search for one user's time: is there any plan within it?
+The cycle is the time round the pipeline, or the busiest stage or link once for each lane,
+whichever is longer. A binary search over the cycle time asks the search for one user whether any
+plan is within it.
 """
 
 from __future__ import annotations
@@ -14,158 +14,187 @@ from math import inf
 
 import numpy as np
 
-from pomona_planner.cost_model import roofline
-from pomona_planner.cost_model.cost_arrays import Array, Costs
+from pomona_planner.cost_model.cost_arrays import Array, Costs, link_occupancy, step_costs
 from pomona_planner.cost_model.prediction import lanes_and_rows
 from pomona_planner.cost_model.problem import Problem
-from pomona_planner.solver.lower_bound import least_of_all
-from pomona_planner.solver.query import TIE, Found, SolverQuery
-from pomona_planner.solver.search import MOST_LABELS
-from pomona_planner.solver.search_budget import SearchBudget
+from pomona_planner.solver.lower_bound import bound_all_plans
+from pomona_planner.solver.query import TIE, Solution, SolverQuery, SolverResult
+from pomona_planner.solver.search import BEAM, MAX_LABELS, solve
 
 CLOSE_ENOUGH = 5e-3
-"""Share of the cycle below which halving gives way to one last proof."""
-LABELS_OF_A_STEP = MOST_LABELS // 32
+"""Relative width of the interval at which the binary search ends and the proof begins."""
+LABELS_PER_STEP = MAX_LABELS // 32
 FIRST_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""Above the least time for the way round, where plans are looked for first."""
+"""Shares above the lower bound at which plans are sought first."""
+LABELS_PER_CALL = 50_000
+"""Fixed cost of a search, in labels that could be generated in the same time."""
+NARROW_BEAM = 32
+"""Beam of searches that stop at the first plan."""
 
 
-class Cycle:
-    """Of plans with ``fewest`` to ``most`` stages, in all of which as many lanes travel."""
+class SearchBudget:
+    """Number of labels that several searches share, so that a plan is found in about a second."""
+
+    def __init__(self, labels: int) -> None:
+        self._left = labels
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left <= 0
+
+    def solve(self, query: SolverQuery, max_labels: int) -> SolverResult:
+        """Solves a query with at most ``max_labels`` labels, within the rest of the budget."""
+        max_labels = max(min(max_labels, self._left), 0)
+        result = solve(query, max_labels, NARROW_BEAM if query.stop_at_first else BEAM)
+        self._left -= result.labels + LABELS_PER_CALL
+        return result
+
+
+class CycleModel:
+    """Cycle times of the plans with ``min_stages`` to ``max_stages`` stages.
+
+    All of these plans must have the same number of lanes.
+    """
 
     def __init__(
-        self, problem: Problem, allowed: Array, fewest: int, most: int, users: int
+        self, problem: Problem, allowed: Array, min_stages: int, max_stages: int, users: int
     ) -> None:
         """Args: allowed: (N, P, P) whether a node may hold a stage."""
         self._allowed = allowed
-        self._fewest, self._most = fewest, most
-        self._lanes, rows = lanes_and_rows(users, fewest)
-        self._required = required(problem)
-        self.costs = roofline.costs(problem, rows)
-        self._busy = roofline.occupancy(problem, rows)
+        self._min_stages, self._max_stages = min_stages, max_stages
+        self._lanes, rows = lanes_and_rows(users, min_stages)
+        self._required = problem.required_nodes()
+        self.costs = step_costs(problem, rows)
+        self._occupancy = link_occupancy(problem, rows)
 
-    def of(self, found: Found) -> float:
-        """Seconds."""
-        ranges = zip(found.nodes, found.cuts[:-1], found.cuts[1:], strict=True)
+    def cycle_seconds(self, solution: Solution) -> float:
+        ranges = zip(solution.nodes, solution.cuts[:-1], solution.cuts[1:], strict=True)
         longest = max(float(self.costs.stage[n, a, b]) for n, a, b in ranges)
-        for a, b in pairwise(found.nodes):
-            longest = max(longest, float(self._busy[a, b]))
-        whole = self.costs.of(list(found.nodes), list(found.cuts))
-        return max(whole, self._lanes * longest)
+        for a, b in pairwise(solution.nodes):
+            longest = max(longest, float(self._occupancy[a, b]))
+        round_trip = self.costs.plan_cost(list(solution.nodes), list(solution.cuts))
+        return max(round_trip, self._lanes * longest)
 
-    def question(self, costs: Costs, cycle_s: float) -> SolverQuery:
-        """Plans in which no stage and no link is busy for longer than a lane's share."""
+    def query(self, costs: Costs, cycle_s: float) -> SolverQuery:
+        """Returns the query for plans whose stages and links allow a cycle of ``cycle_s``.
+
+        No stage and no link is busy for longer than a lane's share of the cycle.
+        """
         longest = cycle_s / self._lanes * (1 + TIE)
-        usable = self._busy <= longest
+        usable = self._occupancy <= longest
         if not usable.all():
             costs = replace(costs, link=np.where(usable, costs.link, np.inf))
         return SolverQuery(
             costs,
             self._allowed & (self.costs.stage <= longest),
-            self._fewest,
-            self._most,
+            self._min_stages,
+            self._max_stages,
             required=self._required,
         )
 
-    def may_be_within(self, cycle_s: float) -> bool:
-        """False when no plan's cycle is shorter."""
-        return least_of_all(self.within(cycle_s)) < cycle_s * (1 - TIE)
+    def query_below(self, cycle_s: float) -> SolverQuery:
+        """Returns the query for plans with a cycle below ``cycle_s``, up to rounding."""
+        return replace(self.query(self.costs, cycle_s), cost_limit=cycle_s)
 
-    def within(self, cycle_s: float) -> SolverQuery:
-        """Plans whose cycle is shorter than that, and maybe others as quick on the way round."""
-        return replace(self.question(self.costs, cycle_s), below=cycle_s)
+    def may_be_below(self, cycle_s: float) -> bool:
+        """Returns False when the lower bound shows that no plan's cycle is below ``cycle_s``."""
+        return bound_all_plans(self.query_below(cycle_s)) < cycle_s * (1 - TIE)
 
 
 @dataclass(frozen=True, slots=True)
-class Shortest:
-    """Attributes:
-    found: None when there is no plan, or none was found.
-    cycle_s: of the plan, infinite without one.
-    least_s: no other plan's cycle is shorter; at least ``cycle_s`` when the proof is whole.
+class ShortestCycle:
+    """Result of the search for the shortest cycle.
+
+    Attributes:
+        solution: None when there is no plan, or none was found.
+        cycle_s: cycle of the solution; infinite without one.
+        bound_s: lower bound on the cycles of all other plans; at least ``cycle_s`` when the
+            solution is proven to be the best.
     """
 
-    found: Found | None
+    solution: Solution | None
     cycle_s: float
-    least_s: float
+    bound_s: float
 
 
-def shortest(cycles: Sequence[Cycle], asking: SearchBudget) -> Shortest:
-    """The plan of the shortest cycle. Of equal ones, that of the first of ``cycles``.
+def find_shortest_cycle(models: Sequence[CycleModel], budget: SearchBudget) -> ShortestCycle:
+    """Finds the plan with the shortest cycle; of equal ones, that of the first model.
 
-    Halving: is there any plan whose cycle is at most t? At the end, the quickest way round
-    of those whose cycle is shorter than the best one's, and a proof that there is no other.
+    After the binary search it looks for the fastest round trip among plans with a shorter cycle
+    than the best one, until a search proves that there is no other.
     """
-    return _Halving(cycles, asking).shortest()
+    return _CycleSearch(models, budget).run()
 
 
-class _Halving:
-    """Between a time that no cycle is below, and that of the best plan known."""
+class _CycleSearch:
+    """Interval of the shortest cycle: a lower bound for each model, and the best plan's cycle."""
 
-    def __init__(self, cycles: Sequence[Cycle], asking: SearchBudget) -> None:
-        self._asking = asking
-        self._least = {cycle: least_of_all(cycle.within(inf)) for cycle in cycles}
-        self._best: Found | None = None
-        self._of_best: Cycle | None = None
-        self._high = inf
+    def __init__(self, models: Sequence[CycleModel], budget: SearchBudget) -> None:
+        self._budget = budget
+        self._bounds = {model: bound_all_plans(model.query_below(inf)) for model in models}
+        self._best: Solution | None = None
+        self._best_model: CycleModel | None = None
+        self._best_s = inf
 
-    def shortest(self) -> Shortest:
-        self._climb()
-        for cycle in self._open():
-            if self._least[cycle] < self._high:
-                self._halve(cycle)
-        while self._prove() and not self._asking.is_spent:
+    def run(self) -> ShortestCycle:
+        self._find_first()
+        for model in self._open_models():
+            if self._bounds[model] < self._best_s:
+                self._bisect(model)
+        while self._prove() and not self._budget.is_spent:
             pass
-        least = min(self._least.values(), default=inf)
-        return Shortest(self._best, self._high, least)
+        bound_s = min(self._bounds.values(), default=inf)
+        return ShortestCycle(self._best, self._best_s, bound_s)
 
-    def _open(self) -> list[Cycle]:
-        """Those in which a better plan may exist."""
-        return [c for c, least in self._least.items() if least < self._high * (1 - 4 * TIE)]
+    def _open_models(self) -> list[CycleModel]:
+        """Returns the models that may have a better plan."""
+        return [m for m, bound in self._bounds.items() if bound < self._best_s * (1 - 4 * TIE)]
 
-    def _climb(self) -> None:
-        """From the least upwards until a plan is found: the tighter a question, the sooner it
-        is answered."""
-        least = min(self._least.values(), default=inf)
+    def _find_first(self) -> None:
+        """Raises the cycle time from the lower bound until a plan is found.
+
+        Tight queries come first because they are answered sooner.
+        """
+        lowest = min(self._bounds.values(), default=inf)
         for share in FIRST_SHARES:
-            for cycle in self._open():
-                within = least * (1 + share)
-                if self._asking.is_spent:
+            for model in self._open_models():
+                cycle_s = lowest * (1 + share)
+                if self._budget.is_spent:
                     return
-                if self._least[cycle] < within and self._better(cycle, within, True):
+                if self._bounds[model] < cycle_s and self._improve(model, cycle_s, True):
                     return
 
-    def _halve(self, cycle: Cycle) -> None:
-        """The shortest cycle of these plans, nearly."""
-        low = self._least[cycle]
-        if self._of_best is not cycle and not self._better(cycle, self._high * (1 - 2 * TIE), True):
+    def _bisect(self, model: CycleModel) -> None:
+        """Narrows the interval of a model to ``CLOSE_ENOUGH``, if it can improve on the best."""
+        low = self._bounds[model]
+        if self._best_model is not model and not self._improve(
+            model, self._best_s * (1 - 2 * TIE), True
+        ):
             return
-        while self._high > low * (1 + CLOSE_ENOUGH) and not self._asking.is_spent:
-            middle = (low + self._high) / 2
-            if not self._better(cycle, middle, True):
+        while self._best_s > low * (1 + CLOSE_ENOUGH) and not self._budget.is_spent:
+            middle = (low + self._best_s) / 2
+            if not self._improve(model, middle, True):
                 low = middle
 
     def _prove(self) -> bool:
-        """Look for the best plan; whether one is better than what was known."""
-        known = self._high
-        for cycle in self._open():
-            while self._least[cycle] < self._high * (1 - 4 * TIE):
-                if not self._better(cycle, self._high * (1 - 2 * TIE), False):
+        """Searches all open models completely. Returns whether a better plan was found."""
+        known_s = self._best_s
+        for model in self._open_models():
+            while self._bounds[model] < self._best_s * (1 - 4 * TIE):
+                if not self._improve(model, self._best_s * (1 - 2 * TIE), False):
                     break
-        return self._high < known
+        return self._best_s < known_s
 
-    def _better(self, cycle: Cycle, cycle_s: float, any_will_do: bool) -> bool:
-        labels = LABELS_OF_A_STEP if any_will_do else MOST_LABELS
-        answer = self._asking.ask(replace(cycle.within(cycle_s), any_will_do=any_will_do), labels)
-        if answer.found is None:
-            self._least[cycle] = max(self._least[cycle], min(answer.bound, cycle_s))
+    def _improve(self, model: CycleModel, cycle_s: float, stop_at_first: bool) -> bool:
+        """Searches for a plan below ``cycle_s``. Returns whether it found one."""
+        max_labels = LABELS_PER_STEP if stop_at_first else MAX_LABELS
+        query = replace(model.query_below(cycle_s), stop_at_first=stop_at_first)
+        result = self._budget.solve(query, max_labels)
+        if result.solution is None:
+            self._bounds[model] = max(self._bounds[model], min(result.bound, cycle_s))
             return False
-        if answer.proven and not any_will_do:
-            self._least[cycle] = max(self._least[cycle], answer.found.cost)
-        self._best, self._of_best, self._high = answer.found, cycle, cycle.of(answer.found)
+        if result.proven and not stop_at_first:
+            self._bounds[model] = max(self._bounds[model], result.solution.cost)
+        self._best, self._best_model = result.solution, model
+        self._best_s = model.cycle_seconds(result.solution)
         return True
-
-
-def required(problem: Problem) -> frozenset[int]:
-    """Numbers of the machines that must hold a stage."""
-    names = [machine.name for machine in problem.machines]
-    return frozenset(names.index(name) for name in problem.required if name in names)
