@@ -16,7 +16,7 @@ from pomona.messages.control import (
     PlannerFacts,
     StageWorkerFacts,
 )
-from pomona.models import ModelFacts, model_name, pinned_source, read_facts
+from pomona.models import ModelFacts, model_name, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.control.desired_models import (
     DesiredModels,
@@ -203,7 +203,7 @@ class Planner:
     def _add_model(self, source: str, facts: ModelFacts) -> None:
         settings = self._settings
         spec = PipelineSpec(
-            source=pinned(source),
+            source=pinned_source(source),
             stages=settings.stages,
             context_length=settings.context_length,
             cache_bits=settings.cache_bits,

@@ -18,7 +18,7 @@ from pomona_planner.cluster.machine_catalog import (
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.problem import UNMEASURED, Link, Machine
 
-SAME_MACHINE = Link(200e-6, 2e9, "within the machine")
+IPC_PREFIX = Link(200e-6, 2e9, "within the machine")
 SOFTWARE_LATENCY_S = 150e-6
 """Latency that software adds to half a round trip, seconds."""
 CPU_BANDWIDTH, CPU_COMPUTE, CPU_LAYER_S = 8e9, 50e9, 400e-6
@@ -146,7 +146,7 @@ def links(
             if sender is receiver:
                 continue
             if sender.node == receiver.node:
-                link = SAME_MACHINE
+                link = IPC_PREFIX
             else:
                 link = measured.get((sender.node, receiver.node), UNMEASURED)
             result[sender.name, receiver.name] = replace(
