@@ -1,4 +1,4 @@
-"""Split, batched, chunked, cached: every request gets the greedy ids it gets alone."""
+"""Tests that cutting, batching, chunking and caching do not change greedy ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
 from pomona_stage_worker.model.mlx_stage import MlxStage
-from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, build_ahead
+from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, prebuild_step
 from pomona_stage_worker.scheduler import SchedulerLimits, lane_count
 from pomona_stage_worker.slicing import StageModel, slice_model
 from support.doubles.pipeline import InProcessPipeline
@@ -31,7 +31,7 @@ from support.models.random_llama import (
 
 
 @pytest.mark.parametrize("bounds", CUTS)
-def test_many_at_once_get_what_each_gets_alone(bounds: tuple[int, ...]) -> None:
+def test_concurrent_requests_get_the_ids_each_gets_alone(bounds: tuple[int, ...]) -> None:
     line = pipeline(bounds)
     wanted = prompts(7)
     clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
@@ -52,14 +52,14 @@ def test_many_at_once_get_what_each_gets_alone(bounds: tuple[int, ...]) -> None:
         max_size=60,
     ),
 )
-def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
+def test_random_joins_leaves_and_cancellations_change_no_ids(
     bounds: tuple[int, ...], schedule: list[tuple[str, int]]
 ) -> None:
     line = pipeline(bounds, chunk=16)
     texts = prompts(10)
     asked: dict[str, tuple[int, ...]] = {}
     cancelled: set[str] = set()
-    # Every few steps there is a lane fewer, or one more.
+    # The lane count changes every few steps.
     with patch.multiple(lane_count, TRIED_ROUNDS=1, SETTLED_ROUNDS=1, MOST_SETTLED_ROUNDS=1):
         for kind, number in schedule:
             if kind == "submit":
@@ -84,7 +84,7 @@ def test_joining_leaving_and_cancelling_at_random_changes_no_ones_ids(
 
 
 @pytest.mark.parametrize("bounds", CUTS)
-def test_a_second_turn_from_kept_caches_gives_the_same_ids(bounds: tuple[int, ...]) -> None:
+def test_a_second_turn_from_a_cached_prefix_gets_the_same_ids(bounds: tuple[int, ...]) -> None:
     line = pipeline(bounds)
     first = prompts(1, 50)[0] * 8
     reply = line.submit("a", first, GREEDY)
@@ -104,7 +104,7 @@ def test_a_second_turn_from_kept_caches_gives_the_same_ids(bounds: tuple[int, ..
     assert other.cached == len(first) - 3
 
 
-def test_evicted_and_trimmed_prefixes_leave_the_others_exact() -> None:
+def test_evicting_and_trimming_prefixes_changes_no_ids() -> None:
     line = pipeline((0, 2, 5), cache_tokens=420)
     system = prompts(1, 50)[0] * 3
     for number in range(12):
@@ -115,7 +115,7 @@ def test_evicted_and_trimmed_prefixes_leave_the_others_exact() -> None:
         assert number == 0 or client.cached >= len(system)
 
 
-def test_preempted_sequences_end_with_the_ids_they_would_have_had() -> None:
+def test_preemption_changes_no_ids() -> None:
     line = pipeline((0, 2, 5), cache_tokens=110)
     wanted = [prompt[:25] for prompt in prompts(6)]
     clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
@@ -124,18 +124,18 @@ def test_preempted_sequences_end_with_the_ids_they_would_have_had() -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
+def test_other_lanes_are_prebuilt_beside_a_computation_only_if_enabled(
     beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[tuple[int, ...]] = []
 
     def noted(model: StageModel, caches: Any, rows: tuple[int, ...], tensors: Any) -> PrebuiltStep:
         built.append(rows)
-        return build_ahead(model, caches, rows, tensors)
+        return prebuild_step(model, caches, rows, tensors)
 
     def rest(_: InProcessPipeline) -> None: ...
 
-    monkeypatch.setattr("pomona_stage_worker.model.mlx_stage.build_ahead", noted)
+    monkeypatch.setattr("pomona_stage_worker.model.mlx_stage.prebuild_step", noted)
     monkeypatch.setattr(InProcessPipeline, "_prepare", rest)
     ends = [(0, 2), (2, 5)]
     stages = [MlxStage(slice_model(model(), a, b), builds_beside=beside) for a, b in ends]
@@ -145,14 +145,14 @@ def test_other_lanes_are_built_while_one_is_computed_where_that_is_free(
     first, second = prompts(2)
     alone_first = line.submit("a", first, GREEDY)
     line.run()
-    assert not built, "a lone lane is built when its stage rests"
+    assert not built, "a lone lane is prebuilt while its stage waits"
     clients = [line.submit(f"b{n}", prompt, GREEDY) for n, prompt in enumerate((first, second))]
     line.run()
     assert (len(built) > REPLY) == beside
     assert [c.tokens for c in (alone_first, *clients)] == [*map(alone, (first, first, second))]
 
 
-def test_caches_in_bits_run_one_to_a_lane_and_agree_with_mlx_lm() -> None:
+def test_quantised_caches_run_one_per_lane_and_match_mlx_lms_first_token() -> None:
     wide = wide_model()
     stages = [MlxStage(slice_model(wide, a, b), cache_bits=8) for a, b in [(0, 1), (1, 3)]]
     assert not stages[0].can_batch
@@ -167,8 +167,8 @@ def test_caches_in_bits_run_one_to_a_lane_and_agree_with_mlx_lm() -> None:
         steps = generate_step(
             mx.array(prompt), wide, max_tokens=REPLY, kv_bits=8, quantized_kv_start=0
         )
-        # mlx-lm reads the prompt into whole caches and quantises them then; the first
-        # token, from the prompt's own keys and values, is where both agree exactly.
+        # mlx-lm quantises its caches after prefill, so only the first token, computed from the
+        # prompt's own keys and values, agrees exactly.
         assert client.tokens[0] == int(next(iter(steps))[0])
         assert len(client.tokens) == REPLY
 

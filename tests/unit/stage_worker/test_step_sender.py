@@ -31,10 +31,10 @@ TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
 class Busy(EmulatedStage):
     """Needs its thread to the end."""
 
-    def begin(
+    def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
-        return replace(super().begin(step, tensors, buffers), goes_on=False)
+        return replace(super().start_step(step, tensors, buffers), is_async=False)
 
 
 class Quick(EmulatedStage):
@@ -154,18 +154,18 @@ class Noting(MlxStage):
         super().__init__(slice_model(model(), start, stop))
         self.noted: set[bool] = set()
 
-    def begin(
+    def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
-        computation = super().begin(step, tensors, buffers)
+        computation = super().start_step(step, tensors, buffers)
         if step.lane is not None:
-            self.noted.add(computation.goes_on)
+            self.noted.add(computation.is_async)
         return computation
 
 
-@pytest.mark.parametrize(("logprobs", "tail_goes_on"), [(None, True), (0, False), (5, False)])
+@pytest.mark.parametrize(("logprobs", "tail_is_async"), [(None, True), (0, False), (5, False)])
 def test_a_tail_that_reports_on_its_draws_needs_its_thread(
-    logprobs: int | None, tail_goes_on: bool
+    logprobs: int | None, tail_is_async: bool
 ) -> None:
     """Ranking a vocabulary may take longer than a first part goes ahead: a wait would grow from
     step to step."""
@@ -176,4 +176,4 @@ def test_a_tail_that_reports_on_its_draws_needs_its_thread(
     client = line.submit("r", prompt, replace(GREEDY, logprobs=logprobs))
     line.run()
     assert client.tokens == alone(prompt)
-    assert [stage.noted for stage in stages] == [{True}, {tail_goes_on}]
+    assert [stage.noted for stage in stages] == [{True}, {tail_is_async}]

@@ -120,7 +120,7 @@ def test_sinks_and_refusals_are_left_to_mlx() -> None:
     platform.machine() != "x86_64" or this_device().kind != "cpu",
     reason="only where MLX computes on an x86 processor",
 )
-def test_the_engine_uses_them_and_they_are_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backend_uses_them_and_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """When MLX's own no longer takes longer, ours can go."""
     monkeypatch.setattr(nn, "silu", mlx_silu)
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", mlx_attention)

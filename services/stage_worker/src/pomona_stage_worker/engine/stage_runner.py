@@ -33,7 +33,7 @@ from pomona_stage_worker.engine.send_timing import SendTimer
 from pomona_stage_worker.engine.step_stats import StepBook
 from pomona_stage_worker.engine.step_timing import StepRecord, Timing
 from pomona_stage_worker.engine.step_trace import StepTrace
-from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
+from pomona_stage_worker.model.mlx_stage import Computation, Stage, StepOutput
 from pomona_stage_worker.sampling.sampled_tensors import pack, sampled_tensor, unpack
 from pomona_stage_worker.scheduler import PlannedStep, Scheduler, SchedulerLimits
 
@@ -99,7 +99,7 @@ class StageRunner:
         self._tokens_metric = TOKENS.labels(pipeline.model)
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
-        self._book = StepBook(pipeline.model, stage.trial, self.scheduler, trace)
+        self._book = StepBook(pipeline.model, stage.warmup, self.scheduler, trace)
         self._foresight = SendTimer()
         self._onward: Push | None = None
         if len(pipeline.stages) > 1:
@@ -167,7 +167,7 @@ class StageRunner:
         if self.failure is not None:
             return False
         try:
-            return self.stage.prepare()
+            return self.stage.prebuild()
         except Exception as error:  # as in handle
             self._fail(error)
             return False
@@ -244,13 +244,13 @@ class StageRunner:
         """Args: elapsed_us: compute time of the stages before this one."""
         self.busy = True
         begin = time.monotonic_ns()
-        computation = self.stage.begin(step, tensors, buffers)
+        computation = self.stage.start_step(step, tensors, buffers)
         shape = tensors[0].shape if tensors else ()
         announce_s = self._foresight.announce_after(step.lane, shape) if step.rows else None
         waited_s = 0.0
         known = () if self.is_tail else tuple(buffers[:1])
         if self._onward is not None and announce_s is not None:
-            waited_s = _wait(begin / 1e9, announce_s) if computation.goes_on else 0.0
+            waited_s = _wait(begin / 1e9, announce_s) if computation.is_async else 0.0
             result = self._result(step, elapsed_us, tensors, computation)
             self._onward.send_first_part(*result, known, soon=waited_s > 0.0)
         output = computation.finish()
@@ -292,17 +292,17 @@ class StageRunner:
         onward = Step(step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
         return onward, self.pipeline.epoch, (*tensors[:1], *computation.tensors)
 
-    def _tell_gateways(self, output: Output) -> None:
+    def _tell_gateways(self, output: StepOutput) -> None:
         """On the tail, after the head, which waits."""
-        if output.of_prompt is not None:
-            self._tell(output.of_prompt.reply, *output.of_prompt.message)
+        if output.prompt_result is not None:
+            self._tell(output.prompt_result.reply, *output.prompt_result.message)
         by_gateway: dict[str, list[Token]] = {}
-        for result in output.results:
+        for result in output.token_results:
             by_gateway.setdefault(result.reply, []).append(result.token)
         for reply, tokens in by_gateway.items():
             self._tell(reply, Tokens(tuple(tokens)))
-        self._tokens += len(output.results)
-        self._tokens_metric.inc(len(output.results))
+        self._tokens += len(output.token_results)
+        self._tokens_metric.inc(len(output.token_results))
 
     def _submit(self, body: Submit, message: Message) -> None:
         if self.scheduler is None:

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Histogram
 
 from pomona_stage_worker.engine.step_timing import StepRecord, Timing
 from pomona_stage_worker.engine.step_trace import StepTrace
-from pomona_stage_worker.model.warmup import Trial
+from pomona_stage_worker.model.warmup import WarmupTiming
 from pomona_stage_worker.scheduler import Scheduler
 
 MOST_UNRECORDED = 64
@@ -44,9 +44,9 @@ class StepBook:
     """
 
     def __init__(
-        self, model: str, trial: Trial, scheduler: Scheduler | None, trace: StepTrace | None
+        self, model: str, warmup: WarmupTiming, scheduler: Scheduler | None, trace: StepTrace | None
     ) -> None:
-        self.timing = Timing(trial)
+        self.timing = Timing(warmup)
         self._scheduler = scheduler
         self._trace = trace
         self._unrecorded: list[StepRecord] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from pomona.messages.pipeline import Step
-from pomona_stage_worker.model.warmup import NOT_TRIED, Trial
+from pomona_stage_worker.model.warmup import NO_WARMUP, WarmupTiming
 
 WINDOW = 48
 """Values whose median is told: a pause, or a first step that compiles, does not bend it."""
@@ -48,9 +48,9 @@ class Timing:
             round.
     """
 
-    def __init__(self, trial: Trial = NOT_TRIED) -> None:
-        self.decode_us = trial.decode_us
-        self.tail_us = trial.tail_us
+    def __init__(self, warmup: WarmupTiming = NO_WARMUP) -> None:
+        self.decode_us = warmup.decode_us
+        self.tail_us = warmup.tail_us
         self.prefill_us = 0.0
         self.token_us = 0.0
         self._decodes: deque[float] = deque(maxlen=WINDOW)
