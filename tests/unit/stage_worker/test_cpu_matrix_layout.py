@@ -73,7 +73,7 @@ def test_a_stage_loads_the_fastest_layout_and_computes_the_same(
     in_blocks = [name for name in read.arrays if name.endswith(cpu_blocked_linear.SUFFIX)]
     assert bool(in_blocks) == (layout == "blocks")
     again = read_weights(str(tmp_path), 0, count, nothing, read, cpu_layout=True)
-    assert all(again.arrays[name] is x for name, x in read.arrays.items()), "kept, not read"
+    assert all(again.arrays[name] is x for name, x in read.arrays.items()), "reused, not read"
 
 
 def test_each_shape_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_other_requests_send_no_history_and_get_no_logprobs() -> None:
 def test_a_cached_prefix_never_replaces_requested_positions() -> None:
     line = pipeline((0, 2, 5))
     prompt = prompts(1, 50)[0] * 3
-    line.submit("kept", prompt, GREEDY)
+    line.submit("first", prompt, GREEDY)
     line.run()
     asking = line.submit("asking", prompt, ASKED)
     line.run()
