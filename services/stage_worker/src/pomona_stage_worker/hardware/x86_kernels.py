@@ -1,8 +1,8 @@
-"""SiLU and attention for x86 processors, where MLX computes exponentials one by one.
+"""Attention for x86 processors, where MLX computes exponentials one by one.
 
-MLX's wheel for Linux on x86 has no vector instructions: its exponential takes 9 ns a number and
-its softmax 13 ns (MLX 0.32), the C library's power 4 ns. mlx-lm's models call both functions by
-name, so the names are replaced, not layers.
+MLX's wheel for Linux on x86 has no vector instructions: its softmax takes 13 ns a number (MLX
+0.32), the C library's power 4 ns. mlx-lm's models call attention by name, so the name is replaced,
+not a layer.
 
 Only float32 is computed here, since a power of e in another type would lack precision.
 """
@@ -15,22 +15,13 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.core.fast import scaled_dot_product_attention as mlx_attention
-from mlx.nn.layers.activations import silu as mlx_silu
 
 
 def use_on_x86() -> None:
-    """Replaces both functions in this process if the processor is an x86."""
+    """Replaces MLX's attention in this process if the processor is an x86."""
     if platform.machine() == "x86_64":
-        nn.silu = silu
         mx.fast.scaled_dot_product_attention = attention
-
-
-@partial(mx.compile, shapeless=True)
-def silu(x: mx.array) -> mx.array:
-    """Computes ``x / (1 + e^-x)`` as exactly as MLX's own."""
-    return x / (1 + mx.power(math.e, -x)) if x.dtype == mx.float32 else mlx_silu(x)
 
 
 def attention(
