@@ -10,7 +10,7 @@ from pomona.messages.control import Pipeline
 from pomona_stage_worker import mlx_backend
 from pomona_stage_worker.hardware.device import Device, Kind
 from pomona_stage_worker.loading import StageWeights
-from pomona_stage_worker.model.warmup import NO_WARMUP
+from pomona_stage_worker.model.warmup import NO_WARMUP, WarmupTiming
 from pomona_stage_worker.slicing import StageModel, slice_model
 from support.models.random_llama import LAYERS, model
 
@@ -33,13 +33,16 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
         used.extend(["rope"] * shared_rope)
         return slice_model(model(), 0, 1)
 
+    def warm_up(_: StageModel) -> WarmupTiming:
+        return NO_WARMUP
+
     for name, stub in {
         "use_on_x86": lambda: used.append("attention"),
         "this_device": lambda: Device(kind, "d", 1),
         "read_weights": read,
         "assemble": assemble,
         "start_compute_thread": lambda: used.append("threads"),
-        "warm_up": lambda _: NO_WARMUP,
+        "warm_up": warm_up,
     }.items():
         monkeypatch.setattr(mlx_backend, name, stub)
     backend = mlx_backend.mlx_backend(stock_kernels=stock_kernels)
