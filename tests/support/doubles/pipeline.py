@@ -133,14 +133,14 @@ class InProcessPipeline:
 
     def _prepare(self) -> None:
         for stage in self.stages:
-            stage.prepare()
+            stage.prebuild()
 
     def _stage(self, index: int) -> None:
         self._run(index, *self._inboxes[index].popleft())
 
     def _run(self, index: int, step: Step, step_input: StepInput) -> None:
         tensors, buffers = step_input
-        computation = self.stages[index].begin(step, tensors, buffers)
+        computation = self.stages[index].start_step(step, tensors, buffers)
         output = computation.finish()
         if index + 1 < len(self.stages):
             onward = (*tensors[:1], *computation.tensors), (*buffers[:1], *output.buffers)
@@ -149,13 +149,13 @@ class InProcessPipeline:
         if not step.rows:
             return
         self._done.append((step.step, output.sampled))
-        if output.of_prompt is not None:
-            body, tensors, buffers = output.of_prompt.message
+        if output.prompt_result is not None:
+            body, tensors, buffers = output.prompt_result.message
             if isinstance(body, Embedded):
                 self._embedding(body, buffers)
             else:
                 self._scores(body, tensors, buffers)
-        for result in output.results:
+        for result in output.token_results:
             self._token(result.token)
 
     def _deliver(self) -> None:

@@ -14,7 +14,7 @@ from mlx_lm.models import llama
 from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona_stage_worker.model.mlx_stage import MlxStage
-from pomona_stage_worker.sampling.grammar_mask import Grammars
+from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.slicing import slice_model
 from support.doubles.pipeline import InProcessPipeline
@@ -98,7 +98,7 @@ def vocabulary_pipeline() -> InProcessPipeline:
     """Two stages of it, whose tail follows grammars."""
     facts = read_facts(EMBEDDED_MODEL)
     whole = vocabulary_model()
-    grammars = Grammars(facts.path, facts.vocab_size)
+    grammars = GrammarCompiler(facts.path, facts.vocab_size)
     stages = [MlxStage(slice_model(whole, 0, 1)), MlxStage(slice_model(whole, 1, 2), 0, grammars)]
     limits = SchedulerLimits(stages=2, context_length=2000, cache_tokens=99_999, max_waiting=1000)
     return InProcessPipeline(stages, limits)

@@ -19,7 +19,6 @@ import mlx.core as mx
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.formats.vocabulary import read_vocabulary
-from pomona_stage_worker.hardware.cpu_matrix_layout import as_mlx_lm_has_them
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
 from support.models.folders import write_folder
@@ -47,9 +46,7 @@ def write_as_internlm2(folder: Path) -> Path:
     eos = int(header.fields["tokenizer.ggml.eos_token_id"])
     config |= {"model_type": "internlm2", "bias": False, "eos_token_id": eos}
     read = read_weights(EMBEDDED_MODEL, 0, config["num_hidden_layers"], _unwatched)
-    halves = {
-        name: array.astype(mx.float16) for name, array in as_mlx_lm_has_them(read.arrays).items()
-    }
+    halves = {name: array.astype(mx.float16) for name, array in read.arrays.items()}
     write_folder(folder, _as_internlm2(halves, config), config, files=2)
     read_vocabulary(path).save(str(folder / "tokenizer.json"))
     template = header.fields["tokenizer.chat_template"]

@@ -1,5 +1,5 @@
-"""Sequences that become rows of a lane, and leave it: what mlx-lm's own merge, extend and extract
-hold, and room for more."""
+"""Tests joining and leaving lanes: caches equal those of mlx-lm's merge, extend and extract, with
+room for more tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def joined(sequences: list[list[Any]]) -> list[Any]:
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
-    """Of batched caches, or of one row's."""
+    """Compares two batched caches, or two of one row."""
     assert ours.size() == theirs.size()
     assert mx.array_equal(mx.array(ours.offset), mx.array(theirs.offset))
     assert vars(ours).keys() == vars(theirs).keys()
@@ -43,14 +43,14 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("lengths", [(5, 3), (256, 255), (1, 300, 256), (7, 7)])
 @pytest.mark.parametrize("dims", [DIMS, 0])
-def test_a_lane_holds_what_mlx_lm_merges(lengths: tuple[int, ...], dims: int) -> None:
+def test_a_joined_lane_equals_mlx_lms_merge(lengths: tuple[int, ...], dims: int) -> None:
     rows = [[filled(length, dims) for _ in range(LAYERS)] for length in lengths]
     for ours, column in zip(joined(rows), zip(*rows, strict=True), strict=True):
         assert_same(ours, KVCache.merge(list(column)))
 
 
 @pytest.mark.parametrize("joining", [(4,), (2, 300), (300, 2)])
-def test_rows_that_join_later_are_where_mlx_lm_puts_them(joining: tuple[int, ...]) -> None:
+def test_rows_that_join_later_equal_mlx_lms_extend(joining: tuple[int, ...]) -> None:
     rows = [[filled(length)] for length in (5, 9, *joining)]
     table = CacheTable(list, sequences=dict(enumerate(rows)))
     table.apply(Join(1, (0, 1)))
@@ -61,7 +61,7 @@ def test_rows_that_join_later_are_where_mlx_lm_puts_them(joining: tuple[int, ...
 
 
 @pytest.mark.parametrize("staying", [0, 1])
-def test_the_last_row_of_a_lane_has_what_it_had_and_room(staying: int) -> None:
+def test_the_last_row_of_a_lane_equals_its_own_cache_with_room(staying: int) -> None:
     rows = [[filled(length) for _ in range(LAYERS)] for length in (256, 9)]
     table = CacheTable(list, sequences=dict(enumerate(rows)))
     table.apply(Join(1, (0, 1)))
@@ -76,19 +76,19 @@ def test_the_last_row_of_a_lane_has_what_it_had_and_room(staying: int) -> None:
         assert stayed.keys.shape == before
 
 
-def test_the_next_tokens_have_room_without_another_copy() -> None:
+def test_a_joined_lane_has_room_for_the_next_tokens() -> None:
     lane = joined([[filled(256)], [filled(9)]])
     before = lane[0].keys.shape
     lane[0].update_and_fetch(mx.ones((2, HEADS, 1, DIMS)), mx.ones((2, HEADS, 1, DIMS)))
     assert lane[0].keys.shape == before == (2, HEADS, 512, DIMS)
 
 
-def test_rows_without_tokens_are_left_to_mlx_lm() -> None:
+def test_rows_without_tokens_are_merged_by_mlx_lm() -> None:
     lane = joined([[filled(0)], [filled(4)]])
     assert isinstance(lane[0], BatchKVCache)
     assert lane[0].offset.tolist() == [0, 4]
 
 
-def test_layers_share_their_offsets_from_the_first_step_on() -> None:
+def test_joined_layers_share_one_offset_array() -> None:
     lane = joined([[filled(6) for _ in range(LAYERS)], [filled(2) for _ in range(LAYERS)]])
     assert all(cache.offset is lane[0].offset for cache in lane)

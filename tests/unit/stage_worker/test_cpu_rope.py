@@ -1,4 +1,4 @@
-"""Rotations with angles that are computed once a step are MLX's own, to the last bit."""
+"""Tests that RoPE with shared angles equals MLX's to the last bit."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -8,36 +8,36 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from pomona_stage_worker.hardware.cpu_rope import Angles, SharedRoPE, share_angles
+from pomona_stage_worker.hardware.cpu_rope import RopeAngles, SharedRoPE, share_angles
 from pomona_stage_worker.slicing import slice_model
 from support.slicing.families import build, randomise
 
 OFFSETS = {
-    "one number": 1234,
-    "an array of one": mx.array([7]),
-    "a number a row": mx.array([7, 0, 4000]),
+    "scalar": 1234,
+    "array of one": mx.array([7]),
+    "one per row": mx.array([7, 0, 4000]),
 }
 
 
 @pytest.mark.parametrize("length", [1, 5])
 @pytest.mark.parametrize("which", OFFSETS)
-def test_a_rotation_is_mlxs_own(which: str, length: int) -> None:
+def test_a_rotation_equals_mlxs(which: str, length: int) -> None:
     offset = OFFSETS[which]
     rows = offset.size if isinstance(offset, mx.array) else 2
     x = mx.random.normal((rows, length, 3, 16)).swapaxes(1, 2)
-    shared = SharedRoPE(16, 5e5, Angles(16, 5e5))
+    shared = SharedRoPE(16, 5e5, RopeAngles(16, 5e5))
     plain = nn.RoPE(16, base=5e5)
     assert mx.array_equal(shared(x, offset), plain(x, offset=cast("Any", offset)))
 
 
 @pytest.mark.parametrize("x", [mx.ones((1, 3, 2, 24)), mx.ones((1, 3, 2, 16), dtype=mx.float16)])
-def test_part_of_a_head_and_half_precision_are_left_to_mlx(x: mx.array) -> None:
-    turned = SharedRoPE(16, 1e4, Angles(16, 1e4))(x, 3)
+def test_partial_heads_and_half_precision_use_mlxs_rope(x: mx.array) -> None:
+    turned = SharedRoPE(16, 1e4, RopeAngles(16, 1e4))(x, 3)
     assert turned.dtype == x.dtype
     assert mx.array_equal(turned, nn.RoPE(16, base=1e4)(x, offset=3))
 
 
-def test_only_plain_rotations_are_replaced() -> None:
+def test_only_plain_rope_layers_are_replaced() -> None:
     model = nn.Sequential(
         nn.RoPE(16), nn.RoPE(16, traditional=True), nn.RoPE(16, scale=0.5), nn.RoPE(16, base=5e5)
     )
@@ -48,7 +48,7 @@ def test_only_plain_rotations_are_replaced() -> None:
 @pytest.mark.parametrize(
     "row", ["gemma3_text", "glm4_moe", "llama", "minimax", "mixtral", "phi3", "qwen3", "qwen3_next"]
 )
-def test_models_compute_what_they_did(row: str) -> None:
+def test_models_with_shared_angles_compute_the_same_bits(row: str) -> None:
     model: Any = build(row)
     randomise(model)
 

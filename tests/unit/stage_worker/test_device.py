@@ -1,4 +1,4 @@
-"""What MLX says of its device becomes what a worker may fill."""
+"""Tests reading MLX's device info."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ CUDA = {
     "free_memory": 84465090560,
     "uuid": "GPU-00000000-0000-0000-0000-000000000000",
 }
-"""What MLX 0.32.4 said on such a card, but for the uuid."""
+"""Device info from MLX 0.32.4 on an H100, except the uuid."""
 
 
-def test_metal_may_fill_its_recommended_working_set() -> None:
+def test_metal_uses_its_recommended_working_set() -> None:
     assert device_of("metal", lambda: METAL) == Device("metal", "Apple M4 Pro", 48 * GIB)
 
 
-def test_a_card_keeps_a_reserve_and_what_others_hold() -> None:
+def test_cuda_keeps_a_reserve_and_the_memory_of_other_processes() -> None:
     assert device_of("cuda", lambda: CUDA) == Device("cuda", "NVIDIA H100 80GB HBM3", 76968728985)
     shared = CUDA | {"free_memory": 20 * GIB}
     assert device_of("cuda", lambda: shared).usable_bytes == 20 * GIB
 
 
-def test_a_card_that_does_not_tell_its_memory_is_not_guessed_at() -> None:
+def test_cuda_without_a_memory_size_is_an_error() -> None:
     with pytest.raises(KeyError):
         device_of("cuda", lambda: {"device_name": "x"})
 

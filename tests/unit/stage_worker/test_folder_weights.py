@@ -23,7 +23,7 @@ from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import read_facts
 from pomona.models.formats.safetensors_index import read_tensor_places
 from pomona_ops.commands.models.show import print_facts
-from pomona_stage_worker.hardware.cpu_matrix_layout import COLD_BYTES, kept
+from pomona_stage_worker.hardware.cpu_matrix_layout import COLD_BYTES, loaded_parts
 from pomona_stage_worker.loading import assemble, read_weights
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from support.models.folders import CONFIG, tensors_of, write_folder
@@ -149,7 +149,9 @@ def watch():
         peak[0] = max(peak[0], process.memory_info().rss)
         time.sleep(0.002)
 thread = threading.Thread(target=watch); thread.start()
-weights = read_weights(path, start, stop, lambda a, b: None)
+weights = read_weights(
+    path, start, stop, lambda a, b: None, cpu_layout=not mx.metal.is_available()
+)
 going[0] = False; thread.join()
 print(json.dumps({
     "held": weights.nbytes, "peak": mx.get_peak_memory(), "rss": peak[0] - before,
@@ -190,11 +192,13 @@ def test_loading_reads_and_holds_little_more_than_the_stages_bytes(
 
 def test_weights_in_memory_are_not_read_again(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
-    first = read_weights(str(tmp_path), 0, 4, nothing)
-    second = read_weights(str(tmp_path), 2, 6, nothing, first)
+    first = read_weights(str(tmp_path), 0, 4, nothing, cpu_layout=True)
+    second = read_weights(str(tmp_path), 2, 6, nothing, first, cpu_layout=True)
     name = "model.layers.3.mlp.up_proj.weight"
-    assert kept(second.arrays, name)
-    assert all(second.arrays[known] is array for known, array in kept(first.arrays, name).items())
+    assert loaded_parts(second.arrays, name)
+    assert all(
+        second.arrays[known] is array for known, array in loaded_parts(first.arrays, name).items()
+    )
     assert not any(".layers.1." in name for name in second.arrays)
 
 

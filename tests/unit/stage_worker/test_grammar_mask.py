@@ -1,4 +1,4 @@
-"""Replies under a grammar match it, alone, in a lane, and when they go on later."""
+"""Tests that replies match their grammar, alone, in a lane and after a resumption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pomona.messages.cache_ops import Open
 from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.formats.vocabulary import read_vocabulary
-from pomona_stage_worker.sampling.grammar_mask import Grammars
+from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 from support.doubles.pipeline import Client
 from support.models.random_llama import vocabulary_pipeline
 
@@ -41,7 +41,7 @@ def text(client: Client) -> str:
     return read_vocabulary(FACTS.path).decode(client.tokens)
 
 
-def test_every_reply_of_a_lane_matches_its_own_grammar() -> None:
+def test_each_row_of_a_lane_matches_its_own_grammar() -> None:
     line = vocabulary_pipeline()
     made = [line.submit(f"j{n}", range(n + 3), sampling(JSON, seed=n)) for n in range(4)]
     dates = [line.submit(f"d{n}", range(n + 9), sampling(DATE, seed=n)) for n in range(2)]
@@ -59,22 +59,22 @@ def test_every_reply_of_a_lane_matches_its_own_grammar() -> None:
     assert len(free.tokens) == 5
 
 
-def test_a_reply_goes_on_in_a_later_epoch_where_it_was() -> None:
+def test_a_resumed_reply_continues_from_its_grammar_state() -> None:
     whole = vocabulary_pipeline()
     first = whole.submit("a", range(8), sampling(JSON, temperature=0.0))
     whole.run()
     half = len(first.tokens) // 2
     emitted = tuple(first.tokens[:half])
     op = Open(1, "a", 2, "tcp://g", sampling(JSON), half, (*range(8), *emitted), half)
-    constraint = Grammars(FACTS.path, FACTS.vocab_size).begin(op)
+    constraint = GrammarCompiler(FACTS.path, FACTS.vocab_size).constraint_for(op)
     for token in first.tokens[half:]:
         assert constraint.allowed()[token]
         constraint.accept(token)
 
 
-def test_at_its_end_a_grammar_allows_only_a_stop() -> None:
+def test_a_complete_grammar_allows_only_stop_ids() -> None:
     op = Open(1, "a", 1, "tcp://g", sampling(LLMatcher.grammar_from_regex("a")))
-    constraint = Grammars(FACTS.path, FACTS.vocab_size).begin(op)
+    constraint = GrammarCompiler(FACTS.path, FACTS.vocab_size).constraint_for(op)
     a = read_vocabulary(FACTS.path).encode("a").ids[0]
     constraint.accept(a)
     assert np.flatnonzero(constraint.allowed()).tolist() == list(STOP)

@@ -14,7 +14,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
 from pomona_stage_worker.model.mlx_stage import MlxStage
-from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, build_ahead
+from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, prebuild_step
 from pomona_stage_worker.scheduler import SchedulerLimits, lane_count
 from pomona_stage_worker.slicing import StageModel, slice_model
 from support.doubles.pipeline import InProcessPipeline
@@ -131,11 +131,11 @@ def test_other_lanes_are_prebuilt_during_a_step_only_if_enabled(
 
     def noted(model: StageModel, caches: Any, rows: tuple[int, ...], tensors: Any) -> PrebuiltStep:
         built.append(rows)
-        return build_ahead(model, caches, rows, tensors)
+        return prebuild_step(model, caches, rows, tensors)
 
     def rest(_: InProcessPipeline) -> None: ...
 
-    monkeypatch.setattr("pomona_stage_worker.model.mlx_stage.build_ahead", noted)
+    monkeypatch.setattr("pomona_stage_worker.model.mlx_stage.prebuild_step", noted)
     monkeypatch.setattr(InProcessPipeline, "_prepare", rest)
     ends = [(0, 2), (2, 5)]
     stages = [MlxStage(slice_model(model(), a, b), builds_beside=beside) for a, b in ends]

@@ -1,7 +1,7 @@
-"""The whole engine over models of every kind of cache and boundary.
+"""Tests pipelines over models with every kind of cache and boundary.
 
-Chunked prompts, lanes, steps built ahead, kept prefixes: the greedy ids stay those of
-mlx-lm alone. (The cuts themselves are held bit for bit by test_slicing.)
+With prefill chunks, lanes, prebuilt steps and cached prefixes, greedy ids equal those of mlx-lm
+alone. test_slicing checks the cuts themselves bit for bit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def alone(model: Any, prompt: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("row", sorted(KINDS))
-def test_ids_are_those_of_mlx_lm_alone(row: str) -> None:
+def test_greedy_ids_equal_those_of_mlx_lm_alone(row: str) -> None:
     model: Any = build(row)
     randomise(model)
     cut = legal_cuts(model)[0]

@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt: each once and in order, as the model alone gives them."""
+"""Tests prompt logprobs: each arrives once, in order, and equals the model's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASKED = replace(GREEDY, prompt_logprobs=3)
 
 
 def logprobs(prompt: Sequence[int]) -> np.ndarray:
-    """float32 (len(prompt), vocabulary): what may follow each token, by the model alone."""
+    """Returns the uncut model's logprobs after each token, float32 (len(prompt), vocabulary)."""
     logits = model()(mx.array([list(prompt)]))[0]
     return np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
 
@@ -41,7 +41,7 @@ def test_every_token_but_the_first_is_scored_in_every_cut(bounds: tuple[int, ...
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_as_many_alternatives_come_as_were_asked_for(count: int) -> None:
+def test_the_requested_number_of_alternatives_arrives(count: int) -> None:
     line = pipeline((0, 2, 5))
     prompt = prompts(1)[0]
     client = line.submit("r", prompt, replace(GREEDY, prompt_logprobs=count))
@@ -50,7 +50,7 @@ def test_as_many_alternatives_come_as_were_asked_for(count: int) -> None:
     assert client.likeliest == likeliest.tolist()
 
 
-def test_nobody_pays_who_does_not_ask() -> None:
+def test_other_requests_send_no_history_and_get_no_logprobs() -> None:
     line = pipeline((0, 2, 5))
     client = line.submit("r", prompts(1)[0], GREEDY)
     line.run()
@@ -59,10 +59,10 @@ def test_nobody_pays_who_does_not_ask() -> None:
     assert [op.history for op in opened] == [()]
 
 
-def test_a_kept_prefix_supplies_no_position_that_is_asked_for() -> None:
+def test_a_cached_prefix_never_replaces_requested_positions() -> None:
     line = pipeline((0, 2, 5))
     prompt = prompts(1, 50)[0] * 3
-    line.submit("kept", prompt, GREEDY)
+    line.submit("first", prompt, GREEDY)
     line.run()
     asking = line.submit("asking", prompt, ASKED)
     line.run()
@@ -78,7 +78,7 @@ def test_a_kept_prefix_supplies_no_position_that_is_asked_for() -> None:
     assert done.cached == len(prompt) - 1
 
 
-def test_what_was_told_before_is_not_told_again_where_no_prefix_is_kept() -> None:
+def test_a_resumed_request_without_a_cached_prefix_gets_only_missing_logprobs() -> None:
     line = pipeline((0, 2, 5), chunk=16)
     prompt = prompts(1, 50)[0] * 2
     client = line.submit("r", prompt, ASKED, scored=37)
@@ -93,7 +93,7 @@ def test_what_was_told_before_is_not_told_again_where_no_prefix_is_kept() -> Non
     asked=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=8),
     moves=st.lists(st.integers(0, 1000), max_size=200),
 )
-def test_preempted_and_mixed_requests_get_each_score_once_and_in_order(
+def test_preempted_and_mixed_requests_get_each_logprob_once_and_in_order(
     bounds: tuple[int, ...], asked: list[tuple[int, bool]], moves: list[int]
 ) -> None:
     line = pipeline(bounds, chunk=8, cache_tokens=140)
@@ -111,7 +111,7 @@ def test_preempted_and_mixed_requests_get_each_score_once_and_in_order(
         assert client.scores == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_sampled_request_is_scored_before_its_filters() -> None:
+def test_prompt_logprobs_ignore_sampling_parameters() -> None:
     line = pipeline((0, 5))
     prompt = prompts(1)[0]
     sampling = Sampling(

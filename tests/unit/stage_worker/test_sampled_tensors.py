@@ -1,4 +1,4 @@
-"""Drawn tokens on their way from the tail to the head."""
+"""Tests the tensor of sampled tokens that the tail sends to the head."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ TOKENS = st.builds(
 
 
 @given(st.lists(TOKENS, max_size=20))
-def test_every_token_survives_the_way(tokens: list[SampledToken]) -> None:
+def test_unpack_restores_what_pack_encoded(tokens: list[SampledToken]) -> None:
     tensor, buffer = sampled_tensor(len(tokens)), pack(tokens)
     assert len(buffer) == tensor_bytes(tensor)
     assert unpack(tensor, buffer) == tokens
 
 
 @pytest.mark.parametrize("numbers", [(1, -1, 0), (1, 5, 3), (1, 5, -1)])
-def test_numbers_that_are_no_token_are_refused(numbers: tuple[int, ...]) -> None:
+def test_numbers_out_of_range_are_refused(numbers: tuple[int, ...]) -> None:
     with pytest.raises(ProtocolError):
         unpack(sampled_tensor(1), struct.pack("3q", *numbers))
 
 
 @pytest.mark.parametrize("tensor", [Tensor("int32", (2, 3)), Tensor("int64", (3,))])
-def test_a_tensor_of_another_kind_is_refused(tensor: Tensor) -> None:
+def test_a_tensor_of_another_dtype_or_shape_is_refused(tensor: Tensor) -> None:
     with pytest.raises(ProtocolError):
         unpack(tensor, bytes(24))

@@ -31,10 +31,10 @@ TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
 class BusyStage(EmulatedStage):
     """Its computation needs its thread to the end."""
 
-    def begin(
+    def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
-        return replace(super().begin(step, tensors, buffers), goes_on=False)
+        return replace(super().start_step(step, tensors, buffers), is_async=False)
 
 
 class InstantStage(EmulatedStage):
@@ -162,14 +162,14 @@ class RecordingStage(MlxStage):
 
     def __init__(self, start: int, stop: int) -> None:
         super().__init__(slice_model(model(), start, stop))
-        self.goes_on: set[bool] = set()
+        self.is_async: set[bool] = set()
 
-    def begin(
+    def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
-        computation = super().begin(step, tensors, buffers)
+        computation = super().start_step(step, tensors, buffers)
         if step.lane is not None:
-            self.goes_on.add(computation.goes_on)
+            self.is_async.add(computation.is_async)
         return computation
 
 
@@ -186,4 +186,4 @@ def test_tail_that_returns_logprobs_needs_its_thread(
     client = pipeline.submit("r", prompt, replace(GREEDY, logprobs=logprobs))
     pipeline.run()
     assert client.tokens == alone(prompt)
-    assert [stage.goes_on for stage in stages] == [{True}, {tail_goes_on}]
+    assert [stage.is_async for stage in stages] == [{True}, {tail_goes_on}]

@@ -43,10 +43,14 @@ def decode(
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
     tokens: Annotated[int, typer.Option(min=8, help="Tokens a turn.")] = 64,
+    stock_kernels: Annotated[
+        bool,
+        typer.Option("--stock-kernels", help="MLX's own CPU kernels in the stages, as on a Mac."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """One user against mlx-lm alone, and what a hop of the bus costs."""
-    _report(run_decode(model, stages, rounds, tokens), as_json)
+    _report(run_decode(model, stages, rounds, tokens, stock_kernels), as_json)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from pomona.messages.control import (
     PlannerFacts,
     StageWorkerFacts,
 )
-from pomona.models import ModelFacts, model_name, read_facts
+from pomona.models import ModelFacts, model_name, pinned_source, read_facts
 from pomona.service import ControlPlane, start_metrics
 from pomona_planner.control.desired_models import (
     DesiredModels,

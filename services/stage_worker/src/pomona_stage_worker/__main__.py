@@ -14,7 +14,11 @@ from pomona_stage_worker.worker import StageWorker  # noqa: E402
 def main() -> None:
     settings = settings_or_exit(StageWorkerSettings)
     run_service(
-        settings.instance, settings, lambda stop: StageWorker(settings, mlx_backend()).run(stop)
+        settings.instance,
+        settings,
+        lambda stop: StageWorker(settings, mlx_backend(stock_kernels=settings.stock_kernels)).run(
+            stop
+        ),
     )
 
 

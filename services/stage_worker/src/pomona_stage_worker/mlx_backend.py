@@ -1,39 +1,54 @@
-"""The production backend: MLX on this machine's device."""
+"""The compute backend that runs in production: MLX."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pomona.messages.control import Pipeline
 from pomona.models import resolve
 from pomona_stage_worker.compute_backend import ComputeBackend
-from pomona_stage_worker.hardware.benchmark import Speed, known_speed, measure_speed, signature
-from pomona_stage_worker.hardware.cpu_threads import begin_compute_thread
+from pomona_stage_worker.hardware.benchmark import (
+    Speed,
+    load_or_measure,
+    measure_speed,
+    signature,
+)
+from pomona_stage_worker.hardware.cpu_threads import start_compute_thread
 from pomona_stage_worker.hardware.device import this_device
 from pomona_stage_worker.hardware.x86_kernels import use_on_x86
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
-from pomona_stage_worker.model.warmup import try_steps
-from pomona_stage_worker.sampling.grammar_mask import Grammars
+from pomona_stage_worker.model.warmup import warm_up
+from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 
 
-def mlx_backend() -> ComputeBackend:
-    """Returns the backend for this machine. On an x86 processor it replaces some MLX kernels."""
+def mlx_backend(*, stock_kernels: bool = False) -> ComputeBackend:
+    """Creates the backend for this machine's device.
+
+    Args:
+        stock_kernels: on a CPU, use none of the replacements that hardware/README.md lists.
+    """
     device = this_device().kind
-    if device == "cpu":
+    cpu_kernels = device == "cpu" and not stock_kernels
+    if cpu_kernels:
         use_on_x86()
 
-    def assemble_stage(weights: StageWeights, pipeline: Pipeline) -> Stage:
-        if device == "cpu":
-            begin_compute_thread()
-        model = assemble(weights)
+    def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
+        if cpu_kernels:
+            start_compute_thread()
+        model = assemble(weights, shared_rope=cpu_kernels)
         grammars = None
         if model.is_tail:
-            grammars = Grammars(resolve(weights.source), pipeline.vocab_size)
+            grammars = GrammarCompiler(resolve(weights.source), pipeline.vocab_size)
         builds_beside = device != "cpu"
-        return MlxStage(model, pipeline.cache_bits, grammars, try_steps(model), builds_beside)
+        return MlxStage(model, pipeline.cache_bits, grammars, warm_up(model), builds_beside)
 
     def measure(folder: Path) -> Speed:
-        return known_speed(folder, signature(device), lambda: measure_speed(device == "metal"))
+        return load_or_measure(
+            folder,
+            signature(device, cpu_kernels),
+            lambda: measure_speed(device == "metal", cpu_kernels),
+        )
 
-    return ComputeBackend(device, measure, read_weights, assemble_stage)
+    return ComputeBackend(device, measure, partial(read_weights, cpu_layout=cpu_kernels), make)

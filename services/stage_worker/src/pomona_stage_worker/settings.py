@@ -36,6 +36,9 @@ class StageWorkerSettings(ServiceSettings):
     trace_dir: Path | None = None
     """Folder for a trace of the times of every step, for ``pomona bench trace``."""
 
+    stock_kernels: bool = False
+    """Compute with MLX's own kernels only, as a Mac does; for benchmarks on a CPU."""
+
     @property
     def instance(self) -> str:
         return self.name or f"{self.node}.stage_worker"

@@ -32,7 +32,7 @@ from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.engine.gateway_links import GatewayLinks
 from pomona_stage_worker.engine.step_sender import StepResult, StepSender
 from pomona_stage_worker.engine.step_stats import StepRecord, StepStats, StepTimes, StepTrace
-from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
+from pomona_stage_worker.model.mlx_stage import Computation, Stage, StepOutput
 from pomona_stage_worker.sampling.sampled_tensors import pack, sampled_tensor, unpack
 from pomona_stage_worker.scheduler import (
     Instruction,
@@ -108,7 +108,7 @@ class StageRunner:
         self._last_step = 0
         self._tokens_metric = TOKENS.labels(pipeline.model)
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
-        self._stats = StepStats(pipeline.model, stage.trial, self.scheduler, trace)
+        self._stats = StepStats(pipeline.model, stage.warmup, self.scheduler, trace)
         self._gateways = GatewayLinks(identity, pipeline.model, pipeline.epoch)
         self._sender: StepSender | None = None
         if len(pipeline.stages) > 1:
@@ -176,7 +176,7 @@ class StageRunner:
         if self.failure is not None:
             return False
         try:
-            return self.stage.prepare()
+            return self.stage.prebuild()
         except Exception as error:  # as in handle
             self._fail(error)
             return False
@@ -290,12 +290,12 @@ class StageRunner:
         """
         self.busy = True
         began = time.monotonic_ns()
-        computation = self.stage.begin(step, tensors, buffers)
+        computation = self.stage.start_step(step, tensors, buffers)
         shape = tensors[0].shape if tensors else ()
         result = self._result(step, shape, elapsed_us, tensors, buffers, computation)
         sender = self._sender if step.rows or not self.is_tail else None
         if sender is not None:
-            sender.send_first_part(result, began, can_wait=computation.goes_on)
+            sender.send_first_part(result, began, can_wait=computation.is_async)
         output = computation.finish()
         computed = time.monotonic_ns()
         if sender is not None:
@@ -330,17 +330,17 @@ class StageRunner:
         described = (*tensors[:1], *computation.tensors)
         return StepResult(step, shape, onward, described, tuple(buffers[:1]))
 
-    def _send_tokens(self, output: Output) -> None:
+    def _send_tokens(self, output: StepOutput) -> None:
         """Sends the tail's results to the gateways, after those to the head, which waits."""
-        if output.of_prompt is not None:
-            self._gateways.send(output.of_prompt.reply, *output.of_prompt.message)
+        if output.prompt_result is not None:
+            self._gateways.send(output.prompt_result.reply, *output.prompt_result.message)
         by_gateway: dict[str, list[Token]] = {}
-        for result in output.results:
+        for result in output.token_results:
             by_gateway.setdefault(result.reply, []).append(result.token)
         for reply, tokens in by_gateway.items():
             self._gateways.send(reply, Tokens(tuple(tokens)))
-        self._tokens += len(output.results)
-        self._tokens_metric.inc(len(output.results))
+        self._tokens += len(output.token_results)
+        self._tokens_metric.inc(len(output.token_results))
 
     # Failure ---------------------------------------------------------------------------
 

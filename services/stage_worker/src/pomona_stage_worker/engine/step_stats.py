@@ -13,7 +13,7 @@ import orjson
 from prometheus_client import Counter, Histogram
 
 from pomona.messages.pipeline import Step
-from pomona_stage_worker.model.warmup import NOT_TRIED, Trial
+from pomona_stage_worker.model.warmup import NO_WARMUP, WarmupTiming
 from pomona_stage_worker.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ class StepTimes:
             the whole pipeline.
     """
 
-    def __init__(self, trial: Trial = NOT_TRIED) -> None:
-        self.decode_us = trial.decode_us
-        self.tail_us = trial.tail_us
+    def __init__(self, warmup: WarmupTiming = NO_WARMUP) -> None:
+        self.decode_us = warmup.decode_us
+        self.tail_us = warmup.tail_us
         self.prefill_us = 0.0
         self.token_us = 0.0
         self._decodes: deque[float] = deque(maxlen=MEDIAN_WINDOW)
@@ -168,9 +168,9 @@ class StepStats:
     """
 
     def __init__(
-        self, model: str, trial: Trial, scheduler: Scheduler | None, trace: StepTrace | None
+        self, model: str, warmup: WarmupTiming, scheduler: Scheduler | None, trace: StepTrace | None
     ) -> None:
-        self.times = StepTimes(trial)
+        self.times = StepTimes(warmup)
         self._scheduler = scheduler
         self._trace = trace
         self._pending: list[StepRecord] = []

@@ -1,8 +1,8 @@
-"""How fast this machine is, measured through MLX once and kept in the state folder.
+"""Measures the speed of this machine once, through MLX, and stores it in the state folder.
 
-The planner predicts with three figures: bytes of weights read a second, floating-point
-operations a second in products, and the time of a layer's small kernels. They are measured
-anew when the chip, the device, MLX or its environment changes.
+The planner predicts from three figures: weight bytes read per second, floating-point operations
+per second in matrix products, and the time of a layer's small kernels. They are measured again
+when the chip, the device, MLX or its environment changes.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from pydantic import TypeAdapter, ValidationError
 log = logging.getLogger(__name__)
 
 METHOD = "6"
-"""Of measuring; figures of another one are measured anew."""
+"""Version of the benchmark. Figures of another version are measured again."""
 REPEATS = 5
 READ_BYTES = 64 << 20
-"""Of weights in one reading: more than any cache of a processor holds."""
+"""Bytes of weights per read: more than any processor's caches hold."""
 PRODUCT = 1024
+"""Outer dimension of the matrix product on a CPU; four times as many on Metal."""
 KERNELS_WIDTH = 512
-ROUNDS_OF_KERNELS = 8
+KERNELS_LAYERS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Zeros before it was measured. Attributes:
+    """Speed of a machine; zeros before it was measured.
 
-    memory_bandwidth: bytes of weights a second, as decoding reads them.
-    matrix_flops: floating-point operations a second in products of large matrices.
-    layer_us: small kernels of one layer, microseconds.
-    mlx_version: of MLX when it was measured.
-    measured_on: what the figures belong to.
+    Attributes:
+        memory_bandwidth: bytes of weights per second, read as decode reads them.
+        matrix_flops: floating-point operations per second in products of large matrices.
+        layer_us: small kernels of one layer, microseconds.
+        mlx_version: version of MLX that was measured.
+        measured_on: the signature of machine and environment.
     """
 
     memory_bandwidth: float = 0.0
@@ -53,19 +55,20 @@ class Speed:
 _SPEED = TypeAdapter(Speed)
 
 
-def known_speed(folder: Path, measured_on: str, measure: Callable[[], Speed]) -> Speed:
-    """The figures kept in ``folder``, measured when there are none of ``measured_on``.
+def load_or_measure(folder: Path, measured_on: str, measure: Callable[[], Speed]) -> Speed:
+    """Returns the stored figures for this signature, or measures and stores them.
 
-    Workers of one machine take turns: a measurement beside another one would be wrong.
+    Workers of one machine take turns, because parallel benchmarks would slow each other. Returns
+    zeros if the folder cannot be used.
     """
     path = folder / "speed.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "speed.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            kept = _read(path)
-            if kept is not None and kept.measured_on == measured_on:
-                return kept
+            stored = _read(path)
+            if stored is not None and stored.measured_on == measured_on:
+                return stored
             measured = replace(measure(), measured_on=measured_on)
             path.write_bytes(orjson.dumps(measured))
             log.info(
@@ -76,7 +79,7 @@ def known_speed(folder: Path, measured_on: str, measure: Callable[[], Speed]) ->
             )
             return measured
     except OSError as error:
-        log.warning("the machine's speed cannot be kept in %s: %s", folder, error)
+        log.warning("the machine's speed cannot be stored in %s: %s", folder, error)
         return Speed()
 
 
@@ -86,66 +89,77 @@ def _read(path: Path) -> Speed | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        log.warning("%s cannot be read and is measured anew: %s", path, type(error).__name__)
+        log.warning("%s cannot be read, measuring again: %s", path, type(error).__name__)
         return None
 
 
-def signature(device: str) -> str:
-    """What the figures depend on."""
+def signature(device: str, cpu_kernels: bool) -> str:
+    """Returns everything that the figures depend on, as one string."""
     chip = platform.processor() or platform.machine()
     names = ("OPENBLAS_NUM_THREADS", "LD_PRELOAD", "OPENBLAS_CORETYPE")
     blas = [os.environ.get(name, "") for name in names]
-    return " ".join([METHOD, chip, device, version("mlx"), *blas])
+    kernels = ["stock"] if device == "cpu" and not cpu_kernels else []
+    return " ".join([METHOD, chip, device, version("mlx"), *blas, *kernels])
 
 
-def measure_speed(on_metal: bool) -> Speed:
-    """Measure, in about half a second; on Metal 4-bit weights, elsewhere float32."""
+def measure_speed(on_metal: bool, cpu_kernels: bool) -> Speed:
+    """Runs the benchmark in half a second: 4-bit weights on Metal, float32 elsewhere.
+
+    Args:
+        cpu_kernels: read weights in the fastest layout, as a stage on a CPU does.
+    """
     import mlx.core as mx
 
     with mx.stream(mx.new_stream(mx.default_device())):
         return Speed(
-            memory_bandwidth=_reading(on_metal),
-            matrix_flops=_products(on_metal),
-            layer_us=_kernels(on_metal) * 1e6,
+            memory_bandwidth=_quantized_bandwidth()
+            if on_metal
+            else _float32_bandwidth(cpu_kernels),
+            matrix_flops=_matrix_flops(on_metal),
+            layer_us=_kernel_seconds(on_metal) * 1e6,
             mlx_version=version("mlx"),
         )
 
 
-def _best_time(run: Callable[[], None]) -> float:
-    """Seconds of the quickest of several runs: whatever else runs only makes it slower."""
+def _best_seconds(run: Callable[[], None]) -> float:
+    """Times the fastest of several runs, since other load only makes a run slower."""
     run()
     best = float("inf")
     for _ in range(REPEATS):
-        begin = time.perf_counter()
+        started = time.perf_counter()
         run()
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, time.perf_counter() - started)
     return best
 
 
-def _reading(on_metal: bool) -> float:
+def _quantized_bandwidth() -> float:
     import mlx.core as mx
 
-    from pomona_stage_worker.hardware.cpu_matrix_layout import orders, product_seconds
+    width = 2048
+    x = mx.ones((1, width), dtype=mx.float16)
+    matrix = mx.random.normal((READ_BYTES * 2 // width, width)).astype(mx.float16)
+    weights, scales, biases = mx.quantize(matrix, group_size=64, bits=4)
+    mx.eval(weights, scales, biases)
+    size = weights.nbytes + scales.nbytes + biases.nbytes
+
+    def run() -> None:
+        mx.eval(mx.quantized_matmul(x, weights, scales, biases, group_size=64, bits=4))
+
+    return size / _best_seconds(run)
+
+
+def _float32_bandwidth(cpu_kernels: bool) -> float:
+    import mlx.core as mx
+
+    from pomona_stage_worker.hardware.cpu_matrix_layout import as_stored, layouts, product_seconds
 
     width = 2048
-    x = mx.ones((1, width), dtype=mx.float16 if on_metal else mx.float32)
-    if on_metal:
-        rows = READ_BYTES * 2 // width
-        weights, scales, biases = mx.quantize(
-            mx.random.normal((rows, width)).astype(mx.float16), group_size=64, bits=4
-        )
-        mx.eval(weights, scales, biases)
-        size = weights.nbytes + scales.nbytes + biases.nbytes
-
-        def run() -> None:
-            mx.eval(mx.quantized_matmul(x, weights, scales, biases, group_size=64, bits=4))
-
-        return size / _best_time(run)
-    plain = mx.random.normal((READ_BYTES // 4 // width, width))
-    return plain.nbytes / min(product_seconds(order, plain) for order in orders(plain, True))
+    matrix = mx.random.normal((READ_BYTES // 4 // width, width))
+    candidates = layouts(matrix, may_block=True) if cpu_kernels else [as_stored]
+    return matrix.nbytes / min(product_seconds(layout, matrix) for layout in candidates)
 
 
-def _products(on_metal: bool) -> float:
+def _matrix_flops(on_metal: bool) -> float:
     import mlx.core as mx
 
     size = PRODUCT * (4 if on_metal else 1)
@@ -153,34 +167,34 @@ def _products(on_metal: bool) -> float:
     a = mx.random.normal((size // 2, size)).astype(dtype)
     b = mx.random.normal((size, size)).astype(dtype)
     mx.eval(a, b)
-    return size * size * size / _best_time(lambda: mx.eval(a @ b))
+    return size * size * size / _best_seconds(lambda: mx.eval(a @ b))
 
 
-def _kernels(on_metal: bool) -> float:
-    """What a layer runs besides its weights: norms, rotations, attention, activation."""
+def _kernel_seconds(on_metal: bool) -> float:
+    """Times the kernels of a layer that read no weights: norms, RoPE, attention, activation."""
     import mlx.core as mx
 
     dtype = mx.float16 if on_metal else mx.float32
     heads, size = 8, KERNELS_WIDTH // 8
     scale = mx.ones(KERNELS_WIDTH, dtype=dtype)
-    kept = mx.zeros((1, heads, 128, size), dtype=dtype)
-    mx.eval(scale, kept)
+    cache = mx.zeros((1, heads, 128, size), dtype=dtype)
+    mx.eval(scale, cache)
 
     def layer(x: mx.array) -> mx.array:
         normed = mx.fast.rms_norm(x, scale, 1e-5)
         split = normed.reshape(1, 1, heads, size).transpose(0, 2, 1, 3)
         queries = mx.fast.rope(split, size, traditional=False, base=1e4, scale=1.0, offset=7)
         keys = mx.fast.rope(split, size, traditional=False, base=1e4, scale=1.0, offset=7)
-        kept[..., 7:8, :] = keys
-        attended = mx.fast.scaled_dot_product_attention(queries, kept, kept, scale=0.1)
+        cache[..., 7:8, :] = keys
+        attended = mx.fast.scaled_dot_product_attention(queries, cache, cache, scale=0.1)
         x = x + attended.transpose(0, 2, 1, 3).reshape(1, 1, KERNELS_WIDTH)
         normed = mx.fast.rms_norm(x, scale, 1e-5)
         return x + normed * mx.sigmoid(normed) * normed
 
     def run() -> None:
         x = mx.ones((1, 1, KERNELS_WIDTH), dtype=dtype)
-        for _ in range(ROUNDS_OF_KERNELS):
+        for _ in range(KERNELS_LAYERS):
             x = layer(x)
         mx.eval(x)
 
-    return _best_time(run) / ROUNDS_OF_KERNELS
+    return _best_seconds(run) / KERNELS_LAYERS

@@ -1,9 +1,9 @@
-"""Linear layers whose matrix is kept in blocks of a few outputs, for machines without Metal.
+"""Linear layers whose weight is stored in blocks of a few outputs, for CPUs.
 
-OpenBLAS copies a matrix into panels before it multiplies, which for the few rows of a decoding
-step takes longer than the product; only small products it computes where the matrix lies. In
-blocks every product is a small one. A sum is then one sum, not one of parts: it may differ in its
-last bit from that of the whole matrix, as it does between any two BLAS.
+OpenBLAS copies a matrix into panels before it multiplies, which takes longer than the product for
+the few rows of a decode step. It multiplies small matrices in place, and every block is small. A
+blocked product may differ from that of the whole matrix in its last bit, as products of any two
+BLAS libraries do.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ import mlx.core as mx
 import mlx.nn as nn
 
 OUTPUTS = 64
-"""Of a block. With so many a product of four rows is small up to 3,900 inputs (OpenBLAS 0.3.21,
-``interface/gemm.c``: rows times outputs times inputs at most a million)."""
+"""Outputs per block. OpenBLAS 0.3.21 (``interface/gemm.c``) multiplies in place while rows times
+outputs times inputs is at most a million: four rows up to 3,900 inputs."""
 SUFFIX = ".blocks"
-"""Of the name under which a stage's weights have what the model calls ``.weight``."""
+"""Suffix of a blocked parameter's name in a stage's weights, in place of ``.weight``."""
 
 
 def in_blocks(weight: mx.array) -> mx.array:
-    """(outputs, inputs) as (blocks, inputs, OUTPUTS), lazily."""
+    """Reorders (outputs, inputs) to (blocks, inputs, OUTPUTS), lazily."""
     outputs, inputs = weight.shape
     blocks = weight.reshape(outputs // OUTPUTS, OUTPUTS, inputs)
     return mx.contiguous(blocks.swapaxes(1, 2))
 
 
-def whole(blocks: mx.array) -> mx.array:
-    """The matrix again, (outputs, inputs), lazily."""
+def unblocked(blocks: mx.array) -> mx.array:
+    """Restores the matrix (outputs, inputs), lazily."""
     count, inputs, outputs = blocks.shape
     return blocks.swapaxes(1, 2).reshape(count * outputs, inputs)
 
 
 def multiply(x: mx.array, blocks: mx.array) -> mx.array:
-    """``x @ whole(blocks).T``: (..., inputs) to (..., outputs)."""
+    """Computes ``x @ unblocked(blocks).T``: (..., inputs) to (..., outputs)."""
     count, inputs, outputs = blocks.shape
-    if x.shape == (1, 1, inputs):  # the commonest; Python's time for a step counts, too
+    if x.shape == (1, 1, inputs):  # the most frequent shape; fewer Python calls
         return (x @ blocks).reshape(1, 1, count * outputs)
     products = x.reshape(1, -1, inputs) @ blocks
     return products.swapaxes(0, 1).reshape(*x.shape[:-1], count * outputs)
 
 
 class BlockedLinear(nn.Module):
-    """An ``nn.Linear``. Some models look at a layer's ``weight``; then it is made."""
+    """An ``nn.Linear`` over blocks. ``weight`` is computed for models that read it."""
 
     def __init__(self, blocks: mx.array, bias: mx.array | None) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class BlockedLinear(nn.Module):
 
     @property
     def weight(self) -> mx.array:
-        return whole(self.blocks)
+        return unblocked(self.blocks)
 
     def __call__(self, x: mx.array) -> mx.array:
         y = multiply(x, self.blocks)
@@ -62,7 +62,7 @@ class BlockedLinear(nn.Module):
 
 
 class BlockedEmbedding(nn.Module):
-    """An ``nn.Embedding``, from which most models also draw."""
+    """An ``nn.Embedding`` over blocks, which most models also use as the vocabulary head."""
 
     def __init__(self, blocks: mx.array) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class BlockedEmbedding(nn.Module):
 
     @property
     def weight(self) -> mx.array:
-        return whole(self.blocks)
+        return unblocked(self.blocks)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.blocks[x // OUTPUTS, :, x % OUTPUTS]
@@ -79,9 +79,13 @@ class BlockedEmbedding(nn.Module):
         return multiply(x, self.blocks)
 
 
-def put_blocks(model: nn.Module, arrays: Mapping[str, mx.array]) -> None:
-    """Replace the layers whose matrices came in blocks. Args: arrays: by name, with SUFFIX."""
-    for name, blocks in arrays.items():
+def replace_layers(model: nn.Module, blocked: Mapping[str, mx.array]) -> None:
+    """Replaces the layers whose weights are blocked.
+
+    Args:
+        blocked: blocks by parameter name, which ends in SUFFIX.
+    """
+    for name, blocks in blocked.items():
         path = name.removesuffix(SUFFIX).split(".")
         keys: list[Any] = [int(part) if part.isdigit() else part for part in path]
         parent: Any = model

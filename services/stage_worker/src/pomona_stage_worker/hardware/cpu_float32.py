@@ -1,4 +1,4 @@
-"""Float32 for machines without Metal, where MLX has no fast kernels for other types."""
+"""Float32 weights for machines without Metal, where MLX has no fast kernels for other types."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from mlx.utils import tree_unflatten
 
 
 def on_metal() -> bool:
-    """Whether MLX computes on Apple's GPU here."""
+    """Returns True if MLX computes on Apple's GPU."""
     return mx.metal.is_available()
 
 
 def make_float32(model: nn.Module, plain: nn.Module) -> None:
-    """Replace quantised modules by those of ``plain``, lazily, and every float by float32.
+    """Replaces quantised modules by dequantised ones, and casts every float to float32, lazily.
 
     Args:
-        plain: the same model before it was quantised; its modules are taken over. A module
-            that was quantised in a way MLX cannot undo is left as it is.
+        plain: the same model before quantisation; its modules are reused. A quantised module
+            whose dequantised weight has another shape than its plain one stays quantised.
     """
-    twins = dict(plain.named_modules())
+    plain_modules = dict(plain.named_modules())
     replacements: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         if "scales" not in module or "weight" not in module or not hasattr(module, "bits"):
             continue
-        twin = twins.get(name)
-        if twin is None or "weight" not in twin:
+        plain_module = plain_modules.get(name)
+        if plain_module is None or "weight" not in plain_module:
             continue
         weight = _dequantized(module)
-        if weight.shape == twin["weight"].shape:
-            for key in module.keys() & twin.keys():
-                twin[key] = module[key]
-            twin["weight"] = weight
-            replacements.append((name, twin))
+        if weight.shape == plain_module["weight"].shape:
+            for key in module.keys() & plain_module.keys():
+                plain_module[key] = module[key]
+            plain_module["weight"] = weight
+            replacements.append((name, plain_module))
     if replacements:
         model.update_modules(tree_unflatten(replacements))
     model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)

@@ -1,8 +1,8 @@
-"""Rotary embeddings whose angles are computed once a step, where MLX computes on the processor.
+"""Rotary embeddings that share their angles within a step, for CPUs.
 
-Metal and CUDA have a kernel for a rotation. On a processor MLX makes some twenty operations of it,
-cosines and sines included, for the queries and the keys of every layer, though all turn by the same
-angles; for the few rows of a decoding step that is a tenth of its time. Here a rotation is five.
+Metal and CUDA have a RoPE kernel. On a CPU, MLX runs some twenty operations, cosines and sines
+included, for the queries and the keys of every layer, although all layers use the same angles.
+With shared angles a rotation is five operations.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 
-class Angles:
-    """Cosines and sines of the positions of a step, kept until others are asked for.
+class RopeAngles:
+    """Cosines and sines of the positions of a step, cached until other positions are requested.
 
     Args:
-        dims: numbers of a head; half as many frequencies.
-        base: of the frequencies.
+        dims: head dimension; half as many frequencies.
+        base: base of the frequencies.
     """
 
     def __init__(self, dims: int, base: float) -> None:
@@ -27,21 +27,21 @@ class Angles:
         self._exponent = math.log(base) / self._half
         self._offset: int | mx.array = -1
         self._length = 0
-        self._made = (mx.zeros(0), mx.zeros(0))
+        self._cached = (mx.zeros(0), mx.zeros(0))
 
     def at(self, offset: int | mx.array, length: int) -> tuple[mx.array, mx.array]:
-        """Of ``length`` positions from ``offset``, one number or one a row; float32.
+        """Returns the angles of ``length`` positions from ``offset``, which may be one per row.
 
         Returns:
-            Cosines, twice, and sines, negative at first, each (length, dims), or of an array of
-            offsets (rows, 1, length, dims).
+            Cosines, repeated for both halves of a head, and sines, negated for the first half;
+            float32 (length, dims), or (rows, 1, length, dims) for an array of offsets.
         """
         if length != self._length or not _same(offset, self._offset):
-            self._made = self._make(offset, length)
+            self._cached = self._compute(offset, length)
             self._offset, self._length = offset, length
-        return self._made
+        return self._cached
 
-    def _make(self, offset: int | mx.array, length: int) -> tuple[mx.array, mx.array]:
+    def _compute(self, offset: int | mx.array, length: int) -> tuple[mx.array, mx.array]:
         steps = mx.arange(length, dtype=mx.float32)
         if isinstance(offset, mx.array):
             positions = steps + mx.expand_dims(offset, (-1, -2)[: 1 + offset.ndim])
@@ -54,10 +54,10 @@ class Angles:
 
 
 class SharedRoPE(nn.RoPE):
-    """An ``nn.RoPE`` that has its angles from others', and rotates to the same numbers, to the
-    last bit: ``(a, b)`` to ``(a cos - b sin, a sin + b cos)``, each product rounded alone."""
+    """An ``nn.RoPE`` over shared angles. Equal to MLX's to the last bit: it rotates ``(a, b)`` to
+    ``(a cos - b sin, a sin + b cos)`` and rounds each product alone."""
 
-    def __init__(self, dims: int, base: float, angles: Angles) -> None:
+    def __init__(self, dims: int, base: float, angles: RopeAngles) -> None:
         super().__init__(dims, base=base)
         self._angles = angles
 
@@ -70,13 +70,14 @@ class SharedRoPE(nn.RoPE):
 
 
 def share_angles(model: nn.Module) -> None:
-    """Have the model's plain rotations compute their angles once a step."""
-    angles: dict[tuple[int, float], Angles] = {}
+    """Replaces the model's plain ``nn.RoPE`` layers by ones that share their angles. Traditional,
+    scaled and custom ones stay."""
+    angles: dict[tuple[int, float], RopeAngles] = {}
     replacements: list[tuple[str, nn.Module]] = []
     for name, layer in model.named_modules():
         if type(layer) is nn.RoPE and not layer.traditional and layer.scale == 1.0:
             key = layer.dims, layer.base
-            shared = angles.setdefault(key, Angles(*key))
+            shared = angles.setdefault(key, RopeAngles(*key))
             replacements.append((name, SharedRoPE(*key, shared)))
     model.update_modules(tree_unflatten(replacements))
 

@@ -1,7 +1,7 @@
-"""On what MLX computes here, and how much memory that has.
+"""The device that MLX computes on, and its memory.
 
-CUDA is read as MLX 0.32 documents its ``device_info``, and says it on an H100. The weights are
-float32 there, as on a CPU.
+CUDA is supported as MLX 0.32 documents its ``device_info``. Weights are float32 there, as on a
+CPU.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Kind = Literal["metal", "cuda", "cpu"]
 Info = Mapping[str, str | int]
 
 CPU_SHARE = 0.75
-"""Of the memory, for MLX, where it computes on the processor."""
+"""Usable share of system memory on a CPU."""
 CUDA_SHARE = 0.9
-"""Of a card's memory; the rest is for kernels, libraries and what else uses the card."""
+"""Usable share of a CUDA card's memory; kernels, libraries and other processes need the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Attributes: usable_bytes: for weights, caches and workspace."""
+    """A compute device. ``usable_bytes`` is for weights, caches and workspace."""
 
     kind: Kind
     name: str
@@ -31,22 +31,23 @@ class Device:
 
 
 def this_device() -> Device:
+    """Returns MLX's default device on this machine."""
     import mlx.core as mx
 
     metal, cuda = mx.metal.is_available(), mx.cuda.is_available()
     return device_of("metal" if metal else "cuda" if cuda else "cpu", mx.device_info)
 
 
-def device_of(kind: Kind, info: Callable[[], Info]) -> Device:
-    """From what MLX tells of its default device. Raises KeyError when it lacks the memory."""
-    said = info()
-    name = str(said.get("device_name", kind))
+def device_of(kind: Kind, device_info: Callable[[], Info]) -> Device:
+    """Reads MLX's device info. Raises KeyError if it lacks the memory size."""
+    info = device_info()
+    name = str(info.get("device_name", kind))
     match kind:
         case "metal":
-            return Device(kind, name, int(said["max_recommended_working_set_size"]))
+            return Device(kind, name, int(info["max_recommended_working_set_size"]))
         case "cuda":
-            total = int(said["total_memory"])
-            free = int(said.get("free_memory", total))
+            total = int(info["total_memory"])
+            free = int(info.get("free_memory", total))
             return Device(kind, name, int(min(free, total * CUDA_SHARE)))
         case "cpu":
             return Device(kind, name, int(psutil.virtual_memory().total * CPU_SHARE))

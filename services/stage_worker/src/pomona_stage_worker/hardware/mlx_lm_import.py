@@ -1,8 +1,7 @@
-"""mlx-lm without what a worker never uses of it.
+"""Imports mlx-lm without the parts that a worker never uses.
 
-``import mlx_lm`` loads transformers, tokenizers, the hub's client and every way to generate:
-a second and 40 MB, in every worker. A worker builds models and loads weights; text is the
-gateway's business.
+``import mlx_lm`` loads transformers, tokenizers, the hub's client and every generation loop: one
+second and 40 MB in every worker. A worker only builds models and loads weights.
 """
 
 from __future__ import annotations
@@ -14,27 +13,29 @@ from types import ModuleType
 
 
 def import_mlx_lm() -> None:
-    """Make ``mlx_lm.models`` and ``mlx_lm.utils`` importable, alone. To be called before
-    anything imports mlx_lm; does nothing after that."""
+    """Makes ``mlx_lm.models`` and ``mlx_lm.utils`` importable without the rest.
+
+    Must be called before anything imports mlx_lm; does nothing afterwards.
+    """
     spec = importlib.util.find_spec("mlx_lm")
     if "mlx_lm" in sys.modules or spec is None:
         return
     sys.modules["mlx_lm"] = importlib.util.module_from_spec(spec)
-    absent = {
-        "mlx_lm.tokenizer_utils": _absent("TokenizerWrapper", "load"),
-        "huggingface_hub": _absent("snapshot_download"),
+    stubs = {
+        "mlx_lm.tokenizer_utils": _stub("TokenizerWrapper", "load"),
+        "huggingface_hub": _stub("snapshot_download"),
     }
-    stand_ins = {name: module for name, module in absent.items() if name not in sys.modules}
-    sys.modules.update(stand_ins)
+    added = {name: module for name, module in stubs.items() if name not in sys.modules}
+    sys.modules.update(added)
     try:
         import_module("mlx_lm.utils")
     finally:
-        for name in stand_ins:
+        for name in added:
             del sys.modules[name]
 
 
-def _absent(*names: str) -> ModuleType:
-    module = ModuleType("absent")
+def _stub(*names: str) -> ModuleType:
+    module = ModuleType("stub")
     for name in names:
         setattr(module, name, None)
     return module

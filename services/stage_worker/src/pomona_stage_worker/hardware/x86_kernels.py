@@ -1,10 +1,10 @@
-"""SiLU and attention for x86 processors, where MLX computes exponentials one by one.
+"""Attention for x86 processors, where MLX computes exponentials one by one.
 
-MLX's wheel for Linux on x86 has no vector instructions of its own, and its exponential takes
-9 ns there, a softmax 13 for each number (MLX 0.32); the C library's power takes 4. mlx-lm's models
-call both functions by name, where no layer stands that could be replaced, so the names are.
+MLX's wheel for Linux on x86 has no vector instructions: its softmax takes 13 ns a number (MLX
+0.32), the C library's power 4 ns. mlx-lm's models call attention by name, so the name is replaced,
+not a layer.
 
-Other types than float32 are left to MLX: the base of the powers would have their precision.
+Only float32 is computed here, since a power of e in another type would lack precision.
 """
 
 from __future__ import annotations
@@ -15,22 +15,13 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.core.fast import scaled_dot_product_attention as mlx_attention
-from mlx.nn.layers.activations import silu as mlx_silu
 
 
 def use_on_x86() -> None:
-    """Have the models of this process use both, if the processor is an x86."""
+    """Replaces MLX's attention in this process if the processor is an x86."""
     if platform.machine() == "x86_64":
-        nn.silu = silu
         mx.fast.scaled_dot_product_attention = attention
-
-
-@partial(mx.compile, shapeless=True)
-def silu(x: mx.array) -> mx.array:
-    """``x / (1 + e^-x)``, as exact as MLX's own."""
-    return x / (1 + mx.power(math.e, -x)) if x.dtype == mx.float32 else mlx_silu(x)
 
 
 def attention(
@@ -43,30 +34,29 @@ def attention(
     sinks: mx.array | None = None,
     **others: Any,
 ) -> mx.array:
-    """``softmax(scale * queries @ keys.T) @ values``, as exact as MLX's own. Query heads that share
-    keys are one product, not one for each.
+    """Computes ``softmax(scale * queries @ keys.T) @ values`` as exactly as MLX's own. Query heads
+    that share keys are one product.
 
     Args:
         queries: (rows, heads, length, dims).
         keys, values: (rows, key_heads, positions, dims each).
-        mask: bool, what may be attended to, or float, to be added; broadcast to (rows, heads,
-            length, positions). "causal": of the last positions, each query those before it. A
-            query of several that may attend to nothing gets zeros.
+        mask: bool (True attends) or float (added), broadcast to (rows, heads, length, positions);
+            or "causal". With a length over 1, a query that may attend to nothing gets zeros.
     """
     plain = queries.dtype == keys.dtype == values.dtype == mx.float32 and sinks is None
     if not plain or others or (isinstance(mask, str) and mask != "causal"):
         return mlx_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **others)
     rows, heads, length, dims = queries.shape
     key_heads, positions = keys.shape[1:3]
-    together = rows, key_heads, heads // key_heads * length
-    scores = (queries * scale).reshape(*together, dims) @ keys.swapaxes(-1, -2)
+    grouped = rows, key_heads, heads // key_heads * length
+    scores = (queries * scale).reshape(*grouped, dims) @ keys.swapaxes(-1, -2)
     if mask is not None and (length > 1 or not isinstance(mask, str)):
         allowed = _causal(length, positions) if isinstance(mask, str) else mask
-        if allowed.shape[-3:-1] != (1, 1):  # else it fits either shape
+        if allowed.shape[-3:-1] != (1, 1):  # otherwise it broadcasts to the grouped shape
             scores = scores.reshape(rows, heads, length, positions)
-        scores = _masked(scores, allowed).reshape(*together, positions)
+        scores = _masked(scores, allowed).reshape(*grouped, positions)
     largest = scores.max(-1, keepdims=True)
-    if length > 1:  # of a prompt's padding nothing may be attended to
+    if length > 1:  # queries in a prompt's padding attend to nothing
         largest = mx.maximum(largest, mx.finfo(mx.float32).min)
     weights = _powers(scores, largest)
     total = weights.sum(-1, keepdims=True)
@@ -86,5 +76,5 @@ def _masked(scores: mx.array, mask: mx.array) -> mx.array:
 
 @partial(mx.compile, shapeless=True)
 def _powers(scores: mx.array, largest: mx.array) -> mx.array:
-    """Of e; the largest is 1."""
+    """Computes e^(scores - largest)."""
     return mx.power(math.e, scores - largest)

@@ -19,11 +19,14 @@ from mlx.utils import tree_flatten
 from pomona.errors import ModelError
 from pomona.models import resolve
 from pomona.models.store.remote_source import RemoteSource
-from pomona_stage_worker.hardware.cpu_blocked_linear import SUFFIX, put_blocks
+from pomona_stage_worker.hardware.cpu_blocked_linear import SUFFIX, replace_layers
 from pomona_stage_worker.hardware.cpu_float32 import on_metal
-from pomona_stage_worker.hardware.cpu_matrix_layout import kept, multiplied, settled
+from pomona_stage_worker.hardware.cpu_matrix_layout import (
+    in_fastest_layout,
+    loaded_parts,
+    transposed_parameters,
+)
 from pomona_stage_worker.hardware.cpu_rope import share_angles
-from pomona_stage_worker.hardware.device import this_device
 from pomona_stage_worker.loading.fetch import Progress, fetch, managed_copy
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
@@ -62,6 +65,8 @@ def read_weights(
     progress: Progress,
     have: StageWeights | None = None,
     peers: Sequence[RemoteSource] = (),
+    *,
+    cpu_layout: bool = False,
 ) -> StageWeights:
     """Reads the parameters of layers ``[start, stop)`` of the model at ``source``.
 
@@ -71,6 +76,7 @@ def read_weights(
     Args:
         progress: receives bytes loaded, or bytes fetched while fetching.
         have: weights already in memory; those of the same source are reused.
+        cpu_layout: store each matrix in the memory layout that this CPU multiplies fastest.
 
     Raises:
         ModelError: a file or tensor cannot be read; the message names it.
@@ -78,7 +84,7 @@ def read_weights(
     held = have.arrays if have is not None and have.source == source else {}
     try:
         path = resolve(source, peers)
-        reader = (_FolderReader if path.is_dir() else _GgufReader)(source, path, peers)
+        reader = (_FolderReader if path.is_dir() else _GgufReader)(source, path, peers, cpu_layout)
         arrays = reader.read(start, stop, progress, held)
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{source} cannot be loaded: {error}") from error
@@ -90,14 +96,18 @@ def read_weights(
     return StageWeights(source, start, stop, reader.make_model, arrays)
 
 
-def assemble(weights: StageWeights) -> StageModel:
-    """Builds the stage. Only the calling thread may run it."""
+def assemble(weights: StageWeights, *, shared_rope: bool = False) -> StageModel:
+    """Builds the stage. Only the calling thread may run it.
+
+    Args:
+        shared_rope: share RoPE angles between layers, for CPUs.
+    """
     model = weights.make_model()
     blocked = {name: x for name, x in weights.arrays.items() if name.endswith(SUFFIX)}
     plain = [(name, x) for name, x in weights.arrays.items() if name not in blocked]
     model.load_weights(plain, strict=False)
-    put_blocks(model, blocked)
-    if this_device().kind == "cpu":
+    replace_layers(model, blocked)
+    if shared_rope:
         share_angles(model)
     return slice_model(model, weights.start, weights.stop)
 
@@ -121,9 +131,12 @@ class _FolderReader:
     Evaluation holds a parameter and its source tensors at once; memory is emptiest at the start.
     """
 
-    def __init__(self, source: str, path: Path, peers: Sequence[RemoteSource]) -> None:
+    def __init__(
+        self, source: str, path: Path, peers: Sequence[RemoteSource], cpu_layout: bool
+    ) -> None:
         self._copy = managed_copy(source, path)
         self._peers = peers
+        self._cpu_layout = cpu_layout
         self._weights = FolderWeights(path)
 
     def make_model(self) -> nn.Module:
@@ -140,19 +153,19 @@ class _FolderReader:
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
         if self._copy is not None:
-            absent = [array for name, array in wanted.items() if not kept(held, name)]
+            absent = [array for name, array in wanted.items() if not loaded_parts(held, name)]
             tensors = self._weights.tensors_of(lazy, absent)
             places = [self._weights.places[tensor] for tensor in tensors]
             fetch(self._copy, places, self._peers, progress)
-        transposed = multiplied(model)
+        transposed = transposed_parameters(model) if self._cpu_layout else {}
         del model, lazy
         for name in _largest_first(sizes):
             progress(done, total)
             array = wanted.pop(name)
-            parts = kept(held, name)
+            parts = loaded_parts(held, name)
             try:
                 if not parts and name in transposed:
-                    parts = settled(name, array, transposed[name])
+                    parts = in_fastest_layout(name, array, transposed[name])
                 parts = parts or {name: array}
                 mx.eval(parts)
             except (RuntimeError, ValueError) as error:
@@ -173,9 +186,12 @@ class _FolderReader:
 class _GgufReader:
     """Converts one module after another, the largest first."""
 
-    def __init__(self, source: str, path: Path, peers: Sequence[RemoteSource]) -> None:
+    def __init__(
+        self, source: str, path: Path, peers: Sequence[RemoteSource], cpu_layout: bool
+    ) -> None:
         self._copy = managed_copy(source, path)
         self._peers = peers
+        self._cpu_layout = cpu_layout
         self._weights = GgufWeights(path)
 
     def make_model(self) -> nn.Module:
@@ -188,19 +204,19 @@ class _GgufReader:
         model = self.make_model()
         owned = _owned(model, start, stop)
         sizes = {n: int(x.nbytes) for n, x in _parameters(model).items() if n in owned}
-        transposed = multiplied(model)
+        transposed = transposed_parameters(model) if self._cpu_layout else {}
         del model
-        self._fetch({name for name in sizes if not kept(held, name)}, progress)
+        self._fetch({name for name in sizes if not loaded_parts(held, name)}, progress)
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
         for name in _largest_first(sizes):
             progress(done, total)
             if name not in arrays:
-                parts = kept(held, name)
+                parts = loaded_parts(held, name)
                 if not parts:
                     parts = self._weights.parameters(name)
                     if name in transposed:
-                        parts = settled(name, parts[name], transposed[name])
+                        parts = in_fastest_layout(name, parts[name], transposed[name])
                 mx.eval(parts)
                 arrays.update(parts)
                 del parts

@@ -1,9 +1,8 @@
-"""A step built before its inputs have arrived.
+"""A decode step whose graph is built before its inputs arrive.
 
-Python needs milliseconds to build the graph of a step, in every stage, one after the other;
-a process that generates alone hides that behind the computation of the step before. A stage
-that waits builds the next step of a lane in that time, over arrays whose memory is filled
-when the step arrives. A guess that turns out wrong is taken back.
+Building the graph of a step takes Python milliseconds in every stage, one stage after the other.
+A stage that waits builds the next step of a lane meanwhile, over arrays whose memory is filled
+when the step arrives. If another step arrives, the caches are rolled back.
 """
 
 from __future__ import annotations
@@ -13,40 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
-from pomona.messages.codec import Buffer
 from pomona.messages.pipeline import Tensor
-from pomona_stage_worker.model.cache_table import Caches, cache_arrays
+from pomona_stage_worker.model.activation_bytes import InputBuffer
+from pomona_stage_worker.model.layer_caches import Caches, cache_arrays
 from pomona_stage_worker.slicing import StageModel
 from pomona_stage_worker.slicing.phantom_caches import leaf_caches
 
 
-class Input:
-    """An array whose memory is written when its contents arrive."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        raw = "uint16" if tensor.dtype == "bfloat16" else tensor.dtype
-        # mx.array is made of numpy's zeros because mx.zeros need not have memory of its own.
-        self._memory = mx.array(np.zeros(tensor.shape, dtype=raw))
-        mx.eval(self._memory)
-        self._view: NDArray[Any] = np.asarray(self._memory)
-        self.array = self._memory.view(mx.bfloat16) if tensor.dtype == "bfloat16" else self._memory
-
-    def fill(self, buffer: Buffer) -> None:
-        if self._view.size:
-            flat = np.frombuffer(buffer, dtype=self._view.dtype)
-            self._view[...] = flat.reshape(self._view.shape)
-
-
-class Snapshot:
-    """The state of caches, to be put back. While it lives, no cache is updated in place."""
+class CacheSnapshot:
+    """The state of caches, for rollback. While it exists, no cache is updated in place."""
 
     def __init__(self, caches: Caches) -> None:
         self._states = [
-            (leaf, {name: _own(value) for name, value in vars(leaf).items()})
+            (leaf, {name: _new_handles(value) for name, value in vars(leaf).items()})
             for _, leaf in leaf_caches(caches)
         ]
 
@@ -58,39 +37,52 @@ class Snapshot:
 
 @dataclass(slots=True)
 class PrebuiltStep:
-    """A built step: its inputs, its lazy output and what it leaves in the stage's caches, and
-    the way back."""
+    """A built step of one lane.
+
+    Attributes:
+        rows: the lane's sequences.
+        inputs: token ids, then activations; filled when the step arrives.
+        output: the lazy output of the stage.
+        cached: the arrays that the step leaves in this stage's caches.
+        before: the caches before the step.
+    """
 
     rows: tuple[int, ...]
-    inputs: list[Input]
+    inputs: list[InputBuffer]
     output: Any
     cached: list[mx.array]
-    before: Snapshot
+    before: CacheSnapshot
 
-    def fits(self, rows: Sequence[int], tensors: Sequence[Tensor]) -> bool:
+    def matches(self, rows: Sequence[int], tensors: Sequence[Tensor]) -> bool:
+        """Returns True if the step that arrived has these rows, dtypes and shapes."""
         return self.rows == tuple(rows) and [i.tensor for i in self.inputs] == list(tensors)
 
-    def take_back(self) -> None:
+    def rollback(self) -> None:
+        """Restores the lane's caches."""
         self.before.restore()
 
 
-def build_ahead(
+def prebuild_step(
     model: StageModel, caches: Caches, rows: tuple[int, ...], tensors: Sequence[Tensor]
 ) -> PrebuiltStep:
-    """Build a sampling step of a lane over inputs like ``tensors``: ids, then activations."""
-    before = Snapshot(caches)
-    inputs = [Input(tensor) for tensor in tensors]
+    """Builds a sampling step of a lane.
+
+    Args:
+        tensors: dtypes and shapes of the inputs: token ids, then activations.
+    """
+    before = CacheSnapshot(caches)
+    inputs = [InputBuffer(tensor) for tensor in tensors]
     activations = tuple(item.array for item in inputs[1:]) or None
     output = model(inputs[0].array, activations, caches, logits="last")
     cached = cache_arrays(model.owned_caches(caches))
     return PrebuiltStep(rows, inputs, output, cached, before)
 
 
-def _own(value: Any) -> Any:
-    """Another handle on the same array: mlx-lm assigns into the handles it has."""
+def _new_handles(value: Any) -> Any:
+    """Wraps the same arrays in new objects: mlx-lm assigns into the objects it has."""
     if isinstance(value, mx.array):
         return mx.array(value)
     if isinstance(value, list | tuple):
-        items: list[Any] = [_own(item) for item in value]
+        items: list[Any] = [_new_handles(item) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value

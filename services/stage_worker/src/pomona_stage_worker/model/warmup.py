@@ -1,7 +1,8 @@
-"""How long a step of one token takes in a stage: tried before there is a request.
+"""Warm-up steps that time a stage before its first request.
 
-The planner predicts from a machine's figures, whatever the model; what a model's own layers
-take is known once they are there. With that it can cut anew before anybody is served.
+The planner predicts from a machine's benchmark, whatever the model. Warm-up measures the model's
+own layers, so that the planner can cut again before the first request. On Metal it also compiles
+the kernels.
 """
 
 from __future__ import annotations
@@ -13,46 +14,50 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from pomona_stage_worker.model.cache_table import cache_arrays
+from pomona_stage_worker.model.layer_caches import cache_arrays
 from pomona_stage_worker.slicing import Activations, Logits, StageModel, slice_model
 
 log = logging.getLogger(__name__)
 
-TRIES = 5
+STEPS = 5
+"""Steps of each kind after the first one, which is slow."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """Of a step of one token of one sequence, microseconds; zeros when it was not tried.
+class WarmupTiming:
+    """Times of a decode step of one sequence, in microseconds; zeros without warm-up.
 
     Attributes:
         decode_us: the whole step.
-        tail_us: what of it the vocabulary head and the draw take; 0 before the tail, and of
-            models that cannot be run without it.
+        tail_us: the part of it that the vocabulary head and the sampler take; 0 except on the
+            tail of a model that can run without its vocabulary head.
     """
 
     decode_us: float = 0.0
     tail_us: float = 0.0
 
 
-NOT_TRIED = Trial()
+NO_WARMUP = WarmupTiming()
 
 
-def try_steps(model: StageModel) -> Trial:
-    """Run a few steps, over caches of their own. Whatever a model raises costs the trial, nothing
-    else: its first request will tell."""
+def warm_up(model: StageModel) -> WarmupTiming:
+    """Times a few decode steps over temporary caches.
+
+    Returns NO_WARMUP if the model raises: the first request then reports the error.
+    """
     try:
-        activations = _activations_for(model)
-        apart = model.is_tail and model.has_body
-        seconds = _quickest(model, activations, ("last", "hidden") if apart else ("last",))
-        return Trial(seconds[0] * 1e6, max(seconds[0] - seconds[-1], 0.0) * 1e6)
+        activations = _zero_activations(model)
+        separable = model.is_tail and model.has_body
+        seconds = _fastest_steps(model, activations, ("last", "hidden") if separable else ("last",))
+        return WarmupTiming(seconds[0] * 1e6, max(seconds[0] - seconds[-1], 0.0) * 1e6)
     except Exception:
-        log.exception("the stage's steps cannot be tried")
-        return NOT_TRIED
+        log.exception("the stage's warm-up failed; it serves without")
+        return NO_WARMUP
 
 
-def _activations_for(model: StageModel) -> Activations | None:
-    """Zeros like what the stage before sends for one token; its layers are never computed."""
+def _zero_activations(model: StageModel) -> Activations | None:
+    """Returns zeros of the dtypes and shapes that the previous stage sends for one token. The
+    previous layers are traced, never computed."""
     if model.start == 0:
         return None
     before = slice_model(model.model, 0, model.start)
@@ -61,20 +66,20 @@ def _activations_for(model: StageModel) -> Activations | None:
     return tuple(mx.zeros(array.shape, dtype=array.dtype) for array in arrays)
 
 
-def _quickest(
+def _fastest_steps(
     model: StageModel, activations: Activations | None, kinds: Sequence[Logits]
 ) -> list[float]:
-    """Seconds of the quickest step of each kind, tried in turns: whatever else runs only makes
-    them slower, and comes and goes for all of them."""
+    """Returns the seconds of the fastest step of each kind. The kinds alternate, so that other
+    load on the machine slows all of them alike."""
     tokens = mx.zeros((1, 1), dtype=mx.int32)
     caches = model.make_cache()
     best = [float("inf")] * len(kinds)
-    for _ in range(1 + TRIES):
+    for _ in range(1 + STEPS):
         for number, logits in enumerate(kinds):
-            begin = time.perf_counter()
+            started = time.perf_counter()
             output = model(tokens, activations, caches, logits=logits)
             if model.is_tail and logits == "last":
                 output = mx.argmax(output[:, -1, :].astype(mx.float32), axis=-1)
             mx.eval(output, cache_arrays(model.owned_caches(caches)))
-            best[number] = min(best[number], time.perf_counter() - begin)
+            best[number] = min(best[number], time.perf_counter() - started)
     return best

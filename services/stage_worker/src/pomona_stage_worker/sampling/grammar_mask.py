@@ -1,11 +1,10 @@
-"""Replies that must match a grammar, by llguidance, on the tail.
+"""Masks for replies that must match a grammar, by llguidance, on the tail.
 
-The state of a grammar belongs to the sequence: it follows it through lanes, and is made
-again from the ids that were emitted when a request goes on in a later epoch.
+The grammar state belongs to the sequence: it moves with the sequence between lanes, and is
+rebuilt from the emitted ids when a request resumes in a later epoch.
 
-What may come next is found by threads of its own, beginning as soon as a token is drawn: it
-takes a tenth of a millisecond mostly, but ten in some places of a grammar, and is hidden behind
-the computation of the next step.
+Worker threads compute the next mask as soon as a token is sampled. This usually takes 0.1 ms,
+but 10 ms in some states of a grammar, and overlaps with the next step.
 """
 
 from __future__ import annotations
@@ -34,43 +33,43 @@ MASK_THREADS = min(4, os.cpu_count() or 1)
 
 
 class GrammarError(PomonaError):
-    """A grammar could not be followed; the gateway should have refused it."""
+    """A grammar allows no token; the gateway should have refused it."""
 
 
-class Grammars:
-    """Makes the constraints of one model's sequences, beside the thread that runs the steps.
+class GrammarCompiler:
+    """Compiles the grammars of one model's sequences in threads of its own.
 
-    Its threads end with the last reference to it, which the stage of an epoch holds.
+    The threads end with the last reference to the compiler, which the stage holds.
 
     Args:
-        path: the model's folder or GGUF file, for its vocabulary; read at the first use.
-        vocab_size: width of the logits, which may be more than the tokenizer knows.
+        path: the model's folder or GGUF file. Its vocabulary is read at the first use.
+        vocab_size: width of the logits; may exceed the tokenizer's vocabulary.
     """
 
     def __init__(self, path: Path, vocab_size: int) -> None:
         self._path = path
         self._vocab_size = vocab_size
-        self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammars")
-        self._followers = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="masks")
+        self._compile_thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+        self._mask_threads = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="masks")
 
-    def begin(self, op: Open) -> GrammarConstraint:
-        """The constraint of a sequence; compiled while its prompt is read."""
+    def constraint_for(self, op: Open) -> GrammarConstraint:
+        """Returns a sequence's constraint, which is compiled while its prompt is prefilled."""
         emitted = op.history[len(op.history) - op.replied :] if op.replied else ()
         stop_ids = op.sampling.stop_ids
-        matcher = self._compilers.submit(self._compile, op.sampling.grammar, emitted, stop_ids)
-        return GrammarConstraint(matcher, self._vocab_size, stop_ids, self._followers)
+        matcher = self._compile_thread.submit(self._compile, op.sampling.grammar, emitted, stop_ids)
+        return GrammarConstraint(matcher, self._vocab_size, stop_ids, self._mask_threads)
 
     @cached_property
-    def _rules(self) -> str:
+    def _vocabulary(self) -> str:
         return read_vocabulary(self._path).to_str()
 
     def _tokenizer(self, stop_ids: tuple[int, ...]) -> LLTokenizer:
-        known = self._tokenizers.get(stop_ids)
-        if known is None:
+        tokenizer = self._tokenizers.get(stop_ids)
+        if tokenizer is None:
             ends = [i for i in stop_ids if i < self._vocab_size] or None
-            known = LLTokenizer(self._rules, n_vocab=self._vocab_size, eos_token=ends)
-            self._tokenizers[stop_ids] = known
-        return known
+            tokenizer = LLTokenizer(self._vocabulary, n_vocab=self._vocab_size, eos_token=ends)
+            self._tokenizers[stop_ids] = tokenizer
+        return tokenizer
 
     @cached_property
     def _tokenizers(self) -> dict[tuple[int, ...], LLTokenizer]:
@@ -86,18 +85,18 @@ class Grammars:
 
 
 class GrammarConstraint:
-    """One sequence's place in its grammar. One thread at a time follows it: none begins before
-    the last one has ended."""
+    """One sequence's state in its grammar. Its tasks never overlap: each starts after the previous
+    one has ended."""
 
     def __init__(
         self,
         matcher: Future[LLMatcher],
         vocab_size: int,
         stop_ids: tuple[int, ...],
-        followers: Executor,
+        mask_threads: Executor,
     ) -> None:
         self._compiling = matcher
-        self._followers = followers
+        self._mask_threads = mask_threads
         self._mask = allocate_token_bitmask(1, vocab_size)
         self._vocab_size = vocab_size
         self._stop_ids = [i for i in stop_ids if i < vocab_size]
@@ -105,24 +104,24 @@ class GrammarConstraint:
 
     def allowed(self) -> NDArray[np.bool_]:
         if self._next is None:
-            self._next = self._followers.submit(self._find, self._matcher)
+            self._next = self._mask_threads.submit(self._compute_mask, self._matcher)
         return self._next.result(MASK_DEADLINE_S)
 
     def accept(self, token: int) -> None:
         if self._next is not None:
             self._next.exception(MASK_DEADLINE_S)
-        self._next = self._followers.submit(self._follow, self._matcher, token)
+        self._next = self._mask_threads.submit(self._advance, self._matcher, token)
 
     @cached_property
     def _matcher(self) -> LLMatcher:
         return self._compiling.result(COMPILE_DEADLINE_S)
 
-    def _follow(self, matcher: LLMatcher, token: int) -> NDArray[np.bool_]:
+    def _advance(self, matcher: LLMatcher, token: int) -> NDArray[np.bool_]:
         if token not in self._stop_ids:
             matcher.consume_token(token)
-        return self._find(matcher)
+        return self._compute_mask(matcher)
 
-    def _find(self, matcher: LLMatcher) -> NDArray[np.bool_]:
+    def _compute_mask(self, matcher: LLMatcher) -> NDArray[np.bool_]:
         if not matcher.is_error() and not matcher.is_stopped():
             fill_next_token_bitmask(matcher, self._mask, 0)
             bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")
@@ -130,10 +129,10 @@ class GrammarConstraint:
             if allowed.any():
                 return allowed
         if matcher.is_error():
-            # A reply that broke off is better than a stream that stands still.
-            log.warning("a grammar cannot be followed further: %s", matcher.get_error())
+            # A truncated reply is better than a stream that stalls.
+            log.warning("the grammar failed; the reply ends here: %s", matcher.get_error())
         if not self._stop_ids:
-            raise GrammarError("the grammar is at its end, and the request names no stop id")
+            raise GrammarError("the grammar is complete, but the request names no stop id")
         allowed = np.zeros(self._vocab_size, dtype=np.bool_)
         allowed[self._stop_ids] = True
         return allowed

@@ -1,4 +1,4 @@
-"""Drawn tokens as they travel from the tail to the head: a tensor, int64 (n, 3)."""
+"""Sampled tokens on the wire from the tail to the head: one tensor, int64 (n, 3)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pomona.messages.codec import Buffer
 from pomona.messages.pipeline import FINISH_REASONS, FinishReason, Tensor
 
 COLUMNS = 3
+"""Sequence, token id, index into FINISH_REASONS."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """The token drawn for a sequence; ``finish`` when it is the last one."""
+    """A token sampled for sequence ``seq``; ``finish`` is set on its last one."""
 
     seq: int
     token: int
@@ -23,11 +24,12 @@ class SampledToken:
 
 
 def sampled_tensor(count: int) -> Tensor:
-    """What :func:`pack` makes of so many tokens."""
+    """Returns dtype and shape of the tensor that holds ``count`` tokens."""
     return Tensor("int64", (count, COLUMNS))
 
 
 def pack(tokens: Sequence[SampledToken]) -> Buffer:
+    """Encodes tokens as the bytes of their tensor."""
     numbers = array("q")
     for token in tokens:
         numbers.extend((token.seq, token.token, FINISH_REASONS.index(token.finish)))
@@ -35,9 +37,9 @@ def pack(tokens: Sequence[SampledToken]) -> Buffer:
 
 
 def unpack(tensor: Tensor, buffer: Buffer) -> list[SampledToken]:
-    """Raises ProtocolError when these are no drawn tokens."""
+    """Decodes tokens. Raises ProtocolError if the tensor or a number in it is not valid."""
     if tensor.dtype != "int64" or tensor.shape[1:] != (COLUMNS,):
-        raise ProtocolError(f"drawn tokens are int64 (n, {COLUMNS}), not {tensor}")
+        raise ProtocolError(f"sampled tokens must be int64 (n, {COLUMNS}), not {tensor}")
     numbers = array("q", bytes(buffer))
     tokens: list[SampledToken] = []
     for at in range(0, len(numbers), COLUMNS):

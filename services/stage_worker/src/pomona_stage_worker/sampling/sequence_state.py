@@ -1,4 +1,4 @@
-"""What the tail remembers of each sequence, and what it has drawn."""
+"""Sampling state of a sequence on the tail: next index, token counts, grammar."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pomona.messages.cache_ops import Open
-from pomona.messages.pipeline import FinishReason, Token
+from pomona.messages.pipeline import FinishReason
 from pomona.messages.sampling import Sampling
-from pomona_stage_worker.sampling.sampled_tensors import SampledToken
+from pomona_stage_worker.sampling.tail_results import SamplerOutput, TokenResult, token_result
 
 
 class Constraint(Protocol):
-    """What the next token may be, as far as the tokens before it allow."""
+    """Restricts the next token, given the tokens before it."""
 
     def allowed(self) -> NDArray[np.bool_]:
-        """For each id of the vocabulary whether it may come next; at least one may."""
+        """Returns the mask of ids allowed next, bool (vocabulary,); at least one is True."""
         ...
 
     def accept(self, token: int) -> None:
-        """A token was drawn."""
+        """Advances by a sampled token."""
         ...
 
 
 @dataclass(slots=True)
 class SequenceSampler:
-    """A sequence as the tail sees it.
+    """Sampling state of one sequence.
 
     Attributes:
-        opened: the op that began it.
-        index: of the next token.
-        prompt: ids of the prompt, kept only when a penalty needs them.
-        reply: how often each id stands in the reply, kept likewise.
-        constraint: what the reply must match, if anything.
+        opened: the op that opened the sequence.
+        index: index of the next token in the reply.
+        prompt: ids of the prompt; empty unless a penalty needs them.
+        reply: count of each id in the reply; empty unless a penalty needs them.
+        constraint: the grammar that the reply must match, if any.
     """
 
     opened: Open
@@ -46,7 +46,7 @@ class SequenceSampler:
     constraint: Constraint | None = None
 
     @classmethod
-    def begin(cls, op: Open, constraint: Constraint | None = None) -> SequenceSampler:
+    def from_open(cls, op: Open, constraint: Constraint | None = None) -> SequenceSampler:
         split = len(op.history) - op.replied
         return cls(
             op,
@@ -60,48 +60,25 @@ class SequenceSampler:
     def sampling(self) -> Sampling:
         return self.opened.sampling
 
-    def accept(self, drawn: SamplerOutput) -> Result:
-        """Take in a drawn token: it counts, and may be the last one."""
+    def accept(self, output: SamplerOutput) -> TokenResult:
+        """Advances by a sampled token, and finishes the reply at a stop id or at max_tokens."""
         sampling = self.sampling
         index = self.index
         self.index += 1
         if needs_history(sampling):
-            self.reply[drawn.token] += 1
+            self.reply[output.token] += 1
         if self.constraint is not None:
-            self.constraint.accept(drawn.token)
+            self.constraint.accept(output.token)
         finish: FinishReason | None = None
-        if drawn.token in sampling.stop_ids and self.index > sampling.min_tokens:
+        if output.token in sampling.stop_ids and self.index > sampling.min_tokens:
             finish = "stop"
         elif self.index >= sampling.max_tokens:
             finish = "length"
-        op = self.opened
-        return Result(
-            op.reply,
-            SampledToken(op.seq, drawn.token, finish),
-            Token(op.request, op.attempt, index, drawn.token, finish, drawn.logprob, drawn.top),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerOutput:
-    """A drawn token; ``logprob`` and ``top`` only when the request asks for them."""
-
-    token: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A token as the head hears of it, and as the gateway at ``reply`` does."""
-
-    reply: str
-    sampled: SampledToken
-    token: Token
+        return token_result(self.opened, index, output, finish)
 
 
 def needs_history(sampling: Sampling) -> bool:
-    """Whether a penalty or a grammar looks at the tokens so far."""
+    """Returns True if a penalty or a grammar depends on earlier tokens."""
     return (
         bool(sampling.grammar)
         or sampling.repetition_penalty != 1.0

@@ -1,1 +1,1 @@
-"""Test doubles and yardsticks: never a default, never part of a running cluster."""
+"""Test doubles and baselines. A running cluster never uses them."""

@@ -1,7 +1,7 @@
 """``python -m pomona_stage_worker.testing.emulated``: a stage worker that computes nothing.
 
-Everything around the computation is real: bus, codec, scheduler, ops and cache tables. A
-step holds its turn for a fixed time, whatever it carries; the tail draws made-up tokens.
+Everything around the computation is real: bus, codec, scheduler, ops and cache tables. Every step
+takes the same fixed time, and the tail emits made-up tokens.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from pomona_stage_worker.compute_backend import ComputeBackend
 from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.cache_table import CacheTable
-from pomona_stage_worker.model.mlx_stage import Computation, Output, Stage
-from pomona_stage_worker.model.warmup import NOT_TRIED
-from pomona_stage_worker.sampling.sequence_state import SamplerOutput, SequenceSampler
+from pomona_stage_worker.model.mlx_stage import Computation, Stage, StepOutput
+from pomona_stage_worker.model.warmup import NO_WARMUP
+from pomona_stage_worker.sampling.sequence_state import SequenceSampler
+from pomona_stage_worker.sampling.tail_results import SamplerOutput
 from pomona_stage_worker.settings import StageWorkerSettings
 from pomona_stage_worker.worker import StageWorker
 
-LATE_S = 0.0001
-"""How late sleeps are expected to end before any was seen; what is left is spent spinning."""
+INITIAL_OVERSLEEP_S = 0.0001
+"""Expected delay of a wake-up before the first was measured; the step spins for the rest."""
 FIRST_TOKEN, TOKENS = 1000, 20000
-"""Made-up tokens are of this range, where the default model has plain words."""
+"""Range of made-up ids, in which the embedded model has plain words."""
 
 
 class EmulatedSettings(StageWorkerSettings):
@@ -43,55 +44,56 @@ class EmulatedSettings(StageWorkerSettings):
     section: ClassVar[str] = "emulated"
 
     hold_ms: float = Field(default=10.0, ge=0, le=10000)
-    """How long a step takes in this stage, milliseconds."""
+    """Duration of every step, milliseconds."""
     width: int = Field(default=576, ge=1, le=65536)
-    """Numbers that cross to the next stage for each token, float32."""
+    """Float32 activations sent to the next stage for each token."""
 
 
 class EmulatedStage:
-    """Holds its turn. Its caches are empty lists, so ops cost what they cost without MLX."""
+    """A stage whose steps only take time. Its caches are empty lists, so ops cost what they cost
+    without MLX."""
 
     can_batch = True
     can_slice = True
-    trial = NOT_TRIED
+    warmup = NO_WARMUP
 
     def __init__(self, hold_s: float, width: int, is_tail: bool) -> None:
         self._hold_s = hold_s
         self._width = width
         self._is_tail = is_tail
-        self._late_s = LATE_S
+        self._oversleep_s = INITIAL_OVERSLEEP_S
         self._table = CacheTable(list[Any])
-        self._drawings: dict[int, SequenceSampler] = {}
-        sleep_exactly()
+        self._samplers: dict[int, SequenceSampler] = {}
+        set_timer_slack()
 
-    def begin(
+    def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
         until = time.perf_counter() + self._hold_s
         for op in step.ops:
             self._table.apply(op)
             if self._is_tail and isinstance(op, Open):
-                self._drawings[op.seq] = SequenceSampler.begin(op)
+                self._samplers[op.seq] = SequenceSampler.from_open(op)
             elif isinstance(op, Close):
-                self._drawings.pop(op.seq, None)
+                self._samplers.pop(op.seq, None)
         if not step.rows:
-            return Computation((), time.monotonic_ns(), Output)
-        passed: tuple[Tensor, ...] = ()
+            return Computation((), time.monotonic_ns(), StepOutput)
+        tensors_out: tuple[Tensor, ...] = ()
         if self._is_tail:
-            drawings = [self._drawings[seq] for seq in step.rows] if step.sample else []
-            output = Output(results=tuple(d.accept(_made_up(d)) for d in drawings))
+            samplers = [self._samplers[seq] for seq in step.rows] if step.sample else []
+            output = StepOutput(token_results=tuple(s.accept(_made_up(s)) for s in samplers))
         else:
             rows, length = tensors[0].shape
-            passed = (Tensor("float32", (rows, length, self._width)),)
-            output = Output((bytes(4 * rows * length * self._width),))
+            tensors_out = (Tensor("float32", (rows, length, self._width)),)
+            output = StepOutput((bytes(4 * rows * length * self._width),))
 
-        def finish() -> Output:
-            self._hold(until)
+        def finish() -> StepOutput:
+            self._sleep_until(until)
             return output
 
-        return Computation(passed, time.monotonic_ns(), finish, goes_on=True)
+        return Computation(tensors_out, time.monotonic_ns(), finish, is_async=True)
 
-    def prepare(self) -> bool:
+    def prebuild(self) -> bool:
         return False
 
     def table(self) -> dict[str, Any]:
@@ -100,26 +102,25 @@ class EmulatedStage:
     def cache_bytes(self) -> int:
         return 0
 
-    def _hold(self, until: float) -> None:
-        """Return at ``until``, neither early nor late, without spinning for long: the other
-        stages need the processors."""
-        wake_at = until - self._late_s
+    def _sleep_until(self, until: float) -> None:
+        """Returns at ``until`` exactly, and spins only briefly: other stages need the cores."""
+        wake_at = until - self._oversleep_s
         left = wake_at - time.perf_counter()
         if left > 0:
             time.sleep(left)
-            late = time.perf_counter() - wake_at
-            # Settles where a quarter of the sleeps end earlier: others end late for want of a
-            # processor, and to spin for those would want more of it.
-            self._late_s += 2e-6 if late > self._late_s else -6e-6
+            oversleep_s = time.perf_counter() - wake_at
+            # Converges to the first quartile of wake-up delays. Longer delays come from busy
+            # processors, which spinning would keep busier.
+            self._oversleep_s += 2e-6 if oversleep_s > self._oversleep_s else -6e-6
         while time.perf_counter() < until:
             pass
 
 
-def _made_up(drawing: SequenceSampler) -> SamplerOutput:
-    return SamplerOutput(FIRST_TOKEN + (drawing.index * 7919 + drawing.opened.seq) % TOKENS)
+def _made_up(sampler: SequenceSampler) -> SamplerOutput:
+    return SamplerOutput(FIRST_TOKEN + (sampler.index * 7919 + sampler.opened.seq) % TOKENS)
 
 
-def emulated_engine(settings: EmulatedSettings) -> ComputeBackend:
+def emulated_backend(settings: EmulatedSettings) -> ComputeBackend:
     def read(
         source: str,
         start: int,
@@ -140,8 +141,8 @@ def emulated_engine(settings: EmulatedSettings) -> ComputeBackend:
     return ComputeBackend("emulated", lambda _: Speed(), read, make)
 
 
-def sleep_exactly() -> None:
-    """Have the kernel end sleeps when they are over, not up to 50 us later (Linux)."""
+def set_timer_slack() -> None:
+    """Makes Linux end sleeps on time; by default they may end 50 us late."""
     if sys.platform == "linux":
         pr_set_timerslack = 29
         ctypes.CDLL(None).prctl(pr_set_timerslack, 1, 0, 0, 0)
@@ -149,8 +150,8 @@ def sleep_exactly() -> None:
 
 def main() -> None:
     settings = settings_or_exit(EmulatedSettings)
-    engine = emulated_engine(settings)
-    run_service(settings.instance, settings, lambda stop: StageWorker(settings, engine).run(stop))
+    backend = emulated_backend(settings)
+    run_service(settings.instance, settings, lambda stop: StageWorker(settings, backend).run(stop))
 
 
 if __name__ == "__main__":

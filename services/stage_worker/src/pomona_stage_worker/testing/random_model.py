@@ -1,7 +1,7 @@
-"""``python -m pomona_stage_worker.testing.random_model NAME FOLDER``: a model that says nothing.
+"""``python -m pomona_stage_worker.testing.random_model NAME FOLDER``: writes a random model.
 
-Random weights of a real family, a few hundred megabytes as they are computed on a CPU, so
-that a token's time is that of its weights. The tokenizer is the embedded model's.
+The weights are random, in the architecture of a real family and a few hundred megabytes in
+float32, so that memory bandwidth dominates a decode step. The tokenizer is the embedded model's.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ COMMON: dict[str, Any] = {
 
 
 def write_random_model(name: str, folder: Path) -> Path:
-    """Write configuration, tokenizer and weights in half precision."""
+    """Writes configuration, tokenizer and bfloat16 weights. Returns ``folder``."""
     embedded = read_facts(EMBEDDED_MODEL)
     config = COMMON | CONFIGS[name] | {"vocab_size": embedded.vocab_size}
-    find = mlx_lm_utils._get_classes  # type: ignore[reportPrivateUsage]  # as load_model does
-    model_class, arguments_class = find(config)
+    get_classes = mlx_lm_utils._get_classes  # type: ignore[reportPrivateUsage]  # as load_model does
+    model_class, arguments_class = get_classes(config)
     mx.random.seed(7)
     model = model_class(arguments_class.from_dict(config))
     tensors: dict[str, mx.array] = dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
