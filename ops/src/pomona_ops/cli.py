@@ -130,7 +130,7 @@ def doctor(
 ) -> None:
     """Check this machine, or the whole cluster when it runs. Exits 0 well, 1 warnings, 2 worse."""
     from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
-    from pomona_ops.doctor import run_doctor
+    from pomona_ops.doctor.command import run_doctor
 
     endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
     raise typer.Exit(run_doctor(port, endpoint, as_json))
@@ -162,7 +162,7 @@ def chat(
 )
 def bench(context: typer.Context) -> None:
     """Measure a cluster; `pomona bench --help` lists what."""
-    from pomona_ops.bench import app as bench_app
+    from pomona_ops.bench.command import app as bench_app
 
     bench_app(args=context.args, prog_name="pomona bench")
 
@@ -177,7 +177,7 @@ def bench(context: typer.Context) -> None:
 )
 def models(context: typer.Context) -> None:
     """See, fetch, load and unload models; `pomona models --help` lists how."""
-    from pomona_ops.commands.models import app as models_app
+    from pomona_ops.commands.models.command import app as models_app
 
     models_app(args=context.args, prog_name="pomona models")
 
@@ -198,7 +198,7 @@ def render(
     ),
 ) -> None:
     """Write the launchd units of a node."""
-    from pomona_ops.cluster.launchd import UnitOptions, write_units
+    from pomona_ops.commands.service import UnitOptions, write_units
 
     for path in write_units(role, UnitOptions(user, python, settings, logs), output):
         print(path)

@@ -11,7 +11,7 @@ import pytest
 
 from pomona.errors import ConfigurationError
 from pomona_gateway.settings import GatewaySettings
-from pomona_ops.cluster.launchd import UNITS, UnitOptions, render, write_units
+from pomona_ops.commands.service import UNITS, UnitOptions, render, write_units
 
 OPTIONS = UnitOptions(
     user="_pomona",

@@ -1,0 +1,74 @@
+"""``pomona doctor``: every known way to go wrong, checked, before and while a cluster runs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Final
+
+import orjson
+
+from pomona import __version__
+from pomona.settings import ServiceSettings, read_settings
+from pomona_discovery.hardware import this_machine
+from pomona_discovery.node_facts import node_facts
+from pomona_ops.cluster.ports import ClusterPorts, is_free
+from pomona_ops.commands.status import hear_cluster
+from pomona_ops.doctor.checks import Finding, diagnose
+from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
+
+EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
+_STYLES: Final[dict[Severity, str]] = {
+    "ok": "green", "info": "cyan", "warning": "yellow", "critical": "bold red",
+}  # fmt: skip
+
+
+def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
+    """Print what was found; the exit code: 0 well, 1 warnings, 2 something critical."""
+    sight = look(port, endpoint)
+    findings = diagnose(sight)
+    worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
+    if as_json:
+        content = {"worst": worst, "findings": findings}
+        sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        _print(sight, findings)
+    return EXIT_CODES[worst]
+
+
+def look(port: int, endpoint: str) -> Snapshot:
+    """The cluster's nodes when one speaks; else this machine alone."""
+    settings = read_settings(ServiceSettings)
+    beacons = asyncio.run(hear_cluster(endpoint, settings.cluster))
+    nodes = nodes_of(beacons, time.time())
+    if nodes:
+        return Snapshot(nodes, running=True)
+    now = time.time()
+    here = Node(
+        settings.node,
+        this_machine(),
+        node_facts(settings.state_dir, now),
+        __version__,
+        heard_at=now,
+    )
+    uses = ClusterPorts(port).by_use(1)
+    taken = tuple(f"{use} ({number})" for use, number in uses.items() if not is_free(number))
+    return Snapshot((here,), taken)
+
+
+def _print(sight: Snapshot, findings: list[Finding]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    names = ", ".join(node.name for node in sight.nodes)
+    console.print(
+        f"nodes of the cluster: {names}"
+        if sight.running
+        else f"this machine alone, {names}: no cluster speaks here"
+    )
+    for finding in findings:
+        style = _STYLES[finding.severity]
+        console.print(f"[{style}]{finding.severity:<9}[/] {finding.check:<18} {finding.said}")
+        if finding.remedy:
+            console.print(f"{'':28} -> {finding.remedy}")
