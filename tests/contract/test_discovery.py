@@ -14,17 +14,12 @@ from pomona.messages.codec import MAX_BEACON_BYTES, encode_beacon
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.transport import BeaconSender
+from support.beacon_listener import BeaconListener, metrics_of
 from support.beacons import beacon_of
-from support.processes import (
-    Listener,
-    Node,
-    ServiceProcess,
-    metrics_of,
-    wait_until,
-    wait_until_async,
-)
+from support.processes import Node, ServiceProcess
+from support.waiting import wait_until, wait_until_async
 
-Heard = dict[str, Beacon]
+Beacons = dict[str, Beacon]
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -35,8 +30,8 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(within())
 
 
-def peers_of(heard: Heard, node: str) -> set[str]:
-    beacon = heard.get(f"{node}.discovery")
+def peers_of(newest: Beacons, node: str) -> set[str]:
+    beacon = newest.get(f"{node}.discovery")
     if beacon is None:
         return set()
     assert isinstance(beacon.facts, DiscoveryFacts)
@@ -77,10 +72,10 @@ def test_a_service_hears_itself_and_the_hardware_of_its_node(tmp_path: Path) -> 
     node = Node("a", tmp_path)
 
     async def body() -> None:
-        listener, sender = Listener(node), BeaconSender(node.publish)
-        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.heard)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery's own beacon")
-        beacon = listener.heard["a.discovery"]
+        listener, sender = BeaconListener(node.subscribe, node.cluster), BeaconSender(node.publish)
+        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.newest)
+        await listener.wait_until(lambda newest: "a.discovery" in newest, "discovery's own beacon")
+        beacon = listener.newest["a.discovery"]
         assert isinstance(beacon.facts, DiscoveryFacts)
         assert beacon.facts.hardware.cores > 0
         assert beacon.endpoints["peer"] == node.peer
@@ -100,11 +95,11 @@ def test_one_side_that_knows_the_other_is_enough(tmp_path: Path) -> None:
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
     async def body() -> None:
-        at_a, at_b = Listener(a), Listener(b)
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b")
-        await at_b.hears(lambda heard: peers_of(heard, "b") == {a.peer}, "b hears a")
+        at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
+        await at_a.wait_until(lambda newest: peers_of(newest, "a") == {b.peer}, "a learnt b")
+        await at_b.wait_until(lambda newest: peers_of(newest, "b") == {a.peer}, "b hears a")
         sender = BeaconSender(a.publish)
-        await publish(sender, beacon_of("planner", "a"), lambda: "a.planner" in at_b.heard)
+        await publish(sender, beacon_of("planner", "a"), lambda: "a.planner" in at_b.newest)
         sender.close()
         await at_a.close()
         await at_b.close()
@@ -120,14 +115,14 @@ def test_three_nodes_of_which_two_know_one_form_a_mesh_without_echoes(tmp_path: 
     mesh = {"a": {b.peer, c.peer}, "b": {a.peer, c.peer}, "c": {a.peer, b.peer}}
 
     async def body() -> None:
-        listeners = [Listener(node) for node in (a, b, c)]
+        listeners = [BeaconListener(node.subscribe, node.cluster) for node in (a, b, c)]
         for listener in listeners:
-            await listener.hears(
-                lambda heard: all(peers_of(heard, name) == mesh[name] for name in mesh),
-                f"a full mesh, not {[peers_of(listener.heard, name) for name in mesh]}",
+            await listener.wait_until(
+                lambda newest: all(peers_of(newest, name) == mesh[name] for name in mesh),
+                f"a full mesh, not {[peers_of(listener.newest, name) for name in mesh]}",
             )
         for listener in listeners:
-            seen = [(beacon.boot, beacon.seq) for beacon in listener.every]
+            seen = [(beacon.boot, beacon.seq) for beacon in listener.received]
             assert len(seen) == len(set(seen)), "a beacon came twice"
             await listener.close()
 
@@ -140,16 +135,16 @@ def test_three_nodes_of_which_two_know_one_form_a_mesh_without_echoes(tmp_path: 
 def test_a_farewell_reaches_this_node_and_the_others(tmp_path: Path) -> None:
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
-    def left(heard: Heard) -> bool:
-        return "a.discovery" in heard and heard["a.discovery"].state == "draining"
+    def left(newest: Beacons) -> bool:
+        return "a.discovery" in newest and newest["a.discovery"].state == "draining"
 
     async def body(stopped: ServiceProcess) -> None:
-        at_a, at_b = Listener(a), Listener(b)
-        await at_b.hears(lambda heard: "a.discovery" in heard, "a is heard at b")
-        await at_a.hears(lambda heard: "a.discovery" in heard, "a is heard at a")
+        at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
+        await at_b.wait_until(lambda newest: "a.discovery" in newest, "a is heard at b")
+        await at_a.wait_until(lambda newest: "a.discovery" in newest, "a is heard at a")
         assert await asyncio.to_thread(stopped.stop) == 0
-        await at_a.hears(left, "the farewell at a")
-        await at_b.hears(left, "the farewell at b")
+        await at_a.wait_until(left, "the farewell at a")
+        await at_b.wait_until(left, "the farewell at b")
         await at_a.close()
         await at_b.close()
 
@@ -174,22 +169,22 @@ def test_what_is_no_beacon_of_this_cluster_is_counted_and_hurts_nobody(tmp_path:
         return re.search(pattern, page) is not None
 
     async def body() -> None:
-        listener = Listener(node)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is there")
+        listener = BeaconListener(node.subscribe, node.cluster)
+        await listener.wait_until(lambda newest: "a.discovery" in newest, "discovery is there")
         for origin, endpoint in (("local", node.publish), ("peer", node.peer)):
             publisher = RawPublisher(endpoint)
 
             def both_counted(origin: str = origin, publisher: RawPublisher = publisher) -> bool:
                 for frames in hostile:
                     publisher.send(*frames)
-                page = metrics_of(listener.heard["a.discovery"])
+                page = metrics_of(listener.newest["a.discovery"])
                 return dropped(page, origin, "invalid") and dropped(page, origin, "foreign_cluster")
 
             await wait_until_async(both_counted, f"drops of {origin} are counted")
             publisher.close()
         sender = BeaconSender(node.publish)
-        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.heard)
-        assert "x.gateway" not in {beacon.name for beacon in listener.every}
+        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.newest)
+        assert "x.gateway" not in {beacon.name for beacon in listener.received}
         sender.close()
         await listener.close()
 
@@ -202,8 +197,10 @@ def test_two_machines_of_one_name_are_said_in_log_and_metric(tmp_path: Path) -> 
     ours, theirs, third = Node("twin", tmp_path), Node("twin", tmp_path), Node("c", tmp_path)
 
     async def body(*processes: ServiceProcess) -> None:
-        listener = Listener(third)
-        await listener.hears(lambda heard: {"c.discovery", "twin.discovery"} <= set(heard), "all")
+        listener = BeaconListener(third.subscribe, third.cluster)
+        await listener.wait_until(
+            lambda newest: {"c.discovery", "twin.discovery"} <= set(newest), "all"
+        )
         for process in processes:
             await wait_until_async(
                 lambda process=process: (
@@ -211,7 +208,7 @@ def test_two_machines_of_one_name_are_said_in_log_and_metric(tmp_path: Path) -> 
                 ),
                 f"{process.log.name} says it",
             )
-        page = metrics_of(listener.heard["c.discovery"])
+        page = metrics_of(listener.newest["c.discovery"])
         assert "pomona_discovery_name_conflicts 1.0" in page
         await listener.close()
 
@@ -227,15 +224,15 @@ def test_a_node_that_is_its_own_peer_does_no_harm(tmp_path: Path) -> None:
     node = Node("a", tmp_path)
 
     async def body() -> None:
-        listener = Listener(node)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is there")
+        listener = BeaconListener(node.subscribe, node.cluster)
+        await listener.wait_until(lambda newest: "a.discovery" in newest, "discovery is there")
         await wait_until_async(
             lambda: re.search(
-                r'origin="peer",reason="echo"\} [1-9]', metrics_of(listener.heard["a.discovery"])
+                r'origin="peer",reason="echo"\} [1-9]', metrics_of(listener.newest["a.discovery"])
             ),
             "the echo is counted",
         )
-        assert "name_conflicts 0.0" in metrics_of(listener.heard["a.discovery"])
+        assert "name_conflicts 0.0" in metrics_of(listener.newest["a.discovery"])
         await listener.close()
 
     # Under a name that the settings cannot know to be its own.
@@ -247,17 +244,19 @@ def test_after_a_kill_services_and_peers_find_the_new_process(tmp_path: Path) ->
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
     async def body(killed: ServiceProcess) -> None:
-        at_a, at_b = Listener(a), Listener(b)
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b")
-        await at_b.hears(lambda heard: "a.discovery" in heard, "b hears a")
-        boots = {at_a.heard["a.discovery"].boot}
+        at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
+        await at_a.wait_until(lambda newest: peers_of(newest, "a") == {b.peer}, "a learnt b")
+        await at_b.wait_until(lambda newest: "a.discovery" in newest, "b hears a")
+        boots = {at_a.newest["a.discovery"].boot}
         killed.kill()
         killed.start()
         for listener in (at_a, at_b):
-            await listener.hears(lambda heard: heard["a.discovery"].boot not in boots, "new boot")
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a learnt b again")
+            await listener.wait_until(
+                lambda newest: newest["a.discovery"].boot not in boots, "new boot"
+            )
+        await at_a.wait_until(lambda newest: peers_of(newest, "a") == {b.peer}, "a learnt b again")
         sender = BeaconSender(b.publish)
-        await publish(sender, beacon_of("gateway", "b"), lambda: "b.gateway" in at_a.heard)
+        await publish(sender, beacon_of("gateway", "b"), lambda: "b.gateway" in at_a.newest)
         sender.close()
         await at_a.close()
         await at_b.close()

@@ -19,11 +19,13 @@ import httpx
 import openai
 import pytest
 
-from support.doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from pomona.leases import BEACON_INTERVAL_S, LEASE_S
+from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
 from support.doubles.scripted_head import Script, Submitted
 from support.models.tiny_model import end_id, tiny_tokenizer, write_tiny_model
 from support.ports import free_port
+from support.waiting import wait_until
 
 MODEL = "tiny"
 REPLY = "hello wörld 😀, said 日本 and hello again"
@@ -79,6 +81,12 @@ def events(lines: str) -> list[Any]:
     return [x if x == "[DONE]" else json.loads(x) for x in parts]
 
 
+def pipeline_state(gateway: GatewayThread) -> str:
+    """The state of the pipeline that the gateway knows."""
+    body = httpx.get(f"{gateway.url}/readyz", verify=False).json()
+    return str(body["models"][MODEL]["state"])
+
+
 def in_turns(*scripts: Script) -> Callable[[Submitted], Script]:
     """The first attempt gets the first script, and so on; the last one stays."""
     return lambda submitted: scripts[min(submitted.submit.attempt, len(scripts) - 1)]
@@ -117,23 +125,21 @@ def test_a_request_waits_while_the_pipeline_forms_and_its_stream_shows_life(
     cluster.head.script = in_turns(replace(WHOLE, silent_after=5), WHOLE)
     cluster.state, cluster.epoch = "active", 1
 
-    def form() -> None:
-        cluster.state, cluster.epoch = "forming", 2
-        cluster.change()
-        time.sleep(0.4)
-        cluster.state = "active"
-        cluster.change()
-
     with httpx.stream(
         "POST", f"{gateway.url}/v1/chat/completions", json=request(stream=True)
     ) as answer:
         lines = answer.iter_lines()
         begun = [next(lines) for _ in range(4)]
-        former = threading.Thread(target=form)
-        former.start()
+        cluster.state, cluster.epoch = "forming", 2
+        cluster.change()
+        wait_until(lambda: pipeline_state(gateway) == "forming", "the forming pipeline")
+        # Comments that were sent before may still be unread; a later one takes an interval.
+        unread_until = time.monotonic() + FAST["keep_alive_s"]
+        while not (begun[-1].startswith(": ") and time.monotonic() > unread_until):
+            begun.append(next(lines))
+        cluster.state = "active"
+        cluster.change()
         rest = list(lines)
-        former.join()
-    assert any(line.startswith(": ") for line in rest)
     text = "".join(
         x["choices"][0]["delta"].get("content", "")
         for x in events("\n".join([*begun, *rest]))
@@ -155,7 +161,7 @@ def test_lost_repeated_and_stale_tokens_never_reach_the_text(
     def move_on() -> None:
         url = f"{gateway.url}/metrics"
         with httpx.Client(verify=False) as client:
-            wait_for(lambda: repeated in client.get(url).text, "repeated tokens")
+            wait_until(lambda: repeated in client.get(url).text, "repeated tokens")
         raise_epoch(cluster)
 
     assert stream_text(gateway, move_on) == REPLY
@@ -210,7 +216,7 @@ def test_silence_of_the_pipeline_has_a_deadline(
         cluster.head.script = lambda _: replace(WHOLE, silent_after=silent_after)
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, code)
-        wait_for(lambda: cluster.head.cancelled, "a cancel")
+        wait_until(lambda: cluster.head.cancelled, "a cancel")
 
 
 def test_a_head_that_takes_no_messages_is_a_503(
@@ -228,7 +234,9 @@ def test_losing_planner_and_beacons_does_not_stop_serving(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.silent = {"planner", "stage_worker"}
-    time.sleep(3.6)
+    leases_end_at = time.monotonic() + LEASE_S + BEACON_INTERVAL_S / 2
+    while time.monotonic() < leases_end_at:
+        assert stream_text(gateway) == REPLY
     assert stream_text(gateway) == REPLY
 
 
@@ -237,7 +245,7 @@ def test_a_planner_that_starts_anew_does_not_stop_serving(
 ) -> None:
     cluster.planner_state, cluster.state = "starting", "forming"
     cluster.change()
-    time.sleep(0.1)
+    wait_until(lambda: pipeline_state(gateway) == "forming", "the planner's new beacon")
     assert stream_text(gateway) == REPLY
 
 
@@ -252,9 +260,9 @@ def test_without_a_pipeline_readyz_and_requests_say_what_is_missing(
             body = httpx.get(f"{gateway.url}/readyz", verify=False).json()
             return "25% of its weights" in body["reason"]
 
-        wait_for(told, "a reason")
+        wait_until(told, "a reason")
         assert httpx.get(f"{gateway.url}/health", verify=False).status_code == 200
-        wait_for(lambda: chat_code(gateway) == "model_not_ready", "a refusal")
+        wait_until(lambda: chat_code(gateway) == "model_not_ready", "a refusal")
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
@@ -262,7 +270,7 @@ def test_without_a_pipeline_readyz_and_requests_say_what_is_missing(
         cluster.change()
         gateway.ready()
         facts = list(cluster.gateways.values())[-1].facts
-        wait_for(lambda: list(cluster.gateways.values())[-1].state == "ready", "a ready beacon")
+        wait_until(lambda: list(cluster.gateways.values())[-1].state == "ready", "a ready beacon")
         facts = list(cluster.gateways.values())[-1].facts
         assert getattr(facts, "proven_epochs", None) == {MODEL: 1}
     finally:
@@ -286,12 +294,11 @@ def test_a_client_that_leaves_is_a_cancel_within_100_milliseconds(
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as raw:
         raw.sendall(POST % (len(body), body))
-        wait_for(cluster.head.requests, "a submit")
+        wait_until(cluster.head.requests, "a submit")
         if stream:
             assert raw.recv(64)
-        time.sleep(0.05)
     left = time.monotonic()
-    wait_for(lambda: cluster.head.cancelled, "a cancel", 1.0)
+    wait_until(lambda: cluster.head.cancelled, "a cancel", 1.0)
     at, cancel = cluster.head.cancelled[0]
     assert at - left < 0.1
     assert cancel.request == cluster.head.requests()[0].submit.request
@@ -310,7 +317,7 @@ def test_nothing_is_written_to_a_client_that_has_left(
             client.sendall(POST % (len(body), body))
             client.recv(100)
             # The reply is being written; what is unread makes this a reset.
-        wait_for(lambda: not running_requests(gateway), "the end of the request")
+        wait_until(lambda: not running_requests(gateway), "the end of the request")
     assert [x.getMessage() for x in caplog.records if x.name == "asyncio"] == []
 
 
@@ -329,7 +336,7 @@ def test_a_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> N
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             raw.connect((host, int(port)))
             raw.sendall(POST % (len(body), body))
-            wait_for(lambda: cluster.head.cancelled, "a cancel")
+            wait_until(lambda: cluster.head.cancelled, "a cancel")
             cluster.head.script = lambda _: WHOLE
             assert stream_text(gateway) == REPLY
 
@@ -352,7 +359,7 @@ def test_a_drain_past_its_deadline_ends_streams_with_an_error(cluster: ScriptedC
     with httpx.stream(
         "POST", f"{gateway.url}/v1/chat/completions", json=request(stream=True)
     ) as answer:
-        wait_for(cluster.head.requests, "a submit")
+        wait_until(cluster.head.requests, "a submit")
         gateway.stop()
         *_, error, done = events("\n".join(answer.iter_lines()))
     gateway.join()
@@ -383,7 +390,7 @@ def test_the_process_starts_serves_and_ends_on_sigterm_leaving_nothing(
                 return False
 
         try:
-            wait_for(ready, "readiness", 20)
+            wait_until(ready, "readiness", 20)
             second = subprocess.run(command, env=environment, capture_output=True, timeout=20)
             assert second.returncode == 78
             assert b"POMONA_GATEWAY_PORT" in second.stderr

@@ -11,9 +11,11 @@ from typing import Any
 
 from pomona.messages.control import Beacon, HealthWatcherFacts, ServiceName
 from pomona.transport import BeaconSender
+from support.beacon_listener import BeaconListener, metrics_of
 from support.beacons import beacon_of
-from support.processes import Listener, Node, ServiceProcess, metrics_of, wait_until_async
+from support.processes import Node, ServiceProcess
 from support.slack_server import PATH, Answer, Slack
+from support.waiting import wait_until_async
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -79,14 +81,14 @@ class Scene:
         assert "secret" not in self.watcher.logged(), "the webhook was logged"
         assert "Traceback" not in self.watcher.logged() + self.discovery.logged()
 
-    async def ready(self, *names: str) -> Listener:
+    async def ready(self, *names: str) -> BeaconListener:
         """Wait until the watcher hears ``names`` and itself."""
-        listener = Listener(self.node)
+        listener = BeaconListener(self.node.subscribe, self.node.cluster)
         wanted = {"mac.discovery", "mac.health_watcher", *names}
-        await listener.hears(lambda heard: wanted <= set(heard), f"{wanted} speak")
-        first = {name: listener.heard[name].seq for name in wanted}
-        await listener.hears(
-            lambda heard: all(heard[name].seq > seq + 1 for name, seq in first.items()),
+        await listener.wait_until(lambda newest: wanted <= set(newest), f"{wanted} speak")
+        first = {name: listener.newest[name].seq for name in wanted}
+        await listener.wait_until(
+            lambda newest: all(newest[name].seq > seq + 1 for name, seq in first.items()),
             "all have spoken to a watcher that listens",
         )
         return listener
@@ -124,16 +126,16 @@ def test_a_service_that_dies_is_said_and_so_is_its_return(tmp_path: Path) -> Non
         listener = await scene.ready("mac.gateway")
         await gateway.die()
         await scene.told(GATEWAY_LOST)
-        await listener.hears(
-            lambda heard: alerts_of(heard["mac.health_watcher"]) == ["service_lost/mac.gateway"],
+        await listener.wait_until(
+            lambda newest: alerts_of(newest["mac.health_watcher"]) == ["service_lost/mac.gateway"],
             "the alert in the watcher's beacon",
         )
-        page = metrics_of(listener.heard["mac.health_watcher"])
+        page = metrics_of(listener.newest["mac.health_watcher"])
         assert 'alerts_active{severity="critical"} 1.0' in page
         gateway.start()
         await scene.told(GATEWAY_LOST, GATEWAY_BACK)
-        await listener.hears(
-            lambda heard: alerts_of(heard["mac.health_watcher"]) == [], "no alert in the beacon"
+        await listener.wait_until(
+            lambda newest: alerts_of(newest["mac.health_watcher"]) == [], "no alert in the beacon"
         )
         await gateway.close()
         await listener.close()
@@ -214,8 +216,10 @@ def test_a_clean_stop_and_start_is_nothing_to_tell(tmp_path: Path) -> None:
         listener = await scene.ready()
         assert await asyncio.to_thread(scene.watcher.stop) == 0
         scene.watcher.start()
-        boot = listener.heard["mac.health_watcher"].boot
-        await listener.hears(lambda heard: heard["mac.health_watcher"].boot != boot, "it is back")
+        boot = listener.newest["mac.health_watcher"].boot
+        await listener.wait_until(
+            lambda newest: newest["mac.health_watcher"].boot != boot, "it is back"
+        )
         assert await asyncio.to_thread(scene.watcher.stop) == 0
         await scene.told()
         await listener.close()

@@ -18,8 +18,8 @@ from pomona_health_watcher.notifier import Notifier
 from pomona_health_watcher.slack_message import slack_message
 from pomona_health_watcher.slack_webhook import Outcome, SlackWebhook
 from support.ports import free_port
-from support.processes import wait_until_async
 from support.slack_server import OK, PATH, Answer, Slack
+from support.waiting import wait_until_async
 
 
 def notice(number: int = 1) -> Notice:
@@ -93,15 +93,16 @@ def test_what_is_permanent_is_not_tried_again_but_said(
 def test_nobody_listening_is_waited_for() -> None:
     port = free_port()
 
-    async def late() -> None:
-        url = f"http://127.0.0.1:{port}{PATH}"
-        posting = asyncio.create_task(post(url))
-        await asyncio.sleep(0.3)
+    async def start_slack_after_a_failed_attempt() -> None:
+        webhook = SlackWebhook(SecretStr(f"http://127.0.0.1:{port}{PATH}"), 2.0, 20.0)
+        posting = asyncio.create_task(webhook.post(MESSAGE))
+        await wait_until_async(lambda: webhook.retries, "a failed attempt")
         with Slack(port=port) as slack:
             assert await posting == "delivered"
             assert slack.messages == [MESSAGE]
+        await webhook.close()
 
-    asyncio.run(late())
+    asyncio.run(start_slack_after_a_failed_attempt())
 
 
 def test_what_lasts_too_long_is_given_up() -> None:

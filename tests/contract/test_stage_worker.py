@@ -17,9 +17,10 @@ from pomona.messages import codec
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.pipeline import Envelope, Step, StepDone, Tensor
 from pomona.messages.sampling import Sampling
-from pomona.transport import BeaconReceiver
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
+from support.beacon_listener import BeaconListener
 from support.processes import DEADLINE_S, Node, ServiceProcess
+from support.waiting import wait_until
 
 STAGES = 2
 GREEDY = Sampling(max_tokens=20, temperature=0.0)
@@ -47,30 +48,24 @@ class Line:
 
     def active(self, above: int = 0) -> Pipeline:
         """The active pipeline, of an epoch above the given one."""
-        end = time.monotonic() + DEADLINE_S
-        while time.monotonic() < end:
-            found = asyncio.run(active_pipeline(self.node.subscribe, "pomona", DEADLINE_S))
-            if found.epoch > above:
-                return found
-        raise AssertionError(f"no epoch above {above} became active")
+        found: list[Pipeline] = []
+
+        def is_new() -> bool:
+            found.append(asyncio.run(active_pipeline(self.node.subscribe, "pomona", DEADLINE_S)))
+            return found[-1].epoch > above
+
+        wait_until(is_new, f"an active epoch above {above}")
+        return found[-1]
 
     def hear(self, holds: Callable[[dict[str, Beacon]], bool], what: str) -> None:
         """Wait until the newest beacons, by name, are as wanted."""
 
         async def listen() -> None:
-            receiver = BeaconReceiver(self.node.subscribe, "pomona")
-            beacons: dict[str, Beacon] = {}
-            end = time.monotonic() + DEADLINE_S
+            listener = BeaconListener(self.node.subscribe, "pomona")
             try:
-                while time.monotonic() < end:
-                    beacon = await receiver.receive(0.5)
-                    if beacon is not None:
-                        beacons[beacon.name] = beacon
-                        if holds(beacons):
-                            return
+                await listener.wait_until(holds, what)
             finally:
-                await receiver.close()
-            raise AssertionError(f"not within {DEADLINE_S:g} s: {what}")
+                await listener.close()
 
         asyncio.run(listen())
 
@@ -137,13 +132,22 @@ def test_a_request_runs_and_the_stages_tables_agree(line: Line, pipeline: Pipeli
     line.hear(agree, "both stages hold the same caches")
 
 
+def receive_until(driver: Driver, condition: Callable[[], object], description: str) -> None:
+    """Receives the head's messages until a condition holds."""
+
+    def received() -> object:
+        driver.receive(0.1)
+        return condition()
+
+    wait_until(received, description)
+
+
 def test_a_cancelled_request_is_freed_in_every_stage_within_a_second(
     line: Line, pipeline: Pipeline
 ) -> None:
     with Driver(pipeline, "pomona") as driver:
         reply = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
-        while len(reply.tokens) < 10:
-            driver.receive(DEADLINE_S)
+        receive_until(driver, lambda: len(reply.tokens) >= 10, "ten tokens")
         driver.cancel(reply)
         cancelled_at = time.monotonic()
 
@@ -186,8 +190,8 @@ def test_a_token_id_that_the_model_does_not_have_is_refused(pipeline: Pipeline) 
     with Driver(pipeline, "pomona") as driver:
         for wrong in (-1, 10**9, pipeline.vocab_size):
             reply = driver.submit([1, 2, wrong], GREEDY)
-            while reply.refusal is None:
-                driver.receive(DEADLINE_S)
+            receive_until(driver, lambda reply=reply: reply.refusal, "a refusal")
+            assert reply.refusal is not None
             assert str(wrong) in reply.refusal
         good = ask(driver)
         driver.collect([good], DEADLINE_S)
@@ -222,11 +226,9 @@ def test_what_is_wrong_on_a_link_ends_the_epoch_and_the_next_one_serves(
         messages = [codec.encode_message(envelope(pipeline, later=1, **fields)), rest]
     with Driver(pipeline, "pomona") as driver:
         running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
-        while len(running.tokens) < 5:
-            driver.receive(DEADLINE_S)
+        receive_until(driver, lambda: len(running.tokens) >= 5, "five tokens")
         send_raw(pipeline.stages[stage].endpoint, *messages)
-        while running.refusal is None:
-            driver.receive(DEADLINE_S)
+        receive_until(driver, lambda: running.refusal, "a refusal")
     following = line.active(above=pipeline.epoch)
     with Driver(following, "pomona") as driver:
         reply = ask(driver)
@@ -238,11 +240,9 @@ def test_a_tail_that_is_killed_ends_its_requests_and_its_return_serves_again(lin
     before = line.active()
     with Driver(before, "pomona") as driver:
         running = ask(driver, sampling=replace(GREEDY, max_tokens=5000))
-        while len(running.tokens) < 5:
-            driver.receive(DEADLINE_S)
+        receive_until(driver, lambda: len(running.tokens) >= 5, "five tokens")
         line.workers[-1].kill()
-        while running.refusal is None:
-            driver.receive(DEADLINE_S)
+        receive_until(driver, lambda: running.refusal, "a refusal")
     line.workers[-1].start()
     following = line.active(above=before.epoch)
     with Driver(following, "pomona") as driver:
@@ -259,6 +259,7 @@ def test_a_planner_that_is_gone_stops_planning_not_serving(tmp_path: Path) -> No
         with Driver(pipeline, "pomona") as driver:
             reply = ask(driver)
             driver.collect([reply], DEADLINE_S)
+        assert len(reply.tokens) == 20
         own.planner.start()
 
         def same(beacons: dict[str, Beacon]) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from support.clusters import pomona, run_pomona
-from support.processes import Node, wait_until
+from support.processes import Node
+from support.waiting import wait_until
 
 
 def test_reports_follow_each_other_until_the_cluster_is_gone(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,14 +13,7 @@ import httpx
 from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
 from support.doubles.scripted_cluster import ScriptedCluster
-
-
-def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 10.0) -> None:
-    """Poll until the condition holds; fail naming what did not come."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {deadline_s:g} s"
-        time.sleep(0.005)
+from support.waiting import wait_until
 
 
 class GatewayThread:
@@ -41,7 +33,7 @@ class GatewayThread:
         known = set(cluster.gateways)
         self._thread = threading.Thread(target=self._run, name="gateway")
         self._thread.start()
-        wait_for(lambda: self.failure or set(cluster.gateways) - known, "a gateway's beacon")
+        wait_until(lambda: self.failure or set(cluster.gateways) - known, "a gateway's beacon")
         if self.failure is not None:
             raise self.failure
         [own] = set(cluster.gateways) - known
@@ -58,7 +50,7 @@ class GatewayThread:
     def ready(self) -> None:
         """Wait until /readyz is green."""
         with httpx.Client(verify=False) as client:
-            wait_for(lambda: client.get(f"{self.url}/readyz").status_code == 200, "readiness")
+            wait_until(lambda: client.get(f"{self.url}/readyz").status_code == 200, "readiness")
 
     def stop(self) -> None:
         """Ask the gateway to drain and end."""

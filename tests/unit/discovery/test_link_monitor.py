@@ -9,7 +9,7 @@ from pomona_discovery.link_monitor import LinkMonitor, addresses_of, kind_toward
 from pomona_discovery.link_probe import Measured, ProbeServer, best_of, measure
 from support.beacons import beacon_of
 from support.ports import free_port
-from support.processes import wait_until_async
+from support.waiting import wait_until_async
 
 THUNDERBOLT = Measured("169.254.1.2", 200e-6, 1e-5, 4e9, 1e8)
 ETHERNET = Measured("10.0.0.2", 300e-6, 1e-5, 1.1e9, 1e7)
