@@ -35,10 +35,10 @@ def test_reports_follow_each_other_until_the_cluster_is_gone(tmp_path: Path) -> 
         finally:
             watching.kill()
             watching.wait(10)
-    assert "No cluster called pomona speaks at" in errors.read_text()
+    assert "No beacons from a cluster called pomona at" in errors.read_text()
 
 
 def test_watch_and_json_exclude_each_other() -> None:
     done = run_pomona("status", "--watch", "--json")
     assert done.returncode == 2
-    assert "--watch is for people" in done.stderr
+    assert "--watch cannot be combined" in done.stderr

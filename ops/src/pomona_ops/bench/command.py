@@ -1,4 +1,4 @@
-"""``pomona bench``: measurements, as ratios taken in one run."""
+"""``pomona bench``: measurements, each as a ratio within one run."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from pomona_ops.bench.structured import run_structured
 from pomona_ops.bench.trace import run_trace
 
 app = typer.Typer(
-    help="Measure a cluster that the command starts for itself.",
+    help="Measure a cluster that the command starts and stops.",
     no_args_is_help=True,
     add_completion=False,
 )
 
 ModelOption = Annotated[str, typer.Option(help="Model to measure with.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.callback()
 def main() -> None:
-    """Measure a cluster that the command starts for itself."""
+    """Measure a cluster that the command starts and stops."""
 
 
 @app.command()
 def decode(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
-    tokens: Annotated[int, typer.Option(min=8, help="Tokens a turn.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side.")] = 5,
+    tokens: Annotated[int, typer.Option(min=8, help="Tokens per round.")] = 64,
     as_json: JsonOption = False,
 ) -> None:
-    """One user against mlx-lm alone, and what a hop of the bus costs."""
+    """One user against mlx-lm, and the cost of a hop."""
     _report(run_decode(model, stages, rounds, tokens), as_json)
 
 
 @app.command()
 def engine(
     model: ModelOption = EMBEDDED_MODEL,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each measurement.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")] = 3,
     part: Annotated[str, typer.Option(help="all, real or emulated.")] = "all",
     as_json: JsonOption = False,
 ) -> None:
-    """Many users, long prompts, second turns; and emulated stages for the bus alone."""
+    """Concurrent users, long prompts, second turns; and emulated stages for the transport alone."""
     measurements = {"all": run_engine, "real": measure_real, "emulated": measure_emulated}
     if part not in measurements:
-        raise typer.BadParameter(f"{part!r} is none of {', '.join(measurements)}")
+        raise typer.BadParameter(f"{part!r} is not a valid part: choose {', '.join(measurements)}")
     _report(measurements[part](model, rounds), as_json)
 
 
@@ -67,12 +67,12 @@ def engine(
 def plan(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model to predict and measure; may be repeated; random-... are made."),
+        typer.Option(help="Model to predict and measure, repeatable; random-... is generated."),
     ] = None,
-    turns: Annotated[int, typer.Option(min=1, help="Turns, each calibrated by itself.")] = 4,
+    turns: Annotated[int, typer.Option(min=1, help="Rounds, each calibrated by itself.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """How long the planner thinks, and its predictions beside what is measured."""
+    """Solve times of the planner, and its predictions against measurements."""
     models = model or [EMBEDDED_MODEL, "random-qwen3", "random-mixtral", "random-gemma3"]
     _report(run_plan(models, turns), as_json)
 
@@ -84,18 +84,18 @@ def start(
     rounds: Annotated[int, typer.Option(min=1, help="Starts after the first.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """From the start of a stage worker's process until its stage is ready, files present."""
+    """Time from the start of a stage worker's process until its stage is ready, files present."""
     _report(run_start(model, stages, rounds), as_json)
 
 
 @app.command()
 def streams(
     model: ModelOption = EMBEDDED_MODEL,
-    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 10.0,
-    count: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 64,
+    minutes: Annotated[float, typer.Option(min=0.5, help="Duration in minutes.")] = 10.0,
+    count: Annotated[int, typer.Option(min=1, help="Concurrent streams.")] = 64,
     as_json: JsonOption = False,
 ) -> None:
-    """Many streams through the gateway over emulated stages, and the memory they take."""
+    """Many streams through the gateway over emulated stages, and the memory of the services."""
     _report(run_streams(model, minutes, count), as_json)
 
 
@@ -103,11 +103,11 @@ def streams(
 def structured(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 5,
-    tokens: Annotated[int, typer.Option(min=8, max=400, help="Tokens of a reply.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side.")] = 5,
+    tokens: Annotated[int, typer.Option(min=8, max=400, help="Tokens per reply.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
-    """Four users whose replies must match a JSON Schema, against the same four without."""
+    """Four users whose replies must match a JSON Schema, against the same users without."""
     _report(run_structured(model, stages, rounds, tokens), as_json)
 
 
@@ -117,22 +117,23 @@ def trace(
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
     tokens: Annotated[int, typer.Option(min=16, help="Tokens to trace.")] = 96,
     hold_ms: Annotated[
-        float | None, typer.Option(min=0, help="Trace emulated stages that hold so long.")
+        float | None,
+        typer.Option(min=0, help="Trace emulated stages that hold each step this long."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Where the time of one token goes."""
+    """Split the time of one token into compute and hops."""
     _report(run_trace(model, stages, tokens, hold_ms), as_json)
 
 
 def _report(measuring: Coroutine[Any, Any, dict[str, Any]], as_json: bool) -> None:
-    """Run a measurement; print its results as a table, or as JSON."""
+    """Runs a measurement and prints its results as tables or as JSON."""
     errors = Console(stderr=True)
     try:
         if as_json:
             results = asyncio.run(measuring)
         else:
-            with errors.status("measuring; leave the machine alone"):
+            with errors.status("measuring; other load on this machine distorts the results"):
                 results = asyncio.run(measuring)
     except PomonaError as error:
         errors.print(f"pomona bench: {error}", style="red")

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from pomona.messages.sampling import Sampling
-from pomona_ops.bench.clusters import running_cluster, running_yardstick
+from pomona_ops.bench.clusters import running_baseline, running_cluster
 from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.hop import measure_hops
 from pomona_ops.bench.numbers import median, rate
@@ -23,7 +23,7 @@ async def measure_decode(model: str, stages: int, rounds: int, tokens: int) -> d
     same = True
     async with (
         running_cluster(model, stages, one_core=True) as options,
-        running_yardstick(model, threads=1) as yardstick,
+        running_baseline(model, threads=1) as baseline,
     ):
         endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
         pipeline = await active_pipeline(endpoint, options.cluster, 10.0)
@@ -31,7 +31,7 @@ async def measure_decode(model: str, stages: int, rounds: int, tokens: int) -> d
             for number in range(rounds):
                 await asyncio.sleep(0.5)
                 ids = made_up_prompt(PROMPT_TOKENS, number)
-                answer = await yardstick.run([ids], tokens)
+                answer = await baseline.run([ids], tokens)
                 theirs.append(rate(answer["seconds"]))
                 await asyncio.sleep(0.5)
                 reply = driver.submit(ids, Sampling(max_tokens=tokens, temperature=0.0))

@@ -26,9 +26,9 @@ from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.numbers import median
 from pomona_ops.bench.prompts import made_up_prompt
 from pomona_ops.bench.solver import measure_solver
+from pomona_ops.cluster.beacons import collect_beacons
 from pomona_ops.cluster.ports import LOOPBACK
 from pomona_ops.cluster.processes import ClusterOptions
-from pomona_ops.commands.status import hear_cluster
 from pomona_planner.cluster import from_beacons
 from pomona_planner.cost_model.prediction import Plan, Prediction, predict
 from pomona_planner.cost_model.problem import Demand, Problem
@@ -116,7 +116,7 @@ class _Run:
         self._intervals += reply.intervals
 
     async def hear(self) -> None:
-        self._heard = await hear_cluster(self._endpoint, self._cluster)
+        self._heard = await collect_beacons(self._endpoint, self._cluster)
 
     def end_turn(self, learnt: from_beacons.Calibration) -> None:
         usual = median(self._intervals)

@@ -1,4 +1,4 @@
-"""``pomona doctor``: every known way to go wrong, checked, before and while a cluster runs."""
+"""``pomona doctor``: checks this machine, or every node of a running cluster."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pomona import __version__
 from pomona.settings import ServiceSettings, read_settings
 from pomona_discovery.hardware import this_machine
 from pomona_discovery.node_facts import node_facts
+from pomona_ops.cluster.beacons import collect_beacons
 from pomona_ops.cluster.ports import ClusterPorts, is_free
-from pomona_ops.commands.status import hear_cluster
 from pomona_ops.doctor.checks import Finding, diagnose
 from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
 
@@ -25,22 +25,22 @@ _STYLES: Final[dict[Severity, str]] = {
 
 
 def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
-    """Print what was found; the exit code: 0 well, 1 warnings, 2 something critical."""
-    sight = look(port, endpoint)
-    findings = diagnose(sight)
+    """Prints the findings. Returns the exit code: 0 well, 1 warnings, 2 something critical."""
+    snapshot = take_snapshot(port, endpoint)
+    findings = diagnose(snapshot)
     worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
     if as_json:
         content = {"worst": worst, "findings": findings}
         sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        _print(sight, findings)
+        _print(snapshot, findings)
     return EXIT_CODES[worst]
 
 
-def look(port: int, endpoint: str) -> Snapshot:
-    """The cluster's nodes when one speaks; else this machine alone."""
+def take_snapshot(port: int, endpoint: str) -> Snapshot:
+    """Collects the nodes of the running cluster; without one, this machine alone."""
     settings = read_settings(ServiceSettings)
-    beacons = asyncio.run(hear_cluster(endpoint, settings.cluster))
+    beacons = asyncio.run(collect_beacons(endpoint, settings.cluster))
     nodes = nodes_of(beacons, time.time())
     if nodes:
         return Snapshot(nodes, running=True)
@@ -50,22 +50,22 @@ def look(port: int, endpoint: str) -> Snapshot:
         this_machine(),
         node_facts(settings.state_dir, now),
         __version__,
-        heard_at=now,
+        observed_at=now,
     )
     uses = ClusterPorts(port).by_use(1)
     taken = tuple(f"{use} ({number})" for use, number in uses.items() if not is_free(number))
     return Snapshot((here,), taken)
 
 
-def _print(sight: Snapshot, findings: list[Finding]) -> None:
+def _print(snapshot: Snapshot, findings: list[Finding]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    names = ", ".join(node.name for node in sight.nodes)
+    names = ", ".join(node.name for node in snapshot.nodes)
     console.print(
         f"nodes of the cluster: {names}"
-        if sight.running
-        else f"this machine alone, {names}: no cluster speaks here"
+        if snapshot.running
+        else f"this machine alone, {names}: no cluster is running here"
     )
     for finding in findings:
         style = _STYLES[finding.severity]

@@ -1,4 +1,4 @@
-"""``pomona models``: see, fetch, load and unload models."""
+"""``pomona models``: lists, downloads, loads and unloads models."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pomona.errors import ConfigurationError, PomonaError
 from pomona.settings import DEFAULT_PORT
 from pomona_ops.commands.models.gateway import GatewayClient
 from pomona_ops.commands.models.known import known_models
-from pomona_ops.commands.models.show import described, facts_of, print_facts
+from pomona_ops.commands.models.show import facts_as_json, facts_of, print_facts
 
 app = typer.Typer(
-    help="See, fetch, load and unload models.", no_args_is_help=True, add_completion=False
+    help="List, download, load and unload models.", no_args_is_help=True, add_completion=False
 )
 
 ModelArgument = Annotated[
-    str, typer.Argument(help="Hub id, folder of safetensors, GGUF file, or a known name.")
+    str, typer.Argument(help="Hub id, folder of safetensors, GGUF file, or known name.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PortOption = Annotated[int, typer.Option("--port", help="First port of the cluster.")]
 KeyOption = Annotated[
     str, typer.Option(envvar="POMONA_API_KEY", help="An administrator's key.", show_envvar=True)
 ]
-WaitOption = Annotated[bool, typer.Option(help="Until it is done.")]
+WaitOption = Annotated[bool, typer.Option(help="Wait until it is done.")]
 
 
 @app.command("list")
 def list_models(
     port: PortOption = DEFAULT_PORT, key: KeyOption = "", json: JsonOption = False
 ) -> None:
-    """Models of the cluster, copies on this machine, and those known from data."""
+    """List models of the cluster, on this machine, and known by name."""
     found = known_models(GatewayClient(port, key))
     if json:
         _print_json(found)
@@ -49,17 +49,17 @@ def list_models(
 
 @app.command()
 def show(model: ModelArgument, json: JsonOption = False) -> None:
-    """What is known of a model without its weights."""
+    """Show the facts of a model, which are known without its weights."""
     facts = _or_exit(lambda: facts_of(model))
     if json:
-        _print_json(described(facts))
+        _print_json(facts_as_json(facts))
     else:
         print_facts(facts, Console(highlight=False))
 
 
 @app.command()
 def pull(model: ModelArgument, json: JsonOption = False) -> None:
-    """Fetch all of a model to this machine; its peers take from here what they need."""
+    """Download all of a model to this machine; other nodes then copy from it."""
     from pomona_ops.commands.models.pull import pull_model
 
     result = _or_exit(lambda: pull_model(model, Console(stderr=True), quiet=json))
@@ -77,10 +77,10 @@ def load(
     wait: WaitOption = True,
     json: JsonOption = False,
 ) -> None:
-    """Have the cluster load a model."""
+    """Load a model into the cluster."""
     client = GatewayClient(port, key)
     result = _or_exit(lambda: client.load(model, wait, Console(stderr=True)))
-    _say(result, json)
+    _print_state(result, json)
 
 
 @app.command()
@@ -91,10 +91,10 @@ def unload(
     wait: WaitOption = True,
     json: JsonOption = False,
 ) -> None:
-    """Have the cluster unload a model."""
+    """Unload a model from the cluster."""
     client = GatewayClient(port, key)
     result = _or_exit(lambda: client.unload(model, wait))
-    _say(result, json)
+    _print_state(result, json)
 
 
 def _or_exit(work: Any) -> Any:
@@ -108,7 +108,7 @@ def _or_exit(work: Any) -> Any:
         raise typer.Exit(1) from error
 
 
-def _say(result: dict[str, Any], json: bool) -> None:
+def _print_state(result: dict[str, Any], json: bool) -> None:
     if json:
         _print_json(result)
     else:
