@@ -73,7 +73,7 @@ def cluster(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Gener
 def test_a_killed_service_comes_back_and_the_cluster_serves_again(
     cluster: Cluster, webhook: Webhook, name: str
 ) -> None:
-    wait_until(lambda: name in cluster.pids(), f"{name} is heard", BACK_S)
+    wait_until(lambda: name in cluster.pids(), f"a beacon of {name}", BACK_S)
     pid = cluster.pids()[name]
     before = len(webhook.texts)
     os.kill(pid, signal.SIGKILL)

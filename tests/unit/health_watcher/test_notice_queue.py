@@ -1,4 +1,4 @@
-"""The queue of notices: its order, and what it drops when it is full."""
+"""The queue of notices: its order, and the drops of a full queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state file: what is read back, and what is ignored."""
+"""The state file: round trip, damaged files, expected services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a service that exited is restarted."""
+"""Restart decisions for a service that exited."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def rate(moments: Sequence[float]) -> float:
 
 
 def total_rate(streams: Sequence[Sequence[float]]) -> float:
-    """Tokens per second of several streams together, while all of them are running.
+    """Tokens per second of several streams together, while all are running.
 
     Raises ValueError when there is no such time.
     """

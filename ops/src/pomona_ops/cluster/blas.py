@@ -38,7 +38,7 @@ def blas_threads(count: int) -> dict[str, str]:
 def stage_worker_environment(workers: int) -> dict[str, str]:
     """Environment variables for each of ``workers`` stage workers on this machine.
 
-    The BLAS threads of all workers together are as many as the cores.
+    The cores are divided among the workers as BLAS threads.
     """
     if sys.platform != "linux":
         return {}

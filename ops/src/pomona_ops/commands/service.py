@@ -29,7 +29,7 @@ _MARGIN_S: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class UnitDescription:
-    """What differs between services.
+    """The properties of one service's unit.
 
     Attributes:
         service: its name; the label is ``com.pomona.`` and the name.
@@ -70,7 +70,7 @@ UNITS: Final[Sequence[UnitDescription]] = (
 
 @dataclass(frozen=True, slots=True)
 class UnitOptions:
-    """What differs between machines.
+    """The properties that differ between machines.
 
     Attributes:
         user: account that runs the services; it needs no password and no home.

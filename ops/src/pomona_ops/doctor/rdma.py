@@ -1,4 +1,4 @@
-"""Checks of what RDMA over Thunderbolt needs: the macOS version, the setting, the devices."""
+"""Checks of the requirements of RDMA over Thunderbolt: macOS version, setting, devices."""
 
 from __future__ import annotations
 

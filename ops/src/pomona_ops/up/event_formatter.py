@@ -37,7 +37,7 @@ class Line:
 
 
 class EventFormatter:
-    """Remembers what was reported, and formats only what is new."""
+    """Remembers reported states, and formats only changes."""
 
     def __init__(self, node: str) -> None:
         """Args:
@@ -72,7 +72,7 @@ class EventFormatter:
                 return Line(name, "stopped")
 
     def on_beacon(self, beacon: Beacon, now: float) -> Iterator[Line]:
-        """Formats what a beacon adds to what is known.
+        """Formats the changes in a beacon.
 
         Args:
             now: monotonic time, seconds.

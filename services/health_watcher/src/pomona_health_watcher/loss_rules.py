@@ -1,6 +1,6 @@
 """Finds lost services and lost nodes in the leases of services. Pure.
 
-Silence has two causes. A service whose beacons stop is lost. A watcher that receives nobody's
+Silence has two causes. A service whose beacons stop is lost. A watcher that receives no
 beacons, not even its own, has lost the discovery service of its node, and knows nothing about
 the other services until beacons arrive again.
 """
@@ -29,14 +29,14 @@ MAX_EVALUATION_GAP_S: Final = BEACON_INTERVAL_S
 START_GRACE_S: Final = 15.0
 """Seconds for the first beacon of this node's discovery service."""
 SETTLED_S: Final = 20.0
-"""Seconds of beacons after which alerts of a former watcher process are judged anew."""
+"""Seconds of beacons after which alerts of a former watcher process are re-evaluated."""
 FORGET_AFTER_S: Final = 86400.0
 """Seconds after which a lost service counts as removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownService:
-    """What the watcher keeps of a service over its own restart.
+    """A service in the state file, kept over a restart of the watcher.
 
     Attributes:
         lost: its lease ended.
@@ -139,7 +139,7 @@ class LossRules:
         return incidents
 
     def evaluate(self, now: float) -> list[Condition]:
-        """Every loss that lasts now."""
+        """Returns every loss that lasts now."""
         if self._echo_at is not None and now - self._evaluated_at > MAX_EVALUATION_GAP_S:
             self._echo_at = max(self._echo_at, now - ECHO_TIMEOUT_S - 1e-3)
         self._evaluated_at = now
@@ -159,7 +159,7 @@ class LossRules:
         return [x.lease for x in self._services.values() if x.lease is not None]
 
     def known_services(self) -> list[KnownService]:
-        """What to keep over a restart of the watcher, by name."""
+        """Returns the services for the state file, by name."""
         return [
             KnownService(
                 x.name, x.node, x.service, x.boot, x.state,

@@ -1,4 +1,4 @@
-"""Derives what is wrong in the cluster from its beacons. Pure: time is a parameter, in seconds.
+"""Finds what is wrong in the cluster, from its beacons. Pure: time is a parameter, in seconds.
 
 A condition is something that is wrong now. An incident is something that was wrong and is over
 already, such as a service that died and was restarted within its lease.
@@ -55,7 +55,7 @@ class HealthRules:
         return self._losses.settled(now)
 
     def known_services(self) -> list[KnownService]:
-        """What to keep over a restart of the watcher, by name."""
+        """Returns the services for the state file, by name."""
         return self._losses.known_services()
 
     def _conditions_of(self, lease: Lease) -> Iterator[Condition]:

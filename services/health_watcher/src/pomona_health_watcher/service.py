@@ -75,7 +75,7 @@ class HealthWatcher:
             self._alerts.add_incident(_own_crash(name, settings.node, former.at), former.at)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Watches until ``stop`` is set, then posts what is queued."""
+        """Watches until ``stop`` is set, then posts queued messages."""
         self._save(clean=False)
         posting = asyncio.create_task(self._notifier.run())
         try:

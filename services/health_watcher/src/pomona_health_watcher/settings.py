@@ -56,9 +56,7 @@ class HealthWatcherSettings(ServiceSettings):
     def _is_url(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value().strip()
         if url and not _URL.fullmatch(url):
-            raise ValueError(
-                "is not a valid http:// or https:// URL (its value is not shown)"
-            )
+            raise ValueError("is not a valid http:// or https:// URL (its value is not shown)")
         return SecretStr(url)
 
     @model_validator(mode="after")

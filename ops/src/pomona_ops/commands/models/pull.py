@@ -20,7 +20,7 @@ _BLOCK = 8 << 20
 
 
 def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
-    """Downloads what is missing, then checks every file for which the hub has a hash.
+    """Downloads missing pieces, then checks every file for which the hub has a hash.
 
     An interrupted download resumes at the next call. Raises ModelError, and ConfigurationError
     when ``source`` is not a hub id.
