@@ -1,4 +1,4 @@
-"""README's first command, as a newcomer would use it: ``make up``, a question, Ctrl-C."""
+"""Runs README's first commands as a new user would: ``make up``, a question, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as state:
-        began = time.monotonic()
+        started_at = time.monotonic()
         cluster = subprocess.Popen(
             ["make", "up", f"ARGS=--port {port}"],
             cwd=ROOT,
@@ -40,14 +40,14 @@ def main() -> None:
         )
         try:
             wait_until_ready(url, cluster)
-            print(f"==> ready after {time.monotonic() - began:.1f} s")
+            print(f"==> ready after {time.monotonic() - started_at:.1f} s")
             check_answer(url)
             check_status(port)
-            if len(family(cluster.pid)) < SERVICES:
-                fail("the services are not processes below make up")
+            if len(process_tree(cluster.pid)) < SERVICES:
+                fail("the services are not child processes of make up")
         finally:
-            processes = family(cluster.pid)
-            # As a terminal's Ctrl-C does: to make, and to what make runs.
+            processes = process_tree(cluster.pid)
+            # A terminal's Ctrl-C also reaches make and its children.
             os.killpg(cluster.pid, signal.SIGINT)
             cluster.wait(STOP_S)
     check_nothing_left(port, processes)
@@ -77,9 +77,9 @@ def is_free(port: int) -> bool:
 
 def request(url: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    message = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(asked, timeout=60) as answer:
+    with opener.open(message, timeout=60) as answer:
         return json.loads(answer.read() or b"null")
 
 
@@ -87,7 +87,7 @@ def wait_until_ready(url: str, cluster: subprocess.Popen[bytes]) -> None:
     ends_at = time.monotonic() + READY_S
     while time.monotonic() < ends_at:
         if cluster.poll() is not None:
-            fail(f"make up ended with {cluster.returncode}")
+            fail(f"make up exited with code {cluster.returncode}")
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=5):
                 return
@@ -105,10 +105,10 @@ def check_answer(url: str) -> None:
             "temperature": 0,
         },
     )
-    said = answer["choices"][0]["message"]["content"]
-    print(f"==> {said}")
-    if said != ANSWER:
-        fail(f"it said {said!r}")
+    text = answer["choices"][0]["message"]["content"]
+    print(f"==> {text}")
+    if text != ANSWER:
+        fail(f"the answer is {text!r}, not {ANSWER!r}")
 
 
 def check_status(port: int) -> None:
@@ -120,7 +120,7 @@ def check_status(port: int) -> None:
         timeout=60,
     )  # fmt: skip
     if status.returncode != 0:
-        fail(f"pomona status exits {status.returncode}: {status.stdout!r} {status.stderr!r}")
+        fail(f"pomona status exited with code {status.returncode}: {status.stdout!r} {status.stderr!r}")
     (pipeline,) = json.loads(status.stdout)["pipelines"]
     stages = pipeline["stages"]
     layers = [layer for stage in stages for layer in range(stage["start"], stage["stop"])]
@@ -131,7 +131,7 @@ def check_status(port: int) -> None:
             f"{stage['resident_bytes'] / 1e6:.0f} MB resident"
         )
     if len({stage["pid"] for stage in stages}) != 2 or layers != list(range(LAYERS)):
-        fail(f"the stages are not two that share {LAYERS} layers: {stages}")
+        fail(f"expected two stages with {LAYERS} layers together: {stages}")
 
 
 def check_nothing_left(port: int, processes: list[psutil.Process]) -> None:
@@ -143,8 +143,8 @@ def check_nothing_left(port: int, processes: list[psutil.Process]) -> None:
         fail(f"processes left behind: {left}")
 
 
-def family(pid: int) -> list[psutil.Process]:
-    """A process and all below it."""
+def process_tree(pid: int) -> list[psutil.Process]:
+    """Returns a process and its descendants."""
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes .venv in this clone what uv.lock says, from nothing but Python 3.11 or later and pip.
-# uv itself is taken from PATH when it is new enough, and otherwise installed into .tools.
+# Installs the packages of uv.lock into .venv of this clone. Needs Python 3.11 or later and pip.
+# Uses uv from PATH when it is new enough, and otherwise installs it into .tools.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ UV_AT_LEAST=0.13.0
 say() { printf '==> %s\n' "$*" >&2; }
 fail() { printf 'pomona: %s\n' "$*" >&2; exit 1; }
 
-# What the caller's shell is set to must neither be used nor be changed.
+# Ignore the Python settings of the caller's shell.
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER \
     PIP_REQUIRE_VIRTUALENV UV_PROJECT UV_PROJECT_ENVIRONMENT UV_PYTHON UV_WORKING_DIR \
     UV_NO_DEV 2>/dev/null || true
@@ -24,7 +24,7 @@ new_enough() {
 }
 
 find_python() {
-    # A shim that stands for no interpreter fails here, and the next name is tried.
+    # A shim without an interpreter fails here; then try the next name.
     for name in python3.11 python3.12 python3.13 python3.14 python3 python; do
         if command -v "$name" >/dev/null 2>&1 &&
             "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
@@ -36,12 +36,12 @@ find_python() {
 }
 
 install_uv() {
-    python=$(find_python) || fail "Python 3.11 or later is needed, and no python3 on PATH is"
+    python=$(find_python) || fail "Python 3.11 or later is required, and PATH has none; install it, then try again"
     say "installing uv $UV_VERSION into .tools with $("$python" --version)"
     rm -rf .tools/uv
     mkdir -p .tools
-    # Debian's Python has neither ensurepip nor, for its own environment, a willing pip;
-    # what pip puts into a folder of ours disturbs nobody.
+    # Debian's Python has no ensurepip, and its pip refuses to install into the system; it does
+    # install into a folder with --target.
     if ! "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
         --target .tools/uv "uv==$UV_VERSION" >.tools/pip.log 2>&1; then
         rm -rf .tools/uv
@@ -50,7 +50,7 @@ install_uv() {
                 "uv==$UV_VERSION" >>.tools/pip.log 2>&1 || {
             cat .tools/pip.log >&2
             rm -rf .tools/uv
-            fail "uv could not be installed; pip says why above"
+            fail "uv could not be installed; see the output of pip above"
         }
     fi
     rm -f .tools/pip.log
@@ -66,13 +66,13 @@ fi
 
 sync() {
     "$uv" sync --frozen "$@" && return
-    # Behind a proxy that signs with a certificate of its own, only the system trusts it.
-    say "once more, with the certificates that this system trusts"
+    # A proxy may use a certificate that only the system's store trusts.
+    say "retrying with the certificates of the system"
     UV_SYSTEM_CERTS=1 "$uv" sync --frozen "$@" || fail "the installation failed; see above"
 }
 
 if [ ! -x .venv/bin/python ] || [ ! -x .venv/bin/pomona ]; then
-    say "installing Pomona and what it needs into .venv (once; some hundred megabytes)"
+    say "installing Pomona and its dependencies into .venv (once; some hundred megabytes)"
     sync
     say "installed"
 else

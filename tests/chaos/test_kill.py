@@ -13,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from support.clusters import ANSWER, Cluster, serving, until
+from support.clusters import ANSWER, Cluster, serving
+from support.waiting import wait_until
 
 BACK_S = 60.0
 TOLD_S = 60.0
@@ -72,21 +73,21 @@ def cluster(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Gener
 def test_a_killed_service_comes_back_and_the_cluster_serves_again(
     cluster: Cluster, webhook: Webhook, name: str
 ) -> None:
-    until(lambda: name in cluster.pids(), BACK_S, f"{name} is heard")
+    wait_until(lambda: name in cluster.pids(), f"a beacon of {name}", BACK_S)
     pid = cluster.pids()[name]
     before = len(webhook.texts)
     os.kill(pid, signal.SIGKILL)
 
-    until(lambda: cluster.pids().get(name, pid) != pid, BACK_S, f"{name} came back")
-    until(lambda: _answers(cluster), BACK_S, f"an answer after the death of {name}")
-    until(lambda: cluster.status()["state"] == "serving", BACK_S, "status says serving")
+    wait_until(lambda: cluster.pids().get(name, pid) != pid, f"{name} came back", BACK_S)
+    wait_until(lambda: _answers(cluster), f"an answer after the death of {name}", BACK_S)
+    wait_until(lambda: cluster.status()["state"] == "serving", "status says serving", BACK_S)
     assert f"{name:<15} was killed by SIGKILL" in cluster.output
 
     def told() -> bool:
         texts = webhook.told_of(name, before)
         return len(texts) >= 2 and any("esolved" in text for text in texts)
 
-    until(told, TOLD_S, f"alert and resolution for {name}; posted: {webhook.texts[before:]}")
+    wait_until(told, f"alert and resolution for {name}; posted: {webhook.texts[before:]}", TOLD_S)
 
 
 def _answers(cluster: Cluster) -> bool:

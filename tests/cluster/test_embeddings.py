@@ -17,10 +17,11 @@ import numpy as np
 import openai
 import pytest
 
-from support.clusters import MODEL, Cluster, run_pomona, until
+from support.clusters import MODEL, Cluster, run_pomona
 from support.models import little_qwen
 from support.models.folders import tensors_of, write_folder
 from support.models.tiny_model import tiny_backend
+from support.waiting import wait_until
 
 NAME = "little-embedder"
 CONFIG = little_qwen.CONFIG | {"tie_word_embeddings": True}
@@ -103,7 +104,7 @@ def test_texts_go_on_when_a_stage_worker_is_killed(
     before = prompt_tokens(cluster)
     with ThreadPoolExecutor(1) as executor:
         asking = executor.submit(client.embeddings.create, model=NAME, input=texts)
-        until(lambda: prompt_tokens(cluster) > before + 50, 30, "some texts were embedded")
+        wait_until(lambda: prompt_tokens(cluster) > before + 50, "some texts were embedded", 30)
         os.kill(pipelines[NAME]["stages"][1]["pid"], signal.SIGKILL)
         assert not asking.done()
         data = asking.result(120).data

@@ -12,7 +12,7 @@ from pomona.addresses import IPC_PREFIX
 from pomona.messages.sampling import Sampling
 from pomona.settings import ServiceSettings, read_settings
 from pomona_gateway.text import load_language_model
-from pomona_ops.bench.clusters import running_yardstick
+from pomona_ops.bench.clusters import running_baseline
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.cluster.ports import LOOPBACK
 from support.clusters import MODEL, Cluster
@@ -48,8 +48,8 @@ def alone(prompts: list[list[int]]) -> list[list[int]]:
     """What mlx-lm generates from each prompt by itself."""
 
     async def generate() -> list[list[int]]:
-        async with running_yardstick(MODEL, threads=2) as yardstick:
-            return [(await yardstick.run([ids], REPLY))["tokens"][0] for ids in prompts]
+        async with running_baseline(MODEL, threads=2) as baseline:
+            return [(await baseline.run([ids], REPLY))["tokens"][0] for ids in prompts]
 
     return asyncio.run(generate())
 

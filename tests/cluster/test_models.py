@@ -17,13 +17,14 @@ import pytest
 from mlx_lm.generate import generate_step
 
 from pomona_gateway.text import load_language_model
-from support.clusters import ANSWER, MODEL, Cluster, run_pomona, until
+from support.clusters import ANSWER, MODEL, Cluster, run_pomona
 from support.clusters import QUESTION as CAPITAL
 from support.doubles.hub import FakeHub, fake_hub
 from support.models.folders import tensors_of, write_folder
 from support.models.little_qwen import CONFIG, random_model
 from support.models.rewritten import write_as_internlm2
 from support.models.tiny_model import TEMPLATE, end_id, tiny_backend
+from support.waiting import wait_until
 
 HUB_NAME = "someone/small-model"
 QUESTION = "hello there"
@@ -189,7 +190,7 @@ def test_an_unloaded_model_is_loaded_when_somebody_asks_for_it(
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0
     assert "is being loaded" in answer.json()["error"]["message"]
-    until(lambda: ask(cluster, "little-qwen").is_success, 30, "the model is loaded by request")
+    wait_until(lambda: ask(cluster, "little-qwen").is_success, "the model is loaded by request", 30)
     assert said(cluster, "little-qwen") == expected(16)
 
 
@@ -210,11 +211,11 @@ def test_what_nobody_uses_is_unloaded_and_comes_back_when_it_is_asked_for(
     try:
         cluster.wait_ready()
         assert said(cluster, folder.name) == expected(16)
-        until(lambda: not served(), 30, "the model is unloaded")
+        wait_until(lambda: not served(), "the model is unloaded", 30)
         answer = ask(cluster, folder.name)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
-        until(lambda: ask(cluster, folder.name).is_success, 30, "the model comes back")
+        wait_until(lambda: ask(cluster, folder.name).is_success, "the model comes back", 30)
         assert cluster.stop() == 0
     finally:
         cluster.destroy()

@@ -20,7 +20,8 @@ from pomona.models import LayerFacts, ModelFacts
 from pomona_planner.cost_model.prediction import Plan, predict
 from pomona_planner.cost_model.problem import Aim, Demand, Link, Machine, Problem
 from pomona_planner.solver.optimizer import OptimizedPlan, choose
-from support.namespaces import PEER_PORT, Ear, Network, network
+from support.namespaces import LINK_DEADLINE_S, PEER_PORT, NamespaceListener, Network, network
+from support.waiting import wait_until_async
 
 NODES = {"a": "10.77.0.1", "b": "10.77.0.2", "c": "10.77.0.3", "d": "10.78.0.4"}
 RATES = {"a": 400, "b": 100, "c": 200, "d": 150}
@@ -108,18 +109,24 @@ async def find_and_plan(net: Network, folder: Path) -> None:
     for node in NODES:
         peers = f"{NODES['a']}:{PEER_PORT}" if node == "d" else ""
         net.start(node, folder, DISCOVERY, DISCOVERY_PEERS=peers)
-    async with Ear(folder, "c", net.tag) as ear:
+    async with NamespaceListener(folder, "c", net.tag) as listener:
         links = Links(RATES)
-        await ear.until(lambda: links.all_as_shaped(ear.discoveries), "measured as shaped")
+        await wait_until_async(
+            lambda: links.all_as_shaped(listener.discoveries), "measured as shaped", LINK_DEADLINE_S
+        )
     first = planned_as_by_force(links)
     assert first.plan.nodes[0] == 0, "a has the fastest way out"
 
     swapped = {**RATES, "a": 100, "b": 400}
     for node in "ab":
         net.shape(node, "eth0", swapped[node])
-    async with Ear(folder, "d", net.tag) as ear:
+    async with NamespaceListener(folder, "d", net.tag) as listener:
         links = Links(swapped)
-        await ear.until(lambda: links.all_as_shaped(ear.discoveries), "measured as shaped anew")
+        await wait_until_async(
+            lambda: links.all_as_shaped(listener.discoveries),
+            "measured as shaped anew",
+            LINK_DEADLINE_S,
+        )
     second = planned_as_by_force(links)
     assert second.plan.nodes[0] == 1, "now b has"
 
@@ -148,44 +155,50 @@ async def pull_the_cable(net: Network, folder: Path) -> None:
     for node in "ab":
         net.start(node, folder, DISCOVERY)
         net.start(node, folder, "pomona_stage_worker.testing.emulated", **data)
-    async with Ear(folder, "a", net.tag) as ear:
-        await ear.until(
+    async with NamespaceListener(folder, "a", net.tag) as listener:
+        await wait_until_async(
             lambda: (
-                {x.address for facts in ear.discoveries.values() for x in facts.links}
+                {x.address for facts in listener.discoveries.values() for x in facts.links}
                 == {"10.72.0.1", "10.72.0.2"}
             ),
             "both nodes to have found the fast way",
+            LINK_DEADLINE_S,
         )
         net.start("a", folder, "pomona_planner", PLANNER_STAGES="2", PLANNER_PINS='["a=0..15"]')
-        assert await serving_over(ear, "tcp://10.72.0.") == 1
+        assert await serving_over(listener, "tcp://10.72.0.") == 1
         assert asked(net, folder) == "6"
 
         net.run("s", "ip link set aeth2 down")
-        assert await serving_over(ear, "tcp://10.71.0.") > 1
+        assert await serving_over(listener, "tcp://10.71.0.") > 1
         assert asked(net, folder) == "6"
-        await ear.until(
+        await wait_until_async(
             lambda: (
-                {(x.address, x.dead) for facts in ear.discoveries.values() for x in facts.links}
+                {
+                    (x.address, x.dead)
+                    for facts in listener.discoveries.values()
+                    for x in facts.links
+                }
                 == {("10.71.0.1", ("10.72.0.1",)), ("10.71.0.2", ("10.72.0.2",))}
             ),
             "both nodes to have left the dead way",
+            LINK_DEADLINE_S,
         )
 
 
-async def serving_over(ear: Ear, network: str) -> int:
+async def serving_over(listener: NamespaceListener, network: str) -> int:
     """Wait until the pipeline is active and its stages are reached there. Its epoch."""
 
     def holds() -> bool:
-        found = ear.pipeline
+        found = listener.pipeline
         return (
             found is not None
             and found.state == "active"
             and all(stage.address.startswith(network) for stage in found.stages)
         )
 
-    await ear.until(holds, f"an active pipeline over {network}")
-    assert ear.pipeline is not None
-    return ear.pipeline.epoch
+    await wait_until_async(holds, f"an active pipeline over {network}", LINK_DEADLINE_S)
+    assert listener.pipeline is not None
+    return listener.pipeline.epoch
 
 
 def asked(net: Network, folder: Path) -> str:
@@ -216,13 +229,22 @@ async def see_and_say(net: Network, folder: Path) -> None:
     net.start("d", folder, DISCOVERY, DISCOVERY_PEERS=first, CLUSTER="neighbours")
     for node in "ab":
         net.start(node, folder, "pomona_planner")
-    async with Ear(folder, "a", net.tag) as ear, Ear(folder, "d", "neighbours") as neighbour:
+    async with (
+        NamespaceListener(folder, "a", net.tag) as listener,
+        NamespaceListener(folder, "d", "neighbours") as neighbour,
+    ):
         for words in (
             "no multicast comes from",
             "two processes are called b.discovery",
             f"another cluster is called {net.tag} too",
         ):
-            await ear.until(lambda words=words: words in ear.troubles, words)
-        assert set(ear.discoveries) == {"a", "b"}, "b by its static peer; not the neighbours' d"
-        await neighbour.until(lambda: neighbour.discoveries, "the neighbours' own discovery")
+            await wait_until_async(
+                lambda words=words: words in listener.troubles, words, LINK_DEADLINE_S
+            )
+        assert set(listener.discoveries) == {"a", "b"}, (
+            "b by its static peer; not the neighbours' d"
+        )
+        await wait_until_async(
+            lambda: neighbour.discoveries, "the neighbours' own discovery", LINK_DEADLINE_S
+        )
         assert set(neighbour.discoveries) == {"d"}

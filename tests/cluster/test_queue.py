@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from pomona.auth.api_keys import KeyStore
-from support.clusters import MODEL, Cluster, serving, until
+from support.clusters import MODEL, Cluster, serving
+from support.waiting import wait_until
 
 WAIT = 6
 """Requests that the head lets wait."""
@@ -31,7 +32,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
 
 
 async def soon(condition: Callable[[], bool], what: str) -> None:
-    await asyncio.to_thread(until, condition, 60.0, what)
+    await asyncio.to_thread(wait_until, condition, what, 60.0)
 
 
 @dataclass

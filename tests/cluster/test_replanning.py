@@ -16,9 +16,11 @@ import pytest
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.sampling import Sampling
 from pomona_ops.bench.driver import Driver
+from support.beacon_listener import BeaconListener
 from support.clusters import MODEL, run_pomona
 from support.ports import free_ports
-from support.processes import LOOPBACK, Listener, Node, ServiceProcess, wait_until_async
+from support.processes import LOOPBACK, Node, ServiceProcess
+from support.waiting import wait_until_async
 
 HOLD_MS = {"a": 400.0, "b": 10.0}
 EMULATED = "stage_worker.testing.emulated"
@@ -60,10 +62,10 @@ def test_a_better_plan_is_proposed_and_made_when_the_operator_says_so(
 
 
 async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made: bool) -> None:
-    listener = Listener(node)
+    listener = BeaconListener(node.subscribe, node.cluster)
 
     def pipeline() -> Pipeline | None:
-        beacon = listener.heard.get("a.planner")
+        beacon = listener.newest.get("a.planner")
         if beacon is None or not isinstance(beacon.facts, PlannerFacts):
             return None
         return beacon.facts.pipelines[0]
@@ -85,7 +87,9 @@ async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made:
             # A worker without a pause takes note of its steps now and then only.
             short = driver.submit([1, 2], Sampling(max_tokens=3))
             await asyncio.to_thread(driver.collect, [short])
-            await listener.hears(lambda heard: measured(heard["a.stage_worker"]), "a measured step")
+            await listener.wait_until(
+                lambda newest: measured(newest["a.stage_worker"]), "a measured step"
+            )
             reply = driver.submit([1, 2, 3], Sampling(max_tokens=4000))
             await asyncio.to_thread(lambda: [driver.receive(2.0) for _ in range(4)])
             assert reply.tokens
@@ -101,7 +105,11 @@ async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made:
                 )
                 assert current().epoch > before.epoch
             else:
-                await asyncio.sleep(1.5)  # three looks
+                seq = listener.newest["a.planner"].seq
+                await listener.wait_until(
+                    lambda newest: newest["a.planner"].seq >= seq + 3,
+                    "beacons of a planner that has looked for a better plan",
+                )
                 assert current().epoch == before.epoch
     finally:
         await listener.close()

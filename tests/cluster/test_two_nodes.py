@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pomona_ops.cluster.blas import stage_worker_environment
-from support.clusters import ANSWER, MODEL, READY_S, STOP_S, Cluster, run_pomona, until
+from support.clusters import ANSWER, MODEL, READY_S, STOP_S, Cluster, run_pomona
 from support.ports import free_ports
+from support.waiting import wait_until
 
 HEAD = ("discovery", "stage_worker", "planner", "gateway", "health_watcher")
 SECOND = ("discovery", "stage_worker")
@@ -82,7 +83,7 @@ def nodes(tmp_path: Path) -> Generator[tuple[Node, Node]]:
 def test_two_nodes_share_a_model_and_answer(nodes: tuple[Node, Node]) -> None:
     head, second = nodes
     cluster = Cluster(head.processes[0], head.ports, head.output, stages=2)
-    until(cluster.is_ready, READY_S, f"ready; the head said {head.output.read_text()}")
+    wait_until(cluster.is_ready, f"ready; the head said {head.output.read_text()}", READY_S)
     assert cluster.ask() == ANSWER
     for node in (head, second):
         said = run_pomona("status", "--json", "--port", str(node.ports.first))

@@ -16,8 +16,9 @@ from openai.types.chat import ChatCompletionChunk
 
 from pomona.service import EXIT_CONFIGURATION
 from pomona_ops.cluster.ports import ClusterPorts, is_free
-from support.clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, run_pomona, until
+from support.clusters import ANSWER, MODEL, QUESTION, STOP_S, Cluster, run_pomona
 from support.ports import free_ports
+from support.waiting import wait_until
 
 LAYERS = 30
 
@@ -97,7 +98,7 @@ def test_the_head_tells_under_vllms_names_how_many_tokens_its_steps_have(cluster
         cached = used["prompt_tokens_details"]["cached_tokens"]
         # Nobody asks what would follow the last token.
         expected = before + used["prompt_tokens"] - cached + 9 - 1
-        until(lambda: tokens() == expected, 10, f"{expected} tokens, not {tokens()}")
+        wait_until(lambda: tokens() == expected, f"{expected} tokens, not {tokens()}", 10)
         assert told("pomona_num_preemptions_total") == 0
 
 
@@ -176,7 +177,7 @@ def test_a_second_ctrl_c_waits_for_no_answer(tmp_path: Path) -> None:
             chunks = _story(client, max_tokens=4000)
             next(chunks)
             cluster.process.send_signal(signal.SIGINT)
-            until(lambda: "draining" in cluster.output, STOP_S, "it drains")
+            wait_until(lambda: "draining" in cluster.output, "it drains", STOP_S)
             assert cluster.stop() == 0, cluster.output
             assert "stopping at once" in cluster.output
             # The gateway was killed in the middle of its answer, which the client can tell.
@@ -203,11 +204,11 @@ def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     try:
         cluster.wait_ready()
         # The supervisor, six services, and the gateway's process for chat templates.
-        until(lambda: len(cluster.processes()) == 8, 10, "all processes run")
+        wait_until(lambda: len(cluster.processes()) == 8, "all processes run", 10)
         processes = cluster.processes()
         cluster.process.kill()
         cluster.process.wait(10)
-        until(lambda: not any(p.is_running() for p in processes[1:]), 20, "the services ended")
+        wait_until(lambda: not any(p.is_running() for p in processes[1:]), "the services ended", 20)
         assert not cluster.taken_ports()
     finally:
         cluster.destroy()
@@ -231,15 +232,15 @@ def test_nothing_survives_tests_that_are_ended(tmp_path: Path) -> None:
     ) as tests:
         assert tests.stdout is not None
         used = ClusterPorts(int(tests.stdout.readline())).by_use(2).values()
-        until(lambda: not is_free(next(iter(used))), 60, "the cluster listens")
+        wait_until(lambda: not is_free(next(iter(used))), "the cluster listens", 60)
         tests.terminate()
-    until(lambda: all(is_free(port) for port in used), 20, "the cluster ended")
+    wait_until(lambda: all(is_free(port) for port in used), "the cluster ended", 20)
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path)
     try:
-        until(lambda: "health_watcher  started" in cluster.output, 30, "the services started")
+        wait_until(lambda: "health_watcher  started" in cluster.output, "the services started", 30)
         assert cluster.stop() == 0, cluster.output
     finally:
         cluster.destroy()
@@ -250,7 +251,7 @@ def test_arguments_that_cannot_be_used_are_said_before_anything_starts(tmp_path:
     no_model.write_text("not a model")
     cases = {
         "/nowhere/model.gguf": "no model at /nowhere/model.gguf",
-        str(no_model): "is not a GGUF file",
+        str(no_model): "is no GGUF file",
         "--stages=0": "choose 1 to 64",
         "--stages=65": "choose 1 to 64",
         "--port=80": "choose one from 1024",

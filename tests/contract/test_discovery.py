@@ -15,15 +15,10 @@ from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.messages.limits import MAX_BEACON_BYTES
 from pomona.transport import BeaconSender
+from support.beacon_listener import BeaconListener, metrics_of
 from support.beacons import beacon_of
-from support.processes import (
-    Listener,
-    Node,
-    ServiceProcess,
-    metrics_of,
-    wait_until,
-    wait_until_async,
-)
+from support.processes import Node, ServiceProcess
+from support.waiting import wait_until, wait_until_async
 
 Heard = dict[str, Beacon]
 
@@ -78,10 +73,10 @@ def test_a_service_receives_its_own_beacon_and_the_hardware_of_its_node(tmp_path
     node = Node("a", tmp_path)
 
     async def body() -> None:
-        listener, sender = Listener(node), BeaconSender(node.publish)
-        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.heard)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery's own beacon")
-        beacon = listener.heard["a.discovery"]
+        listener, sender = BeaconListener(node.subscribe, node.cluster), BeaconSender(node.publish)
+        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.newest)
+        await listener.wait_until(lambda heard: "a.discovery" in heard, "its own beacon")
+        beacon = listener.newest["a.discovery"]
         assert isinstance(beacon.facts, DiscoveryFacts)
         assert beacon.facts.hardware.cores > 0
         assert beacon.endpoints["peer"] == node.peer
@@ -101,11 +96,13 @@ def test_two_nodes_connect_when_one_of_them_knows_the_other(tmp_path: Path) -> N
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
     async def body() -> None:
-        at_a, at_b = Listener(a), Listener(b)
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
-        await at_b.hears(lambda heard: peers_of(heard, "b") == {a.peer}, "b receives beacons of a")
+        at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
+        await at_a.wait_until(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
+        await at_b.wait_until(
+            lambda heard: peers_of(heard, "b") == {a.peer}, "b receives beacons of a"
+        )
         sender = BeaconSender(a.publish)
-        await publish(sender, beacon_of("planner", "a"), lambda: "a.planner" in at_b.heard)
+        await publish(sender, beacon_of("planner", "a"), lambda: "a.planner" in at_b.newest)
         sender.close()
         await at_a.close()
         await at_b.close()
@@ -121,14 +118,14 @@ def test_three_nodes_connect_fully_through_one_and_forward_each_beacon_once(tmp_
     expected = {"a": {b.peer, c.peer}, "b": {a.peer, c.peer}, "c": {a.peer, b.peer}}
 
     async def body() -> None:
-        listeners = [Listener(node) for node in (a, b, c)]
+        listeners = [BeaconListener(node.subscribe, node.cluster) for node in (a, b, c)]
         for listener in listeners:
-            await listener.hears(
+            await listener.wait_until(
                 lambda heard: all(peers_of(heard, name) == expected[name] for name in expected),
-                f"all connected, not {[peers_of(listener.heard, name) for name in expected]}",
+                f"all connected, not {[peers_of(listener.newest, name) for name in expected]}",
             )
         for listener in listeners:
-            seen = [(beacon.boot, beacon.seq) for beacon in listener.every]
+            seen = [(beacon.boot, beacon.seq) for beacon in listener.received]
             assert len(seen) == len(set(seen)), "a beacon came twice"
             await listener.close()
 
@@ -145,12 +142,12 @@ def test_the_final_beacon_reaches_this_node_and_the_others(tmp_path: Path) -> No
         return "a.discovery" in heard and heard["a.discovery"].state == "draining"
 
     async def body(stopped: ServiceProcess) -> None:
-        at_a, at_b = Listener(a), Listener(b)
-        await at_b.hears(lambda heard: "a.discovery" in heard, "b receives beacons of a")
-        await at_a.hears(lambda heard: "a.discovery" in heard, "a receives its own beacons")
+        at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
+        await at_b.wait_until(lambda heard: "a.discovery" in heard, "b receives a")
+        await at_a.wait_until(lambda heard: "a.discovery" in heard, "a receives its own beacons")
         assert await asyncio.to_thread(stopped.stop) == 0
-        await at_a.hears(left, "the final beacon at a")
-        await at_b.hears(left, "the final beacon at b")
+        await at_a.wait_until(left, "the final beacon at a")
+        await at_b.wait_until(left, "the final beacon at b")
         await at_a.close()
         await at_b.close()
 
@@ -175,22 +172,22 @@ def test_invalid_and_foreign_frames_are_counted_and_do_no_harm(tmp_path: Path) -
         return re.search(pattern, page) is not None
 
     async def body() -> None:
-        listener = Listener(node)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is running")
+        listener = BeaconListener(node.subscribe, node.cluster)
+        await listener.wait_until(lambda heard: "a.discovery" in heard, "discovery is running")
         for origin, endpoint in (("local", node.publish), ("peer", node.peer)):
             publisher = RawPublisher(endpoint)
 
             def both_counted(origin: str = origin, publisher: RawPublisher = publisher) -> bool:
                 for frames in invalid:
                     publisher.send(*frames)
-                page = metrics_of(listener.heard["a.discovery"])
+                page = metrics_of(listener.newest["a.discovery"])
                 return dropped(page, origin, "invalid") and dropped(page, origin, "foreign_cluster")
 
             await wait_until_async(both_counted, f"drops of {origin} are counted")
             publisher.close()
         sender = BeaconSender(node.publish)
-        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.heard)
-        assert "x.gateway" not in {beacon.name for beacon in listener.every}
+        await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.newest)
+        assert "x.gateway" not in {beacon.name for beacon in listener.received}
         sender.close()
         await listener.close()
 
@@ -203,8 +200,10 @@ def test_a_name_conflict_is_logged_and_counted(tmp_path: Path) -> None:
     ours, theirs, third = Node("twin", tmp_path), Node("twin", tmp_path), Node("c", tmp_path)
 
     async def body(*processes: ServiceProcess) -> None:
-        listener = Listener(third)
-        await listener.hears(lambda heard: {"c.discovery", "twin.discovery"} <= set(heard), "all")
+        listener = BeaconListener(third.subscribe, third.cluster)
+        await listener.wait_until(
+            lambda heard: {"c.discovery", "twin.discovery"} <= set(heard), "all"
+        )
         for process in processes:
             await wait_until_async(
                 lambda process=process: (
@@ -212,7 +211,7 @@ def test_a_name_conflict_is_logged_and_counted(tmp_path: Path) -> None:
                 ),
                 f"{process.log.name} reports the conflict",
             )
-        page = metrics_of(listener.heard["c.discovery"])
+        page = metrics_of(listener.newest["c.discovery"])
         assert "pomona_discovery_name_conflicts 1.0" in page
         await listener.close()
 
@@ -228,15 +227,15 @@ def test_a_node_that_is_its_own_peer_counts_echoes_and_reports_no_conflict(tmp_p
     node = Node("a", tmp_path)
 
     async def body() -> None:
-        listener = Listener(node)
-        await listener.hears(lambda heard: "a.discovery" in heard, "discovery is running")
+        listener = BeaconListener(node.subscribe, node.cluster)
+        await listener.wait_until(lambda heard: "a.discovery" in heard, "discovery is running")
         await wait_until_async(
             lambda: re.search(
-                r'origin="peer",reason="echo"\} [1-9]', metrics_of(listener.heard["a.discovery"])
+                r'origin="peer",reason="echo"\} [1-9]', metrics_of(listener.newest["a.discovery"])
             ),
             "the echo is counted",
         )
-        assert "name_conflicts 0.0" in metrics_of(listener.heard["a.discovery"])
+        assert "name_conflicts 0.0" in metrics_of(listener.newest["a.discovery"])
         await listener.close()
 
     # With a host name that the settings cannot recognize as this node's.
@@ -248,17 +247,19 @@ def test_services_and_peers_connect_to_a_killed_and_restarted_discovery(tmp_path
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
     async def body(killed: ServiceProcess) -> None:
-        at_a, at_b = Listener(a), Listener(b)
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
-        await at_b.hears(lambda heard: "a.discovery" in heard, "b receives beacons of a")
-        boots = {at_a.heard["a.discovery"].boot}
+        at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
+        await at_a.wait_until(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
+        await at_b.wait_until(lambda heard: "a.discovery" in heard, "b receives a")
+        boots = {at_a.newest["a.discovery"].boot}
         killed.kill()
         killed.start()
         for listener in (at_a, at_b):
-            await listener.hears(lambda heard: heard["a.discovery"].boot not in boots, "new boot")
-        await at_a.hears(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b again")
+            await listener.wait_until(
+                lambda heard: heard["a.discovery"].boot not in boots, "new boot"
+            )
+        await at_a.wait_until(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b again")
         sender = BeaconSender(b.publish)
-        await publish(sender, beacon_of("gateway", "b"), lambda: "b.gateway" in at_a.heard)
+        await publish(sender, beacon_of("gateway", "b"), lambda: "b.gateway" in at_a.newest)
         sender.close()
         await at_a.close()
         await at_b.close()

@@ -15,9 +15,10 @@ from pomona.auth.key_usage import UsageStore
 from pomona.errors import ConfigurationError
 from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
-from support.doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.models.tiny_model import say
+from support.waiting import wait_until
 
 MODEL = "tiny"
 A = say("A")
@@ -158,6 +159,6 @@ def test_streams_have_priority_over_whole_responses(
         headers = {"x-api-key": secret}
         url = f"{gateway.url}/v1/chat/completions"
         httpx.post(url, json={**ASKED, "stream": stream}, headers=headers)
-    wait_for(lambda: len(cluster.head.requests()) == 2, "two submits")
+    wait_until(lambda: len(cluster.head.requests()) == 2, "two submits")
     background, interactive = cluster.head.requests()
     assert interactive.submit.priority < background.submit.priority

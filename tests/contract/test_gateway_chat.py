@@ -9,10 +9,11 @@ import openai
 import pytest
 
 from pomona.messages.pipeline import Rejected
-from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.gateway_thread import GatewayThread
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.doubles.scripted_head import Script, Submitted
 from support.models.tiny_model import end_id, say, tiny_tokenizer
+from support.waiting import wait_until
 
 MODEL = "org/tiny"
 REPLY = "hello wörld 😀, said 日本"
@@ -144,7 +145,7 @@ def test_reply_ends_before_a_stop_string(
 def test_stop_string_cancels_the_request(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
     cluster.head.script = lambda _: say(REPLY * 8, step_s=0.01)
     assert ask(gateway, stop="w").json()["choices"][0]["message"]["content"] == "hello "
-    wait_for(lambda: cluster.head.cancelled, "a cancel")
+    wait_until(lambda: cluster.head.cancelled, "a cancel")
 
 
 def test_n_replies_have_different_seeds(client: openai.OpenAI, cluster: ScriptedCluster) -> None:

@@ -10,10 +10,11 @@ import httpx
 import openai
 import pytest
 
-from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.gateway_thread import GatewayThread
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.doubles.scripted_head import Script
 from support.models.tiny_model import end_id, tiny_tokenizer
+from support.waiting import wait_until
 
 MODEL = "org/tiny"
 TOKENIZER = tiny_tokenizer()
@@ -138,7 +139,7 @@ def test_failed_epoch_does_not_repeat_prompt_logprobs(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wait_for(lambda: cluster.head.requests(), "the first attempt")
+    wait_until(lambda: cluster.head.requests(), "the first attempt")
     cluster.epoch += 1
     cluster.change()
     asking.join(30)

@@ -13,10 +13,11 @@ from typing import Any
 import httpx
 import psutil
 
-from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.gateway_thread import GatewayThread
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.doubles.scripted_head import Script, Submitted
 from support.models.tiny_model import say
+from support.waiting import wait_until
 
 MODEL = "tiny"
 MUTATIONS = int(os.environ.get("POMONA_TEST_MUTATIONS", "1200"))
@@ -203,7 +204,7 @@ def test_mutated_bodies_are_answered_or_refused_without_a_leak(
         assert statuses[400] > MUTATIONS // 10
         for state in ("running", "waiting"):
             none = f'pomona_num_requests_{state}{{model_name="{MODEL}"}} 0.0'
-            wait_for(lambda none=none: none in client.get("/metrics").text, f"no request {state}")
+            wait_until(lambda none=none: none in client.get("/metrics").text, f"no request {state}")
         metrics = client.get("/metrics").text
     assert "internal_error" not in metrics
 

@@ -19,11 +19,12 @@ import httpx
 import openai
 import pytest
 
-from support.doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
 from support.doubles.scripted_head import Script, Submitted
 from support.models.tiny_model import end_id, tiny_tokenizer, write_tiny_model
 from support.ports import free_port
+from support.waiting import wait_until
 
 MODEL = "tiny"
 REPLY = "hello wörld 😀, said 日本 and hello again"
@@ -155,7 +156,7 @@ def test_lost_repeated_and_stale_tokens_never_reach_the_text(
     def move_on() -> None:
         url = f"{gateway.url}/metrics"
         with httpx.Client(verify=False) as client:
-            wait_for(lambda: repeated in client.get(url).text, "repeated tokens")
+            wait_until(lambda: repeated in client.get(url).text, "repeated tokens")
         raise_epoch(cluster)
 
     assert stream_text(gateway, move_on) == REPLY
@@ -210,7 +211,7 @@ def test_silent_pipeline_is_504_after_the_deadline(
         cluster.head.script = lambda _: replace(WHOLE, silent_after=silent_after)
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, code)
-        wait_for(lambda: cluster.head.cancelled, "a cancel")
+        wait_until(lambda: cluster.head.cancelled, "a cancel")
 
 
 def test_head_that_takes_no_messages_is_503(
@@ -252,9 +253,9 @@ def test_readyz_and_requests_give_the_reason_without_a_pipeline(
             body = httpx.get(f"{gateway.url}/readyz", verify=False).json()
             return "25% of its weights" in body["reason"]
 
-        wait_for(has_reason, "a reason")
+        wait_until(has_reason, "a reason")
         assert httpx.get(f"{gateway.url}/health", verify=False).status_code == 200
-        wait_for(lambda: chat_code(gateway) == "model_not_ready", "a refusal")
+        wait_until(lambda: chat_code(gateway) == "model_not_ready", "a refusal")
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
@@ -262,7 +263,7 @@ def test_readyz_and_requests_give_the_reason_without_a_pipeline(
         cluster.change()
         gateway.ready()
         facts = list(cluster.gateways.values())[-1].facts
-        wait_for(lambda: list(cluster.gateways.values())[-1].state == "ready", "a ready beacon")
+        wait_until(lambda: list(cluster.gateways.values())[-1].state == "ready", "a ready beacon")
         facts = list(cluster.gateways.values())[-1].facts
         assert getattr(facts, "proven_epochs", None) == {MODEL: 1}
     finally:
@@ -286,12 +287,12 @@ def test_disconnect_cancels_the_request_within_100_milliseconds(
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as raw:
         raw.sendall(POST % (len(body), body))
-        wait_for(cluster.head.requests, "a submit")
+        wait_until(cluster.head.requests, "a submit")
         if stream:
             assert raw.recv(64)
         time.sleep(0.05)
     left = time.monotonic()
-    wait_for(lambda: cluster.head.cancelled, "a cancel", 1.0)
+    wait_until(lambda: cluster.head.cancelled, "a cancel", 1.0)
     at, cancel = cluster.head.cancelled[0]
     assert at - left < 0.1
     assert cancel.request == cluster.head.requests()[0].submit.request
@@ -310,7 +311,7 @@ def test_nothing_is_written_to_a_disconnected_client(
             client.sendall(POST % (len(body), body))
             client.recv(100)
             # The reply is being written; closing with unread bytes resets the connection.
-        wait_for(lambda: not running_requests(gateway), "the end of the request")
+        wait_until(lambda: not running_requests(gateway), "the end of the request")
     assert [x.getMessage() for x in caplog.records if x.name == "asyncio"] == []
 
 
@@ -329,7 +330,7 @@ def test_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> Non
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             raw.connect((host, int(port)))
             raw.sendall(POST % (len(body), body))
-            wait_for(lambda: cluster.head.cancelled, "a cancel")
+            wait_until(lambda: cluster.head.cancelled, "a cancel")
             cluster.head.script = lambda _: WHOLE
             assert stream_text(gateway) == REPLY
 
@@ -352,7 +353,7 @@ def test_drain_past_its_deadline_ends_streams_with_an_error(cluster: ScriptedClu
     with httpx.stream(
         "POST", f"{gateway.url}/v1/chat/completions", json=request(stream=True)
     ) as answer:
-        wait_for(cluster.head.requests, "a submit")
+        wait_until(cluster.head.requests, "a submit")
         gateway.stop()
         *_, error, done = events("\n".join(answer.iter_lines()))
     gateway.join()
@@ -383,7 +384,7 @@ def test_process_serves_and_ends_cleanly_on_sigterm(
                 return False
 
         try:
-            wait_for(ready, "readiness", 20)
+            wait_until(ready, "readiness", 20)
             second = subprocess.run(command, env=environment, capture_output=True, timeout=20)
             assert second.returncode == 78
             assert b"POMONA_GATEWAY_PORT" in second.stderr

@@ -16,9 +16,10 @@ import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.gateway_thread import GatewayThread
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.models.tiny_model import say
+from support.waiting import wait_until
 
 MODEL = "org/tiny"
 REPLY = "hello world"
@@ -92,7 +93,7 @@ def test_metrics_of_real_traffic_have_vllms_names_and_buckets(
     used.append(used[0])
     assert ask(gateway, temperature=-1).status_code == 400
     assert ask(gateway, prompt=[10**6]).status_code == 400
-    wait_for(lambda: Page(gateway).value("kv_cache_usage_perc") == 0.25, "the KV use")
+    wait_until(lambda: Page(gateway).value("kv_cache_usage_perc") == 0.25, "the KV use")
     page = Page(gateway)
 
     names = {x.removeprefix("pomona_") for x in page.families if not x.endswith("_created")}
@@ -149,7 +150,7 @@ def test_request_is_waiting_until_its_prefill_begins(
         f"{gateway.url}/v1/completions",
         json={"model": MODEL, "prompt": PROMPT, "stream": True},
     ) as answer:
-        wait_for(lambda: counts_are(1, 0), "a waiting request")
-        wait_for(lambda: counts_are(0, 1), "a running request")
+        wait_until(lambda: counts_are(1, 0), "a waiting request")
+        wait_until(lambda: counts_are(0, 1), "a running request")
         answer.read()
-    wait_for(lambda: counts_are(0, 0), "the end")
+    wait_until(lambda: counts_are(0, 0), "the end")

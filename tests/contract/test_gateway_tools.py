@@ -9,10 +9,11 @@ import httpx
 import openai
 import pytest
 
-from support.doubles.gateway_thread import GatewayThread, wait_for
+from support.doubles.gateway_thread import GatewayThread
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.doubles.scripted_head import Script
 from support.models.tiny_model import TEMPLATE, say, tiny_tokenizer
+from support.waiting import wait_until
 
 MODEL = "tiny"
 TOKENIZER = tiny_tokenizer()
@@ -94,7 +95,7 @@ def test_reply_ends_after_one_tool_call_without_parallel_tool_calls(
     body = ask(gateway, tools=[TOOL], parallel_tool_calls=False).json()
     assert len(body["choices"][0]["message"]["tool_calls"]) == 1
     assert body["choices"][0]["finish_reason"] == "tool_calls"
-    wait_for(lambda: cluster.head.cancelled, "a cancel")
+    wait_until(lambda: cluster.head.cancelled, "a cancel")
 
 
 def test_tool_calls_and_results_reach_the_prompt(

@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from support.doubles.gateway_thread import GatewayThread, running_gateway, wait_for
+from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.relay import relay
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.models.tiny_model import say
+from support.waiting import wait_until
 
 MODEL = "tiny"
 REPLY = "hello"
@@ -75,8 +76,8 @@ def test_gateway_follows_the_heads_address_in_the_plan(
                     first = next(parts)
                     cluster.address = second.endpoint
                     cluster.change()
-                    wait_for(lambda: httpx.post(url, json={**body, "n": 2}).is_success, "others")
-                    wait_for(lambda: second.connections == 1, "the new way")
+                    wait_until(lambda: httpx.post(url, json={**body, "n": 2}).is_success, "others")
+                    wait_until(lambda: second.connections == 1, "the new way")
                     text = first + "".join(parts)
                 contents = re.findall(r'"content":"([^"]*)"', text)
                 assert "".join(contents) == REPLY * 4
@@ -93,7 +94,7 @@ def test_cancel_uses_the_heads_current_address(cluster: ScriptedCluster) -> None
         cluster.address = first.endpoint
         try:
             with running_gateway(cluster) as gateway:
-                wait_for(lambda: first.connections, "a message by the first way")
+                wait_until(lambda: first.connections, "a message by the first way")
                 body = {"model": MODEL, "stream": True, "messages": USER}
                 url = f"{gateway.url}/v1/chat/completions"
                 cluster.head.cancelled.clear()
@@ -102,8 +103,8 @@ def test_cancel_uses_the_heads_current_address(cluster: ScriptedCluster) -> None
                     next(parts)
                     cluster.address = second.endpoint
                     cluster.change()
-                    wait_for(lambda: first.closed, "the end of the old way")
-                wait_for(lambda: cluster.head.cancelled, "a cancel")
+                    wait_until(lambda: first.closed, "the end of the old way")
+                wait_until(lambda: cluster.head.cancelled, "a cancel")
                 assert second.connections == 1
         finally:
             cluster.address = ""

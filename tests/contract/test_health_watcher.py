@@ -1,4 +1,4 @@
-"""The health watcher beside real discovery services: who dies is said, and who is back."""
+"""The health watcher beside real discovery services: losses and returns are posted to Slack."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 from pomona.messages.control import Beacon, HealthWatcherFacts, ServiceName
 from pomona.transport import BeaconSender
+from support.beacon_listener import BeaconListener, metrics_of
 from support.beacons import beacon_of
-from support.processes import Listener, Node, ServiceProcess, metrics_of, wait_until_async
+from support.processes import Node, ServiceProcess
 from support.slack_server import PATH, Answer, Slack
+from support.waiting import wait_until_async
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -24,8 +26,8 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(within())
 
 
-class Speaker:
-    """A stand-in for a service: it speaks, dies and is started again."""
+class FakeService:
+    """Sends the beacons of a service. It can die and start again."""
 
     def __init__(self, node: Node, service: ServiceName, **fields: Any) -> None:
         self._node = node
@@ -36,7 +38,7 @@ class Speaker:
         self.start()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._speak(secrets.token_hex(4)))
+        self._task = asyncio.create_task(self._send_beacons(secrets.token_hex(4)))
 
     async def die(self) -> None:
         assert self._task is not None
@@ -47,7 +49,7 @@ class Speaker:
         await self.die()
         self._sender.close()
 
-    async def _speak(self, boot: str) -> None:
+    async def _send_beacons(self, boot: str) -> None:
         seq = 0
         while True:
             seq += 1
@@ -57,8 +59,8 @@ class Speaker:
             await asyncio.sleep(0.3)
 
 
-class Scene:
-    """Node ``mac`` with discovery and a health watcher that posts to a Slack."""
+class WatchedNode:
+    """Runs discovery and a health watcher on node ``mac``; the watcher posts to a Slack server."""
 
     def __init__(self, folder: Path, *answers: Answer) -> None:
         self.node = Node("mac", folder)
@@ -69,7 +71,7 @@ class Scene:
         )
         self._stack = ExitStack()
 
-    def __enter__(self) -> Scene:
+    def __enter__(self) -> WatchedNode:
         for part in (self.slack, self.discovery, self.watcher):
             self._stack.enter_context(part)
         return self
@@ -79,20 +81,20 @@ class Scene:
         assert "secret" not in self.watcher.logged(), "the webhook was logged"
         assert "Traceback" not in self.watcher.logged() + self.discovery.logged()
 
-    async def ready(self, *names: str) -> Listener:
-        """Wait until the watcher hears ``names`` and itself."""
-        listener = Listener(self.node)
+    async def ready(self, *names: str) -> BeaconListener:
+        """Returns when the watcher has received beacons from ``names`` and itself."""
+        listener = BeaconListener(self.node.subscribe, self.node.cluster)
         wanted = {"mac.discovery", "mac.health_watcher", *names}
-        await listener.hears(lambda heard: wanted <= set(heard), f"{wanted} speak")
-        first = {name: listener.heard[name].seq for name in wanted}
-        await listener.hears(
-            lambda heard: all(heard[name].seq > seq + 1 for name, seq in first.items()),
-            "all have spoken to a watcher that listens",
+        await listener.wait_until(lambda newest: wanted <= set(newest), f"beacons of {wanted}")
+        first = {name: listener.newest[name].seq for name in wanted}
+        await listener.wait_until(
+            lambda newest: all(newest[name].seq > seq + 1 for name, seq in first.items()),
+            "two more beacons of each, since the watcher is connected",
         )
         return listener
 
-    async def told(self, *starts: str, deadline_s: float = 20.0) -> None:
-        """Wait for exactly these messages, by how their texts begin."""
+    async def posted(self, *starts: str, deadline_s: float = 20.0) -> None:
+        """Waits for exactly these messages, given by the starts of their texts."""
 
         def matches() -> bool:
             texts = self.slack.texts
@@ -118,125 +120,127 @@ WATCHER_LOST = "[warning] Service lost: health watcher mac.health_watcher on nod
 WATCHER_BACK = "[resolved] Service lost: health watcher mac.health_watcher"
 
 
-def test_a_service_that_dies_is_said_and_so_is_its_return(tmp_path: Path) -> None:
+def test_the_death_and_the_return_of_a_service_are_posted(tmp_path: Path) -> None:
     async def body() -> None:
-        gateway = Speaker(scene.node, "gateway")
-        listener = await scene.ready("mac.gateway")
+        gateway = FakeService(watched.node, "gateway")
+        listener = await watched.ready("mac.gateway")
         await gateway.die()
-        await scene.told(GATEWAY_LOST)
-        await listener.hears(
-            lambda heard: alerts_of(heard["mac.health_watcher"]) == ["service_lost/mac.gateway"],
+        await watched.posted(GATEWAY_LOST)
+        await listener.wait_until(
+            lambda newest: alerts_of(newest["mac.health_watcher"]) == ["service_lost/mac.gateway"],
             "the alert in the watcher's beacon",
         )
-        page = metrics_of(listener.heard["mac.health_watcher"])
+        page = metrics_of(listener.newest["mac.health_watcher"])
         assert 'alerts_active{severity="critical"} 1.0' in page
         gateway.start()
-        await scene.told(GATEWAY_LOST, GATEWAY_BACK)
-        await listener.hears(
-            lambda heard: alerts_of(heard["mac.health_watcher"]) == [], "no alert in the beacon"
+        await watched.posted(GATEWAY_LOST, GATEWAY_BACK)
+        await listener.wait_until(
+            lambda newest: alerts_of(newest["mac.health_watcher"]) == [], "no alert in the beacon"
         )
         await gateway.close()
         await listener.close()
 
-    # Slack has its troubles too; order and content do not suffer.
-    trouble = [Answer(500, "rollup_error"), Answer(hang_up=True)]
-    with Scene(tmp_path, *trouble) as scene:
+    # Failed posts change neither order nor content.
+    failures = [Answer(500, "rollup_error"), Answer(hang_up=True)]
+    with WatchedNode(tmp_path, *failures) as watched:
         run(body)
 
 
-def test_a_service_that_is_back_within_its_lease_is_said_too(tmp_path: Path) -> None:
+def test_a_service_that_is_back_within_its_lease_is_posted_too(tmp_path: Path) -> None:
     async def body() -> None:
-        gateway = Speaker(scene.node, "gateway")
-        listener = await scene.ready("mac.gateway")
+        gateway = FakeService(watched.node, "gateway")
+        listener = await watched.ready("mac.gateway")
         await gateway.die()
         gateway.start()
-        await scene.told(GATEWAY_LOST + " died", GATEWAY_BACK)
+        await watched.posted(GATEWAY_LOST + " died", GATEWAY_BACK)
         await gateway.close()
         await listener.close()
 
-    with Scene(tmp_path) as scene:
+    with WatchedNode(tmp_path) as watched:
         run(body)
 
 
 def test_the_death_of_discovery_is_one_alert_and_one_resolution(tmp_path: Path) -> None:
     async def body() -> None:
-        speakers = [Speaker(scene.node, "gateway"), Speaker(scene.node, "planner")]
-        listener = await scene.ready("mac.gateway", "mac.planner")
-        scene.discovery.kill()
-        await scene.told(DISCOVERY_LOST)
-        scene.discovery.start()
-        await scene.told(DISCOVERY_LOST, DISCOVERY_BACK)
-        for speaker in speakers:
-            await speaker.close()
+        services = [FakeService(watched.node, "gateway"), FakeService(watched.node, "planner")]
+        listener = await watched.ready("mac.gateway", "mac.planner")
+        watched.discovery.kill()
+        await watched.posted(DISCOVERY_LOST)
+        watched.discovery.start()
+        await watched.posted(DISCOVERY_LOST, DISCOVERY_BACK)
+        for service in services:
+            await service.close()
         await listener.close()
 
-    with Scene(tmp_path) as scene:
+    with WatchedNode(tmp_path) as watched:
         run(body)
 
 
-def test_a_discovery_that_is_restarted_at_once_is_said_too(tmp_path: Path) -> None:
+def test_a_discovery_that_is_restarted_at_once_is_posted_too(tmp_path: Path) -> None:
     async def body() -> None:
-        listener = await scene.ready()
-        scene.discovery.kill()
-        scene.discovery.start()
-        await scene.told(DISCOVERY_LOST, DISCOVERY_BACK)
+        listener = await watched.ready()
+        watched.discovery.kill()
+        watched.discovery.start()
+        await watched.posted(DISCOVERY_LOST, DISCOVERY_BACK)
         await listener.close()
 
-    with Scene(tmp_path) as scene:
+    with WatchedNode(tmp_path) as watched:
         run(body)
 
 
-def test_a_killed_watcher_says_so_when_it_is_back_and_resolves_what_it_had_told(
+def test_a_killed_watcher_reports_its_own_death_and_resolves_its_former_alerts(
     tmp_path: Path,
 ) -> None:
     async def body() -> None:
-        gateway = Speaker(scene.node, "gateway")
-        listener = await scene.ready("mac.gateway")
+        gateway = FakeService(watched.node, "gateway")
+        listener = await watched.ready("mac.gateway")
         await gateway.die()
-        await scene.told(GATEWAY_LOST)
-        path = scene.node.folder / "mac.health_watcher.json"
+        await watched.posted(GATEWAY_LOST)
+        path = watched.node.folder / "mac.health_watcher.json"
         await wait_until_async(
-            lambda: "service_lost/mac.gateway" in path.read_text(), "what was told is kept"
+            lambda: "service_lost/mac.gateway" in path.read_text(), "the alert is in the state file"
         )
-        scene.watcher.kill()
+        watched.watcher.kill()
         gateway.start()
-        scene.watcher.start()
-        await scene.told(GATEWAY_LOST, WATCHER_LOST, WATCHER_BACK, GATEWAY_BACK)
+        watched.watcher.start()
+        await watched.posted(GATEWAY_LOST, WATCHER_LOST, WATCHER_BACK, GATEWAY_BACK)
         await gateway.close()
         await listener.close()
 
-    with Scene(tmp_path) as scene:
+    with WatchedNode(tmp_path) as watched:
         run(body)
 
 
-def test_a_clean_stop_and_start_is_nothing_to_tell(tmp_path: Path) -> None:
+def test_a_clean_stop_and_start_posts_nothing(tmp_path: Path) -> None:
     async def body() -> None:
-        listener = await scene.ready()
-        assert await asyncio.to_thread(scene.watcher.stop) == 0
-        scene.watcher.start()
-        boot = listener.heard["mac.health_watcher"].boot
-        await listener.hears(lambda heard: heard["mac.health_watcher"].boot != boot, "it is back")
-        assert await asyncio.to_thread(scene.watcher.stop) == 0
-        await scene.told()
+        listener = await watched.ready()
+        assert await asyncio.to_thread(watched.watcher.stop) == 0
+        watched.watcher.start()
+        boot = listener.newest["mac.health_watcher"].boot
+        await listener.wait_until(
+            lambda newest: newest["mac.health_watcher"].boot != boot, "it is back"
+        )
+        assert await asyncio.to_thread(watched.watcher.stop) == 0
+        await watched.posted()
         await listener.close()
 
-    with Scene(tmp_path) as scene:
+    with WatchedNode(tmp_path) as watched:
         run(body)
 
 
 def test_a_node_that_dies_is_one_alert(tmp_path: Path) -> None:
     async def body(other: Node, discovery: ServiceProcess) -> None:
-        worker = Speaker(other, "stage_worker")
-        listener = await scene.ready("other.discovery", "other.stage_worker")
+        worker = FakeService(other, "stage_worker")
+        listener = await watched.ready("other.discovery", "other.stage_worker")
         discovery.kill()
-        await scene.told("[critical] Node lost: node other is lost")
+        await watched.posted("[critical] Node lost: node other is lost")
         discovery.start()
-        await scene.told("[critical] Node lost", "[resolved] Node lost")
+        await watched.posted("[critical] Node lost", "[resolved] Node lost")
         await worker.close()
         await listener.close()
 
     other = Node("other", tmp_path)
-    with Scene(tmp_path) as scene, other.discovery(scene.node.peer) as discovery:
+    with WatchedNode(tmp_path) as watched, other.discovery(watched.node.peer) as discovery:
         run(lambda: body(other, discovery))
 
 
@@ -244,7 +248,7 @@ def test_without_a_webhook_alerts_are_logged(tmp_path: Path) -> None:
     node = Node("mac", tmp_path)
 
     async def body(watcher: ServiceProcess) -> None:
-        worker = Speaker(node, "stage_worker", facts={"usable_memory_bytes": 1})
+        worker = FakeService(node, "stage_worker", facts={"usable_memory_bytes": 1})
         await wait_until_async(
             lambda: "alert raised: stage worker mac.stage_worker uses" in watcher.logged(),
             "the alert in the log",

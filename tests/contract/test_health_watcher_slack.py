@@ -1,4 +1,4 @@
-"""Posting to Slack: against a server that answers as Slack does."""
+"""Posts against a server that answers as Slack does."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pomona_health_watcher.notifier import Notifier
 from pomona_health_watcher.slack_message import slack_message
 from pomona_health_watcher.slack_webhook import Outcome, SlackWebhook
 from support.ports import free_port
-from support.processes import wait_until_async
 from support.slack_server import OK, PATH, Answer, Slack
+from support.waiting import wait_until_async
 
 
 def notice(number: int = 1) -> Notice:
@@ -54,14 +54,14 @@ def test_a_message_arrives_as_blocks_and_plain_text() -> None:
         Answer(hang_up=True),
     ],
 )
-def test_what_may_pass_is_tried_again(answer: Answer) -> None:
+def test_a_transient_failure_is_retried(answer: Answer) -> None:
     with Slack([answer, answer]) as slack:
         assert asyncio.run(post(slack.url)) == "delivered"
         assert len(slack.attempts) == 3
         assert slack.messages == [MESSAGE]
 
 
-def test_slack_is_left_alone_for_as_long_as_it_says() -> None:
+def test_a_retry_waits_for_retry_after() -> None:
     with Slack([Answer(429, "rate_limited", {"Retry-After": "1"})]) as slack:
         assert asyncio.run(post(slack.url)) == "delivered"
         [pause] = [later - earlier for (earlier, _), (later, _) in pairwise(slack.attempts)]
@@ -81,7 +81,7 @@ def test_slack_is_left_alone_for_as_long_as_it_says() -> None:
         (302, ""),
     ],
 )
-def test_what_is_permanent_is_not_tried_again_but_said(
+def test_a_permanent_failure_is_logged_and_not_retried(
     status: int, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Slack([Answer(status, error, {"Location": "/elsewhere"})]) as slack:
@@ -90,32 +90,33 @@ def test_what_is_permanent_is_not_tried_again_but_said(
     assert f"status {status}, {error}" in caplog.text
 
 
-def test_nobody_listening_is_waited_for() -> None:
+def test_a_refused_connection_is_retried() -> None:
     port = free_port()
 
-    async def late() -> None:
-        url = f"http://127.0.0.1:{port}{PATH}"
-        posting = asyncio.create_task(post(url))
-        await asyncio.sleep(0.3)
+    async def start_slack_after_a_failed_attempt() -> None:
+        webhook = SlackWebhook(SecretStr(f"http://127.0.0.1:{port}{PATH}"), 2.0, 20.0)
+        posting = asyncio.create_task(webhook.post(MESSAGE))
+        await wait_until_async(lambda: webhook.retries, "a failed attempt")
         with Slack(port=port) as slack:
             assert await posting == "delivered"
             assert slack.messages == [MESSAGE]
+        await webhook.close()
 
-    asyncio.run(late())
+    asyncio.run(start_slack_after_a_failed_attempt())
 
 
-def test_what_lasts_too_long_is_given_up() -> None:
+def test_a_message_is_given_up_after_its_time() -> None:
     with Slack([Answer(500, "")] * 99) as slack:
         assert asyncio.run(post(slack.url, give_up_after_s=0.5)) == "given_up"
         assert len(slack.attempts) >= 1
 
 
-def test_a_pause_longer_than_our_patience_is_given_up_at_once() -> None:
+def test_a_retry_after_beyond_the_time_is_given_up_at_once() -> None:
     with Slack([Answer(429, "", {"Retry-After": "999999"})]) as slack:
         assert asyncio.run(post(slack.url, give_up_after_s=5)) == "given_up"
 
 
-def test_neither_the_key_nor_a_stranger_s_answer_is_logged(
+def test_neither_the_webhook_nor_an_unknown_body_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "pomona_health_watcher")
@@ -129,7 +130,7 @@ def test_neither_the_key_nor_a_stranger_s_answer_is_logged(
     assert "strange page" not in ours
 
 
-# The courier: one after the other --------------------------------------------------------
+# The notifier: one message after the other --------------------------------------------------------
 
 
 def posts(outcome: str) -> float:
@@ -137,85 +138,85 @@ def posts(outcome: str) -> float:
     return value or 0.0
 
 
-def courier_run(
+def run_notifier(
     slack: Slack,
     body: Callable[[Notifier], Awaitable[None]],
     size: int = 10,
-    told: Iterable[Alert] = (),
+    unresolved: Iterable[Alert] = (),
 ) -> Notifier:
     async def run() -> Notifier:
         webhook = SlackWebhook(SecretStr(slack.url), 2.0, 20.0)
-        courier = Notifier("home", webhook, NoticeQueue(size), told)
-        task = asyncio.create_task(courier.run())
+        notifier = Notifier("home", webhook, NoticeQueue(size), unresolved)
+        task = asyncio.create_task(notifier.run())
         try:
-            await body(courier)
+            await body(notifier)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await webhook.close()
-        return courier
+        return notifier
 
     return asyncio.run(run())
 
 
-def test_order_holds_over_failures() -> None:
-    async def body(courier: Notifier) -> None:
-        courier.take([notice(1), notice(2)])
-        courier.take([notice(3)])
-        await courier.drain(10)
+def test_failures_do_not_change_the_order() -> None:
+    async def body(notifier: Notifier) -> None:
+        notifier.submit([notice(1), notice(2)])
+        notifier.submit([notice(3)])
+        await notifier.drain(10)
 
-    trouble = [Answer(500, ""), OK, Answer(hang_up=True), OK, Answer(429, "")]
-    with Slack(trouble) as slack:
-        courier = courier_run(slack, body)
+    failures = [Answer(500, ""), OK, Answer(hang_up=True), OK, Answer(429, "")]
+    with Slack(failures) as slack:
+        notifier = run_notifier(slack, body)
         assert [text.rpartition(" ")[2] for text in slack.texts] == ["n1", "n2", "n3"]
-        assert [alert.summary for alert in courier.told()] == ["n1", "n2", "n3"]
+        assert [alert.summary for alert in notifier.unresolved()] == ["n1", "n2", "n3"]
 
 
-def test_a_refused_alert_does_not_stand_in_the_way_and_is_counted() -> None:
+def test_a_rejected_alert_is_counted_and_the_next_one_is_posted() -> None:
     before = posts("rejected")
 
-    async def body(courier: Notifier) -> None:
-        courier.take([notice(1), notice(2)])
-        await courier.drain(10)
+    async def body(notifier: Notifier) -> None:
+        notifier.submit([notice(1), notice(2)])
+        await notifier.drain(10)
 
     with Slack([Answer(404, "no_service")]) as slack:
-        courier = courier_run(slack, body)
+        notifier = run_notifier(slack, body)
         assert len(slack.messages) == 1
     assert posts("rejected") == before + 1
-    assert [alert.summary for alert in courier.told()] == ["n2"]
+    assert [alert.summary for alert in notifier.unresolved()] == ["n2"]
 
 
-def test_what_is_resolved_is_no_longer_told() -> None:
+def test_a_resolved_alert_is_no_longer_unresolved() -> None:
     raised = notice(1)
 
-    async def body(courier: Notifier) -> None:
-        courier.take([Notice("resolved", raised.alert, 1.7e9 + 9)])
-        await courier.drain(10)
+    async def body(notifier: Notifier) -> None:
+        notifier.submit([Notice("resolved", raised.alert, 1.7e9 + 9)])
+        await notifier.drain(10)
 
     with Slack() as slack:
-        assert courier_run(slack, body, told=[raised.alert]).told() == ()
+        assert run_notifier(slack, body, unresolved=[raised.alert]).unresolved() == ()
         assert slack.texts[0].startswith("[resolved]")
 
 
-def test_a_full_outbox_counts_what_it_gives_up() -> None:
+def test_a_full_queue_counts_dropped_alerts() -> None:
     before = posts("dropped")
 
-    async def body(courier: Notifier) -> None:
-        courier.take([notice(number) for number in range(5)])
-        await courier.drain(10)
+    async def body(notifier: Notifier) -> None:
+        notifier.submit([notice(number) for number in range(5)])
+        await notifier.drain(10)
 
     with Slack() as slack:
-        courier_run(slack, body, size=2)
+        run_notifier(slack, body, size=2)
         assert [text.rpartition(" ")[2] for text in slack.texts] == ["n3", "n4"]
     assert posts("dropped") == before + 3
 
 
 def test_draining_ends_at_its_deadline_though_slack_is_down() -> None:
-    async def body(courier: Notifier) -> None:
-        courier.take([notice(1)])
+    async def body(notifier: Notifier) -> None:
+        notifier.submit([notice(1)])
         await wait_until_async(lambda: slack.attempts, "an attempt")
         async with asyncio.timeout(3):
-            await courier.drain(0.2)
+            await notifier.drain(0.2)
 
     with Slack([Answer(500, "")] * 99) as slack:
-        assert courier_run(slack, body).told() == ()
+        assert run_notifier(slack, body).unresolved() == ()

@@ -1,4 +1,4 @@
-"""A real cluster for tests: ``pomona up`` in a process of its own, on free ports."""
+"""Runs ``pomona up`` and the other ``pomona`` commands as processes, on free ports."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +23,10 @@ from support.processes import lifeline
 from support.questions import ANSWER as ANSWER
 from support.questions import MODEL as MODEL
 from support.questions import QUESTION as QUESTION
+from support.waiting import wait_until
 
 READY_S = 120.0
 STOP_S = 60.0
-
-
-def until(condition: Callable[[], bool], within_s: float, what: str) -> None:
-    """Poll a condition. Raises TimeoutError saying ``what`` did not happen."""
-    ends_at = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > ends_at:
-            raise TimeoutError(f"not within {within_s:g} s: {what}")
-        time.sleep(0.05)
 
 
 def pomona(*arguments: str) -> list[str]:
@@ -46,7 +37,7 @@ def pomona(*arguments: str) -> list[str]:
 def run_pomona(
     *arguments: str, given: str | None = None, within_s: float = 120.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the ``pomona`` command to its end."""
+    """Runs a ``pomona`` command until it ends."""
     return subprocess.run(
         pomona(*arguments),
         env=os.environ | variables,
@@ -61,7 +52,7 @@ def run_pomona(
 
 @dataclass
 class Cluster:
-    """A running ``pomona up``, which ends with the process of the tests, however that ends."""
+    """A running ``pomona up``. It ends when the process of the tests ends."""
 
     process: subprocess.Popen[bytes]
     ports: ClusterPorts
@@ -77,7 +68,7 @@ class Cluster:
         ports: ClusterPorts | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Cluster:
-        """Start ``pomona up``; ``folder`` takes its state and its output."""
+        """Starts ``pomona up`` with its state and its output in ``folder``."""
         ports = ports or free_ports()
         folder.mkdir(parents=True, exist_ok=True)
         output = folder / "up.txt"
@@ -116,18 +107,20 @@ class Cluster:
             return False
 
     def wait_ready(self, within_s: float = READY_S) -> None:
-        def settled() -> bool:
+        """Raises TimeoutError or RuntimeError with the output of ``pomona up``."""
+
+        def is_ready_or_ended() -> bool:
             return self.is_ready() or self.process.poll() is not None
 
         try:
-            until(settled, within_s, "the cluster became ready")
+            wait_until(is_ready_or_ended, "the cluster is ready", within_s)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; `pomona up` said:\n{self.output}") from error
+            raise TimeoutError(f"{error}; output of `pomona up`:\n{self.output}") from error
         if self.process.poll() is not None:
             raise RuntimeError(f"`pomona up` ended with {self.process.returncode}:\n{self.output}")
 
     def ask(self, text: str = QUESTION, max_tokens: int = 32) -> str:
-        """The answer at temperature 0. Raises httpx.HTTPError for anything but a 200."""
+        """Returns the answer at temperature 0. Raises httpx.HTTPError unless the status is 200."""
         with self.client() as client:
             answer = client.post(
                 "/v1/chat/completions",
@@ -146,7 +139,7 @@ class Cluster:
         return json.loads(done.stdout)
 
     def pids(self) -> dict[str, int]:
-        """Process ids by service name without the node, as their beacons tell them."""
+        """Process ids from the beacons, by service name without the node."""
         return {
             service["name"].removeprefix(f"{service['node']}."): service["pid"]
             for service in self.status()["services"]
@@ -164,7 +157,8 @@ class Cluster:
         return [port for port in used if not is_free(port)]
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ask the cluster to stop; the exit code. Asserts that nothing of it is left."""
+        """Signals the cluster to stop. Returns its exit code. Asserts that no process and no port
+        is left."""
         processes = self.processes()
         self.process.send_signal(number)
         code = self.process.wait(STOP_S)
@@ -174,7 +168,7 @@ class Cluster:
         return code
 
     def destroy(self) -> None:
-        """End the cluster whatever state it is in; for the end of a test."""
+        """Ends every process of the cluster, whatever its state."""
         processes = self.processes()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
@@ -195,8 +189,8 @@ def _runs(process: psutil.Process) -> bool:
 
 @contextmanager
 def serving(folder: Path, **options: Any) -> Generator[Cluster]:
-    """A cluster that answers, for :meth:`Cluster.start`'s options. At the end, Ctrl-C must leave
-    nothing of it."""
+    """Runs a ready cluster with :meth:`Cluster.start`'s options. Asserts at the end that SIGINT
+    leaves no process and no port."""
     running = Cluster.start(folder, **options)
     try:
         running.wait_ready()

@@ -1,29 +1,29 @@
-"""Machines as network namespaces: bridges, routers, shaped links, services inside."""
+"""Network namespaces as machines, with bridges, routers, shaped links and services."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from pomona.messages.control import Beacon, Pipeline, PlannerFacts
+from pomona.messages.control import Pipeline, PlannerFacts
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.parent_watch import LIFELINE_VARIABLE
-from pomona.transport import BeaconReceiver
-from support.processes import lifeline, wait_until_async
+from support.beacon_listener import BeaconListener
+from support.processes import lifeline
 
 PEER_PORT = 52418
-DEADLINE_S = 60.0
+LINK_DEADLINE_S = 60.0
+"""Seconds within which nodes find each other and measure their links."""
 
 
 def sh(command: str) -> str:
-    """What a command prints. Raises OSError with what it complains of."""
+    """Returns the output of a command. Raises OSError with its standard error."""
     done = subprocess.run(command.split(), capture_output=True, text=True, timeout=20, check=False)
     if done.returncode:
         raise OSError(f"{command}: {done.stderr.strip()}")
@@ -31,14 +31,14 @@ def sh(command: str) -> str:
 
 
 class Network:
-    """Namespaces whose names begin with ``tag``; gone when the stack closes."""
+    """Makes namespaces whose names begin with ``tag``. Closing the stack deletes them."""
 
     def __init__(self, stack: ExitStack, tag: str) -> None:
         self.tag = tag
         self._stack = stack
 
     def space(self, name: str) -> str:
-        """A namespace, made when it is not there."""
+        """Returns the name of a namespace, creating it if needed."""
         space = f"{self.tag}{name}"
         if space not in sh("ip netns list").split():
             sh(f"ip netns add {space}")
@@ -50,7 +50,7 @@ class Network:
         return sh(f"ip netns exec {self.tag}{name} {command}")
 
     def bridge(self, switch: str, name: str, address: str = "") -> None:
-        """A bridge in the switch's namespace; with an address it is a gateway too."""
+        """Adds a bridge to the switch's namespace. With an address it is also a gateway."""
         self.space(switch)
         self.run(switch, f"ip link add {name} type bridge mcast_snooping 0")
         if address:
@@ -58,7 +58,7 @@ class Network:
         self.run(switch, f"ip link set {name} up")
 
     def plug(self, node: str, interface: str, address: str, switch: str, bridge: str = "") -> None:
-        """A cable from a node's new interface to a bridge, or to a port with the gateway's
+        """Connects a new interface of a node to a bridge, or to a port with the gateway's
         address."""
         space, port = self.space(node), f"{node}{interface}"
         self.space(switch)
@@ -79,16 +79,17 @@ class Network:
         self.run(node, f"ip route add default via {gateway}")
 
     def shape(self, node: str, interface: str, mbit: int) -> None:
-        """What the node sends there goes no faster than this."""
+        """Limits the rate at which the node sends through an interface."""
         self.run(
             node,
             f"tc qdisc replace dev {interface} root tbf rate {mbit}mbit burst 64kb latency 200ms",
         )
 
     def start(self, node: str, folder: Path, module: str, **settings: str) -> None:
-        """A service in the namespace, called ``node`` unless the settings say otherwise.
+        """Starts a service in a node's namespace.
 
-        Args: settings: ``POMONA_*`` without that.
+        Args:
+            settings: variables without their prefix ``POMONA_``.
         """
         environment = {k: v for k, v in os.environ.items() if not k.startswith("POMONA_")}
         environment |= {
@@ -124,7 +125,11 @@ class Network:
 
 @contextmanager
 def network(name: str) -> Generator[Network]:
-    """Skips the test where namespaces or shaping cannot be had. Args: name: a letter or two."""
+    """Yields a network. Skips the test where namespaces or shaping are not available.
+
+    Args:
+        name: one or two letters, unique among the tests.
+    """
     with ExitStack() as stack:
         made = Network(stack, f"pt{name}{os.getpid() % 10000}")
         try:
@@ -135,46 +140,27 @@ def network(name: str) -> Generator[Network]:
         yield made
 
 
-class Ear:
-    """The newest beacons, as heard at one node while the block runs."""
+class NamespaceListener(BeaconListener):
+    """Receives the beacons that reach one node."""
 
     def __init__(self, folder: Path, node: str, cluster: str) -> None:
-        self._receiver = BeaconReceiver(f"ipc://{folder}/{node}.out", cluster)
-        self._newest: dict[str, Beacon] = {}
-
-    async def __aenter__(self) -> Ear:
-        self._task = asyncio.create_task(self._listen())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._receiver.close()
-
-    async def _listen(self) -> None:
-        while True:
-            beacon = await self._receiver.receive(0.5)
-            if beacon is not None:
-                self._newest[beacon.name] = beacon
+        super().__init__(f"ipc://{folder}/{node}.out", cluster)
 
     @property
     def discoveries(self) -> dict[str, DiscoveryFacts]:
-        """By node."""
+        """Facts of every discovery service, by node."""
         return {
             beacon.node: beacon.facts
-            for beacon in self._newest.values()
+            for beacon in self.newest.values()
             if isinstance(beacon.facts, DiscoveryFacts)
         }
 
     @property
     def troubles(self) -> str:
-        """What all discovery services see that is wrong."""
-        return "\n".join(said for facts in self.discoveries.values() for said in facts.troubles)
+        """The troubles that discovery services report, one a line."""
+        return "\n".join(x for facts in self.discoveries.values() for x in facts.troubles)
 
     @property
     def pipeline(self) -> Pipeline | None:
-        found = [b.facts for b in self._newest.values() if isinstance(b.facts, PlannerFacts)]
+        found = [b.facts for b in self.newest.values() if isinstance(b.facts, PlannerFacts)]
         return next((x for facts in found for x in facts.pipelines), None)
-
-    async def until(self, holds: Callable[[], object], what: str) -> None:
-        await wait_until_async(holds, what, DEADLINE_S)

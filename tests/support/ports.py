@@ -1,7 +1,7 @@
-"""Ports for services that tests start.
+"""Finds free ports for services that tests start.
 
-They lie below those that systems give to clients, so one that is free stays free until it is
-taken. Tests that run beside these in another worker of pytest-xdist draw from another range.
+The ports are below those that systems give to clients, so a free one stays free until a service
+binds it. Each worker of pytest-xdist takes its ports from a range of its own.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ IN_BLOCKS = range(20000, 30000)
 
 
 def free_port() -> int:
-    """A port that nobody uses, and that this process has not been given before."""
+    """Returns a free port that this process has not returned before."""
     return next(port for port in _single() if is_free(port))
 
 
 def free_ports() -> ClusterPorts:
-    """A block of ports that nobody uses."""
-    mine = _of_this_worker(IN_BLOCKS)
+    """Returns a free block of ports for a cluster."""
+    candidates = _of_this_worker(IN_BLOCKS)
     while True:
-        ports = ClusterPorts(random.choice(mine[:-BLOCK]))
+        ports = ClusterPorts(random.choice(candidates[:-BLOCK]))
         if all(is_free(port) for port in ports.by_use(MAX_STAGES).values()):
             return ports
 
 
 @cache
 def _single() -> Iterator[int]:
-    mine = _of_this_worker(SINGLE)
-    begin = random.randrange(len(mine))
-    return itertools.chain(mine[begin:], mine[:begin])
+    candidates = _of_this_worker(SINGLE)
+    start = random.randrange(len(candidates))
+    return itertools.chain(candidates[start:], candidates[:start])
 
 
 def _of_this_worker(ports: range) -> range:

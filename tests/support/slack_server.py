@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as Slack's incoming webhooks do."""
+"""An HTTP server that answers as Slack's incoming webhooks do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH = "/services/T000/B000/very-secret"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Slack answers. ``hang_up`` closes the connection without a word."""
+    """One response. ``hang_up`` closes the connection without one."""
 
     status: int = 200
     body: str = "ok"
@@ -28,9 +28,11 @@ OK = Answer()
 
 
 class Slack:
-    """Takes messages on port 0 (or a given one) and answers by a script, then with ``ok``.
+    """Serves a script of answers, then ``ok``.
 
-    ``attempts`` holds everything that was posted, ``messages`` only what was taken.
+    Attributes:
+        attempts: every posted message, with its monotonic time.
+        messages: the messages that were answered with 200.
     """
 
     def __init__(self, answers: Iterable[Answer] = (), port: int = 0) -> None:
@@ -45,7 +47,7 @@ class Slack:
                 assert self.path == PATH
                 assert self.headers["content-type"] == "application/json"
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                answer = slack.take(body)
+                answer = slack.answer(body)
                 if answer.hang_up:
                     self.close_connection = True
                     return
@@ -71,7 +73,7 @@ class Slack:
     def texts(self) -> list[str]:
         return [message["text"] for message in self.messages]
 
-    def take(self, message: dict[str, Any]) -> Answer:
+    def answer(self, message: dict[str, Any]) -> Answer:
         with self._lock:
             self.attempts.append((time.monotonic(), message))
             answer = self._answers.pop(0) if self._answers else OK

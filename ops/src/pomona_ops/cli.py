@@ -1,7 +1,7 @@
-"""The `pomona` command: arguments in, exit codes out. The work is in the other modules.
+"""The arguments of the `pomona` command. The other modules do the work.
 
-Exit codes: 0 done, 1 failed or degraded, 2 wrong usage or no cluster, 78 a setting or a port
-cannot be used.
+Exit codes: 0 done, 1 failed or degraded, 2 wrong usage or no cluster, 78 a setting is invalid or
+a port is taken.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pomona.settings import DEFAULT_PORT
 if TYPE_CHECKING:
     from pomona.auth.api_keys import KeyStore
 
-# Modules are imported by the command that needs them, so that --help is quick.
+# Each command imports its modules itself, so that --help is fast.
 
 app = typer.Typer(
-    help="Pomona: one inference server out of several Macs.",
+    help="Pomona: one inference server from several Macs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-service_app = typer.Typer(help="Units with which launchd runs the services.", no_args_is_help=True)
+service_app = typer.Typer(help="launchd units of the services.", no_args_is_help=True)
 app.add_typer(service_app, name="service")
-keys_app = typer.Typer(help="Keys for a gateway that others can reach.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys of a gateway.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
 PortOption = Annotated[int, typer.Option("--port", help="First port of the cluster.")]
@@ -52,12 +52,13 @@ def up(
 @app.command()
 def status(
     port: Annotated[int | None, typer.Option("--port", help="First port of the cluster.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
     """Show nodes, stages, memory, users and alerts. Exits 0 serving, 1 degraded, 2 no cluster.
 
-    With --watch, 0 after Ctrl-C; where standard output is no terminal, 2 once no cluster speaks.
+    With --watch, exits 0 after Ctrl-C, and 2 when standard output is not a terminal and the
+    cluster is gone.
     """
     from pomona.settings import ServiceSettings, read_settings
     from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
@@ -68,7 +69,9 @@ def status(
     if port is not None:
         endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
     if watch and as_json:
-        raise typer.BadParameter("--watch is for people; with --json, ask again and again")
+        raise typer.BadParameter(
+            "--watch cannot be combined with --json; run `pomona status --json` repeatedly"
+        )
     if watch:
         raise typer.Exit(watch_status(endpoint, settings.cluster))
     raise typer.Exit(show_status(endpoint, settings.cluster, as_json))
@@ -84,24 +87,31 @@ def plan(
         str, typer.Option(help="tb5-rdma, tb5, tb4, 10gbe, 1gbe or wifi.")
     ] = "tb5-rdma",
     objective: Annotated[str, typer.Option(help="latency (one user) or throughput.")] = "latency",
-    users: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 1,
+    users: Annotated[int, typer.Option(min=1, help="Concurrent requests.")] = 1,
     context: Annotated[
-        int, typer.Option(min=0, help="Tokens promised to each; 0: 8192, or what the model can.")
+        int, typer.Option(min=0, help="Tokens of context per user; 0: 8192, or the model's limit.")
     ] = 0,
     prompt: Annotated[
-        int, typer.Option(min=0, help="Tokens of the prompt to time; 0: 1024, or the context.")
+        int,
+        typer.Option(
+            min=0, help="Prompt tokens for the time to first token; 0: 1024, or the context."
+        ),
     ] = 0,
     bits: Annotated[
-        float, typer.Option(min=0, max=32, help="Bits a parameter, for known names; 0: as usual.")
+        float,
+        typer.Option(min=0, max=32, help="Bits per parameter, for known names; 0: the usual."),
     ] = 0.0,
-    stages: Annotated[int, typer.Option(min=0, help="0: as many as are best.")] = 0,
+    stages: Annotated[int, typer.Option(min=0, help="Number of stages; 0: the best.")] = 0,
     wired_percent: Annotated[
-        int, typer.Option(min=0, max=95, help="Of memory that MLX may use; 0: as macOS sets it.")
+        int,
+        typer.Option(min=0, max=95, help="Share of memory that MLX may use; 0: macOS's default."),
     ] = 0,
-    compare: Annotated[bool, typer.Option("--compare", help="Beside other clusters.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare with other clusters.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what would run where and how fast, on machines that one need not own."""
+    """Predict what would run where and how fast, on any machines."""
     from pomona_ops.commands.plan import PlanOptions, run_plan
 
     if objective not in ("latency", "throughput"):
@@ -126,11 +136,11 @@ def plan(
 @app.command()
 def doctor(
     port: PortOption = DEFAULT_PORT,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check this machine, or the whole cluster when it runs. Exits 0 well, 1 warnings, 2 worse."""
+    """Check this machine, or a running cluster. Exits 0 well, 1 warnings, 2 critical."""
     from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
-    from pomona_ops.doctor import run_doctor
+    from pomona_ops.doctor.command import run_doctor
 
     endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
     raise typer.Exit(run_doctor(port, endpoint, as_json))
@@ -139,14 +149,14 @@ def doctor(
 @app.command()
 def chat(
     prompt: Annotated[
-        str | None, typer.Argument(help="Ask this once; without it, talk until Ctrl-D.")
+        str | None, typer.Argument(help="One question; without it, chat until Ctrl-D.")
     ] = None,
     port: PortOption = DEFAULT_PORT,
-    model: Annotated[str | None, typer.Option(help="Default: the first the gateway has.")] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the gateway's first.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
 ) -> None:
-    """Talk to the model, or ask it one thing."""
+    """Chat with the model, or ask one question."""
     from pomona_ops.commands.chat import ChatOptions, run_chat
 
     raise typer.Exit(run_chat(ChatOptions(port, model, system, temperature), prompt))
@@ -161,8 +171,8 @@ def chat(
     add_help_option=False,
 )
 def bench(context: typer.Context) -> None:
-    """Measure a cluster; `pomona bench --help` lists what."""
-    from pomona_ops.bench import app as bench_app
+    """Measure a cluster; see `pomona bench --help`."""
+    from pomona_ops.bench.command import app as bench_app
 
     bench_app(args=context.args, prog_name="pomona bench")
 
@@ -176,8 +186,8 @@ def bench(context: typer.Context) -> None:
     add_help_option=False,
 )
 def models(context: typer.Context) -> None:
-    """See, fetch, load and unload models; `pomona models --help` lists how."""
-    from pomona_ops.commands.models import app as models_app
+    """List, download, load and unload models; see `pomona models --help`."""
+    from pomona_ops.commands.models.command import app as models_app
 
     models_app(args=context.args, prog_name="pomona models")
 
@@ -198,7 +208,7 @@ def render(
     ),
 ) -> None:
     """Write the launchd units of a node."""
-    from pomona_ops.cluster.launchd import UnitOptions, write_units
+    from pomona_ops.commands.service import UnitOptions, write_units
 
     for path in write_units(role, UnitOptions(user, python, settings, logs), output):
         print(path)
@@ -206,19 +216,19 @@ def render(
 
 @keys_app.command("create")
 def keys_create(
-    name: Annotated[str, typer.Argument(help="What you call it.")],
+    name: Annotated[str, typer.Argument(help="A name for the key.")],
     administrator: Annotated[
-        bool, typer.Option("--administrator", help="It may also read /metrics.")
+        bool, typer.Option("--administrator", help="Also allow /metrics.")
     ] = False,
     requests: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens a minute.")] = None,
-    concurrent: Annotated[int | None, typer.Option(help="Requests at once.")] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Concurrent requests.")] = None,
     queue_share: Annotated[
         int | None, typer.Option(min=1, max=100, help="Per cent of the queue.")
     ] = None,
     port: PortOption = DEFAULT_PORT,
 ) -> None:
-    """Make a key and print it once."""
+    """Create a key and print it once."""
     from pomona.auth.api_keys import KeyLimits
     from pomona_ops.commands.keys import create_key
 
@@ -229,9 +239,9 @@ def keys_create(
 @keys_app.command("list")
 def keys_list(
     port: PortOption = DEFAULT_PORT,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the keys and what was used of them, not what they are."""
+    """List the keys and their usage, never the keys themselves."""
     from pomona.auth.key_usage import UsageStore
     from pomona_ops.commands.keys import list_keys
 
@@ -243,7 +253,7 @@ def keys_list(
 def keys_revoke(
     name: Annotated[str, typer.Argument(help="The key's name.")], port: PortOption = DEFAULT_PORT
 ) -> None:
-    """Make a key useless at once."""
+    """Revoke a key at once."""
     _key_store(port).revoke(name)
 
 

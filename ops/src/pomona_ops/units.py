@@ -1,10 +1,10 @@
-"""Quantities in words."""
+"""Formats quantities with their units."""
 
 from __future__ import annotations
 
 
 def in_bytes(count: int) -> str:
-    """A size in decimal units: ``73.2 MB``."""
+    """Formats a size in decimal units: ``73.2 MB``."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

@@ -1,11 +1,10 @@
-"""Runs a real gateway in a thread of the test process, with real HTTP and real links."""
+"""A real gateway in a thread of the test's process: real HTTP, real links."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,18 +13,11 @@ import httpx
 from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
 from support.doubles.scripted_cluster import ScriptedCluster
-
-
-def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 10.0) -> None:
-    """Polls until the condition holds. Fails with ``what`` after the deadline."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {deadline_s:g} s"
-        time.sleep(0.005)
+from support.waiting import wait_until
 
 
 class GatewayThread:
-    """A gateway that runs ``serve`` in an event loop of its own."""
+    """Runs ``serve`` in a loop of its own."""
 
     def __init__(self, cluster: ScriptedCluster, **settings: Any) -> None:
         self.settings = GatewaySettings(
@@ -41,7 +33,7 @@ class GatewayThread:
         known = set(cluster.gateways)
         self._thread = threading.Thread(target=self._run, name="gateway")
         self._thread.start()
-        wait_for(lambda: self.failure or set(cluster.gateways) - known, "a gateway's beacon")
+        wait_until(lambda: self.failure or set(cluster.gateways) - known, "a gateway's beacon")
         if self.failure is not None:
             raise self.failure
         [own] = set(cluster.gateways) - known
@@ -56,12 +48,12 @@ class GatewayThread:
             self._loop.close()
 
     def ready(self) -> None:
-        """Waits until ``/readyz`` answers 200."""
+        """Wait until /readyz is green."""
         with httpx.Client(verify=False) as client:
-            wait_for(lambda: client.get(f"{self.url}/readyz").status_code == 200, "readiness")
+            wait_until(lambda: client.get(f"{self.url}/readyz").status_code == 200, "readiness")
 
     def stop(self) -> None:
-        """Makes the gateway drain and end."""
+        """Ask the gateway to drain and end."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
 
@@ -74,7 +66,7 @@ class GatewayThread:
 
 @contextmanager
 def running_gateway(cluster: ScriptedCluster, **settings: Any) -> Generator[GatewayThread]:
-    """Runs a gateway while the block runs; it is ready when the block starts."""
+    """A gateway that is ready, while the block runs."""
     gateway = GatewayThread(cluster, **{"drain_deadline_s": 1.0, **settings})
     try:
         gateway.ready()

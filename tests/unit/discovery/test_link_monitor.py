@@ -8,7 +8,7 @@ from pomona.messages.discovery import Interface, LinkFacts, NodeFacts
 from pomona_discovery.link_monitor import LinkMonitor
 from pomona_discovery.link_probe import ProbeServer
 from support.beacons import beacon_of
-from support.processes import wait_until_async
+from support.waiting import wait_until_async
 
 INTERFACES = (Interface("lo0", "loopback", "127.0.0.1"), Interface("en0", "ethernet", "10.0.0.1"))
 

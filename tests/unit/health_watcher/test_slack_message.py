@@ -1,4 +1,4 @@
-"""Alerts as Slack messages, within Slack's limits, and what waits to be posted."""
+"""Alerts as Slack messages, within Slack's limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from pomona.messages.control import Alert
 from pomona_health_watcher.alert_deduplication import Notice
-from pomona_health_watcher.notice_queue import NoticeQueue
 from pomona_health_watcher.slack_message import (
     MAX_CONTEXT,
     MAX_HEADER,
@@ -37,7 +36,7 @@ def parts(message: dict[str, Any]) -> tuple[str, str, str]:
     return header["text"]["text"], section["text"]["text"], context["elements"][0]["text"]
 
 
-def test_an_alert_says_what_where_how_bad_and_since_when() -> None:
+def test_a_raised_alert_shows_title_summary_cluster_severity_and_start() -> None:
     message = slack_message(RAISED, "home")
     header, section, context = parts(message)
     assert header == ":red_circle: Service lost"
@@ -46,7 +45,7 @@ def test_an_alert_says_what_where_how_bad_and_since_when() -> None:
     assert message["text"] == "[critical] Service lost: gateway mac.gateway is lost"
 
 
-def test_a_resolution_says_how_long_it_took() -> None:
+def test_a_resolved_alert_shows_its_duration() -> None:
     message = slack_message(RESOLVED, "home")
     header, _, context = parts(message)
     assert header == ":large_green_circle: Resolved: service lost"
@@ -54,7 +53,7 @@ def test_a_resolution_says_how_long_it_took() -> None:
     assert message["text"].startswith("[resolved] Service lost: ")
 
 
-def test_what_happened_several_times_says_so() -> None:
+def test_an_alert_that_occurred_several_times_shows_the_count() -> None:
     _, _, context = parts(slack_message(replace(RAISED, times=4), "home"))
     assert context.endswith("happened 4 times")
 
@@ -75,7 +74,7 @@ def test_control_characters_are_escaped_everywhere(text: str, escaped: str) -> N
 
 
 @given(st.text(alphabet="a&<>é", max_size=60), st.integers(1, 40))
-def test_escaped_text_is_whole_within_its_limit(text: str, limit: int) -> None:
+def test_escaped_text_is_cut_between_characters_within_its_limit(text: str, limit: int) -> None:
     found = escape(text, limit)
     assert len(found) <= limit
     assert re.fullmatch(r"(?:[aé…]|&amp;|&lt;|&gt;)*", found)
@@ -101,53 +100,3 @@ def test_any_alert_keeps_within_the_limits_of_slack(
     assert 1 <= len(message["text"]) <= MAX_TEXT
     assert re.search(r"<!date\^\d+\^[^>]*>", context), "the date is not cut"
     assert orjson.loads(orjson.dumps(message)) == message
-
-
-# The outbox ----------------------------------------------------------------------------
-
-
-def notice(kind: Any, key: str) -> Notice:
-    return Notice(kind, replace(ALERT, key=key), 1.7e9)
-
-
-def waiting(outbox: NoticeQueue) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    while (first := outbox.first()) is not None:
-        found.append((first.kind, first.alert.key))
-        outbox.done(first)
-    return found
-
-
-def test_notices_leave_in_the_order_in_which_they_came() -> None:
-    outbox = NoticeQueue(10)
-    outbox.put([notice("raised", "a"), notice("raised", "b")])
-    outbox.put([notice("resolved", "a")])
-    assert waiting(outbox) == [("raised", "a"), ("raised", "b"), ("resolved", "a")]
-
-
-def test_a_full_outbox_gives_up_what_is_over_before_what_is_wrong() -> None:
-    outbox = NoticeQueue(3)
-    outbox.put([notice("raised", "a"), notice("raised", "b"), notice("resolved", "b")])
-    dropped = outbox.put([notice("raised", "c")])
-    assert [(x.kind, x.alert.key) for x in dropped] == [("raised", "b"), ("resolved", "b")]
-    assert waiting(outbox) == [("raised", "a"), ("raised", "c")]
-
-
-def test_a_full_outbox_gives_up_a_raise_before_a_resolution() -> None:
-    outbox = NoticeQueue(2)
-    outbox.put([notice("resolved", "a"), notice("raised", "b")])
-    outbox.put([notice("resolved", "c")])
-    assert waiting(outbox) == [("resolved", "a"), ("resolved", "c")]
-
-
-@given(
-    st.integers(2, 5),
-    st.lists(st.tuples(st.sampled_from(["raised", "resolved"]), st.sampled_from("abc"))),
-)
-def test_an_outbox_never_grows_over_its_size(size: int, put: list[tuple[str, str]]) -> None:
-    outbox = NoticeQueue(size)
-    dropped = 0
-    for kind, key in put:
-        dropped += len(outbox.put([notice(kind, key)]))
-        assert len(outbox) <= size
-    assert len(waiting(outbox)) + dropped == len(put)

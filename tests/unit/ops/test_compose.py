@@ -1,4 +1,4 @@
-"""The files beside a cluster: what can be checked of them without a container engine."""
+"""The files of compose, Prometheus and Grafana, checked without a container engine."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def _read(path: Path) -> dict[str, Any]:
 SERVICES: dict[str, dict[str, Any]] = _read(COMPOSE)["services"]
 
 
-def test_it_has_a_chat_page_metrics_and_dashboards() -> None:
+def test_compose_has_a_chat_page_metrics_and_dashboards() -> None:
     assert set(SERVICES) == {"open-webui", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_an_image_is_pinned_and_checked(name: str) -> None:
+def test_an_image_is_pinned_and_has_a_health_check(name: str) -> None:
     service = SERVICES[name]
     tag = service["image"].rpartition(":")[2]
     assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag), service["image"]
@@ -49,7 +49,7 @@ def test_a_port_is_open_to_this_machine_only(name: str) -> None:
         assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
 
 
-def test_no_two_services_take_one_port_nor_a_port_of_the_cluster() -> None:
+def test_ports_are_unique_and_not_those_of_the_cluster() -> None:
     ports = [int(port.split(":")[1]) for s in SERVICES.values() for port in s["ports"]]
     assert len(set(ports)) == len(ports)
     assert not set(ports) & set(ClusterPorts().by_use(64).values())
@@ -62,7 +62,7 @@ def test_a_mounted_file_exists_and_a_named_volume_is_declared(name: str) -> None
         source, _, rest = volume.partition(":")
         if source.startswith("."):
             assert (COMPOSE.parent / source).resolve().exists(), source
-            assert rest.endswith(":ro"), "what the repository holds is not written to"
+            assert rest.endswith(":ro"), "files of the repository are mounted read-only"
         else:
             assert source in volumes
 
@@ -78,7 +78,7 @@ def test_prometheus_scrapes_every_service_of_a_default_cluster() -> None:
     config = _read(PROMETHEUS / "prometheus.yml")
     (job,) = config["scrape_configs"]
     ports = ClusterPorts()
-    wanted = {
+    expected = {
         "gateway": [ports.gateway],
         "discovery": [ports.discovery_metrics],
         "planner": [ports.planner_metrics],
@@ -87,13 +87,13 @@ def test_prometheus_scrapes_every_service_of_a_default_cluster() -> None:
     }
     scraped = {entry["labels"]["service"]: entry["targets"] for entry in job["static_configs"]}
     assert scraped == {
-        service: [f"{HOST}:{port}" for port in those] for service, those in wanted.items()
+        service: [f"{HOST}:{port}" for port in those] for service, those in expected.items()
     }
     mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
     assert set(config["rule_files"]) <= mounted
 
 
-def test_a_rule_says_how_bad_it_is_and_what_to_do() -> None:
+def test_an_alert_rule_has_a_severity_a_summary_and_an_action() -> None:
     (group,) = _read(PROMETHEUS / "rules.yml")["groups"]
     names = [rule["alert"] for rule in group["rules"]]
     assert len(set(names)) == len(names)
@@ -134,9 +134,9 @@ def test_a_dashboard_is_complete_and_its_panels_do_not_overlap() -> None:
             taken |= cells
 
 
-def test_every_metric_that_is_drawn_or_watched_is_one_that_the_services_have() -> None:
+def test_every_metric_in_a_panel_or_rule_exists_in_a_service() -> None:
     written = "\n".join(path.read_text() for path in (ROOT / "services").glob("*/src/**/*.py"))
-    # Where a service gives all its metrics one prefix, the prefix is not in the name.
+    # Where a service adds one prefix to all its metrics, the code has the names without it.
     for name in sorted(_used_metrics()):
         stem = re.sub(r"_(total|bucket|sum|count)$", "", name)
         assert f'"{stem}"' in written or f'"{stem.removeprefix("pomona_")}"' in written, name

@@ -1,4 +1,4 @@
-"""Every check of ``pomona doctor`` has a case in which it fails and one in which it passes."""
+"""Every check of ``pomona doctor`` fails on a faulty cluster and passes on a healthy one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FACTS = NodeFacts(
 
 
 def node(name: str, **changes: Any) -> Node:
-    """A healthy node; ``hardware_x`` and ``facts_x`` change those, anything else the node."""
+    """A healthy node; ``hardware_x`` and ``facts_x`` change its hardware and facts."""
     hardware = {k.removeprefix("hardware_"): v for k, v in changes.items() if "hardware_" in k}
     facts = {k.removeprefix("facts_"): v for k, v in changes.items() if "facts_" in k}
     rest = {k: v for k, v in changes.items() if "hardware_" not in k and "facts_" not in k}
@@ -69,42 +69,42 @@ FAILING: dict[str, tuple[dict[str, Any], Severity]] = {
 
 
 def faulty(check: str) -> tuple[Snapshot, Severity]:
-    """A cluster in which the check finds a fault, and how bad that is."""
+    """A cluster in which the check finds a fault, and the severity."""
     if check == "ports":
         return Snapshot((node("a"),), ("the gateway (52415)",)), "critical"
     changes, severity = FAILING[check]
     nodes = (node("a"), node("b", **changes))
-    # Two of a kind, and one that differs.
+    # Two equal nodes, and one that differs.
     return Snapshot(
         nodes if check != "memory-mixed" else (*nodes, node("c")), running=True
     ), severity
 
 
-def of(check: str, sight: Snapshot) -> list[Finding]:
-    return [finding for finding in diagnose(sight) if finding.check == check]
+def of(check: str, snapshot: Snapshot) -> list[Finding]:
+    return [finding for finding in diagnose(snapshot) if finding.check == check]
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_healthy_cluster_passes(check: str) -> None:
-    sight = Snapshot((node("a"), node("b")), running=True)
-    assert [finding.severity for finding in of(check, sight)] == ["ok"]
+    snapshot = Snapshot((node("a"), node("b")), running=True)
+    assert [finding.severity for finding in of(check, snapshot)] == ["ok"]
 
 
-def test_every_check_has_a_case_in_which_it_fails() -> None:
+def test_every_check_has_a_failing_case() -> None:
     assert FAILING.keys() | {"ports"} == CHECKS.keys()
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_fault_is_found_and_says_what_to_do(check: str) -> None:
-    sight, severity = faulty(check)
-    findings = of(check, sight)
+def test_a_fault_is_found_with_its_remedy(check: str) -> None:
+    snapshot, severity = faulty(check)
+    findings = of(check, snapshot)
     assert severity in [finding.severity for finding in findings], findings
     assert all(finding.remedy for finding in findings)
     who = r"\bb\b" if check != "ports" else "gateway"
     assert any(re.search(who, finding.said) for finding in findings), findings
 
 
-def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
+def test_a_taken_port_is_a_fault_only_without_a_running_cluster() -> None:
     here = (node("a"),)
     before = of("ports", Snapshot(here, ("the gateway (52415)",)))
     assert [finding.severity for finding in before] == ["critical"]
@@ -129,7 +129,7 @@ def test_a_taken_port_matters_before_a_cluster_runs_only() -> None:
         ({"facts_disk_bytes": 0}, "disk", "info"),
     ],
 )  # fmt: skip
-def test_lesser_faults(changes: dict[str, Any], check: str, severity: Severity) -> None:
+def test_faults_of_lower_severity(changes: dict[str, Any], check: str, severity: Severity) -> None:
     findings = of(check, Snapshot((node("a"), node("b", **changes)), running=True))
     assert [finding.severity for finding in findings] == [severity]
 
@@ -140,17 +140,17 @@ MACS_ONLY = (
 )  # fmt: skip
 
 
-def test_what_is_of_macs_only_is_not_called_well_where_there_is_none() -> None:
+def test_checks_of_macs_are_skipped_without_a_mac() -> None:
     linux = node(
         "a", hardware_os_name="Ubuntu", facts_thunderbolt=(), facts_sleep_minutes=-1,
         facts_automatic_updates="unknown",
     )  # fmt: skip
     for check in MACS_ONLY:
         (finding,) = of(check, Snapshot((linux,)))
-        assert finding.said == "not looked at: no node is a Mac"
+        assert finding.said == "not checked: no node is a Mac"
 
 
-def test_beside_a_mac_the_doctor_speaks_of_macs_only_where_it_looked_at_those_only() -> None:
+def test_checks_of_macs_ignore_other_nodes() -> None:
     linux = node("b", hardware_os_name="Ubuntu", facts_sleep_minutes=-1, facts_thunderbolt=())
     (finding,) = of("sleep", Snapshot((node("a"), linux)))
     assert (finding.severity, finding.said) == ("ok", "no Mac goes to sleep")
@@ -159,11 +159,11 @@ def test_beside_a_mac_the_doctor_speaks_of_macs_only_where_it_looked_at_those_on
 @pytest.mark.parametrize(
     "check", ["wifi", "asymmetry", "memory-mixed", "clock", "versions", "unreachable", "multicast"]
 )
-def test_what_takes_several_nodes_is_not_called_well_on_one_alone(check: str) -> None:
+def test_checks_of_several_nodes_are_skipped_without_a_cluster(check: str) -> None:
     (finding,) = of(check, Snapshot((node("a", links=()),)))
-    assert finding.said == "not looked at: no cluster runs"
+    assert finding.said == "not checked: no cluster runs"
 
 
-def test_a_cluster_of_one_node_has_nothing_to_compare() -> None:
+def test_comparing_checks_are_skipped_with_one_node() -> None:
     (finding,) = of("versions", Snapshot((node("a", links=()),), running=True))
-    assert finding.said == "not looked at: there is no other node"
+    assert finding.said == "not checked: there is no other node"

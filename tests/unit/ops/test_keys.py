@@ -1,4 +1,4 @@
-"""``pomona keys``: what it prints, and what it never prints."""
+"""``pomona keys`` creates, lists and revokes keys, and prints a key only once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pomona.auth.key_usage import UsageStore
 from support.clusters import run_pomona
 
 
-def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
+def test_a_key_is_created_listed_and_revoked(tmp_path: Path) -> None:
     state = str(tmp_path)
     made = run_pomona(
         "keys", "create", "me", "--requests", "10", "--queue-share", "25", POMONA_STATE_DIR=state
@@ -22,8 +22,8 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     assert (found.name, found.role, found.limits) == ("me", "user", KeyLimits(10, queue_share=25))
 
     listed = run_pomona("keys", "list", "--json", POMONA_STATE_DIR=state)
-    [told] = json.loads(listed.stdout)
-    assert (told["name"], told["usage"]["requests"]) == ("me", 0)
+    [entry] = json.loads(listed.stdout)
+    assert (entry["name"], entry["usage"]["requests"]) == ("me", 0)
     assert secret not in listed.stdout
     assert found.digest not in listed.stdout
 
@@ -36,7 +36,7 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     assert "no key 'me'" in gone.stderr
 
 
-def test_keys_are_where_the_settings_file_says_the_gateway_keeps_them(tmp_path: Path) -> None:
+def test_keys_are_in_the_gateways_state_folder_of_the_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     for content, folder in (
         ("state_dir = '{0}/all'", "all"),
@@ -48,7 +48,7 @@ def test_keys_are_where_the_settings_file_says_the_gateway_keeps_them(tmp_path: 
         assert KeyStore(tmp_path / folder).find(made.stdout.strip())
 
 
-def test_what_a_key_has_used_is_listed_and_a_new_key_of_its_name_begins_at_nought(
+def test_usage_is_listed_and_a_new_key_of_the_same_name_starts_at_zero(
     tmp_path: Path,
 ) -> None:
     store = KeyStore(tmp_path)

@@ -1,5 +1,4 @@
-"""``pomona models pull`` fetches all of a model once, checks it, and ``show`` and ``list``
-tell of it."""
+"""``pomona models pull`` downloads a model once and checks it; ``show`` prints its facts."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from pomona.models import pinned_source
 from pomona.models.store.hub_source import HubSource
 from pomona.models.store.sparse_copy import SparseCopy, local_copies
 from pomona_ops.commands.models.pull import pull_model
-from pomona_ops.commands.models.show import described, facts_of, print_facts
+from pomona_ops.commands.models.show import facts_as_json, facts_of, print_facts
 from support.doubles.hub import FakeHub, fake_hub
 from support.models.folders import CONFIG, tensors_of, write_folder
 
@@ -43,7 +42,7 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-def test_all_of_it_comes_once_byte_for_byte(hub: FakeHub) -> None:
+def test_a_model_is_downloaded_once_byte_for_byte(hub: FakeHub) -> None:
     result = pull_model(NAME, quiet(), quiet=False)
     original = hub.models[NAME]
     for file in original.glob("*.safetensors"):
@@ -55,7 +54,7 @@ def test_all_of_it_comes_once_byte_for_byte(hub: FakeHub) -> None:
     assert copy.held_bytes()[0] == copy.held_bytes()[1] == result["bytes"]
 
 
-def test_a_pull_brings_what_the_hub_has_now_and_without_a_hub_what_is_here_stays(
+def test_a_pull_updates_to_the_hubs_version_and_keeps_the_copy_without_a_hub(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = pull_model(NAME, quiet(), quiet=True)
@@ -73,29 +72,29 @@ def test_a_pull_brings_what_the_hub_has_now_and_without_a_hub_what_is_here_stays
     assert pull_model(NAME, quiet(), quiet=True)["fetched_bytes"] == 0
 
 
-def test_a_file_that_does_not_have_its_hash_is_fetched_anew(hub: FakeHub) -> None:
+def test_a_file_with_a_wrong_hash_is_downloaded_again(hub: FakeHub) -> None:
     copy = SparseCopy.create(NAME, [HubSource()])
     file = copy.weight_files()[0]
     end = copy.manifest.files[file].size
     (begin, _) = copy.missing_in_file(file)[0]
     copy.write(file, begin, b"\1" * (end - begin - 10))
-    with pytest.raises(ModelError, match=rf"{file} does not have the hash"):
+    with pytest.raises(ModelError, match=rf"{file} does not match the hash"):
         pull_model(NAME, quiet(), quiet=True)
     pull_model(NAME, quiet(), quiet=True)
     assert (copy.folder / file).read_bytes() == (hub.models[NAME] / file).read_bytes()
 
 
-def test_what_is_no_hub_id_is_refused(hub: FakeHub) -> None:
-    with pytest.raises(ConfigurationError, match="no Hugging Face id"):
+def test_anything_but_a_hub_id_is_rejected(hub: FakeHub) -> None:
+    with pytest.raises(ConfigurationError, match="not a Hugging Face id"):
         pull_model("/some/folder", quiet(), quiet=True)
 
 
-def test_show_tells_people_and_machines_the_same(hub: FakeHub) -> None:
+def test_show_prints_the_same_facts_as_text_and_json(hub: FakeHub) -> None:
     facts = facts_of(NAME)
-    told = described(facts)
-    assert told["sampling"] == {"temperature": 0.7, "top_k": 20.0}
-    assert told["layer_count"] == CONFIG["num_hidden_layers"] == len(told["layers"])
-    assert told["kv_bytes_per_token"] == 2 * 2 * 2 * 32 * 8
+    printed = facts_as_json(facts)
+    assert printed["sampling"] == {"temperature": 0.7, "top_k": 20.0}
+    assert printed["layer_count"] == CONFIG["num_hidden_layers"] == len(printed["layers"])
+    assert printed["kv_bytes_per_token"] == 2 * 2 * 2 * 32 * 8
     output = io.StringIO()
     print_facts(facts, Console(file=output, width=120))
     assert NAME in output.getvalue()

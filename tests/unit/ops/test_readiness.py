@@ -1,4 +1,4 @@
-"""What `pomona up` says of a gateway that cannot answer requests."""
+"""The reason why a gateway is not ready."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from pomona_ops.cluster.readiness import why_not_ready
 
 
-def asked(handler: Callable[[httpx.Request], httpx.Response]) -> str:
+def reason_of(handler: Callable[[httpx.Request], httpx.Response]) -> str:
     async def ask() -> str:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
             return await why_not_ready(client, "http://gateway")
@@ -25,10 +25,10 @@ def asked(handler: Callable[[httpx.Request], httpx.Response]) -> str:
             httpx.Response(503, json={"status": "loading", "reason": "m: stage 0 is loading"}),
             "m: stage 0 is loading",
         ),
-        (httpx.Response(503, json={"status": "loading"}), "it answers with 503"),
-        (httpx.Response(503, json={"status": "loading", "reason": ""}), "it answers with 503"),
-        (httpx.Response(502, text="<html>"), "it answers with 502"),
-        (httpx.Response(503, json=["loading"]), "it answers with 503"),
+        (httpx.Response(503, json={"status": "loading"}), "status 503"),
+        (httpx.Response(503, json={"status": "loading", "reason": ""}), "status 503"),
+        (httpx.Response(502, text="<html>"), "status 502"),
+        (httpx.Response(503, json=["loading"]), "status 503"),
     ],
 )
 def test_the_reason_is_the_gateways_own(answer: httpx.Response, reason: str) -> None:
@@ -38,19 +38,19 @@ def test_the_reason_is_the_gateways_own(answer: httpx.Response, reason: str) -> 
         paths.append(request.url.path)
         return answer
 
-    assert asked(handler) == reason
+    assert reason_of(handler) == reason
     assert paths == ["/readyz"]
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (httpx.ReadTimeout("slow"), "it did not answer in time"),
-        (httpx.ConnectError("refused"), "it does not answer"),
+        (httpx.ReadTimeout("slow"), "no answer in time"),
+        (httpx.ConnectError("refused"), "no answer"),
     ],
 )
-def test_a_gateway_that_says_nothing_is_said_to(error: Exception, reason: str) -> None:
+def test_a_gateway_that_does_not_answer_has_a_reason(error: Exception, reason: str) -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise error
 
-    assert asked(handler) == reason
+    assert reason_of(handler) == reason

@@ -1,4 +1,4 @@
-"""When a dead service is started again."""
+"""Restart decisions for a service that exited."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from pomona_ops.up.restart_policy import (
 other_codes = st.integers(-64, 255).filter(lambda code: code != EXIT_CONFIGURATION)
 
 
-def test_the_delay_doubles_up_to_its_bound() -> None:
+def test_the_delay_doubles_up_to_its_limit() -> None:
     policy = RestartPolicy()
     delays: list[float] = []
     for _ in range(8):
-        decision, policy = policy.died(1, 0.1)
+        decision, policy = policy.on_exit(1, 0.1)
         assert isinstance(decision, Restart)
         delays.append(decision.delay_s)
     assert delays == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, LONGEST_DELAY_S, LONGEST_DELAY_S]
 
 
-def test_a_long_life_starts_the_delay_over() -> None:
+def test_a_long_uptime_resets_the_delay() -> None:
     policy = RestartPolicy()
     for _ in range(5):
-        _, policy = policy.died(-9, 1.0)
-    decision, policy = policy.died(-9, HEALTHY_AFTER_S)
+        _, policy = policy.on_exit(-9, 1.0)
+    decision, policy = policy.on_exit(-9, HEALTHY_AFTER_S)
     assert decision == Restart(FIRST_DELAY_S)
-    assert policy.died(-9, 1.0)[0] == Restart(FIRST_DELAY_S * 2)
+    assert policy.on_exit(-9, 1.0)[0] == Restart(FIRST_DELAY_S * 2)
 
 
-def test_unusable_settings_are_not_tried_again() -> None:
-    decision, _ = RestartPolicy().died(EXIT_CONFIGURATION, 0.5)
+def test_invalid_settings_are_not_retried() -> None:
+    decision, _ = RestartPolicy().on_exit(EXIT_CONFIGURATION, 0.5)
     assert decision == GiveUp()
 
 
-def test_settings_that_worked_before_are_tried_again() -> None:
-    _, policy = RestartPolicy().died(-9, STARTED_AFTER_S)
-    assert isinstance(policy.died(EXIT_CONFIGURATION, 0.1)[0], Restart)
+def test_settings_that_worked_before_are_retried() -> None:
+    _, policy = RestartPolicy().on_exit(-9, STARTED_AFTER_S)
+    assert isinstance(policy.on_exit(EXIT_CONFIGURATION, 0.1)[0], Restart)
 
 
 @given(st.lists(st.tuples(other_codes, st.floats(0, 100)), max_size=50))
-def test_a_service_that_dies_of_anything_else_always_comes_back(
-    deaths: list[tuple[int, float]],
+def test_any_other_exit_is_always_restarted(
+    exits: list[tuple[int, float]],
 ) -> None:
     policy = RestartPolicy()
-    for code, lived_s in deaths:
-        decision, policy = policy.died(code, lived_s)
+    for code, uptime_s in exits:
+        decision, policy = policy.on_exit(code, uptime_s)
         assert isinstance(decision, Restart)
         assert FIRST_DELAY_S <= decision.delay_s <= LONGEST_DELAY_S

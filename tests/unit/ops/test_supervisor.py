@@ -1,4 +1,4 @@
-"""The supervisor, with small programs in place of the services."""
+"""The supervisor, with small programs as services."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,8 @@ import pytest
 
 from pomona.service import EXIT_CONFIGURATION
 from pomona_ops.cluster.processes import ServiceSpec
-from pomona_ops.up.log_file import LogFile
-from pomona_ops.up.supervisor import Died, Started, Stopped, Supervisor, SupervisorEvent
-
-DEADLINE_S = 20.0
+from pomona_ops.up.supervisor import Exited, Started, Stopped, Supervisor, SupervisorEvent
+from support.waiting import DEADLINE_S, wait_until, wait_until_async
 
 RUNS = "import time\nprint('up', flush=True)\ntime.sleep(600)"
 IGNORES_SIGTERM = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{RUNS}"
@@ -36,18 +33,10 @@ def _spec(name: str, script: str, rank: int = 1, stop_s: float = 5.0) -> Service
 
 @dataclass
 class Running:
-    """A supervisor at work, and what it told."""
+    """A running supervisor, and its events."""
 
     supervisor: Supervisor
     events: list[SupervisorEvent] = field(default_factory=list[SupervisorEvent])
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        ends_at = time.monotonic() + DEADLINE_S
-        while time.monotonic() < ends_at:
-            if condition():
-                return
-            await asyncio.sleep(0.02)
-        pytest.fail("what was waited for did not happen")
 
     def started(self, name: str) -> list[int]:
         return [x.pid for x in self.events if isinstance(x, Started) and x.name == name]
@@ -74,33 +63,38 @@ def _printed(tmp_path: Path, name: str) -> str:
 
 async def _kill_and_wait(tmp_path: Path) -> list[SupervisorEvent]:
     async with supervising(tmp_path, _spec("a", RUNS), _spec("b", RUNS)) as running:
-        await running.until(lambda: len(running.supervisor.pids()) == 2)
+        await wait_until_async(lambda: len(running.supervisor.pids()) == 2, "two processes")
         b = running.supervisor.pids()["b"]
         os.kill(running.supervisor.pids()["a"], signal.SIGKILL)
-        await running.until(lambda: len(running.started("a")) == 2)
+        await wait_until_async(lambda: len(running.started("a")) == 2, "the restart")
         assert running.supervisor.pids()["b"] == b
         return list(running.events)
 
 
 def test_a_killed_process_is_restarted_and_the_others_are_left_alone(tmp_path: Path) -> None:
     events = asyncio.run(_kill_and_wait(tmp_path))
-    (died,) = [event for event in events if isinstance(event, Died)]
-    assert (died.name, died.how, died.restart_s) == ("a", "was killed by SIGKILL", 0.2)
-    assert [x.again for x in events if isinstance(x, Started) and x.name == "a"] == [False, True]
+    (exited,) = [event for event in events if isinstance(event, Exited)]
+    assert (exited.name, exited.cause, exited.restart_s) == ("a", "was killed by SIGKILL", 0.2)
+    assert [x.is_restart for x in events if isinstance(x, Started) and x.name == "a"] == [
+        False,
+        True,
+    ]
 
 
-def test_the_last_words_of_a_process_are_told_and_its_output_is_kept(tmp_path: Path) -> None:
+def test_the_last_error_of_a_process_is_reported_and_its_output_is_logged(tmp_path: Path) -> None:
     async def run() -> list[SupervisorEvent]:
         async with supervising(tmp_path, _spec("a", FAILS)) as running:
-            await running.until(lambda: any(isinstance(x, Died) for x in running.events))
+            await wait_until_async(
+                lambda: any(isinstance(x, Exited) for x in running.events), "an exit"
+            )
             return list(running.events)
 
-    (died,) = [event for event in asyncio.run(run()) if isinstance(event, Died)]
-    assert (died.how, died.last_words) == ("ended with exit code 3", "no cheese")
+    (exited,) = [event for event in asyncio.run(run()) if isinstance(event, Exited)]
+    assert (exited.cause, exited.last_error) == ("exited with code 3", "no cheese")
     assert "no cheese" in _printed(tmp_path, "a")
 
 
-def test_unusable_settings_end_the_whole_run(tmp_path: Path) -> None:
+def test_invalid_settings_end_the_whole_run(tmp_path: Path) -> None:
     async def run() -> list[SupervisorEvent]:
         specs = _spec("a", MISCONFIGURED), _spec("b", RUNS)
         async with supervising(tmp_path, *specs) as running:
@@ -108,15 +102,15 @@ def test_unusable_settings_end_the_whole_run(tmp_path: Path) -> None:
                 await running.supervisor.gave_up.wait()
             return list(running.events)
 
-    (died,) = [event for event in asyncio.run(run()) if isinstance(event, Died)]
-    assert (died.name, died.restart_s) == ("a", None)
+    (exited,) = [event for event in asyncio.run(run()) if isinstance(event, Exited)]
+    assert (exited.name, exited.restart_s) == ("a", None)
 
 
 def test_processes_stop_in_the_order_of_their_ranks(tmp_path: Path) -> None:
     async def run() -> list[SupervisorEvent]:
         specs = _spec("last", RUNS, 2), _spec("first", RUNS, 0), _spec("middle", RUNS, 1)
         async with supervising(tmp_path, *specs) as running:
-            await running.until(lambda: len(running.supervisor.pids()) == 3)
+            await wait_until_async(lambda: len(running.supervisor.pids()) == 3, "three processes")
             await running.supervisor.stop()
             return list(running.events)
 
@@ -130,7 +124,7 @@ def test_a_process_that_will_not_stop_is_killed(tmp_path: Path, hastened: bool) 
     async def run() -> list[SupervisorEvent]:
         stop_s = 600.0 if hastened else 0.2
         async with supervising(tmp_path, _spec("a", IGNORES_SIGTERM, stop_s=stop_s)) as running:
-            await running.until(lambda: "up" in _printed(tmp_path, "a"))
+            await wait_until_async(lambda: "up" in _printed(tmp_path, "a"), "the process runs")
             stopping = asyncio.create_task(running.supervisor.stop())
             if hastened:
                 running.supervisor.hasten()
@@ -141,18 +135,19 @@ def test_a_process_that_will_not_stop_is_killed(tmp_path: Path, hastened: bool) 
     assert asyncio.run(run())[-1] == Stopped("a", forced=True)
 
 
-def test_a_process_waiting_for_its_restart_is_not_started_by_the_stop(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_its_restart_is_not_started_during_stop(tmp_path: Path) -> None:
     async def run() -> list[SupervisorEvent]:
         async with supervising(tmp_path, _spec("a", FAILS)) as running:
-            await running.until(
-                lambda: any(isinstance(x, Died) and x.restart_s == 0.8 for x in running.events)
+            await wait_until_async(
+                lambda: any(isinstance(x, Exited) and x.restart_s == 0.8 for x in running.events),
+                "the wait for the third restart",
             )
             before = len(running.started("a"))
             await running.supervisor.stop()
             assert len(running.started("a")) == before
             return list(running.events)
 
-    assert isinstance(asyncio.run(run())[-1], Died)
+    assert isinstance(asyncio.run(run())[-1], Exited)
 
 
 SUPERVISOR = """
@@ -190,47 +185,14 @@ def test_a_service_ends_with_a_supervisor_that_was_killed(tmp_path: Path) -> Non
         assert supervisor.stdout is not None
         service = psutil.Process(int(supervisor.stdout.readline()))
         try:
-            _until(lambda: "up" in _printed(tmp_path, "a"))
+            wait_until(lambda: "up" in _printed(tmp_path, "a"), "the service runs")
             supervisor.kill()
             supervisor.wait(DEADLINE_S)
-            _until(lambda: not service.is_running() or service.status() == psutil.STATUS_ZOMBIE)
+            wait_until(
+                lambda: not service.is_running() or service.status() == psutil.STATUS_ZOMBIE,
+                "the service ends",
+            )
         finally:
             supervisor.kill()
             with suppress(psutil.NoSuchProcess):
                 service.kill()
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < ends_at
-        time.sleep(0.02)
-
-
-def test_a_log_stays_within_its_bound_and_keeps_the_newest(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "logs" / "a.log", max_bytes=1000)
-    for number in range(200):
-        log.write(b"line %03d of many\n" % number)
-    log.close()
-    kept = [path.read_bytes() for path in sorted((tmp_path / "logs").iterdir(), reverse=True)]
-    assert len(kept) == 2
-    assert all(len(part) <= 1000 for part in kept)
-    assert b"".join(kept).endswith(b"line 198 of many\nline 199 of many\n")
-
-
-@pytest.mark.parametrize(
-    ("output", "words"),
-    [
-        (b"", ""),
-        (b'{"level": "info", "event": "ready"}\n', ""),
-        (b'{"level": "error", "event": "broke"}\n{"level": "info", "event": "bye"}\n', "broke"),
-        (b'Traceback\n  File "x"\nValueError: no\n\n', "ValueError: no"),
-    ],
-)
-def test_last_words_are_the_newest_error(tmp_path: Path, output: bytes, words: str) -> None:
-    log = LogFile(tmp_path / "a.log")
-    log.write(output)
-    assert log.last_words() == words
-    log.new_life()
-    assert log.last_words() == ""
-    log.close()

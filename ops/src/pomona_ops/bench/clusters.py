@@ -1,4 +1,4 @@
-"""Clusters and yardsticks that a benchmark starts for itself and ends."""
+"""Starts and stops the clusters and the mlx-lm baselines of the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import orjson
 
 from pomona.errors import PomonaError
 from pomona_ops.cluster.blas import blas_threads, stage_worker_environment
-from pomona_ops.cluster.cpu_affinity import one_of_each
+from pomona_ops.cluster.cpu_affinity import one_core_each
 from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts, is_free
 from pomona_ops.cluster.processes import ClusterOptions, ServiceSpec, cluster_options, service_specs
 from pomona_ops.cluster.readiness import why_not_ready
-from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
+from pomona_ops.up.supervisor import Exited, Supervisor, SupervisorEvent
 
 READY_DEADLINE_S = 120.0
 FIRST_PORT, LAST_PORT = 20000, 30000
 
 
 class BenchError(PomonaError):
-    """A benchmark could not be run."""
+    """A benchmark cannot run."""
 
 
 @asynccontextmanager
@@ -40,14 +40,15 @@ async def running_cluster(
     worker_environment: dict[str, str] | None = None,
     one_core: bool = False,
 ) -> AsyncGenerator[ClusterOptions]:
-    """A cluster of its own ports and folder, ready to answer; gone when the block ends. On Linux
-    each stage worker is kept on cores of its own, or, where there are fewer, neighbours on
-    different ones.
+    """Runs a ready cluster with its own ports and folder until the block ends.
+
+    On Linux each stage worker is pinned to cores of its own; with fewer cores than workers,
+    consecutive workers get different cores. Raises BenchError.
 
     Args:
         hold_ms: run emulated stage workers whose steps take this long.
-        worker_environment: variables for the stage workers on top of the usual ones.
-        one_core: each stage worker has one core and one BLAS thread, not its share of all.
+        worker_environment: additional variables of the stage workers.
+        one_core: give each stage worker one core and one BLAS thread, not its share of all.
     """
     folder = Path(tempfile.mkdtemp(prefix="pomona-bench-"))
     options = replace(
@@ -58,20 +59,19 @@ async def running_cluster(
         _adapted(spec, hold_ms, worker_environment or {}, one_core)
         for spec in service_specs(options)
     ]
-    deaths: list[str] = []
+    exits: list[str] = []
 
-    def tell(event: SupervisorEvent) -> None:
-        how = getattr(event, "how", None)
-        if how is not None:
-            deaths.append(f"{event.name} {how} {getattr(event, 'last_words', '')}")
+    def on_event(event: SupervisorEvent) -> None:
+        if isinstance(event, Exited):
+            exits.append(f"{event.name} {event.cause} {event.last_error}")
 
-    supervisor = Supervisor(specs, folder / "logs", tell)
+    supervisor = Supervisor(specs, folder / "logs", on_event)
     supervisor.start()
     try:
-        await _until_ready(options, deaths)
+        await _wait_until_ready(options, exits)
         yield options
-        if deaths:
-            raise BenchError(f"a service died during the measurement: {deaths[0]}")
+        if exits:
+            raise BenchError(f"a service exited during the measurement: {exits[0]}")
     finally:
         await supervisor.stop()
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,40 +101,40 @@ def _adapted(
 
 
 def free_ports(stages: int) -> int:
-    """First port of a block that nobody uses now."""
+    """Returns the first port of a free block. Raises BenchError."""
     for first in range(FIRST_PORT + os.getpid() % 50 * 100, LAST_PORT, 100):
         if all(is_free(port) for port in ClusterPorts(first).by_use(stages).values()):
             return first
     raise BenchError(f"no free ports between {FIRST_PORT} and {LAST_PORT}")
 
 
-async def _until_ready(options: ClusterOptions, deaths: Sequence[str]) -> None:
+async def _wait_until_ready(options: ClusterOptions, exits: Sequence[str]) -> None:
     url = f"http://{LOOPBACK}:{options.ports.gateway}"
     loop = asyncio.get_running_loop()
     end = loop.time() + READY_DEADLINE_S
     reason = ""
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
-        while loop.time() < end and not deaths:
+        while loop.time() < end and not exits:
             reason = await why_not_ready(client, url)
             if not reason:
                 return
             await asyncio.sleep(0.1)
-    why = deaths[0] if deaths else f"not ready within {READY_DEADLINE_S:g} s: {reason}"
-    raise BenchError(f"the cluster did not come up: {why}")
+    cause = exits[0] if exits else f"not ready within {READY_DEADLINE_S:g} s: {reason}"
+    raise BenchError(f"the cluster did not start: {cause}")
 
 
-class Yardstick:
-    """mlx-lm alone in a process of its own; see pomona_stage_worker.testing.baseline."""
+class Baseline:
+    """mlx-lm in a process of its own; see pomona_stage_worker.testing.baseline."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def run(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> dict[str, Any]:
-        """Generate from all prompts at once; what the process answered."""
+        """Generates from all prompts as one batch. Raises BenchError when the process ends."""
         task = {"prompts": [list(prompt) for prompt in prompts], "max_tokens": max_tokens}
-        return await self._ask(orjson.dumps(task) + b"\n")
+        return await self._request(orjson.dumps(task) + b"\n")
 
-    async def _ask(self, line: bytes) -> dict[str, Any]:
+    async def _request(self, line: bytes) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(line)
@@ -142,13 +142,13 @@ class Yardstick:
         async with asyncio.timeout(600):
             answer = await self._process.stdout.readline()
         if not answer:
-            raise BenchError("mlx-lm's own process ended")
+            raise BenchError("the mlx-lm process ended")
         return orjson.loads(answer)
 
 
 @asynccontextmanager
-async def running_yardstick(model: str, threads: int) -> AsyncGenerator[Yardstick]:
-    """mlx-lm with ``threads`` BLAS threads, on the cores of as many ``one_core`` workers."""
+async def running_baseline(model: str, threads: int) -> AsyncGenerator[Baseline]:
+    """Runs mlx-lm with ``threads`` BLAS threads, on the cores of as many ``one_core`` workers."""
     environment = stage_worker_environment(1) | blas_threads(threads)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -162,12 +162,12 @@ async def running_yardstick(model: str, threads: int) -> AsyncGenerator[Yardstic
         limit=1 << 26,
     )
     if sys.platform == "linux":
-        os.sched_setaffinity(process.pid, one_of_each(threads))
+        os.sched_setaffinity(process.pid, one_core_each(threads))
     try:
         assert process.stdout is not None
         async with asyncio.timeout(READY_DEADLINE_S):
             await process.stdout.readline()
-        yield Yardstick(process)
+        yield Baseline(process)
     finally:
         if process.returncode is None:
             process.kill()

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from pomona.messages.sampling import Sampling
-from pomona_ops.bench.clusters import running_cluster, running_yardstick
+from pomona_ops.bench.clusters import running_baseline, running_cluster
 from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.hop import measure_hops
 from pomona_ops.bench.numbers import median, rate
@@ -32,7 +32,7 @@ async def measure_decode(
     environment = STOCK_KERNELS if stock_kernels else {}
     async with (
         running_cluster(model, stages, worker_environment=environment, one_core=True) as options,
-        running_yardstick(model, threads=1) as baseline,
+        running_baseline(model, threads=1) as baseline,
     ):
         endpoint = f"tcp://{LOOPBACK}:{options.ports.control_subscribe}"
         pipeline = await active_pipeline(endpoint, options.cluster, 10.0)

@@ -1,4 +1,4 @@
-"""A gateway without HTTP: submits token ids to the head and times what comes back."""
+"""Submits token ids to the head of a pipeline and times the tokens, without a gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ _numbers = itertools.count(1)
 
 @dataclass(slots=True)
 class Reply:
-    """What came back of one request; moments in seconds of time.perf_counter()."""
+    """The reply to one request.
+
+    Attributes:
+        submitted_at, moments: time of the request and of each token, of time.perf_counter().
+        cached: prompt tokens found in the prefix cache.
+        finish: finish reason; None while it runs.
+        refusal: message of a rejected request.
+    """
 
     request: str
     submitted_at: float
@@ -44,7 +51,7 @@ class Reply:
 
 
 async def active_pipeline(control_subscribe: str, cluster: str, timeout_s: float) -> Pipeline:
-    """The first active pipeline that the planner tells of. Raises BenchError."""
+    """Waits for a planner beacon with an active pipeline. Raises BenchError."""
     receiver = BeaconReceiver(control_subscribe, cluster)
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout_s
@@ -61,9 +68,10 @@ async def active_pipeline(control_subscribe: str, cluster: str, timeout_s: float
 
 
 class Driver:
-    """Talks to the head of one pipeline. Blocking; not thread-safe.
+    """Sends requests to the head of one pipeline. Blocking; not thread-safe.
 
-    Args: host: address of this machine at which the tail reaches it.
+    Args:
+        host: address of this machine, to which the tail sends tokens.
     """
 
     def __init__(self, pipeline: Pipeline, cluster: str, host: str = LOOPBACK) -> None:
@@ -81,7 +89,7 @@ class Driver:
         self._pull.close()
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, share: str = "") -> Reply:
-        """Send a request; :meth:`collect` brings its tokens."""
+        """Sends a request; :meth:`collect` receives its tokens."""
         request = f"bench-{next(_numbers)}"
         body = Submit(request, 1, self._pipeline.model, self._pull.endpoint, sampling, share=share)
         buffer = memoryview(array("i", prompt)).cast("B")
@@ -91,24 +99,24 @@ class Driver:
         return reply
 
     def cancel(self, reply: Reply) -> None:
-        """The request is not wanted any more; nothing more of it is waited for."""
+        """Cancels a request; :meth:`collect` does not wait for it."""
         self._push.send(Cancel(reply.request, 1), self._pipeline.epoch)
         reply.finish = "cancelled"
 
     def collect(self, replies: Iterable[Reply], timeout_s: float = 300.0) -> None:
-        """Until all of these have ended. Raises BenchError when one is refused or late."""
+        """Receives until all have ended. Raises BenchError when one is rejected or late."""
         wanted = list(replies)
         end = time.perf_counter() + timeout_s
         while any(reply.finish is None for reply in wanted):
             self.receive(max(end - time.perf_counter(), 0.0))
-            refused = next((reply for reply in wanted if reply.refusal), None)
-            if refused is not None:
-                raise BenchError(f"{refused.request} was refused: {refused.refusal}")
+            rejected = next((reply for reply in wanted if reply.refusal), None)
+            if rejected is not None:
+                raise BenchError(f"{rejected.request} was rejected: {rejected.refusal}")
             if time.perf_counter() >= end:
                 raise BenchError(f"requests did not end within {timeout_s:g} s")
 
     def receive(self, timeout_s: float) -> None:
-        """Take in one message, if one comes in time."""
+        """Receives one message, if one arrives in time."""
         message = self._pull.receive(timeout_s)
         now = time.perf_counter()
         if message is None:
@@ -127,4 +135,4 @@ class Driver:
             case Queued():
                 pass
             case body:
-                raise BenchError(f"a {body.kind} came to a gateway")
+                raise BenchError(f"unexpected message to a gateway: {body.kind}")

@@ -1,4 +1,4 @@
-"""What a hop costs: an emulated pipeline beside a bare PUSH/PULL ping-pong of the same bytes."""
+"""Cost of a hop: an emulated pipeline against a bare PUSH/PULL ping-pong of the same bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import zmq  # the yardstick must not use what it measures, so not pomona.transport
+import zmq  # the baseline for pomona.transport must not use it
 
 from pomona.messages import codec
 from pomona.messages.pipeline import Envelope, Step, StepDone, Tensor
@@ -25,7 +25,7 @@ from pomona_ops.bench.numbers import median, percentile
 from pomona_ops.cluster.ports import LOOPBACK
 
 WIDTH = 576
-GENEROUS_TOKEN_S = 0.001
+MAX_TOKEN_S = 0.001
 _ECHO = """
 import zmq
 context = zmq.Context()
@@ -43,7 +43,7 @@ while True:
 
 @dataclass(frozen=True, slots=True)
 class HopCost:
-    """Microseconds; ``ratio`` of ours to the bare hop."""
+    """Microseconds of a hop in the pipeline and of a bare one, and their ratios."""
 
     hop_median_us: float
     hop_p99_us: float
@@ -54,10 +54,10 @@ class HopCost:
 
 
 async def measure_hops(model: str, rounds: int = 3, tokens: int = 1000) -> dict[str, Any]:
-    """One user through two emulated stages that hold nothing, and the bare hop, in turns.
+    """Alternates one user of two emulated stages that hold nothing with the bare hop.
 
-    The moments are the head's own. The client takes its tokens when all are drawn: a third
-    process that wakes for each would be measured too.
+    The times are the head's. The client reads its tokens after the last one is sampled, because
+    a third process that wakes for each token would distort the times.
     """
     bare: list[float] = []
     with tempfile.TemporaryDirectory(prefix="pomona-trace-") as folder:
@@ -69,7 +69,7 @@ async def measure_hops(model: str, rounds: int = 3, tokens: int = 1000) -> dict[
                 for _ in range(rounds):
                     await asyncio.sleep(0.5)
                     reply = driver.submit(list(range(1000, 1020)), Sampling(max_tokens=tokens))
-                    await asyncio.sleep(tokens * GENEROUS_TOKEN_S)
+                    await asyncio.sleep(tokens * MAX_TOKEN_S)
                     driver.collect([reply])
                     bare += bare_hops(tokens)[20:]
             await asyncio.sleep(1.0)
@@ -86,7 +86,7 @@ async def measure_hops(model: str, rounds: int = 3, tokens: int = 1000) -> dict[
 
 
 def _hops(trace: Path) -> list[float]:
-    """Seconds a hop, half of each round between two decode steps of the head."""
+    """Seconds per hop: half of the time between two decode steps of the head."""
     lines = [orjson.loads(line) for line in trace.read_bytes().splitlines()]
     steps = [line for line in lines if line["lane"] is not None]
     return [
@@ -97,8 +97,8 @@ def _hops(trace: Path) -> list[float]:
 
 
 def bare_hops(count: int) -> list[float]:
-    """Seconds a hop, half of each round trip: a step's bytes there, a step_done's bytes back."""
-    there = codec.encode_message(_envelope(_step()), [bytes(4), bytes(4 * WIDTH)])
+    """Seconds per hop: half of a round trip with a step's bytes there, a step_done's back."""
+    request = codec.encode_message(_envelope(_step()), [bytes(4), bytes(4 * WIDTH)])
     back = codec.encode_message(_envelope(_done()), [bytes(24)])
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", _ECHO],
@@ -116,10 +116,10 @@ def bare_hops(count: int) -> list[float]:
         print(port, [bytes(frame) for frame in back], sep="\n", file=process.stdin, flush=True)
         trips: list[float] = []
         for _ in range(count):
-            begin = time.perf_counter()
-            push.send_multipart(there, copy=False)
+            sent_at = time.perf_counter()
+            push.send_multipart(request, copy=False)
             pull.recv_multipart(copy=False)
-            trips.append((time.perf_counter() - begin) / 2)
+            trips.append((time.perf_counter() - sent_at) / 2)
         push.send(b"")
         process.wait(5)
     finally:

@@ -1,4 +1,4 @@
-"""Small statistics that every measurement reports."""
+"""Statistics of measurements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of the values lie; nearest rank."""
+    """Nearest-rank percentile; ``share`` is from 0 to 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -17,18 +17,18 @@ def median(values: Sequence[float]) -> float:
 
 
 def rate(moments: Sequence[float]) -> float:
-    """Tokens a second between the first and the last token."""
+    """Tokens per second between the first and the last token."""
     return (len(moments) - 1) / (moments[-1] - moments[0])
 
 
 def total_rate(streams: Sequence[Sequence[float]]) -> float:
-    """Tokens a second of several streams together, while all of them run.
+    """Tokens per second of several streams together, while all are running.
 
-    Raises ValueError when they never do.
+    Raises ValueError when there is no such time.
     """
     begin = max(moments[0] for moments in streams)
     end = min(moments[-1] for moments in streams)
     if end <= begin:
-        raise ValueError(f"{len(streams)} streams never ran all at once; let them run for longer")
+        raise ValueError(f"{len(streams)} streams never overlap; raise the number of tokens")
     tokens = sum(1 for moments in streams for moment in moments if begin < moment <= end)
     return tokens / (end - begin)

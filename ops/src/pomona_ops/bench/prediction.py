@@ -26,9 +26,9 @@ from pomona_ops.bench.driver import Driver, active_pipeline
 from pomona_ops.bench.numbers import median
 from pomona_ops.bench.prompts import made_up_prompt
 from pomona_ops.bench.solver import measure_solver
+from pomona_ops.cluster.beacons import collect_beacons
 from pomona_ops.cluster.ports import LOOPBACK
 from pomona_ops.cluster.processes import ClusterOptions
-from pomona_ops.commands.status import hear_cluster
 from pomona_planner.cluster import from_beacons
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.prediction import Plan, predict
@@ -120,7 +120,7 @@ class _PipelineRun:
         self._intervals += reply.intervals
 
     async def receive_beacons(self) -> None:
-        self._beacons = await hear_cluster(self._endpoint, self._cluster)
+        self._beacons = await collect_beacons(self._endpoint, self._cluster)
 
     def end_turn(self, calibration: Calibration) -> None:
         interval_s = median(self._intervals)

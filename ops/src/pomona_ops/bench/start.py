@@ -1,4 +1,4 @@
-"""How long a stage takes from the start of its process until it is ready, files present."""
+"""Time from the start of a stage worker's process until its stage is ready, files present."""
 
 from __future__ import annotations
 
@@ -15,52 +15,58 @@ from pomona_ops.bench.clusters import READY_DEADLINE_S, BenchError, free_ports
 from pomona_ops.bench.numbers import median
 from pomona_ops.cluster.ports import LOOPBACK
 from pomona_ops.cluster.processes import ClusterOptions, cluster_options, service_specs
-from pomona_ops.up.supervisor import Died, Started, Supervisor, SupervisorEvent
+from pomona_ops.up.supervisor import Exited, Started, Supervisor, SupervisorEvent
 
 
 @dataclass(slots=True)
-class Life:
-    """Moments of one stage worker's process, seconds of time.monotonic(); 0 before."""
+class WorkerStart:
+    """Times of one stage worker's process, of time.monotonic(); 0 while not reached."""
 
     started: float
-    heard: float = 0.0
+    first_beacon: float = 0.0
     ready: float = 0.0
     stage_ready: float = 0.0
 
 
 @dataclass(slots=True)
-class Start:
-    """One start of a whole cluster. Attributes: lives: of the stage workers, by process id."""
+class ClusterStart:
+    """One start of a whole cluster.
 
-    lives: dict[int, Life] = field(default_factory=dict[int, Life])
-    answers: float = 0.0
-    died: str = ""
+    Attributes:
+        workers: the stage workers, by process id.
+        gateway_ready: time at which the gateway was ready; 0 before.
+        exited: description of a process that exited.
+    """
 
-    def supervised(self, event: SupervisorEvent) -> None:
+    workers: dict[int, WorkerStart] = field(default_factory=dict[int, WorkerStart])
+    gateway_ready: float = 0.0
+    exited: str = ""
+
+    def on_event(self, event: SupervisorEvent) -> None:
         if isinstance(event, Started) and event.name.startswith("stage_worker"):
-            self.lives[event.pid] = Life(time.monotonic())
-        elif isinstance(event, Died):
-            self.died = f"{event.name} {event.how} {event.last_words}"
+            self.workers[event.pid] = WorkerStart(time.monotonic())
+        elif isinstance(event, Exited):
+            self.exited = f"{event.name} {event.cause} {event.last_error}"
 
-    def hear(self, beacon: Beacon, now: float) -> None:
-        facts, life = beacon.facts, self.lives.get(beacon.pid)
-        if isinstance(facts, StageWorkerFacts) and life is not None:
-            life.heard = life.heard or now
+    def on_beacon(self, beacon: Beacon, now: float) -> None:
+        facts, worker = beacon.facts, self.workers.get(beacon.pid)
+        if isinstance(facts, StageWorkerFacts) and worker is not None:
+            worker.first_beacon = worker.first_beacon or now
             if beacon.state == "ready":
-                life.ready = life.ready or now
+                worker.ready = worker.ready or now
             if any(stage.state == "ready" for stage in facts.stages):
-                life.stage_ready = life.stage_ready or now
+                worker.stage_ready = worker.stage_ready or now
         if isinstance(facts, GatewayFacts) and beacon.state == "ready":
-            self.answers = self.answers or now
+            self.gateway_ready = self.gateway_ready or now
 
     def is_over(self, stages: int) -> bool:
-        done = [life for life in self.lives.values() if life.stage_ready]
-        return len(done) == stages and self.answers > 0
+        done = [worker for worker in self.workers.values() if worker.stage_ready]
+        return len(done) == stages and self.gateway_ready > 0
 
 
 async def run_start(model: str, stages: int, rounds: int) -> dict[str, Any]:
-    """Seconds until the slowest stage is ready: on a new machine, which measures its speed
-    first, and on one that has served before."""
+    """Measures the time until the slowest stage is ready: in a new state folder, where the worker
+    measures its speed first, and in a used one."""
     folder = Path(tempfile.mkdtemp(prefix="pomona-bench-"))
     options = replace(cluster_options(model, stages, free_ports(stages)), state_dir=folder)
     try:
@@ -71,13 +77,13 @@ async def run_start(model: str, stages: int, rounds: int) -> dict[str, Any]:
     return {"first": _figures([first]), "again": {"starts": rounds, **_figures(again)}}
 
 
-async def _start(options: ClusterOptions) -> Start:
-    start = Start()
+async def _start(options: ClusterOptions) -> ClusterStart:
+    start = ClusterStart()
     specs = service_specs(options)
     receiver = BeaconReceiver(
         f"tcp://{LOOPBACK}:{options.ports.control_subscribe}", options.cluster
     )
-    supervisor = Supervisor(specs, options.state_dir / "logs", start.supervised)
+    supervisor = Supervisor(specs, options.state_dir / "logs", start.on_event)
     end = time.monotonic() + READY_DEADLINE_S
     supervisor.start()
     try:
@@ -85,24 +91,24 @@ async def _start(options: ClusterOptions) -> Start:
             beacon = await receiver.receive(0.1)
             now = time.monotonic()
             if beacon is not None:
-                start.hear(beacon, now)
-            if start.died or now > end:
-                raise BenchError(f"the cluster did not come up: {start.died or 'it is too slow'}")
+                start.on_beacon(beacon, now)
+            if start.exited or now > end:
+                raise BenchError(f"the cluster did not start: {start.exited or 'timeout'}")
     finally:
         await supervisor.stop()
         await receiver.close()
     return start
 
 
-def _figures(starts: list[Start]) -> dict[str, Any]:
-    """Of each start the slowest stage, of several starts the median, and the slowest of all."""
-    slowest = [max(x.stage_ready - x.started for x in start.lives.values()) for start in starts]
+def _figures(starts: list[ClusterStart]) -> dict[str, Any]:
+    """Medians over the starts of their slowest worker, and the slowest stage of all."""
+    slowest = [max(x.stage_ready - x.started for x in start.workers.values()) for start in starts]
     return {
         "first_beacon_s": median(
-            [max(x.heard - x.started for x in start.lives.values()) for start in starts]
+            [max(x.first_beacon - x.started for x in start.workers.values()) for start in starts]
         ),
         "worker_ready_s": median(
-            [max(x.ready - x.started for x in start.lives.values()) for start in starts]
+            [max(x.ready - x.started for x in start.workers.values()) for start in starts]
         ),
         "stage_ready_s": median(slowest),
         "slowest_stage_ready_s": max(slowest),

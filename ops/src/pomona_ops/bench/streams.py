@@ -1,4 +1,4 @@
-"""Many streams through the gateway: does everything that is drawn reach the clients?"""
+"""Many streams through the gateway: tokens sampled against tokens delivered, and memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ STREAMS = 64
 STAGES = 8
 HOLD_MS = 10.0
 SAMPLE_S = 5.0
-_DRAWN = re.compile(r"^pomona_stage_tokens_total\{[^}]*\} ([0-9.e+]+)", re.MULTILINE)
+_SAMPLED = re.compile(r"^pomona_stage_tokens_total\{[^}]*\} ([0-9.e+]+)", re.MULTILINE)
 
 
 async def run_streams(model: str, minutes: float, streams: int = STREAMS) -> dict[str, Any]:
-    """Streams of an emulated cluster for some minutes, as long answers asked one by one."""
+    """Runs streams on an emulated cluster for some minutes; each requests one long answer after
+    another."""
     async with running_cluster(model, STAGES, hold_ms=HOLD_MS) as options:
         delivered = [0] * streams
         end = time.monotonic() + minutes * 60
@@ -37,14 +38,14 @@ async def run_streams(model: str, minutes: float, streams: int = STREAMS) -> dic
                 for i in range(streams)
             ]
             await asyncio.sleep(min(10.0, minutes * 20))
-            begin, drawn_before = time.monotonic(), await _drawn(watcher, options)
+            started_at, sampled_before = time.monotonic(), await _sampled_tokens(watcher, options)
             delivered_before = sum(delivered)
             memory: list[dict[str, float]] = []
             while time.monotonic() < end - SAMPLE_S and not any(t.done() for t in tasks):
                 await asyncio.sleep(SAMPLE_S)
-                memory.append(_resident())
-            seconds = time.monotonic() - begin
-            drawn = await _drawn(watcher, options) - drawn_before
+                memory.append(_resident_mb())
+            seconds = time.monotonic() - started_at
+            sampled = await _sampled_tokens(watcher, options) - sampled_before
             arrived = sum(delivered) - delivered_before
             await asyncio.gather(*tasks)
     half = len(memory) // 2
@@ -52,9 +53,9 @@ async def run_streams(model: str, minutes: float, streams: int = STREAMS) -> dic
         "streams": {
             "streams": streams,
             "minutes": minutes,
-            "drawn_tokens_per_second": drawn / seconds,
+            "drawn_tokens_per_second": sampled / seconds,
             "delivered_tokens_per_second": arrived / seconds,
-            "delivered_over_drawn": arrived / drawn,
+            "delivered_over_drawn": arrived / sampled,
         },
         "resident_mb_last_over_first_half": {
             name: _mean(memory[half:], name) / _mean(memory[:half], name)
@@ -66,7 +67,7 @@ async def run_streams(model: str, minutes: float, streams: int = STREAMS) -> dic
 async def _stream(
     client: httpx.AsyncClient, url: str, model: str, delivered: list[int], index: int, end: float
 ) -> None:
-    """One long answer after another; counts the chunks that carry text."""
+    """Requests one long answer after another, and counts the chunks with text."""
     turn = 0
     while time.monotonic() < end:
         turn += 1
@@ -85,21 +86,21 @@ async def _stream(
                     return
 
 
-async def _drawn(watcher: httpx.AsyncClient, options: ClusterOptions) -> float:
-    """Tokens that the tail has drawn."""
+async def _sampled_tokens(watcher: httpx.AsyncClient, options: ClusterOptions) -> float:
+    """Tokens sampled by the tail."""
     port = options.ports.stage_worker_metrics(STAGES - 1)
     text = (await watcher.get(f"http://{LOOPBACK}:{port}/metrics")).text
-    return sum(float(value) for value in _DRAWN.findall(text))
+    return sum(float(value) for value in _SAMPLED.findall(text))
 
 
-def _resident() -> dict[str, float]:
-    """Megabytes of each kind of service."""
+def _resident_mb() -> dict[str, float]:
+    """Resident memory of each kind of service, MB."""
     sizes: dict[str, float] = {}
     for process in psutil.Process().children(recursive=True):
         try:
-            words = process.cmdline()
-            if "-m" in words:
-                name = words[words.index("-m") + 1]
+            arguments = process.cmdline()
+            if "-m" in arguments:
+                name = arguments[arguments.index("-m") + 1]
                 sizes[name] = sizes.get(name, 0.0) + process.memory_info().rss / 1e6
         except psutil.Error:
             continue

@@ -1,4 +1,4 @@
-"""What a grammar costs: the same users with and without one, in turns."""
+"""Cost of a grammar: the same users with and without one, alternating."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pomona.messages.sampling import Sampling
 from pomona.models import read_facts
 from pomona_gateway.grammar import JsonShape, body_grammar
 from pomona_ops.bench.clusters import running_cluster
-from pomona_ops.bench.concurrency import PROMPT, REST_S, Salts, connect, together
+from pomona_ops.bench.concurrency import PROMPT, REST_S, UniquePrompts, connect, throughput
 from pomona_ops.bench.driver import Reply
 from pomona_ops.bench.numbers import median
 
@@ -38,31 +38,31 @@ SCHEMA: dict[str, Any] = {
     "required": ["people"],
     "additionalProperties": False,
 }
-"""Longer than any turn, so that all replies have the same number of tokens."""
+"""Its shortest value has more tokens than a reply, so that all replies are equally long."""
 
 
 async def run_structured(model: str, stages: int, rounds: int, tokens: int) -> dict[str, Any]:
-    """Tokens a second of four users with a JSON Schema, beside the same users without."""
+    """Compares tokens per second of four users with and without a JSON Schema."""
     free = Sampling(max_tokens=tokens)
     stop_ids = read_facts(model).eos_token_ids
     grammar = body_grammar(JsonShape(SCHEMA, "bench")).lark
-    held = replace(free, stop_ids=stop_ids, grammar=grammar)
+    constrained = replace(free, stop_ids=stop_ids, grammar=grammar)
     rates: dict[str, list[float]] = {"free": [], "held": []}
     firsts: dict[str, list[float]] = {"free": [], "held": []}
-    salts = Salts()
+    prompts = UniquePrompts()
     async with running_cluster(model, stages, one_core=True) as options:
         with await connect(options) as driver:
-            # The first round, in which the vocabulary is read and the pace learnt, counts not.
+            # The first round is warm-up: the worker reads the vocabulary and tunes its budget.
             for number in range(rounds + 1):
-                for kind, sampling in (("free", free), ("held", held)):
+                for kind, sampling in (("free", free), ("held", constrained)):
                     await asyncio.sleep(REST_S)
                     replies: list[Reply] = [
-                        driver.submit(salts.prompt(PROMPT), replace(sampling, seed=user))
+                        driver.submit(prompts.next(PROMPT), replace(sampling, seed=user))
                         for user in range(USERS)
                     ]
                     driver.collect(replies)
                     if number:
-                        rates[kind].append(together(replies))
+                        rates[kind].append(throughput(replies))
                         firsts[kind] += [reply.first_token_s for reply in replies]
     ratios = [a / b for a, b in zip(rates["held"], rates["free"], strict=True)]
     return {

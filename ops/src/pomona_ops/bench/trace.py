@@ -1,4 +1,4 @@
-"""Where the time of one token goes, over all hops of a pipeline with one user."""
+"""Splits the time of one decode step into compute and hops, for one user."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pomona_ops.cluster.ports import LOOPBACK
 async def run_trace(
     model: str, stages: int, tokens: int, hold_ms: float | None = None
 ) -> dict[str, Any]:
-    """Median milliseconds of a decode step in each part of its way.
+    """Measures the median milliseconds of each part of a decode step.
 
     Args:
-        hold_ms: trace emulated stages, which hold each step this long.
+        hold_ms: trace emulated stages that hold each step this long.
     """
     with tempfile.TemporaryDirectory(prefix="pomona-trace-") as folder:
         variables = {"POMONA_STAGE_WORKER_TRACE_DIR": folder}
@@ -38,22 +38,22 @@ async def run_trace(
                 driver.collect([reply])
             await asyncio.sleep(1.5)
         names = [stage.worker for stage in pipeline.stages]
-        return _summed(
+        return _summarize(
             [_read(Path(folder) / f"{name}.jsonl") for name in names], median(reply.intervals)
         )
 
 
 def _read(path: Path) -> dict[int, dict[str, int]]:
-    """The decode steps of one worker, by number."""
+    """Reads the decode steps of one worker, by step number."""
     lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
     return {line["step"]: line for line in lines if line["lane"] is not None}
 
 
-def _summed(stages: list[dict[int, dict[str, int]]], interval_s: float) -> dict[str, Any]:
+def _summarize(stages: list[dict[int, dict[str, int]]], interval_s: float) -> dict[str, Any]:
     common = sorted(set.intersection(*(set(stage) for stage in stages)))[4:]
     pairs = [(a, b) for a, b in pairwise(common) if b == a + 1]
     if not pairs:
-        raise BenchError("the trace holds no two steps in a row; ask for more tokens")
+        raise BenchError("the trace holds no two consecutive steps; raise --tokens")
 
     def ms(values: list[int]) -> float:
         return median(values) / 1e6

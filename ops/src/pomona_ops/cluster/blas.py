@@ -1,8 +1,8 @@
-"""A faster BLAS for stage workers on a CPU.
+"""Selects the BLAS library and its threads for stage workers on a CPU.
 
-The MLX wheel for Linux multiplies float32 matrices with a reference BLAS. The system's
-OpenBLAS, when it is installed and loaded first, takes its place and is several times faster.
-On macOS MLX uses Metal and Accelerate, and nothing is done.
+The MLX wheel for Linux multiplies float32 matrices with the reference BLAS. The system's OpenBLAS
+is several times faster; preloaded, it replaces the reference BLAS. On macOS, MLX uses Metal and
+Accelerate, so nothing is changed there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PLACES = (
 
 
 def find_openblas() -> str | None:
-    """Path or loadable name of the system's OpenBLAS; None without one, and on macOS."""
+    """Returns the path or loadable name of the system's OpenBLAS, if any; None on macOS."""
     if sys.platform != "linux":
         return None
     for folder, pattern in _PLACES:
@@ -31,14 +31,14 @@ def find_openblas() -> str | None:
 
 
 def blas_threads(count: int) -> dict[str, str]:
-    """Variables with which a process uses so many threads for its matrices."""
+    """Environment variables that set the number of BLAS threads."""
     return {"OPENBLAS_NUM_THREADS": str(count), "OMP_NUM_THREADS": str(count)}
 
 
 def stage_worker_environment(workers: int) -> dict[str, str]:
-    """Variables with which each of ``workers`` stage workers of this machine is started.
+    """Environment variables for each of ``workers`` stage workers on this machine.
 
-    They share its cores: each gets its part of them as BLAS threads.
+    The cores are divided among the workers as BLAS threads.
     """
     if sys.platform != "linux":
         return {}

@@ -1,4 +1,4 @@
-"""The block of ports that one cluster on one machine takes, derived from its first."""
+"""The ports of a cluster on one machine, derived from the first one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pomona.settings import DEFAULT_PORT
 LOOPBACK = "127.0.0.1"
 MAX_STAGES = 64
 BLOCK = 13 + MAX_STAGES
-"""Ports that a cluster may take."""
+"""Number of ports that a cluster may use."""
 LAST_FIRST_PORT = 65536 - BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPorts:
-    """Ports by what listens there; ``first`` is the gateway's."""
+    """Ports by service. ``first`` is the gateway's."""
 
     first: int = DEFAULT_PORT
 
     def __post_init__(self) -> None:
         if not 1024 <= self.first <= LAST_FIRST_PORT:
             raise ConfigurationError(
-                f"port {self.first} cannot be used: choose one from 1024 to {LAST_FIRST_PORT}"
+                f"{self.first} is not a valid first port: choose one from 1024 to {LAST_FIRST_PORT}"
             )
 
     @property
@@ -59,7 +59,7 @@ class ClusterPorts:
         return self.first + 13 + index
 
     def by_use(self, stages: int) -> dict[str, int]:
-        """Every port of a cluster with this many stage workers."""
+        """Every port of a cluster with this many stage workers, by its use."""
         return {
             "the gateway": self.gateway,
             "discovery, for beacons in": self.control_publish,
@@ -76,9 +76,9 @@ class ClusterPorts:
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen on the port now."""
+    """Returns True when a server can bind the port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Connections of an earlier run in TIME_WAIT do not hinder the services either.
+        # The services also bind ports with connections in TIME_WAIT.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -88,10 +88,10 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def require_free(ports: ClusterPorts, stages: int) -> None:
-    """Raises ConfigurationError naming each taken port, and what to do."""
+    """Raises ConfigurationError that names each taken port, and the remedy."""
     taken = [f"{port} ({use})" for use, port in ports.by_use(stages).items() if not is_free(port)]
     if taken:
         raise ConfigurationError(
-            f"in use by another process: port {', '.join(taken)}. Is a cluster running already? "
-            "`pomona status` tells. Stop what holds the port, or choose others with --port."
+            f"in use by another process: port {', '.join(taken)}. If a cluster is running already "
+            "(see `pomona status`), stop it, or choose other ports with --port."
         )

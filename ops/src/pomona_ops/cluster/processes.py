@@ -1,4 +1,4 @@
-"""Which processes make a whole cluster on this machine, and what each is told."""
+"""The processes of a cluster on this machine, with their environment variables."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ServiceSpec:
     Attributes:
         name: unique among the processes; names the log file.
         command: program and arguments.
-        environment: variables on top of the supervisor's own.
+        environment: variables added to the supervisor's own.
         stop_rank: processes of the lowest rank are stopped first.
         stop_s: seconds from SIGTERM to SIGKILL.
-        cores: CPU cores it is kept on; empty leaves it to the system.
+        cores: CPU cores it is pinned to; empty leaves the choice to the system.
     """
 
     name: str
@@ -43,13 +43,13 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """What ``pomona up`` was asked for.
+    """Options of a cluster on this machine.
 
     Attributes:
         model: a name, a folder or a GGUF file.
         stages: stage workers to run, each with one stage.
-        state_dir: folder for logs and for what must outlive a process.
-        pin: keep each stage worker on cores of its own.
+        state_dir: folder for logs and for state that outlives a process.
+        pin: pin each stage worker to cores of its own.
     """
 
     model: str
@@ -62,11 +62,13 @@ class ClusterOptions:
 
 
 def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> ClusterOptions:
-    """Complete the command's arguments from the settings. Raises ConfigurationError."""
+    """Completes the command's arguments from the settings. Raises ConfigurationError."""
     if not 1 <= stages <= MAX_STAGES:
-        raise ConfigurationError(f"{stages} stages cannot be run: choose 1 to {MAX_STAGES}")
+        raise ConfigurationError(
+            f"{stages} is not a valid number of stages: choose 1 to {MAX_STAGES}"
+        )
     if pin and sys.platform != "linux":
-        raise ConfigurationError("--pin works on Linux only: macOS keeps no process on a core")
+        raise ConfigurationError("--pin works on Linux only: macOS cannot pin a process to a core")
     settings = read_settings(ServiceSettings)
     try:
         resolve(model)
@@ -74,7 +76,7 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
         raise ConfigurationError(str(error)) from error
     path = Path(model).expanduser()
     return ClusterOptions(
-        # A path is meant from here, but is read by services that may stand elsewhere.
+        # The services read the path from another working directory.
         model=str(path.absolute()) if path.exists() else model,
         stages=stages,
         ports=ClusterPorts(port),
@@ -86,26 +88,27 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
 
 
 def state_dir(port: int, kind: type[ServiceSettings] = ServiceSettings) -> Path:
-    """Folder of the cluster whose first port this is: ``~/.pomona/<port>``, unless
-    ``POMONA_STATE_DIR`` or the file that ``POMONA_SETTINGS`` names says another.
+    """State folder of the cluster with this first port.
+
+    It is ``~/.pomona/<port>``, unless ``POMONA_STATE_DIR`` or the settings file sets another.
 
     Args:
-        kind: the service whose folder it is; the file may give it one of its own.
+        kind: the service whose folder it is; the settings file may set one for each service.
     """
     settings = read_settings(kind)
-    asked = "state_dir" in settings.model_fields_set
-    return settings.state_dir if asked else Path.home() / ".pomona" / str(port)
+    is_set = "state_dir" in settings.model_fields_set
+    return settings.state_dir if is_set else Path.home() / ".pomona" / str(port)
 
 
 def gateway_url(port: int) -> str:
-    """Where this machine reaches the gateway of the cluster whose first port this is."""
+    """URL at which this machine reaches the gateway of the cluster with this first port."""
     settings = read_settings(GatewaySettings)
     host = {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(settings.host, settings.host)
     return f"{'https' if settings.tls_certificate else 'http'}://{host}:{port}"
 
 
 def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
-    """The processes of a cluster, in the order in which they are started."""
+    """The processes of a cluster, in the order of their start."""
     ports = options.ports
     common = {
         "POMONA_CLUSTER": options.cluster,
@@ -151,7 +154,7 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
 
 
 def _command(service: str) -> tuple[str, ...]:
-    # -I: neither the caller's Python variables nor its folder reach the process.
+    # -I keeps the caller's Python variables and working directory out of the process.
     return (sys.executable, "-I", "-m", f"pomona_{service}")
 
 

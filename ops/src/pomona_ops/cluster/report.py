@@ -1,6 +1,6 @@
-"""What a cluster is doing, read from its beacons: pure.
+"""Derives the state of a cluster from its beacons. Pure.
 
-``cluster_report`` is what ``pomona status`` prints; its JSON form is the dataclass itself.
+``pomona status`` prints the :class:`ClusterReport`; the JSON form is the dataclass itself.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ ClusterState = Literal["serving", "degraded", "absent"]
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """A machine; without hardware when its discovery service says nothing.
+    """A machine.
 
     Attributes:
-        links: the ways from it to other nodes, as it measured them.
-        troubles: what its discovery service sees that is wrong.
+        hardware: None without a beacon from its discovery service.
+        links: the links from it to other nodes, as it measured them.
+        troubles: problems that its discovery service reports.
     """
 
     name: str
@@ -61,18 +62,18 @@ class ServiceReport:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """A stage of the plan, and what its worker says of it.
+    """A stage of the plan, with its state in its worker.
 
     Attributes:
-        state: ``loading``, ``ready`` or ``failed``; ``waiting`` when the worker has not
-            begun it, ``lost`` when no such worker is heard.
-        loaded_bytes, total_bytes: weights of this stage in memory, and when it is complete.
+        state: ``loading``, ``ready`` or ``failed``; ``waiting`` before the worker starts to load
+            it, ``lost`` without a beacon from the worker.
+        loaded_bytes, total_bytes: weights of this stage in memory, now and when it is loaded.
         resident_bytes: resident memory of the worker's process, all its stages together.
         cache_bytes: KV caches in the worker.
-        error: why it failed.
-        fetched_bytes, fetch_bytes: of its weights what was not on the machine, and comes first.
-        predicted_us, decode_us: a token of one user in this stage, microseconds, as the
-            planner expected and as it is measured; 0 when there is none.
+        error: the reason for ``failed``.
+        fetched_bytes, fetch_bytes: weights that were missing on the machine: fetched, and in all.
+        predicted_us, decode_us: time of one token of one user in this stage, microseconds,
+            predicted by the planner and measured; 0 when unknown.
     """
 
     worker: str
@@ -95,12 +96,12 @@ class StageReport:
 @dataclass(frozen=True, slots=True)
 class PipelineReport:
     """Attributes:
-    source: what every worker loads; a hub id with its commit.
-    state: as the planner has it: ``forming``, ``active`` or ``impossible``.
-    proven: a gateway got a real token through this epoch.
-    prediction: what the planner expects.
-    measured_tokens_per_second: of one user alone, as the head measured it; 0 before.
-    proposal: a better plan, when the planner knows one.
+    source: what every worker loads: a folder, a file, or a hub id with its commit.
+    state: the planner's: ``forming``, ``active`` or ``impossible``.
+    proven: a gateway has received a token through this epoch.
+    prediction: the planner's.
+    measured_tokens_per_second: for one user alone, measured by the head; 0 before that.
+    proposal: a better plan; empty without one.
     """
 
     model: str
@@ -119,8 +120,8 @@ class PipelineReport:
 @dataclass(frozen=True, slots=True)
 class ClusterReport:
     """Attributes:
-    state: ``serving`` when every pipeline answers and no service is missing, ``degraded``
-        when something is wrong (``troubles`` says what), ``absent`` when nobody speaks.
+    state: ``serving`` when every pipeline is proven and no service is missing, ``degraded`` when
+        there are ``troubles``, ``absent`` without any beacon.
     users: requests running in all gateways.
     """
 
@@ -137,24 +138,24 @@ class ClusterReport:
 
 
 def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
-    """The newest beacon of each service, as one picture."""
-    heard = sorted(beacons, key=lambda beacon: beacon.name)
-    pipelines = tuple(_pipeline(pipeline, heard) for pipeline in _planned(heard))
+    """Combines the newest beacons of all services."""
+    newest = sorted(beacons, key=lambda beacon: beacon.name)
+    pipelines = tuple(_pipeline(pipeline, newest) for pipeline in _planned(newest))
     alerts = {
         alert.key: alert
-        for beacon in heard
+        for beacon in newest
         if isinstance(beacon.facts, HealthWatcherFacts)
         for alert in beacon.facts.alerts
     }
-    troubles = tuple(_troubles(heard, pipelines, alerts.values()))
-    gateways = [b.facts for b in heard if isinstance(b.facts, GatewayFacts)]
-    workers = [b.facts for b in heard if isinstance(b.facts, StageWorkerFacts)]
+    troubles = tuple(_troubles(newest, pipelines, alerts.values()))
+    gateways = [b.facts for b in newest if isinstance(b.facts, GatewayFacts)]
+    workers = [b.facts for b in newest if isinstance(b.facts, StageWorkerFacts)]
     return ClusterReport(
         cluster=cluster,
-        state="absent" if not heard else "degraded" if troubles else "serving",
+        state="absent" if not newest else "degraded" if troubles else "serving",
         troubles=troubles,
         urls=tuple(gateway.url for gateway in gateways),
-        nodes=tuple(_node(name, heard) for name in sorted({beacon.node for beacon in heard})),
+        nodes=tuple(_node(name, newest) for name in sorted({beacon.node for beacon in newest})),
         services=tuple(
             ServiceReport(
                 beacon.name,
@@ -165,7 +166,7 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
                 beacon.version,
                 beacon.endpoints,
             )
-            for beacon in heard
+            for beacon in newest
         ),
         pipelines=pipelines,
         alerts=tuple(sorted(alerts.values(), key=lambda alert: alert.since)),
@@ -175,15 +176,15 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
 
 
 def _planned(beacons: Iterable[Beacon]) -> list[Pipeline]:
-    """The newest plan of each model."""
-    newest: dict[str, Pipeline] = {}
+    """The plan with the highest epoch of each model."""
+    plans: dict[str, Pipeline] = {}
     for beacon in beacons:
         if isinstance(beacon.facts, PlannerFacts):
             for pipeline in beacon.facts.pipelines:
-                known = newest.get(pipeline.model)
+                known = plans.get(pipeline.model)
                 if known is None or pipeline.epoch > known.epoch:
-                    newest[pipeline.model] = pipeline
-    return list(newest.values())
+                    plans[pipeline.model] = pipeline
+    return list(plans.values())
 
 
 def _node(name: str, beacons: Iterable[Beacon]) -> NodeReport:
@@ -202,7 +203,7 @@ def _node(name: str, beacons: Iterable[Beacon]) -> NodeReport:
 
 
 def _pipeline(pipeline: Pipeline, beacons: Iterable[Beacon]) -> PipelineReport:
-    heard = list(beacons)
+    newest = list(beacons)
     return PipelineReport(
         model=pipeline.model,
         epoch=pipeline.epoch,
@@ -211,21 +212,21 @@ def _pipeline(pipeline: Pipeline, beacons: Iterable[Beacon]) -> PipelineReport:
         layer_count=pipeline.layer_count,
         proven=any(
             beacon.facts.proven_epochs.get(pipeline.model) == pipeline.epoch
-            for beacon in heard
+            for beacon in newest
             if isinstance(beacon.facts, GatewayFacts) and beacon.state == "ready"
         ),
         stages=tuple(
-            _stage(stage, number, pipeline, heard) for number, stage in enumerate(pipeline.stages)
+            _stage(stage, number, pipeline, newest) for number, stage in enumerate(pipeline.stages)
         ),
         source=pipeline.source,
         prediction=pipeline.prediction,
-        measured_tokens_per_second=_measured(pipeline, heard),
+        measured_tokens_per_second=_measured(pipeline, newest),
         proposal=pipeline.proposal,
     )
 
 
 def _measured(pipeline: Pipeline, beacons: Iterable[Beacon]) -> float:
-    """One user's tokens a second, by the time the head saw from token to token."""
+    """Tokens per second of one user, from the head's time between tokens; 0 when unknown."""
     for beacon in beacons:
         if isinstance(beacon.facts, StageWorkerFacts):
             status = stage_status(beacon.facts, pipeline)
@@ -264,7 +265,7 @@ def _stage(stage: Stage, number: int, pipeline: Pipeline, beacons: Iterable[Beac
 
 
 def stage_status(facts: StageWorkerFacts, pipeline: Pipeline) -> StageStatus | None:
-    """What a worker says of its stage in this epoch of a pipeline."""
+    """Returns the worker's status of its stage in this epoch of a pipeline."""
     for status in facts.stages:
         if status.model == pipeline.model and status.epoch == pipeline.epoch:
             return status
@@ -274,17 +275,17 @@ def stage_status(facts: StageWorkerFacts, pipeline: Pipeline) -> StageStatus | N
 def _troubles(
     beacons: Iterable[Beacon], pipelines: Iterable[PipelineReport], alerts: Iterable[Alert]
 ) -> Iterable[str]:
-    """Everything that keeps the cluster from being called serving, in words."""
-    heard = list(beacons)
+    """Yields every reason why the cluster is not ``serving``."""
+    newest = list(beacons)
     for service in ("discovery", "planner", "gateway", "health_watcher"):
-        if not any(beacon.facts.service == service for beacon in heard):
-            yield f"no {service.replace('_', ' ')} is heard"
-    for beacon in heard:
+        if not any(beacon.facts.service == service for beacon in newest):
+            yield f"no beacon from any {service.replace('_', ' ')}"
+    for beacon in newest:
         if beacon.state != "ready":
             yield f"{beacon.name} is {beacon.state}"
     planned = list(pipelines)
     if not planned:
-        yield "no model is planned"
+        yield "the planner has no model"
     for pipeline in planned:
         if pipeline.state != "active":
             reason = f": {pipeline.reason}" if pipeline.reason else ""
@@ -293,8 +294,10 @@ def _troubles(
             yield f"{pipeline.model} has not produced a token in epoch {pipeline.epoch} yet"
         for stage in pipeline.stages:
             if stage.state != "ready":
-                said = f": {stage.error}" if stage.error else ""
-                yield f"layers [{stage.start}, {stage.stop}) on {stage.worker}: {stage.state}{said}"
+                error = f": {stage.error}" if stage.error else ""
+                yield (
+                    f"layers [{stage.start}, {stage.stop}) on {stage.worker}: {stage.state}{error}"
+                )
     for alert in alerts:
         if alert.severity == "critical":
             yield alert.summary

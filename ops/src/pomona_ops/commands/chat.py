@@ -1,4 +1,4 @@
-"""``pomona chat``: a conversation in the terminal, over the gateway's HTTP API."""
+"""``pomona chat``: a conversation in the terminal, through the gateway's HTTP API."""
 
 from __future__ import annotations
 
@@ -26,22 +26,24 @@ Message = dict[str, str]
 
 
 class ChatError(PomonaError):
-    """The gateway refused or broke off an answer; the message is the gateway's own."""
+    """The gateway rejected the request or ended the answer early. The message is its own."""
 
 
 class NoGatewayError(PomonaError):
-    """Nobody answers at the gateway's address."""
+    """No gateway answers at the address."""
 
     def __init__(self, url: str) -> None:
         super().__init__(
             f"no gateway answers at {url}. Start a cluster with `pomona up`, "
-            "or name its port with --port"
+            "or pass its port with --port"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """Attributes: model, temperature: None leaves the choice to the gateway."""
+    """Attributes:
+    model, temperature: None leaves the choice to the gateway.
+    """
 
     port: int
     model: str | None = None
@@ -50,28 +52,28 @@ class ChatOptions:
 
 
 def run_chat(options: ChatOptions, prompt: str | None) -> int:
-    """Talk until the end of input, or answer ``prompt`` (or a piped text) once.
+    """Chats until the end of input, or prints one answer to ``prompt`` or piped text.
 
-    The exit code: 0 answered, 1 the gateway refused, 2 there is no gateway.
+    Returns the exit code: 0 answered, 1 the gateway rejected the request, 2 no gateway.
     """
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
         if not prompt:
-            print("pomona: nothing to ask: standard input is empty", file=sys.stderr)
+            print("pomona: no prompt: standard input is empty", file=sys.stderr)
             return EXIT_NO_CLUSTER
     key = os.environ.get("POMONA_API_KEY")
     with httpx.Client(
         base_url=gateway_url(options.port),
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(NEXT_TOKEN_S, connect=CONNECT_S),
-        # A proxy of the environment has no business between this machine and itself, and
-        # a certificate is for the names that others use.
+        # The gateway is on this machine: no proxy leads to it, and its certificate is for the
+        # names that other machines use.
         trust_env=False,
         verify=False,
     ) as client:
         try:
             chat = Chat(client, options)
-            return _talk(chat) if prompt is None else _ask_once(chat, prompt)
+            return _chat(chat) if prompt is None else _ask_once(chat, prompt)
         except NoGatewayError as error:
             print(f"pomona: {error}", file=sys.stderr)
             return EXIT_NO_CLUSTER
@@ -81,7 +83,7 @@ def run_chat(options: ChatOptions, prompt: str | None) -> int:
 
 
 class Chat:
-    """A conversation: the messages so far, and how to get the next answer."""
+    """Keeps the messages of a conversation and requests the next answer."""
 
     def __init__(self, client: httpx.Client, options: ChatOptions) -> None:
         self._client = client
@@ -92,10 +94,10 @@ class Chat:
             self._messages.append({"role": "system", "content": options.system})
 
     def ask(self, text: str) -> Generator[str]:
-        """The pieces of the answer as they come.
+        """Yields the answer in pieces, as they arrive.
 
-        Question and answer join the history, the answer as far as it was taken; a question
-        that failed does not. Raises ChatError and NoGatewayError.
+        Adds the question, and the answer as far as it was read, to the history; not when the
+        request fails before the first piece. Raises ChatError and NoGatewayError.
         """
         question: Message = {"role": "user", "content": text}
         pieces: list[str] = []
@@ -116,7 +118,7 @@ class Chat:
             raise ChatError(_message(answer.content, answer.status_code))
         models = orjson.loads(answer.content)["data"]
         if not models:
-            raise ChatError("the cluster has no model yet; `pomona status` tells why")
+            raise ChatError("the cluster has no model yet; see `pomona status` for the reason")
         return str(models[0]["id"])
 
     def _stream(self, messages: list[Message]) -> Iterator[str]:
@@ -131,14 +133,18 @@ class Chat:
         except httpx.ConnectError as error:
             raise NoGatewayError(str(self._client.base_url)) from error
         except httpx.TimeoutException as error:
-            raise ChatError(f"the gateway sent nothing for {NEXT_TOKEN_S:g} s") from error
+            raise ChatError(f"no token from the gateway for {NEXT_TOKEN_S:g} s") from error
         except httpx.HTTPError as error:
-            raise ChatError("the gateway broke the connection; is it restarting?") from error
+            raise ChatError(
+                "the gateway closed the connection; it may be restarting, try again"
+            ) from error
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[str]:
-    """The text in a stream of server-sent events. Raises ChatError for an error event, and
-    when the stream ends before ``[DONE]``."""
+    """Yields the text in a stream of server-sent events.
+
+    Raises ChatError for an error event, and when the stream ends before ``[DONE]``.
+    """
     for line in lines:
         if not line.startswith("data:"):
             continue
@@ -152,11 +158,11 @@ def _pieces(lines: Iterator[str]) -> Iterator[str]:
             piece = choice.get("delta", {}).get("content")
             if piece:
                 yield piece
-    raise ChatError("the answer broke off: the gateway ended the stream early")
+    raise ChatError("the answer is incomplete: the gateway ended the stream early")
 
 
 def _message(body: bytes, status: int) -> str:
-    """What an error answer in OpenAI's form says."""
+    """Returns the message of an error response in OpenAI's format."""
     with suppress(orjson.JSONDecodeError, KeyError, TypeError):
         return str(orjson.loads(body)["error"]["message"])
     return f"the gateway answered with status {status}"
@@ -173,8 +179,8 @@ def _ask_once(chat: Chat, prompt: str) -> int:
     return 0
 
 
-def _talk(chat: Chat) -> int:
-    # Importing it gives input() a history and line editing.
+def _chat(chat: Chat) -> int:
+    # The import gives input() a history and line editing.
     with suppress(ImportError):
         importlib.import_module("readline")
     print(f"{chat.model}. Ctrl-C stops an answer, Ctrl-D ends the chat.")

@@ -1,4 +1,4 @@
-"""``pomona keys``: who may use a gateway that others can reach."""
+"""``pomona keys``: the API keys of a gateway."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pomona.auth.key_usage import UsageStore
 
 
 def create_key(store: KeyStore, name: str, role: Role, limits: KeyLimits) -> None:
-    """Print a new key; it is told only now. Raises ConfigurationError for a taken name."""
+    """Creates a key and prints it, this once. Raises ConfigurationError for a taken name."""
     print(store.create(name, role, limits))
-    print(f"This is the only time it is shown; its hash is in {store.path}.", file=sys.stderr)
+    print(f"The key is shown only now; its hash is in {store.path}.", file=sys.stderr)
 
 
 def list_keys(store: KeyStore, book: UsageStore, as_json: bool) -> None:
-    """Print every key and what was used of it, without what would let one use it."""
+    """Prints name, role, limits and usage of every key, never the key or its hash."""
     keys = store.list()
     if as_json:
-        told = [
+        entries = [
             {
                 "name": key.name,
                 "role": key.role,
@@ -31,7 +31,7 @@ def list_keys(store: KeyStore, book: UsageStore, as_json: bool) -> None:
             }
             for key in keys
         ]
-        sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.write(orjson.dumps(entries, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
     if not keys:
         print(f"No keys in {store.path}.")
@@ -48,16 +48,16 @@ def list_keys(store: KeyStore, book: UsageStore, as_json: bool) -> None:
         table.add_row(
             key.name,
             key.role,
-            _moment(key.created),
+            _time(key.created),
             _limits(key.limits),
             str(usage.requests),
             f"{usage.prompt_tokens}/{usage.reply_tokens}",
-            _moment(usage.last) if usage.last else "never",
+            _time(usage.last) if usage.last else "never",
         )
     Console(highlight=False).print(table)
 
 
-def _moment(unix_s: float) -> str:
+def _time(unix_s: float) -> str:
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M}"
 
 

@@ -1,4 +1,4 @@
-"""``pomona status``: hear every service once, and say what the cluster is doing."""
+"""``pomona status``: prints the state of a cluster, from its beacons."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import orjson
 
 from pomona.addresses import IPC_PREFIX
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
-from pomona.messages.control import Beacon
 from pomona.transport import BeaconReceiver
+from pomona_ops.cluster.beacons import LISTEN_S, collect_beacons, observe_beacons
 from pomona_ops.cluster.report import (
     ClusterReport,
     ClusterState,
@@ -27,49 +27,37 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
-LISTEN_S = BEACON_INTERVAL_S * 1.4
 EXIT_CODES: Final[dict[ClusterState, int]] = {"serving": 0, "degraded": 1, "absent": 2}
 
 
-async def hear_cluster(endpoint: str, cluster: str, listen_s: float = LISTEN_S) -> list[Beacon]:
-    """The newest beacon of every service that spoke within ``listen_s`` seconds."""
-    leases = LeaseTable()
-    receiver = BeaconReceiver(endpoint, cluster)
-    try:
-        await _listen(receiver, leases, listen_s)
-    finally:
-        await receiver.close()
-    return [lease.beacon for lease in leases]
-
-
 def show_status(endpoint: str, cluster: str, as_json: bool) -> int:
-    """Print the cluster's state; the exit code: 0 serving, 1 degraded, 2 no cluster."""
-    report = cluster_report(cluster, asyncio.run(hear_cluster(endpoint, cluster)))
+    """Prints the state once. Returns the exit code: 0 serving, 1 degraded, 2 no cluster."""
+    report = cluster_report(cluster, asyncio.run(collect_beacons(endpoint, cluster)))
     if as_json:
         sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
     elif report.state == "absent":
-        print(_absent(endpoint, cluster), file=sys.stderr)
+        print(_absent_message(endpoint, cluster), file=sys.stderr)
     else:
         _print(report)
     return EXIT_CODES[report.state]
 
 
 def watch_status(endpoint: str, cluster: str) -> int:
-    """Show the cluster's state anew every second until Ctrl-C; the exit code is 0 then.
+    """Refreshes the state every second until Ctrl-C, and returns 0 then.
 
-    Where no person looks (standard output is no terminal) the reports follow each other, and it
-    ends with 2 when no cluster speaks.
+    When standard output is not a terminal, it prints one report after the other, and returns 2
+    as soon as no service sends a beacon.
     """
     try:
         asyncio.run(_watch(endpoint, cluster))
     except KeyboardInterrupt:
         return 0
-    print(_absent(endpoint, cluster), file=sys.stderr)
+    print(_absent_message(endpoint, cluster), file=sys.stderr)
     return EXIT_CODES["absent"]
 
 
 async def _watch(endpoint: str, cluster: str) -> None:
-    """Ends when no cluster speaks and no person looks."""
+    """Returns when the cluster is absent and standard output is not a terminal."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -83,16 +71,21 @@ async def _watch(endpoint: str, cluster: str) -> None:
             live = None
             if console.is_terminal:
                 live = stack.enter_context(
-                    Live(Text("listening"), console=console, auto_refresh=False, screen=True)
+                    Live(
+                        Text("waiting for beacons"),
+                        console=console,
+                        auto_refresh=False,
+                        screen=True,
+                    )
                 )
             while True:
-                await _listen(receiver, leases, listen_s)
+                await observe_beacons(receiver, leases, listen_s)
                 listen_s = BEACON_INTERVAL_S
                 leases.expire(time.monotonic())
                 report = cluster_report(cluster, [lease.beacon for lease in leases])
                 absent = report.state == "absent"
                 if live is not None:
-                    shown = Text(_absent(endpoint, cluster)) if absent else rendered(report)
+                    shown = Text(_absent_message(endpoint, cluster)) if absent else rendered(report)
                     live.update(shown, refresh=True)
                 elif absent:
                     return
@@ -102,18 +95,10 @@ async def _watch(endpoint: str, cluster: str) -> None:
         await receiver.close()
 
 
-async def _listen(receiver: BeaconReceiver, leases: LeaseTable, listen_s: float) -> None:
-    ends_at = time.monotonic() + listen_s
-    while (left_s := ends_at - time.monotonic()) > 0:
-        beacon = await receiver.receive(left_s)
-        if beacon is not None:
-            leases.observe(beacon, time.monotonic())
-
-
-def _absent(endpoint: str, cluster: str) -> str:
+def _absent_message(endpoint: str, cluster: str) -> str:
     return (
-        f"No cluster called {cluster} speaks at {endpoint}. Start one with `pomona up`, "
-        "or name its port with --port."
+        f"No beacons from a cluster called {cluster} at {endpoint}. Start one with `pomona up`, "
+        "or pass its port with --port."
     )
 
 
@@ -124,7 +109,7 @@ def _print(report: ClusterReport) -> None:
 
 
 def rendered(report: ClusterReport) -> Group:
-    """The report as a person wants to see it: nodes, links, stages, services."""
+    """Formats the report for a terminal: nodes, links, stages, services."""
     from rich.console import Group
     from rich.text import Text
 
@@ -138,7 +123,7 @@ def rendered(report: ClusterReport) -> Group:
     )
     parts.append(head)
     troubles = [*report.troubles]
-    troubles += [f"{node.name}: {said}" for node in report.nodes for said in node.troubles]
+    troubles += [f"{node.name}: {x}" for node in report.nodes for x in node.troubles]
     parts += [Text(f"  ! {trouble}", style="yellow") for trouble in troubles]
     parts.append(_nodes(report))
     if any(node.links for node in report.nodes):
@@ -154,13 +139,22 @@ def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    words = {"node", "chip", "system", "stage worker", "state", "service", "listens at", "to"}
-    words |= {"kind", "address", "from"}
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    text_columns = {
+        "node",
+        "chip",
+        "system",
+        "stage worker",
+        "state",
+        "service",
+        "listens at",
+        "to",
+    }
+    text_columns |= {"kind", "address", "from"}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        numeric = column not in words
-        made.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
-    return made
+        numeric = column not in text_columns
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+    return table
 
 
 def _nodes(report: ClusterReport) -> Table:
@@ -168,7 +162,7 @@ def _nodes(report: ClusterReport) -> Table:
     for node in report.nodes:
         hardware = node.hardware
         if hardware is None:
-            table.add_row(node.name, "its discovery service is not heard")
+            table.add_row(node.name, "no beacon from its discovery service")
             continue
         table.add_row(
             node.name,
@@ -212,7 +206,14 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
     head = Text(pipeline.model, style="bold")
     head.append(f"  epoch {pipeline.epoch}  {pipeline.state}", style="not bold")
     table = _table(
-        "layers", "stage worker", "state", "weights", "resident", "caches", "ms predicted", "is"
+        "layers",
+        "stage worker",
+        "state",
+        "weights",
+        "resident",
+        "caches",
+        "ms predicted",
+        "measured",
     )
     for stage in pipeline.stages:
         table.add_row(
@@ -226,23 +227,24 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
             f"{stage.decode_us / 1000:.1f}" if stage.decode_us else "",
         )
     parts: list[RenderableType] = [head, table]
-    said = pipeline.prediction
-    if said is not None:
+    prediction = pipeline.prediction
+    if prediction is not None:
         measured = pipeline.measured_tokens_per_second
         parts.append(
             Text(
-                f"  one user: predicted {said.tokens_per_second:.1f} tok/s "
-                f"(ceiling {said.ceiling_tokens_per_second:.1f}), "
+                f"  one user: predicted {prediction.tokens_per_second:.1f} tok/s "
+                f"(ceiling {prediction.ceiling_tokens_per_second:.1f}), "
                 + (f"measured {measured:.1f}" if measured else "not measured yet")
                 + (
-                    f"; {said.users} users together: {said.users_tokens_per_second:.1f}"
-                    if said.users > 1
+                    f"; {prediction.users} users together: {prediction.users_tokens_per_second:.1f}"
+                    if prediction.users > 1
                     else ""
                 )
-                + f"; first token of {said.prompt_tokens} after {said.first_token_s:.1f} s"
+                + f"; first token after a prompt of {prediction.prompt_tokens}: "
+                f"{prediction.first_token_s:.1f} s"
             )
         )
-        parts += [Text(f"  {note}", style="dim") for note in said.notes]
+        parts += [Text(f"  {note}", style="dim") for note in prediction.notes]
     if pipeline.proposal:
         parts.append(Text(f"  a better plan: {pipeline.proposal}", style="cyan"))
     return parts

@@ -1,4 +1,4 @@
-"""Checks of cables, and of the links that run over them."""
+"""Checks of Thunderbolt cables, and of the links that discovery measured."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from pomona_ops.doctor.snapshot import Check, Fault, Node, Snapshot, each
 
-LEAST_THUNDERBOLT_GBPS = 80
-ASYMMETRY = 2.0
+MIN_THUNDERBOLT_GBPS = 80
+MAX_RATE_RATIO = 2.0
 
 
 def _cable(node: Node) -> Iterable[Fault]:
     for port in node.facts.thunderbolt:
-        if port.gbps and port.generation >= 5 and port.gbps < LEAST_THUNDERBOLT_GBPS:
+        if port.gbps and port.generation >= 5 and port.gbps < MIN_THUNDERBOLT_GBPS:
             yield Fault(
                 "warning",
                 f"{node.name}, {port.name}, to {port.peer}: {port.gbps:g} Gb/s on a "
@@ -23,7 +23,7 @@ def _cable(node: Node) -> Iterable[Fault]:
             yield Fault(
                 "info",
                 f"{node.name}, {port.name}, is Thunderbolt {port.generation}",
-                "nothing is wrong; RDMA needs Thunderbolt 5",
+                "no action needed, but RDMA needs Thunderbolt 5",
             )
 
 
@@ -45,29 +45,29 @@ def _wifi(node: Node) -> Iterable[Fault]:
             yield Fault(
                 "warning",
                 f"{node.name} reaches {link.node} best over Wi-Fi ({link.address})",
-                "connect both by Thunderbolt or Ethernet; if they are, look at `pomona status` "
-                "for addresses that do not answer",
+                "connect both by Thunderbolt or Ethernet; if they are, see `pomona status` for "
+                "addresses that do not answer",
             )
 
 
-def _asymmetry(sight: Snapshot) -> Iterable[Fault]:
-    rates = {(n.name, x.node): x.bytes_per_s for n in sight.nodes for x in n.links}
+def _asymmetry(snapshot: Snapshot) -> Iterable[Fault]:
+    rates = {(n.name, x.node): x.bytes_per_s for n in snapshot.nodes for x in n.links}
     for (a, b), rate in sorted(rates.items()):
         back = rates.get((b, a), 0.0)
-        if rate > 0 and back > ASYMMETRY * rate:
+        if rate > 0 and back > MAX_RATE_RATIO * rate:
             yield Fault(
                 "warning",
-                f"{a} to {b} carries {rate / 1e6:.0f} MB/s, the way back {back / 1e6:.0f}",
-                "look for another path one way: a second cable, a route over Wi-Fi, a switch "
-                "port at half duplex",
+                f"{a} to {b} carries {rate / 1e6:.0f} MB/s, {b} to {a} {back / 1e6:.0f} MB/s",
+                "look for different paths: a second cable, a route over Wi-Fi, a switch port at "
+                "half duplex",
             )
 
 
-WIRES = {
+CABLE_CHECKS = {
     "thunderbolt-cable": each(
-        _cable, "every Thunderbolt 5 port in use runs at its speed", needs="mac"
+        _cable, "every Thunderbolt 5 port in use runs at full speed", needs="mac"
     ),
-    "daisy-chain": each(_daisy_chain, "no Mac is reached through another device", needs="mac"),
+    "daisy-chain": each(_daisy_chain, "no Mac is connected through another device", needs="mac"),
     "wifi": each(_wifi, "no link between nodes runs over Wi-Fi", "several"),
-    "asymmetry": Check(_asymmetry, "links are as fast one way as the other", "several"),
+    "asymmetry": Check(_asymmetry, "links are equally fast in both directions", "several"),
 }

@@ -1,21 +1,29 @@
-"""Every check, in the order in which they are told."""
+"""All checks, in the order of the output."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pomona_ops.doctor.cables import WIRES
-from pomona_ops.doctor.machines import MACHINES
-from pomona_ops.doctor.macos_settings import MACS
-from pomona_ops.doctor.networks import NETWORKS
+from pomona_ops.doctor.cables import CABLE_CHECKS
+from pomona_ops.doctor.machines import MACHINE_CHECKS
+from pomona_ops.doctor.macos_settings import MACOS_CHECKS
+from pomona_ops.doctor.networks import NETWORK_CHECKS
+from pomona_ops.doctor.rdma import RDMA_CHECKS
 from pomona_ops.doctor.snapshot import Check, Severity, Snapshot
 
-CHECKS: dict[str, Check] = MACS | WIRES | NETWORKS | MACHINES
+CHECKS: dict[str, Check] = (
+    RDMA_CHECKS | MACOS_CHECKS | CABLE_CHECKS | NETWORK_CHECKS | MACHINE_CHECKS
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found; ``remedy`` says what to do, unless it is ``ok``."""
+    """The result of a check, as ``pomona doctor --json`` prints it.
+
+    Attributes:
+        said: the fault, or that all is well.
+        remedy: what to do; empty for ``ok``.
+    """
 
     check: str
     severity: Severity
@@ -23,13 +31,13 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose(sight: Snapshot) -> list[Finding]:
-    """Every check's findings. One that finds nothing says that it is well, or why it could not
-    look."""
+def diagnose(snapshot: Snapshot) -> list[Finding]:
+    """Runs every check. A check without a fault yields one ``ok`` finding, which says so or says
+    why the check did not apply."""
     findings: list[Finding] = []
     for name, check in CHECKS.items():
-        faults = [Finding(name, f.severity, f.said, f.remedy) for f in check.find(sight)]
-        lacking = sight.lacks(check.needs)
-        well = f"not looked at: {lacking}" if lacking else check.well
-        findings += faults or [Finding(name, "ok", well)]
+        faults = [Finding(name, f.severity, f.description, f.remedy) for f in check.find(snapshot)]
+        missing = snapshot.missing(check.needs)
+        passed = f"not checked: {missing}" if missing else check.passed
+        findings += faults or [Finding(name, "ok", passed)]
     return findings

@@ -1,4 +1,4 @@
-"""Checks of names and of who reaches whom: what discovery services say of themselves."""
+"""Checks of names and reachability, from the troubles that discovery services report."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ from collections.abc import Iterable
 from pomona_ops.doctor.snapshot import Check, Fault, Node, Severity, Snapshot, each
 
 
-def _saying(*words: str, severity: Severity, remedy: str, well: str) -> Check:
-    """Finds troubles in which one of the words stands."""
+def _reported(*phrases: str, severity: Severity, remedy: str, passed: str) -> Check:
+    """Finds reported troubles that contain one of the phrases."""
 
-    def found(node: Node) -> Iterable[Fault]:
+    def find(node: Node) -> Iterable[Fault]:
         for trouble in node.troubles:
-            if any(word in trouble for word in words):
+            if any(phrase in trouble for phrase in phrases):
                 yield Fault(severity, f"{node.name}: {trouble}", remedy)
 
-    return each(found, well, "cluster")
+    return each(find, passed, "cluster")
 
 
-def _ports(sight: Snapshot) -> Iterable[Fault]:
-    for use in () if sight.running else sight.taken_ports:
+def _ports(snapshot: Snapshot) -> Iterable[Fault]:
+    for use in () if snapshot.running else snapshot.taken_ports:
         yield Fault(
             "critical",
-            f"the port for {use} is taken by another process",
-            "end that process (`lsof -nP -iTCP -sTCP:LISTEN`), or start with --port",
+            f"the port for {use} is in use by another process",
+            "end that process (`lsof -nP -iTCP -sTCP:LISTEN` lists it), or choose another --port",
         )
 
 
-NETWORKS = {
-    "multicast": _saying(
+NETWORK_CHECKS = {
+    "multicast": _reported(
         "multicast",
         severity="warning",
-        remedy="name the other nodes in POMONA_DISCOVERY_PEERS, or let mDNS (UDP 5353) through; "
+        remedy="list the other nodes in POMONA_DISCOVERY_PEERS, or allow mDNS (UDP 5353); "
         "on macOS allow Local Network in Privacy & Security",
-        well="multicast DNS works, or is not needed",
+        passed="multicast DNS works, or is not needed",
     ),
-    "unreachable": _saying(
+    "unreachable": _reported(
         "cannot be reached",
         "does not answer",
         severity="critical",
         remedy="open the peer port in the firewall of that node, and check its address",
-        well="every node that is known answers",
+        passed="every known node answers",
     ),
-    "duplicate-node": _saying(
+    "duplicate-node": _reported(
         "two processes are called",
         "bears this node's name",
         severity="critical",
         remedy="give each machine its own POMONA_NODE",
-        well="no two machines have one name",
+        passed="every machine has its own name",
     ),
-    "two-clusters": _saying(
+    "two-clusters": _reported(
         "another cluster",
         "planners",
         severity="warning",
         remedy="give one of them another POMONA_CLUSTER",
-        well="no two clusters have one name",
+        passed="no other cluster has this name",
     ),
-    "ports": Check(_ports, "Pomona's ports are free, or Pomona's own"),
+    "ports": Check(_ports, "no other process uses Pomona's ports"),
 }

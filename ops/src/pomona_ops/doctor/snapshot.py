@@ -1,4 +1,4 @@
-"""What the doctor looks at, and what a check finds."""
+"""The data that checks read, and the types of a check and its faults."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Need = Literal["node", "mac", "cluster", "several"]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine as it is known.
+    """A machine.
 
     Attributes:
-        pomona: version of Pomona there.
-        mlx: version of MLX there; empty when no stage worker was heard.
-        received_at: Unix time when its clock was read.
+        pomona: its version of Pomona.
+        mlx: its version of MLX; empty without a stage worker.
+        observed_at: Unix time on this machine when its facts arrived.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Node:
     facts: NodeFacts
     pomona: str
     mlx: str = ""
-    received_at: float = 0.0
+    observed_at: float = 0.0
     links: tuple[LinkFacts, ...] = ()
     troubles: tuple[str, ...] = ()
 
@@ -47,8 +47,8 @@ class Snapshot:
     """Everything that is checked.
 
     Attributes:
-        taken_ports: ports of Pomona on this machine that somebody else uses, by use.
-        running: whether a cluster was heard.
+        taken_ports: uses of the ports on this machine that another process has.
+        running: the nodes are those of a running cluster; otherwise this machine alone.
     """
 
     nodes: tuple[Node, ...]
@@ -59,8 +59,8 @@ class Snapshot:
     def macs(self) -> list[Node]:
         return [node for node in self.nodes if node.is_mac]
 
-    def lacks(self, need: Need) -> str:
-        """Why there is nothing to look at; empty when there is."""
+    def missing(self, need: Need) -> str:
+        """Returns why a check with this need does not apply; empty when it does."""
         if need == "mac" and not self.macs:
             return "no node is a Mac"
         if need in ("cluster", "several") and not self.running:
@@ -70,39 +70,42 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, and what to do about it."""
+    """Something wrong, and what to do about it."""
 
     severity: Severity
-    said: str
+    description: str
     remedy: str
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """Attributes:
-    find: the faults, of all nodes together.
-    well: what is said when there are none.
-    needs: what must be there for anything to be looked at: a node, a Mac, a cluster that runs,
-        or several nodes.
+    find: yields the faults of all nodes.
+    passed: message when there are none.
+    needs: what the check applies to: any node, a Mac, a running cluster, or several nodes.
     """
 
     find: Callable[[Snapshot], Iterable[Fault]]
-    well: str
+    passed: str
     needs: Need = "node"
 
 
-def each(find: Callable[[Node], Iterable[Fault]], well: str, needs: Need = "node") -> Check:
-    """A check that looks at one node at a time."""
-    return Check(lambda sight: (fault for node in sight.nodes for fault in find(node)), well, needs)
+def each(find: Callable[[Node], Iterable[Fault]], passed: str, needs: Need = "node") -> Check:
+    """Makes a check of a function that looks at one node at a time."""
+
+    def find_in_all(snapshot: Snapshot) -> Iterable[Fault]:
+        return (fault for node in snapshot.nodes for fault in find(node))
+
+    return Check(find_in_all, passed, needs)
 
 
-def unknown(what: str, node: Node, look: str) -> Fault:
-    """What a node could not tell is not well, and need not be wrong."""
-    return Fault("info", f"{what} could not be read on {node.name}", look)
+def unreadable(subject: str, node: Node, remedy: str) -> Fault:
+    """Reports a fact that a node could not read: it may be well or not."""
+    return Fault("info", f"{subject} could not be read on {node.name}", remedy)
 
 
-def nodes_of(beacons: Sequence[Beacon], received_at: float) -> tuple[Node, ...]:
-    """The nodes that a cluster's beacons tell of."""
+def nodes_of(beacons: Sequence[Beacon], observed_at: float) -> tuple[Node, ...]:
+    """Collects the nodes of a cluster from its beacons."""
     mlx = {
         beacon.node: beacon.facts.mlx_version
         for beacon in beacons
@@ -115,7 +118,7 @@ def nodes_of(beacons: Sequence[Beacon], received_at: float) -> tuple[Node, ...]:
             beacon.facts.machine,
             beacon.version,
             mlx.get(beacon.node, ""),
-            received_at,
+            observed_at,
             beacon.facts.links,
             beacon.facts.troubles,
         )
@@ -125,7 +128,7 @@ def nodes_of(beacons: Sequence[Beacon], received_at: float) -> tuple[Node, ...]:
 
 
 def differing(values: dict[str, str]) -> str:
-    """``a 26.1, b 26.2`` when not all are the same; empty when they are."""
+    """Lists the values, as in ``a 26.1, b 26.2``; empty when all are equal."""
     if len(set(values.values())) < 2:
         return ""
     return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""``pomona up``: a whole cluster on this machine, until Ctrl-C."""
+"""``pomona up``: runs a whole cluster on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ OPEN_FILES = 8192
 
 
 def run_up(options: ClusterOptions) -> int:
-    """Run the cluster until SIGINT, SIGTERM or SIGHUP; the exit code.
+    """Runs the cluster until SIGINT, SIGTERM or SIGHUP. Returns the exit code.
 
     Raises ConfigurationError before anything is started when a port is taken or the state
-    folder cannot be written.
+    folder cannot be created.
     """
     require_free(options.ports, options.stages)
     try:
         options.state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"{options.state_dir} cannot be made: {error.strerror}; "
-            "set POMONA_STATE_DIR to a folder that can be written"
+            f"{options.state_dir} cannot be created: {error.strerror}; "
+            "set POMONA_STATE_DIR to a writable folder"
         ) from error
-    _allow_open_files()
+    _raise_open_files_limit()
     return asyncio.run(_Up(options).run())
 
 
-def _allow_open_files() -> None:
-    """Let every process hold OPEN_FILES sockets and files; macOS starts out with 256."""
+def _raise_open_files_limit() -> None:
+    """Raises the limit of every process to OPEN_FILES sockets and files; macOS has 256."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -58,42 +58,45 @@ def _allow_open_files() -> None:
 
 
 class _Up:
-    """One run of the command: the supervisor, what it hears, and what it says."""
+    """One run of the command: supervisor, beacons, readiness and screen."""
 
     def __init__(self, options: ClusterOptions) -> None:
         self._options = options
         self._url = gateway_url(options.ports.gateway)
         self._stop = asyncio.Event()
-        self._screen = Screen(reader_gone=self._stop.set)
-        self._narrator = EventFormatter(options.node)
+        self._screen = Screen(on_closed=self._stop.set)
+        self._formatter = EventFormatter(options.node)
         self._supervisor = Supervisor(
-            service_specs(options), options.state_dir / "logs", self._supervised
+            service_specs(options), options.state_dir / "logs", self._on_event
         )
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._asked_to_stop)
+            loop.add_signal_handler(number, self._on_signal)
         watch_parent()
-        self._say(
+        self._print(
             f"{self._options.model} in {self._options.stages} stages, "
             f"logs in {self._options.state_dir / 'logs'}"
         )
         self._supervisor.start()
         try:
-            await self._until_first(
-                self._stop.wait(), self._supervisor.gave_up.wait(), self._listen(), self._watch()
+            await self._first_of(
+                self._stop.wait(),
+                self._supervisor.gave_up.wait(),
+                self._print_beacons(),
+                self._print_readiness(),
             )
         finally:
             self._screen.close()
             if not self._stop.is_set():
-                self._say("a service cannot run; stopping the others", good=False)
+                self._print("a service cannot run; stopping the others", good=False)
             await self._supervisor.stop()
         return EXIT_CONFIGURATION if self._supervisor.gave_up.is_set() else 0
 
     @staticmethod
-    async def _until_first(*waits: Coroutine[Any, Any, Any]) -> None:
-        """Run all, end the others with the first; raises what that one raised."""
+    async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+        """Runs all until the first ends, then cancels the others. Raises what the first raised."""
         tasks = [asyncio.create_task(wait) for wait in waits]
         try:
             done, _ = await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
@@ -104,24 +107,24 @@ class _Up:
         for task in done:
             task.result()
 
-    def _asked_to_stop(self) -> None:
+    def _on_signal(self) -> None:
         if self._stop.is_set():
-            self._say("stopping at once")
+            self._print("stopping at once")
             self._supervisor.hasten()
             return
         self._stop.set()
-        self._say("draining: running requests may end; Ctrl-C again stops at once")
+        self._print("draining: running requests may finish; press Ctrl-C again to stop at once")
 
-    def _say(self, text: str, good: bool | None = None) -> None:
+    def _print(self, text: str, good: bool | None = None) -> None:
         self._screen.line(
             Line("pomona", text, "plain" if good is None else "good" if good else "bad")
         )
 
-    def _supervised(self, event: SupervisorEvent) -> None:
-        self._screen.line(self._narrator.supervised(event))
+    def _on_event(self, event: SupervisorEvent) -> None:
+        self._screen.line(self._formatter.on_supervisor_event(event))
 
-    async def _listen(self) -> None:
-        """Say what the beacons tell."""
+    async def _print_beacons(self) -> None:
+        """Prints what the beacons report."""
         leases = LeaseTable()
         endpoint = f"tcp://{LOOPBACK}:{self._options.ports.control_subscribe}"
         receiver = BeaconReceiver(endpoint, self._options.cluster)
@@ -130,16 +133,16 @@ class _Up:
                 beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
                 now = time.monotonic()
                 if beacon is not None and leases.observe(beacon, now):
-                    for line in self._narrator.heard(beacon, now):
+                    for line in self._formatter.on_beacon(beacon, now):
                         self._screen.line(line)
-                for silent in leases.expire(now):
-                    self._narrator.lost(silent)
-                self._screen.loading(self._narrator.loading)
+                for lost in leases.expire(now):
+                    self._formatter.on_lease_end(lost)
+                self._screen.loading(self._formatter.loading)
         finally:
             await receiver.close()
 
-    async def _watch(self) -> None:
-        """Say when the gateway becomes ready, and when it is not any more."""
+    async def _print_readiness(self) -> None:
+        """Prints when the gateway becomes ready, and when it stops being ready."""
         since = time.monotonic()
         was_ready: bool | None = None
         # The certificate is for the names that clients use, not for this machine's address.
@@ -151,13 +154,13 @@ class _Up:
                 ready = not reason
                 if ready and not was_ready:
                     again = "ready again" if was_ready is False else "ready"
-                    self._say(
+                    self._print(
                         f"{again} after {time.monotonic() - since:.1f} s: "
                         f"{self._options.model} at {self._url}/v1",
                         good=True,
                     )
                     if was_ready is None:
-                        self._say(self._next_steps())
+                        self._print(self._next_steps())
                     was_ready = True
                 elif was_ready and not ready:
                     since = time.monotonic()
@@ -168,6 +171,6 @@ class _Up:
     def _next_steps(self) -> str:
         port = self._options.ports.first
         return (
-            f"`pomona chat --port {port}` talks to it, `pomona status --port {port}` "
-            "shows it, Ctrl-C stops it"
+            f"chat: `pomona chat --port {port}`; status: `pomona status --port {port}`; "
+            "stop: Ctrl-C"
         )

@@ -1,4 +1,4 @@
-"""Turns what happens in a cluster into lines for a person: pure, beacons in, lines out."""
+"""Formats supervisor events and beacons as lines for the terminal. Pure."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona_ops.units import in_bytes
-from pomona_ops.up.supervisor import Died, Started, Stopped, SupervisorEvent
+from pomona_ops.up.supervisor import Exited, Started, Stopped, SupervisorEvent
 
-PATIENCE_S = 3.0
-"""How long a missing pipeline is not worth a line: at a start the workers come one by one."""
+IMPOSSIBLE_AFTER_S = 3.0
+"""Seconds for which a pipeline is impossible before a line says so. While a cluster starts, the
+workers appear one by one."""
 
 Tone = Literal["plain", "good", "warning", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Attributes: who: the service that it is about."""
+    """Attributes:
+    who: the service that the line is about.
+    """
 
     who: str
     text: str
@@ -34,10 +37,12 @@ class Line:
 
 
 class EventFormatter:
-    """Remembers what was said, and says only what is new."""
+    """Remembers reported states, and formats only changes."""
 
     def __init__(self, node: str) -> None:
-        """Args: node: this machine; its name is left out of its services' names."""
+        """Args:
+        node: this machine, whose name is left out of service names.
+        """
         self._node = node
         self._pipelines: dict[str, Pipeline] = {}
         self._impossible_since: dict[str, float] = {}
@@ -48,26 +53,30 @@ class EventFormatter:
 
     @property
     def loading(self) -> dict[str, StageStatus]:
-        """The stages that load now, by worker."""
+        """The stages that are loading now, by worker."""
         return dict(self._loading)
 
-    def supervised(self, event: SupervisorEvent) -> Line:
-        """A line on what the supervisor did or saw."""
+    def on_supervisor_event(self, event: SupervisorEvent) -> Line:
+        """Formats one event."""
         match event:
-            case Started(name, pid, again):
-                return Line(name, f"{'restarted' if again else 'started'}, process {pid}")
-            case Died(name, how, last_words, log, restart_s):
-                said = f": {last_words}" if last_words else ""
+            case Started(name, pid, is_restart):
+                return Line(name, f"{'restarted' if is_restart else 'started'}, process {pid}")
+            case Exited(name, cause, last_error, log, restart_s):
+                text = f"{cause}: {last_error}" if last_error else cause
                 if restart_s is None:
-                    return Line(name, f"{how}{said} (its settings cannot be used)", "bad")
-                return Line(name, f"{how}{said}. Restart in {restart_s:g} s; log: {log}", "warning")
+                    return Line(name, f"{text} (its settings are invalid)", "bad")
+                return Line(name, f"{text}. Restart in {restart_s:g} s; log: {log}", "warning")
             case Stopped(name, forced):
                 if forced:
                     return Line(name, "did not stop in time and was killed", "warning")
                 return Line(name, "stopped")
 
-    def heard(self, beacon: Beacon, now: float) -> Iterator[Line]:
-        """Lines on what a beacon tells that was not known before. Args: now: seconds."""
+    def on_beacon(self, beacon: Beacon, now: float) -> Iterator[Line]:
+        """Formats the changes in a beacon.
+
+        Args:
+            now: monotonic time, seconds.
+        """
         match beacon.facts:
             case PlannerFacts(pipelines=pipelines):
                 for pipeline in pipelines:
@@ -75,12 +84,12 @@ class EventFormatter:
             case StageWorkerFacts() as facts:
                 yield from self._worker(beacon, facts)
             case HealthWatcherFacts(alerts=alerts):
-                yield from self._alerted(alerts)
+                yield from self._alert_changes(alerts)
             case _:
                 return
 
-    def lost(self, beacon: Beacon) -> None:
-        """A service fell silent: it loads nothing now."""
+    def on_lease_end(self, beacon: Beacon) -> None:
+        """Removes a lost service from ``loading``."""
         self._loading.pop(self._short(beacon.name), None)
 
     def _short(self, name: str) -> str:
@@ -89,10 +98,10 @@ class EventFormatter:
     def _pipeline(self, pipeline: Pipeline, now: float) -> Iterator[Line]:
         if pipeline.state != "impossible":
             self._impossible_since.pop(pipeline.model, None)
-        elif now - self._impossible_since.setdefault(pipeline.model, now) < PATIENCE_S:
+        elif now - self._impossible_since.setdefault(pipeline.model, now) < IMPOSSIBLE_AFTER_S:
             return
         known = self._pipelines.get(pipeline.model)
-        if known is not None and _standing(known) == _standing(pipeline):
+        if known is not None and _reported_part(known) == _reported_part(pipeline):
             return
         self._pipelines[pipeline.model] = pipeline
         stages = ", ".join(
@@ -116,7 +125,7 @@ class EventFormatter:
         who = self._short(beacon.name)
         self._loading.pop(who, None)
         known = self._stages.get(who, {})
-        # A new boot loads anew, in the same epoch or another.
+        # A new boot loads again, even in the same epoch.
         self._stages[who] = {
             (beacon.boot, status.model, status.epoch): status.state for status in facts.stages
         }
@@ -127,7 +136,7 @@ class EventFormatter:
                 yield self._stage(who, status)
         if facts.broken_epoch > self._broken.get(who, 0):
             self._broken[who] = facts.broken_epoch
-            yield Line(who, f"epoch {facts.broken_epoch} broke: {facts.broken_reason}", "warning")
+            yield Line(who, f"epoch {facts.broken_epoch} failed: {facts.broken_reason}", "warning")
 
     def _stage(self, who: str, status: StageStatus) -> Line:
         layers = f"layers [{status.start}, {status.stop})"
@@ -139,7 +148,7 @@ class EventFormatter:
             case "failed":
                 return Line(who, f"failed to load {layers}: {status.error}", "bad")
 
-    def _alerted(self, alerts: tuple[Alert, ...]) -> Iterator[Line]:
+    def _alert_changes(self, alerts: tuple[Alert, ...]) -> Iterator[Line]:
         now = {alert.key: alert for alert in alerts}
         for key, alert in now.items():
             if key not in self._alerts:
@@ -151,6 +160,6 @@ class EventFormatter:
         self._alerts = now
 
 
-def _standing(pipeline: Pipeline) -> tuple[int, str, str]:
-    """What is told of a pipeline; that its caches may hold less now, for instance, is not."""
+def _reported_part(pipeline: Pipeline) -> tuple[int, str, str]:
+    """Returns the fields whose change is worth a line; cache sizes, for example, are not."""
     return pipeline.epoch, pipeline.state, pipeline.reason

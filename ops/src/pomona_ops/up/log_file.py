@@ -1,4 +1,4 @@
-"""A log file that stays small: past its bound it becomes ``NAME.1`` and starts over."""
+"""A log file of bounded size: when it is full it is renamed to ``NAME.1`` and starts over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TAIL_BYTES = 8192
 
 
 class LogFile:
-    """Takes in what a process writes; keeps at most twice MAX_LOG_BYTES of it."""
+    """Stores the output of a process; keeps at most twice ``max_bytes`` of it."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
         self.path = path
@@ -29,11 +29,11 @@ class LogFile:
         self._file.flush()
         self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
 
-    def last_words(self) -> str:
-        """What the process last said was wrong, in one line; empty when it said nothing.
+    def last_error(self) -> str:
+        """Returns the last error in the output as one line; empty without one.
 
-        That is the newest log entry of level error or above, or a plain line after it, such
-        as the last of a traceback.
+        That is the newest log entry of level error or above, or a plain line after it, such as
+        the last line of a traceback.
         """
         for raw in reversed(self._tail.splitlines()):
             line = raw.decode(errors="replace").strip()
@@ -47,8 +47,8 @@ class LogFile:
                 return str(entry.get("event", ""))[:500]
         return ""
 
-    def new_life(self) -> None:
-        """Forget the last words of the process before."""
+    def clear_last_error(self) -> None:
+        """Ignores output so far in :meth:`last_error`."""
         self._tail = b""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What ``pomona up`` writes: one line an event, and bars while stages load."""
+"""Terminal output of ``pomona up``: one line per event, and progress bars while stages load."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ _NAME_WIDTH = 15
 
 
 class _Console(Console):
-    """A console that tells when nobody reads what it writes any more."""
+    """A console with a callback for a closed pipe."""
 
-    reader_gone: Callable[[], None]
+    on_closed: Callable[[], None]
 
     def on_broken_pipe(self) -> None:
-        self.reader_gone()
+        self.on_closed()
 
 
 class Screen:
-    """Writes to standard output; plain lines when that is no terminal.
+    """Writes to standard output; plain lines unless it is a terminal.
 
-    ``reader_gone`` is called when standard output is a pipe that was closed.
+    Args:
+        on_closed: called when standard output is a pipe whose reader has closed it.
     """
 
-    def __init__(self, reader_gone: Callable[[], None]) -> None:
+    def __init__(self, on_closed: Callable[[], None]) -> None:
         self._console = _Console(highlight=False, soft_wrap=True)
-        self._console.reader_gone = reader_gone
+        self._console.on_closed = on_closed
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
         self._quarters: dict[tuple[str, int, str], int] = {}
@@ -50,14 +51,14 @@ class Screen:
         self._console.print(text)
 
     def loading(self, stages: Mapping[str, StageStatus]) -> None:
-        """Show how far the loading stages are, by worker."""
+        """Shows the progress of the loading stages, by worker."""
         if self._console.is_terminal:
             self._show_bars(stages)
         else:
-            self._say_quarters(stages)
+            self._print_quarters(stages)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Removes the progress bars."""
         self._show_bars({})
 
     def _show_bars(self, stages: Mapping[str, StageStatus]) -> None:
@@ -80,44 +81,44 @@ class Screen:
         for who, status in stages.items():
             if who not in self._bars:
                 self._bars[who] = self._progress.add_task(who, total=None, loaded="")
-            far = _how_far(status)
+            load = _load_progress(status)
             self._progress.update(
                 self._bars[who],
-                completed=far.done,
-                total=far.total or None,
-                loaded=far.said if far.total else "",
+                completed=load.done,
+                total=load.total or None,
+                loaded=load.text if load.total else "",
             )
         for who in [who for who in self._bars if who not in stages]:
             self._progress.remove_task(self._bars.pop(who))
         self._progress.refresh()
 
-    def _say_quarters(self, stages: Mapping[str, StageStatus]) -> None:
+    def _print_quarters(self, stages: Mapping[str, StageStatus]) -> None:
         for who, status in stages.items():
-            far = _how_far(status)
-            if not far.total:
+            load = _load_progress(status)
+            if not load.total:
                 continue
-            quarter = 4 * far.done // far.total
-            key = (who, status.epoch, far.verb)
+            quarter = 4 * load.done // load.total
+            key = (who, status.epoch, load.verb)
             if quarter > self._quarters.get(key, 0):
                 self._quarters = {k: v for k, v in self._quarters.items() if k[0] != who}
                 self._quarters[key] = quarter
-                self.line(Line(who, far.said))
+                self.line(Line(who, load.text))
 
 
-class _Far(NamedTuple):
-    """How far a stage is, in bytes."""
+class _LoadProgress(NamedTuple):
+    """Bytes of a stage that are fetched or loaded."""
 
     verb: str
     done: int
     total: int
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         return f"{self.verb} {in_bytes(self.done)} of {in_bytes(self.total)}"
 
 
-def _how_far(status: StageStatus) -> _Far:
-    """What is not on the machine is fetched first; then the stage is loaded."""
+def _load_progress(status: StageStatus) -> _LoadProgress:
+    """Returns the fetch of missing weights first, then the load."""
     if status.fetch_bytes and not status.total_bytes:
-        return _Far("fetched", status.fetched_bytes, status.fetch_bytes)
-    return _Far("loaded", status.loaded_bytes, status.total_bytes)
+        return _LoadProgress("fetched", status.fetched_bytes, status.fetch_bytes)
+    return _LoadProgress("loaded", status.loaded_bytes, status.total_bytes)

@@ -1,7 +1,7 @@
-"""Keeps the processes of a cluster running, and ends them in order.
+"""Runs the processes of a cluster, restarts them, and stops them in order.
 
-Every process is started in a session of its own, so that Ctrl-C reaches the supervisor
-alone, and holds one end of the supervisor's lifeline (see pomona.parent_watch).
+Every process has a session of its own, so that Ctrl-C reaches only the supervisor, and holds one
+end of the supervisor's lifeline (see pomona.parent_watch).
 """
 
 from __future__ import annotations
@@ -30,79 +30,82 @@ _LAST_OUTPUT_S = 0.5
 class Started:
     name: str
     pid: int
-    again: bool
+    is_restart: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Died:
+class Exited:
     """Attributes:
-    how: exit code or signal, in words.
-    last_words: what the process last said was wrong; may be empty.
-    restart_s: seconds until it is started again; None when it is not.
+    cause: exit code or signal, in words.
+    last_error: the last error in its output; may be empty.
+    restart_s: seconds until it is restarted; None when it is not.
     """
 
     name: str
-    how: str
-    last_words: str
+    cause: str
+    last_error: str
     log: Path
     restart_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Attributes: forced: it did not end by itself in time."""
+    """Attributes:
+    forced: it did not end in time and was killed.
+    """
 
     name: str
     forced: bool
 
 
-SupervisorEvent = Started | Died | Stopped
+SupervisorEvent = Started | Exited | Stopped
 
 
 class Supervisor:
     """Runs one process for each spec until :meth:`stop`.
 
-    ``gave_up`` is set when a process ended because its settings cannot be used.
+    Attributes:
+        gave_up: set when a process has ended because its settings are invalid.
     """
 
     def __init__(
         self,
         specs: Sequence[ServiceSpec],
         log_dir: Path,
-        tell: Callable[[SupervisorEvent], None],
+        on_event: Callable[[SupervisorEvent], None],
     ) -> None:
         self.gave_up = asyncio.Event()
         self._specs = list(specs)
         self._log_dir = log_dir
-        self._tell = tell
+        self._on_event = on_event
         self._stopping = False
         self._hasten = asyncio.Event()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lifeline: tuple[int, int] | None = None
 
     def start(self) -> None:
-        """Start every process, in the order of the specs. Needs a running event loop."""
+        """Starts every process in the order of the specs. Needs a running event loop."""
         self._lifeline = os.pipe()
         for spec in self._specs:
-            self._keepers[spec.name] = asyncio.create_task(self._keep(spec), name=spec.name)
+            self._tasks[spec.name] = asyncio.create_task(self._supervise(spec), name=spec.name)
 
     def pids(self) -> dict[str, int]:
-        """The processes that run now."""
+        """Process ids of the running processes, by name."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def hasten(self) -> None:
-        """Shorten every wait of :meth:`stop` to HASTENED_STOP_S."""
+        """Shortens every wait of :meth:`stop` to HASTENED_STOP_S."""
         self._hasten.set()
 
     async def stop(self) -> None:
-        """End all processes, those of the lowest stop rank first, and wait for them."""
+        """Stops all processes and waits for them; those of the lowest stop rank go first."""
         self._stopping = True
         for rank in sorted({spec.stop_rank for spec in self._specs}):
             stopping = [
                 self._stop_one(spec)
                 for spec in self._specs
-                if spec.stop_rank == rank and spec.name in self._keepers
+                if spec.stop_rank == rank and spec.name in self._tasks
             ]
             await asyncio.gather(*stopping)
         if self._lifeline is not None:
@@ -111,50 +114,50 @@ class Supervisor:
             self._lifeline = None
 
     async def _stop_one(self, spec: ServiceSpec) -> None:
-        keeper = self._keepers[spec.name]
+        task = self._tasks[spec.name]
         process = self._processes.get(spec.name)
         if process is None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             return
         with suppress(ProcessLookupError):
             process.terminate()
-        forced = not await self._ended(keeper, spec.stop_s)
+        forced = not await self._ends_within(task, spec.stop_s)
         if forced:
             with suppress(ProcessLookupError):
                 process.kill()
-            await asyncio.gather(keeper, return_exceptions=True)
-        self._tell(Stopped(spec.name, forced))
+            await asyncio.gather(task, return_exceptions=True)
+        self._on_event(Stopped(spec.name, forced))
 
-    async def _ended(self, keeper: asyncio.Task[None], within_s: float) -> bool:
-        """Whether the keeper ended in time; a second Ctrl-C makes the time short."""
+    async def _ends_within(self, task: asyncio.Task[None], timeout_s: float) -> bool:
+        """Returns True when the task ends in time. :meth:`hasten` shortens the time."""
         hasten = asyncio.create_task(self._hasten.wait())
         try:
-            await asyncio.wait({keeper, hasten}, timeout=within_s, return_when="FIRST_COMPLETED")
-            if not keeper.done() and hasten.done():
-                await asyncio.wait({keeper}, timeout=HASTENED_STOP_S)
+            await asyncio.wait({task, hasten}, timeout=timeout_s, return_when="FIRST_COMPLETED")
+            if not task.done() and hasten.done():
+                await asyncio.wait({task}, timeout=HASTENED_STOP_S)
         finally:
             hasten.cancel()
-        return keeper.done()
+        return task.done()
 
-    async def _keep(self, spec: ServiceSpec) -> None:
-        """Run one process, again and again, until the supervisor stops."""
+    async def _supervise(self, spec: ServiceSpec) -> None:
+        """Runs one process, and restarts it until the supervisor stops."""
         policy = RestartPolicy()
         log = LogFile(self._log_dir / f"{spec.name}.log")
-        again = False
+        is_restart = False
         try:
             while True:
-                began = time.monotonic()
-                log.new_life()
-                code = await self._live(spec, log, again)
+                started_at = time.monotonic()
+                log.clear_last_error()
+                code = await self._run_once(spec, log, is_restart)
                 if self._stopping:
                     return
-                again = True
-                decision, policy = policy.died(code, time.monotonic() - began)
+                is_restart = True
+                decision, policy = policy.on_exit(code, time.monotonic() - started_at)
                 delay_s = None if isinstance(decision, GiveUp) else decision.delay_s
-                # What a killed process said before has nothing to do with its end.
-                words = log.last_words() if code > 0 else ""
-                self._tell(Died(spec.name, how_it_ended(code), words, log.path, delay_s))
+                # An error that a killed process logged earlier is not the cause.
+                error = log.last_error() if code > 0 else ""
+                self._on_event(Exited(spec.name, exit_cause(code), error, log.path, delay_s))
                 if delay_s is None:
                     self.gave_up.set()
                     return
@@ -164,10 +167,10 @@ class Supervisor:
         finally:
             log.close()
 
-    async def _live(self, spec: ServiceSpec, log: LogFile, again: bool) -> int:
-        """One life of a process; its exit code, negative for a signal."""
+    async def _run_once(self, spec: ServiceSpec, log: LogFile, is_restart: bool) -> int:
+        """Runs a process to its end. Returns its exit code, negative for a signal."""
         if self._lifeline is None:
-            raise ConfigurationError("a supervisor must be started before its processes")
+            raise ConfigurationError("Supervisor.start was not called")
         reading_end = self._lifeline[0]
         try:
             process = await asyncio.create_subprocess_exec(
@@ -189,7 +192,7 @@ class Supervisor:
                     os.sched_setaffinity(process.pid, spec.cores)
             if self._stopping:
                 process.terminate()
-            self._tell(Started(spec.name, process.pid, again))
+            self._on_event(Started(spec.name, process.pid, is_restart))
             copying = asyncio.create_task(_copy(process.stdout, log))
             code = await process.wait()
             await asyncio.wait({copying}, timeout=_LAST_OUTPUT_S)
@@ -204,10 +207,10 @@ async def _copy(output: asyncio.StreamReader | None, log: LogFile) -> None:
         log.write(chunk)
 
 
-def how_it_ended(code: int) -> str:
-    """An exit code, negative for a signal, in words."""
+def exit_cause(code: int) -> str:
+    """Describes an exit code; a negative one is a signal."""
     if code >= 0:
-        return f"ended with exit code {code}"
+        return f"exited with code {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:

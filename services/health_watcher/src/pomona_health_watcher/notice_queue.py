@@ -1,4 +1,4 @@
-"""Notices that wait to be posted: bounded, first in first out. Pure."""
+"""Holds notices until they are posted: bounded, first in first out. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pomona_health_watcher.alert_deduplication import Notice
 
 
 class NoticeQueue:
-    """Keeps order, and when it is full gives up what is worth least.
+    """Keeps the order of notices. When it is full it drops the least important one.
 
-    First an alert whose raise and resolution both still wait: nobody was told, and it is
-    over. Then the oldest raise. A resolution of something that was told goes last.
+    It drops first an alert whose raised and resolved notices both still wait, then the oldest
+    raised notice, and last the resolved notice of an alert that people know of.
     """
 
     def __init__(self, size: int) -> None:
@@ -19,11 +19,11 @@ class NoticeQueue:
         self._waiting: list[Notice] = []
 
     def put(self, notices: Iterable[Notice]) -> list[Notice]:
-        """Add notices; those that had to be given up."""
+        """Adds notices. Returns those that were dropped."""
         self._waiting += notices
         dropped: list[Notice] = []
         while len(self._waiting) > self._size:
-            for notice in self._worth_least():
+            for notice in self._least_important():
                 self._waiting.remove(notice)
                 dropped.append(notice)
         return dropped
@@ -31,15 +31,15 @@ class NoticeQueue:
     def first(self) -> Notice | None:
         return self._waiting[0] if self._waiting else None
 
-    def done(self, notice: Notice) -> None:
-        """The notice was posted, or never will be. It may have been given up meanwhile."""
+    def remove(self, notice: Notice) -> None:
+        """Removes a notice, which :meth:`put` may have dropped meanwhile."""
         if notice in self._waiting:
             self._waiting.remove(notice)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _worth_least(self) -> list[Notice]:
+    def _least_important(self) -> list[Notice]:
         raised: dict[str, Notice] = {}
         for notice in self._waiting:
             key = notice.alert.key

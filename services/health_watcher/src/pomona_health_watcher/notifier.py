@@ -1,4 +1,4 @@
-"""Brings notices to people: each is logged, and posted when there is a webhook."""
+"""Delivers notices: logs each, and posts it to Slack when a webhook is set."""
 
 from __future__ import annotations
 
@@ -17,70 +17,70 @@ log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """One at a time, in order.
+    """Delivers one notice at a time, in order.
 
     Args:
         webhook: where to post; None logs only.
-        told: alerts that were told by a former process and not resolved.
+        unresolved: alerts that a former process delivered and did not resolve.
     """
 
     def __init__(
         self,
         cluster: str,
         webhook: SlackWebhook | None,
-        outbox: NoticeQueue,
-        told: Iterable[Alert] = (),
+        queue: NoticeQueue,
+        unresolved: Iterable[Alert] = (),
     ) -> None:
         self._cluster = cluster
         self._webhook = webhook
-        self._outbox = outbox
-        self._told = {alert.key: alert for alert in told}
-        self._news = asyncio.Event()
+        self._queue = queue
+        self._unresolved = {alert.key: alert for alert in unresolved}
+        self._not_empty = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def told(self) -> tuple[Alert, ...]:
-        """Alerts that people know of, and whose resolution they do not know yet."""
-        return tuple(self._told.values())
+    def unresolved(self) -> tuple[Alert, ...]:
+        """Alerts whose raised notice was delivered and whose resolved notice was not."""
+        return tuple(self._unresolved.values())
 
-    def take(self, notices: Iterable[Notice]) -> None:
-        """Log notices, and bring them when their turn comes."""
-        taken = list(notices)
-        for notice in taken:
+    def submit(self, notices: Iterable[Notice]) -> None:
+        """Logs notices and queues them for :meth:`run`."""
+        submitted = list(notices)
+        for notice in submitted:
             _log(notice)
             metrics.NOTICES.labels(notice.kind).inc()
         if self._webhook is None:
-            for notice in taken:
-                self._remember(notice)
+            for notice in submitted:
+                self._record(notice)
             return
-        for notice in self._outbox.put(taken):
+        for notice in self._queue.put(submitted):
             metrics.POSTS.labels("dropped").inc()
-            log.error("alert given up, too many wait: %s", notice.alert.key)
-        self._changed()
+            log.error("alert dropped, the queue for Slack is full: %s", notice.alert.key)
+        self._queue_changed()
 
     async def run(self) -> None:
-        """Post what waits, until cancelled."""
+        """Posts queued notices until cancelled."""
         while True:
-            await self._news.wait()
-            while (notice := self._outbox.first()) is not None:
+            await self._not_empty.wait()
+            while (notice := self._queue.first()) is not None:
                 try:
-                    await self._bring(notice)
+                    await self._post(notice)
                 except Exception:
                     log.exception("alert cannot be posted: %s", notice.alert.key)
                     metrics.POSTS.labels("rejected").inc()
-                self._outbox.done(notice)
-                self._changed()
-            self._news.clear()
+                self._queue.remove(notice)
+                self._queue_changed()
+            self._not_empty.clear()
 
     async def drain(self, deadline_s: float) -> None:
-        """Wait until everything was brought, or the deadline passes."""
+        """Returns when the queue is empty or the deadline has passed."""
         try:
             async with asyncio.timeout(deadline_s):
                 await self._empty.wait()
         except TimeoutError:
-            log.warning("stopped while %d alerts still waited for Slack", len(self._outbox))
+            log.warning("stopped with %d alerts not posted to Slack", len(self._queue))
 
-    async def _bring(self, notice: Notice) -> None:
+    async def _post(self, notice: Notice) -> None:
         if self._webhook is None:
             return
         before = self._webhook.retries
@@ -88,19 +88,19 @@ class Notifier:
         metrics.RETRIES.inc(self._webhook.retries - before)
         metrics.POSTS.labels(outcome).inc()
         if outcome != "given_up" or notice.kind == "raised":
-            self._remember(notice, delivered=outcome == "delivered")
+            self._record(notice, delivered=outcome == "delivered")
 
-    def _remember(self, notice: Notice, delivered: bool = True) -> None:
+    def _record(self, notice: Notice, delivered: bool = True) -> None:
         if notice.kind == "resolved":
-            self._told.pop(notice.alert.key, None)
+            self._unresolved.pop(notice.alert.key, None)
         elif delivered:
-            self._told[notice.alert.key] = notice.alert
+            self._unresolved[notice.alert.key] = notice.alert
 
-    def _changed(self) -> None:
-        waiting = len(self._outbox)
+    def _queue_changed(self) -> None:
+        waiting = len(self._queue)
         metrics.WAITING.set(waiting)
         if waiting:
-            self._news.set()
+            self._not_empty.set()
             self._empty.clear()
         else:
             self._empty.set()

@@ -1,7 +1,7 @@
-"""A notice as a Slack message: Block Kit, and plain text for where blocks are not shown.
+"""Formats a notice as a Slack message: Block Kit, with plain text for notifications. Pure.
 
-Pure. The limits are Slack's: https://docs.slack.dev/reference/block-kit/blocks. What
-people or models wrote is escaped, so that it cannot mention a channel or forge a link:
+The limits are Slack's: https://docs.slack.dev/reference/block-kit/blocks. Text from users and
+models is escaped, so that it cannot mention a channel or forge a link:
 https://docs.slack.dev/messaging/formatting-message-text#escaping
 """
 
@@ -20,7 +20,7 @@ MAX_TEXT: Final = 4000
 TITLES: Final = {
     "service_lost": "Service lost",
     "node_lost": "Node lost",
-    "stalled": "Stage stands still",
+    "stalled": "Stage stalled",
     "memory": "Memory pressure",
     "stage_failed": "Stage failed",
     "service_failed": "Service failed",
@@ -31,7 +31,7 @@ _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
-    """The JSON body to post to an incoming webhook."""
+    """Returns the JSON body for an incoming webhook."""
     alert = notice.alert
     title = TITLES.get(alert.key.partition("/")[0], "Alert")
     if notice.kind == "resolved":
@@ -62,7 +62,7 @@ def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
 
 
 def escape(text: str, limit: int) -> str:
-    """``text`` with Slack's control characters escaped, in at most ``limit`` characters."""
+    """Escapes Slack's control characters. Cuts the result to ``limit`` characters."""
     escaped = [_ESCAPES.get(character, character) for character in text]
     if sum(map(len, escaped)) <= limit:
         return "".join(escaped)
@@ -77,7 +77,7 @@ def escape(text: str, limit: int) -> str:
 
 
 def _date(unix: float) -> str:
-    """Slack shows it in the reader's own time zone; the fallback is UTC."""
+    """Formats a time that Slack shows in the reader's time zone; the fallback is UTC."""
     fallback = datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"<!date^{int(unix)}^{{date_short_pretty}} {{time_secs}}|{fallback}>"
 

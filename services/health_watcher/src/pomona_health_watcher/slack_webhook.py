@@ -1,11 +1,11 @@
-"""Posting to a Slack incoming webhook.
+"""Posts to a Slack incoming webhook.
 
-Slack answers 200 when it has the message. 429 says how long to wait, 408 and 5xx and
-network errors may pass: those are tried again. Everything else is permanent, such as 404
-``no_service`` or 410 ``channel_is_archived``: trying again cannot help.
+Slack answers 200 when it has the message. 408, 429, 5xx and network errors are transient and
+retried; 429 says how long to wait. Every other status is permanent, such as 404 ``no_service``
+or 410 ``channel_is_archived``.
 https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling_errors
 
-The URL is a key. It appears in no log and no error.
+The URL is a secret. It appears in no log and no error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _backoff = tenacity.wait_random_exponential(multiplier=FIRST_WAIT_S, max=MAX_WAI
 
 
 class _Transient(Exception):
-    """It may work later; after ``retry_after_s`` when Slack said so."""
+    """A failure worth a retry, after ``retry_after_s`` when Slack sent one."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -37,15 +37,15 @@ class _Transient(Exception):
 
 
 class _Permanent(Exception):
-    """Slack will never take this."""
+    """A failure that no retry can cure."""
 
 
 class SlackWebhook:
     """One incoming webhook.
 
     Args:
-        deadline_s: of one attempt.
-        give_up_after_s: of all attempts at one message.
+        deadline_s: timeout of one attempt.
+        give_up_after_s: time for all attempts at one message.
     """
 
     def __init__(self, url: SecretStr, deadline_s: float, give_up_after_s: float) -> None:
@@ -55,7 +55,7 @@ class SlackWebhook:
         self.retries = 0
 
     async def post(self, message: dict[str, Any]) -> Outcome:
-        """Post until Slack takes it, refuses it, or the deadline passes."""
+        """Retries until Slack accepts or rejects the message, or ``give_up_after_s`` passes."""
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_Transient),
             wait=_wait,
@@ -66,10 +66,10 @@ class SlackWebhook:
         try:
             await attempts(self._attempt, message)
         except _Permanent as error:
-            log.error("Slack refuses the alert and will not be asked again: %s", error)
+            log.error("Slack rejected the alert permanently: %s", error)
             return "rejected"
         except _Transient as error:
-            log.error("Slack did not take the alert in time: %s", error)
+            log.error("Slack did not accept the alert in time: %s", error)
             return "given_up"
         return "delivered"
 
@@ -97,7 +97,7 @@ class SlackWebhook:
         self.retries += 1
         error = state.outcome.exception() if state.outcome else None
         log.warning(
-            "Slack did not take the alert, it is tried again",
+            "Slack did not accept the alert; retrying",
             extra={"reason": str(error), "attempt": state.attempt_number},
         )
 
@@ -110,11 +110,11 @@ def _wait(state: tenacity.RetryCallState) -> float:
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
-    """Slack gives whole seconds; anything else is left to the backoff."""
+    """Parses ``Retry-After`` in whole seconds, as Slack sends it. None leaves it to the backoff."""
     value = response.headers.get("retry-after", "").strip()
     return float(value) if value.isascii() and value.isdecimal() else None
 
 
 def _error_code(text: str) -> str:
-    """Slack's own word for what is wrong; a stranger's answer is not repeated."""
-    return text if _ERROR_CODE.fullmatch(text) else "an answer that is not Slack's"
+    """Returns Slack's error code. Any other body is not logged."""
+    return text if _ERROR_CODE.fullmatch(text) else "the body is not a Slack error code"

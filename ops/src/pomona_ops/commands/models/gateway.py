@@ -1,4 +1,4 @@
-"""Asks a gateway about models."""
+"""Requests to a gateway about models."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
 DEADLINE_S = 10.0
 POLL_S = 0.2
 IMPOSSIBLE_S = 5.0
-"""How long a plan may be impossible while the planner waits for workers to speak."""
+"""Seconds for which a plan may be impossible: the planner may still wait for workers."""
 LOAD_DEADLINE_S = 4 * 3600.0
-"""A model of hundreds of gigabytes may come over a slow line."""
+"""Long enough to download hundreds of gigabytes over a slow line."""
 
 
 class GatewayClient:
-    """Args: key: sent when it is given."""
+    """Sends requests to the gateway of a cluster.
+
+    Args:
+        key: API key; empty sends none.
+    """
 
     def __init__(self, port: int, key: str) -> None:
         self._url = f"http://{LOOPBACK}:{ClusterPorts(port).gateway}"
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """The models in the plan, by name, as ``/readyz`` has them. Empty without a cluster."""
+        """Returns the planned models by name, as in ``/readyz``. Empty without a gateway."""
         try:
             answer = httpx.get(f"{self._url}/readyz", timeout=DEADLINE_S, trust_env=False)
         except httpx.HTTPError:
@@ -35,11 +39,11 @@ class GatewayClient:
         return answer.json().get("models", {})
 
     def load(self, model: str, wait: bool, console: Console) -> dict[str, Any]:
-        """Raises ModelError saying why it cannot be loaded."""
-        asked = self._post("load", model)
+        """Has a model loaded. Raises ModelError with the reason when that fails."""
+        answer = self._post("load", model)
         if not wait:
-            return asked
-        name = asked["id"]
+            return answer
+        name = answer["id"]
         with console.status(f"loading {name}") as status:
             ends_at = time.monotonic() + LOAD_DEADLINE_S
             possible_at = time.monotonic()
@@ -47,7 +51,7 @@ class GatewayClient:
                 entry = self.models().get(name)
                 if entry is not None:
                     if entry["ready"]:
-                        return {**asked, "state": "ready"}
+                        return {**answer, "state": "ready"}
                     failed = any(stage["state"] == "failed" for stage in entry["stages"])
                     if entry["state"] != "impossible":
                         possible_at = time.monotonic()
@@ -55,21 +59,24 @@ class GatewayClient:
                         raise ModelError(f"{name} cannot be loaded: {entry['reason']}")
                     status.update(f"loading {name}: {entry['reason']}")
                 time.sleep(POLL_S)
-        raise ModelError(f"{name} is not loaded after {LOAD_DEADLINE_S / 3600:g} hours")
+        raise ModelError(
+            f"{name} was not loaded within {LOAD_DEADLINE_S / 3600:g} hours; see `pomona status`"
+        )
 
     def unload(self, model: str, wait: bool) -> dict[str, Any]:
-        asked = self._post("unload", model)
+        """Has a model unloaded. Raises ModelError with the reason when that is refused."""
+        answer = self._post("unload", model)
         ends_at = time.monotonic() + DEADLINE_S
         while wait and time.monotonic() < ends_at:
-            if asked["id"] not in self.models():
-                return {**asked, "state": "unloaded"}
+            if answer["id"] not in self.models():
+                return {**answer, "state": "unloaded"}
             time.sleep(POLL_S)
-        return asked
+        return answer
 
-    def _post(self, what: str, model: str) -> dict[str, Any]:
+    def _post(self, action: str, model: str) -> dict[str, Any]:
         try:
             answer = httpx.post(
-                f"{self._url}/v1/models/{what}",
+                f"{self._url}/v1/models/{action}",
                 json={"model": model},
                 headers=self._headers,
                 timeout=DEADLINE_S,
@@ -77,7 +84,7 @@ class GatewayClient:
             )
         except httpx.HTTPError as error:
             raise ConfigurationError(
-                f"no gateway answers at {self._url}; start a cluster with `pomona up`, or name "
+                f"no gateway answers at {self._url}. Start a cluster with `pomona up`, or pass "
                 "its port with --port"
             ) from error
         if not answer.is_success:

@@ -1,4 +1,4 @@
-"""Which models there are: in the cluster, on this machine, in data."""
+"""Lists models: in the cluster, on this machine, and published ones known by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pomona_ops.commands.models.gateway import GatewayClient
 
 
 def known_models(client: GatewayClient) -> list[dict[str, Any]]:
-    """Each with ``name``, ``where`` and ``state``."""
+    """Returns an entry with ``name``, ``where`` and ``state`` for each model."""
     found: list[dict[str, Any]] = []
     for name, entry in client.models().items():
         state = "ready" if entry["ready"] else f"{entry['state']}: {entry['reason']}"

@@ -1,4 +1,4 @@
-"""``pomona models pull``: all of a model on this machine."""
+"""``pomona models pull``: downloads all files of a model to this machine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import HubSource
 from pomona.models.store.sparse_copy import SparseCopy, split_ranges
 
-AT_ONCE = 4
+CONCURRENT_PIECES = 4
 _BLOCK = 8 << 20
 
 
 def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
-    """Fetch what is not here yet, then check every file whose hash the hub states.
+    """Downloads missing split_ranges, then checks every file for which the hub has a hash.
 
-    What came stays when it is broken off: the next attempt goes on from there. Raises
-    ModelError saying what is wrong.
+    An interrupted download resumes at the next call. Raises ModelError, and ConfigurationError
+    when ``source`` is not a hub id.
     """
     if not is_hub_id(source) or Path(source).exists():
-        raise ConfigurationError(f"{source} is no Hugging Face id, such as owner/name")
+        raise ConfigurationError(f"{source} is not a Hugging Face id, such as owner/name")
     hub = HubSource()
     copy = _newest(source, hub)
     files = copy.weight_files()
@@ -54,7 +54,7 @@ def pull_model(source: str, console: Console, quiet: bool) -> dict[str, Any]:
 
 
 def _newest(source: str, hub: HubSource) -> SparseCopy:
-    """What the hub has now; what is here already when the hub cannot be asked."""
+    """Returns a copy of the hub's newest version; the local one when the hub is unreachable."""
     try:
         return SparseCopy.create(source, [hub])
     except ModelError:
@@ -68,7 +68,7 @@ def _fetch(
     copy: SparseCopy, hub: HubSource, wanted: list[tuple[str, int, int]], progress: Progress
 ) -> None:
     total = sum(end - begin for _, begin, end in wanted)
-    executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull")
+    executor = ThreadPoolExecutor(CONCURRENT_PIECES, thread_name_prefix="pull")
     with progress:
         task = progress.add_task(copy.manifest.source, total=total)
         try:
@@ -84,13 +84,15 @@ def _fetch(
 
 
 def _check(copy: SparseCopy, file: str) -> None:
-    stated = copy.manifest.files[file].sha256
-    if not stated:
+    expected = copy.manifest.files[file].sha256
+    if not expected:
         return
     digest = hashlib.sha256()
     with (copy.folder / file).open("rb") as opened:
         while block := opened.read(_BLOCK):
             digest.update(block)
-    if digest.hexdigest() != stated:
+    if digest.hexdigest() != expected:
         copy.mark_not_fetched(file)
-        raise ModelError(f"{copy.folder / file} does not have the hash the hub states; pull again")
+        raise ModelError(
+            f"{copy.folder / file} does not match the hash of the hub; it was removed, pull again"
+        )

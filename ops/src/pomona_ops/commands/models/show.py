@@ -1,4 +1,4 @@
-"""``pomona models show``: the facts that the planner works with."""
+"""``pomona models show``: prints the facts of a model from which the planner plans."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pomona_ops.units import in_bytes
 
 
 def facts_of(model: str) -> ModelFacts:
-    """Facts of a known name, or of what a source holds. Raises ModelError."""
+    """Returns the facts of a known name, a folder, a file or a hub id. Raises ModelError."""
     return published_facts(model) or read_facts(model)
 
 
-def described(facts: ModelFacts) -> dict[str, Any]:
-    """The facts for machines, with what follows from them."""
+def facts_as_json(facts: ModelFacts) -> dict[str, Any]:
+    """Returns the facts and derived values in the form that ``--json`` prints."""
     layers = [
         {
             **asdict(layer),
@@ -43,7 +43,7 @@ def described(facts: ModelFacts) -> dict[str, Any]:
 
 
 def print_facts(facts: ModelFacts, console: Console) -> None:
-    """The facts for people; layers that are alike in one line."""
+    """Prints the facts as tables; equal layers share a row."""
     table = Table(title=facts.name, title_justify="left", box=None, show_header=False)
     table.add_column(style="bold")
     for name, value in _lines(facts):
@@ -53,7 +53,7 @@ def print_facts(facts: ModelFacts, console: Console) -> None:
     layers = Table("layers", "bytes", "active", "cache a token", box=None, header_style="bold")
     kinds: dict[tuple[int, ...], list[int]] = {}
     for index, layer in enumerate(facts.layers):
-        kinds.setdefault(_rounded(layer), []).append(index)
+        kinds.setdefault(_layer_kind(layer), []).append(index)
     for members in kinds.values():
         layer, label = facts.layers[members[0]], _numbers(members)
         window = f", {layer.window} tokens at most" if layer.window else ""
@@ -67,15 +67,15 @@ def print_facts(facts: ModelFacts, console: Console) -> None:
 
 
 def _numbers(members: list[int]) -> str:
-    """Indices of layers in few characters."""
+    """Formats layer indices as a range, or as the first four and a count."""
     if members[-1] - members[0] == len(members) - 1:
         return f"{members[0]} to {members[-1]}" if len(members) > 1 else str(members[0])
     listed = ", ".join(map(str, members[:4]))
     return f"{listed}{', ...' if len(members) > 4 else ''} ({len(members)})"
 
 
-def _rounded(layer: LayerFacts) -> tuple[int, ...]:
-    """Quantised layers of one kind differ by a scale or two."""
+def _layer_kind(layer: LayerFacts) -> tuple[int, ...]:
+    """Key of equal layers: quantised layers of one kind differ by a scale or two."""
     size = max(layer.stored_bytes, 1)
     digits = len(str(size)) - 2
     return (round(size, -digits), layer.kv_values_per_token, layer.window, layer.idle_bytes > 0)
@@ -97,14 +97,14 @@ def _lines(facts: ModelFacts) -> list[tuple[str, str]]:
         ("cache a token", f"{in_bytes(2 * facts.kv_values_per_token)} in 16 bits"),
         ("context", f"{facts.context_length} tokens"),
         ("cuts", "between any two layers" if cuts is None
-                 else ("none: it runs whole" if not cuts else f"before layers {list(cuts)}")),
+                 else ("none: one stage only" if not cuts else f"before layers {list(cuts)}")),
         ("tokenizer", facts.tokenizer),
         ("chat template", "yes" if facts.has_chat_template else "no"),
         ("tool calls", facts.tool_parser),
         ("reasoning", facts.reasoning_parser),
         ("embeddings", facts.pooling + (", of length 1" if facts.normalized else "")),
         ("sampling", ", ".join(f"{k} {v:g}" for k, v in facts.sampling.items())),
-        ("never run", f"code offered by {', '.join(facts.unused_code)}"
+        ("not executed", f"code in {', '.join(facts.unused_code)}"
                       if facts.unused_code else ""),
         ("from", facts.source or str(facts.path)),
         ("computed", ", ".join(facts.computed)),

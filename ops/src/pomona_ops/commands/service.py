@@ -1,8 +1,8 @@
-"""launchd units for the services, from one table.
+"""``pomona service``: renders the launchd units of the services from one table.
 
-They are LaunchDaemons: they run without a login, and macOS grants daemons access to the
-local network, which it may deny to a LaunchAgent. Nothing secret stands in a unit: it names
-the settings file, which only the service account can read.
+The units are LaunchDaemons. Those run without a login, and macOS grants them access to the local
+network, which it may deny to a LaunchAgent. A unit contains no secret: it names the settings
+file, which only the service account can read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MARGIN_S: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class UnitDescription:
-    """What is particular to one service.
+    """The properties of one service's unit.
 
     Attributes:
         service: its name; the label is ``com.pomona.`` and the name.
         roles: the kinds of node on which it runs.
-        drain_s: seconds it may take to end after SIGTERM.
-        open_files: sockets and files it may hold.
+        drain_s: seconds from SIGTERM to its end, at most.
+        open_files: limit of sockets and files.
         process_type: launchd's ProcessType; ``Interactive`` is never throttled.
     """
 
@@ -70,7 +70,7 @@ UNITS: Final[Sequence[UnitDescription]] = (
 
 @dataclass(frozen=True, slots=True)
 class UnitOptions:
-    """What differs between machines.
+    """The properties that differ between machines.
 
     Attributes:
         user: account that runs the services; it needs no password and no home.
@@ -94,7 +94,7 @@ def unit(description: UnitDescription, options: UnitOptions) -> dict[str, object
         "UserName": options.user,
         "RunAtLoad": True,
         "KeepAlive": True,
-        # One that lived longer is started again at once.
+        # A service that ran longer than this is restarted at once.
         "ThrottleInterval": 10,
         "ExitTimeOut": int(description.drain_s) + _MARGIN_S,
         "ProcessType": description.process_type,
@@ -107,12 +107,12 @@ def unit(description: UnitDescription, options: UnitOptions) -> dict[str, object
 
 
 def render(role: str, options: UnitOptions) -> dict[str, bytes]:
-    """File name and content of every unit of a role. Raises ConfigurationError."""
+    """Returns the content of every unit of a role, by file name. Raises ConfigurationError."""
     if role not in get_args(Role):
-        raise ConfigurationError(f"there is no role {role}: choose head or worker")
+        raise ConfigurationError(f"{role} is not a valid role: choose head or worker")
     for path in (options.python, options.settings, options.logs):
         if not path.is_absolute():
-            raise ConfigurationError(f"{path} is relative; launchd needs an absolute path")
+            raise ConfigurationError(f"{path} is not an absolute path, which launchd needs")
     return {
         f"{description.label}.plist": plistlib.dumps(unit(description, options))
         for description in UNITS
@@ -121,7 +121,7 @@ def render(role: str, options: UnitOptions) -> dict[str, bytes]:
 
 
 def write_units(role: str, options: UnitOptions, output: Path) -> list[Path]:
-    """Write the units of a role into a folder; the paths written."""
+    """Writes the units of a role into a folder. Returns their paths."""
     units = render(role, options)
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The launchd units: what must stand in them, and what must not."""
+"""The launchd units: their content, and the absence of secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from pomona.errors import ConfigurationError
 from pomona_gateway.settings import GatewaySettings
-from pomona_ops.cluster.launchd import UNITS, UnitOptions, render, write_units
+from pomona_ops.commands.service import UNITS, UnitOptions, render, write_units
 
 OPTIONS = UnitOptions(
     user="_pomona",
@@ -55,7 +55,7 @@ def test_a_unit_is_supervised_logged_and_unprivileged(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(_units("head")))
-def test_a_unit_holds_no_secret_and_names_the_settings_file(name: str) -> None:
+def test_a_unit_has_no_secret_and_names_the_settings_file(name: str) -> None:
     unit = _units("head")[name]
     assert unit["EnvironmentVariables"] == {"POMONA_SETTINGS": str(OPTIONS.settings)}
     text = plistlib.dumps(unit).decode()
@@ -70,7 +70,7 @@ def test_launchd_waits_longer_than_a_service_drains() -> None:
     assert gateway["ExitTimeOut"] > GatewaySettings().drain_deadline_s
 
 
-def test_an_unknown_role_and_a_relative_path_are_refused() -> None:
+def test_an_unknown_role_and_a_relative_path_are_rejected() -> None:
     with pytest.raises(ConfigurationError, match="choose head or worker"):
         render("tail", OPTIONS)
     relative = UnitOptions("_pomona", Path("python"), OPTIONS.settings, OPTIONS.logs)

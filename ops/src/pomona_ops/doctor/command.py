@@ -1,0 +1,74 @@
+"""``pomona doctor``: checks this machine, or every node of a running cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Final
+
+import orjson
+
+from pomona import __version__
+from pomona.settings import ServiceSettings, read_settings
+from pomona_discovery.hardware import detect_hardware
+from pomona_discovery.node_facts import collect_node_facts
+from pomona_ops.cluster.beacons import collect_beacons
+from pomona_ops.cluster.ports import ClusterPorts, is_free
+from pomona_ops.doctor.checks import Finding, diagnose
+from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
+
+EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
+_STYLES: Final[dict[Severity, str]] = {
+    "ok": "green", "info": "cyan", "warning": "yellow", "critical": "bold red",
+}  # fmt: skip
+
+
+def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
+    """Prints the findings. Returns the exit code: 0 well, 1 warnings, 2 something critical."""
+    snapshot = take_snapshot(port, endpoint)
+    findings = diagnose(snapshot)
+    worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
+    if as_json:
+        content = {"worst": worst, "findings": findings}
+        sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        _print(snapshot, findings)
+    return EXIT_CODES[worst]
+
+
+def take_snapshot(port: int, endpoint: str) -> Snapshot:
+    """Collects the nodes of the running cluster; without one, this machine alone."""
+    settings = read_settings(ServiceSettings)
+    beacons = asyncio.run(collect_beacons(endpoint, settings.cluster))
+    nodes = nodes_of(beacons, time.time())
+    if nodes:
+        return Snapshot(nodes, running=True)
+    now = time.time()
+    here = Node(
+        settings.node,
+        detect_hardware(),
+        collect_node_facts(settings.state_dir, now),
+        __version__,
+        observed_at=now,
+    )
+    uses = ClusterPorts(port).by_use(1)
+    taken = tuple(f"{use} ({number})" for use, number in uses.items() if not is_free(number))
+    return Snapshot((here,), taken)
+
+
+def _print(snapshot: Snapshot, findings: list[Finding]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    names = ", ".join(node.name for node in snapshot.nodes)
+    console.print(
+        f"nodes of the cluster: {names}"
+        if snapshot.running
+        else f"this machine alone, {names}: no cluster is running here"
+    )
+    for finding in findings:
+        style = _STYLES[finding.severity]
+        console.print(f"[{style}]{finding.severity:<9}[/] {finding.check:<18} {finding.said}")
+        if finding.remedy:
+            console.print(f"{'':28} -> {finding.remedy}")
