@@ -17,7 +17,8 @@ from pomona_gateway.parsers import (
     TextDelta,
     ToolCallArguments,
     ToolCallStart,
-    output_format,
+    known_notation,
+    reply_reader,
 )
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -197,7 +198,7 @@ def joined(parts: list[Part]) -> list[Part]:
 
 
 def parser(case: Case, tools: bool = True) -> ReplyReader:
-    return output_format(case.template).parser(SCHEMAS if tools else None, case.prompt)
+    return reply_reader(known_notation(case.template), SCHEMAS if tools else None, case.prompt)
 
 
 @pytest.mark.parametrize("name", CASES)

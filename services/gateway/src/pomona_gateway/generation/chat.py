@@ -13,12 +13,13 @@ from pydantic_core import from_json
 from pomona_gateway.generation.completion import Completion, GenerationStream, Waiting
 from pomona_gateway.generation.detokenizer import TokenLogprob
 from pomona_gateway.parsers import (
-    OutputFormat,
     Part,
     ReasoningDelta,
+    ReplyNotation,
     TextDelta,
     ToolCallArguments,
     ToolCallStart,
+    reply_reader,
 )
 
 
@@ -79,7 +80,7 @@ class ChatCompletion:
 
     completion: Completion
     prompt: str
-    output: OutputFormat
+    output: ReplyNotation
     tools: Tools
 
 
@@ -185,7 +186,9 @@ class DialogueReplies:
         tools = dialogue.tools
         schemas = tools.schemas() if tools.functions else None
         count = dialogue.completion.replies
-        self._parsers = [dialogue.output.parser(schemas, dialogue.prompt) for _ in range(count)]
+        self._parsers = [
+            reply_reader(dialogue.output, schemas, dialogue.prompt) for _ in range(count)
+        ]
         self._called: list[list[CallPiece]] = [[] for _ in range(count)]
 
     async def turns(self, pause_s: float) -> AsyncGenerator[Turn | Waiting]:

@@ -73,7 +73,8 @@ def answer(line: bytes, tokenizer: Tokenizer) -> None:
         _tell({"ids": len(ids)}, array("i", ids).tobytes())
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Limits what the process may take beyond what it has."""
     with suppress(ValueError, OSError):
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = taken + MAX_BYTES
@@ -83,7 +84,7 @@ def _limit_memory() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     own = read_tokenizer(Path(sys.argv[1]))
-    _limit_memory()
+    limit_memory()
     with open(0, "rb", PIPE_BYTES) as lines:
         for asked_line in lines:
             answer(asked_line, own)

@@ -70,7 +70,7 @@ def _thinking(gateway: Gateway, model: str, thinking: Thinking | None) -> dict[s
     """The template variable for reasoning, where the model's template has one."""
     _, language = gateway.catalogue.find(model)
     wanted = thinking is not None and thinking.type != "disabled"
-    if wanted and language.output.thought is None and not language.output.harmony:
+    if wanted and not language.output.reasons:
         raise RequestError(400, "thinking_not_supported", "this model does not reason", "thinking")
     template = language.templates.get("default")
     switch = template is not None and "enable_thinking" in template.source

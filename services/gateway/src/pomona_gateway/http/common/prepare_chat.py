@@ -22,7 +22,7 @@ from pomona_gateway.grammar import (
     dialogue_grammar,
 )
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, sampling
-from pomona_gateway.parsers import OutputFormat
+from pomona_gateway.parsers import ReplyNotation, taught_notation
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.prompts import (
     chat_prompt,
@@ -53,7 +53,7 @@ async def open_dialogue(
     Raises RequestError for what this model cannot do.
     """
     name, language = gateway.catalogue.find(parameters.model)
-    output = language.output if knows_tools(language) else language.output.taught()
+    output = language.output if knows_tools(language) else taught_notation(language.output)
     settings = {**_effort(language, effort), **(variables or {})}
     text, prompt = await dialogue_prompt(language, messages, tools, settings)
     drawn = sampling(parameters, language, len(prompt), max_tokens, logprobs)
@@ -69,7 +69,9 @@ async def open_dialogue(
         sampling=drawn,
         stops=parameters.stops(),
         count=parameters.n or 1,
-        visible=language.tokenizer.named(output.marks(bool(tools.functions))),
+        visible=language.tokenizer.named(
+            output.visible(language.tokenizer.special_tokens, bool(tools.functions))
+        ),
     )
     return ChatCompletion(completion, text, output, tools)
 
@@ -89,14 +91,13 @@ async def dialogue_prompt(
     return await chat_prompt(language, written, (), variables)
 
 
-def _outcome(output: OutputFormat, tools: Tools, shape: Shape | None) -> Outcome | None:
+def _outcome(output: ReplyNotation, tools: Tools, shape: Shape | None) -> Outcome | None:
     """What the reply is held to; None when to nothing. Raises RequestError for what cannot
     be held."""
     strict = [function for function in tools.functions if function.strict]
     if shape is None and not tools.forced and not strict:
         return None
-    calls = output.calls
-    if not tools.forced and tools.functions and calls is not None and calls.bare:
+    if not tools.forced and tools.functions and output.calls_stand_bare:
         where = shape.where if shape else strict[0].where
         message = (
             f"invalid {where!r}: this model marks its calls by nothing, so text and calls cannot "

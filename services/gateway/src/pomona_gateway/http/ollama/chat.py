@@ -30,7 +30,7 @@ from pomona_gateway.http.common.tools import chosen_tools
 from pomona_gateway.http.json_response import JsonResponse
 from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate, OllamaRequest
 from pomona_gateway.http.ollama.models import find, timestamp
-from pomona_gateway.parsers import OutputFormat
+from pomona_gateway.parsers import ReplyNotation
 from pomona_gateway.text import LanguageModel
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -69,7 +69,7 @@ async def generate(request: Request) -> Response | ASGIApp:
         drawn = sampling(parameters, language, len(prompt), asked.limit(), None)
         drawn = await shaped(gateway, language, parameters, drawn, asked.shape())
         completion = Completion(name, language, (prompt,), drawn, parameters.stops())
-        dialogue = ChatCompletion(completion, asked.prompt, OutputFormat(), Tools())
+        dialogue = ChatCompletion(completion, asked.prompt, ReplyNotation(), Tools())
     else:
         system = [{"role": "system", "content": asked.system}] if asked.system else []
         dialogue = await open_dialogue(
@@ -95,7 +95,7 @@ def _think(language: LanguageModel, asked: OllamaRequest) -> dict[str, Any]:
         return {"reasoning_effort": asked.think}
     if "enable_thinking" in source:
         return {"enable_thinking": bool(asked.think)}
-    if asked.think is False and language.output.thought is None and not language.output.harmony:
+    if asked.think is False and not language.output.reasons:
         return {}
     message = "this model's chat template has no setting for how much it reasons"
     raise RequestError(400, "thinking_not_supported", message, "think")

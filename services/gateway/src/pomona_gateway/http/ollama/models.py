@@ -55,7 +55,7 @@ async def show(request: Request) -> Response:
     abilities = ["completion"]
     if knows_tools(language):
         abilities.append("tools")
-    if language.output.harmony or language.output.thought is not None:
+    if language.output.reasons:
         abilities.append("thinking")
     entry = _entry(gateway, name)
     return JsonResponse(

@@ -1,0 +1,157 @@
+"""Notations of model families, for templates from which none can be derived.
+
+mlx-lm tells families by the same signs (``mlx_lm/tokenizer_utils.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from pomona_gateway.parsers.notation import (
+    INDEX_SLOT,
+    CallNotation,
+    FieldNotation,
+    ReplyNotation,
+)
+
+HERMES = CallNotation(
+    "", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n", ""
+)  # fmt: skip
+"""The notation that most models know; it is taught to those whose template has none."""
+QWEN_CODER = CallNotation(
+    "", "<tool_call>\n<function=", ">", "\n</function>\n</tool_call>", "\n", "",
+    FieldNotation("\n<parameter=", ">\n", "\n</parameter>"), "tagged",
+)  # fmt: skip
+GLM = CallNotation(
+    "", "<tool_call>", "", "\n</tool_call>", "\n", "",
+    FieldNotation("\n<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>"), "tagged",
+)  # fmt: skip
+LONGCAT = CallNotation(
+    "", "<longcat_tool_call>", "", "\n</longcat_tool_call>", "\n", "",
+    FieldNotation(
+        "\n<longcat_arg_key>",
+        "</longcat_arg_key>\n<longcat_arg_value>",
+        "</longcat_arg_value>",
+    ),
+    "tagged",
+)  # fmt: skip
+MINIMAX_M2 = CallNotation(
+    "<minimax:tool_call>", '\n<invoke name="', '">', "\n</invoke>", "", "\n</minimax:tool_call>",
+    FieldNotation('\n<parameter name="', '">', "</parameter>"), "tagged",
+)  # fmt: skip
+DSML = CallNotation(
+    "<｜DSML｜function_calls>", '\n<｜DSML｜invoke name="', '">', "\n</｜DSML｜invoke>", "",
+    "\n</｜DSML｜function_calls>",
+    FieldNotation(
+        '\n<｜DSML｜parameter name="', '" string="true">', "</｜DSML｜parameter>",
+        '" string="false">',
+    ),
+    "tagged",
+)  # fmt: skip
+MINICPM = CallNotation(
+    "", '<function name="', '">', "</function>", "\n", "",
+    FieldNotation('<param name="', '">', "</param>"), "tagged",
+)  # fmt: skip
+MISTRAL_LIST = CallNotation(
+    "[TOOL_CALLS][", '{"name": "', '", "arguments": ', "}", ", ", "]"
+)  # fmt: skip
+MISTRAL_ARGS = CallNotation("", "[TOOL_CALLS]", "[ARGS]", "", "", "")
+LLAMA = CallNotation(
+    "", '{"name": "', '", "parameters": ', "}", None, "", optional_marks=("<|python_tag|>",)
+)  # fmt: skip
+DEEPSEEK = CallNotation(
+    "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
+    "", "<｜tool▁calls▁end｜>",
+)  # fmt: skip
+DEEPSEEK_FENCED = CallNotation(
+    "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```json\n",
+    "\n```<｜tool▁call▁end｜>", "\n", "<｜tool▁calls▁end｜>",
+)  # fmt: skip
+KIMI_K2 = CallNotation(
+    "<|tool_calls_section_begin|>", "<|tool_call_begin|>functions.",
+    f":{INDEX_SLOT}<|tool_call_argument_begin|>", "<|tool_call_end|>", "",
+    "<|tool_calls_section_end|>",
+)  # fmt: skip
+GEMMA4 = CallNotation(
+    "", "<|tool_call>call:", "", "<tool_call|>", "", "", style="relaxed", string_mark='<|"|>'
+)  # fmt: skip
+FUNCTION_GEMMA = CallNotation(
+    "", "<start_function_call>call:", "", "<end_function_call>", "", "",
+    style="relaxed", string_mark="<escape>",
+)  # fmt: skip
+LFM2 = CallNotation(
+    "<|tool_call_start|>[", "", "", "", ", ", "]<|tool_call_end|>", style="keywords"
+)  # fmt: skip
+GRANITE_LIST = CallNotation(
+    "<|tool_call|>[", '{"name": "', '", "arguments": ', "}", ", ", "]"
+)  # fmt: skip
+COMMAND = CallNotation(
+    "<|START_ACTION|>[\n    ",
+    f'{{"tool_call_id": "{INDEX_SLOT}", "tool_name": "', '", "parameters": ', "}",
+    ",\n    ", "\n]<|END_ACTION|>",
+)  # fmt: skip
+HARMONY = CallNotation(
+    "", "<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", None, ""
+)
+"""How a grammar writes a call in the Harmony format."""
+
+_CALLS = (
+    (("<minimax:tool_call>",), MINIMAX_M2),
+    (("<|tool_call>", "<tool_call|>"), GEMMA4),
+    (("<start_function_call>",), FUNCTION_GEMMA),
+    (("<longcat_tool_call>",), LONGCAT),
+    (("｜DSML｜",), DSML),
+    (("<arg_key>",), GLM),
+    (("<|tool_call_start|>",), LFM2),
+    (("<|tool_list_start|>",), LFM2),
+    (("<function=",), QWEN_CODER),
+    (("<|tool_calls_section_begin|>",), KIMI_K2),
+    (('<function name="', '<param name="'), MINICPM),
+    (("<tool_call>",), HERMES),
+    (("[TOOL_CALLS]", "[ARGS]"), MISTRAL_ARGS),
+    (("[TOOL_CALLS]",), MISTRAL_LIST),
+    (("<|python_tag|>",), LLAMA),
+    (("<｜tool▁calls▁begin｜>", "```json"), DEEPSEEK_FENCED),
+    (("<｜tool▁calls▁begin｜>",), DEEPSEEK),
+    (("<|START_ACTION|>",), COMMAND),
+    (("<|tool_call|>",), GRANITE_LIST),
+    (("<|eom_id|>",), LLAMA),
+)
+_REASONING = (
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought\n", "<channel|>"),
+)
+_THINK = re.compile(r"<(/?)([\w:|｜]*think[\w:|｜]*)>")
+
+
+def is_harmony(template: str) -> bool:
+    return "<|channel|>" in template and "<|message|>" in template
+
+
+def known_reasoning(template: str) -> tuple[str, str] | None:
+    """Finds the marks of reasoning that a template names."""
+    for begin, end in _REASONING:
+        if begin.strip() in template or end in template:
+            return begin, end
+    names = [found[2] for found in _THINK.finditer(template)]
+    if not names:
+        return None
+    name = "think" if "think" in names else max(names, key=names.count)
+    return f"<{name}>", f"</{name}>"
+
+
+def known_notation(template: str) -> ReplyNotation:
+    """Returns the notation of the family whose signs a template has."""
+    if is_harmony(template):
+        return ReplyNotation(harmony=True)
+    calls = next((own for signs, own in _CALLS if all(x in template for x in signs)), None)
+    return ReplyNotation(reasoning=known_reasoning(template), calls=calls)
+
+
+def taught_notation(notation: ReplyNotation) -> ReplyNotation:
+    """The notation of a model whose prompt teaches it calls."""
+    return replace(notation, calls=HERMES, arguments_as_text=False)
+
+
