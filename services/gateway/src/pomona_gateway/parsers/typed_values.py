@@ -87,6 +87,10 @@ def typed_value(
             value = _as_type(text, kind, exact="string" in types)
             if value is not NotImplemented:
                 return value
+    if types != {"string"} and text.startswith('"'):
+        # Where other types are allowed too, a grammar writes strings as JSON.
+        value = _parsed(text, text)
+        return value if isinstance(value, str) else text
     return text
 
 
