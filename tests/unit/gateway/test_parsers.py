@@ -49,7 +49,7 @@ CASES = {
     "hermes broken": Case(
         "<tool_call>",
         "<tool_call>\n{broken\n</tool_call> on",
-        (TextDelta("<tool_call>\n{broken\n</tool_call>"), TextDelta("on")),
+        (TextDelta("<tool_call>\n{broken\n</tool_call> on"),),
     ),
     "hermes unclosed": Case(
         "<tool_call>",
@@ -60,7 +60,7 @@ CASES = {
         "</think> <tool_call>",
         "<think>\nhm, a <b>\n</think>\n\nYes."
         '<tool_call>{"name": "weather", "arguments": {}}</tool_call>',
-        (ReasoningDelta("hm, a <b>\n"), TextDelta("Yes."), *call()),
+        (ReasoningDelta("hm, a <b>"), TextDelta("Yes."), *call()),
     ),
     "thought opened by the prompt": Case(
         "<think>",

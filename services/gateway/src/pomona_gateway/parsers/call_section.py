@@ -56,7 +56,7 @@ class CallForm:
                 middle = literal_pattern(notation.middle)
                 start = rf"{head}{middle}(?=\s*(?:{begin}|{end}))"
                 self.fields = FieldForm(
-                    notation, notation.fields, "|".join(map(literal_pattern, lead))
+                    notation, notation.fields, "|".join(literal_pattern(x) for x in lead if x.startswith("<"))
                 )
             case "keywords":
                 start = rf"{before}\s*\[?\s*{_NAME}\("
@@ -71,7 +71,9 @@ class CallForm:
         self.object = re.compile(rf"{before}\s*{_FENCE}\[?\s*(?=\{{)")
         punctuation = "" if notation.style == "tagged" else "]}),\"' \n"
         ends = (notation.tail, notation.between or "", notation.closing)
-        closers = [x for end in ends for x in tags(end.lstrip(punctuation)) if x not in openers]
+        pieces = [x for end in ends for x in tags(end.lstrip(punctuation))]
+        # A tag that ends several things says nothing by itself.
+        closers = [x for x in pieces if x not in openers and pieces.count(x) == 1]
         self.closers = tuple(
             x for x in dict.fromkeys(closers) if x.strip('{}[]()",:; \n')
         )

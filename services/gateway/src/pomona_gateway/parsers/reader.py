@@ -215,6 +215,9 @@ class MarkedReader:
             self._space = text
             return
         body = text.rstrip()
+        if body and "\n" not in text[len(body) :]:
+            # Only blank lines may belong to a mark that follows.
+            body = text
         self._space = text[len(body) :]
         if not body:
             return
