@@ -21,8 +21,8 @@ from pomona_gateway.grammar import (
     dialogue_grammar,
 )
 from pomona_gateway.parsers import (
-    ReplyNotation,
     ReasoningDelta,
+    ReplyNotation,
     TextDelta,
     ToolCallArguments,
     ToolCallStart,

@@ -64,12 +64,13 @@ def derive_calls(
         one = _Call(one.before, middle, one.style, "", after)
     behind = _without_end(one.after, notation.turn_end)
     two = renderings.calls({KEYS[0]: VALUES[0]}, {KEYS[1]: VALUES[1]}) or ""
-    first, found, rest = two.partition(NAMES[0])
+    _, found, rest = two.partition(NAMES[0])
     second = _second(rest, fields) if found and NAMES[1] in rest else None
-    common = {"fields": fields, "style": one.style, "string_mark": one.string_mark or '"'}
+    mark = '"' if one.style == "tagged" else one.string_mark or '"'
     if second is None:
         head = one.before.lstrip()
-        return CallNotation("", head, one.middle, behind.rstrip(), None, "", **common), ""
+        tail = behind.rstrip()
+        return CallNotation("", head, one.middle, tail, None, "", fields, one.style, mark), ""
     gap, middle = second
     prompted = renderings.prompt[-len(same_end(renderings.prompt, gap)) :] if gap else ""
     whole, gap_slots = one.before, gap
@@ -95,7 +96,9 @@ def derive_calls(
         tail,
         between,
         behind[len(tail) :].rstrip(),
-        **common,
+        fields,
+        one.style,
+        mark,
     )
     return calls, prompted
 

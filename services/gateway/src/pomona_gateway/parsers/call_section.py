@@ -56,7 +56,9 @@ class CallForm:
                 middle = literal_pattern(notation.middle)
                 start = rf"{head}{middle}(?=\s*(?:{begin}|{end}))"
                 self.fields = FieldForm(
-                    notation, notation.fields, "|".join(literal_pattern(x) for x in lead if x.startswith("<"))
+                    notation,
+                    notation.fields,
+                    "|".join(literal_pattern(x) for x in lead if x.startswith("<")),
                 )
             case "keywords":
                 start = rf"{before}\s*\[?\s*{_NAME}\("
@@ -74,15 +76,17 @@ class CallForm:
         pieces = [x for end in ends for x in tags(end.lstrip(punctuation))]
         # A tag that ends several things says nothing by itself.
         closers = [x for x in pieces if x not in openers and pieces.count(x) == 1]
-        self.closers = tuple(
-            x for x in dict.fromkeys(closers) if x.strip('{}[]()",:; \n')
-        )
+        self.closers = tuple(x for x in dict.fromkeys(closers) if x.strip('{}[]()",:; \n'))
         stops = {"keywords": r"\])", "tagged": ""}.get(notation.style, r"\]}")
         whole = [end.strip() for end in ends if end.strip()]
-        closer = "|".join([*map(literal_pattern, dict.fromkeys([*whole, *closers])), rf"[\s,;{stops}]", "```"])
+        closer = "|".join(
+            [*map(literal_pattern, dict.fromkeys([*whole, *closers])), rf"[\s,;{stops}]", "```"]
+        )
         self.noise = re.compile(rf"(?:{closer})*")
         self.last = last
-        self.partials = tuple(x for x in (*self.openers, *whole, *self.closers, last, "```json") if x)
+        self.partials = tuple(
+            x for x in (*self.openers, *whole, *self.closers, last, "```json") if x
+        )
 
     @property
     def indexed(self) -> bool:

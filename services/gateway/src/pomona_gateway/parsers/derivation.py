@@ -21,11 +21,11 @@ from pomona_gateway.parsers.known_notations import known_notation, known_reasoni
 from pomona_gateway.parsers.notation import ReplyNotation, tags
 from pomona_gateway.parsers.reader import MarkedReader
 from pomona_gateway.parsers.renderings import (
-    UNKNOWN_TOKENS,
     CONTENT,
     KEYS,
     NAMES,
     REASON,
+    UNKNOWN_TOKENS,
     VALUES,
     Render,
     Renderings,
@@ -152,6 +152,7 @@ def _known_end(mark: str) -> str:
 
 def _reasoning(renderings: Renderings, text: str) -> tuple[str, str] | None:
     """Finds the marks around reasoning; None when the template writes none."""
+    shown = called = ""
     for settings in _SETTINGS:
         renderings.variables = settings
         shown = renderings.turn(CONTENT, reasoning=True) or ""
@@ -214,5 +215,3 @@ def _reads(notation: ReplyNotation, body: str) -> bool:
     written = "".join(part.text for part in parts if isinstance(part, ToolCallArguments))
     rest = "".join(x.text for x in parts if isinstance(x, TextDelta | ReasoningDelta))
     return names == [NAMES[0]] and KEYS[0] in written and VALUES[0] in written and not rest
-
-

@@ -1,6 +1,6 @@
 """Notations of model families, for templates from which none can be derived.
 
-mlx-lm tells families by the same signs (``mlx_lm/tokenizer_utils.py``).
+The same families as those of mlx-lm's tool parsers (``mlx_lm/tool_parsers``).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from pomona.models.chat_notation import notation_of_template
 from pomona_gateway.parsers.notation import (
     INDEX_SLOT,
     CallNotation,
@@ -96,45 +97,38 @@ HARMONY = CallNotation(
 )
 """How a grammar writes a call in the Harmony format."""
 
-_CALLS = (
-    (("<minimax:tool_call>",), MINIMAX_M2),
-    (("<|tool_call>", "<tool_call|>"), GEMMA4),
-    (("<start_function_call>",), FUNCTION_GEMMA),
-    (("<longcat_tool_call>",), LONGCAT),
-    (("｜DSML｜",), DSML),
-    (("<arg_key>",), GLM),
-    (("<|tool_call_start|>",), LFM2),
-    (("<|tool_list_start|>",), LFM2),
-    (("<function=",), QWEN_CODER),
-    (("<|tool_calls_section_begin|>",), KIMI_K2),
-    (('<function name="', '<param name="'), MINICPM),
-    (("<tool_call>",), HERMES),
-    (("[TOOL_CALLS]", "[ARGS]"), MISTRAL_ARGS),
-    (("[TOOL_CALLS]",), MISTRAL_LIST),
-    (("<|python_tag|>",), LLAMA),
-    (("<｜tool▁calls▁begin｜>", "```json"), DEEPSEEK_FENCED),
-    (("<｜tool▁calls▁begin｜>",), DEEPSEEK),
-    (("<|START_ACTION|>",), COMMAND),
-    (("<|tool_call|>",), GRANITE_LIST),
-    (("<|eom_id|>",), LLAMA),
-)
-_REASONING = (
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought\n", "<channel|>"),
-)
+_CALLS = {
+    "minimax": MINIMAX_M2,
+    "gemma": GEMMA4,
+    "function_gemma": FUNCTION_GEMMA,
+    "longcat": LONGCAT,
+    "dsml": DSML,
+    "glm": GLM,
+    "xml": QWEN_CODER,
+    "kimi": KIMI_K2,
+    "minicpm": MINICPM,
+    "json": HERMES,
+    "mistral": MISTRAL_LIST,
+    "deepseek": DEEPSEEK,
+    "command": COMMAND,
+    "llama": LLAMA,
+    "pythonic": LFM2,
+    "granite": GRANITE_LIST,
+}
+_VARIANTS = (("mistral", "[ARGS]", MISTRAL_ARGS), ("deepseek", "```json", DEEPSEEK_FENCED))
+_REASONING = {
+    "mistral": ("[THINK]", "[/THINK]"),
+    "command": ("<|START_THINKING|>", "<|END_THINKING|>"),
+    "gemma": ("<|channel>thought\n", "<channel|>"),
+}
 _THINK = re.compile(r"<(/?)([\w:|｜]*think[\w:|｜]*)>")
-
-
-def is_harmony(template: str) -> bool:
-    return "<|channel|>" in template and "<|message|>" in template
 
 
 def known_reasoning(template: str) -> tuple[str, str] | None:
     """Finds the marks of reasoning that a template names."""
-    for begin, end in _REASONING:
-        if begin.strip() in template or end in template:
-            return begin, end
+    marks = _REASONING.get(notation_of_template(template)[1])
+    if marks is not None:
+        return marks
     names = [found[2] for found in _THINK.finditer(template)]
     if not names:
         return None
@@ -144,14 +138,14 @@ def known_reasoning(template: str) -> tuple[str, str] | None:
 
 def known_notation(template: str) -> ReplyNotation:
     """Returns the notation of the family whose signs a template has."""
-    if is_harmony(template):
+    family, _ = notation_of_template(template)
+    if family == "harmony":
         return ReplyNotation(harmony=True)
-    calls = next((own for signs, own in _CALLS if all(x in template for x in signs)), None)
+    variants = (own for name, sign, own in _VARIANTS if name == family and sign in template)
+    calls = next(variants, _CALLS.get(family))
     return ReplyNotation(reasoning=known_reasoning(template), calls=calls)
 
 
 def taught_notation(notation: ReplyNotation) -> ReplyNotation:
     """The notation of a model whose prompt teaches it calls."""
     return replace(notation, calls=HERMES, arguments_as_text=False)
-
-

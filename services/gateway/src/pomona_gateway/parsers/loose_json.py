@@ -168,7 +168,7 @@ class LooseValue:
             followers = ":"
         else:
             followers = "," + (self._open[-1] if self._open else ")}]")
-        ends = [at for at in re.finditer(r"(?:[^'\\]|\\.)*?'", text, re.DOTALL)]
+        ends = list(re.finditer(r"(?:[^'\\]|\\.)*?'", text, re.DOTALL))
         for end in ends:
             rest = text[end.end() :].lstrip()
             if not rest and not final:

@@ -7,10 +7,10 @@ Literals may hold slots: characters that stand for a text which differs from cal
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 NAME_SLOT = "\x01"
 """The name of the tool, where a notation repeats it."""
@@ -152,27 +152,6 @@ class ReplyNotation:
         begin, end = (mark.strip() for mark in self.reasoning)
         rest = prompt.rstrip()
         return bool(begin) and rest.endswith(begin) and not (end and rest.endswith(end))
-
-    def with_calls(self, calls: CallNotation) -> ReplyNotation:
-        """The notation of a model whose prompt teaches it calls."""
-        return replace(self, calls=calls)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(read: Mapping[str, Any]) -> ReplyNotation:
-        calls, reasoning = read["calls"], read["reasoning"]
-        if calls is not None:
-            fields = calls["fields"]
-            own = None if fields is None else FieldNotation(**fields)
-            optional = tuple(calls["optional_marks"])
-            calls = CallNotation(**{**calls, "fields": own, "optional_marks": optional})
-        marks = None if reasoning is None else (reasoning[0], reasoning[1])
-        answer = (read["answer"][0], read["answer"][1])
-        return ReplyNotation(
-            **{**read, "calls": calls, "reasoning": marks, "answer": answer}
-        )
 
 
 HARMONY_MARKS = (

@@ -164,5 +164,3 @@ def _score(text: str | None) -> int:
     if _QUOTED.search(text):
         return 1
     return 2 if f"'{KEYS[0]}'" in text else _BEST
-
-

@@ -21,7 +21,11 @@ class FieldForm:
     def __init__(self, notation: CallNotation, fields: FieldNotation, openers: str) -> None:
         middles = [fields.middle, fields.other_middle] if fields.other_middle else [fields.middle]
         middle = "|".join(literal_pattern(x) for x in middles)
-        loose = re.escape(fields.middle.strip()[:1]) + r"[^<>\n]*?" + re.escape(_last_tag(fields.middle))
+        loose = (
+            re.escape(fields.middle.strip()[:1])
+            + r"[^<>\n]*?"
+            + re.escape(_last_tag(fields.middle))
+        )
         self.fields = fields
         self.begin = re.compile(
             f"{literal_pattern(fields.before)}{_KEY}(?P<middle>{middle}|{loose})"
@@ -40,9 +44,7 @@ class FieldForm:
         # What may come after a call: nothing, the end of all calls, or another one.
         after = "|".join([*([closing] if closing else []), *([openers] if openers else [])])
         self.next = re.compile(rf"\s*(?:{after})" if after else r"(?!)")
-        self.starts = tuple(
-            x for x in (self.begin_text, self.tail, notation.closing.strip()) if x
-        )
+        self.starts = tuple(x for x in (self.begin_text, self.tail, notation.closing.strip()) if x)
 
 
 def _last_tag(middle: str) -> str:

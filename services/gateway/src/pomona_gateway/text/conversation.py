@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from pomona_gateway.parsers.derivation import template_notation
@@ -32,12 +33,16 @@ def render_chat(
     texts = {name: text for name, text in variables.items() if name.endswith("_token")}
     others = {name: value for name, value in variables.items() if name not in texts}
     given = with_arguments(messages, notation.arguments_as_text)
-    return ChatTemplate(template, texts).render(given, tools, generation, **others)
+    own = _template(template, tuple(sorted(texts.items())))
+    return own.render(given, tools, generation, **others)
 
 
-def with_arguments(
-    messages: Sequence[Mapping[str, Any]], as_text: bool
-) -> list[Mapping[str, Any]]:
+@lru_cache(maxsize=64)
+def _template(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
+    return ChatTemplate(source, dict(special_tokens))
+
+
+def with_arguments(messages: Sequence[Mapping[str, Any]], as_text: bool) -> list[Mapping[str, Any]]:
     """The messages with the arguments of calls as the template wants them: as JSON text, or as
     objects."""
     return [_with_arguments(message, as_text) for message in messages]

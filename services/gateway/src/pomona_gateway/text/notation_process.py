@@ -12,6 +12,8 @@ import subprocess
 import sys
 from functools import lru_cache
 
+from pydantic import TypeAdapter
+
 from pomona_gateway.parsers.derivation import derive_notation
 from pomona_gateway.parsers.known_notations import known_notation
 from pomona_gateway.parsers.notation import ReplyNotation
@@ -22,6 +24,7 @@ DEADLINE_S = 20.0
 """For all renderings of a template; they take less than a second."""
 GRACE_S = 10.0
 """Beyond it: for the process to start."""
+_NOTATION = TypeAdapter(ReplyNotation)
 
 
 def load_notation(template: ChatTemplate) -> ReplyNotation:
@@ -46,7 +49,7 @@ def _load(source: str, special: tuple[tuple[str, str], ...]) -> ReplyNotation:
             timeout=DEADLINE_S + GRACE_S,
             check=True,
         )
-        return ReplyNotation.from_json(json.loads(done.stdout))
+        return _NOTATION.validate_json(done.stdout)
     except (subprocess.SubprocessError, ValueError):
         return known_notation(source)
 
@@ -56,7 +59,7 @@ def _main() -> None:
     limit_memory()
     asked = json.load(sys.stdin.buffer)
     template = ChatTemplate(asked["template"], asked["special_tokens"])
-    json.dump(derive_notation(template.source, template.render).to_json(), sys.stdout)
+    sys.stdout.buffer.write(_NOTATION.dump_json(derive_notation(template.source, template.render)))
 
 
 if __name__ == "__main__":
