@@ -174,6 +174,8 @@ class CallSection:
         started = form.start.match(text)
         if form.notation.is_object:
             started = form.named.match(text) if self._marked else None
+            if started is not None and "[ARGS]" not in started[0]:
+                started = started if started["name"] in self._schemas else None
         python = form.python.match(text) if started is None else None
         if python is not None and (name := self._python_name(python["name"])):
             self._call = KeywordCall(name)
@@ -235,7 +237,8 @@ class CallSection:
         if len(rest) > MAX_HEAD:
             return False
         if not self._marked:
-            return re.fullmatch(r"\[\s*[\w.-]*", rest) is not None
+            bracket = "?" if self.called else ""
+            return re.fullmatch(rf"\[{bracket}\s*[\w.-]*", rest) is not None
         if form.last and rest.startswith(form.last):
             rest = rest[len(form.last) :].lstrip()
         if rest.startswith("["):

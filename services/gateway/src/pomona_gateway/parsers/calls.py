@@ -106,7 +106,7 @@ class ObjectCall:
         self._schemas = schemas
         self._known_only = known_only
         self._state: Literal["open", "key", "colon", "value", "comma"] = "open"
-        self._value = LooseValue()
+        self._value = LooseValue(is_key=True)
         self._out = ""
         self._key = ""
         self._name = ""
@@ -153,7 +153,7 @@ class ObjectCall:
             case "colon", ":":
                 self._state = "value"
             case "key" | "comma", ",":
-                self._state = "key"
+                self._state, self._value = "key", LooseValue(is_key=True)
             case "key" | "comma", "}":
                 self._conclude(parts, cut=False)
             case _:

@@ -28,16 +28,18 @@ class LooseValue:
 
     Args:
         string_mark: delimits strings beside the usual quotes; empty for none.
+        is_key: the value is a key, which a colon follows.
 
     Attributes:
         done: the value is complete.
         invalid: the text is not a value.
     """
 
-    def __init__(self, string_mark: str = "") -> None:
+    def __init__(self, string_mark: str = "", is_key: bool = False) -> None:
         self.done = False
         self.invalid = False
         self._string_mark = string_mark
+        self._is_key = is_key
         self._expect: Expect = "value"
         self._open: list[str] = []
         self._quote = ""
@@ -164,7 +166,7 @@ class LooseValue:
     def _python_string(self, text: str, final: bool) -> tuple[str, str]:
         """Ends the string at a quote that something may follow: templates write what is
         inside as it is."""
-        if self._expect == "key":
+        if self._expect == "key" or (self._is_key and not self._open):
             followers = ":"
         else:
             followers = "," + (self._open[-1] if self._open else ")}]")

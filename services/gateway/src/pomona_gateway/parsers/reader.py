@@ -34,6 +34,7 @@ class MarkedReader:
         self._calls = notation.calls if schemas is not None else None
         self._triggers = notation.call_marks if self._calls is not None else ()
         self._bare = self._calls is not None and notation.calls_stand_bare
+        self._first_marks = {mark.strip() for mark in notation.reasoning or ()}
         self._state: Literal["answer", "reasoning"] = "answer"
         if notation.opened(prompt):
             self._state = "reasoning"
@@ -92,6 +93,7 @@ class MarkedReader:
             (at, -len(mark), mark)
             for mark in marks
             if (at := self._held.find(mark, self._skipped)) >= 0
+            and (self._state == "reasoning" or self._may_stand(mark, at))
         ]
         if not found:
             keep = 0 if final else max((overlap(self._held, mark) for mark in marks), default=0)
@@ -109,6 +111,10 @@ class MarkedReader:
         self._held, self._skipped = self._held[at:], 0
         self._turn(parts, mark)
         return True
+
+    def _may_stand(self, mark: str, at: int) -> bool:
+        """Whether a mark in the answer counts: reasoning comes before all text."""
+        return mark not in self._first_marks or not self._held[:at].strip()
 
     def _turn(self, parts: list[Part], mark: str) -> None:
         """Goes on after a mark, which begins the held text."""

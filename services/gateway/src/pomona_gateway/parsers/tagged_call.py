@@ -20,7 +20,8 @@ class FieldForm:
 
     def __init__(self, notation: CallNotation, fields: FieldNotation, openers: str) -> None:
         middles = [fields.middle, fields.other_middle] if fields.other_middle else [fields.middle]
-        middle = "|".join(literal_pattern(x) for x in middles)
+        # White space after the tag belongs to the value.
+        middle = "|".join(literal_pattern(x.rstrip()) for x in middles)
         loose = (
             re.escape(fields.middle.strip()[:1])
             + r"[^<>\n]*?"
