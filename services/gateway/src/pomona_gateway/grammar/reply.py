@@ -22,7 +22,7 @@ class ReplyGrammar:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a reply may be after the reasoning.
+    """Content that a reply may have after the reasoning.
 
     Attributes:
         shape: text of this shape; None for any text.

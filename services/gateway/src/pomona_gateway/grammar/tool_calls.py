@@ -38,7 +38,7 @@ class CallableFunction:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """How a notation writes one argument: literals around the key and around the value.
+    """Literals around the key and around the value of one argument.
 
     ``quotes``: the literals around a string; None where a string is JSON.
     """

@@ -147,7 +147,8 @@ def _with_ends(notation: ReplyNotation, text_body: str, call_body: str) -> Reply
 
 
 def _known_end(mark: str) -> str:
-    return "" if mark in UNKNOWN_TOKENS.values() else mark
+    # The commonest end of a sequence stands for one that is not known.
+    return "</s>" if mark in UNKNOWN_TOKENS.values() else mark
 
 
 def _reasoning(renderings: Renderings, text: str) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""How a model marks reasoning, answers and tool calls in its replies.
+"""Notations: the marks around reasoning, answers and tool calls in a model's replies.
 
 The same description serves for reading replies and for the grammars that constrain them.
 Literals may hold slots: characters that stand for a text which differs from call to call.
@@ -78,7 +78,7 @@ class CallNotation:
 
     @property
     def is_object(self) -> bool:
-        """Whether a call is one JSON object that has the name and the arguments."""
+        """True when a call is one JSON object that has the name and the arguments."""
         return self.style == "json" and bool(_BEFORE_JSON.search(self.head))
 
     @property
@@ -93,7 +93,7 @@ class CallNotation:
 
 @dataclass(frozen=True)
 class ReplyNotation:
-    """How one model writes its replies.
+    """Notation of one model's replies.
 
     Attributes:
         harmony: replies are messages in the Harmony format; the rest is then empty.
@@ -128,7 +128,7 @@ class ReplyNotation:
 
     @property
     def calls_stand_bare(self) -> bool:
-        """Whether a reply may be a call without any mark."""
+        """True when a reply may be a call without any mark."""
         return self.calls is not None and not opening_marks(self)
 
     def visible(self, special: Iterable[str], tools: bool) -> frozenset[str]:
@@ -146,7 +146,7 @@ class ReplyNotation:
         return frozenset(name for name in special if name and any(name in x for x in needed))
 
     def opened(self, prompt: str) -> bool:
-        """Whether the rendered prompt already opened the reasoning."""
+        """Returns True when the rendered prompt already opened the reasoning."""
         if self.reasoning is None:
             return False
         begin, end = (mark.strip() for mark in self.reasoning)

@@ -113,7 +113,7 @@ class MarkedReader:
         return True
 
     def _may_stand(self, mark: str, at: int) -> bool:
-        """Whether a mark in the answer counts: reasoning comes before all text."""
+        """Returns True when a mark in the answer counts: reasoning comes before all text."""
         return mark not in self._first_marks or not self._held[:at].strip()
 
     def _turn(self, parts: list[Part], mark: str) -> None:
@@ -127,8 +127,11 @@ class MarkedReader:
             return
         self._held = self._held[len(mark) :]
         if mark == notation.turn_end:
+            # It is text when more text follows.
+            self._space += mark
             self._ended = True
-        elif self._state == "reasoning":
+            return
+        if self._state == "reasoning":
             self._state, self._reasoned = "answer", True
             self._release_calls(parts, mention=True)
         elif notation.reasoning is not None and mark == notation.reasoning[0].strip():
@@ -178,8 +181,7 @@ class MarkedReader:
         return bool(self._held)
 
     def _release_calls(self, parts: list[Part], mention: bool = False) -> None:
-        """Decides about calls inside of the reasoning: they count when nothing but blanks
-        follows them."""
+        """Emits the calls found inside the reasoning, which count when only blanks follow."""
         held, self._inside_reasoning = self._inside_reasoning, None
         if held is None:
             return
@@ -211,15 +213,18 @@ class MarkedReader:
             text = text.removeprefix(self._notation.answer[0]) if self._leading() else text
         if not text:
             return
-        if self._inside_reasoning is not None and text.strip():
+        if self._inside_reasoning is not None and not _TOKENS.fullmatch(text):
             # Text after a call inside of the reasoning: the call was only mentioned.
             parts.append(ReasoningDelta(self._raw))
             self._inside_reasoning = None
-        text = self._space + text
-        if self._called and self._fresh and _TOKENS.fullmatch(text):
+        whole = self._space + text
+        tokens = whole if self._called and self._fresh else text
+        text = whole
+        if (self._ended or (self._called and self._fresh)) and _TOKENS.fullmatch(tokens):
             # Tokens that end a turn may follow a call.
             self._space = text
             return
+        self._ended = False
         body = text.rstrip()
         if body and "\n" not in text[len(body) :]:
             # Only blank lines may belong to a mark that follows.

@@ -156,7 +156,7 @@ _BEST = 3
 
 
 def _score(text: str | None) -> int:
-    """How well a turn shows its call: 0 for not at all, up to 3."""
+    """Scores how well a turn shows its call, from 0 (not at all) to 3."""
     if text is None or not all(x in text for x in (NAMES[0], KEYS[0], VALUES[0])):
         return 0
     if not text.find(NAMES[0]) < text.find(KEYS[0]) < text.find(VALUES[0]):

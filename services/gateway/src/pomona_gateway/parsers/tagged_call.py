@@ -88,7 +88,7 @@ class TaggedCall:
         return parts, text
 
     def _ends(self, text: str) -> bool:
-        """Whether the arguments are over: what comes is not an argument."""
+        """Returns True when the text that comes is not an argument."""
         rest = text.lstrip()
         if not rest or longest_partial(rest, self._form.starts):
             return False
@@ -144,7 +144,7 @@ class TaggedCall:
         return "closes" if form.next.match(after) or form.end.match(after) else "weak"
 
     def _next_argument(self, text: str, key: str) -> int | None:
-        """Where another argument begins though this one was not closed."""
+        """Finds where another argument begins though this one was not closed."""
         properties = self._schema.get("properties")
         known = properties if isinstance(properties, dict) else {}
         lines = "\n" in self._form.fields.before + self._form.fields.after

@@ -23,7 +23,7 @@ from pomona_gateway.text.prompt_process import limit_memory
 DEADLINE_S = 20.0
 """For all renderings of a template; they take less than a second."""
 GRACE_S = 10.0
-"""Beyond it: for the process to start."""
+"""Additional time for the process to start."""
 _NOTATION = TypeAdapter(ReplyNotation)
 
 
