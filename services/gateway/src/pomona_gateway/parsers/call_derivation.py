@@ -175,7 +175,7 @@ def _fields(renderings: Renderings, one: _Call) -> FieldNotation | None:
 
 
 def _second(rest: str, fields: FieldNotation | None) -> tuple[str, str] | None:
-    """What stands between two calls, and after the name of the second one."""
+    """Returns the text between two calls, and the text after the name of the second one."""
     first = _split(f"{NAMES[0]}{rest}", 0)
     if first is None:
         return None

@@ -9,9 +9,8 @@ from pomona_gateway.parsers.calls import CallReader, JsonCall, KeywordCall, Obje
 from pomona_gateway.parsers.events import Part, Schemas, ToolCallArguments, ToolCallStart
 from pomona_gateway.parsers.literals import literal_pattern, longest_partial
 from pomona_gateway.parsers.notation import (
-    ID_SLOT,
     INDEX_SLOT,
-    NAME_SLOT,
+    SLOTS,
     CallNotation,
     tags,
 )
@@ -30,12 +29,12 @@ class CallForm:
 
     def __init__(self, notation: CallNotation) -> None:
         self.notation = notation
-        pieces = tags(f"{notation.opening}{notation.head}".replace("{", " {"))
+        pieces = _with_slots(tags(f"{notation.opening}{notation.head}".replace("{", " {")))
         lead = [piece for piece in pieces if not piece.startswith(("{", '"', "[{"))]
         last = lead[-1] if lead and not _closed(lead[-1]) else ""
         openers = [*(lead[:-1] if last else lead), *notation.optional_marks]
         needed = last.startswith("<")
-        self.openers = tuple(x for x in openers if not set(x) & {ID_SLOT, NAME_SLOT, INDEX_SLOT})
+        self.openers = tuple(x.strip("".join(SLOTS)) for x in openers)
         opener = "|".join(map(literal_pattern, openers))
         before = rf"(?:{opener})*" if opener else ""
         self.before = re.compile(rf"{before}\s*")
@@ -90,11 +89,23 @@ class CallForm:
 
     @property
     def indexed(self) -> bool:
-        """Whether the number of the call follows its name."""
+        """True when the number of the call follows its name."""
         return self.notation.middle.startswith(f":{INDEX_SLOT}")
 
 
+def _with_slots(pieces: list[str]) -> list[str]:
+    """Joins slots to the tag before them: a pattern that may be empty must not repeat."""
+    out: list[str] = []
+    for piece in pieces:
+        if out and not piece.strip("".join(SLOTS)):
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out
+
+
 def _closed(piece: str) -> bool:
+    piece = piece.rstrip("".join(SLOTS))
     return piece.endswith((">", "]")) and not piece.endswith(">>>")
 
 
@@ -228,7 +239,7 @@ class CallSection:
         return bare if bare in self._schemas or self._form.indexed else name
 
     def _may_begin(self, text: str) -> bool:
-        """Whether a call may still begin here when more text comes."""
+        """Returns True when a call may still begin here as more text comes."""
         form = self._form
         lead = form.before.match(text)
         rest = text[lead.end() :] if lead else text

@@ -208,7 +208,7 @@ def _mirrored(before: str, after: str) -> tuple[str, str] | None:
 
 
 def _reads(notation: ReplyNotation, body: str) -> bool:
-    """Whether the notation reads the known call back."""
+    """Returns True when the notation reads the known call back."""
     schemas = {name: {"properties": {}} for name in NAMES}
     reader = MarkedReader(notation, schemas, "")
     parts: list[Part] = [*reader.push(body), *reader.finish()]

@@ -50,7 +50,7 @@ class ReplyReader(Protocol):
 
     @property
     def thinking(self) -> bool:
-        """Whether the reply is inside its reasoning."""
+        """True while the reply is inside its reasoning."""
         ...
 
     def push(self, text: str) -> list[Part]:

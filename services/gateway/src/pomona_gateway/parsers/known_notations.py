@@ -95,7 +95,7 @@ COMMAND = CallNotation(
 HARMONY = CallNotation(
     "", "<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", None, ""
 )
-"""How a grammar writes a call in the Harmony format."""
+"""The form of calls that grammars write in the Harmony format."""
 
 _CALLS = {
     "minimax": MINIMAX_M2,

@@ -27,5 +27,5 @@ def literal_pattern(literal: str) -> str:
 
 
 def longest_partial(text: str, literals: tuple[str, ...]) -> bool:
-    """Whether the text is a proper prefix of one of the literals."""
+    """Returns True when the text is a proper prefix of one of the literals."""
     return any(len(text) < len(literal) and literal.startswith(text) for literal in literals)
