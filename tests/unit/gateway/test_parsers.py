@@ -17,7 +17,8 @@ from pomona_gateway.parsers import (
     TextDelta,
     ToolCallArguments,
     ToolCallStart,
-    output_format,
+    known_notation,
+    reply_reader,
 )
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -48,7 +49,7 @@ CASES = {
     "hermes broken": Case(
         "<tool_call>",
         "<tool_call>\n{broken\n</tool_call> on",
-        (TextDelta("<tool_call>\n{broken\n</tool_call>"), TextDelta("on")),
+        (TextDelta("<tool_call>\n{broken\n</tool_call> on"),),
     ),
     "hermes unclosed": Case(
         "<tool_call>",
@@ -59,7 +60,7 @@ CASES = {
         "</think> <tool_call>",
         "<think>\nhm, a <b>\n</think>\n\nYes."
         '<tool_call>{"name": "weather", "arguments": {}}</tool_call>',
-        (ReasoningDelta("hm, a <b>\n"), TextDelta("Yes."), *call()),
+        (ReasoningDelta("hm, a <b>"), TextDelta("Yes."), *call()),
     ),
     "thought opened by the prompt": Case(
         "<think>",
@@ -197,7 +198,7 @@ def joined(parts: list[Part]) -> list[Part]:
 
 
 def parser(case: Case, tools: bool = True) -> ReplyReader:
-    return output_format(case.template).parser(SCHEMAS if tools else None, case.prompt)
+    return reply_reader(known_notation(case.template), SCHEMAS if tools else None, case.prompt)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -21,12 +21,13 @@ from pomona_gateway.grammar import (
     dialogue_grammar,
 )
 from pomona_gateway.parsers import (
-    OutputFormat,
     ReasoningDelta,
+    ReplyNotation,
     TextDelta,
     ToolCallArguments,
     ToolCallStart,
-    output_format,
+    known_notation,
+    reply_reader,
 )
 from pomona_gateway.text import Tokenizer
 from support.models.tiny_model import tiny_backend
@@ -75,7 +76,7 @@ END = TOKENIZER.special_tokens["<|over|>"]
 RULES = LLTokenizer(TOKENIZER.rules(), n_vocab=SIZE, eos_token=[END])
 
 
-def begin(output: OutputFormat, outcome: Outcome, opened: bool = False) -> LLMatcher:
+def begin(output: ReplyNotation, outcome: Outcome, opened: bool = False) -> LLMatcher:
     made = dialogue_grammar(output, opened, TOKENIZER.special_tokens, outcome)
     matcher = LLMatcher(RULES, made.lark, log_level=0)
     assert not matcher.is_error(), (matcher.get_error(), made.lark)
@@ -105,15 +106,15 @@ def draw(matcher: LLMatcher, seed: int) -> str:
     return TOKENIZER.decode(ids, skip_special=False)
 
 
-def read(output: OutputFormat, text: str, prompt: str = "") -> list[Any]:
-    parser = output.parser({"weather": SCHEMA}, prompt)
+def read(output: ReplyNotation, text: str, prompt: str = "") -> list[Any]:
+    parser = reply_reader(output, {"weather": SCHEMA}, prompt)
     return [*parser.push(text), *parser.finish()]
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "harmony"])
 @pytest.mark.parametrize("parallel", [False, True])
 def test_whatever_is_drawn_under_a_forced_call_is_read_as_calls(name: str, parallel: bool) -> None:
-    output = output_format(TEMPLATES[name])
+    output = known_notation(TEMPLATES[name])
     for seed in range(20):
         outcome = Outcome(functions=[FUNCTION], forced=True, parallel=parallel)
         text = draw(begin(output, outcome), seed)
@@ -128,7 +129,7 @@ def test_whatever_is_drawn_under_a_forced_call_is_read_as_calls(name: str, paral
 
 
 def test_harmony_thinks_and_calls() -> None:
-    output = output_format(TEMPLATES["harmony"])
+    output = known_notation(TEMPLATES["harmony"])
     outcome = Outcome(functions=[FUNCTION], forced=True)
     text = (
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
@@ -142,7 +143,7 @@ def test_harmony_thinks_and_calls() -> None:
 
 
 def test_reasoning_comes_before_what_is_held() -> None:
-    output = output_format("<think> <tool_call>")
+    output = known_notation("<think> <tool_call>")
     outcome = Outcome(shape=ChoiceShape(("yes", "no"), "structured_outputs.choice"))
     assert allows(begin(output, outcome), "<think>a <b> c</think>\n\nyes")
     assert allows(begin(output, outcome), "no")
@@ -153,7 +154,7 @@ def test_reasoning_comes_before_what_is_held() -> None:
 
 @pytest.mark.parametrize("name", ["hermes", "xml", "glm", "mistral", "deepseek", "harmony"])
 def test_a_reply_is_free_until_it_calls_a_strict_tool(name: str) -> None:
-    output = output_format(TEMPLATES[name])
+    output = known_notation(TEMPLATES[name])
     outcome = Outcome(functions=[FUNCTION])
     free = "<|channel|>final<|message|>Sunny." if name == "harmony" else "It is <b>sunny</b>."
     assert allows(begin(output, outcome), free)
@@ -165,7 +166,7 @@ def test_a_reply_is_free_until_it_calls_a_strict_tool(name: str) -> None:
 
 
 def test_with_a_shape_a_reply_is_that_or_calls() -> None:
-    output = output_format(TEMPLATES["hermes"])
+    output = known_notation(TEMPLATES["hermes"])
     outcome = Outcome(JsonShape({"type": "integer"}, "x"), [FUNCTION])
     assert allows(begin(output, outcome), "12")
     assert not allows(begin(output, outcome), "twelve")

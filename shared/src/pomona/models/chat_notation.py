@@ -1,26 +1,43 @@
-"""Which notation of tool calls and of reasoning a model uses, told from its chat template."""
+"""Tells which notation of tool calls and of reasoning a model uses, by the signs that its chat
+template has.
+
+The gateway derives a notation by rendering the template; it uses these families where none can
+be derived.
+"""
 
 from __future__ import annotations
 
-_HARMONY = "<|channel|>"
+_HARMONY = ("<|channel|>", "<|message|>")
 _TOOLS = (
     (_HARMONY, "harmony"),
-    ("<function=", "xml"),
-    ("<arg_key>", "glm"),
-    ("<|tool_calls_section_begin|>", "kimi"),
-    ("<｜tool▁calls▁begin｜>", "deepseek"),
-    ("[TOOL_CALLS]", "mistral"),
-    ("<tool_call>", "json"),
-    ("<|python_tag|>", "llama"),
-    ("<|eom_id|>", "llama"),
-    ("[TOOL_CALL", "pythonic"),
+    (("<minimax:tool_call>",), "minimax"),
+    (("<|tool_call>", "<tool_call|>"), "gemma"),
+    (("<start_function_call>",), "function_gemma"),
+    (("<longcat_tool_call>",), "longcat"),
+    (("｜DSML｜",), "dsml"),
+    (("<arg_key>",), "glm"),
+    (("<function=",), "xml"),
+    (("<|tool_calls_section_begin|>",), "kimi"),
+    (('<function name="', '<param name="'), "minicpm"),
+    (("<｜tool▁calls▁begin｜>",), "deepseek"),
+    (("[TOOL_CALLS]",), "mistral"),
+    (("<tool_call>",), "json"),
+    (("<|START_ACTION|>",), "command"),
+    (("<|python_tag|>",), "llama"),
+    (("<|tool_call_start|>",), "pythonic"),
+    (("<|tool_list_start|>",), "pythonic"),
+    (("[TOOL_CALL",), "pythonic"),
+    (("<|tool_call|>",), "granite"),
+    (("<|eom_id|>",), "llama"),
 )
 _REASONING = (
     (_HARMONY, "harmony"),
-    ("<think>", "think"),
-    ("</think>", "think"),
-    ("[THINK]", "mistral"),
-    ("reasoning_content", "think"),
+    (("<think>",), "think"),
+    (("</think>",), "think"),
+    (("[THINK]",), "mistral"),
+    (("<|START_THINKING|>",), "command"),
+    (("<|channel>", "<channel|>"), "gemma"),
+    (("reasoning_content",), "think"),
 )
 
 
@@ -29,5 +46,5 @@ def notation_of_template(template: str) -> tuple[str, str]:
     return _first(_TOOLS, template), _first(_REASONING, template)
 
 
-def _first(table: tuple[tuple[str, str], ...], template: str) -> str:
-    return next((name for mark, name in table if mark in template), "")
+def _first(table: tuple[tuple[tuple[str, ...], str], ...], template: str) -> str:
+    return next((name for signs, name in table if all(x in template for x in signs)), "")

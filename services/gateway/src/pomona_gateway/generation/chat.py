@@ -14,12 +14,13 @@ from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.generation.detokenizer import ReplyDelta, TokenLogprob
 from pomona_gateway.parsers import (
-    OutputFormat,
     Part,
     ReasoningDelta,
+    ReplyNotation,
     TextDelta,
     ToolCallArguments,
     ToolCallStart,
+    reply_reader,
 )
 
 
@@ -87,7 +88,7 @@ class ChatCompletion:
 
     completion: Completion
     prompt: str
-    output: OutputFormat
+    output: ReplyNotation
     tools: Tools
 
 
@@ -203,7 +204,7 @@ class ChatStream:
         self.reasoning_tokens = 0
         schemas = chat.tools.schemas() if chat.tools.functions else None
         count = chat.completion.choice_count
-        self._parsers = [chat.output.parser(schemas, chat.prompt) for _ in range(count)]
+        self._parsers = [reply_reader(chat.output, schemas, chat.prompt) for _ in range(count)]
         self._calls: list[list[ToolCallDelta]] = [[] for _ in range(count)]
 
     async def deltas(self, pause_s: float) -> AsyncGenerator[ChatDelta | PromptProgress]:

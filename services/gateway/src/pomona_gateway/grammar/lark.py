@@ -40,6 +40,10 @@ class LarkWriter:
             at = found.end()
         return " ".join(x for x in [*out, _literal(text[at:])] if x)
 
+    def pattern(self, pattern: str) -> str:
+        """Text that a regular expression matches."""
+        return self._rule(f"/{pattern}/")
+
     def until(self, mark: str) -> str:
         """Matches any text up to the first mark, and the mark."""
         if self._marks.match(mark):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pomona_gateway.grammar.lark import LarkWriter
 from pomona_gateway.grammar.shapes import Shape
 from pomona_gateway.grammar.tool_calls import MAX_CALLS, CallableFunction, one_call, some_calls
-from pomona_gateway.parsers import OutputFormat
-from pomona_gateway.parsers.notations import HARMONY
+from pomona_gateway.parsers.known_notations import HARMONY
+from pomona_gateway.parsers.notation import CallNotation, ReplyNotation, tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ReplyGrammar:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a reply may be after the reasoning.
+    """Content that a reply may have after the reasoning.
 
     Attributes:
         shape: text of this shape; None for any text.
@@ -45,7 +45,7 @@ def body_grammar(shape: Shape) -> ReplyGrammar:
 
 
 def dialogue_grammar(
-    output: OutputFormat, opened: bool, special: Mapping[str, int], outcome: Outcome
+    output: ReplyNotation, opened: bool, special: Mapping[str, int], outcome: Outcome
 ) -> ReplyGrammar:
     """A chat model's reply.
 
@@ -58,31 +58,37 @@ def dialogue_grammar(
         start = _harmony(lark, outcome)
     else:
         assert not outcome.functions or output.calls is not None
-        start = f"{_thought(lark, output.thought, opened)} {_tagged(lark, output, outcome)}"
+        start = f"{_reasoning(lark, output.reasoning, opened)} {_tagged(lark, output, outcome)}"
     return ReplyGrammar(lark.grammar(start), tuple(lark.shapes))
 
 
-def _thought(lark: LarkWriter, marks: tuple[str, str] | None, opened: bool) -> str:
+def _reasoning(lark: LarkWriter, marks: tuple[str, str] | None, opened: bool) -> str:
     if marks is None:
         return ""
     rest = f"{lark.until(marks[1])} GAP"
     return rest if opened else f"({lark.text(marks[0])} {rest})?"
 
 
-def _tagged(lark: LarkWriter, output: OutputFormat, outcome: Outcome) -> str:
+def _tagged(lark: LarkWriter, output: ReplyNotation, outcome: Outcome) -> str:
     body = lark.shape(outcome.shape) if outcome.shape is not None else ""
+    if body and output.answer[0].strip():
+        begin, end = output.answer
+        body = f"{lark.text(begin)} {body} {lark.text(end)}"
     if output.calls is None or not outcome.functions:
         return body
-    notation = output.calls.notation
     most = MAX_CALLS if outcome.parallel else 1
-    calls = some_calls(lark, notation, outcome.functions, most)
     if outcome.forced or body:
-        whole = f"{lark.text(notation.opening)} {calls}"
+        whole = some_calls(lark, output.calls, outcome.functions, most)
         return whole if outcome.forced else f"({body} | {whole})"
-    mark = output.calls.open
-    begun = f"{lark.until(mark)} {lark.text(notation.opening.removeprefix(mark))} {calls}"
+    mark = output.call_marks[0]
+    calls = some_calls(lark, output.calls, outcome.functions, most, mark)
+    begun = f"{lark.until(mark)} {calls}"
     # Where no mark ends the calls, nothing can follow them.
-    return f"({begun})* TEXT" if output.calls.close else f"({begun} | TEXT)"
+    return f"({begun})* TEXT" if _marks_end(output.calls) else f"({begun} | TEXT)"
+
+
+def _marks_end(calls: CallNotation) -> bool:
+    return any(x.startswith("<") for x in tags(f"{calls.tail} {calls.closing}"))
 
 
 def _harmony(lark: LarkWriter, outcome: Outcome) -> str:

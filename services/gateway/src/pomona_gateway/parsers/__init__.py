@@ -1,6 +1,5 @@
-"""What a chat model's text means: what it says, what it thinks, which tools it calls."""
+"""Reads chat models' replies: the answer, the reasoning, the tool calls."""
 
-from pomona_gateway.parsers.detection import OutputFormat, output_format
 from pomona_gateway.parsers.events import (
     Part,
     ReasoningDelta,
@@ -9,14 +8,20 @@ from pomona_gateway.parsers.events import (
     ToolCallArguments,
     ToolCallStart,
 )
+from pomona_gateway.parsers.known_notations import known_notation, taught_notation
+from pomona_gateway.parsers.notation import ReplyNotation
+from pomona_gateway.parsers.replies import read_replies, reply_reader
 
 __all__ = [
-    "OutputFormat",
     "Part",
     "ReasoningDelta",
+    "ReplyNotation",
     "ReplyReader",
     "TextDelta",
     "ToolCallArguments",
     "ToolCallStart",
-    "output_format",
+    "known_notation",
+    "read_replies",
+    "reply_reader",
+    "taught_notation",
 ]

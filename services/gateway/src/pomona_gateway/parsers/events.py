@@ -1,14 +1,15 @@
-"""The parts of a reply."""
+"""Events that a reply reader produces."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text for the reader."""
+    """Text of the answer."""
 
     text: str
 
@@ -22,14 +23,14 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """A tool call begins. Its arguments come next."""
+    """The begin of a tool call. Its arguments come next."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArguments:
-    """More arguments of the call that began last; together they are a JSON object as text.
+    """Arguments of the call that began last; concatenated they are a JSON object as text.
 
     ``last``: they are complete. A reply that ends early leaves its last call without that.
     """
@@ -40,26 +41,29 @@ class ToolCallArguments:
 
 Part: TypeAlias = TextDelta | ReasoningDelta | ToolCallStart | ToolCallArguments
 
+Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""The JSON Schema of each tool's parameters, by the tool's name."""
+
 
 class ReplyReader(Protocol):
     """Reads one reply as it comes. Text that may be the begin of a mark is held back."""
 
     @property
     def thinking(self) -> bool:
-        """Whether what comes now is reasoning."""
+        """True while the reply is inside its reasoning."""
         ...
 
     def push(self, text: str) -> list[Part]:
-        """What the text adds."""
+        """Reads more text and returns the events that are certain."""
         ...
 
     def finish(self) -> list[Part]:
-        """What was held back, at the end of the reply. Nothing is ever lost: what looks
-        like a call but cannot be read as one is said."""
+        """Returns the events of the text held back, at the end of the reply. Text that looks
+        like a call but cannot be read as one becomes a :class:`TextDelta`."""
         ...
 
 
 def overlap(text: str, mark: str) -> int:
-    """The longest end of ``text`` that is a begin of ``mark``, but not all of it."""
+    """Length of the longest suffix of ``text`` that is a proper prefix of ``mark``."""
     longest = min(len(mark) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)

@@ -1,43 +1,51 @@
-"""Replies in the Harmony format of gpt-oss
+"""Reads replies in the Harmony format of gpt-oss
 (https://cookbook.openai.com/articles/openai-harmony)."""
 
 from __future__ import annotations
 
 import re
 
-from pomona_gateway.parsers.call_stream import NAMED_FORM, CallStream
+from pomona_gateway.parsers.calls import JsonCall
 from pomona_gateway.parsers.events import (
     Part,
     ReasoningDelta,
+    Schemas,
     TextDelta,
     ToolCallArguments,
     ToolCallStart,
     overlap,
 )
-from pomona_gateway.parsers.tool_calls import read_mistral_calls
-
-MARKS = (
-    "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>",
-)  # fmt: skip
+from pomona_gateway.parsers.notation import HARMONY_MARKS
 
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=([\w.:-]+)")
+_ASSISTANT = "<|start|>assistant"
 
 
-class HarmonyParser:
-    """Reads one reply: messages, each with a header that says what its body is."""
+class HarmonyReader:
+    """Reads one reply: messages, each with a header that says what its body is.
 
-    def __init__(self) -> None:
+    Args:
+        schemas: parameter schemas by tool name.
+        prompt: the rendered prompt, which may have begun the first header.
+    """
+
+    def __init__(self, schemas: Schemas, prompt: str) -> None:
+        self._schemas = schemas
         self._in_header = True
         self._channel = ""
         self._recipient = ""
-        self._calls: CallStream | None = None
+        self._call: JsonCall | None = None
+        self._called = False
         self._held = ""
+        begun = prompt.rpartition(_ASSISTANT)[2] if _ASSISTANT in prompt else ""
+        if begun.endswith("<|message|>") and begun.count("<|message|>") == 1:
+            self._held = begun
 
     @property
     def thinking(self) -> bool:
-        return not self._in_header and self._channel == "analysis" and self._calls is None
+        return not self._in_header and self._channel == "analysis" and not self._recipient
 
     def push(self, text: str) -> list[Part]:
         self._held += text
@@ -50,8 +58,8 @@ class HarmonyParser:
         parts = self.push("")
         held, self._held = self._held, ""
         if not self._in_header:
-            parts += self._end(self._body(parts, held))
-        elif held.strip() and not any(mark in held for mark in MARKS):
+            self._end(parts, held)
+        elif held.strip() and not any(mark in held for mark in HARMONY_MARKS):
             parts.append(TextDelta(held))
         return parts
 
@@ -62,43 +70,47 @@ class HarmonyParser:
         channel, recipient = _CHANNEL.search(before), _RECIPIENT.search(before)
         self._channel = channel[1] if channel else "final"
         self._in_header, self._held = False, after
-        if recipient:
-            # Name and body are then what another notation writes in one.
-            self._recipient = recipient[1].removeprefix("functions.")
-            self._calls = CallStream(NAMED_FORM, read_mistral_calls, {})
-            self._held = f"{self._recipient}\n{after}"
+        self._call, self._called = None, False
+        self._recipient = self._tool_name(recipient[1]) if recipient else ""
         return True
 
+    def _tool_name(self, recipient: str) -> str:
+        return recipient if recipient in self._schemas else recipient.removeprefix("functions.")
+
     def _read_body(self, parts: list[Part]) -> bool:
+        if self._recipient and not self._called:
+            self._held = self._held.lstrip()
+            if self._held.startswith("{"):
+                # A mark inside of the arguments' strings ends nothing.
+                self._call, self._called = JsonCall(self._recipient), True
+        if self._call is not None:
+            events, self._held = self._call.push(self._held, False)
+            parts += events
+            if not (self._call.done or self._call.failed):
+                return False
+            self._call = None
         found = [(at, mark) for mark in _ENDS if (at := self._held.find(mark)) >= 0]
         if not found:
-            cut = len(self._held) - max(overlap(self._held, mark) for mark in _ENDS)
-            before, after = self._held[:cut], self._held[cut:]
-            self._held = self._body(parts, before) + after
+            if not self._recipient:
+                cut = len(self._held) - max(overlap(self._held, mark) for mark in _ENDS)
+                self._say(parts, self._held[:cut])
+                self._held = self._held[cut:]
             return False
         at, mark = min(found)
         before, self._held = self._held[:at], self._held[at + len(mark) :]
-        parts += self._end(self._body(parts, before))
-        self._in_header = True
+        self._end(parts, before)
         return True
 
-    def _body(self, parts: list[Part], text: str) -> str:
-        """Read what is certain of a message; the rest of the text."""
-        if self._calls is not None:
-            return self._calls.take(text, parts)
+    def _say(self, parts: list[Part], text: str) -> None:
         if text:
             parts.append(ReasoningDelta(text) if self._channel == "analysis" else TextDelta(text))
-        return ""
 
-    def _end(self, rest: str) -> list[Part]:
-        """The end of a message."""
-        calls, self._calls = self._calls, None
-        if calls is None:
-            return []
-        found = calls.close(rest)
-        if found is not None:
-            return found
-        body = rest.removeprefix(f"{self._recipient}\n")
-        if body.strip():
-            return [TextDelta(body)]
-        return [ToolCallStart(self._recipient), ToolCallArguments("{}", last=True)]
+    def _end(self, parts: list[Part], rest: str) -> None:
+        """Ends a message, with what of its body is not read yet."""
+        self._in_header = True
+        if not self._recipient:
+            self._say(parts, rest)
+        elif rest.strip():
+            parts.append(TextDelta(rest))
+        elif not self._called:
+            parts += [ToolCallStart(self._recipient), ToolCallArguments("{}", last=True)]

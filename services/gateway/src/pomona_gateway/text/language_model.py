@@ -9,8 +9,9 @@ from typing import Any
 from pomona.models import ModelFacts, read_facts
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.formats.hf_folder import read_json
-from pomona_gateway.parsers import OutputFormat, output_format
+from pomona_gateway.parsers.notation import ReplyNotation
 from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.notation_process import load_notation
 from pomona_gateway.text.prompter import Prompter
 from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 
@@ -34,7 +35,7 @@ class LanguageModel:
     templates: dict[str, ChatTemplate]
     context_length: int
     stop_ids: tuple[int, ...]
-    output: OutputFormat
+    output: ReplyNotation
     prompter: Prompter
 
 
@@ -50,13 +51,14 @@ def load_language_model(source: str) -> LanguageModel:
         templates = _gguf_templates(facts.path, tokenizer)
     else:
         templates = _folder_templates(facts.path)
+    template = templates.get("tool_use", templates.get("default"))
     return LanguageModel(
         facts=facts,
         tokenizer=tokenizer,
         templates=templates,
         context_length=facts.context_length,
         stop_ids=facts.eos_token_ids,
-        output=output_format(templates["default"].source if "default" in templates else ""),
+        output=ReplyNotation() if template is None else load_notation(template),
         prompter=Prompter(facts.path),
     )
 

@@ -73,7 +73,8 @@ def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
         _write({"ids": len(ids)}, array("i", ids).tobytes())
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Limits what the process may take beyond what it has."""
     with suppress(ValueError, OSError):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = used + MAX_BYTES
@@ -83,7 +84,7 @@ def _limit_memory() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     model_tokenizer = read_tokenizer(Path(sys.argv[1]))
-    _limit_memory()
+    limit_memory()
     with open(0, "rb", PIPE_BYTES) as lines:
         for request_line in lines:
             answer_request(request_line, model_tokenizer)

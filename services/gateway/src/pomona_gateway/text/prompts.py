@@ -10,6 +10,7 @@ from typing import Any
 from pomona.errors import RequestError
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.chat_template import RESERVED
+from pomona_gateway.text.render_chat import with_arguments
 
 _INSTRUCTIONS = """You have these functions, one a line:
 {functions}
@@ -45,7 +46,8 @@ async def chat_prompt(
         parameter = f"chat_template_kwargs.{min(reserved)}"
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
-    given = {**(variables or {}), "messages": messages, "tools": tools}
+    own = with_arguments(messages, language.output.arguments_as_text)
+    given = {**(variables or {}), "messages": own, "tools": tools}
     return await language.prompter.render(template, given)
 
 

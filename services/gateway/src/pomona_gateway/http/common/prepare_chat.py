@@ -23,7 +23,7 @@ from pomona_gateway.grammar import (
 )
 from pomona_gateway.http.common.reasoning import Effort, effort_variables
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, build_sampling
-from pomona_gateway.parsers import OutputFormat
+from pomona_gateway.parsers import ReplyNotation, taught_notation
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.prompts import (
     chat_prompt,
@@ -60,7 +60,7 @@ async def prepare_chat(
     Raises RequestError for what this model does not support.
     """
     name, language = gateway.models.find(parameters.model)
-    output = language.output if supports_tools(language) else language.output.taught()
+    output = language.output if supports_tools(language) else taught_notation(language.output)
     variables = {**effort_variables(language, effort), **(template_variables or {})}
     text, prompt = await render_prompt(language, messages, tools, variables)
     sampling = build_sampling(parameters, language, len(prompt), max_tokens, top_logprobs)
@@ -76,7 +76,9 @@ async def prepare_chat(
         sampling=sampling,
         stops=parameters.stop_strings(),
         n=parameters.n or 1,
-        visible_tokens=language.tokenizer.special_ids_of(output.marks(bool(tools.functions))),
+        visible_tokens=language.tokenizer.special_ids_of(
+            output.visible(language.tokenizer.special_tokens, bool(tools.functions))
+        ),
     )
     return ChatCompletion(completion, text, output, tools)
 
@@ -129,7 +131,7 @@ async def _with_grammar(
     return replace(sampling, grammar=await gateway.grammars.check(language, grammar))
 
 
-def _constraint(output: OutputFormat, tools: Tools, shape: Shape | None) -> Outcome | None:
+def _constraint(output: ReplyNotation, tools: Tools, shape: Shape | None) -> Outcome | None:
     """Returns what the grammar of a reply must allow; None when no grammar is needed.
 
     Raises RequestError when the model's notation cannot be constrained.
@@ -137,8 +139,7 @@ def _constraint(output: OutputFormat, tools: Tools, shape: Shape | None) -> Outc
     strict = [function for function in tools.functions if function.strict]
     if shape is None and not tools.forced and not strict:
         return None
-    calls = output.calls
-    if not tools.forced and tools.functions and calls is not None and calls.bare:
+    if not tools.forced and tools.functions and output.calls_stand_bare:
         where = shape.where if shape else strict[0].where
         message = (
             f"invalid {where!r}: this model's tool calls begin without a mark, so a grammar "

@@ -23,7 +23,7 @@ def template_reads(language: LanguageModel, variable: str) -> bool:
 
 def can_reason(language: LanguageModel) -> bool:
     """Returns whether the model marks reasoning in its replies."""
-    return language.output.harmony or language.output.thought is not None
+    return language.output.reasons
 
 
 def effort_variables(language: LanguageModel, effort: Effort | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from pomona_gateway.http.common.tools import openai_tools
 from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate, OllamaRequest
 from pomona_gateway.http.ollama.models import find_model, timestamp
 from pomona_gateway.http.respond import JsonResponse, encode_json
-from pomona_gateway.parsers import OutputFormat
+from pomona_gateway.parsers import ReplyNotation
 from pomona_gateway.text import LanguageModel
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -103,7 +103,7 @@ async def _prepare_raw(
     completion = Completion(
         parameters.model, language, (prompt,), sampling, parameters.stop_strings()
     )
-    return ChatCompletion(completion, body.prompt, OutputFormat(), Tools())
+    return ChatCompletion(completion, body.prompt, ReplyNotation(), Tools())
 
 
 def _think_variables(language: LanguageModel, body: OllamaRequest) -> dict[str, Any]:

@@ -1,0 +1,256 @@
+"""Reads replies in which marks set reasoning and tool calls apart from the answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pomona_gateway.parsers.call_section import CallSection
+from pomona_gateway.parsers.events import (
+    Part,
+    ReasoningDelta,
+    Schemas,
+    TextDelta,
+    ToolCallStart,
+    overlap,
+)
+from pomona_gateway.parsers.notation import ReplyNotation
+
+_TOKENS = re.compile(r"\s*(?:<[^<>\s]*>\s*)*(?:<[^<>\s]*)?")
+_WHOLE_TOKENS = re.compile(r"\s*(?:<[^<>\s]+>\s*)*")
+
+
+class MarkedReader:
+    """Reads one reply.
+
+    Args:
+        schemas: parameter schemas by tool name; None when no tool may be called.
+        prompt: the rendered prompt, which may have opened the reasoning.
+    """
+
+    def __init__(self, notation: ReplyNotation, schemas: Schemas | None, prompt: str) -> None:
+        self._notation = notation
+        self._schemas = schemas or {}
+        self._calls = notation.calls if schemas is not None else None
+        self._triggers = notation.call_marks if self._calls is not None else ()
+        self._bare = self._calls is not None and notation.calls_stand_bare
+        self._first_marks = {mark.strip() for mark in notation.reasoning or ()}
+        self._state: Literal["answer", "reasoning"] = "answer"
+        if notation.opened(prompt):
+            self._state = "reasoning"
+        self._section: CallSection | None = None
+        self._inside_reasoning: list[Part] | None = None
+        self._held = self._begun_by(prompt)
+        self._space = ""
+        self._skipped = 0
+        self._stray: tuple[str, ...] = ()
+        self._fresh = True
+        self._answered = False
+        self._reasoned = False
+        self._called = False
+        self._opened = False
+        self._ended = False
+
+    @property
+    def thinking(self) -> bool:
+        return self._state == "reasoning" and self._section is None
+
+    def push(self, text: str) -> list[Part]:
+        self._held += text
+        parts: list[Part] = []
+        while self._step(parts, final=False):
+            pass
+        return parts
+
+    def finish(self) -> list[Part]:
+        parts: list[Part] = []
+        while self._step(parts, final=True):
+            pass
+        self._release_calls(parts)
+        space, self._space = "" if self._ended else self._space, ""
+        if self._called and self._fresh and not _WHOLE_TOKENS.fullmatch(space):
+            parts.append(TextDelta(space.strip())) if space.strip() else None
+        kept = self._notation.answer[1]
+        if self._state == "answer" and self._answered and not self._called and space != kept:
+            parts.append(TextDelta(space)) if space else None
+        return parts
+
+    def _begun_by(self, prompt: str) -> str:
+        """The mark of a call that the prompt already wrote."""
+        for mark in self._triggers:
+            if mark == ">>>" and prompt.endswith(mark):
+                return mark
+        return ""
+
+    def _step(self, parts: list[Part], final: bool) -> bool:
+        """Reads what is certain; True when more may be read."""
+        if self._section is not None:
+            return self._read_calls(parts, final)
+        if self._state == "answer" and self._bare and self._may_be_bare(final):
+            return self._section is not None
+        marks = self._marks()
+        found = [
+            (at, -len(mark), mark)
+            for mark in marks
+            if (at := self._held.find(mark, self._skipped)) >= 0
+            and (self._state == "reasoning" or self._may_stand(mark, at))
+        ]
+        if not found:
+            keep = 0 if final else max((overlap(self._held, mark) for mark in marks), default=0)
+            cut = max(len(self._held) - keep, self._skipped)
+            self._emit(parts, self._held[:cut])
+            self._held, self._skipped = self._held[cut:], 0
+            return False
+        at, _, mark = min(found)
+        longer = [x for x in marks if x != mark and x.startswith(self._held[at:])]
+        if longer and not final:
+            self._emit(parts, self._held[:at])
+            self._held, self._skipped = self._held[at:], 0
+            return False
+        self._emit(parts, self._held[:at])
+        self._held, self._skipped = self._held[at:], 0
+        self._turn(parts, mark)
+        return True
+
+    def _may_stand(self, mark: str, at: int) -> bool:
+        """Returns True when a mark in the answer counts: reasoning comes before all text."""
+        return mark not in self._first_marks or not self._held[:at].strip()
+
+    def _turn(self, parts: list[Part], mark: str) -> None:
+        """Goes on after a mark, which begins the held text."""
+        notation = self._notation
+        if mark in self._triggers:
+            if self._state == "reasoning":
+                self._inside_reasoning = []
+                self._raw = ""
+            self._begin_calls(marked=True)
+            return
+        self._held = self._held[len(mark) :]
+        if mark == notation.turn_end:
+            # It is text when more text follows.
+            self._space += mark
+            self._ended = True
+            return
+        if self._state == "reasoning":
+            self._state, self._reasoned = "answer", True
+            self._release_calls(parts, mention=True)
+        elif notation.reasoning is not None and mark == notation.reasoning[0].strip():
+            self._state = "reasoning"
+        elif mark == notation.answer[0].strip():
+            self._opened = True
+        elif mark in self._stray:
+            self._stray = ()
+        self._space, self._fresh = "", True
+
+    def _begin_calls(self, marked: bool) -> None:
+        assert self._calls is not None
+        known_only = self._state == "reasoning"
+        self._section = CallSection(self._calls, self._schemas, marked, known_only)
+        self._before = self._held
+
+    def _read_calls(self, parts: list[Part], final: bool) -> bool:
+        assert self._section is not None
+        events, rest = self._section.push(self._held, final)
+        if any(isinstance(event, ToolCallStart) for event in events):
+            # Blank lines before a call are not part of the answer.
+            if "\n" in self._space or self._state == "reasoning":
+                self._space = ""
+            elif self._space and self._answered:
+                parts.append(TextDelta(self._space))
+            self._space = ""
+        if self._inside_reasoning is not None:
+            self._inside_reasoning += events
+            self._raw += self._held[: max(len(self._held) - len(rest), 0)]
+        else:
+            parts += events
+        self._held = rest
+        if not self._section.over:
+            return False
+        section, self._section = self._section, None
+        if section.called:
+            self._stray = () if section.closed else section.closers
+            self._called = self._fresh = True
+        else:
+            # The mark was only mentioned.
+            if self._inside_reasoning is not None and not self._inside_reasoning:
+                self._inside_reasoning = None
+            first = min((len(x) for x in self._triggers if rest.startswith(x)), default=1)
+            if not any(rest.startswith(x) for x in self._triggers):
+                self._bare = False
+            self._skipped = min(first, len(rest))
+        return bool(self._held)
+
+    def _release_calls(self, parts: list[Part], mention: bool = False) -> None:
+        """Emits the calls found inside the reasoning, which count when only blanks follow."""
+        held, self._inside_reasoning = self._inside_reasoning, None
+        if held is None:
+            return
+        if mention and self._held.strip():
+            parts.append(ReasoningDelta(self._raw))
+        else:
+            parts += held
+
+    def _marks(self) -> list[str]:
+        notation = self._notation
+        if self._ended:
+            return []
+        if self._state == "reasoning":
+            assert notation.reasoning is not None
+            end = notation.reasoning[1].strip()
+            return [x for x in (end, *self._triggers, notation.turn_end) if x]
+        marks = [*self._triggers]
+        if notation.reasoning is not None and not self._answered and not self._reasoned:
+            marks += [x.strip() for x in notation.reasoning]
+        marks += [x.strip() for x in notation.answer]
+        marks += [*self._stray, notation.turn_end]
+        return [mark for mark in dict.fromkeys(marks) if mark]
+
+    def _emit(self, parts: list[Part], text: str) -> None:
+        blank = self._state == "reasoning" or self._reasoned or self._called or self._opened
+        if self._fresh and blank:
+            text = text.lstrip()
+        elif self._fresh and not self._answered:
+            text = text.removeprefix(self._notation.answer[0]) if self._leading() else text
+        if not text:
+            return
+        if self._inside_reasoning is not None and not _TOKENS.fullmatch(text):
+            # Text after a call inside of the reasoning: the call was only mentioned.
+            parts.append(ReasoningDelta(self._raw))
+            self._inside_reasoning = None
+        whole = self._space + text
+        tokens = whole if self._called and self._fresh else text
+        text = whole
+        if (self._ended or (self._called and self._fresh)) and _TOKENS.fullmatch(tokens):
+            # Tokens that end a turn may follow a call.
+            self._space = text
+            return
+        self._ended = False
+        body = text.rstrip()
+        if body and "\n" not in text[len(body) :]:
+            # Only blank lines may belong to a mark that follows.
+            body = text
+        self._space = text[len(body) :]
+        if not body:
+            return
+        self._fresh = False
+        if self._state == "reasoning":
+            parts.append(ReasoningDelta(body))
+        else:
+            self._answered = True
+            parts.append(TextDelta(body))
+
+    def _leading(self) -> bool:
+        return bool(self._notation.answer[0]) and not self._notation.answer[0].strip()
+
+    def _may_be_bare(self, final: bool) -> bool:
+        """Begins the calls of a model that marks them by nothing, or waits for them."""
+        if self._answered:
+            return False
+        text = self._held.lstrip()
+        if not text:
+            return not final
+        if text[0] not in "{[" or self._skipped:
+            return False
+        self._held = text
+        self._begin_calls(marked=False)
+        return True
