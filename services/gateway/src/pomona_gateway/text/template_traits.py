@@ -154,7 +154,7 @@ def probe_template(render: Render) -> TemplateTraits:
 
 @dataclass(frozen=True, slots=True)
 class _CallForm:
-    """How calls are given to a template."""
+    """Form in which a template takes calls."""
 
     text_arguments: bool
     call_id: CallIdFormat
