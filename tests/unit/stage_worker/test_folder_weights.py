@@ -349,7 +349,7 @@ def test_unneeded_code_of_a_known_architecture_is_reported_and_never_runs(tmp_pa
     assert facts.unused_code == ("config.json", "evil.py", "tokenizer_config.json")
     output = StringIO()
     print_facts(facts, Console(file=output, width=200))
-    assert "code offered by config.json, evil.py" in output.getvalue()
+    assert "code in config.json, evil.py" in output.getvalue()
     assemble(read_weights(str(tmp_path), 0, 1, nothing))
     assert not (tmp_path / "ran").exists()
 
