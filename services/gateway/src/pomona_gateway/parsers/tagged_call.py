@@ -47,7 +47,9 @@ class FieldForm:
         # What may come after a call: nothing, the end of all calls, or another one.
         after = "|".join([*([closing] if closing else []), *([openers] if openers else [])])
         self.next = re.compile(rf"\s*+(?:{after})" if after else r"(?!)")
-        self.starts = tuple(x for x in (self.begin_text, self.tail, notation.closing.strip()) if x)
+        self.starts = tuple(
+            x for x in (self.begin_text, self.tail, notation.closing.strip(), *single) if x
+        )
 
 
 def _last_tag(middle: str) -> str:
@@ -141,7 +143,8 @@ class TaggedCall:
             return "closes" if final else None
         ended = form.end.match(rest)
         if ended is None:
-            return "text"
+            begins = stripped.startswith(form.begin_text) and len(stripped) < MAX_TAG
+            return None if begins and not final else "text"
         behind = text[max(at - 1, 0) :] if close.startswith("\n") else text[at:]
         if any(behind.startswith(exact) for exact in form.exact_ends):
             return "closes"
