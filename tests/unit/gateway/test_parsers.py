@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pomona_gateway.parsers import (
@@ -243,6 +243,7 @@ def test_without_tools_calls_are_text() -> None:
 PIECES = ["<", "<think>", "</think>", "<tool_call>", "</tool_call>", "{", "z"]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(CASES)),
     st.lists(st.sampled_from(PIECES), max_size=9),

@@ -21,7 +21,7 @@ MAX_HEAD = 400
 
 _NAME = r"(?P<name>[\w.:/-]+)"
 _WORD = re.compile(r"[\w.:/-]+")
-_FENCE = r"(?:```(?:json)?\s*)?"
+_FENCE = r"(?:```(?:json)?\s*+)?"
 
 
 class CallForm:
@@ -37,13 +37,13 @@ class CallForm:
         self.openers = tuple(x.strip("".join(SLOTS)) for x in openers)
         opener = "|".join(map(literal_pattern, openers))
         before = rf"(?:{opener})*" if opener else ""
-        self.before = re.compile(rf"{before}\s*")
+        self.before = re.compile(rf"{before}\s*+")
         own = literal_pattern(last) if needed else f"(?:{literal_pattern(last)})?"
         middles = [x for x in tags(notation.middle) if x != '":']
         optional = "".join(rf"(?:{literal_pattern(x)})?" for x in middles)
         tag = next((x for x in middles if x.startswith(("<", "["))), "")
-        word = rf"(?:function\s*{literal_pattern(tag)}\s*)?" if tag else ""
-        head = rf"{before}\s*{word}{own}\s*{_NAME}"
+        word = rf"(?:function\s*+{literal_pattern(tag)}\s*+)?" if tag else ""
+        head = rf"{before}\s*+{word}{own}\s*+{_NAME}"
         inner = f"{notation.middle}{notation.fields.before if notation.fields else ''}"
         single = [x for x in tags(notation.tail)[:1] if x not in inner]
         ends = [notation.tail, notation.closing, *single]
@@ -53,23 +53,23 @@ class CallForm:
                 assert notation.fields is not None
                 begin = literal_pattern(notation.fields.before)
                 middle = literal_pattern(notation.middle)
-                start = rf"{head}{middle}(?=\s*(?:{begin}|{end}))"
+                start = rf"{head}{middle}(?=\s*+(?:{begin}|{end}))"
                 self.fields = FieldForm(
                     notation,
                     notation.fields,
                     "|".join(literal_pattern(x) for x in lead if x.startswith("<")),
                 )
             case "keywords":
-                start = rf"{before}\s*\[?\s*{_NAME}\("
+                start = rf"{before}\s*+\[?\s*+{_NAME}\("
             case _:
-                start = rf"{head}{optional}\s*{_FENCE}(?:(?=\{{)|(?={end}))"
+                start = rf"{head}{optional}\s*+{_FENCE}(?:(?=\{{)|(?={end}))"
         self.start = re.compile(start)
         self.named = re.compile(
-            rf"{before}\s*{_NAME}\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{{)"
+            rf"{before}\s*+{_NAME}\s*+(?:\[CALL_ID\]\s*+\w+\s*+)?(?:\[ARGS\])?\s*+(?=\{{)"
         )
-        self.python = re.compile(rf"{before}\s*\[?\s*{_NAME}\(")
-        self.whole = re.compile(rf"{head}{optional}\s*\Z")
-        self.object = re.compile(rf"{before}\s*{_FENCE}\[?\s*(?=\{{)")
+        self.python = re.compile(rf"{before}\s*+\[?\s*+{_NAME}\(")
+        self.whole = re.compile(rf"{head}{optional}\s*+\Z")
+        self.object = re.compile(rf"{before}\s*+{_FENCE}\[?\s*+(?=\{{)")
         punctuation = "" if notation.style == "tagged" else "]}),\"' \n"
         ends = (notation.tail, notation.between or "", notation.closing)
         pieces = [x for end in ends for x in tags(end.lstrip(punctuation))]
@@ -182,9 +182,9 @@ class CallSection:
         """Begins a call; returns the text after its head, or None when none begins."""
         form = self._form
         style = form.notation.style
-        started = form.start.match(text)
+        started = form.start.match(text, 0, MAX_HEAD)
         if form.notation.is_object:
-            started = form.named.match(text) if self._marked else None
+            started = form.named.match(text, 0, MAX_HEAD) if self._marked else None
             if started is not None and "[ARGS]" not in started[0]:
                 started = started if started["name"] in self._schemas else None
         python = form.python.match(text) if started is None else None
@@ -245,11 +245,11 @@ class CallSection:
         rest = text[lead.end() :] if lead else text
         if not rest or longest_partial(rest, form.partials):
             return True
-        if len(rest) > MAX_HEAD:
+        if len(text) > MAX_HEAD:
             return False
         if not self._marked:
             bracket = "?" if self.called else ""
-            return re.fullmatch(rf"\[{bracket}\s*[\w.-]*", rest) is not None
+            return re.fullmatch(rf"\[{bracket}\s*+[\w.-]*", rest) is not None
         if form.last and rest.startswith(form.last):
             rest = rest[len(form.last) :].lstrip()
         if rest.startswith("["):

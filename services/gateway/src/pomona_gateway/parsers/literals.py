@@ -16,11 +16,14 @@ _PIECES = re.compile(rf"\s+|[{''.join(SLOTS)}]|[^\s{''.join(SLOTS)}]+")
 
 
 def literal_pattern(literal: str) -> str:
-    """A pattern for a literal in which white space may be more, less or none."""
-    out: list[str] = [r"\s*"]
+    """A pattern for a literal in which white space may be more, less or none.
+
+    It gives no white space back, so that a long run of it costs no more than its length.
+    """
+    out: list[str] = [r"\s*+"]
     for piece in _PIECES.findall(literal):
         if piece.isspace():
-            out.append(r"\s*")
+            out.append(r"\s*+")
         else:
             out.append(_SLOT_PATTERNS.get(piece) or re.escape(piece))
     return "".join(out)

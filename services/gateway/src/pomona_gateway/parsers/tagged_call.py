@@ -11,7 +11,9 @@ from pomona_gateway.parsers.literals import literal_pattern, longest_partial
 from pomona_gateway.parsers.notation import KEY_SLOT, CallNotation, FieldNotation, tags
 from pomona_gateway.parsers.typed_values import property_schema, typed_value
 
-_CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.DOTALL)
+MAX_TAG = 200
+"""Characters of the longest tag that begins an argument."""
+_CDATA = re.compile(r"\s*+<!\[CDATA\[(.*)\]\]>\s*+", re.DOTALL)
 _KEY = r"(?P<key>[^\s<>\"'=/][^<>\n\"]*?)"
 
 
@@ -38,14 +40,16 @@ class FieldForm:
         closing = literal_pattern(notation.closing) if notation.closing.strip() else ""
         single = [x for x in tags(notation.tail) if x.startswith("<") and x not in fields.before]
         self.ends = [x for x in (tail, closing, *map(literal_pattern, single)) if x]
-        self.end = re.compile(r"\s*(?:" + "|".join(self.ends or [r"\Z"]) + ")")
+        self.end = re.compile(r"\s*+(?:" + "|".join(self.ends or [r"\Z"]) + ")")
         self.exact_ends = tuple(
             f"{fields.after}{x}" for x in {whole, notation.tail} if "\n" in f"{fields.after}{x}"
         )
         # What may come after a call: nothing, the end of all calls, or another one.
         after = "|".join([*([closing] if closing else []), *([openers] if openers else [])])
-        self.next = re.compile(rf"\s*(?:{after})" if after else r"(?!)")
-        self.starts = tuple(x for x in (self.begin_text, self.tail, notation.closing.strip()) if x)
+        self.next = re.compile(rf"\s*+(?:{after})" if after else r"(?!)")
+        self.starts = tuple(
+            x for x in (self.begin_text, self.tail, notation.closing.strip(), *single) if x
+        )
 
 
 def _last_tag(middle: str) -> str:
@@ -62,6 +66,8 @@ class TaggedCall:
         self._schema = schemas.get(name, {})
         self._start: list[Part] = [ToolCallStart(name)]
         self._keys: list[str] = []
+        self._judged = 0
+        """Where to go on in the value: closing tags before it are text."""
 
     def push(self, text: str, final: bool) -> tuple[list[Part], str]:
         parts, self._start = self._start, []
@@ -76,6 +82,7 @@ class TaggedCall:
             if found is None:
                 break
             value, size = found
+            self._judged = 0
             out += self._member(begin["key"], value, begin["middle"])
             text = text[value_at + size :]
         else:
@@ -107,7 +114,7 @@ class TaggedCall:
             return None
         unclosed = self._next_argument(text, key)
         weak: tuple[str, int] | None = None
-        at = text.find(core)
+        at = text.find(core, self._judged)
         while at >= 0 and (unclosed is None or at < unclosed):
             end = at + len(core)
             verdict = self._closes(text, at, end, close, final)
@@ -115,6 +122,8 @@ class TaggedCall:
                 return None
             if verdict == "closes":
                 return self._trimmed(text[:at], close), end
+            if verdict == "text" and weak is None:
+                self._judged = at + 1
             if verdict == "weak" and weak is None:
                 weak = self._trimmed(text[:at], close), end
             at = text.find(core, at + 1)
@@ -134,7 +143,8 @@ class TaggedCall:
             return "closes" if final else None
         ended = form.end.match(rest)
         if ended is None:
-            return "text"
+            begins = stripped.startswith(form.begin_text) and len(stripped) < MAX_TAG
+            return None if begins and not final else "text"
         behind = text[max(at - 1, 0) :] if close.startswith("\n") else text[at:]
         if any(behind.startswith(exact) for exact in form.exact_ends):
             return "closes"
@@ -148,7 +158,7 @@ class TaggedCall:
         properties = self._schema.get("properties")
         known = properties if isinstance(properties, dict) else {}
         lines = "\n" in self._form.fields.before + self._form.fields.after
-        for found in self._form.begin.finditer(text):
+        for found in self._form.begin.finditer(text, max(self._judged - MAX_TAG, 0)):
             other = found["key"]
             if other == key or other in self._keys or (known and other not in known):
                 continue
@@ -165,13 +175,13 @@ class TaggedCall:
         """The end of a value that has no closing tag, when that is certain."""
         ends = "".join(f"(?:{end})?" for end in self._form.ends)
         if not final:
-            for ended in self._form.end.finditer(text):
+            for ended in self._form.end.finditer(text, max(self._judged - MAX_TAG, 0)):
                 if ended[0].strip() and self._form.next.match(text, ended.end()):
                     return weak or (self._trimmed(text[: ended.start()], close), ended.start())
             return None
         if weak is not None:
             return weak
-        ended = re.search(rf"\s*{ends}\s*\Z", text)
+        ended = re.search(rf"\s*+{ends}\s*+\Z", text)
         size = ended.start() if ended else len(text)
         value = text[:size]
         cut = overlap(value, core)
