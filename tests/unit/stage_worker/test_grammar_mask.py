@@ -42,11 +42,11 @@ def text(client: Client) -> str:
 
 
 def test_each_row_of_a_lane_matches_its_own_grammar() -> None:
-    line = vocabulary_pipeline()
-    made = [line.submit(f"j{n}", range(n + 3), sampling(JSON, seed=n)) for n in range(4)]
-    dates = [line.submit(f"d{n}", range(n + 9), sampling(DATE, seed=n)) for n in range(2)]
-    free = line.submit("free", range(20), Sampling(max_tokens=5))
-    line.run()
+    pipeline = vocabulary_pipeline()
+    made = [pipeline.submit(f"j{n}", range(n + 3), sampling(JSON, seed=n)) for n in range(4)]
+    dates = [pipeline.submit(f"d{n}", range(n + 9), sampling(DATE, seed=n)) for n in range(2)]
+    free = pipeline.submit("free", range(20), Sampling(max_tokens=5))
+    pipeline.run()
     for client in made:
         value = json.loads(text(client))
         assert set(value) == {"name", "age", "mood"}
