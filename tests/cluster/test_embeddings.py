@@ -125,7 +125,7 @@ def prompt_tokens(cluster: Cluster) -> float:
         ({"dimensions": 32}, "invalid_value", "have 64"),
         ({"input": "a b c " * 400}, "context_length_exceeded", "tokens"),
         ({"input": ""}, "invalid_value", "input"),
-        ({"input": [10**6]}, "invalid_value", "only"),
+        ({"input": [10**6]}, "invalid_value", "out of range"),
         ({"stream": True}, "unknown_parameter", "stream"),
     ],
 )

@@ -224,6 +224,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[str]]:
     return messages, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(deadline=None)
 @given(conversation=conversations())

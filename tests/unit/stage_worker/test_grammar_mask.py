@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from llguidance import LLMatcher
 
 from pomona.messages.cache_ops import Open
@@ -41,6 +42,7 @@ def text(client: Client) -> str:
     return read_vocabulary(FACTS.path).decode(client.tokens)
 
 
+@pytest.mark.slow
 def test_each_row_of_a_lane_matches_its_own_grammar() -> None:
     pipeline = vocabulary_pipeline()
     made = [pipeline.submit(f"j{n}", range(n + 3), sampling(JSON, seed=n)) for n in range(4)]
@@ -59,6 +61,7 @@ def test_each_row_of_a_lane_matches_its_own_grammar() -> None:
     assert len(free.tokens) == 5
 
 
+@pytest.mark.slow
 def test_a_resumed_reply_continues_from_its_grammar_state() -> None:
     whole = vocabulary_pipeline()
     first = whole.submit("a", range(8), sampling(JSON, temperature=0.0))

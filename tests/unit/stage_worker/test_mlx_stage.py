@@ -41,6 +41,7 @@ def test_concurrent_requests_get_the_ids_of_lone_requests(bounds: tuple[int, ...
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     bounds=st.sampled_from(CUTS),
@@ -85,6 +86,7 @@ def test_random_submits_and_cancels_change_no_ids(
     assert all(table == tables[0] for table in tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", CUTS)
 def test_second_turn_from_a_cached_prefix_gives_the_same_ids(bounds: tuple[int, ...]) -> None:
     pipeline = llama_pipeline(bounds)
@@ -110,6 +112,7 @@ def test_second_turn_from_a_cached_prefix_gives_the_same_ids(bounds: tuple[int, 
     assert other.cached == len(first) - 3
 
 
+@pytest.mark.slow
 def test_remaining_prefixes_are_exact_after_eviction_and_trimming() -> None:
     pipeline = llama_pipeline((0, 2, 5), cache_tokens=420)
     system = prompts(1, 50)[0] * 3
@@ -121,6 +124,7 @@ def test_remaining_prefixes_are_exact_after_eviction_and_trimming() -> None:
         assert number == 0 or client.cached >= len(system)
 
 
+@pytest.mark.slow
 def test_preempted_sequences_give_the_same_ids() -> None:
     pipeline = llama_pipeline((0, 2, 5), cache_tokens=110)
     all_prompts = [prompt[:25] for prompt in prompts(6)]
@@ -161,6 +165,7 @@ def test_other_lanes_are_prebuilt_during_a_step_only_if_enabled(
     assert [client.tokens for client in (first_alone, *clients)] == expected
 
 
+@pytest.mark.slow
 def test_quantised_caches_run_one_sequence_a_lane_and_agree_with_mlx_lm() -> None:
     wide = wide_model()
     stages = [MlxStage(slice_model(wide, a, b), cache_bits=8) for a, b in [(0, 1), (1, 3)]]

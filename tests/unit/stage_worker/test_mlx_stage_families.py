@@ -45,6 +45,7 @@ def alone(model: Any, prompt: list[int]) -> list[int]:
     return [int(token) for token, _ in steps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", sorted(KINDS))
 def test_greedy_ids_equal_those_of_mlx_lm_alone(row: str) -> None:
     model: Any = build(row)

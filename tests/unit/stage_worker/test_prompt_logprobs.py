@@ -89,6 +89,7 @@ def test_a_resumed_request_without_a_cached_prefix_gets_only_missing_logprobs() 
     assert client.tokens == reference_ids(prompt)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     bounds=st.sampled_from(CUTS),

@@ -73,6 +73,7 @@ def test_families_cover_every_architecture_of_the_installed_mlx_lm() -> None:
     assert installed_families() == {row.partition(":")[0] for row in FAMILIES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", FAMILIES)
 def test_stages_compute_exactly_what_the_model_computes(row: str) -> None:
     outcome = conform(row)

@@ -96,6 +96,7 @@ def test_sinks_and_unknown_masks_use_mlxs_kernel() -> None:
         attention(*heads, scale=SCALE, mask="diagonal")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or this_device().kind != "cpu",
     reason="only where MLX computes on an x86 processor",

@@ -1,4 +1,4 @@
-"""Which notation of tool calls and of reasoning a model uses, told from its chat template."""
+"""Detects a model's notation of tool calls and of reasoning from its chat template."""
 
 from __future__ import annotations
 
