@@ -1,8 +1,8 @@
-"""One cluster for all clients: the tests here only ask it things.
+"""One cluster for the tests of all clients, which only send it requests.
 
-Some run in an environment of their own, which has nothing of Pomona's; they are told by
-``POMONA_CLIENTS_URL`` where the cluster answers, and by ``POMONA_DOUBLE_URL`` where the model
-does that stands in for what SmolLM2 is too small for.
+Tests in an environment of their own, without Pomona's packages, get the URL of the cluster from
+``POMONA_CLIENTS_URL``. ``POMONA_DOUBLE_URL`` is the URL of a scripted model, for requests that
+SmolLM2 is too small for.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def http(cluster: Cluster) -> Generator[httpx.Client]:
 
 @pytest.fixture(scope="package")
 def url(request: pytest.FixtureRequest) -> str:
-    """Where the cluster answers."""
+    """URL of the cluster."""
     return os.environ.get(URL) or request.getfixturevalue("cluster").url
 
 
 @pytest.fixture(scope="package")
-def able(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    """A gateway before a scripted model that does what it is asked for."""
+def able_model_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """URL of a gateway with a scripted model that calls tools and follows instructions."""
     from support.doubles.able_model import able_model
 
-    with able_model(tmp_path_factory.mktemp("able")) as running:
-        yield running
+    with able_model(tmp_path_factory.mktemp("able_model")) as url:
+        yield url
 
 
 @pytest.fixture(scope="package")
 def double_url(request: pytest.FixtureRequest) -> str:
-    """Where the scripted model answers, as ``double``."""
-    return os.environ.get(DOUBLE_URL) or request.getfixturevalue("able")
+    """URL of the scripted model, whose name is ``double``."""
+    return os.environ.get(DOUBLE_URL) or request.getfixturevalue("able_model_url")

@@ -1,5 +1,7 @@
-"""The AI SDK for JavaScript, with ``@ai-sdk/openai-compatible`` at the gateway: ``ai/`` holds
-the tests, which Node's own runner runs. Node comes with the tools of this workspace."""
+"""Runs the tests of the AI SDK for JavaScript with ``@ai-sdk/openai-compatible``.
+
+The tests are in ``ai/``. Node's own test runner runs them; Node is installed with this workspace.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,14 @@ def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def installed() -> None:
-    """Packages as the lock has them."""
+    """Installs the packages of the lock file."""
     npm = NODE.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     done = run(NODE / "node", npm, "ci", "--prefer-offline", "--no-audit", "--no-fund")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_ai_sdk_gets_what_it_asks_for(url: str, double_url: str) -> None:
-    told = {"POMONA_CLIENTS_URL": url, "POMONA_DOUBLE_URL": double_url}
-    done = run(NODE / "node", "--test", "--test-reporter=spec", "chat.test.js", **told)
+def test_the_ai_sdks_own_test_file_passes(url: str, double_url: str) -> None:
+    variables = {"POMONA_CLIENTS_URL": url, "POMONA_DOUBLE_URL": double_url}
+    done = run(NODE / "node", "--test", "--test-reporter=spec", "chat.test.js", **variables)
     assert done.returncode == 0, done.stdout + done.stderr

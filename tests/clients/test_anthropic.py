@@ -1,4 +1,4 @@
-"""Anthropic's client, by changing its URL."""
+"""Anthropic's client works with only its URL changed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pydantic import BaseModel
 from support.questions import ANSWER, MODEL, QUESTION, WEATHER
 
 USER: list[Any] = [{"role": "user", "content": QUESTION}]
-ASKED: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
+WEATHER_QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 TOOL: Any = {"name": "weather", "description": "Weather of a city.", "input_schema": WEATHER}
-DRAWN: Any = {"extra_body": {"temperature": 0}}
+GREEDY: Any = {"extra_body": {"temperature": 0}}
 
 
 class Verdict(BaseModel):
-    """What a model of this size can say under a grammar, whatever it thinks."""
+    """Schema with a few short values, which a grammar makes even a small model complete."""
 
     colour: Literal["red", "green"]
     sure: bool
@@ -31,13 +31,13 @@ def claude(url: str) -> Generator[anthropic.Anthropic]:
         yield claude
 
 
-def test_answers_whole_and_streamed_and_counts_the_same(claude: anthropic.Anthropic) -> None:
-    whole = claude.messages.create(model=MODEL, max_tokens=32, messages=USER, **DRAWN)
+def test_whole_and_streamed_answers_and_their_usage_are_equal(claude: anthropic.Anthropic) -> None:
+    whole = claude.messages.create(model=MODEL, max_tokens=32, messages=USER, **GREEDY)
     [block] = whole.content
     assert block.type == "text"
     assert block.text == ANSWER
     assert whole.stop_reason == "end_turn"
-    with claude.messages.stream(model=MODEL, max_tokens=32, messages=USER, **DRAWN) as stream:
+    with claude.messages.stream(model=MODEL, max_tokens=32, messages=USER, **GREEDY) as stream:
         assert "".join(stream.text_stream) == ANSWER
         final = stream.get_final_message()
     assert final.stop_reason == "end_turn"
@@ -48,23 +48,27 @@ def test_answers_whole_and_streamed_and_counts_the_same(claude: anthropic.Anthro
 
 
 def test_a_system_prompt_changes_the_answer(claude: anthropic.Anthropic) -> None:
-    def introduced(**system: Any) -> str:
-        asked: list[Any] = [{"role": "user", "content": "What is your name?"}]
-        reply = claude.messages.create(model=MODEL, max_tokens=8, messages=asked, **system, **DRAWN)
+    def introduction(**system: Any) -> str:
+        messages: list[Any] = [{"role": "user", "content": "What is your name?"}]
+        reply = claude.messages.create(
+            model=MODEL, max_tokens=8, messages=messages, **system, **GREEDY
+        )
         [block] = reply.content
         assert block.type == "text"
         return block.text
 
     blocks = [{"type": "text", "text": "Your name is Bob."}]
-    assert introduced(system="Your name is Bob.") == introduced(system=blocks) != introduced()
+    assert introduction(system="Your name is Bob.") == introduction(system=blocks) != introduction()
 
 
-def test_a_required_call_streams_and_its_result_goes_back(claude: anthropic.Anthropic) -> None:
-    """The call is held by a grammar: a model of this size would not call by itself."""
+def test_a_required_tool_call_is_streamed_and_its_result_accepted(
+    claude: anthropic.Anthropic,
+) -> None:
+    """A grammar forces the call: a model of this size would not call by itself."""
     with claude.messages.stream(
         model=MODEL,
         max_tokens=100,
-        messages=ASKED,
+        messages=WEATHER_QUESTION,
         tools=[TOOL],
         tool_choice={"type": "tool", "name": "weather"},
     ) as stream:
@@ -77,7 +81,7 @@ def test_a_required_call_streams_and_its_result_goes_back(claude: anthropic.Anth
     assert set(call.input) == {"city"}
     result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
     history: list[Any] = [
-        *ASKED,
+        *WEATHER_QUESTION,
         {"role": "assistant", "content": message.content},
         {"role": "user", "content": [result]},
     ]
@@ -85,15 +89,17 @@ def test_a_required_call_streams_and_its_result_goes_back(claude: anthropic.Anth
     assert after.usage.output_tokens > 0
 
 
-def test_a_parsed_answer_has_the_type_that_was_asked_for(claude: anthropic.Anthropic) -> None:
-    asked: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
+def test_a_parsed_answer_has_the_requested_type(claude: anthropic.Anthropic) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
     message = claude.messages.parse(
-        model=MODEL, max_tokens=40, messages=asked, output_format=Verdict
+        model=MODEL, max_tokens=40, messages=messages, output_format=Verdict
     )
     assert isinstance(message.parsed_output, Verdict)
 
 
-def test_errors_are_the_exceptions_that_say_what_is_wrong(claude: anthropic.Anthropic) -> None:
+def test_errors_raise_the_clients_exceptions_and_name_the_parameter(
+    claude: anthropic.Anthropic,
+) -> None:
     with pytest.raises(anthropic.BadRequestError, match="temperature"):
         claude.messages.create(
             model=MODEL, max_tokens=4, messages=USER, extra_body={"temperature": 9}
@@ -107,7 +113,7 @@ def test_errors_are_the_exceptions_that_say_what_is_wrong(claude: anthropic.Anth
     assert missing.value.request_id
 
 
-def test_models_are_listed_and_found(claude: anthropic.Anthropic) -> None:
+def test_models_are_listed_and_retrieved(claude: anthropic.Anthropic) -> None:
     [model] = [model for model in claude.models.list() if model.id == MODEL]
     assert model.type == "model"
     assert model.display_name == MODEL
@@ -117,12 +123,12 @@ def test_models_are_listed_and_found(claude: anthropic.Anthropic) -> None:
         claude.models.retrieve("no/such")
 
 
-def test_the_asynchronous_client_does_the_same(url: str) -> None:
-    async def ask() -> str:
+def test_the_asynchronous_client_gets_the_same_answer(url: str) -> None:
+    async def chat() -> str:
         async with (
             anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as claude,
-            claude.messages.stream(model=MODEL, max_tokens=32, messages=USER, **DRAWN) as stream,
+            claude.messages.stream(model=MODEL, max_tokens=32, messages=USER, **GREEDY) as stream,
         ):
             return await stream.get_final_text()
 
-    assert asyncio.run(ask()) == ANSWER
+    assert asyncio.run(chat()) == ANSWER

@@ -1,4 +1,4 @@
-"""``llm`` (https://llm.datasette.io), told of the gateway by its extra-openai-models.yaml."""
+"""``llm`` (https://llm.datasette.io) works with the gateway in its extra-openai-models.yaml."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.questions import ANSWER, MODEL, QUESTION
 
 Command: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
-STILL = ("-o", "temperature", "0")
+GREEDY = ("-o", "temperature", "0")
 MODELS = """
 - model_id: pomona
   model_name: {model}
@@ -41,11 +41,13 @@ def weather(city: str) -> str:
 
 @pytest.fixture(scope="module")
 def llm(url: str, double_url: str, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Runs the command in a home of its own, without plugins: one that is installed here for
-    its data file would want a library that is not."""
+    """Returns a function that runs the command in a home of its own.
+
+    Plugins are off: one is installed only for its data file, without its library.
+    """
     home = tmp_path_factory.mktemp("llm")
-    written = MODELS.format(model=MODEL, url=url, double_url=double_url)
-    Path(home, "extra-openai-models.yaml").write_text(written)
+    models = MODELS.format(model=MODEL, url=url, double_url=double_url)
+    Path(home, "extra-openai-models.yaml").write_text(models)
 
     def run(*arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -63,23 +65,23 @@ def llm(url: str, double_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
-def test_answers_streamed_whole_and_asynchronously_and_counts(llm: Command) -> None:
-    streamed = llm("-m", "pomona", QUESTION, *STILL, "-u")
+def test_streamed_whole_and_asynchronous_answers_are_equal_and_report_usage(llm: Command) -> None:
+    streamed = llm("-m", "pomona", QUESTION, *GREEDY, "-u")
     assert streamed.stdout.strip() == ANSWER
     assert re.search(r"Token usage: \d+ input, \d+ output", streamed.stderr)
-    for way in ("--no-stream", "--async"):
-        assert llm("-m", "pomona", QUESTION, *STILL, way).stdout.strip() == ANSWER
+    for option in ("--no-stream", "--async"):
+        assert llm("-m", "pomona", QUESTION, *GREEDY, option).stdout.strip() == ANSWER
 
 
-def test_a_conversation_goes_on_after_a_system_prompt(llm: Command) -> None:
-    short = ("-o", "max_tokens", "8", *STILL)
+def test_a_conversation_continues_after_a_system_prompt(llm: Command) -> None:
+    short = ("-o", "max_tokens", "8", *GREEDY)
     plain = llm("-m", "pomona", "What is your name?", *short).stdout
-    told = llm("-m", "pomona", "What is your name?", "-s", "Your name is Bob.", *short).stdout
-    assert plain != told
+    renamed = llm("-m", "pomona", "What is your name?", "-s", "Your name is Bob.", *short).stdout
+    assert plain != renamed
     assert llm("-c", "And mine?", *short).stdout.strip()
 
 
-def test_a_schema_holds_the_answer(llm: Command) -> None:
+def test_an_answer_matches_its_schema(llm: Command) -> None:
     schema = {
         "type": "object",
         "properties": {"colour": {"enum": ["red", "green"]}},
@@ -91,11 +93,11 @@ def test_a_schema_holds_the_answer(llm: Command) -> None:
 
 
 def test_a_function_is_called_and_its_result_is_read(llm: Command) -> None:
-    """A scripted model stands in: SmolLM2 would not call by itself."""
+    """Uses the scripted model: SmolLM2 would not call by itself."""
     answer = llm("-m", "able", "--functions", WEATHER, "What is the weather in Rome?", "--td")
     assert answer.stdout.strip() == "It is sunny in Rome."
     assert "sunny in Rome" in answer.stderr
 
 
-def test_errors_say_what_is_wrong(llm: Command) -> None:
+def test_an_error_names_the_unknown_model(llm: Command) -> None:
     assert "no/such" in llm("-m", "missing", QUESTION, fails=True).stderr

@@ -1,4 +1,4 @@
-"""lm-eval scores texts through a cluster as mlx-lm scores them with the same weights."""
+"""lm-eval gets the same scores from a cluster as from mlx-lm with the same weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAIRS = [(context, x) for context, continuations in QUESTIONS.items() for x in c
 
 @pytest.fixture(scope="module")
 def expected() -> list[tuple[float, bool]]:
-    """Log-likelihoods by mlx-lm alone, and whether greedy drawing would say the same."""
+    """Log-likelihoods by mlx-lm alone, and whether each continuation is the greedy one."""
     done = subprocess.run(
         [sys.executable, mlx_lm_scores.__file__, MODEL],
         env={**os.environ, **stage_worker_environment(1)},
@@ -57,12 +57,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [{"batch_size": 3, "num_concurrent": 2}, {"batch_size": 4, "tokenized_requests": False}],
     ids=["batches of ids at once", "batches of texts"],
 )
-def test_log_likelihoods_are_those_of_mlx_lm(
-    cluster: Cluster, expected: list[tuple[float, bool]], tokenizer: Path, how: dict[str, Any]
+def test_log_likelihoods_equal_those_of_mlx_lm(
+    cluster: Cluster, expected: list[tuple[float, bool]], tokenizer: Path, options: dict[str, Any]
 ) -> None:
     adapter: Any = LocalCompletionsAPI
     harness = adapter(
@@ -70,7 +70,7 @@ def test_log_likelihoods_are_those_of_mlx_lm(
         base_url=f"{cluster.url}/v1/completions",
         tokenizer=str(tokenizer),
         tokenizer_backend="huggingface",
-        **how,
+        **options,
     )
     requests = [Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(PAIRS)]
     scores = harness.loglikelihood(requests, disable_tqdm=True)

@@ -1,4 +1,4 @@
-"""Ollama's client, by changing its URL."""
+"""Ollama's client works with only its URL changed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from support.questions import ANSWER, MODEL, QUESTION
 
 USER: list[Any] = [{"role": "user", "content": QUESTION}]
-STILL = {"temperature": 0}
+GREEDY = {"temperature": 0}
 
 
 class Verdict(BaseModel):
-    """What a model of this size can say under a grammar, whatever it thinks."""
+    """Schema with a few short values, which a grammar makes even a small model complete."""
 
     colour: Literal["red", "green"]
     sure: bool
@@ -29,46 +29,46 @@ def client(url: str) -> Generator[ollama.Client]:
         yield client
 
 
-def test_answers_whole_and_streamed_and_counts_the_same(client: ollama.Client) -> None:
-    whole = client.chat(model=MODEL, messages=USER, options=STILL)
+def test_whole_and_streamed_answers_and_their_usage_are_equal(client: ollama.Client) -> None:
+    whole = client.chat(model=MODEL, messages=USER, options=GREEDY)
     assert whole.message.content == ANSWER
     assert whole.done_reason == "stop"
-    *parts, last = client.chat(model=f"{MODEL}:latest", messages=USER, options=STILL, stream=True)
+    *parts, last = client.chat(model=f"{MODEL}:latest", messages=USER, options=GREEDY, stream=True)
     assert "".join(part.message.content or "" for part in parts) == ANSWER
     assert last.done
     assert (last.prompt_eval_count, last.eval_count) == (whole.prompt_eval_count, whole.eval_count)
     assert last.total_duration
 
 
-def test_goes_on_with_a_text_and_knows_a_system_prompt(client: ollama.Client) -> None:
+def test_generate_continues_a_text_and_applies_a_system_prompt(client: ollama.Client) -> None:
     raw = client.generate(
         model=MODEL,
         prompt="The capital of France is",
         raw=True,
-        options={**STILL, "num_predict": 4},
+        options={**GREEDY, "num_predict": 4},
     )
     assert "Paris" in (raw.response or "")
 
-    def introduced(**system: Any) -> str:
-        short = {**STILL, "num_predict": 8}
-        asked = client.generate(
+    def introduction(**system: Any) -> str:
+        short = {**GREEDY, "num_predict": 8}
+        parts = client.generate(
             model=MODEL, prompt="What is your name?", options=short, stream=True, **system
         )
-        return "".join(part.response or "" for part in asked)
+        return "".join(part.response or "" for part in parts)
 
-    assert introduced(system="Your name is Bob.") != introduced()
+    assert introduction(system="Your name is Bob.") != introduction()
 
 
-def test_an_answer_has_the_form_that_was_asked_for(client: ollama.Client) -> None:
-    asked: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
-    held = client.chat(model=MODEL, messages=asked, format=Verdict.model_json_schema())
-    assert Verdict.model_validate_json(held.message.content or "")
-    free = client.chat(model=MODEL, messages=asked, format="json", options={"num_predict": 2})
+def test_an_answer_has_the_requested_format(client: ollama.Client) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
+    formatted = client.chat(model=MODEL, messages=messages, format=Verdict.model_json_schema())
+    assert Verdict.model_validate_json(formatted.message.content or "")
+    free = client.chat(model=MODEL, messages=messages, format="json", options={"num_predict": 2})
     assert (free.message.content or "").startswith("{")
 
 
-def test_a_model_that_calls_gets_its_result_back(double_url: str) -> None:
-    """Ollama's API cannot require a call, so a scripted model stands in: SmolLM2 would not."""
+def test_a_tool_call_is_returned_and_its_result_accepted(double_url: str) -> None:
+    """Uses the scripted model: Ollama's API cannot require a call, and SmolLM2 would not."""
 
     def weather(city: str) -> str:
         """Weather of a city.
@@ -81,8 +81,8 @@ def test_a_model_that_calls_gets_its_result_back(double_url: str) -> None:
     messages: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
     with ollama.Client(host=double_url) as client:
         for stream in (False, True):
-            asked: Any = {"model": "double", "messages": messages, "tools": [weather]}
-            answer: Any = client.chat(**asked, stream=stream)
+            request: Any = {"model": "double", "messages": messages, "tools": [weather]}
+            answer: Any = client.chat(**request, stream=stream)
             parts = list(answer) if stream else [answer]
             [called] = [part for part in parts if part.message.tool_calls]
             [call] = called.message.tool_calls
@@ -92,7 +92,7 @@ def test_a_model_that_calls_gets_its_result_back(double_url: str) -> None:
             assert after.message.content == "It is sunny in Rome."
 
 
-def test_errors_are_the_exception_that_says_what_is_wrong(client: ollama.Client) -> None:
+def test_errors_raise_the_clients_exception_and_name_the_parameter(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="temperature") as bad:
         client.chat(model=MODEL, messages=USER, options={"temperature": 9})
     assert bad.value.status_code == 400
@@ -115,10 +115,10 @@ def test_models_are_listed_and_shown(client: ollama.Client) -> None:
         client.show("no/such")
 
 
-def test_the_asynchronous_client_does_the_same(url: str) -> None:
-    async def ask() -> str:
+def test_the_asynchronous_client_gets_the_same_answer(url: str) -> None:
+    async def chat() -> str:
         async with ollama.AsyncClient(host=url) as client:
-            parts = await client.chat(model=MODEL, messages=USER, options=STILL, stream=True)
+            parts = await client.chat(model=MODEL, messages=USER, options=GREEDY, stream=True)
             return "".join([part.message.content or "" async for part in parts])
 
-    assert asyncio.run(ask()) == ANSWER
+    assert asyncio.run(chat()) == ANSWER

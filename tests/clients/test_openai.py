@@ -1,5 +1,7 @@
-"""OpenAI's client, by changing its URL. This runs with openai 3 here, and with openai 2 in an
-environment of its own (``test_openai2.py``)."""
+"""OpenAI's client works with only its URL changed.
+
+This file runs with openai 3, and with openai 2 in an environment of its own (``test_openai2.py``).
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ TOOL: Any = {
     "function": {"name": "weather", "description": "Weather of a city.", "parameters": WEATHER},
 }
 FLAT_TOOL: Any = {"type": "function", "name": "weather", "parameters": WEATHER}
-ASKED: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
+WEATHER_QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 
 
 class Verdict(BaseModel):
-    """What a model of this size can say under a grammar, whatever it thinks."""
+    """Schema with a few short values, which a grammar makes even a small model complete."""
 
     colour: Literal["red", "green"]
     sure: bool
@@ -36,7 +38,7 @@ def client(url: str) -> Generator[openai.OpenAI]:
         yield client
 
 
-def test_chats_whole_and_streamed_and_counts_the_same(client: openai.OpenAI) -> None:
+def test_whole_and_streamed_answers_and_their_usage_are_equal(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model=MODEL, messages=USER, temperature=0)
     assert whole.choices[0].message.content == ANSWER
     assert whole.choices[0].finish_reason == "stop"
@@ -59,20 +61,20 @@ def test_chats_whole_and_streamed_and_counts_the_same(client: openai.OpenAI) -> 
 
 
 def test_a_system_prompt_changes_the_answer(client: openai.OpenAI) -> None:
-    def introduced(*roles: str) -> str | None:
-        told: list[Any] = [{"role": role, "content": "Your name is Bob."} for role in roles]
+    def introduction(*roles: str) -> str | None:
+        prompts: list[Any] = [{"role": role, "content": "Your name is Bob."} for role in roles]
         reply = client.chat.completions.create(
             model=MODEL,
-            messages=[*told, {"role": "user", "content": "What is your name?"}],
+            messages=[*prompts, {"role": "user", "content": "What is your name?"}],
             temperature=0,
             max_tokens=8,
         )
         return reply.choices[0].message.content
 
-    assert introduced("system") == introduced("developer") != introduced()
+    assert introduction("system") == introduction("developer") != introduction()
 
 
-def test_probabilities_are_some(client: openai.OpenAI) -> None:
+def test_every_token_has_logprobs_in_descending_order(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model=MODEL, messages=USER, temperature=0, logprobs=True, top_logprobs=3
     )
@@ -101,11 +103,11 @@ def test_the_same_seed_draws_the_same_replies(client: openai.OpenAI) -> None:
     assert draw(2)[0] == first[1]
 
 
-def test_a_required_call_streams_and_its_result_goes_back(client: openai.OpenAI) -> None:
-    """The call is held by a grammar: a model of this size would not call by itself."""
+def test_a_required_tool_call_is_streamed_and_its_result_accepted(client: openai.OpenAI) -> None:
+    """A grammar forces the call: a model of this size would not call by itself."""
     with client.chat.completions.stream(
         model=MODEL,
-        messages=ASKED,
+        messages=WEATHER_QUESTION,
         tools=[TOOL],
         tool_choice="required",
         parallel_tool_calls=False,
@@ -125,7 +127,7 @@ def test_a_required_call_streams_and_its_result_goes_back(client: openai.OpenAI)
     assert len(deltas) > 2
     assert set(json.loads(call.function.arguments)) == {"city"}
     result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
-    history = cast("Any", [*ASKED, message.model_dump(exclude_none=True), result])
+    history = cast("Any", [*WEATHER_QUESTION, message.model_dump(exclude_none=True), result])
     for choice in ("auto", "none"):
         after = client.chat.completions.create(
             model=MODEL, messages=history, tools=[TOOL], tool_choice=choice, max_tokens=4
@@ -134,30 +136,30 @@ def test_a_required_call_streams_and_its_result_goes_back(client: openai.OpenAI)
         assert after.usage.completion_tokens > 0
 
 
-def test_a_parsed_answer_has_the_type_that_was_asked_for(client: openai.OpenAI) -> None:
-    asked: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
-    chat = client.chat.completions.parse(model=MODEL, messages=asked, response_format=Verdict)
+def test_a_parsed_answer_has_the_requested_type(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Is grass red or green? Are you sure?"}]
+    chat = client.chat.completions.parse(model=MODEL, messages=messages, response_format=Verdict)
     assert isinstance(chat.choices[0].message.parsed, Verdict)
-    response = client.responses.parse(model=MODEL, input=asked, text_format=Verdict)
+    response = client.responses.parse(model=MODEL, input=messages, text_format=Verdict)
     assert isinstance(response.output_parsed, Verdict)
     free = client.chat.completions.create(
         model=MODEL,
-        messages=asked,
+        messages=messages,
         response_format={"type": "json_object"},
         max_tokens=2,
     )
     assert (free.choices[0].message.content or "").startswith("{")
 
 
-def test_text_goes_on_whole_and_streamed(client: openai.OpenAI) -> None:
-    asked: Any = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0}
-    whole = client.completions.create(**asked, max_tokens=4, echo=True)
+def test_a_completion_continues_a_text_whole_and_streamed(client: openai.OpenAI) -> None:
+    request: Any = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0}
+    whole = client.completions.create(**request, max_tokens=4, echo=True)
     assert whole.choices[0].text.startswith("The capital of France is Paris")
-    chunks = client.completions.create(**asked, max_tokens=4, stream=True)
+    chunks = client.completions.create(**request, max_tokens=4, stream=True)
     assert "Paris" in "".join(chunk.choices[0].text for chunk in chunks)
 
 
-def test_a_response_streams_is_kept_and_goes_on(client: openai.OpenAI) -> None:
+def test_a_response_is_streamed_stored_continued_and_deleted(client: openai.OpenAI) -> None:
     with client.responses.stream(model=MODEL, input=QUESTION, temperature=0) as stream:
         deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
         first = stream.get_final_response()
@@ -175,8 +177,8 @@ def test_a_response_streams_is_kept_and_goes_on(client: openai.OpenAI) -> None:
         client.responses.retrieve(first.id)
 
 
-def test_a_response_calls_a_function_and_takes_its_result(client: openai.OpenAI) -> None:
-    """The call is held by a grammar: a model of this size would not call by itself."""
+def test_a_response_calls_a_function_and_accepts_its_result(client: openai.OpenAI) -> None:
+    """A grammar forces the call: a model of this size would not call by itself."""
     with client.responses.stream(
         model=MODEL,
         input="What is the weather in Rome?",
@@ -206,7 +208,7 @@ def test_a_response_calls_a_function_and_takes_its_result(client: openai.OpenAI)
     assert second.usage.output_tokens > 0
 
 
-def test_errors_are_the_exceptions_that_say_what_is_wrong(client: openai.OpenAI) -> None:
+def test_errors_raise_the_clients_exceptions_and_name_the_parameter(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model=MODEL, messages=USER, temperature=9)
     assert (bad.value.code, bad.value.param) == ("invalid_value", "temperature")
@@ -223,7 +225,7 @@ def test_errors_are_the_exceptions_that_say_what_is_wrong(client: openai.OpenAI)
         client.embeddings.create(model=MODEL, input="x")
 
 
-def test_labels_that_clients_send_change_nothing(client: openai.OpenAI) -> None:
+def test_accounting_parameters_do_not_change_the_answer(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model=MODEL,
         messages=USER,
@@ -238,24 +240,24 @@ def test_labels_that_clients_send_change_nothing(client: openai.OpenAI) -> None:
     assert reply.choices[0].message.content == ANSWER
 
 
-def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     assert MODEL in [model.id for model in client.models.list()]
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("no/such")
 
 
-def test_the_asynchronous_client_does_the_same_at_once(url: str) -> None:
-    async def ask(client: openai.AsyncOpenAI) -> str:
+def test_concurrent_requests_of_the_asynchronous_client_get_the_same_answer(url: str) -> None:
+    async def chat(client: openai.AsyncOpenAI) -> str:
         stream = await client.chat.completions.create(
             model=MODEL, messages=USER, temperature=0, stream=True
         )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-    async def ask_all() -> list[str]:
+    async def chat_concurrently() -> list[str]:
         async with openai.AsyncOpenAI(
             base_url=f"{url}/v1", api_key="none", max_retries=0
         ) as client:
-            return await asyncio.gather(*(ask(client) for _ in range(3)))
+            return await asyncio.gather(*(chat(client) for _ in range(3)))
 
-    assert asyncio.run(ask_all()) == [ANSWER] * 3
+    assert asyncio.run(chat_concurrently()) == [ANSWER] * 3

@@ -1,5 +1,7 @@
-"""Clients that still need openai 2 run their tests in an environment of their own, ``openai2/``,
-against the same cluster."""
+"""Runs the tests of clients that still need openai 2, against the same cluster.
+
+Their environment is ``openai2/``.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ import uv
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "openai2"
-FOREIGN = ("VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "UV_WORKING_DIR")
-"""Variables that would lead uv to another project or environment."""
+UV_VARIABLES = ("VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "UV_WORKING_DIR")
+"""Variables that would make uv use another project or environment."""
 
 TESTS = (
     "test_openai.py",
@@ -23,18 +25,18 @@ TESTS = (
     "openai2/test_langchain.py",
     "openai2/test_litellm.py",
 )
-WITHIN_S = 240.0
+DEADLINE_S = 240.0
 
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The interpreter of the environment, made what its lock says."""
-    known = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    """Python interpreter of the environment, which is synchronised with its lock file."""
+    environment = {name: value for name, value in os.environ.items() if name not in UV_VARIABLES}
     command = [uv.find_uv_bin(), "sync", "--locked", "--quiet", "--project", str(FOLDER)]
-    for more in ({}, {"UV_SYSTEM_CERTS": "1"}):
+    for certificates in ({}, {"UV_SYSTEM_CERTS": "1"}):
         done = subprocess.run(
             [*command, "--python", sys.executable],
-            env=known | more,
+            env=environment | certificates,
             capture_output=True,
             text=True,
             timeout=240,
@@ -49,28 +51,28 @@ def python() -> Path:
 def running(
     python: Path, url: str, double_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[dict[str, tuple[subprocess.Popen[bytes], Path]]]:
-    """The tests of every file, all at once, as a cluster has many users; and what they say."""
-    told = {
+    """Runs all files at the same time. Returns each process and the file of its output."""
+    variables = {
         "POMONA_CLIENTS_URL": url,
         "POMONA_DOUBLE_URL": double_url,
-        # Without it litellm asks the internet for prices first.
+        # Otherwise litellm first fetches prices from the internet.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     folder = tmp_path_factory.mktemp("openai2")
     started: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
     try:
         for name in TESTS:
-            said = folder / f"{Path(name).stem}.txt"
-            with said.open("wb") as file:
+            output = folder / f"{Path(name).stem}.txt"
+            with output.open("wb") as file:
                 process = subprocess.Popen(
                     [python, "-m", "pytest", "-v", "-c", FOLDER / "pyproject.toml", HERE / name],
                     cwd=FOLDER,
-                    env=os.environ | told,
+                    env=os.environ | variables,
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
                 )
-            started[name] = (process, said)
+            started[name] = (process, output)
         yield started
     finally:
         for process, _ in started.values():
@@ -79,10 +81,12 @@ def running(
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_with_openai_2(name: str, running: dict[str, tuple[subprocess.Popen[bytes], Path]]) -> None:
-    process, said = running[name]
+def test_a_file_passes_with_openai_2(
+    name: str, running: dict[str, tuple[subprocess.Popen[bytes], Path]]
+) -> None:
+    process, output = running[name]
     try:
-        code = process.wait(WITHIN_S)
+        code = process.wait(DEADLINE_S)
     except subprocess.TimeoutExpired:
-        pytest.fail(f"not done after {WITHIN_S:g} s:\n{said.read_text()}")
-    assert code == 0, said.read_text()
+        pytest.fail(f"not done after {DEADLINE_S:g} s:\n{output.read_text()}")
+    assert code == 0, output.read_text()

@@ -1,5 +1,7 @@
-"""Answers of a real cluster have the shape that was asked for, or the shape is refused before
-a token. A small model drew them: what they say is not judged, only that they match."""
+"""Answers of a real cluster match the requested schema, or the schema is refused.
+
+A small model samples the answers, so only their format is checked.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from support.clusters import MODEL, Cluster
 from support.json_schemas import REFUSED, generated_schemas
 
 USER: list[Any] = [{"role": "user", "content": "Describe a small red house as JSON."}]
-AT_ONCE = 8
+CONCURRENCY = 8
 TOOLS: list[Any] = [
     {
         "type": "function",
@@ -54,20 +56,22 @@ def client(cluster: Cluster) -> Generator[openai.OpenAI]:
         yield client
 
 
-def ask(http: httpx.Client, schema: dict[str, Any], **more: Any) -> httpx.Response:
-    """Drawn hot, so that the grammar holds the answer and not the model's habit, which at a
-    low temperature is to go on for ever."""
+def request_json(http: httpx.Client, schema: dict[str, Any], **more: Any) -> httpx.Response:
+    """Requests JSON that matches the schema.
+
+    The temperature is 1: at a low one, this model repeats itself without end.
+    """
     form = {"type": "json_schema", "json_schema": {"name": "house", "schema": schema}}
     body = {"model": MODEL, "messages": USER, "response_format": form, "seed": 1, **more}
-    drawn = {"max_tokens": 300, "temperature": 1}
-    return http.post("/v1/chat/completions", json={**drawn, **body}, timeout=240)
+    sampling = {"max_tokens": 300, "temperature": 1}
+    return http.post("/v1/chat/completions", json={**sampling, **body}, timeout=240)
 
 
-def test_every_answer_validates_or_its_schema_was_refused(http: httpx.Client) -> None:
-    ends = [x for x in generated_schemas(200) if "tree" not in x.get("$defs", {})]
-    schemas = ends[::14]  # all 200 are drawn by unit/test_schemas_hold.py; trees may grow for ever
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(partial(ask, http), schemas))
+def test_every_answer_validates_or_its_schema_is_refused(http: httpx.Client) -> None:
+    finite = [x for x in generated_schemas(200) if "tree" not in x.get("$defs", {})]
+    schemas = finite[::14]  # unit/gateway/test_json_schema.py samples all 200
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        answers = list(pool.map(partial(request_json, http), schemas))
     answered = 0
     for schema, answer in zip(schemas, answers, strict=True):
         if answer.status_code == 400:
@@ -82,27 +86,27 @@ def test_every_answer_validates_or_its_schema_was_refused(http: httpx.Client) ->
 
 
 @pytest.mark.parametrize(("schema", "pointer"), REFUSED)
-def test_what_no_grammar_can_hold_is_refused_with_its_part(
+def test_a_schema_that_no_grammar_can_express_is_refused_with_a_pointer(
     http: httpx.Client, schema: dict[str, Any], pointer: str
 ) -> None:
-    answer = ask(http, schema)
+    answer = request_json(http, schema)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["param"] == "response_format.json_schema.schema"
     assert f"at {pointer!r}" in error["message"] if pointer else " at '/" not in error["message"]
 
 
-def test_regular_expressions_and_choices_hold(client: openai.OpenAI) -> None:
-    def say(**held: Any) -> str:
+def test_answers_match_regular_expressions_and_choices(client: openai.OpenAI) -> None:
+    def answer(**output: Any) -> str:
         reply = client.chat.completions.create(
-            model=MODEL, messages=USER, max_tokens=32, extra_body={"structured_outputs": held}
+            model=MODEL, messages=USER, max_tokens=32, extra_body={"structured_outputs": output}
         )
         return reply.choices[0].message.content or ""
 
-    year, month = say(regex="[0-9]{4}/(0[1-9]|1[0-2])").split("/")
+    year, month = answer(regex="[0-9]{4}/(0[1-9]|1[0-2])").split("/")
     assert len(year) == 4
     assert 1 <= int(month) <= 12
-    assert say(choice=['a "quoted" one', "é"]) in ('a "quoted" one', "é")
+    assert answer(choice=['a "quoted" one', "é"]) in ('a "quoted" one', "é")
     text = client.completions.create(
         model=MODEL,
         prompt=["Yes or no? ", "No or yes? "],
@@ -129,7 +133,7 @@ def test_a_named_tool_is_called_and_its_arguments_validate(client: openai.OpenAI
         jsonschema.validate(arguments, TOOLS[0]["function"]["parameters"])
 
 
-def test_the_pieces_of_a_required_call_are_a_whole_one(client: openai.OpenAI) -> None:
+def test_the_deltas_of_a_required_call_form_a_whole_call(client: openai.OpenAI) -> None:
     pieces: list[Any] = []
     for chunk in client.chat.completions.create(
         model=MODEL,
@@ -147,7 +151,7 @@ def test_the_pieces_of_a_required_call_are_a_whole_one(client: openai.OpenAI) ->
     assert isinstance(json.loads(arguments), dict)
 
 
-def test_the_other_dialects_hold_shapes_and_calls_too(
+def test_other_dialects_support_schemas_and_required_calls(
     cluster: Cluster, client: openai.OpenAI, http: httpx.Client
 ) -> None:
     schema = TOOLS[0]["function"]["parameters"]
@@ -156,10 +160,10 @@ def test_the_other_dialects_hold_shapes_and_calls_too(
         model=MODEL, input="Rome, two days.", text=form, max_output_tokens=100
     )
     jsonschema.validate(json.loads(response.output_text), schema)
-    held = http.post(
+    chat = http.post(
         "/api/chat", json={"model": MODEL, "messages": USER, "format": schema, "stream": False}
     )
-    jsonschema.validate(json.loads(held.json()["message"]["content"]), schema)
+    jsonschema.validate(json.loads(chat.json()["message"]["content"]), schema)
     with anthropic.Anthropic(base_url=cluster.url, api_key="none", max_retries=0) as claude:
         message = claude.messages.create(
             model=MODEL,

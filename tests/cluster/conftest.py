@@ -1,4 +1,4 @@
-"""One cluster of two stages for all tests of a module that only ask it things."""
+"""One cluster of two stages for all tests of a module that only send it requests."""
 
 from __future__ import annotations
 

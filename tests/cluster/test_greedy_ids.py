@@ -1,8 +1,9 @@
-"""However many stages: the greedy ids are those of mlx-lm alone in one process."""
+"""With any number of stages, greedy ids equal those of mlx-lm alone in one process."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from pomona_gateway.text import load_language_model
 from pomona_ops.bench.clusters import running_baseline
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.cluster.ports import LOOPBACK
-from support.clusters import MODEL, Cluster
+from support.clusters import ANSWER, MODEL, Cluster
 
 REPLY = 8
-CROWD = 7
+CONCURRENCY = 7
 STORY = "The lighthouse keeper counted the ships, wrote their names down, and lit the lamp. "
 TEXTS = [
     "What is the capital of France?",
@@ -44,8 +45,8 @@ def prompts() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def alone(prompts: list[list[int]]) -> list[list[int]]:
-    """What mlx-lm generates from each prompt by itself."""
+def expected(prompts: list[list[int]]) -> list[list[int]]:
+    """The ids that mlx-lm alone generates from each prompt."""
 
     async def generate() -> list[list[int]]:
         async with running_baseline(MODEL, threads=2) as baseline:
@@ -57,8 +58,8 @@ def alone(prompts: list[list[int]]) -> list[list[int]]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("stages", [1, 2, 3, 5])
-def test_greedy_ids_are_those_of_mlx_lm(
-    stages: int, prompts: list[list[int]], alone: list[list[int]], tmp_path: Path
+def test_greedy_ids_equal_those_of_mlx_lm(
+    stages: int, prompts: list[list[int]], expected: list[list[int]], tmp_path: Path
 ) -> None:
     cluster = Cluster.start(tmp_path, stages=stages)
     try:
@@ -75,9 +76,15 @@ def test_greedy_ids_are_those_of_mlx_lm(
             for ids in prompts:
                 one_by_one.append(driver.submit(ids, greedy, share="one by one"))
                 driver.collect(one_by_one)
-            together = [driver.submit(ids, greedy, share="together") for ids in prompts[:CROWD]]
+            together = [
+                driver.submit(ids, greedy, share="together") for ids in prompts[:CONCURRENCY]
+            ]
             driver.collect(together)
+        assert cluster.chat() == ANSWER
+        (planned,) = cluster.status()["pipelines"]
+        assert len(planned["stages"]) == stages
+        assert cluster.stop(signal.SIGTERM) == 0, cluster.output
     finally:
-        cluster.stop()
-    assert [reply.tokens for reply in one_by_one] == alone
-    assert [reply.tokens for reply in together] == alone[:CROWD]
+        cluster.destroy()
+    assert [reply.tokens for reply in one_by_one] == expected
+    assert [reply.tokens for reply in together] == expected[:CONCURRENCY]

@@ -38,8 +38,8 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-def alone(folder: Path, text: str) -> list[str]:
-    """The tokens that mlx-lm itself answers, by its own loader, in one process."""
+def mlx_lm_tokens(folder: Path, text: str) -> list[str]:
+    """Returns the tokens of mlx-lm's greedy answer, with its own loader, in one process."""
     model, config = mlx_lm.utils.load_model(folder, lazy=True)
     model.set_dtype(mx.float32)
     language = load_language_model(str(folder))
@@ -53,8 +53,8 @@ def alone(folder: Path, text: str) -> list[str]:
     return tokens
 
 
-def expected(tokens: int) -> str:
-    """What mlx-lm alone says to the question."""
+def mlx_lm_answer(tokens: int) -> str:
+    """Returns mlx-lm's greedy answer to ``QUESTION``."""
     text = f"<|begin|>user\n{QUESTION}<|end|><|begin|>assistant\n"
     prompt = mx.array(tiny_backend().encode(text).ids)
     steps = generate_step(prompt, random_model(), max_tokens=tokens)
@@ -104,22 +104,22 @@ def epochs(cluster: Cluster) -> dict[str, int]:
 
 
 @contextmanager
-def asking_all_the_time(cluster: Cluster) -> Generator[list[str]]:
-    """What the first model answered while the block ran; raises what it failed with."""
+def repeated_requests(cluster: Cluster) -> Generator[list[str]]:
+    """Repeats the default question while the block runs. Yields the list of answers."""
     answers: list[str] = []
     stop = threading.Event()
 
-    def ask_again() -> None:
+    def repeat() -> None:
         while not stop.is_set():
-            answers.append(cluster.ask())
+            answers.append(cluster.chat())
 
     with ThreadPoolExecutor(1) as executor:
-        asking = executor.submit(ask_again)
+        requests = executor.submit(repeat)
         try:
             yield answers
         finally:
             stop.set()
-        asking.result()
+        requests.result()
 
 
 def models(cluster: Cluster, *arguments: str) -> tuple[int, str]:
@@ -127,7 +127,7 @@ def models(cluster: Cluster, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def ask(cluster: Cluster, model: str) -> httpx.Response:
+def post_chat(cluster: Cluster, model: str) -> httpx.Response:
     with cluster.client() as client:
         return client.post(
             "/v1/chat/completions",
@@ -141,8 +141,8 @@ def ask(cluster: Cluster, model: str) -> httpx.Response:
 
 
 def tokens_of(cluster: Cluster, model: str) -> list[str]:
-    """The tokens of a greedy answer."""
-    asked = {
+    """Returns the tokens of a greedy answer."""
+    body = {
         "model": model,
         "messages": [{"role": "user", "content": CAPITAL}],
         "temperature": 0,
@@ -150,23 +150,23 @@ def tokens_of(cluster: Cluster, model: str) -> list[str]:
         "logprobs": True,
     }
     with cluster.client() as client:
-        answer = client.post("/v1/chat/completions", json=asked).raise_for_status().json()
+        answer = client.post("/v1/chat/completions", json=body).raise_for_status().json()
     return [x["token"] for x in answer["choices"][0]["logprobs"]["content"]]
 
 
-def said(cluster: Cluster, model: str) -> str:
-    return ask(cluster, model).raise_for_status().json()["choices"][0]["message"]["content"]
+def answer_of(cluster: Cluster, model: str) -> str:
+    return post_chat(cluster, model).raise_for_status().json()["choices"][0]["message"]["content"]
 
 
 def test_trained_models_of_two_families_are_served_side_by_side(
     cluster: Cluster, trained: Path
 ) -> None:
     before = epochs(cluster)
-    with asking_all_the_time(cluster) as answers:
+    with repeated_requests(cluster) as answers:
         code, output = models(cluster, "load", str(trained))
         assert (code, output.strip()) == (0, f"{trained.name} is ready")
         words = tokens_of(cluster, trained.name)
-    assert words == alone(trained, CAPITAL)
+    assert words == mlx_lm_tokens(trained, CAPITAL)
     assert "Paris" in "".join(words)
     assert answers
     assert set(answers) == {ANSWER}
@@ -179,22 +179,22 @@ def test_trained_models_of_two_families_are_served_side_by_side(
     assert models(cluster, "unload", trained.name)[0] == 0
 
 
-def test_an_unloaded_model_is_loaded_when_somebody_asks_for_it(
-    cluster: Cluster, folder: Path
-) -> None:
+def test_a_request_for_an_unloaded_model_loads_it(cluster: Cluster, folder: Path) -> None:
     assert models(cluster, "load", str(folder))[0] == 0
     code, output = models(cluster, "unload", "little-qwen")
     assert (code, output.strip()) == (0, "little-qwen is unloaded")
-    assert cluster.ask() == ANSWER
-    answer = ask(cluster, "little-qwen")
+    assert cluster.chat() == ANSWER
+    answer = post_chat(cluster, "little-qwen")
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0
     assert "is being loaded" in answer.json()["error"]["message"]
-    wait_until(lambda: ask(cluster, "little-qwen").is_success, "the model is loaded by request", 30)
-    assert said(cluster, "little-qwen") == expected(16)
+    wait_until(
+        lambda: post_chat(cluster, "little-qwen").is_success, "the model is loaded by request", 30
+    )
+    assert answer_of(cluster, "little-qwen") == mlx_lm_answer(16)
 
 
-def test_what_nobody_uses_is_unloaded_and_comes_back_when_it_is_asked_for(
+def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(
     folder: Path, tmp_path: Path
 ) -> None:
     cluster = Cluster.start(
@@ -210,18 +210,20 @@ def test_what_nobody_uses_is_unloaded_and_comes_back_when_it_is_asked_for(
 
     try:
         cluster.wait_ready()
-        assert said(cluster, folder.name) == expected(16)
+        assert answer_of(cluster, folder.name) == mlx_lm_answer(16)
         wait_until(lambda: not served(), "the model is unloaded", 30)
-        answer = ask(cluster, folder.name)
+        answer = post_chat(cluster, folder.name)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
-        wait_until(lambda: ask(cluster, folder.name).is_success, "the model comes back", 30)
+        wait_until(
+            lambda: post_chat(cluster, folder.name).is_success, "the model is loaded again", 30
+        )
         assert cluster.stop() == 0
     finally:
         cluster.destroy()
 
 
-def test_a_damaged_model_is_refused_with_the_file_and_the_others_go_on(
+def test_a_damaged_model_is_refused_with_its_file_and_other_models_keep_serving(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     damaged = write_model(tmp_path / "damaged")
@@ -232,7 +234,7 @@ def test_a_damaged_model_is_refused_with_the_file_and_the_others_go_on(
     words = " ".join(output.split())
     assert "model-00002-of-00003.safetensors" in words.replace(" ", "")[:2000] or file.name in words
     assert "cut short" in words
-    assert cluster.ask() == ANSWER
+    assert cluster.chat() == ANSWER
     assert models(cluster, "unload", "damaged")[0] == 0
     mute = write_model(tmp_path / "mute")
     (mute / "tokenizer.json").unlink()
@@ -245,10 +247,10 @@ def test_a_damaged_model_is_refused_with_the_file_and_the_others_go_on(
 def test_a_hub_id_is_fetched_once_and_served(cluster: Cluster, hub: FakeHub, folder: Path) -> None:
     code, output = models(cluster, "load", HUB_NAME)
     assert (code, output.strip()) == (0, f"{HUB_NAME} is ready")
-    assert said(cluster, HUB_NAME) == expected(16)
+    assert answer_of(cluster, HUB_NAME) == mlx_lm_answer(16)
     (planned,) = [x["source"] for x in cluster.status()["pipelines"] if x["model"] == HUB_NAME]
     assert planned == f"{HUB_NAME}@{hub.revisions_of(HUB_NAME)[-1]}"
     weights = sum(x.stat().st_size for x in folder.glob("*.safetensors"))
     heads = sum(min(x.stat().st_size, 1 << 16) for x in folder.glob("*.safetensors"))
-    # Planner, gateway and workers share one copy; each may begin it, and its headers.
+    # Planner, gateway and workers share one copy, but each may fetch the headers.
     assert hub.weight_bytes() <= weights + 4 * heads

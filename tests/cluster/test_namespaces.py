@@ -1,8 +1,7 @@
-"""Machines in network namespaces: bridges, a router, shaped links, cables that are pulled.
+"""Discovery and planning between network namespaces with bridges, a router and shaped links.
 
-Nodes find each other by multicast on a bridge and by static peers across a router, what they
-measure is what the links were shaped to, the plan follows the shaping, and what is wrong is
-said.
+Nodes find each other by multicast on a bridge and by static peers across a router. Measured
+links have their shaped rates, plans follow them, and network faults are reported.
 """
 
 from __future__ import annotations
@@ -45,28 +44,30 @@ for attempt in range(5):
                 raise
 print(len(reply.tokens))
 """
-"""As a gateway does, it asks again when the pipeline is formed anew meanwhile."""
+"""Submits a request, and again if its pipeline is replaced, as a gateway does."""
 
 
 class Links:
-    """For each pair of nodes a measurement within 20% of what its sender was shaped to. One that
-    was made while the machine did other things may lie below; it is made again."""
+    """Collects a measurement of each pair of nodes that is within 20% of the shaped rate.
 
-    def __init__(self, wanted: dict[str, int]) -> None:
-        self._wanted = wanted
+    Other work on this machine can make a measurement too low; it is repeated.
+    """
+
+    def __init__(self, rates: dict[str, int]) -> None:
+        self._rates = rates
         self.found: dict[tuple[str, str], Link] = {}
 
-    def all_as_shaped(self, facts: dict[str, DiscoveryFacts]) -> bool:
-        for node, said in facts.items():
-            for link in said.links:
-                wanted = self._wanted[node] * 1e6 / 8
-                if abs(link.bytes_per_s - wanted) < 0.2 * wanted:
+    def complete(self, facts: dict[str, DiscoveryFacts]) -> bool:
+        for node, discovery in facts.items():
+            for link in discovery.links:
+                rate = self._rates[node] * 1e6 / 8
+                if abs(link.bytes_per_s - rate) < 0.2 * rate:
                     self.found[node, link.node] = Link(link.rtt_us / 2e6, link.bytes_per_s)
         return self.found.keys() == set(permutations(NODES, 2))
 
 
 def problem(links: dict[tuple[str, str], Link]) -> Problem:
-    """A model that needs two of four equal machines, with activations of megabytes."""
+    """Returns a problem: a model for two of four equal machines, with activations of megabytes."""
     layer = LayerFacts(10**9, 5 * 10**8, 1000)
     end = LayerFacts(10**7, 5 * 10**6, 0)
     model = ModelFacts(
@@ -76,8 +77,8 @@ def problem(links: dict[tuple[str, str], Link]) -> Problem:
     return Problem(model, machines, links, Demand())
 
 
-def best_by_force(asked: Problem) -> float:
-    """The best speed of all plans of two to four stages."""
+def best_of_all_plans(problem_: Problem) -> float:
+    """Returns the highest tokens per second of all plans of two or three stages."""
     best = 0.0
     for count in (2, 3):
         for nodes in permutations(range(4), count):
@@ -86,13 +87,13 @@ def best_by_force(asked: Problem) -> float:
                 cuts = [(0, j, k, 8) for j in range(1, 7) for k in range(j + 1, 8)]
             for bounds in cuts:
                 if all(b - a <= 4 for a, b in pairwise(bounds)):
-                    found = predict(asked, Plan(nodes, bounds))
+                    found = predict(problem_, Plan(nodes, bounds))
                     best = max(best, found.tokens_per_second)
     return best
 
 
-def test_nodes_find_each_other_and_plans_follow_what_the_links_carry(tmp_path: Path) -> None:
-    """Three on a bridge, one behind a router."""
+def test_nodes_find_each_other_and_plans_follow_the_measured_links(tmp_path: Path) -> None:
+    """Three nodes are on a bridge, one is behind a router."""
     with network("n") as net:
         net.bridge("s", "br0", "10.77.0.254")
         for node in "abc":
@@ -112,10 +113,10 @@ async def find_and_plan(net: Network, folder: Path) -> None:
     async with NamespaceListener(folder, "c", net.tag) as listener:
         links = Links(RATES)
         await wait_until_async(
-            lambda: links.all_as_shaped(listener.discoveries), "measured as shaped", LINK_DEADLINE_S
+            lambda: links.complete(listener.discoveries), "measured as shaped", LINK_DEADLINE_S
         )
-    first = planned_as_by_force(links)
-    assert first.plan.nodes[0] == 0, "a has the fastest way out"
+    first = best_plan(links)
+    assert first.plan.nodes[0] == 0, "a has the fastest uplink"
 
     swapped = {**RATES, "a": 100, "b": 400}
     for node in "ab":
@@ -123,34 +124,34 @@ async def find_and_plan(net: Network, folder: Path) -> None:
     async with NamespaceListener(folder, "d", net.tag) as listener:
         links = Links(swapped)
         await wait_until_async(
-            lambda: links.all_as_shaped(listener.discoveries),
-            "measured as shaped anew",
+            lambda: links.complete(listener.discoveries),
+            "measured as shaped again",
             LINK_DEADLINE_S,
         )
-    second = planned_as_by_force(links)
-    assert second.plan.nodes[0] == 1, "now b has"
+    second = best_plan(links)
+    assert second.plan.nodes[0] == 1, "now b has the fastest uplink"
 
 
-def planned_as_by_force(links: Links) -> OptimizedPlan:
-    asked = problem(links.found)
-    found = choose(asked, Aim(floor=0))
+def best_plan(links: Links) -> OptimizedPlan:
+    stated = problem(links.found)
+    found = choose(stated, Aim(floor=0))
     assert isinstance(found, OptimizedPlan)
-    assert found.prediction.tokens_per_second == pytest.approx(best_by_force(asked), rel=1e-6)
+    assert found.prediction.tokens_per_second == pytest.approx(best_of_all_plans(stated), rel=1e-6)
     return found
 
 
-def test_the_best_of_two_addresses_is_used_and_replaced_when_it_dies(tmp_path: Path) -> None:
-    """Two cables between two nodes; tokens go over the fast one until it is pulled."""
+def test_the_faster_of_two_addresses_is_used_until_it_fails(tmp_path: Path) -> None:
+    """Two nodes have two cables; tokens use the fast one until it is unplugged."""
     with network("c") as net:
         for number, mbit in ((1, 100), (2, 800)):
             net.bridge("s", f"br{number}")
             for node, last in (("a", 1), ("b", 2)):
                 net.plug(node, f"eth{number}", f"10.7{number}.0.{last}", "s", f"br{number}")
                 net.shape(node, f"eth{number}", mbit)
-        asyncio.run(pull_the_cable(net, tmp_path))
+        asyncio.run(unplug_the_fast_cable(net, tmp_path))
 
 
-async def pull_the_cable(net: Network, folder: Path) -> None:
+async def unplug_the_fast_cable(net: Network, folder: Path) -> None:
     data = {"DATA_HOST": "0.0.0.0", "STAGE_WORKER_HOLD_MS": "1"}
     for node in "ab":
         net.start(node, folder, DISCOVERY)
@@ -161,16 +162,16 @@ async def pull_the_cable(net: Network, folder: Path) -> None:
                 {x.address for facts in listener.discoveries.values() for x in facts.links}
                 == {"10.72.0.1", "10.72.0.2"}
             ),
-            "both nodes to have found the fast way",
+            "both nodes found the fast address",
             LINK_DEADLINE_S,
         )
         net.start("a", folder, "pomona_planner", PLANNER_STAGES="2", PLANNER_PINS='["a=0..15"]')
         assert await serving_over(listener, "tcp://10.72.0.") == 1
-        assert asked(net, folder) == "6"
+        assert tokens_received(net, folder) == "6"
 
         net.run("s", "ip link set aeth2 down")
         assert await serving_over(listener, "tcp://10.71.0.") > 1
-        assert asked(net, folder) == "6"
+        assert tokens_received(net, folder) == "6"
         await wait_until_async(
             lambda: (
                 {
@@ -180,13 +181,13 @@ async def pull_the_cable(net: Network, folder: Path) -> None:
                 }
                 == {("10.71.0.1", ("10.72.0.1",)), ("10.71.0.2", ("10.72.0.2",))}
             ),
-            "both nodes to have left the dead way",
+            "both nodes left the dead address",
             LINK_DEADLINE_S,
         )
 
 
 async def serving_over(listener: NamespaceListener, network: str) -> int:
-    """Wait until the pipeline is active and its stages are reached there. Its epoch."""
+    """Waits until the pipeline is active on addresses of this network. Returns its epoch."""
 
     def holds() -> bool:
         found = listener.pipeline
@@ -201,8 +202,8 @@ async def serving_over(listener: NamespaceListener, network: str) -> int:
     return listener.pipeline.epoch
 
 
-def asked(net: Network, folder: Path) -> str:
-    """How many tokens a client on node a is sent; the head is there, and the tail on b."""
+def tokens_received(net: Network, folder: Path) -> str:
+    """Returns the number of tokens of a request from node a, or the error. The tail is on b."""
     done = subprocess.run(
         ["ip", "netns", "exec", f"{net.tag}a", sys.executable, "-c", ASK,
          f"ipc://{folder}/a.out", net.tag],
@@ -211,17 +212,17 @@ def asked(net: Network, folder: Path) -> str:
     return done.stdout.strip() or done.stderr
 
 
-def test_what_keeps_nodes_apart_is_seen_and_said(tmp_path: Path) -> None:
-    """Blocked multicast, one name twice, two clusters of one name, and a neighbour's cluster."""
+def test_causes_of_missing_nodes_are_reported(tmp_path: Path) -> None:
+    """Reports blocked multicast, duplicate node names and a second cluster of the same name."""
     with network("t") as net:
         net.bridge("s", "br0")
         for number, node in enumerate("abcd", 1):
             net.plug(node, "eth0", f"10.77.0.{number}", "s", "br0")
             net.run("s", f"ip link set {node}eth0 type bridge_slave mcast_flood off")
-        asyncio.run(see_and_say(net, tmp_path))
+        asyncio.run(await_the_reports(net, tmp_path))
 
 
-async def see_and_say(net: Network, folder: Path) -> None:
+async def await_the_reports(net: Network, folder: Path) -> None:
     first = f"10.77.0.1:{PEER_PORT}"
     net.start("a", folder, DISCOVERY)
     net.start("b", folder, DISCOVERY, DISCOVERY_PEERS=first)
@@ -242,7 +243,7 @@ async def see_and_say(net: Network, folder: Path) -> None:
                 lambda words=words: words in listener.troubles, words, LINK_DEADLINE_S
             )
         assert set(listener.discoveries) == {"a", "b"}, (
-            "b by its static peer; not the neighbours' d"
+            "b is found by its static peer; d is in another cluster"
         )
         await wait_until_async(
             lambda: neighbour.discoveries, "the neighbours' own discovery", LINK_DEADLINE_S

@@ -1,4 +1,4 @@
-"""Who goes first when more is asked than runs: a real cluster that runs one request at a time."""
+"""Order and positions of waiting requests, in a cluster that runs one request at a time."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from pomona.auth.api_keys import KeyStore
 from support.clusters import MODEL, Cluster, serving
 from support.waiting import wait_until
 
-WAIT = 6
-"""Requests that the head lets wait."""
+MAX_WAITING = 6
+"""Capacity of the head's queue."""
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    """A cluster that runs one request while ``WAIT`` wait."""
+    """A cluster that runs one request while up to ``MAX_WAITING`` wait."""
     variables = {
         "POMONA_STAGE_WORKER_MAX_RUNNING": "1",
-        "POMONA_STAGE_WORKER_MAX_WAITING": str(WAIT),
+        "POMONA_STAGE_WORKER_MAX_WAITING": str(MAX_WAITING),
     }
     with serving(tmp_path_factory.mktemp("cluster"), variables=variables) as running:
         yield running
 
 
-async def soon(condition: Callable[[], bool], what: str) -> None:
-    await asyncio.to_thread(wait_until, condition, what, 60.0)
+async def wait_for(condition: Callable[[], bool], description: str) -> None:
+    await asyncio.to_thread(wait_until, condition, description, 60.0)
 
 
 @dataclass
-class Crowd:
-    """Clients of one cluster, and one more whose long reply keeps the others waiting.
+class Clients:
+    """Clients of one cluster. The long reply of one more client keeps them waiting.
 
     Attributes:
-        ended: their names in the order in which they had their whole answer.
-        refused: the codes of the errors of those that got one.
-        comments: what each stream was told beside its events.
+        ended: names of clients in the order in which their replies ended.
+        refused: error codes, by name of client.
+        comments: comment lines of each stream.
     """
 
     client: httpx.AsyncClient
@@ -51,10 +51,10 @@ class Crowd:
     refused: dict[str, str] = field(default_factory=dict[str, str])
     comments: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
-    def ask(self, name: str, stream: bool, key: str = "", max_tokens: int = 16):
-        return self.group.create_task(self._ask(name, stream, key, max_tokens))
+    def send(self, name: str, stream: bool, key: str = "", max_tokens: int = 16):
+        return self.group.create_task(self._send(name, stream, key, max_tokens))
 
-    async def _ask(self, name: str, stream: bool, key: str, max_tokens: int) -> None:
+    async def _send(self, name: str, stream: bool, key: str, max_tokens: int) -> None:
         body = {
             "model": MODEL,
             "messages": [{"role": "user", "content": f"Tell me about {name}"}],
@@ -65,89 +65,91 @@ class Crowd:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         url = "/v1/chat/completions"
         comments = self.comments.setdefault(name, [])
-        said: list[str] = []
+        lines: list[str] = []
         async with self.client.stream("POST", url, json=body, headers=headers) as answer:
             async for line in answer.aiter_lines():
-                (comments if line.startswith(":") else said).append(line)
+                (comments if line.startswith(":") else lines).append(line)
         if answer.status_code == 200:
             self.ended.append(name)
-            assert not stream or [line for line in said if line][-1] == "data: [DONE]"
+            assert not stream or [line for line in lines if line][-1] == "data: [DONE]"
         else:
-            found = re.search(r'"code":"(\w+)"', "".join(said))
-            self.refused[name] = found[1] if found else "".join(said)
+            found = re.search(r'"code":"(\w+)"', "".join(lines))
+            self.refused[name] = found[1] if found else "".join(lines)
 
     async def wait(self, metric: str, number: int) -> None:
-        """Until a gauge of the gateway has this value."""
+        """Waits until a gauge of the gateway has this value."""
         line = f'{metric}{{model_name="{MODEL}"}} {number}.0\n'
         url = f"{self.client.base_url}/metrics"
-        await soon(lambda: line in httpx.get(url, trust_env=False).text, line)
+        await wait_for(lambda: line in httpx.get(url, trust_env=False).text, line)
 
-    def places(self, name: str) -> list[int]:
-        """The places in the queue that a stream was told."""
-        told = (re.fullmatch(r": queued at (\d+)", line) for line in self.comments[name])
-        return [int(place[1]) for place in told if place]
+    def positions(self, name: str) -> list[int]:
+        """Returns the queue positions that a stream reported."""
+        reports = (re.fullmatch(r": queued at (\d+)", line) for line in self.comments[name])
+        return [int(place[1]) for place in reports if place]
 
-    def last_places(self) -> dict[str, int]:
-        told = {name: self.places(name) for name in self.comments}
-        return {name: places[-1] for name, places in told.items() if places}
+    def last_positions(self) -> dict[str, int]:
+        places = {name: self.positions(name) for name in self.comments}
+        return {name: known[-1] for name, known in places.items() if known}
 
 
 @asynccontextmanager
-async def crowd_at(cluster: Cluster) -> AsyncGenerator[Crowd]:
-    """While the block runs all of the crowd wait; after it they are answered."""
+async def waiting_clients(cluster: Cluster) -> AsyncGenerator[Clients]:
+    """Keeps all clients waiting while the block runs; afterwards they get their replies."""
     async with (
         httpx.AsyncClient(base_url=cluster.url, timeout=120, trust_env=False) as client,
         asyncio.TaskGroup() as group,
     ):
-        crowd = Crowd(client, group)
-        long = crowd.ask("long", stream=True, max_tokens=8000)
-        await crowd.wait("pomona_num_requests_running", 1)
-        yield crowd
-        # It leaves as a client does that closes its connection.
+        clients = Clients(client, group)
+        long = clients.send("long", stream=True, max_tokens=8000)
+        await clients.wait("pomona_num_requests_running", 1)
+        yield clients
+        # Closes the connection, which cancels the request.
         long.cancel()
 
 
-async def chat_among_titles(cluster: Cluster) -> Crowd:
-    async with crowd_at(cluster) as crowd:
-        for number in range(WAIT):
-            crowd.ask(f"title {number}", stream=False)
-        await crowd.wait("pomona_num_requests_waiting", WAIT)
-        crowd.ask("chat", stream=True)
-        await soon(lambda: "chat" in crowd.last_places() and bool(crowd.refused), "a place")
-    return crowd
+async def stream_beside_whole_requests(cluster: Cluster) -> Clients:
+    async with waiting_clients(cluster) as clients:
+        for number in range(MAX_WAITING):
+            clients.send(f"title {number}", stream=False)
+        await clients.wait("pomona_num_requests_waiting", MAX_WAITING)
+        clients.send("chat", stream=True)
+        await wait_for(
+            lambda: "chat" in clients.last_positions() and bool(clients.refused), "a position"
+        )
+    return clients
 
 
-def test_a_stream_gets_in_and_goes_first_though_whole_answers_fill_the_queue(
+def test_a_stream_enters_a_full_queue_of_whole_requests_and_starts_first(
     cluster: Cluster,
 ) -> None:
-    crowd = asyncio.run(chat_among_titles(cluster))
-    assert crowd.comments["chat"][0] == ": accepted"
-    assert set(crowd.places("chat")) == {1}
-    assert list(crowd.refused.values()) == ["queue_full"]
-    assert len(crowd.ended) == WAIT
-    assert "chat" in crowd.ended[: WAIT // 2]
+    clients = asyncio.run(stream_beside_whole_requests(cluster))
+    assert clients.comments["chat"][0] == ": accepted"
+    assert set(clients.positions("chat")) == {1}
+    assert list(clients.refused.values()) == ["queue_full"]
+    assert len(clients.ended) == MAX_WAITING
+    assert "chat" in clients.ended[: MAX_WAITING // 2]
 
 
-async def one_beside_many(cluster: Cluster, keys: dict[str, str]) -> Crowd:
-    async with crowd_at(cluster) as crowd:
-        for number in range(WAIT - 1):
-            crowd.ask(f"many {number}", stream=True, key=keys["many"])
-            await crowd.wait("pomona_num_requests_waiting", number + 1)
-        crowd.ask("one", stream=True, key=keys["one"])
+async def one_key_beside_another(cluster: Cluster, keys: dict[str, str]) -> Clients:
+    async with waiting_clients(cluster) as clients:
+        for number in range(MAX_WAITING - 1):
+            clients.send(f"many {number}", stream=True, key=keys["many"])
+            await clients.wait("pomona_num_requests_waiting", number + 1)
+        clients.send("one", stream=True, key=keys["one"])
         expected = {"many 0": 1, "one": 2, "many 1": 3, "many 2": 4, "many 3": 5, "many 4": 6}
-        await soon(lambda: crowd.last_places() == expected, f"places as {expected}")
-    return crowd
+        await wait_for(lambda: clients.last_positions() == expected, f"positions as {expected}")
+    return clients
 
 
-def test_a_key_with_many_requests_takes_turns_with_another_and_places_fall(
+def test_two_keys_take_turns_and_reported_positions_never_rise(
     cluster: Cluster,
 ) -> None:
     store = KeyStore(cluster.output_path.parent / "state")
     keys = {name: store.create(name) for name in ("many", "one")}
-    crowd = asyncio.run(one_beside_many(cluster, keys))
-    assert not crowd.refused
-    assert "one" in crowd.ended[: WAIT - 2]
-    for name in crowd.ended:
-        places = crowd.places(name)
+    clients = asyncio.run(one_key_beside_another(cluster, keys))
+    assert not clients.refused
+    assert "one" in clients.ended[: MAX_WAITING - 2]
+    for name in clients.ended:
+        places = clients.positions(name)
         begin = places.index(max(places))
         assert all(later <= earlier for earlier, later in pairwise(places[begin:])), name

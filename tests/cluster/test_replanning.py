@@ -1,7 +1,7 @@
-"""A planner that guessed wrong: it measures, learns, proposes, and obeys what it was told of that.
+"""The planner proposes a better plan after measuring, and applies it if its settings permit.
 
-Of two nodes the planner knows no speed. One step of the node that is there first takes five
-times as long as expected, so the other one promises to be several times faster.
+The planner knows the speed of neither node. A step of the first node takes much longer than
+predicted, so the planner expects the second one to be several times faster.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ EMULATED = "stage_worker.testing.emulated"
 
 
 @pytest.mark.parametrize("replan", ["propose", "idle"])
-def test_a_better_plan_is_proposed_and_made_when_the_operator_says_so(
+def test_a_better_plan_is_proposed_and_applied_only_if_replan_is_idle(
     replan: str, tmp_path: Path
 ) -> None:
-    made = replan == "idle"
+    is_applied = replan == "idle"
     with ExitStack() as stack:
         ports = free_ports()
         node = Node("a", tmp_path)
@@ -56,12 +56,14 @@ def test_a_better_plan_is_proposed_and_made_when_the_operator_says_so(
         stack.enter_context(
             ServiceProcess("planner", tmp_path / "planner.log", node.environment | planner)
         )
-        asyncio.run(run_and_see(node, stack, quick, made))
-        if not made:
-            look_at_status(ports.first)
+        asyncio.run(measure_and_propose(node, stack, quick, is_applied))
+        if not is_applied:
+            check_status(ports.first)
 
 
-async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made: bool) -> None:
+async def measure_and_propose(
+    node: Node, stack: ExitStack, quick: ServiceProcess, is_applied: bool
+) -> None:
     listener = BeaconListener(node.subscribe, node.cluster)
 
     def pipeline() -> Pipeline | None:
@@ -84,7 +86,7 @@ async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made:
         before = current()
         assert [stage.worker for stage in before.stages] == ["a.stage_worker"]
         with Driver(before, node.cluster) as driver:
-            # A worker without a pause takes note of its steps now and then only.
+            # A worker that runs without pause reports its measurements only now and then.
             short = driver.submit([1, 2], Sampling(max_tokens=3))
             await asyncio.to_thread(driver.collect, [short])
             await listener.wait_until(
@@ -96,9 +98,9 @@ async def run_and_see(node: Node, stack: ExitStack, quick: ServiceProcess, made:
             stack.enter_context(quick)
             await wait_until_async(lambda: current().proposal, "a proposal")
             assert "with b.stage_worker to layer 30" in current().proposal
-            assert current().epoch == before.epoch, "a request runs"
+            assert current().epoch == before.epoch, "the plan is kept while a request runs"
             driver.cancel(reply)
-            if made:
+            if is_applied:
                 await wait_until_async(
                     lambda: is_active() and current().stages[0].worker == "b.stage_worker",
                     "the better plan",
@@ -120,10 +122,16 @@ def measured(worker: Beacon) -> bool:
     return isinstance(facts, StageWorkerFacts) and any(x.decode_us > 0 for x in facts.stages)
 
 
-def look_at_status(port: int) -> None:
-    """What was measured stands beside the prediction."""
-    (said,) = json.loads(run_pomona("status", "--json", "--port", str(port)).stdout)["pipelines"]
-    (stage,) = said["stages"]
+def check_status(port: int) -> None:
+    """Checks that ``pomona status`` has the measurements beside the predictions."""
+    (pipeline,) = json.loads(run_pomona("status", "--json", "--port", str(port)).stdout)[
+        "pipelines"
+    ]
+    (stage,) = pipeline["stages"]
     assert stage["decode_us"] >= 0.95 * HOLD_MS["a"] * 1000
-    assert stage["predicted_us"] < stage["decode_us"] / 2, "as it was planned, before measuring"
-    assert 0 < said["measured_tokens_per_second"] < said["prediction"]["tokens_per_second"] / 2
+    assert stage["predicted_us"] < stage["decode_us"] / 2, (
+        "the prediction was made before measuring"
+    )
+    assert (
+        0 < pipeline["measured_tokens_per_second"] < pipeline["prediction"]["tokens_per_second"] / 2
+    )

@@ -1,4 +1,4 @@
-"""README's two Macs by hand: two nodes that know of each other by one address."""
+"""Two nodes, started by hand as in the README, where the second knows the first one's address."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from support.clusters import ANSWER, MODEL, READY_S, STOP_S, Cluster, run_pomona
 from support.ports import free_ports
 from support.waiting import wait_until
 
-HEAD = ("discovery", "stage_worker", "planner", "gateway", "health_watcher")
-SECOND = ("discovery", "stage_worker")
+FIRST_SERVICES = ("discovery", "stage_worker", "planner", "gateway", "health_watcher")
+SECOND_SERVICES = ("discovery", "stage_worker")
 
 
 class Node:
-    """The services of one node, each started by hand."""
+    """Runs the services of one node as processes."""
 
-    def __init__(self, folder: Path, name: str, services: tuple[str, ...], **own: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, services: tuple[str, ...], **variables: str
+    ) -> None:
         self.ports = free_ports()
-        variables = {
+        environment = {
             "POMONA_NODE": name,
             "POMONA_STATE_DIR": str(folder / name),
             "POMONA_DATA_HOST": "127.0.0.1",
@@ -35,14 +37,14 @@ class Node:
             "POMONA_DISCOVERY_PEER_PORT": str(self.ports.peer),
             "POMONA_GATEWAY_PORT": str(self.ports.gateway),
             **stage_worker_environment(2),
-            **own,
+            **variables,
         }
         self.output = folder / f"{name}.txt"
         with self.output.open("wb") as file:
             self.processes = [
                 subprocess.Popen(
                     [sys.executable, "-I", "-m", f"pomona_{service}"],
-                    env=os.environ | variables,
+                    env=os.environ | environment,
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -51,7 +53,7 @@ class Node:
             ]
 
     def stop(self) -> list[int]:
-        """SIGTERM to all; their exit codes."""
+        """Ends all services with SIGTERM. Returns their exit codes."""
         for process in self.processes:
             process.terminate()
         try:
@@ -65,12 +67,15 @@ class Node:
 @pytest.fixture
 def nodes(tmp_path: Path) -> Generator[tuple[Node, Node]]:
     head = Node(
-        tmp_path, "head", HEAD,
+        tmp_path, "head", FIRST_SERVICES,
         POMONA_PLANNER_STAGES="2", POMONA_PLANNER_MODELS=f'["{MODEL}"]',
     )  # fmt: skip
     try:
         second = Node(
-            tmp_path, "second", SECOND, POMONA_DISCOVERY_PEERS=f"127.0.0.1:{head.ports.peer}"
+            tmp_path,
+            "second",
+            SECOND_SERVICES,
+            POMONA_DISCOVERY_PEERS=f"127.0.0.1:{head.ports.peer}",
         )
         try:
             yield head, second
@@ -80,17 +85,17 @@ def nodes(tmp_path: Path) -> Generator[tuple[Node, Node]]:
         head.stop()
 
 
-def test_two_nodes_share_a_model_and_answer(nodes: tuple[Node, Node]) -> None:
+def test_two_nodes_serve_a_model_together(nodes: tuple[Node, Node]) -> None:
     head, second = nodes
     cluster = Cluster(head.processes[0], head.ports, head.output, stages=2)
-    wait_until(cluster.is_ready, f"ready; the head said {head.output.read_text()}", READY_S)
-    assert cluster.ask() == ANSWER
+    wait_until(cluster.is_ready, f"ready; output of the head: {head.output.read_text()}", READY_S)
+    assert cluster.chat() == ANSWER
     for node in (head, second):
-        said = run_pomona("status", "--json", "--port", str(node.ports.first))
-        assert said.returncode == 0, said.stdout
-        report = json.loads(said.stdout)
+        status = run_pomona("status", "--json", "--port", str(node.ports.first))
+        assert status.returncode == 0, status.stdout
+        report = json.loads(status.stdout)
         assert {node["name"] for node in report["nodes"]} == {"head", "second"}
         stages = report["pipelines"][0]["stages"]
         assert {stage["node"] for stage in stages} == {"head", "second"}
     assert second.stop() == [0, 0]
-    assert head.stop() == [0] * len(HEAD)
+    assert head.stop() == [0] * len(FIRST_SERVICES)

@@ -1,4 +1,4 @@
-"""``pomona up`` and the commands beside it, on a real cluster with the embedded model."""
+"""``pomona up``, ``status`` and ``chat`` with a real cluster and the embedded model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LAYERS = 30
 
 
 def test_the_default_model_answers(cluster: Cluster) -> None:
-    assert cluster.ask() == ANSWER
+    assert cluster.chat() == ANSWER
 
 
-def test_the_openai_package_gets_the_same_answer_as_a_stream(cluster: Cluster) -> None:
+def test_the_openai_client_streams_the_same_answer(cluster: Cluster) -> None:
     with OpenAI(base_url=f"{cluster.url}/v1", api_key="none") as client:
         (model,) = client.models.list().data
         assert model.id == MODEL
@@ -42,8 +42,8 @@ def test_the_openai_package_gets_the_same_answer_as_a_stream(cluster: Cluster) -
     assert len(pieces) > 2
 
 
-def test_two_processes_share_the_layers_and_the_weights(cluster: Cluster) -> None:
-    cluster.ask()
+def test_each_of_two_processes_holds_part_of_the_layers_and_weights(cluster: Cluster) -> None:
+    cluster.chat()
     report = cluster.status()
     (pipeline,) = report["pipelines"]
     stages = pipeline["stages"]
@@ -58,18 +58,18 @@ def test_two_processes_share_the_layers_and_the_weights(cluster: Cluster) -> Non
     assert all(0 < part < 0.75 * sum(loaded) for part in loaded)
 
 
-def test_status_says_serving_with_its_exit_code(cluster: Cluster) -> None:
-    cluster.ask()
+def test_status_of_a_serving_cluster_exits_with_0(cluster: Cluster) -> None:
+    cluster.chat()
     port = str(cluster.ports.first)
-    said = run_pomona("status", "--port", port)
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert "serving" in said.stdout
-    assert MODEL in said.stdout
+    status = run_pomona("status", "--port", port)
+    assert status.returncode == 0, status.stdout + status.stderr
+    assert "serving" in status.stdout
+    assert MODEL in status.stdout
     services = {service["service"] for service in cluster.status()["services"]}
     assert services == {"discovery", "planner", "stage_worker", "gateway", "health_watcher"}
 
 
-def test_every_service_serves_metrics_where_prometheus_looks(cluster: Cluster) -> None:
+def test_every_service_serves_metrics_on_its_port(cluster: Cluster) -> None:
     with cluster.client() as client:
         ports = [port for use, port in cluster.ports.by_use(2).items() if "metrics" in use]
         for port in [cluster.ports.gateway, *ports]:
@@ -77,11 +77,11 @@ def test_every_service_serves_metrics_where_prometheus_looks(cluster: Cluster) -
             assert "# TYPE" in answer.text
 
 
-def test_the_head_tells_under_vllms_names_how_many_tokens_its_steps_have(cluster: Cluster) -> None:
+def test_the_head_counts_the_tokens_of_its_steps_under_vllms_metric_names(cluster: Cluster) -> None:
     ports = [cluster.ports.stage_worker_metrics(index) for index in range(cluster.stages)]
     with cluster.client() as client:
 
-        def told(name: str) -> float:
+        def metric(name: str) -> float:
             pages = [client.get(f"http://127.0.0.1:{port}/metrics").text for port in ports]
             lines = "".join(pages).splitlines()
             label = f'{name}{{model_name="{MODEL}"}} '
@@ -89,28 +89,28 @@ def test_the_head_tells_under_vllms_names_how_many_tokens_its_steps_have(cluster
             return float(value)
 
         def tokens() -> float:
-            return told("pomona_iteration_tokens_total_sum")
+            return metric("pomona_iteration_tokens_total_sum")
 
         before = tokens()
         body = {"model": MODEL, "prompt": "One token after another", "max_tokens": 9}
         used = client.post("/v1/completions", json=body | {"ignore_eos": True}).json()["usage"]
         assert used["completion_tokens"] == 9
         cached = used["prompt_tokens_details"]["cached_tokens"]
-        # Nobody asks what would follow the last token.
+        # The last token is not decoded.
         expected = before + used["prompt_tokens"] - cached + 9 - 1
         wait_until(lambda: tokens() == expected, f"{expected} tokens, not {tokens()}", 10)
-        assert told("pomona_num_preemptions_total") == 0
+        assert metric("pomona_num_preemptions_total") == 0
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_chat_answers_an_argument_and_a_piped_text(cluster: Cluster, piped: bool) -> None:
+def test_chat_answers_an_argument_or_standard_input(cluster: Cluster, piped: bool) -> None:
     arguments = ["chat", "--port", str(cluster.ports.first), "--temperature", "0"]
-    asked = [] if piped else [QUESTION]
-    done = run_pomona(*arguments, *asked, given=QUESTION if piped else None)
+    arguments += [] if piped else [QUESTION]
+    done = run_pomona(*arguments, stdin=QUESTION if piped else None)
     assert (done.returncode, done.stdout.strip()) == (0, ANSWER), done.stderr
 
 
-def test_chat_passes_on_what_the_gateway_refuses(cluster: Cluster) -> None:
+def test_chat_prints_the_gateways_error(cluster: Cluster) -> None:
     done = run_pomona("chat", "--port", str(cluster.ports.first), "--model", "nobody", "hi")
     assert done.returncode == 1
     assert "nobody" in done.stderr
@@ -128,31 +128,18 @@ def test_a_second_cluster_on_the_same_ports_is_refused_before_it_starts(
     assert str(cluster.ports.first) in done.stderr
     assert "--port" in done.stderr
     assert not state.exists()
-    assert cluster.ask() == ANSWER
+    assert cluster.chat() == ANSWER
 
 
-def test_it_says_what_it_does_in_single_lines(cluster: Cluster) -> None:
-    said = cluster.output
+def test_the_output_reports_each_phase_of_the_start(cluster: Cluster) -> None:
+    output = cluster.output
     for expected in ("discovery       started", "holds layers [", "is active", "ready after"):
-        assert expected in said
-    assert f"{cluster.url}/v1" in said
-    assert "Traceback" not in said
+        assert expected in output
+    assert f"{cluster.url}/v1" in output
+    assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("stages", [1, 3])
-def test_another_number_of_stages_gives_the_same_answer(tmp_path: Path, stages: int) -> None:
-    cluster = Cluster.start(tmp_path, stages=stages)
-    try:
-        cluster.wait_ready()
-        assert cluster.ask() == ANSWER
-        (pipeline,) = cluster.status()["pipelines"]
-        assert len(pipeline["stages"]) == stages
-        assert cluster.stop(signal.SIGTERM) == 0, cluster.output
-    finally:
-        cluster.destroy()
-
-
-def test_ctrl_c_lets_a_running_answer_finish(tmp_path: Path) -> None:
+def test_ctrl_c_lets_a_running_reply_finish(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path)
     try:
         cluster.wait_ready()
@@ -167,7 +154,7 @@ def test_ctrl_c_lets_a_running_answer_finish(tmp_path: Path) -> None:
         cluster.destroy()
 
 
-def test_a_second_ctrl_c_waits_for_no_answer(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     cluster = Cluster.start(
         tmp_path, variables={"POMONA_GATEWAY_DRAIN_DEADLINE_S": "600"}
     )  # fmt: skip
@@ -180,7 +167,7 @@ def test_a_second_ctrl_c_waits_for_no_answer(tmp_path: Path) -> None:
             wait_until(lambda: "draining" in cluster.output, "it drains", STOP_S)
             assert cluster.stop() == 0, cluster.output
             assert "stopping at once" in cluster.output
-            # The gateway was killed in the middle of its answer, which the client can tell.
+            # The gateway was killed during its reply, and the client gets an error.
             with pytest.raises((httpx.HTTPError, APIError)):
                 for _ in chunks:
                     pass
@@ -199,7 +186,7 @@ def _story(client: OpenAI, max_tokens: int) -> Iterator[ChatCompletionChunk]:
     return iter(stream)
 
 
-def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+def test_all_services_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path)
     try:
         cluster.wait_ready()
@@ -224,8 +211,8 @@ time.sleep(600)
 """
 
 
-def test_nothing_survives_tests_that_are_ended(tmp_path: Path) -> None:
-    """By SIGTERM, say, which leaves pytest no time to end what it started."""
+def test_all_services_end_when_the_tests_are_killed(tmp_path: Path) -> None:
+    """SIGTERM leaves pytest no time to end the cluster itself."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(
         [sys.executable, "-c", START, str(tmp_path)], env=environment, stdout=subprocess.PIPE
@@ -237,7 +224,7 @@ def test_nothing_survives_tests_that_are_ended(tmp_path: Path) -> None:
     wait_until(lambda: all(is_free(port) for port in used), "the cluster ended", 20)
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_during_the_start_leaves_no_process(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path)
     try:
         wait_until(lambda: "health_watcher  started" in cluster.output, "the services started", 30)
@@ -246,7 +233,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
         cluster.destroy()
 
 
-def test_arguments_that_cannot_be_used_are_said_before_anything_starts(tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported_before_anything_starts(tmp_path: Path) -> None:
     no_model = tmp_path / "model.gguf"
     no_model.write_text("not a model")
     cases = {
@@ -256,15 +243,15 @@ def test_arguments_that_cannot_be_used_are_said_before_anything_starts(tmp_path:
         "--stages=65": "choose 1 to 64",
         "--port=80": "choose one from 1024",
     }
-    for argument, said in cases.items():
+    for argument, message in cases.items():
         done = run_pomona("up", argument, POMONA_STATE_DIR=str(tmp_path / "state"))
         assert done.returncode == EXIT_CONFIGURATION, argument
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "state").exists()
 
 
-def test_a_setting_that_no_service_can_use_ends_the_run_and_is_named(tmp_path: Path) -> None:
+def test_an_invalid_setting_ends_the_run_and_is_named(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path, variables={"POMONA_METRICS_HOST": "not-an-address.invalid"})
     try:
         assert cluster.process.wait(60) == EXIT_CONFIGURATION, cluster.output
@@ -274,7 +261,7 @@ def test_a_setting_that_no_service_can_use_ends_the_run_and_is_named(tmp_path: P
         cluster.destroy()
 
 
-def test_without_a_cluster_status_and_chat_say_so() -> None:
+def test_status_and_chat_exit_with_2_without_a_cluster() -> None:
     port = str(free_ports().first)
     for arguments in (["status"], ["status", "--json"], ["status", "--watch"], ["chat", "hi"]):
         done = run_pomona(*arguments, "--port", port)

@@ -20,7 +20,7 @@ from support.beacons import beacon_of
 from support.processes import Node, ServiceProcess
 from support.waiting import wait_until, wait_until_async
 
-Heard = dict[str, Beacon]
+Newest = dict[str, Beacon]
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -31,8 +31,8 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(within())
 
 
-def peers_of(heard: Heard, node: str) -> set[str]:
-    beacon = heard.get(f"{node}.discovery")
+def peers_of(newest: Newest, node: str) -> set[str]:
+    beacon = newest.get(f"{node}.discovery")
     if beacon is None:
         return set()
     assert isinstance(beacon.facts, DiscoveryFacts)
@@ -75,7 +75,7 @@ def test_a_service_receives_its_own_beacon_and_the_hardware_of_its_node(tmp_path
     async def body() -> None:
         listener, sender = BeaconListener(node.subscribe, node.cluster), BeaconSender(node.publish)
         await publish(sender, beacon_of("gateway", "a"), lambda: "a.gateway" in listener.newest)
-        await listener.wait_until(lambda heard: "a.discovery" in heard, "its own beacon")
+        await listener.wait_until(lambda newest: "a.discovery" in newest, "its own beacon")
         beacon = listener.newest["a.discovery"]
         assert isinstance(beacon.facts, DiscoveryFacts)
         assert beacon.facts.hardware.cores > 0
@@ -97,9 +97,9 @@ def test_two_nodes_connect_when_one_of_them_knows_the_other(tmp_path: Path) -> N
 
     async def body() -> None:
         at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
-        await at_a.wait_until(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
+        await at_a.wait_until(lambda newest: peers_of(newest, "a") == {b.peer}, "a has added b")
         await at_b.wait_until(
-            lambda heard: peers_of(heard, "b") == {a.peer}, "b receives beacons of a"
+            lambda newest: peers_of(newest, "b") == {a.peer}, "b receives beacons of a"
         )
         sender = BeaconSender(a.publish)
         await publish(sender, beacon_of("planner", "a"), lambda: "a.planner" in at_b.newest)
@@ -121,7 +121,7 @@ def test_three_nodes_connect_fully_through_one_and_forward_each_beacon_once(tmp_
         listeners = [BeaconListener(node.subscribe, node.cluster) for node in (a, b, c)]
         for listener in listeners:
             await listener.wait_until(
-                lambda heard: all(peers_of(heard, name) == expected[name] for name in expected),
+                lambda newest: all(peers_of(newest, name) == expected[name] for name in expected),
                 f"all connected, not {[peers_of(listener.newest, name) for name in expected]}",
             )
         for listener in listeners:
@@ -138,13 +138,13 @@ def test_three_nodes_connect_fully_through_one_and_forward_each_beacon_once(tmp_
 def test_the_final_beacon_reaches_this_node_and_the_others(tmp_path: Path) -> None:
     a, b = Node("a", tmp_path), Node("b", tmp_path)
 
-    def left(heard: Heard) -> bool:
-        return "a.discovery" in heard and heard["a.discovery"].state == "draining"
+    def left(newest: Newest) -> bool:
+        return "a.discovery" in newest and newest["a.discovery"].state == "draining"
 
     async def body(stopped: ServiceProcess) -> None:
         at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
-        await at_b.wait_until(lambda heard: "a.discovery" in heard, "b receives a")
-        await at_a.wait_until(lambda heard: "a.discovery" in heard, "a receives its own beacons")
+        await at_b.wait_until(lambda newest: "a.discovery" in newest, "b receives a")
+        await at_a.wait_until(lambda newest: "a.discovery" in newest, "a receives its own beacons")
         assert await asyncio.to_thread(stopped.stop) == 0
         await at_a.wait_until(left, "the final beacon at a")
         await at_b.wait_until(left, "the final beacon at b")
@@ -173,7 +173,7 @@ def test_invalid_and_foreign_frames_are_counted_and_do_no_harm(tmp_path: Path) -
 
     async def body() -> None:
         listener = BeaconListener(node.subscribe, node.cluster)
-        await listener.wait_until(lambda heard: "a.discovery" in heard, "discovery is running")
+        await listener.wait_until(lambda newest: "a.discovery" in newest, "discovery is running")
         for origin, endpoint in (("local", node.publish), ("peer", node.peer)):
             publisher = RawPublisher(endpoint)
 
@@ -202,7 +202,7 @@ def test_a_name_conflict_is_logged_and_counted(tmp_path: Path) -> None:
     async def body(*processes: ServiceProcess) -> None:
         listener = BeaconListener(third.subscribe, third.cluster)
         await listener.wait_until(
-            lambda heard: {"c.discovery", "twin.discovery"} <= set(heard), "all"
+            lambda newest: {"c.discovery", "twin.discovery"} <= set(newest), "all"
         )
         for process in processes:
             await wait_until_async(
@@ -228,7 +228,7 @@ def test_a_node_that_is_its_own_peer_counts_echoes_and_reports_no_conflict(tmp_p
 
     async def body() -> None:
         listener = BeaconListener(node.subscribe, node.cluster)
-        await listener.wait_until(lambda heard: "a.discovery" in heard, "discovery is running")
+        await listener.wait_until(lambda newest: "a.discovery" in newest, "discovery is running")
         await wait_until_async(
             lambda: re.search(
                 r'origin="peer",reason="echo"\} [1-9]', metrics_of(listener.newest["a.discovery"])
@@ -248,16 +248,18 @@ def test_services_and_peers_connect_to_a_killed_and_restarted_discovery(tmp_path
 
     async def body(killed: ServiceProcess) -> None:
         at_a, at_b = BeaconListener(a.subscribe, a.cluster), BeaconListener(b.subscribe, b.cluster)
-        await at_a.wait_until(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b")
-        await at_b.wait_until(lambda heard: "a.discovery" in heard, "b receives a")
+        await at_a.wait_until(lambda newest: peers_of(newest, "a") == {b.peer}, "a has added b")
+        await at_b.wait_until(lambda newest: "a.discovery" in newest, "b receives a")
         boots = {at_a.newest["a.discovery"].boot}
         killed.kill()
         killed.start()
         for listener in (at_a, at_b):
             await listener.wait_until(
-                lambda heard: heard["a.discovery"].boot not in boots, "new boot"
+                lambda newest: newest["a.discovery"].boot not in boots, "new boot"
             )
-        await at_a.wait_until(lambda heard: peers_of(heard, "a") == {b.peer}, "a has added b again")
+        await at_a.wait_until(
+            lambda newest: peers_of(newest, "a") == {b.peer}, "a has added b again"
+        )
         sender = BeaconSender(b.publish)
         await publish(sender, beacon_of("gateway", "b"), lambda: "b.gateway" in at_a.newest)
         sender.close()

@@ -22,7 +22,7 @@ from support.waiting import wait_until
 
 MODEL = "tiny"
 A = say("A")
-ASKED: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +37,21 @@ def gateway(cluster: ScriptedCluster, keys: KeyStore) -> Generator[GatewayThread
         yield gateway
 
 
-def ask(
+def post(
     gateway: GatewayThread, path: str = "/v1/chat/completions", **headers: str
 ) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(f"{gateway.url}{path}", json=ASKED, headers=named, verify=False)
+    return httpx.post(f"{gateway.url}{path}", json=BODY, headers=named, verify=False)
 
 
 def test_missing_or_invalid_key_is_401_in_each_dialect(gateway: GatewayThread) -> None:
     for headers in ({}, {"authorization": "Bearer nope"}, {"x_api_key": "nope"}):
-        answer = ask(gateway, **headers)
+        answer = post(gateway, **headers)
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "invalid_api_key"
         assert answer.headers["x-request-id"]
-    assert ask(gateway, "/v1/messages").json()["error"]["type"] == "authentication_error"
-    assert isinstance(ask(gateway, "/api/chat").json()["error"], str)
+    assert post(gateway, "/v1/messages").json()["error"]["type"] == "authentication_error"
+    assert isinstance(post(gateway, "/api/chat").json()["error"], str)
     assert httpx.get(f"{gateway.url}/health", verify=False).status_code == 200
     assert httpx.get(f"{gateway.url}/readyz", verify=False).status_code == 200
 
@@ -60,17 +60,17 @@ def test_key_works_until_it_is_revoked(
     gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
 ) -> None:
     secret = keys.create("alice")
-    assert ask(gateway, authorization=f"Bearer {secret}").status_code == 200
-    assert ask(gateway, x_api_key=secret).status_code == 200
+    assert post(gateway, authorization=f"Bearer {secret}").status_code == 200
+    assert post(gateway, x_api_key=secret).status_code == 200
     assert cluster.head.requests()[-1].submit.share == "alice"
     keys.revoke("alice")
-    assert ask(gateway, x_api_key=secret).status_code == 401
+    assert post(gateway, x_api_key=secret).status_code == 401
 
 
 def test_exceeded_key_limit_is_429_with_retry_after(gateway: GatewayThread, keys: KeyStore) -> None:
     secret = keys.create("slow", limits=KeyLimits(requests=1))
-    assert ask(gateway, x_api_key=secret).status_code == 200
-    answer = ask(gateway, x_api_key=secret)
+    assert post(gateway, x_api_key=secret).status_code == 200
+    answer = post(gateway, x_api_key=secret)
     assert answer.status_code == 429
     assert 1 <= int(answer.headers["retry-after"]) <= 60
 
@@ -79,7 +79,7 @@ def test_queue_share_of_a_key_reaches_the_head(
     gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
 ) -> None:
     for name, limits, share in (("part", KeyLimits(queue_share=25), 0.25), ("whole", None, 1.0)):
-        assert ask(gateway, x_api_key=keys.create(name, limits=limits)).status_code == 200
+        assert post(gateway, x_api_key=keys.create(name, limits=limits)).status_code == 200
         assert cluster.head.requests()[-1].submit.queue_share == share
 
 
@@ -88,7 +88,7 @@ def test_key_usage_survives_a_restart(cluster: ScriptedCluster, tmp_path: Path) 
     secret = store.create("dora")
     for total in (1, 2):
         with running_gateway(cluster, require_key=True, state_dir=tmp_path) as gateway:
-            usage = ask(gateway, x_api_key=secret).json()["usage"]
+            usage = post(gateway, x_api_key=secret).json()["usage"]
         used = UsageStore(tmp_path).usage_of(store.list()[0])
         assert (used.requests, used.prompt_tokens, used.reply_tokens) == (
             total,
@@ -102,7 +102,7 @@ def test_metrics_need_an_administrator_key_and_count_by_key(
     gateway: GatewayThread, keys: KeyStore
 ) -> None:
     user, administrator = keys.create("bob"), keys.create("root", "administrator")
-    ask(gateway, x_api_key=user)
+    post(gateway, x_api_key=user)
     url = f"{gateway.url}/metrics"
     assert httpx.get(url, headers={"x-api-key": user}).status_code == 403
     text = httpx.get(url, headers={"x-api-key": administrator}).text
@@ -112,15 +112,15 @@ def test_metrics_need_an_administrator_key_and_count_by_key(
 
 def test_any_key_is_accepted_when_none_is_required(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster) as gateway:
-        assert ask(gateway).status_code == 200
-        assert ask(gateway, authorization="Bearer sk-anything").status_code == 200
+        assert post(gateway).status_code == 200
+        assert post(gateway, authorization="Bearer sk-anything").status_code == 200
 
 
 def test_unknown_host_names_are_refused(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster, allowed_hosts=("mine.example",)) as gateway:
         for host in ("localhost:1", "127.0.0.1", "[::1]:52415", "near.local", "mine.example:80"):
-            assert ask(gateway, host=host).status_code == 200, host
-        answer = ask(gateway, host="evil.example")
+            assert post(gateway, host=host).status_code == 200, host
+        answer = post(gateway, host="evil.example")
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "host_not_allowed"
 
@@ -128,11 +128,13 @@ def test_unknown_host_names_are_refused(cluster: ScriptedCluster) -> None:
 def test_cors_is_off_unless_an_origin_is_configured(cluster: ScriptedCluster) -> None:
     origin = "https://chat.example"
     with running_gateway(cluster, cors_origins=(origin,)) as gateway:
-        allowed = ask(gateway, origin=origin)
+        allowed = post(gateway, origin=origin)
         assert allowed.headers["access-control-allow-origin"] == origin
-        assert "access-control-allow-origin" not in ask(gateway, origin="https://x.example").headers
+        assert (
+            "access-control-allow-origin" not in post(gateway, origin="https://x.example").headers
+        )
     with running_gateway(cluster) as gateway:
-        assert "access-control-allow-origin" not in ask(gateway, origin=origin).headers
+        assert "access-control-allow-origin" not in post(gateway, origin=origin).headers
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_streams_have_priority_over_whole_responses(
     for stream in (False, True):
         headers = {"x-api-key": secret}
         url = f"{gateway.url}/v1/chat/completions"
-        httpx.post(url, json={**ASKED, "stream": stream}, headers=headers)
+        httpx.post(url, json={**BODY, "stream": stream}, headers=headers)
     wait_until(lambda: len(cluster.head.requests()) == 2, "two submits")
     background, interactive = cluster.head.requests()
     assert interactive.submit.priority < background.submit.priority

@@ -23,7 +23,7 @@ TOKENIZER = tiny_tokenizer()
 pytestmark = pytest.mark.usefixtures("fresh")
 
 
-def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
+def post(gateway: GatewayThread, **body: Any) -> httpx.Response:
     whole = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **body}
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=whole, verify=False)
 
@@ -89,7 +89,7 @@ def test_prompt_is_the_rendered_template(client: openai.OpenAI, cluster: Scripte
 def test_every_sampling_parameter_reaches_the_head(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    answer = ask(
+    answer = post(
         gateway,
         temperature=0.5,
         top_p=0.9,
@@ -121,8 +121,8 @@ def test_every_sampling_parameter_reaches_the_head(
 def test_default_temperature_is_openais_and_max_tokens_the_rest_of_the_context(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    ask(gateway)
-    ask(gateway)
+    post(gateway)
+    post(gateway)
     first, second = cluster.head.requests()
     assert first.submit.sampling.temperature == 1.0
     assert first.submit.sampling.max_tokens == 512 - len(first.ids)
@@ -135,7 +135,7 @@ def test_reply_ends_before_a_stop_string(
     gateway: GatewayThread, cluster: ScriptedCluster, stop: str | list[str], batch: int
 ) -> None:
     cluster.head.script = lambda _: say(REPLY, batch=batch)
-    body = ask(gateway, stop=stop).json()
+    body = post(gateway, stop=stop).json()
     stops = [stop] if isinstance(stop, str) else stop
     cut = min((REPLY.find(s) for s in stops if s in REPLY), default=len(REPLY))
     assert body["choices"][0]["message"]["content"] == REPLY[:cut]
@@ -144,7 +144,7 @@ def test_reply_ends_before_a_stop_string(
 
 def test_stop_string_cancels_the_request(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
     cluster.head.script = lambda _: say(REPLY * 8, step_s=0.01)
-    assert ask(gateway, stop="w").json()["choices"][0]["message"]["content"] == "hello "
+    assert post(gateway, stop="w").json()["choices"][0]["message"]["content"] == "hello "
     wait_until(lambda: cluster.head.cancelled, "a cancel")
 
 
@@ -176,7 +176,7 @@ def test_usage_reports_cached_prompt_tokens(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.head.script = lambda _: say(REPLY, cached=5)
-    usage = ask(gateway).json()["usage"]
+    usage = post(gateway).json()["usage"]
     assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
 
 
@@ -186,7 +186,7 @@ def test_full_queue_is_429_with_retry_after_even_for_a_stream(
     full = Rejected("", 0, 429, "queue_full", "32 requests wait", 90)
     cluster.head.script = lambda _: Script(reject=full)
     for stream in (False, True):
-        answer = ask(gateway, stream=stream)
+        answer = post(gateway, stream=stream)
         assert answer.status_code == 429
         assert answer.headers["retry-after"] == "60"
         assert answer.json()["error"]["code"] == "queue_full"

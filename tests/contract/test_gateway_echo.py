@@ -132,17 +132,17 @@ def test_failed_epoch_does_not_repeat_prompt_logprobs(
     ids = list(TOKENIZER.encode("what is said again?", chat=False))
     answers: list[dict[str, Any]] = []
 
-    def ask() -> None:
+    def send_request() -> None:
         body = {"model": MODEL, "prompt": ids, "echo": True, "logprobs": 1, "max_tokens": 0}
         answer = httpx.post(f"{gateway.url}/v1/completions", json=body, verify=False, timeout=30)
         answers.append(answer.json())
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    sender = threading.Thread(target=send_request)
+    sender.start()
     wait_until(lambda: cluster.head.requests(), "the first attempt")
     cluster.epoch += 1
     cluster.change()
-    asking.join(30)
+    sender.join(30)
     assert answers[0]["choices"][0]["logprobs"]["token_logprobs"] == expected_logprobs(ids), (
         json.dumps(answers)
     )

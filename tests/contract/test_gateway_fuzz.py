@@ -175,7 +175,7 @@ def test_mutated_bodies_are_answered_or_refused_without_a_leak(
 
     with httpx.Client(base_url=gateway.url, timeout=10) as client:
 
-        def ask(mutant: tuple[str, bytes]) -> None:
+        def post(mutant: tuple[str, bytes]) -> None:
             path, body = mutant
             answer = client.post(path, content=body)
             assert answer.status_code in (200, 400, 404, 429), (path, body, answer.text)
@@ -194,7 +194,7 @@ def test_mutated_bodies_are_answered_or_refused_without_a_leak(
             # In batches: an executor keeps a kilobyte for each submitted call.
             resident: list[int] = []
             for first in range(0, MUTATIONS, BATCH):
-                list(clients.map(ask, mutants[first : first + BATCH]))
+                list(clients.map(post, mutants[first : first + BATCH]))
                 resident.append(process.memory_info().rss)
         all_seeds_are_answered()
         growth = resident[-1] - resident[len(resident) // 3]

@@ -19,8 +19,9 @@ import httpx
 import openai
 import pytest
 
+from pomona.leases import LEASE_S
 from support.doubles.gateway_thread import GatewayThread, running_gateway
-from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
+from support.doubles.scripted_cluster import BEACON_INTERVAL_S, ScriptedCluster, scripted_cluster
 from support.doubles.scripted_head import Script, Submitted
 from support.models.tiny_model import end_id, tiny_tokenizer, write_tiny_model
 from support.ports import free_port
@@ -118,23 +119,20 @@ def test_request_waits_for_a_new_pipeline_with_keep_alive_comments(
     cluster.head.script = by_attempt(replace(WHOLE, silent_after=5), WHOLE)
     cluster.state, cluster.epoch = "active", 1
 
-    def form() -> None:
-        cluster.state, cluster.epoch = "forming", 2
-        cluster.change()
-        time.sleep(0.4)
-        cluster.state = "active"
-        cluster.change()
-
     with httpx.stream(
         "POST", f"{gateway.url}/v1/chat/completions", json=request(stream=True)
     ) as answer:
         lines = answer.iter_lines()
         first = [next(lines) for _ in range(4)]
-        former = threading.Thread(target=form)
-        former.start()
-        rest = list(lines)
-        former.join()
-    assert any(line.startswith(": ") for line in rest)
+        cluster.state, cluster.epoch = "forming", 2
+        cluster.change()
+        rest: list[str] = []
+        for line in lines:
+            rest.append(line)
+            if line.startswith(": ") and cluster.state == "forming":
+                cluster.state = "active"
+                cluster.change()
+    assert cluster.state == "active", "no comment while the pipeline was forming"
     text = "".join(
         x["choices"][0]["delta"].get("content", "")
         for x in events("\n".join([*first, *rest]))
@@ -229,7 +227,9 @@ def test_serving_continues_without_beacons(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.silent = {"planner", "stage_worker"}
-    time.sleep(3.6)
+    silent_since = time.monotonic()
+    ends_at = silent_since + LEASE_S + BEACON_INTERVAL_S
+    wait_until(lambda: time.monotonic() > ends_at, "the end of every lease")
     assert stream_text(gateway) == REPLY
 
 
@@ -237,8 +237,11 @@ def test_serving_continues_while_the_planner_restarts(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     cluster.planner_state, cluster.state = "starting", "forming"
+    # The workers' beacons follow the planner's, so their metric shows that it was received.
+    cluster.sequence_tokens = 250
     cluster.change()
-    time.sleep(0.1)
+    usage = f'kv_cache_usage_perc{{model_name="{MODEL}"}} 0.25'
+    wait_until(lambda: usage in httpx.get(f"{gateway.url}/metrics").text, "the new beacons")
     assert stream_text(gateway) == REPLY
 
 
@@ -290,7 +293,7 @@ def test_disconnect_cancels_the_request_within_100_milliseconds(
         wait_until(cluster.head.requests, "a submit")
         if stream:
             assert raw.recv(64)
-        time.sleep(0.05)
+        wait_until(lambda: has_running_requests(gateway), "a running request")
     left = time.monotonic()
     wait_until(lambda: cluster.head.cancelled, "a cancel", 1.0)
     at, cancel = cluster.head.cancelled[0]
@@ -311,11 +314,11 @@ def test_nothing_is_written_to_a_disconnected_client(
             client.sendall(POST % (len(body), body))
             client.recv(100)
             # The reply is being written; closing with unread bytes resets the connection.
-        wait_until(lambda: not running_requests(gateway), "the end of the request")
+        wait_until(lambda: not has_running_requests(gateway), "the end of the request")
     assert [x.getMessage() for x in caplog.records if x.name == "asyncio"] == []
 
 
-def running_requests(gateway: GatewayThread) -> bool:
+def has_running_requests(gateway: GatewayThread) -> bool:
     text = httpx.get(f"{gateway.url}/metrics").text
     return f'num_requests_running{{model_name="{MODEL}"}} 0.0' not in text
 

@@ -76,7 +76,7 @@ class Page:
         return self._values[name].get(whole, 0.0)
 
 
-def ask(gateway: GatewayThread, **change: Any) -> httpx.Response:
+def post(gateway: GatewayThread, **change: Any) -> httpx.Response:
     body = {"model": MODEL, "prompt": PROMPT, "max_tokens": 50, **change}
     return httpx.post(f"{gateway.url}/v1/completions", json=body)
 
@@ -88,11 +88,11 @@ def test_metrics_of_real_traffic_have_vllms_names_and_buckets(
     cluster.sequence_tokens = 250
     cluster.change()
     before = Page(gateway)
-    used = [ask(gateway).json()["usage"], ask(gateway, max_tokens=2).json()["usage"]]
-    assert ask(gateway, stream=True).text.endswith("[DONE]\n\n")
+    used = [post(gateway).json()["usage"], post(gateway, max_tokens=2).json()["usage"]]
+    assert post(gateway, stream=True).text.endswith("[DONE]\n\n")
     used.append(used[0])
-    assert ask(gateway, temperature=-1).status_code == 400
-    assert ask(gateway, prompt=[10**6]).status_code == 400
+    assert post(gateway, temperature=-1).status_code == 400
+    assert post(gateway, prompt=[10**6]).status_code == 400
     wait_until(lambda: Page(gateway).value("kv_cache_usage_perc") == 0.25, "the KV use")
     page = Page(gateway)
 

@@ -37,7 +37,7 @@ def make_tool(parameters: dict[str, Any], strict: bool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def ask(gateway: GatewayThread, **body: Any) -> httpx.Response:
+def post(gateway: GatewayThread, **body: Any) -> httpx.Response:
     whole = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **body}
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=whole, verify=False)
 
@@ -82,7 +82,7 @@ def test_tool_call_cut_by_max_tokens_is_returned_incomplete(
 ) -> None:
     cut = TOKENIZER.encode(REPLY[: REPLY.rindex("lo")], chat=True)
     cluster.head.script = lambda _: Script(ids=tuple(cut))
-    [choice] = ask(gateway, tools=[TOOL]).json()["choices"]
+    [choice] = post(gateway, tools=[TOOL]).json()["choices"]
     assert choice["finish_reason"] == "length"
     assert choice["message"]["tool_calls"][1]["function"]["arguments"] == '{"city": "Os'
 
@@ -92,7 +92,7 @@ def test_reply_ends_after_one_tool_call_without_parallel_tool_calls(
 ) -> None:
     cluster.head.cancelled.clear()
     cluster.head.script = lambda _: say(REPLY * 3, step_s=0.001)
-    body = ask(gateway, tools=[TOOL], parallel_tool_calls=False).json()
+    body = post(gateway, tools=[TOOL], parallel_tool_calls=False).json()
     assert len(body["choices"][0]["message"]["tool_calls"]) == 1
     assert body["choices"][0]["finish_reason"] == "tool_calls"
     wait_until(lambda: cluster.head.cancelled, "a cancel")
@@ -123,7 +123,7 @@ def test_tool_calls_and_results_reach_the_prompt(
 
 
 def test_tool_choice_none_hides_the_tools(gateway: GatewayThread, cluster: ScriptedCluster) -> None:
-    body = ask(gateway, tools=[TOOL], tool_choice="none").json()
+    body = post(gateway, tools=[TOOL], tool_choice="none").json()
     assert "tool_calls" not in body["choices"][0]["message"]
     assert "weather" not in TOKENIZER.decode(cluster.head.requests()[-1].ids)
 
@@ -131,7 +131,7 @@ def test_tool_choice_none_hides_the_tools(gateway: GatewayThread, cluster: Scrip
 def test_reasoning_effort_reaches_the_template(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
-    ask(gateway, reasoning_effort="high")
+    post(gateway, reasoning_effort="high")
     assert TOKENIZER.decode(cluster.head.requests()[-1].ids).startswith("high")
 
 
@@ -158,7 +158,7 @@ def test_reasoning_effort_reaches_the_template(
 def test_invalid_tools_are_400_and_named(
     gateway: GatewayThread, change: dict[str, Any], param: str
 ) -> None:
-    answer = ask(gateway, **{"tools": [TOOL], **change})
+    answer = post(gateway, **{"tools": [TOOL], **change})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
 
@@ -177,7 +177,7 @@ def test_incomplete_arguments_of_earlier_calls_are_repaired(
     gateway: GatewayThread, cluster: ScriptedCluster, written: str, read: str
 ) -> None:
     call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": written}}
-    answer = ask(gateway, messages=[{"role": "assistant", "tool_calls": [call]}], tools=[TOOL])
+    answer = post(gateway, messages=[{"role": "assistant", "tool_calls": [call]}], tools=[TOOL])
     assert answer.status_code == 200
     assert f"f({read})" in TOKENIZER.decode(cluster.head.requests()[-1].ids)
 
@@ -186,7 +186,7 @@ def test_grammar_is_used_only_where_the_request_needs_one(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:
     def grammar(**body: Any) -> str:
-        assert ask(gateway, **{"tools": [TOOL], **body}).status_code == 200
+        assert post(gateway, **{"tools": [TOOL], **body}).status_code == 200
         return cluster.head.requests()[-1].submit.sampling.grammar
 
     named = {"type": "function", "function": {"name": "weather"}}
@@ -212,7 +212,7 @@ def test_grammar_is_used_only_where_the_request_needs_one(
 def test_unlisted_arguments_are_excluded_only_from_closed_schemas(
     gateway: GatewayThread, cluster: ScriptedCluster, schema: dict[str, Any], closed: bool
 ) -> None:
-    answer = ask(gateway, tool_choice="required", tools=[make_tool(schema, strict=False)])
+    answer = post(gateway, tool_choice="required", tools=[make_tool(schema, strict=False)])
     assert answer.status_code == 200, answer.text
     grammar = cluster.head.requests()[-1].submit.sampling.grammar
     assert ('"additionalProperties": false' in grammar) == closed

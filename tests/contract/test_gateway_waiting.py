@@ -18,7 +18,7 @@ from support.waiting import wait_until
 MODEL = "tiny"
 REPLY = "hello"
 USER = [{"role": "user", "content": "hi"}]
-ASKED: dict[str, dict[str, Any]] = {
+BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": USER},
     "/v1/completions": {"prompt": "hi"},
     "/v1/responses": {"input": "hi"},
@@ -28,7 +28,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 def comments(gateway: GatewayThread, path: str) -> list[str]:
     """Returns the comments of a streamed response without consecutive repetitions."""
-    body = {"model": MODEL, "stream": True, **ASKED[path]}
+    body = {"model": MODEL, "stream": True, **BODIES[path]}
     text = httpx.post(f"{gateway.url}{path}", json=body).text
     assert "hello" in re.sub(r'"[^"]*hello', "hello", text)
     lines = [line[2:] for line in text.splitlines() if line.startswith(": ")]
@@ -36,7 +36,7 @@ def comments(gateway: GatewayThread, path: str) -> list[str]:
     return [x for n, x in enumerate(found) if n == 0 or found[n - 1] != x]
 
 
-@pytest.mark.parametrize("path", ASKED)
+@pytest.mark.parametrize("path", BODIES)
 def test_stream_reports_queue_position_then_prefill_progress(
     cluster: ScriptedCluster, path: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Settings, metrics, commands, HTTP and wire fields that users rely on stay."""
+"""No recorded setting, metric, command, HTTP or wire field disappears."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from support.surface import surface
 RECORDED = Path(__file__).parent / "surface.txt"
 
 
-def test_no_recorded_setting_metric_command_or_field_is_gone() -> None:
-    """``python -m support.surface > contract/surface.txt`` in ``tests`` records it again."""
+def test_no_recorded_setting_metric_command_or_field_is_missing() -> None:
+    """Run ``python -m support.surface > contract/surface.txt`` in ``tests`` after a change."""
     recorded = RECORDED.read_text().splitlines()
-    gone = sorted(set(recorded) - set(surface()))
-    assert not gone, "\n".join(gone)
+    missing = sorted(set(recorded) - set(surface()))
+    assert not missing, "\n".join(missing)

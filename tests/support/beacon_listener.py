@@ -55,6 +55,6 @@ class BeaconListener:
 
 
 def metrics_of(beacon: Beacon) -> str:
-    """The ``/metrics`` page at the address in a beacon."""
+    """Returns the ``/metrics`` page of the service that sent a beacon."""
     with urllib.request.urlopen(beacon.endpoints["metrics"], timeout=5) as answer:
         return str(answer.read().decode())

@@ -30,19 +30,19 @@ STOP_S = 60.0
 
 
 def pomona(*arguments: str) -> list[str]:
-    """The command line of the ``pomona`` command."""
+    """Returns the command line of a ``pomona`` command."""
     return [sys.executable, "-I", "-m", "pomona_ops", *arguments]
 
 
 def run_pomona(
-    *arguments: str, given: str | None = None, within_s: float = 120.0, **variables: str
+    *arguments: str, stdin: str | None = None, within_s: float = 120.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs a ``pomona`` command until it ends."""
     return subprocess.run(
         pomona(*arguments),
         env=os.environ | variables,
-        input=given,
-        stdin=subprocess.DEVNULL if given is None else None,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
         text=True,
         timeout=within_s,
@@ -52,7 +52,7 @@ def run_pomona(
 
 @dataclass
 class Cluster:
-    """A running ``pomona up``. It ends when the process of the tests ends."""
+    """A running ``pomona up``, which ends with the process of the tests."""
 
     process: subprocess.Popen[bytes]
     ports: ClusterPorts
@@ -119,7 +119,7 @@ class Cluster:
         if self.process.poll() is not None:
             raise RuntimeError(f"`pomona up` ended with {self.process.returncode}:\n{self.output}")
 
-    def ask(self, text: str = QUESTION, max_tokens: int = 32) -> str:
+    def chat(self, text: str = QUESTION, max_tokens: int = 32) -> str:
         """Returns the answer at temperature 0. Raises httpx.HTTPError unless the status is 200."""
         with self.client() as client:
             answer = client.post(
@@ -134,19 +134,19 @@ class Cluster:
         return answer.json()["choices"][0]["message"]["content"]
 
     def status(self) -> dict[str, Any]:
-        """``pomona status --json``."""
+        """Returns the output of ``pomona status --json``."""
         done = run_pomona("status", "--json", "--port", str(self.ports.first))
         return json.loads(done.stdout)
 
     def pids(self) -> dict[str, int]:
-        """Process ids from the beacons, by service name without the node."""
+        """Returns the process ids from the beacons, by service name without the node."""
         return {
             service["name"].removeprefix(f"{service['node']}."): service["pid"]
             for service in self.status()["services"]
         }
 
     def processes(self) -> list[psutil.Process]:
-        """The supervisor and every process below it."""
+        """Returns the supervisor and all its descendants."""
         with suppress(psutil.NoSuchProcess):
             supervisor = psutil.Process(self.process.pid)
             return [supervisor, *supervisor.children(recursive=True)]
@@ -163,7 +163,7 @@ class Cluster:
         self.process.send_signal(number)
         code = self.process.wait(STOP_S)
         left = [process for process in processes if _runs(process)]
-        assert not left, f"left behind: {left}\n{self.output}"
+        assert not left, f"still running: {left}\n{self.output}"
         assert not self.taken_ports()
         return code
 

@@ -24,7 +24,7 @@ RARE: tuple[dict[str, Any], ...] = (
     {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "multipleOf": 0.125},
     {"enum": [{"a": [1, None]}, "\\\"\n", -0.5]},
 )  # fmt: skip
-"""Rarely used schemas. A grammar cannot express some of them."""
+"""Rarely used schemas. Grammars cannot express all."""
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, ""),
     ({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}, "/properties/a"),

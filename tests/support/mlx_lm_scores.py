@@ -1,8 +1,8 @@
-"""``mlx_lm_scores.py SOURCE``: mlx-lm's own evaluation, with the weights a stage worker reads.
+"""Scores texts with mlx-lm's own evaluation: ``mlx_lm_scores.py SOURCE``.
 
-Reads one JSON list of [context, continuation] pairs; answers with their [log-likelihood,
-whether it is the greedy continuation]. A process of its own, because only one that was
-started with a fast BLAS is quick.
+Reads a JSON list of [context, continuation] pairs from standard input. Prints a list of pairs:
+log-likelihood, and true if the continuation is the greedy one. It is a process of its own so that
+it can preload a fast BLAS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pomona_stage_worker.loading import assemble, read_weights
 
 
 class Evaluation(MLXLM):
-    """mlx-lm's adapter for lm-eval, with a model that is there already."""
+    """Adapts mlx-lm for lm-eval, with the weights that a stage worker loads."""
 
     def __init__(self, source: str) -> None:
         LM.__init__(self)

@@ -1,4 +1,4 @@
-"""What tests ask the default model, and what it answers at temperature 0."""
+"""Questions for the default model, and its answers at temperature 0."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ COMPARED = (
 
 
 def surface() -> list[str]:
-    """One line for each setting, metric, command option, HTTP field and wire field, sorted."""
+    """Returns a sorted line for each setting, metric, command option, HTTP and wire field."""
     modules = list(_modules())
     lines = {
         *_settings(modules),
@@ -135,7 +135,7 @@ def _wire(modules: list[ModuleType]) -> Iterator[str]:
 
 
 def _fields(schema: Any, document: Any, path: str, outer: tuple[str, ...] = ()) -> Iterator[str]:
-    """Each field of a JSON Schema with its type and limits; references are followed."""
+    """Yields a line for each field of a JSON Schema, with type and limits."""
     if not isinstance(schema, dict):
         return
     if "$ref" in schema:

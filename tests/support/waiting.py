@@ -1,4 +1,4 @@
-"""The one way in which tests wait: poll a condition until it holds or a deadline passes."""
+"""Waits in tests: polls a condition until it holds or a deadline passes."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class WatchedCluster:
         return seen
 
     def keys(self) -> set[str]:
-        """The keys of the conditions that hold now."""
+        """Returns the keys of the conditions that hold now."""
         return {condition.key for condition in self.conditions()}
 
     def conditions(self) -> list[Condition]:

@@ -1,6 +1,6 @@
 """LangChain's standard tests of a chat model, with langchain-openai.
 
-SmolLM2 passes all that ask for no ability; a scripted model, which has it, passes them all.
+A scripted model passes all tests. SmolLM2 passes those that need no tool calls of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from support.questions import ANSWER, MODEL, QUESTION
 
 too_small = pytest.mark.xfail(
-    run=False, reason="needs an able model: SmolLM2 is too small, and the scripted one stands in"
+    run=False, reason="SmolLM2 is too small; TestAbleModel runs it with a scripted model"
 )
 
 
@@ -54,7 +54,7 @@ class TestSmallModel(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        # It says no more than a sentence, to be quick.
+        # One sentence is enough, and quick.
         short = {"max_tokens": 40, "stop": [".", "!", "?"]}
         return {**parameters(os.environ["POMONA_CLIENTS_URL"], MODEL), **short}
 
@@ -64,7 +64,7 @@ class TestSmallModel(ChatModelIntegrationTests):
 
     @property
     def has_structured_output(self) -> bool:
-        # Its grammar is tested in `test_openai.py`; its jokes have no end.
+        # `test_openai.py` tests its structured output; here its jokes would not end.
         return False
 
     @too_small
@@ -77,13 +77,13 @@ class TestSmallModel(ChatModelIntegrationTests):
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None: ...
 
 
-def test_errors_are_openai_s() -> None:
+def test_errors_raise_openais_exceptions() -> None:
     chat = ChatOpenAI(**{**parameters(os.environ["POMONA_CLIENTS_URL"], MODEL), "temperature": 9})
     with pytest.raises(openai.BadRequestError, match="temperature"):
         chat.invoke("Hello")
 
 
-def test_the_responses_api_answers_too() -> None:
+def test_the_responses_api_gives_the_same_answer() -> None:
     chat = ChatOpenAI(
         model=MODEL,
         base_url=f"{os.environ['POMONA_CLIENTS_URL']}/v1",

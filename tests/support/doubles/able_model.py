@@ -1,6 +1,6 @@
-"""A scripted model behind a real gateway that does what clients of the API tests ask.
+"""A scripted model behind a real gateway, for client tests that SmolLM2 is too small for.
 
-It calls the function that it is offered, reads the result, and tells jokes as JSON.
+It calls the function in the request, answers from the result, and writes jokes as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "PartialJoke": JOKE,
     "IterableJoke": {"tasks": [JOKE, JOKE]},
 }
-"""Arguments of its calls, by function name."""
+"""Arguments of the model's calls, by function name."""
 
 
 def reply(prompt: str, grammar: str) -> str:

@@ -1,4 +1,4 @@
-"""A real gateway in a thread of the test's process: real HTTP, real links."""
+"""Runs a real gateway, with HTTP and links, in a thread of the test's process."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class GatewayThread:
             self._loop.close()
 
     def ready(self) -> None:
-        """Wait until /readyz is green."""
+        """Waits until ``/readyz`` is 200."""
         with httpx.Client(verify=False) as client:
             wait_until(lambda: client.get(f"{self.url}/readyz").status_code == 200, "readiness")
 
     def stop(self) -> None:
-        """Ask the gateway to drain and end."""
+        """Tells the gateway to drain and end."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
 
@@ -66,7 +66,7 @@ class GatewayThread:
 
 @contextmanager
 def running_gateway(cluster: ScriptedCluster, **settings: Any) -> Generator[GatewayThread]:
-    """A gateway that is ready, while the block runs."""
+    """Runs a gateway while the block runs. Yields it when it is ready."""
     gateway = GatewayThread(cluster, **{"drain_deadline_s": 1.0, **settings})
     try:
         gateway.ready()

@@ -1,4 +1,4 @@
-"""A hub on this machine: what huggingface_hub asks of one, from folders."""
+"""A local Hugging Face hub that serves folders to ``huggingface_hub``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ WEIGHTS = (".safetensors", ".gguf")
 
 
 class FakeHub:
-    """Serves the folders of ``models`` by their ids: what ``main`` is now.
+    """Serves models from folders.
 
     Attributes:
-        revisions: the folder of each id and commit.
-        served: bytes given of each file.
-        tokens: the authorisation headers that came.
-        fail_after: weight bytes after which every request for weights fails; None: never.
-        token: asked for, when set.
+        models: folder of the branch ``main``, by model id.
+        revisions: folder of each model id and commit.
+        served: bytes sent, by file name.
+        tokens: authorisation headers received.
+        fail_after: number of weight bytes after which requests for weights fail; None for never.
+        token: required access token, if not empty.
     """
 
     def __init__(self, models: dict[str, Path]) -> None:
@@ -39,7 +40,7 @@ class FakeHub:
         self.url = ""
 
     def push(self, name: str, folder: Path) -> str:
-        """``folder`` becomes what ``main`` is. The commit."""
+        """Makes ``folder`` the head of ``main``. Returns its commit."""
         count = len(self.revisions_of(name))
         commit = hashlib.sha1(f"{name} {count}".encode()).hexdigest()
         self.models[name] = folder
@@ -47,7 +48,7 @@ class FakeHub:
         return commit
 
     def revisions_of(self, name: str) -> list[str]:
-        """The commits of a model, the newest last."""
+        """Returns the commits of a model, newest last."""
         return [commit for known, commit in self.revisions if known == name]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
@@ -79,9 +80,9 @@ class FakeHub:
     def _file(self, handler: BaseHTTPRequestHandler, folder: Path, name: str, commit: str) -> None:
         content = (folder / name).read_bytes()
         begin, end = 0, len(content)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("range", ""))
-        if asked:
-            begin, end = int(asked[1]), min(int(asked[2]) + 1, end)
+        requested = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("range", ""))
+        if requested:
+            begin, end = int(requested[1]), min(int(requested[2]) + 1, end)
         if (
             name.endswith(WEIGHTS)
             and self.fail_after is not None
@@ -90,12 +91,12 @@ class FakeHub:
             _send(handler, 403, {"error": "broken"})
             return
         self.served[name] = self.served.get(name, 0) + end - begin
-        handler.send_response(206 if asked else 200)
+        handler.send_response(206 if requested else 200)
         handler.send_header("content-length", str(end - begin))
         handler.send_header("etag", f'"{hashlib.sha256(content).hexdigest()}"')
         handler.send_header("x-repo-commit", commit)
         handler.send_header("accept-ranges", "bytes")
-        if asked:
+        if requested:
             handler.send_header("content-range", f"bytes {begin}-{end - 1}/{len(content)}")
         handler.end_headers()
         if handler.command != "HEAD":

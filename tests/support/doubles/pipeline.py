@@ -46,7 +46,7 @@ class Client:
     positions: list[int] = field(default_factory=list[int])
     first_score: int = 0
     scores: list[float] = field(default_factory=list[float])
-    likeliest: list[list[int]] = field(default_factory=list[list[int]])
+    most_likely: list[list[int]] = field(default_factory=list[list[int]])
     embeddings: list[list[float]] = field(default_factory=list[list[float]])
 
 
@@ -171,13 +171,13 @@ class InProcessPipeline:
 
     def _scores(self, body: Scored, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
         client = self.clients[body.request]
-        asked = client.first_score + len(client.scores)
-        assert body.index == asked, f"scores from {body.index} came, not from {asked}"
+        expected = client.first_score + len(client.scores)
+        assert body.index == expected, f"scores begin at {body.index}, not at {expected}"
         assert not client.tokens, "a score came after a token"
         client.scores += array("f", bytes(buffers[0]))
         count = tensors[1].shape[1]
         ids = array("i", bytes(buffers[1])).tolist()
-        client.likeliest += [ids[n * count : (n + 1) * count] for n in range(tensors[1].shape[0])]
+        client.most_likely += [ids[n * count : (n + 1) * count] for n in range(tensors[1].shape[0])]
 
     def _embedding(self, body: Embedded, buffers: Sequence[Buffer]) -> None:
         client = self.clients[body.request]

@@ -1,4 +1,4 @@
-"""A way to an endpoint: a TCP relay that counts who comes by it."""
+"""A TCP relay that counts its connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from contextlib import ExitStack, contextmanager, suppress
 
 
 class Relay:
-    """Attributes: connections: begun so far; closed: whether every one of them has ended."""
+    """Forwards connections to ``target``, an endpoint ``tcp://host:port``.
+
+    Attributes:
+        endpoint: address of the relay.
+        connections: number of connections so far.
+    """
 
     def __init__(self, target: str) -> None:
         host, port = target.removeprefix("tcp://").split(":")
@@ -24,6 +29,7 @@ class Relay:
 
     @property
     def closed(self) -> bool:
+        """True when there was a connection and all have ended."""
         return self.connections > 0 and len(self._ended) == 2 * self.connections
 
     def _accept(self) -> None:
@@ -59,7 +65,7 @@ class Relay:
 
 @contextmanager
 def relay(target: str) -> Generator[Relay]:
-    """A relay to an endpoint while the block runs."""
+    """Runs a relay to an endpoint while the block runs."""
     made = Relay(target)
     try:
         yield made

@@ -26,6 +26,8 @@ from pomona.transport import BeaconProxy, BeaconReceiver, BeaconSender
 from support.doubles.scripted_head import WORKERS, Script, ScriptedHead, Submitted
 from support.ports import free_port
 
+BEACON_INTERVAL_S = 0.2
+
 
 class ScriptedCluster:
     """A beacon proxy, and the beacons of a planner and two stage workers.
@@ -98,7 +100,7 @@ class ScriptedCluster:
                 for beacon in self._beacons():
                     sender.send(beacon)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(0.2):
+                    async with asyncio.timeout(BEACON_INTERVAL_S):
                         await self._changed.wait()
 
         work = (forward(), receive(), publish(), proxy.drain_subscriptions())

@@ -94,7 +94,6 @@ class ScriptedHead:
     Attributes:
         submitted: requests so far, probes included.
         cancelled: monotonic time and message of each ``Cancel``.
-        listening: receive messages. False makes senders run into their deadline.
     """
 
     def __init__(self, script: Callable[[Submitted], Script]) -> None:
@@ -102,7 +101,6 @@ class ScriptedHead:
         self.boot = f"boot{time.monotonic_ns():x}"
         self.submitted: list[Submitted] = []
         self.cancelled: list[tuple[float, Cancel]] = []
-        self.listening = True
         self._identity = Identity("pomona", WORKERS[0], self.boot)
         self._pull = Pull("127.0.0.1")
         self.endpoint = self._pull.endpoint
@@ -131,9 +129,7 @@ class ScriptedHead:
             while self._scheduled and self._scheduled[0].at <= now:
                 heapq.heappop(self._scheduled).send()
             wait = min(0.5, self._scheduled[0].at - now) if self._scheduled else 0.5
-            message = self._pull.receive(max(0.001, wait)) if self.listening else None
-            if not self.listening:
-                time.sleep(0.01)
+            message = self._pull.receive(max(0.001, wait))
             if message is None:
                 continue
             match message.envelope.body:

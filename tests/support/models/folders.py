@@ -1,4 +1,4 @@
-"""Folders of safetensors of small random models, sharded as the hub does it."""
+"""Writes small models as folders of safetensors, sharded as on the hub."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_folder(
     config: Mapping[str, Any] = CONFIG,
     files: int = 1,
 ) -> Path:
-    """Write ``tensors``, in their order, to so many files with an index."""
+    """Writes ``tensors``, in their order, to ``files`` files; more than one get an index."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config)))
     names = list(tensors)

@@ -1,4 +1,4 @@
-"""GGUF files of small random models, as the converter of llama.cpp would write them."""
+"""Writes small random models as GGUF files, in the layout of llama.cpp's converter."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _NORMS = {
 
 
 def random_model(model_type: str, **settings: Any) -> Any:
-    """mlx-lm's own model with random weights that matter, in float32."""
+    """Returns an mlx-lm model with random float32 weights, also in biases and norms."""
     module = import_module(f"mlx_lm.models.{model_type}")
     config = CONFIG | {"model_type": model_type} | settings
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
@@ -81,8 +81,12 @@ def write_gguf(
     scaling: str = "",
     file_type: int | None = None,
 ) -> None:
-    """Write the model's parameters; ``kinds``: the type of single tensors, by GGUF's name
-    without the layer, and ``default`` of the other matrices."""
+    """Writes the model's parameters.
+
+    Args:
+        kinds: GGML types, by the tensor's GGUF name without the layer.
+        default: type of the other matrices.
+    """
     writer = GGUFWriter(path, architecture)
     writer.add_context_length(CONFIG["max_position_embeddings"])
     writer.add_embedding_length(HIDDEN)
@@ -148,7 +152,7 @@ def _add(writer: GGUFWriter, name: str, values: NDArray[np.float32], kind: str) 
 
 
 def _random_q4_k(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Blocks that no quantiser wrote: the ``gguf`` package only reads this type."""
+    """Returns random blocks, because the ``gguf`` package cannot quantise to this type."""
     generator = np.random.default_rng(5)
     blocks = generator.integers(0, 256, (shape[0], shape[1] // 256, 144), dtype=np.uint8)
     scales = generator.uniform(1e-4, 3e-4, (*blocks.shape[:2], 2)).astype(np.float16)

@@ -1,4 +1,4 @@
-"""A small random qwen3 whose tokens are the tiny tokenizer's."""
+"""A small random qwen3 with the vocabulary of the tiny tokenizer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
 
 
 def random_model(config: dict[str, Any] = CONFIG) -> Any:
-    """The same at every call, in float32."""
+    """Returns the model with the same float32 weights at every call."""
     mx.random.seed(8)
     model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
 

@@ -1,4 +1,4 @@
-"""A small random llama, what mlx-lm makes of a prompt with it, and pipelines cut from it."""
+"""A small random llama, mlx-lm's ids for its prompts, and pipelines of its stages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CUTS: list[tuple[int, ...]] = [(0, 5), (0, 2, 5), (0, 1, 3, 5)]
 
 @cache
 def model() -> Any:
-    """A small random llama in float32, sharp enough that no two tokens are almost equal."""
+    """Returns a float32 llama with weights so large that no two logits are almost equal."""
     mx.random.seed(7)
     arguments = llama.ModelArgs(
         model_type="llama",
@@ -49,13 +49,13 @@ def model() -> Any:
 
 
 @cache
-def alone(prompt: tuple[int, ...]) -> list[int]:
-    """What mlx-lm generates for this prompt by itself."""
+def reference_ids(prompt: tuple[int, ...]) -> list[int]:
+    """Returns the ids that mlx-lm alone generates for a prompt."""
     steps = generate_step(mx.array(prompt), model(), max_tokens=REPLY)
     return [int(token) for token, _ in steps]
 
 
-def pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
+def llama_pipeline(bounds: Sequence[int], **limits: Any) -> InProcessPipeline:
     stages = [MlxStage(slice_model(model(), a, b), builds_beside=True) for a, b in pairwise(bounds)]
     allowed: dict[str, Any] = {
         "context_length": 4096,
@@ -78,7 +78,7 @@ GREEDY = Sampling(max_tokens=REPLY, temperature=0.0)
 
 @cache
 def vocabulary_model() -> Any:
-    """Random and tiny, but with the default model's vocabulary: it knows nothing of JSON."""
+    """Returns a tiny random model with the default model's vocabulary."""
     mx.random.seed(11)
     arguments = llama.ModelArgs(
         model_type="llama",
@@ -95,7 +95,7 @@ def vocabulary_model() -> Any:
 
 
 def vocabulary_pipeline() -> InProcessPipeline:
-    """Two stages of it, whose tail follows grammars."""
+    """Returns two stages of :func:`vocabulary_model`, whose tail applies grammars."""
     facts = read_facts(EMBEDDED_MODEL)
     whole = vocabulary_model()
     grammars = GrammarCompiler(facts.path, facts.vocab_size)

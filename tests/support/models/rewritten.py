@@ -1,10 +1,8 @@
-"""SmolLM2's trained weights in the layout of another family, since no second trained model is
-small enough to come with the tests.
+"""SmolLM2's trained weights in the layout of InternLM2.
 
-InternLM2 computes what Llama computes, from other tensors: queries, keys and values of a group
-of heads lie together in one matrix, and every name differs. What is written is therefore a
-folder of safetensors that mlx-lm reads by another model class, cut and served by its own rules,
-and that answers as sensibly as SmolLM2 does. It is no second set of learned weights.
+No second trained model is small enough for the tests. InternLM2 computes the same function as
+Llama from other tensors: one matrix holds queries, keys and values of a group of heads, and all
+names differ. mlx-lm loads the folder with another model class, and its answers are SmolLM2's.
 """
 
 from __future__ import annotations
@@ -32,20 +30,20 @@ _NAMES = {
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "ffn_norm",
 }
-_KEPT = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
+_COPIED = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
          "num_key_value_heads", "rms_norm_eps", "vocab_size", "rope_theta",
          "max_position_embeddings", "tie_word_embeddings")  # fmt: skip
 _QUERIES = re.compile(r"(.*)\.self_attn\.q_proj\.weight")
 
 
 def write_as_internlm2(folder: Path) -> Path:
-    """Write the embedded model so, in float16, in two files with its tokenizer and template."""
+    """Writes the embedded model in float16, in two files, with its tokenizer and template."""
     path = read_facts(EMBEDDED_MODEL).path
-    config = {name: GgufWeights(path).config[name] for name in _KEPT}
+    config = {name: GgufWeights(path).config[name] for name in _COPIED}
     header = read_gguf_header(path)
     eos = int(header.fields["tokenizer.ggml.eos_token_id"])
     config |= {"model_type": "internlm2", "bias": False, "eos_token_id": eos}
-    read = read_weights(EMBEDDED_MODEL, 0, config["num_hidden_layers"], _unwatched)
+    read = read_weights(EMBEDDED_MODEL, 0, config["num_hidden_layers"], _ignore_progress)
     halves = {name: array.astype(mx.float16) for name, array in read.arrays.items()}
     write_folder(folder, _as_internlm2(halves, config), config, files=2)
     read_vocabulary(path).save(str(folder / "tokenizer.json"))
@@ -54,8 +52,8 @@ def write_as_internlm2(folder: Path) -> Path:
     return folder
 
 
-def _unwatched(done: int, total: int, fetching: bool = False) -> None:
-    """Nobody waits for its progress."""
+def _ignore_progress(done: int, total: int, fetching: bool = False) -> None:
+    """Ignores the progress."""
 
 
 def _as_internlm2(stored: dict[str, mx.array], config: dict[str, Any]) -> dict[str, mx.array]:

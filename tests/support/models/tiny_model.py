@@ -1,7 +1,7 @@
 """A model folder of a few kilobytes: a byte-level tokenizer, a chat template, no weights.
 
-Token ids 0 to 255 are the bytes in the order of the byte-level alphabet, then come a few
-merges and the special tokens. What a text's ids are is therefore easy to say in a test.
+Token ids 0 to 255 are the bytes in the order of the byte-level alphabet. A few merges and the
+special tokens follow, so a test can easily state the ids of a text.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def say(text: str, **script: Any) -> Script:
-    """A head that answers this text."""
+    """Returns the script of a head that replies with this text."""
     return Script(ids=tuple(tiny_tokenizer().encode(text, chat=True)), end=end_id(), **script)
 
 
@@ -63,8 +63,11 @@ def write_tiny_model(
     context_length: int = CONTEXT_LENGTH,
     cut_by: str = "",
 ) -> Path:
-    """Write the model and return its folder. ``cut_by``: a regular expression by which its
-    tokenizer cuts texts first."""
+    """Writes the model. Returns its folder.
+
+    Args:
+        cut_by: regular expression at which the tokenizer splits a text first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     backend = tiny_backend(cut_by)
     backend.save(str(folder / "tokenizer.json"))

@@ -1,9 +1,9 @@
-"""Whether the stages of a model compute, bit for bit, what the model computes.
+"""Compares the stages of a model, bit for bit, with the whole model.
 
-`conform` runs one session on the whole model and then on every pair of stages and an uneven
-three: prompts whole and in chunks, decoding, copies, trims, and batches merged, extended,
-filtered, taken apart and padded by mlx-lm. Each stage runs on a model of its own in which every
-parameter it does not own is not a number.
+`conform` runs the same sessions on the whole model, on every pair of stages and on three uneven
+stages: whole and chunked prompts, decoding, copied and trimmed caches, and batches that mlx-lm
+merges, extends, filters, extracts and pads. Each stage runs on a model of its own, with NaN in
+the parameters of other stages.
 """
 
 import copy
@@ -29,10 +29,11 @@ THIRD = mx.array([[2, 7, 1]])
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found about one row of the table of families.
+    """Result of one row of the table of families.
 
     Attributes:
-        wrong: the cuts at which something differed, and what.
+        arrays: number of arrays that cross each cut.
+        failures: differences from the whole model, each with its cut.
     """
 
     layer_count: int
@@ -41,11 +42,11 @@ class Outcome:
     batches: bool
     trims: bool
     uncuttable_reason: str | None
-    wrong: list[str]
+    failures: list[str]
 
 
 class Pipeline:
-    """Stages in a row, or a whole model, run step by step."""
+    """Runs consecutive stages, or a whole model, step by step."""
 
     def __init__(self, stages: list[Any], make_cache: Callable[[Any], list[Any]]) -> None:
         self._stages = stages
@@ -66,7 +67,7 @@ class Pipeline:
 
 
 class Whole:
-    """A model that is not cut, as one stage."""
+    """Runs an uncut model as a single stage."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -83,8 +84,8 @@ def whole(model: nn.Module) -> Pipeline:
     return Pipeline([Whole(model)], lambda _: make_prompt_cache(model))
 
 
-def alone(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
-    """A session of single sequences."""
+def single_sequences(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
+    """Runs sequences one by one. Yields the step's name, logits and caches."""
     first, second = pipeline.caches(), pipeline.caches()
     yield "prompt", pipeline.step(FIRST, first), first
     yield "decode", pipeline.step(THIRD[:, :1], first), first
@@ -107,8 +108,8 @@ def alone(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
         yield "after long trim", pipeline.step(THIRD[:, :2], first), first
 
 
-def together(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
-    """A session of batches: sequences prefilled alone, that join and leave."""
+def batched(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
+    """Runs batches that sequences join and leave. Each is prefilled by itself."""
     prefilled: list[Caches] = []
     for prompt in (FIRST, SECOND, THIRD):
         caches = pipeline.caches()
@@ -132,7 +133,7 @@ def together(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
 
 
 def padded(pipeline: Pipeline) -> Iterator[tuple[str, mx.array, Caches]]:
-    """A session of sequences of different lengths, prefilled as one batch."""
+    """Prefills sequences of different lengths as one padded batch."""
     prompts = [cast("list[list[int]]", p.tolist())[0] for p in (FIRST, SECOND, THIRD)]
     lengths = [len(prompt) for prompt in prompts]
     missing = [max(lengths) - length for length in lengths]
@@ -163,24 +164,24 @@ def trimmable(caches: Caches) -> bool:
 
 
 def conform(row: str) -> Outcome:
-    """Everything about one row of `FAMILIES`."""
+    """Cuts one row of `FAMILIES` in every way and compares the logits."""
     model = build(row)
     randomise(model)
     structure = ModelStructure(model)
     count, cuts = structure.layer_count, sorted(structure.boundaries)
     arrays = [len(structure.boundaries[cut]) for cut in cuts]
-    singles = session_of(alone, model)
+    singles = session_of(single_sequences, model)
     if not singles:
         return Outcome(count, cuts, arrays, False, False, structure.uncuttable_reason, [])
-    batches = session_of(together, model)
-    expected = {alone: singles, together: batches, padded: session_of(padded, model)}
+    batches = session_of(batched, model)
+    expected = {single_sequences: singles, batched: batches, padded: session_of(padded, model)}
 
     splits = [[0, cut, count] for cut in cuts] or [[0, count]]
     if len(cuts) > 1:
         splits.append([0, cuts[0], cuts[-1], count])
     ranges = {ends for split in splits for ends in pairwise(split)}
     stages = {ends: poisoned_stage(row, model, structure, *ends) for ends in ranges}
-    wrong: list[str] = []
+    failures: list[str] = []
     for split in splits:
         pipeline = Pipeline([stages[ends] for ends in pairwise(split)], StageModel.make_cache)
         found: list[str] = []
@@ -188,16 +189,16 @@ def conform(row: str) -> Outcome:
             if right:
                 found += differences(session(pipeline), right)
         if split is splits[-1]:
-            found += shorter_logits_differ(pipeline)
-        wrong += [f"{split}: {what}" for what in found]
+            found += differences_with_fewer_logits(pipeline)
+        failures += [f"{split}: {difference}" for difference in found]
     trims = any(name == "after trim" for name, _ in singles)
-    return Outcome(count, cuts, arrays, bool(batches), trims, structure.uncuttable_reason, wrong)
+    return Outcome(count, cuts, arrays, bool(batches), trims, structure.uncuttable_reason, failures)
 
 
 def session_of(
     session: Callable[[Pipeline], Iterator[tuple[str, mx.array, Caches]]], model: nn.Module
 ) -> list[tuple[str, mx.array]]:
-    """The steps of a session of the whole model; none if mlx-lm itself cannot run it."""
+    """Returns the steps of a session of the whole model; empty if mlx-lm itself cannot run it."""
     try:
         return [(name, logits) for name, logits, _ in session(whole(model))]
     except (AttributeError, TypeError, ValueError):
@@ -207,7 +208,7 @@ def session_of(
 def poisoned_stage(
     row: str, model: nn.Module, structure: ModelStructure, start: int, stop: int
 ) -> StageModel:
-    """A stage on a model that has the parameters it owns, and in place of others no numbers."""
+    """Returns a stage of a model in which only the stage's own parameters are valid."""
     own = build(row)
     owned = structure.parameters(model, start, stop)
     poison = {
@@ -225,7 +226,7 @@ def poisoned_stage(
 def differences(
     session: Iterator[tuple[str, mx.array, Caches]], expected: list[tuple[str, mx.array]]
 ) -> list[str]:
-    """The steps of a session whose logits are not exactly those expected."""
+    """Returns the steps of a session whose logits or caches differ from those expected."""
     found: list[str] = []
     steps: list[str] = []
     for (name, logits, caches), (_, right) in zip(session, expected, strict=False):
@@ -237,21 +238,21 @@ def differences(
             if any(entry.nbytes for entry in cache if id(entry) not in owned):
                 found.append(f"{name}: a phantom takes memory")
     if steps != [name for name, _ in expected]:
-        found.append("other steps were possible")
+        found.append("the session has other steps")
     return found
 
 
-def shorter_logits_differ(pipeline: Pipeline) -> list[str]:
-    """Whether the tail's logits of the last position, or none, spoil anything."""
+def differences_with_fewer_logits(pipeline: Pipeline) -> list[str]:
+    """Returns differences when the tail computes logits of the last position only, or none."""
     every, last, none = pipeline.caches(), pipeline.caches(), pipeline.caches()
     right = pipeline.step(SECOND, every)[:, -1:]
     found: list[str] = []
     if not mx.array_equal(pipeline.step(SECOND, last, logits="last"), right):
         found.append("logits of the last position differ")
     if pipeline.step(SECOND, none, logits="none") is not None:
-        found.append("there are logits where none were asked for")
+        found.append("logits were computed though none were requested")
     right = pipeline.step(THIRD, every)
     for caches in (last, none):
         if not mx.array_equal(pipeline.step(THIRD, caches), right):
-            found.append("the step after differs")
+            found.append("the next step differs")
     return found

@@ -1,8 +1,7 @@
 """A small configuration of every text architecture of mlx-lm.
 
-A new family needs one row. Rows are dictionaries as a model's config.json has them; what a
-row does not say is taken from `COMMON`, and a family ignores what it does not know.
-`family:variant` is a second configuration of the same family.
+A new family needs one row. A row has the keys of a model's config.json; other keys are taken from
+`COMMON`, and a family ignores unknown keys. `family:variant` is a second configuration of a family.
 """
 
 import importlib
@@ -617,14 +616,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def installed_families() -> set[str]:
-    """The architectures of the installed mlx-lm: its model modules that load a checkpoint."""
+    """Returns the architectures of the installed mlx-lm: modules that can load a checkpoint."""
     names = {module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__)}
     return {name for name in names if hasattr(_module(name), "ModelArgs")}
 
 
 def build(row: str, **own: Any) -> nn.Module:
-    """The model of a row of `FAMILIES`, with random weights, the same at every call; ``own``
-    says otherwise what the row says."""
+    """Returns the model of a row of `FAMILIES`, with the same random weights at every call.
+
+    Args:
+        own: overrides keys of the row.
+    """
     family = row.partition(":")[0]
     module = _module(family)
     use_plain_kernels()
@@ -636,7 +638,7 @@ def build(row: str, **own: Any) -> nn.Module:
 
 
 def randomise(model: nn.Module) -> None:
-    """Give every parameter, biases and norms included, values that matter."""
+    """Gives every parameter random values, also biases and norms, which are constant otherwise."""
     key = mx.random.key(11)
     drawn: list[tuple[str, mx.array]] = []
     for name, array in cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters())):
@@ -656,6 +658,6 @@ def randomise(model: nn.Module) -> None:
 
 def _module(name: str) -> Any:
     if name == "olmo":
-        # mlx-lm's olmo ends the process unless this package, of which it uses nothing, is there.
+        # mlx-lm's olmo ends the process if it cannot import this package, which it never uses.
         sys.modules.setdefault("hf_olmo", types.ModuleType("hf_olmo"))
     return importlib.import_module(f"mlx_lm.models.{name}")

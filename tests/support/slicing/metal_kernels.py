@@ -1,7 +1,7 @@
-"""What two families compute with Metal kernels of their own, in plain MLX.
+"""The Metal kernels of two families in plain MLX.
 
-Without Metal these families cannot run, and how they are cut could not be checked. The
-kernels are replaced by what they say they compute; with Metal nothing is replaced.
+Without Metal these families cannot run, and their slicing could not be tested. The replacements
+compute the same functions. With Metal nothing is replaced.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ from mlx_lm.models import bitlinear_layers, muse_spark
 
 
 def use_plain_kernels() -> None:
-    """Replace the Metal kernels of bitnet and muse_spark, when there is no Metal."""
+    """Replaces the Metal kernels of bitnet and muse_spark if Metal is not available."""
     if mx.metal.is_available():
         return
-    setattr(bitlinear_layers, "_bitlinear_kernel", _bitlinear)  # noqa: B010  # not of its type
+    setattr(bitlinear_layers, "_bitlinear_kernel", _bitlinear)  # noqa: B010  # its type is a Metal kernel
     for kernel in (
         expert_routing,
         norm_add_norm,

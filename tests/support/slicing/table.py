@@ -1,4 +1,4 @@
-"""The conformance table: run `python -m support.slicing.table` in the folder `tests`."""
+"""Writes the conformance table: run `python -m support.slicing.table` in the folder `tests`."""
 
 from pathlib import Path
 
@@ -35,14 +35,14 @@ plain MLX in their place: that they are cut exactly is checked, their kernels ar
 """
 
 
-def line(row: str, outcome: Outcome) -> str:
-    """The line of the table for one row of `FAMILIES`."""
+def table_row(row: str, outcome: Outcome) -> str:
+    """Returns the line of the table for one row of `FAMILIES`."""
     every = list(range(1, outcome.layer_count))
     cuts = "all" if outcome.cuts == every else ", ".join(map(str, outcome.cuts)) or "none"
     fewest, most = min(outcome.arrays, default=0), max(outcome.arrays, default=0)
     carries = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    if outcome.wrong:
-        result = f"WRONG: {outcome.wrong[0]}"
+    if outcome.failures:
+        result = f"WRONG: {outcome.failures[0]}"
     elif outcome.uncuttable_reason is not None:
         result = f"runs whole: {outcome.uncuttable_reason}"
     else:
@@ -60,7 +60,7 @@ def line(row: str, outcome: Outcome) -> str:
 
 
 def main() -> None:
-    lines = [line(row, conform(row)) for row in sorted(FAMILIES, key=str.lower)]
+    lines = [table_row(row, conform(row)) for row in sorted(FAMILIES, key=str.lower)]
     TABLE.write_text(HEADING + "\n".join(lines) + "\n")
 
 

@@ -193,7 +193,7 @@ def test_ids_of_nine_characters_are_kept(call_id: str, expected: str | None) -> 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[str]]:
-    """Messages in any order of roles, and every word that the client wrote."""
+    """Draws messages in any order of roles. Returns them and the words in them."""
     messages: list[dict[str, Any]] = []
     words: list[str] = []
 
@@ -224,6 +224,7 @@ def conversations(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[str]]:
     return messages, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(deadline=None)
 @given(conversation=conversations())

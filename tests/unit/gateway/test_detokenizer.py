@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +63,7 @@ def test_the_text_equals_decoding_at_once_even_for_invalid_utf8(ids: list[int]) 
     assert [x.token for p in deltas for x in p.logprobs] == ids
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1))
 @settings(deadline=None)
 def test_any_text_survives_encoding_and_decoding(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Tests which embedding requests are refused."""
+"""Embedding requests that are refused."""
 
 from __future__ import annotations
 

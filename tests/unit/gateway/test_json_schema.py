@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 import jsonschema
+import pytest
 
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
@@ -26,6 +27,7 @@ COUNT = 200
 MAX_TOKENS = 700
 
 
+@pytest.mark.slow
 def test_every_reply_validates_or_its_schema_is_rejected_with_a_reason() -> None:
     language = load_language_model(EMBEDDED_MODEL)
     schemas = generated_schemas(COUNT)

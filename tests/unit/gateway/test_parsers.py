@@ -178,7 +178,7 @@ CASES = {
 
 
 def joined(parts: list[Part]) -> list[Part]:
-    """Neighbours of one kind as one."""
+    """Joins consecutive parts of one kind."""
     out: list[Part] = []
     for part in parts:
         last = out[-1] if out else None

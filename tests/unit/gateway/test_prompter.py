@@ -50,6 +50,7 @@ def test_a_prompt_is_the_rendered_template(prompter: Prompter) -> None:
     assert render(prompter, source, big=2**70) == expected == f'<s>ü\n"\U0001f34e{2**70}True'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -87,6 +88,7 @@ def test_a_stopped_process_is_killed(prompter: Prompter, monkeypatch: pytest.Mon
     assert render(prompter, "{{ messages[0].role }}") == "user"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

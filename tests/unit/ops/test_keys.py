@@ -31,9 +31,9 @@ def test_a_key_is_created_listed_and_revoked(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (78, "")
     assert run_pomona("keys", "revoke", "me", POMONA_STATE_DIR=state).returncode == 0
     assert KeyStore(tmp_path).find(secret) is None
-    gone = run_pomona("keys", "revoke", "me", POMONA_STATE_DIR=state)
-    assert gone.returncode == 78
-    assert "no key 'me'" in gone.stderr
+    revoked = run_pomona("keys", "revoke", "me", POMONA_STATE_DIR=state)
+    assert revoked.returncode == 78
+    assert "no key 'me'" in revoked.stderr
 
 
 def test_keys_are_in_the_gateways_state_folder_of_the_settings_file(tmp_path: Path) -> None:

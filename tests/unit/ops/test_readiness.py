@@ -10,11 +10,11 @@ from pomona_ops.cluster.readiness import why_not_ready
 
 
 def reason_of(handler: Callable[[httpx.Request], httpx.Response]) -> str:
-    async def ask() -> str:
+    async def reason() -> str:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
             return await why_not_ready(client, "http://gateway")
 
-    return asyncio.run(ask())
+    return asyncio.run(reason())
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def rest_of_plan(
     return best
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(queries(), st.data())
 def test_no_partial_plan_is_bounded_above_its_cheapest_completion(

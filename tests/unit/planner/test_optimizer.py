@@ -65,6 +65,7 @@ def every_plan(problem: Problem) -> Iterator[Plan]:
                     yield Plan(nodes, bounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(4))
 def test_no_plan_is_faster_for_one_user(block: int) -> None:
     for seed in range(60 * block, 60 * block + 60):
@@ -82,6 +83,7 @@ def test_no_plan_is_faster_for_one_user(block: int) -> None:
         assert found.prediction.cache_tokens >= problem.demand.context * problem.demand.users
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(8))
 def test_no_plan_has_a_higher_throughput(block: int) -> None:
     for seed in range(1000 + 100 * block, 1100 + 100 * block):

@@ -67,6 +67,7 @@ def random_query(seed: int) -> SolverQuery:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(12))
 def test_the_search_is_never_worse_than_brute_force(block: int) -> None:
     for seed in range(250 * block, 250 * block + 250):

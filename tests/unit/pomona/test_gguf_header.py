@@ -15,6 +15,7 @@ from pomona.models import EMBEDDED_MODEL, resolve
 from pomona.models.formats.gguf_header import read_gguf_header
 
 
+@pytest.mark.slow
 def test_the_header_of_the_embedded_model_equals_that_of_the_gguf_package() -> None:
     path = resolve(EMBEDDED_MODEL)
     header, reader = read_gguf_header(path), GGUFReader(path)

@@ -13,7 +13,7 @@ from pomona_stage_worker.hardware import cpu_blocked_linear, cpu_matrix_layout
 from pomona_stage_worker.hardware.cpu_matrix_layout import Layout
 from pomona_stage_worker.loading import assemble, read_weights
 from support.models.folders import CONFIG, tensors_of, write_folder
-from unit.stage_worker.test_folder_weights import MOE, nothing, random_model
+from unit.stage_worker.test_folder_weights import MOE, ignore_progress, random_model
 
 SHAPES = [(576, 576), (192, 576), (576, 1536), (1536, 576), (7, 33), (2048, 96)]
 LAYOUTS: Mapping[str, Layout] = {
@@ -59,7 +59,7 @@ def test_a_stage_loads_the_fastest_layout_and_computes_the_same(
     answers: list[mx.array] = []
     for preferred in ("stored", layout):
         prefer(monkeypatch, preferred)
-        read = read_weights(str(tmp_path), 0, count, nothing, cpu_layout=True)
+        read = read_weights(str(tmp_path), 0, count, ignore_progress, cpu_layout=True)
         stage = assemble(read)
         tokens = mx.array([[1, 2, 3]])
         answers.append(stage(tokens, None, stage.make_cache()))
@@ -72,7 +72,7 @@ def test_a_stage_loads_the_fastest_layout_and_computes_the_same(
     assert all(lies == (layout == "adjacent") for lies in inner.values())
     in_blocks = [name for name in read.arrays if name.endswith(cpu_blocked_linear.SUFFIX)]
     assert bool(in_blocks) == (layout == "blocks")
-    again = read_weights(str(tmp_path), 0, count, nothing, read, cpu_layout=True)
+    again = read_weights(str(tmp_path), 0, count, ignore_progress, read, cpu_layout=True)
     assert all(again.arrays[name] is x for name, x in read.arrays.items()), "reused, not read"
 
 

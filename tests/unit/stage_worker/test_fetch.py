@@ -30,13 +30,13 @@ NAME = "someone/small-model"
 LAYERS = CONFIG["num_hidden_layers"]
 
 
-def nothing(done: int, total: int, fetching: bool = False) -> None:
+def ignore_progress(done: int, total: int, fetching: bool = False) -> None:
     pass
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model as its makers have it: three files, the cuts through the middle of layers."""
+    """Folder of the published model: three files, split in the middle of layers."""
     folder = tmp_path_factory.mktemp("original")
     model = llama.Model(llama.ModelArgs.from_dict(CONFIG))
     model.set_dtype(mx.bfloat16)
@@ -59,8 +59,8 @@ def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
         yield served
 
 
-def share(original: Path, start: int, stop: int) -> int:
-    """Bytes of the tensors of a stage as they are stored."""
+def stored_bytes(original: Path, start: int, stop: int) -> int:
+    """Returns the stored bytes of a stage's tensors."""
     facts = read_facts(str(original))
     inner = sum(layer.stored_bytes for layer in facts.layers[start:stop])
     head = facts.embedding.stored_bytes if start == 0 else 0
@@ -68,8 +68,8 @@ def share(original: Path, start: int, stop: int) -> int:
 
 
 def same(source: str, original: Path, start: int, stop: int, peers: list[RemoteSource]) -> bool:
-    fetched = read_weights(source, start, stop, nothing, peers=peers).arrays
-    own = read_weights(str(original), start, stop, nothing).arrays
+    fetched = read_weights(source, start, stop, ignore_progress, peers=peers).arrays
+    own = read_weights(str(original), start, stop, ignore_progress).arrays
     return fetched.keys() == own.keys() and all(
         bool(mx.array_equal(fetched[name], own[name])) for name in own
     )
@@ -89,24 +89,24 @@ def test_a_stage_fetches_only_its_own_tensors(hub: FakeHub, original: Path) -> N
     resolve(NAME)
     before = hub.weight_bytes()
     assert same(NAME, original, 2, 5, [])
-    assert hub.weight_bytes() - before == share(original, 2, 5)
+    assert hub.weight_bytes() - before == stored_bytes(original, 2, 5)
     again = hub.weight_bytes()
     assert same(NAME, original, 2, 5, [])
     assert hub.weight_bytes() == again
     folder = resolve(NAME)
     on_disk = sum(x.stat().st_blocks * 512 for x in folder.glob("*.safetensors"))
-    assert on_disk <= share(original, 2, 5) + 64 * 4096
+    assert on_disk <= stored_bytes(original, 2, 5) + 64 * 4096
 
 
 def test_an_interrupted_fetch_resumes(hub: FakeHub, original: Path) -> None:
     resolve(NAME)
     before = hub.weight_bytes()
-    hub.fail_after = before + share(original, 0, LAYERS) // 2
+    hub.fail_after = before + stored_bytes(original, 0, LAYERS) // 2
     with pytest.raises(ModelError, match=r"model-0000.-of-00003\.safetensors: bytes .* the hub"):
-        read_weights(NAME, 0, LAYERS, nothing)
+        read_weights(NAME, 0, LAYERS, ignore_progress)
     hub.fail_after = None
     assert same(NAME, original, 0, LAYERS, [])
-    assert hub.weight_bytes() - before == share(original, 0, LAYERS)
+    assert hub.weight_bytes() - before == stored_bytes(original, 0, LAYERS)
 
 
 def test_the_hub_token_is_sent_to_the_hub_and_appears_in_no_message(
@@ -117,9 +117,9 @@ def test_the_hub_token_is_sent_to_the_hub_and_appears_in_no_message(
         resolve(NAME)
     assert hub.tokens == {"Bearer hf_secret"}
     hub.token = "another"
-    with pytest.raises(ModelError, match="set HF_TOKEN") as told:
+    with pytest.raises(ModelError, match="set HF_TOKEN") as raised:
         resolve("someone/other-model")
-    assert "hf_secret" not in caplog.text + str(told.value)
+    assert "hf_secret" not in caplog.text + str(raised.value)
 
 
 def test_the_error_names_an_unreachable_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,46 +151,46 @@ def test_a_peers_folder_is_fetched_by_the_path_in_the_plan(
     assert read_facts(str(copy.folder)).layers == places.layers
 
 
-class Counting:
-    """A keeper that notes what it gave."""
+class CountingSource:
+    """Counts the bytes read from a source."""
 
-    def __init__(self, keeper: RemoteSource) -> None:
-        self.name = keeper.name
-        self._keeper = keeper
-        self.given = 0
+    def __init__(self, source_: RemoteSource) -> None:
+        self.name = source_.name
+        self._source_ = source_
+        self.read_bytes = 0
 
     def manifest(self, source: str) -> Manifest:
-        return self._keeper.manifest(source)
+        return self._source_.manifest(source)
 
     def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
-        return self._keeper.held_ranges(manifest, file)
+        return self._source_.held_ranges(manifest, file)
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
-        content = self._keeper.read(manifest, file, begin, end)
-        self.given += len(content)
+        content = self._source_.read(manifest, file, begin, end)
+        self.read_bytes += len(content)
         return content
 
 
 def test_ranges_come_from_peers_first_and_then_from_the_hub(
     hub: FakeHub, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_weights(NAME, 0, 4, nothing)
+    read_weights(NAME, 0, 4, ignore_progress)
     first = SparseCopy.find(NAME)
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "another machine"))
     server = FileServer("127.0.0.1", lambda: {NAME}, lambda source: first)
     try:
-        keeper = Counting(PeerSource("first", server.url))
-        resolve(NAME, [keeper])
-        from_peer, from_hub = keeper.given, hub.weight_bytes()
-        assert same(NAME, original, 2, 6, [keeper])
-        assert keeper.given - from_peer == share(original, 2, 4)
-        assert hub.weight_bytes() - from_hub == share(original, 4, 6)
+        source_ = CountingSource(PeerSource("first", server.url))
+        resolve(NAME, [source_])
+        from_peer, from_hub = source_.read_bytes, hub.weight_bytes()
+        assert same(NAME, original, 2, 6, [source_])
+        assert source_.read_bytes - from_peer == stored_bytes(original, 2, 4)
+        assert hub.weight_bytes() - from_hub == stored_bytes(original, 4, 6)
     finally:
         server.close()
 
 
-class Liar(PeerSource):
-    """A peer whose answers were changed on the way."""
+class DamagingPeer(PeerSource):
+    """A peer whose responses are damaged in transit."""
 
     def _get(self, path: str) -> tuple[bytes, str]:
         content, digest = super()._get(path)
@@ -202,8 +202,8 @@ def test_a_range_with_a_wrong_hash_is_refused(
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     with pytest.raises(ModelError, match="does not have the hash"):
-        SparseCopy.create(str(original), [Liar("liar", peer._url)])  # type: ignore[reportPrivateUsage]
-    assert SparseCopy.create(str(original), [Liar("liar", peer._url), peer])  # type: ignore[reportPrivateUsage]
+        SparseCopy.create(str(original), [DamagingPeer("damaging", peer._url)])  # type: ignore[reportPrivateUsage]
+    assert SparseCopy.create(str(original), [DamagingPeer("damaging", peer._url), peer])  # type: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_the_file_server_serves_only_model_files(
         version = PeerSource("p", server.url).manifest(str(original)).version
         place = urlsplit(server.url)
         connection = http.client.HTTPConnection("127.0.0.1", place.port or 0, timeout=5)
-        asked = target.format(source=quote(str(original), safe=""), version=version)
-        connection.request("GET", asked)
+        path = target.format(source=quote(str(original), safe=""), version=version)
+        connection.request("GET", path)
         assert connection.getresponse().status == 404
         connection.close()
     finally:
@@ -253,15 +253,15 @@ RANGES = st.lists(
 )
 
 
-@given(wanted=RANGES, held=RANGES)
-def test_missing_ranges_are_wanted_ranges_minus_held_ranges(
-    wanted: list[tuple[int, int]], held: list[tuple[int, int]]
+@given(needed=RANGES, held=RANGES)
+def test_missing_ranges_are_needed_ranges_minus_held_ranges(
+    needed: list[tuple[int, int]], held: list[tuple[int, int]]
 ) -> None:
     merged = sparse_copy._merge(held)  # type: ignore[reportPrivateUsage]
     assert all(a[1] < b[0] for a, b in pairwise(merged))
-    left = sparse_copy._subtract(sparse_copy._merge(wanted), merged)  # type: ignore[reportPrivateUsage]
+    left = sparse_copy._subtract(sparse_copy._merge(needed), merged)  # type: ignore[reportPrivateUsage]
 
     def numbers(ranges: list[tuple[int, int]]) -> list[int]:
         return [n for begin, end in ranges for n in range(begin, end)]
 
-    assert numbers(left) == sorted(set(numbers(wanted)) - set(numbers(held)))
+    assert numbers(left) == sorted(set(numbers(needed)) - set(numbers(held)))

@@ -1,5 +1,7 @@
-"""A folder of safetensors: only what a stage needs is read, in every mode of mlx, and what is
-wrong with a file is said."""
+"""Loading a stage from a folder of safetensors, in every quantisation of MLX.
+
+Only the stage's own tensors are read. Errors name the file.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ LAYERS = CONFIG["num_hidden_layers"]
 MOE = {**CONFIG, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
 
 
-def nothing(done: int, total: int, fetching: bool = False) -> None:
+def ignore_progress(done: int, total: int, fetching: bool = False) -> None:
     pass
 
 
@@ -52,13 +54,13 @@ def random_model(config: dict[str, Any] = CONFIG) -> Any:
 
 
 def logits_of(path: Path, bounds: tuple[int, ...]) -> mx.array:
-    """The logits of the stages one after the other, each with its own weights alone."""
-    passed: Any = None
+    """Returns the logits of consecutive stages, each with only its own weights."""
+    activations: Any = None
     for start, stop in pairwise(bounds):
-        stage = assemble(read_weights(str(path), start, stop, nothing))
-        passed = stage(TOKENS, passed, stage.make_cache())
-        mx.eval(passed)
-    return passed
+        stage = assemble(read_weights(str(path), start, stop, ignore_progress))
+        activations = stage(TOKENS, activations, stage.make_cache())
+        mx.eval(activations)
+    return activations
 
 
 MODES: dict[str, dict[str, Any]] = {
@@ -160,6 +162,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts bytes by /proc")
 @pytest.mark.parametrize(("start", "stop"), [(0, 3), (3, 6), (5, 8)])
 def test_loading_reads_and_holds_little_more_than_the_stages_bytes(
@@ -192,8 +195,8 @@ def test_loading_reads_and_holds_little_more_than_the_stages_bytes(
 
 def test_weights_in_memory_are_not_read_again(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
-    first = read_weights(str(tmp_path), 0, 4, nothing, cpu_layout=True)
-    second = read_weights(str(tmp_path), 2, 6, nothing, first, cpu_layout=True)
+    first = read_weights(str(tmp_path), 0, 4, ignore_progress, cpu_layout=True)
+    second = read_weights(str(tmp_path), 2, 6, ignore_progress, first, cpu_layout=True)
     name = "model.layers.3.mlp.up_proj.weight"
     assert loaded_parts(second.arrays, name)
     assert all(
@@ -283,7 +286,7 @@ def _set(folder: Path, **values: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_truncate, r"model-00003-of-00003\.safetensors is cut short: .* from tensor \S+ on"),
         (_remove, r"model-00003-of-00003\.safetensors is missing; it holds \S+"),
@@ -301,12 +304,12 @@ def _set(folder: Path, **values: Any) -> None:
     ],
 )
 def test_loading_errors_name_file_and_tensor(
-    damage: Callable[[Path], None], said: str, tmp_path: Path
+    damage: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     write_folder(tmp_path, tensors_of(random_model()), files=3)
     damage(tmp_path)
-    with pytest.raises(ModelError, match=said):
-        read_weights(str(tmp_path), 0, 1, nothing)
+    with pytest.raises(ModelError, match=message):
+        read_weights(str(tmp_path), 0, 1, ignore_progress)
 
 
 def test_the_error_names_a_file_truncated_while_it_is_read(
@@ -324,7 +327,7 @@ def test_the_error_names_a_file_truncated_while_it_is_read(
 
     monkeypatch.setattr(FolderWeights, "make_model", shrinking)
     with pytest.raises(ModelError, match="safetensors"):
-        read_weights(str(tmp_path), 0, LAYERS, nothing)
+        read_weights(str(tmp_path), 0, LAYERS, ignore_progress)
 
 
 def test_code_in_a_model_folder_never_runs(tmp_path: Path) -> None:
@@ -332,7 +335,7 @@ def test_code_in_a_model_folder_never_runs(tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     _set(tmp_path, model_file="evil.py", auto_map={"AutoModel": "evil.Model"})
     with pytest.raises(ModelUnsupportedError):
-        read_weights(str(tmp_path), 0, 1, nothing)
+        read_weights(str(tmp_path), 0, 1, ignore_progress)
     with pytest.raises(ModelUnsupportedError):
         read_facts(str(tmp_path))
     assert not (tmp_path / "ran").exists()
@@ -349,8 +352,8 @@ def test_unneeded_code_of_a_known_architecture_is_reported_and_never_runs(tmp_pa
     assert facts.unused_code == ("config.json", "evil.py", "tokenizer_config.json")
     output = StringIO()
     print_facts(facts, Console(file=output, width=200))
-    assert "code in config.json, evil.py" in output.getvalue()
-    assemble(read_weights(str(tmp_path), 0, 1, nothing))
+    assert "code in config.json, evil.py, tokenizer_config.json" in output.getvalue()
+    assemble(read_weights(str(tmp_path), 0, 1, ignore_progress))
     assert not (tmp_path / "ran").exists()
 
 
@@ -364,7 +367,7 @@ def test_a_model_class_that_exits_the_process_is_an_error(
 
     monkeypatch.setattr(mlx_lm.utils, "load_model", leave)
     with pytest.raises(ModelError, match="ends the process"):
-        read_weights(str(tmp_path), 0, 1, nothing)
+        read_weights(str(tmp_path), 0, 1, ignore_progress)
 
 
 def test_an_index_that_points_outside_its_folder_is_refused(tmp_path: Path) -> None:

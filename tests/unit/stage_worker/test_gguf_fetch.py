@@ -26,7 +26,7 @@ NAME = "someone/small-model-GGUF"
 FILE = "small-model-Q4_0.gguf"
 
 
-def nothing(done: int, total: int, fetching: bool = False) -> None:
+def ignore_progress(done: int, total: int, fetching: bool = False) -> None:
     pass
 
 
@@ -58,8 +58,8 @@ def hub(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
         yield served
 
 
-def share(file: Path, start: int, stop: int) -> int:
-    """Bytes of the tensors that a stage in the middle needs, the frequencies among them."""
+def stored_bytes(file: Path, start: int, stop: int) -> int:
+    """Returns the bytes of a middle stage's tensors, including the RoPE frequencies."""
     mine = [f"blk.{layer}." for layer in range(start, stop)] + ["rope_freqs"]
     tensors = read_gguf_header(file).tensors
     return sum(x.stored_bytes for x in tensors if any(map(x.name.startswith, mine)))
@@ -68,8 +68,8 @@ def share(file: Path, start: int, stop: int) -> int:
 def same(
     source: str, file: Path, start: int, stop: int, peers: Sequence[RemoteSource] = ()
 ) -> bool:
-    fetched = read_weights(source, start, stop, nothing, peers=peers).arrays
-    own = read_weights(str(file), start, stop, nothing).arrays
+    fetched = read_weights(source, start, stop, ignore_progress, peers=peers).arrays
+    own = read_weights(str(file), start, stop, ignore_progress).arrays
     return fetched.keys() == own.keys() and all(
         bool(mx.array_equal(fetched[name], own[name])) for name in own
     )
@@ -87,7 +87,7 @@ def test_a_stage_fetches_only_its_own_tensors(hub: FakeHub, original: Path) -> N
     resolve(f"{NAME}:Q4_0")
     before = hub.weight_bytes()
     assert same(f"{NAME}:Q4_0", original, 2, 4)
-    assert hub.weight_bytes() - before == share(original, 2, 4)
+    assert hub.weight_bytes() - before == stored_bytes(original, 2, 4)
     again = hub.weight_bytes()
     assert same(f"{NAME}:{FILE}", original, 2, 4)
     assert same(pinned_source(f"{NAME}:q4_0"), original, 2, 4)
@@ -98,9 +98,9 @@ def test_an_interrupted_fetch_resumes(hub: FakeHub, original: Path) -> None:
     source = f"{NAME}:{FILE}"
     resolve(source)
     before = hub.weight_bytes()
-    hub.fail_after = before + share(original, 0, LAYERS) // 2
+    hub.fail_after = before + stored_bytes(original, 0, LAYERS) // 2
     with pytest.raises(ModelError, match=rf"{FILE}: bytes .* the hub"):
-        read_weights(source, 0, LAYERS, nothing)
+        read_weights(source, 0, LAYERS, ignore_progress)
     hub.fail_after = None
     assert same(source, original, 0, LAYERS)
     assert hub.weight_bytes() - before <= original.stat().st_size
@@ -124,12 +124,12 @@ def test_the_error_for_a_full_disk_names_the_file(
         resolve(f"{NAME}:{FILE}")
 
 
-class Elsewhere:
-    """A peer that knows by another path what it serves."""
+class PeerWithOtherPath:
+    """A peer that has the file at another path."""
 
     def __init__(self, peer: PeerSource, there: Path) -> None:
         self.name = peer.name
-        self.given = 0
+        self.read_bytes = 0
         self._peer = peer
         self._there = str(there)
 
@@ -141,36 +141,36 @@ class Elsewhere:
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         content = self._peer.read(replace(manifest, source=self._there), file, begin, end)
-        self.given += len(content)
+        self.read_bytes += len(content)
         return content
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Generator[tuple[Path, Elsewhere]]:
-    """A GGUF file on another machine, and the peer there."""
+def served(tmp_path: Path) -> Generator[tuple[Path, PeerWithOtherPath]]:
+    """A GGUF file on another machine, and the peer that serves it."""
     (tmp_path / "there").mkdir()
     file = write_model(tmp_path / "there" / "own.gguf")
     server = FileServer("127.0.0.1", lambda: {str(file)})
     try:
-        yield file, Elsewhere(PeerSource("other", server.url), file)
+        yield file, PeerWithOtherPath(PeerSource("other", server.url), file)
     finally:
         server.close()
 
 
 def test_a_peers_file_is_fetched_by_the_path_in_the_plan(
-    served: tuple[Path, Elsewhere], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: tuple[Path, PeerWithOtherPath], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     file, peer = served
     source = "/on/another/machine/own.gguf"
     resolve(source, [peer])
-    header = peer.given
+    header = peer.read_bytes
     assert same(source, file, 2, 4, [peer])
-    assert peer.given - header == share(file, 2, 4)
+    assert peer.read_bytes - header == stored_bytes(file, 2, 4)
 
 
 def test_ranges_of_two_versions_of_a_file_are_never_mixed(
-    served: tuple[Path, Elsewhere], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: tuple[Path, PeerWithOtherPath], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     file, peer = served
@@ -181,7 +181,7 @@ def test_ranges_of_two_versions_of_a_file_are_never_mixed(
 
 
 def test_a_peer_serves_only_the_file_in_the_plan(
-    served: tuple[Path, Elsewhere],
+    served: tuple[Path, PeerWithOtherPath],
 ) -> None:
     file, peer = served
     (file.parent / "beside.gguf").write_bytes(file.read_bytes())
@@ -235,7 +235,7 @@ FILES = ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m.f16.gguf", "Q2_K/m-Q2_K-00001-of-0
 
 
 @pytest.mark.parametrize(
-    ("asked", "file"),
+    ("requested", "file"),
     [
         ("", "m-Q4_K_M.gguf"),
         ("q4_k_s", "m-Q4_K_S.gguf"),
@@ -243,12 +243,12 @@ FILES = ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m.f16.gguf", "Q2_K/m-Q2_K-00001-of-0
         ("m-Q4_K_S.gguf", "m-Q4_K_S.gguf"),
     ],
 )
-def test_a_gguf_file_is_chosen_by_name_or_quantisation(asked: str, file: str) -> None:
-    assert choose_gguf_file(FILES, asked) == file
+def test_a_gguf_file_is_chosen_by_name_or_quantisation(requested: str, file: str) -> None:
+    assert choose_gguf_file(FILES, requested) == file
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "says"),
+    ("requested", "error", "message"),
     [
         ("Q3_K", ModelNotFoundError, "m-Q4_K_M.gguf, m-Q4_K_S.gguf"),
         ("other.gguf", ModelNotFoundError, "other.gguf is not there"),
@@ -256,9 +256,9 @@ def test_a_gguf_file_is_chosen_by_name_or_quantisation(asked: str, file: str) ->
     ],
 )
 def test_the_error_for_an_unknown_gguf_file_lists_the_files(
-    asked: str, error: type[ModelError], says: str
+    requested: str, error: type[ModelError], message: str
 ) -> None:
-    with pytest.raises(error, match=says):
-        choose_gguf_file(FILES, asked)
+    with pytest.raises(error, match=message):
+        choose_gguf_file(FILES, requested)
     with pytest.raises(ModelNotFoundError, match="name one after a colon"):
         choose_gguf_file(["a-Q2_K.gguf", "b-Q3_K.gguf"], "")

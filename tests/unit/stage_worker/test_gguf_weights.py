@@ -44,18 +44,18 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def nothing(done: int, total: int, fetching: bool = False) -> None:
+def ignore_progress(done: int, total: int, fetching: bool = False) -> None:
     pass
 
 
 def logits_of(path: Path, bounds: tuple[int, ...] = (0, LAYERS)) -> mx.array:
-    """The logits of the stages one after the other, each with its own weights alone."""
-    passed: Any = None
+    """Returns the logits of consecutive stages, each with only its own weights."""
+    activations: Any = None
     for start, stop in pairwise(bounds):
-        stage = assemble(read_weights(str(path), start, stop, nothing))
-        passed = stage(TOKENS, passed, stage.make_cache())
-        mx.eval(passed)
-    return passed
+        stage = assemble(read_weights(str(path), start, stop, ignore_progress))
+        activations = stage(TOKENS, activations, stage.make_cache())
+        mx.eval(activations)
+    return activations
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -96,22 +96,22 @@ def test_scaled_rope_frequencies_come_from_the_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def as_on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep matrices quantised, as on a machine with Metal; MLX computes them here too."""
+    """Keeps matrices quantised, as on a machine with Metal."""
     for module in (gguf_weights, cpu_float32):
         monkeypatch.setattr(module, "on_metal", lambda: True)
 
 
 @pytest.mark.parametrize(
-    ("file_type", "told"),
+    ("file_type", "expected"),
     [(None, "q4_k"), (15, "q4_k_m"), (0, "f32"), (1024, "q4_k"), (99, "q4_k")],
 )
 def test_quantisation_is_the_files_own_or_that_of_most_tensors(
-    tmp_path: Path, file_type: int | None, told: str
+    tmp_path: Path, file_type: int | None, expected: str
 ) -> None:
     path = tmp_path / "model.gguf"
     model = random_model("qwen3", tie_word_embeddings=False)
     write_gguf(path, "qwen3", model, {}, default="Q4_K", file_type=file_type)
-    assert read_facts(str(path)).quantization == told
+    assert read_facts(str(path)).quantization == expected
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_0", "F16", "BF16"])
@@ -122,7 +122,7 @@ def test_quantised_matrices_equal_the_files(
     path = tmp_path / "model.gguf"
     write_gguf(path, "qwen3", model, {}, default=kind)
     with caplog.at_level(logging.WARNING):
-        weights = read_weights(str(path), 0, LAYERS, nothing)
+        weights = read_weights(str(path), 0, LAYERS, ignore_progress)
     arrays = weights.arrays
     assert ("converted to 8 bits" in caplog.text) == (kind == "Q5_0")
     expected_bits = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8, "Q4_K": 4, "Q5_0": 8}.get(kind)
@@ -167,7 +167,7 @@ def _unknown_family(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "said"),
+    ("damage", "error", "message"),
     [
         (_cut, ModelError, r"model\.gguf.*tensor blk|model\.gguf.*tensor output"),
         (_without_embedding, ModelError, r"model\.gguf has no tensor token_embd\.weight"),
@@ -175,10 +175,10 @@ def _unknown_family(path: Path) -> None:
     ],
 )
 def test_the_error_for_a_damaged_file_names_the_place(
-    damage: Callable[[Path], None], error: type[ModelError], said: str, tmp_path: Path
+    damage: Callable[[Path], None], error: type[ModelError], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path, "llama", random_model("llama", tie_word_embeddings=True), {})
     damage(path)
-    with pytest.raises(error, match=said):
-        read_weights(str(path), 0, 1, nothing)
+    with pytest.raises(error, match=message):
+        read_weights(str(path), 0, 1, ignore_progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from llguidance import LLMatcher
 
 from pomona.messages.cache_ops import Open
@@ -41,12 +42,13 @@ def text(client: Client) -> str:
     return read_vocabulary(FACTS.path).decode(client.tokens)
 
 
+@pytest.mark.slow
 def test_each_row_of_a_lane_matches_its_own_grammar() -> None:
-    line = vocabulary_pipeline()
-    made = [line.submit(f"j{n}", range(n + 3), sampling(JSON, seed=n)) for n in range(4)]
-    dates = [line.submit(f"d{n}", range(n + 9), sampling(DATE, seed=n)) for n in range(2)]
-    free = line.submit("free", range(20), Sampling(max_tokens=5))
-    line.run()
+    pipeline = vocabulary_pipeline()
+    made = [pipeline.submit(f"j{n}", range(n + 3), sampling(JSON, seed=n)) for n in range(4)]
+    dates = [pipeline.submit(f"d{n}", range(n + 9), sampling(DATE, seed=n)) for n in range(2)]
+    free = pipeline.submit("free", range(20), Sampling(max_tokens=5))
+    pipeline.run()
     for client in made:
         value = json.loads(text(client))
         assert set(value) == {"name", "age", "mood"}
@@ -59,6 +61,7 @@ def test_each_row_of_a_lane_matches_its_own_grammar() -> None:
     assert len(free.tokens) == 5
 
 
+@pytest.mark.slow
 def test_a_resumed_reply_continues_from_its_grammar_state() -> None:
     whole = vocabulary_pipeline()
     first = whole.submit("a", range(8), sampling(JSON, temperature=0.0))

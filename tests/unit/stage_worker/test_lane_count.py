@@ -81,7 +81,7 @@ def test_settled_count_is_tried_again() -> None:
     ("worse", "rarer"), [(1.05, [1, 2, 4, 8, 16, 32, 64, 64]), (2.0, [1, 8, 64, 64])]
 )
 def test_trials_that_change_nothing_become_rarer(worse: float, rarer: list[int]) -> None:
-    """They become rarer faster when a count is clearly slower, since users pay for a trial."""
+    """Trials of a clearly slower count become rarer faster, because they slow users down."""
     tuner = LaneCountTuner(2)
     kept = drive(tuner, 2, 4 * MAX_RETRIAL_ROUNDS, lambda lanes: worse if lanes == 2 else 1.0)
     trials = [i for i, (a, b) in enumerate(pairwise(kept)) if (a, b) == (1, 2)]

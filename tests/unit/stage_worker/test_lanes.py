@@ -105,6 +105,7 @@ def test_no_row_is_decoded_twice_before_another_once_while_lanes_change(seed: in
     assert_rows_take_turns(pipeline.steps)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     stages=st.integers(2, 5),

@@ -20,7 +20,7 @@ def test_targets_and_most_likely_ids_get_their_logprobs(count: int) -> None:
     exact = exact - np.log(np.exp(exact).sum(-1, keepdims=True))
     own, ids, top = token_logprobs(logits, mx.array(targets), count)
     assert np.asarray(own) == pytest.approx(exact[np.arange(4), targets], abs=1e-5)
-    likeliest = np.argsort(-exact, axis=-1)[:, :count]
-    assert np.asarray(ids).tolist() == likeliest.tolist()
-    assert np.asarray(top) == pytest.approx(np.take_along_axis(exact, likeliest, -1), abs=1e-5)
+    most_likely = np.argsort(-exact, axis=-1)[:, :count]
+    assert np.asarray(ids).tolist() == most_likely.tolist()
+    assert np.asarray(top) == pytest.approx(np.take_along_axis(exact, most_likely, -1), abs=1e-5)
     assert (ids.dtype, ids.shape, top.shape) == (mx.int32, (4, count), (4, count))

@@ -45,6 +45,7 @@ def alone(model: Any, prompt: list[int]) -> list[int]:
     return [int(token) for token, _ in steps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", sorted(KINDS))
 def test_greedy_ids_equal_those_of_mlx_lm_alone(row: str) -> None:
     model: Any = build(row)
@@ -61,14 +62,14 @@ def test_greedy_ids_equal_those_of_mlx_lm_alone(row: str) -> None:
         chunk=8,
         min_prefix=4,
     )
-    line = InProcessPipeline(stages, limits)
+    pipeline = InProcessPipeline(stages, limits)
     prompts = [[(7 * i + 3 * n * i + n) % 40 for i in range(5 + 3 * n)] for n in range(5)]
-    clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(prompts)]
-    line.run()
+    clients = [pipeline.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(prompts)]
+    pipeline.run()
     assert [client.tokens for client in clients] == [alone(model, p) for p in prompts]
 
     second = [*prompts[2], *clients[2].tokens, 1, 2, 3]
-    again = line.submit("again", second, GREEDY)
-    line.run()
+    again = pipeline.submit("again", second, GREEDY)
+    pipeline.run()
     assert again.tokens == alone(model, second)
     assert again.cached == len(prompts[2]) + REPLY - 1

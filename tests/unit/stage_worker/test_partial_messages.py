@@ -1,4 +1,4 @@
-"""Partial messages: which first parts wait for their second part."""
+"""Partial messages: first parts that wait for their second part."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from pomona_gateway.http.openai.embeddings import FAMILIES
 from pomona_stage_worker.slicing import slice_model
-from support.models.random_llama import CUTS, GREEDY, alone, model, pipeline, prompts
+from support.models.random_llama import CUTS, GREEDY, llama_pipeline, model, prompts, reference_ids
 from support.slicing.families import build, randomise
 
 EMBED = replace(GREEDY, max_tokens=1, embedding=True)
@@ -25,30 +25,31 @@ def hidden(prompt: Sequence[int]) -> list[float]:
 
 @pytest.mark.parametrize("bounds", CUTS)
 def test_an_embedding_arrives_once_beside_other_requests_replies(bounds: tuple[int, ...]) -> None:
-    line = pipeline(bounds, chunk=16)
-    wanted = prompts(6, 40)
+    pipeline = llama_pipeline(bounds, chunk=16)
+    all_prompts = prompts(6, 40)
     clients = [
-        line.submit(f"r{n}", prompt, EMBED if n % 2 else GREEDY) for n, prompt in enumerate(wanted)
+        pipeline.submit(f"r{n}", prompt, EMBED if n % 2 else GREEDY)
+        for n, prompt in enumerate(all_prompts)
     ]
-    line.run()
-    for n, (client, prompt) in enumerate(zip(clients, wanted, strict=True)):
+    pipeline.run()
+    for n, (client, prompt) in enumerate(zip(clients, all_prompts, strict=True)):
         if n % 2:
             [embedding] = client.embeddings
             assert embedding == pytest.approx(hidden(prompt), abs=1e-4)
             assert client.finish == "length"
         else:
             assert client.embeddings == []
-            assert client.tokens == alone(prompt)
-    assert line.scheduler.active == 0
+            assert client.tokens == reference_ids(prompt)
+    assert pipeline.scheduler.active == 0
 
 
 def test_a_cached_prefix_serves_embeddings() -> None:
-    line = pipeline((0, 2, 5))
+    pipeline = llama_pipeline((0, 2, 5))
     prompt = prompts(1, 50)[0] * 3
-    line.submit("first", prompt, EMBED)
-    line.run()
-    again = line.submit("again", prompt, EMBED)
-    line.run()
+    pipeline.submit("first", prompt, EMBED)
+    pipeline.run()
+    again = pipeline.submit("again", prompt, EMBED)
+    pipeline.run()
     assert again.cached == len(prompt) - 1
     assert again.embeddings[0] == pytest.approx(hidden(prompt), abs=1e-4)
 

@@ -44,6 +44,7 @@ def test_temperature_zero_picks_the_most_likely_token() -> None:
     assert one([0.1, 3.0, 2.9], GREEDY) == 1
 
 
+@pytest.mark.slow
 def test_samples_follow_the_models_distribution() -> None:
     seen = frequencies([0.0, 1.0986123, 0.0], PLAIN)
     assert seen[1] == pytest.approx(0.6, abs=0.04)
@@ -55,6 +56,7 @@ def test_temperature_scales_the_logits() -> None:
     assert seen[1] == pytest.approx(0.8808, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampling", "possible"),
     [

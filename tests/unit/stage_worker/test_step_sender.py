@@ -20,7 +20,7 @@ from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.slicing import slice_model
 from pomona_stage_worker.testing.emulated import EmulatedStage
 from support.doubles.pipeline import InProcessPipeline
-from support.models.random_llama import GREEDY, LAYERS, alone, model, prompts
+from support.models.random_llama import GREEDY, LAYERS, model, prompts, reference_ids
 
 HOLD_S = 0.1
 WIDTH = 4
@@ -29,7 +29,7 @@ TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
 
 
 class BusyStage(EmulatedStage):
-    """Its computation needs its thread to the end."""
+    """A stage whose computation blocks its thread until the end."""
 
     def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
@@ -185,5 +185,5 @@ def test_tail_that_returns_logprobs_needs_its_thread(
     prompt = prompts(1)[0]
     client = pipeline.submit("r", prompt, replace(GREEDY, logprobs=logprobs))
     pipeline.run()
-    assert client.tokens == alone(prompt)
+    assert client.tokens == reference_ids(prompt)
     assert [stage.is_async for stage in stages] == [{True}, {tail_goes_on}]

@@ -96,12 +96,13 @@ def test_sinks_and_unknown_masks_use_mlxs_kernel() -> None:
         attention(*heads, scale=SCALE, mask="diagonal")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or this_device().kind != "cpu",
     reason="only where MLX computes on an x86 processor",
 )
 def test_the_backend_uses_it_and_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once MLX's own is as fast, this one can be deleted."""
+    """This attention can be deleted when MLX's own is as fast."""
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", mlx_attention)
     mlx_backend()
     assert mx.fast.scaled_dot_product_attention is attention

@@ -26,7 +26,7 @@ _GENERATIONS = ((79, 5), (39, 4), (19, 3))
 def thunderbolt_ports(text: str) -> tuple[ThunderboltPort, ...]:
     """Parses the ports from ``system_profiler SPThunderboltDataType -json``.
 
-    Raises ValueError when the text is not valid output of it.
+    Raises ValueError when the text is not valid output.
     """
     content: Any = orjson.loads(text)
     buses = content.get("SPThunderboltDataType") if isinstance(content, dict) else None

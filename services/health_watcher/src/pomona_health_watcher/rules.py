@@ -1,4 +1,4 @@
-"""Finds what is wrong in the cluster, from its beacons. Pure: time is a parameter, in seconds.
+"""Finds faults in the cluster, from its beacons. Pure: time is a parameter, in seconds.
 
 A condition is something that is wrong now. An incident is something that was wrong and is over
 already, such as a service that died and was restarted within its lease.

@@ -104,7 +104,7 @@ def clearly_fastest(seconds: Mapping[Layout, float]) -> Layout:
 
 
 def product_seconds(layout: Layout, matrix: mx.array, rows: Sequence[int] = (1,)) -> float:
-    """Times products of a matrix with inputs of so many rows, and returns the sum.
+    """Times products of a matrix with inputs of ``rows`` rows, and returns the sum.
 
     Each timing is the fastest of several over enough copies of the matrix to leave the
     processor's caches, as in a model.

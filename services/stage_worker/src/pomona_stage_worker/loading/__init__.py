@@ -1,4 +1,4 @@
-"""Loads the weights of one stage from a model's files, fetching what is not on disk."""
+"""Loads the weights of one stage from a model's files, fetching missing parts."""
 
 from pomona_stage_worker.loading.fetch import Progress
 from pomona_stage_worker.loading.loader import StageWeights, assemble, read_weights

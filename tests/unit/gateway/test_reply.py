@@ -1,4 +1,4 @@
-"""What a grammar lets through is read as a call by the same notation's parser."""
+"""Replies that a grammar permits are read as tool calls by the parser of the same notation."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def begin(output: ReplyNotation, outcome: Outcome, opened: bool = False) -> LLMa
 
 
 def allows(matcher: LLMatcher, text: str) -> bool:
-    """Whether a reply may be this text and end there."""
+    """Returns true if the grammar permits this text as the whole reply."""
     ids = list(TOKENIZER.encode(text, chat=True))
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
 def draw(matcher: LLMatcher, seed: int) -> str:
-    """A reply of which each token is drawn from those allowed, all of them alike."""
+    """Returns a reply whose tokens are drawn uniformly from those that the grammar permits."""
     chance = random.Random(seed)
     mask = allocate_token_bitmask(1, SIZE)
     ids: list[int] = []

@@ -23,22 +23,25 @@ from support.models.random_llama import (
     GREEDY,
     REPLY,
     VOCABULARY,
-    alone,
+    llama_pipeline,
     model,
-    pipeline,
     prompts,
+    reference_ids,
 )
 
 
 @pytest.mark.parametrize("bounds", CUTS)
 def test_concurrent_requests_get_the_ids_of_lone_requests(bounds: tuple[int, ...]) -> None:
-    line = pipeline(bounds)
-    wanted = prompts(7)
-    clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
-    line.run()
-    assert [client.tokens for client in clients] == [alone(prompt) for prompt in wanted]
+    pipeline = llama_pipeline(bounds)
+    all_prompts = prompts(7)
+    clients = [pipeline.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(all_prompts)]
+    pipeline.run()
+    assert [client.tokens for client in clients] == [
+        reference_ids(prompt) for prompt in all_prompts
+    ]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     bounds=st.sampled_from(CUTS),
@@ -55,72 +58,81 @@ def test_concurrent_requests_get_the_ids_of_lone_requests(bounds: tuple[int, ...
 def test_random_submits_and_cancels_change_no_ids(
     bounds: tuple[int, ...], schedule: list[tuple[str, int]]
 ) -> None:
-    line = pipeline(bounds, chunk=16)
+    pipeline = llama_pipeline(bounds, chunk=16)
     texts = prompts(10)
-    asked: dict[str, tuple[int, ...]] = {}
+    submitted: dict[str, tuple[int, ...]] = {}
     cancelled: set[str] = set()
     # The lane count changes every few steps.
     with patch.multiple(lane_count, TRIAL_ROUNDS=1, RETRIAL_ROUNDS=1, MAX_RETRIAL_ROUNDS=1):
         for kind, number in schedule:
             if kind == "submit":
-                request = f"r{len(asked)}"
-                asked[request] = texts[number]
-                line.submit(request, texts[number], GREEDY)
-            elif kind == "cancel" and f"r{number}" in asked:
+                request = f"r{len(submitted)}"
+                submitted[request] = texts[number]
+                pipeline.submit(request, texts[number], GREEDY)
+            elif kind == "cancel" and f"r{number}" in submitted:
                 cancelled.add(f"r{number}")
-                line.cancel(f"r{number}")
+                pipeline.cancel(f"r{number}")
             else:
                 for _ in range(1 if kind == "move" else 15):
-                    moves = line.moves()
+                    moves = pipeline.moves()
                     moves[number % len(moves)]()
-                    line.now += number / 1e6
-        line.run()
-    for request, prompt in asked.items():
-        got = line.clients[request].tokens
-        assert got == alone(prompt)[: len(got)]
+                    pipeline.now += number / 1e6
+        pipeline.run()
+    for request, prompt in submitted.items():
+        got = pipeline.clients[request].tokens
+        assert got == reference_ids(prompt)[: len(got)]
         assert len(got) == REPLY or request in cancelled
-    tables = line.tables()
+    tables = pipeline.tables()
     assert all(table == tables[0] for table in tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", CUTS)
 def test_second_turn_from_a_cached_prefix_gives_the_same_ids(bounds: tuple[int, ...]) -> None:
-    line = pipeline(bounds)
+    pipeline = llama_pipeline(bounds)
     first = prompts(1, 50)[0] * 8
-    reply = line.submit("a", first, GREEDY)
-    line.run()
+    reply = pipeline.submit("a", first, GREEDY)
+    pipeline.run()
     second = (*first, *reply.tokens, 5, 6, 7)
-    again = line.submit("b", second, GREEDY)
-    line.run()
+    again = pipeline.submit("b", second, GREEDY)
+    pipeline.run()
     third = (*second, *again.tokens, 9)
-    last = line.submit("c", third, GREEDY)
-    line.run()
+    last = pipeline.submit("c", third, GREEDY)
+    pipeline.run()
     branch = (*first[:-3], 11, 12)
-    other = line.submit("d", branch, GREEDY)
-    line.run()
-    assert [again.tokens, last.tokens, other.tokens] == [alone(second), alone(third), alone(branch)]
+    other = pipeline.submit("d", branch, GREEDY)
+    pipeline.run()
+    assert [again.tokens, last.tokens, other.tokens] == [
+        reference_ids(second),
+        reference_ids(third),
+        reference_ids(branch),
+    ]
     assert again.cached == len(first) + REPLY - 1
     assert last.cached == len(second) + REPLY - 1
     assert other.cached == len(first) - 3
 
 
+@pytest.mark.slow
 def test_remaining_prefixes_are_exact_after_eviction_and_trimming() -> None:
-    line = pipeline((0, 2, 5), cache_tokens=420)
+    pipeline = llama_pipeline((0, 2, 5), cache_tokens=420)
     system = prompts(1, 50)[0] * 3
     for number in range(12):
         prompt = (*system, *(((number * 13 + i) % VOCABULARY) for i in range(40)))
-        client = line.submit(f"r{number}", prompt, GREEDY)
-        line.run()
-        assert client.tokens == alone(prompt)
+        client = pipeline.submit(f"r{number}", prompt, GREEDY)
+        pipeline.run()
+        assert client.tokens == reference_ids(prompt)
         assert number == 0 or client.cached >= len(system)
 
 
+@pytest.mark.slow
 def test_preempted_sequences_give_the_same_ids() -> None:
-    line = pipeline((0, 2, 5), cache_tokens=110)
-    wanted = [prompt[:25] for prompt in prompts(6)]
-    clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
-    line.run()
-    assert [client.tokens for client in clients] == [alone(prompt) for prompt in wanted]
+    pipeline = llama_pipeline((0, 2, 5), cache_tokens=110)
+    all_prompts = [prompt[:25] for prompt in prompts(6)]
+    clients = [pipeline.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(all_prompts)]
+    pipeline.run()
+    assert [client.tokens for client in clients] == [
+        reference_ids(prompt) for prompt in all_prompts
+    ]
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -139,19 +151,21 @@ def test_other_lanes_are_prebuilt_during_a_step_only_if_enabled(
     monkeypatch.setattr(InProcessPipeline, "_prepare", rest)
     ends = [(0, 2), (2, 5)]
     stages = [MlxStage(slice_model(model(), a, b), builds_beside=beside) for a, b in ends]
-    line = InProcessPipeline(
+    pipeline = InProcessPipeline(
         stages, SchedulerLimits(stages=2, context_length=4096, cache_tokens=9999)
     )
     first, second = prompts(2)
-    alone_first = line.submit("a", first, GREEDY)
-    line.run()
+    first_alone = pipeline.submit("a", first, GREEDY)
+    pipeline.run()
     assert not built, "a lone lane is prebuilt only when its stage is idle"
-    clients = [line.submit(f"b{n}", prompt, GREEDY) for n, prompt in enumerate((first, second))]
-    line.run()
+    clients = [pipeline.submit(f"b{n}", prompt, GREEDY) for n, prompt in enumerate((first, second))]
+    pipeline.run()
     assert (len(built) > REPLY) == beside
-    assert [c.tokens for c in (alone_first, *clients)] == [*map(alone, (first, first, second))]
+    expected = [reference_ids(prompt) for prompt in (first, first, second)]
+    assert [client.tokens for client in (first_alone, *clients)] == expected
 
 
+@pytest.mark.slow
 def test_quantised_caches_run_one_sequence_a_lane_and_agree_with_mlx_lm() -> None:
     wide = wide_model()
     stages = [MlxStage(slice_model(wide, a, b), cache_bits=8) for a, b in [(0, 1), (1, 3)]]
@@ -159,11 +173,11 @@ def test_quantised_caches_run_one_sequence_a_lane_and_agree_with_mlx_lm() -> Non
     limits = SchedulerLimits(
         stages=2, context_length=4096, cache_tokens=9999, can_batch=False, chunk=2048
     )
-    line = InProcessPipeline(stages, limits)
-    wanted = prompts(4)
-    clients = [line.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(wanted)]
-    line.run()
-    for client, prompt in zip(clients, wanted, strict=True):
+    pipeline = InProcessPipeline(stages, limits)
+    all_prompts = prompts(4)
+    clients = [pipeline.submit(f"r{n}", prompt, GREEDY) for n, prompt in enumerate(all_prompts)]
+    pipeline.run()
+    for client, prompt in zip(clients, all_prompts, strict=True):
         steps = generate_step(
             mx.array(prompt), wide, max_tokens=REPLY, kv_bits=8, quantized_kv_start=0
         )
