@@ -210,3 +210,51 @@ def test_certificate_that_does_not_match_its_key_stops_the_start(
     )
     with pytest.raises(ConfigurationError, match="TLS_CERTIFICATE"):
         asyncio.run(serve(settings, asyncio.Event()))
+
+
+CHAT = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("version", "header"),
+    [("1.1", "host: localhost"), ("1.1", "host: localhost\r\nconnection: close"), ("1.0", "x: y")],
+)
+def test_client_that_stops_sending_gets_its_response(
+    gateway: GatewayThread, version: str, header: str
+) -> None:
+    head = f"POST /v1/chat/completions HTTP/{version}\r\n{header}\r\n"
+    with connect(gateway) as raw:
+        raw.sendall(f"{head}content-length: {len(CHAT)}\r\n\r\n".encode() + CHAT)
+        raw.shutdown(socket.SHUT_WR)
+        answer = read_all(raw)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"finish_reason":"stop"' in answer
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json"])
+def test_root_answers_health_checks(gateway: GatewayThread, accept: str) -> None:
+    answer = httpx.get(gateway.url, headers={"accept": accept})
+    assert answer.status_code == 200
+    assert (answer.json()["name"] == "Pomona") if "json" in accept else "Pomona is" in answer.text
+    head = httpx.head(gateway.url)
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_names_of_models_follow_aliases_and_the_setting(cluster: ScriptedCluster) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    with running_gateway(
+        cluster, model_aliases={"claude-*": MODEL}, unknown_models="loaded"
+    ) as gateway:
+        for name in ("claude-sonnet-4", "CLAUDE-x", "TINY:latest", "gpt-9"):
+            answer = httpx.post(f"{gateway.url}/v1/chat/completions", json={"model": name, **body})
+            assert answer.json()["model"] == MODEL
+
+
+def test_default_limit_is_named_where_it_applies(cluster: ScriptedCluster) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    with running_gateway(cluster, default_max_tokens=7) as gateway:
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body)
+        assert answer.headers["x-pomona-ignored"] == "max_tokens.default-7"
+        assert cluster.head.submitted[-1].submit.sampling.max_tokens == 7
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json={**body, "max_tokens": 3})
+        assert "x-pomona-ignored" not in answer.headers

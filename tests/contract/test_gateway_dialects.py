@@ -208,8 +208,8 @@ def test_ollama_lists_and_describes_models(llama: ollama.Client, gateway: Gatewa
     [
         {"format": {"type": "strin"}},
         {"format": "yaml"},
-        {"options": {"num_thread": 4}},
-        {"options": {"num_ctx": 100_000}},
+        {"options": {"top_p": 2}},
+        {"options": {"num_ctx": "100"}},
         {"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]},
         {"model": "nope"},
     ],

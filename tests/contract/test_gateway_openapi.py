@@ -36,13 +36,16 @@ CONTEXT_LENGTH = 2**31 - 1
 EXAMPLES = 10
 """Random examples of each operation, beside those that cover its schema systematically."""
 BEYOND_SCHEMAS = {
+    "content_not_supported",
+    "parameter_not_supported",
+    "tool_not_found",
     "embeddings_not_supported",
     "min_tokens_too_large",
     "structured_output_not_supported",
 }
 """Codes of a 400 for requests that the document allows. JSON Schema cannot express that this
-model gives no embeddings, that one number must not exceed another, or which schemas and regular
-expressions a grammar supports."""
+model gives no embeddings and reads no images, that one number must not exceed another, which
+tools there are, or which schemas and regular expressions a grammar supports."""
 REFUSED = ["400", "404", "405", "413"]
 """Statuses for invalid requests; a list that is too long may also make the body too large."""
 

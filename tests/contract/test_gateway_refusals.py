@@ -82,18 +82,42 @@ def test_body_that_is_not_a_json_object_is_400(http: httpx.Client, body: bytes, 
     assert_refused(http.post("/v1/chat/completions", content=body), 400, code)
 
 
-def test_compressed_body_is_415(http: httpx.Client) -> None:
-    packed = gzip.compress(json.dumps(OK).encode())
-    answer = http.post("/v1/chat/completions", content=packed, headers={"content-encoding": "gzip"})
-    assert "'gzip'" in assert_refused(answer, 415, "unsupported_content_encoding")
+def test_body_in_another_encoding_is_415(http: httpx.Client) -> None:
+    answer = http.post("/v1/chat/completions", content=b"x", headers={"content-encoding": "br"})
+    assert "'br'" in assert_refused(answer, 415, "unsupported_content_encoding")
+
+
+def test_zip_bomb_is_413_and_is_not_inflated(http: httpx.Client) -> None:
+    bomb = gzip.compress(bytes(512 << 20))
+    process = psutil.Process()
+    before = process.memory_info().rss
+    answer = http.post("/v1/chat/completions", content=bomb, headers={"content-encoding": "gzip"})
+    assert_refused(answer, 413, "body_too_large")
+    assert process.memory_info().rss - before < MAX_GROWTH_BYTES
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"stream_options": {"x": 1}, "stream": True}, "stream_options.x"),
+        ({"messages": [{"role": "user", "content": "x", "size": 1}]}, "messages[0].size"),
+    ],
+)
+def test_unknown_parameter_is_named_or_refused_by_the_setting(
+    http: httpx.Client, cluster: ScriptedCluster, change: dict[str, Any], param: str
+) -> None:
+    answer = http.post("/v1/chat/completions", json={**OK, **change})
+    assert answer.status_code == 200
+    assert answer.headers["x-pomona-ignored"] == param
+    with running_gateway(cluster, unknown_parameters="refuse") as gateway:
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json={**OK, **change})
+        assert_refused(answer, 400, "unknown_parameter", param)
 
 
 @pytest.mark.parametrize(
     ("change", "code", "param"),
     [
-        ({"colour": 1}, "unknown_parameter", "colour"),
-        ({"best_of": 2}, "unknown_parameter", "best_of"),
-        ({"stream_options": {"x": 1}, "stream": True}, "unknown_parameter", "stream_options.x"),
         ({"temperature": "hot"}, "invalid_value", "temperature"),
         ({"temperature": "0.5"}, "invalid_value", "temperature"),
         ({"temperature": True}, "invalid_value", "temperature"),
@@ -103,7 +127,6 @@ def test_compressed_body_is_415(http: httpx.Client) -> None:
         ({"max_tokens": 1.5}, "invalid_value", "max_tokens"),
         ({"n": 0}, "invalid_value", "n"),
         ({"n": 1000}, "invalid_value", "n"),
-        ({"stop": [""]}, "invalid_value", "stop[0]"),
         ({"stop": ["x"] * 99}, "invalid_value", "stop"),
         ({"stop": 5}, "invalid_value", "stop"),
         ({"seed": "7"}, "invalid_value", "seed"),
@@ -114,7 +137,6 @@ def test_compressed_body_is_415(http: httpx.Client) -> None:
         ({"stop_token_ids": [999_999]}, "invalid_value", "stop_token_ids"),
         ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
-        ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
         ({"response_format": {"type": "yaml"}}, "invalid_value", "response_format"),
         (
             {"response_format": {"type": "json_schema"}},
@@ -158,18 +180,8 @@ def test_compressed_body_is_415(http: httpx.Client) -> None:
         ({"messages": [{"role": "user", "content": 5}]}, "invalid_value", "messages[0].content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "invalid_value",
-            "messages[0].content[0].type",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "x", "size": 1}]},
-            "unknown_parameter",
-            "messages[0].size",
-        ),
-        (
-            {"messages": [{"role": "tool", "content": "x"}]},
-            "missing_required_parameter",
-            "messages[0].tool_call_id",
+            "content_not_supported",
+            "messages[0].content[0]",
         ),
     ],
 )  # fmt: skip
@@ -279,9 +291,8 @@ def test_body_that_does_not_arrive_is_408(cluster: ScriptedCluster) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
         ("GET", "/v1/nothing", 404, "not_found"),
-        ("POST", "/v1/chat/completions/", 404, "not_found"),
+        ("POST", "/v1/nothing/", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
     ],

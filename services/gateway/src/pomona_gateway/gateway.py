@@ -74,7 +74,12 @@ class Gateway:
             self.verified_routes.on_token,
         )
         self.load_requests = LoadRequests(self.control.publish_now, settings.load_on_request)
-        self.models = ModelRegistry(self.route_table, requests=self.load_requests)
+        self.models = ModelRegistry(
+            self.route_table,
+            requests=self.load_requests,
+            aliases=settings.model_aliases,
+            unknown_is_loaded=settings.unknown_models == "loaded",
+        )
         self.grammars = GrammarChecker(settings)
         self.control.endpoints |= {"http": url, "data": self.pipelines.endpoint}
         self.control.on_beacon(self._on_beacon)

@@ -23,6 +23,8 @@ _REQUEST = (
 )  # fmt: skip
 _COUNTS = tuple(float(d * 10**e) for e in range(6) for d in (1, 2, 5))
 _MODEL = ("model_name",)
+MAX_IGNORED_PATHS = 256
+"""Maximum number of paths that the metric of ignored parameters tells apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ class Metrics:
         self.key_tokens = counter(
             "key_tokens", "Tokens of prompts and replies, by key", ("key", "kind")
         )
+        self._ignored = counter(
+            "parameters_ignored", "Parameters of requests without effect", ("dialect", "path")
+        )
+        self._ignored_paths: set[tuple[str, str]] = set()
         self.dropped = counter(
             "messages_dropped", "Messages of the data plane that were dropped", ("reason",)
         )
@@ -174,6 +180,19 @@ class Metrics:
         self.key_requests.labels(key).inc()
         self.key_tokens.labels(key, "prompt").inc(prompt)
         self.key_tokens.labels(key, "reply").inc(reply)
+
+    def observe_ignored(self, dialect: str, path: str) -> bool:
+        """Counts a parameter without effect. Returns whether the path is new.
+
+        Paths beyond ``MAX_IGNORED_PATHS`` are counted as ``other`` and are never new.
+        """
+        known = (dialect, path) in self._ignored_paths
+        if not known and len(self._ignored_paths) >= MAX_IGNORED_PATHS:
+            self._ignored.labels(dialect, "other").inc()
+            return False
+        self._ignored_paths.add((dialect, path))
+        self._ignored.labels(dialect, path).inc()
+        return not known
 
     def exposition(self) -> bytes:
         """Returns all metrics in Prometheus' exposition format."""

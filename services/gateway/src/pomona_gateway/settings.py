@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -65,6 +65,18 @@ class GatewaySettings(ServiceSettings):
     keep_alive_s: float = Field(default=5.0, gt=0, le=60)
     """Seconds between the comments that keep a waiting stream open."""
 
+    model_aliases: dict[str, str] = Field(default_factory=dict[str, str])
+    """Names of models by pattern, as JSON: ``{"claude-*": "my-model"}``. The first pattern that
+    matches a requested name applies, without regard to case."""
+    unknown_models: Literal["refuse", "loaded"] = "refuse"
+    """Meaning of the name of an unknown model: ``refuse`` answers 404, ``loaded`` takes the first
+    loaded model."""
+    unknown_parameters: Literal["ignore", "refuse"] = "ignore"
+    """Treatment of parameters that the API does not know: ``ignore`` names them in the header
+    ``x-pomona-ignored``, ``refuse`` answers 400."""
+    default_max_tokens: int = Field(default=32768, ge=0, le=2**31 - 1)
+    """Maximum number of tokens of a reply whose request sets no limit; 0 for the rest of the
+    context."""
     load_on_request: bool = True
     """Load a model that the planner knows when a request names it; the status is 503 with
     Retry-After until it is loaded."""

@@ -2,13 +2,14 @@
 
 from pomona_gateway.grammar.compile_check import GrammarChecker
 from pomona_gateway.grammar.reply import Outcome, ReplyGrammar, body_grammar, dialogue_grammar
-from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
+from pomona_gateway.grammar.shapes import ChoiceShape, GrammarShape, JsonShape, RegexShape, Shape
 from pomona_gateway.grammar.tool_calls import CallableFunction
 
 __all__ = [
     "CallableFunction",
     "ChoiceShape",
     "GrammarChecker",
+    "GrammarShape",
     "JsonShape",
     "Outcome",
     "RegexShape",

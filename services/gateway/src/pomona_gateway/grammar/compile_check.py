@@ -15,9 +15,9 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from pomona.errors import RequestError
 from pomona.messages.limits import MAX_GRAMMAR_CHARACTERS
 from pomona_gateway.grammar.json_schema import json_grammar
-from pomona_gateway.grammar.reply import ReplyGrammar
+from pomona_gateway.grammar.reply import ReplyGrammar, body_grammar
 from pomona_gateway.grammar.schema_errors import depth, endless_part, faulty_part
-from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
+from pomona_gateway.grammar.shapes import ChoiceShape, GrammarShape, JsonShape, RegexShape, Shape
 from pomona_gateway.settings import GatewaySettings
 from pomona_gateway.text import LanguageModel, Tokenizer
 
@@ -111,6 +111,8 @@ class GrammarChecker:
                 size = len(pattern)
             case ChoiceShape(texts=texts):
                 size = sum(len(text) for text in texts)
+            case GrammarShape(source=source):
+                size = len(source)
         if size > self._settings.max_schema_bytes:
             raise _error(
                 shape,
@@ -131,6 +133,9 @@ class GrammarChecker:
                     raise _error(shape, _short(reason), pointer)
             case RegexShape(pattern=pattern):
                 if reason := self._fault(tokenizer, LLMatcher.grammar_from_regex(pattern)):
+                    raise _error(shape, _short(reason))
+            case GrammarShape():
+                if reason := self._fault(tokenizer, body_grammar(shape).lark):
                     raise _error(shape, _short(reason))
             case ChoiceShape():
                 pass

@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping
 
 from llguidance import regex_to_lark
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from pomona_gateway.grammar.json_schema import json_rule
-from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape, RegexShape, Shape
+from pomona_gateway.grammar.shapes import ChoiceShape, GrammarShape, JsonShape, RegexShape, Shape
 
 
 class LarkWriter:
@@ -60,6 +61,8 @@ class LarkWriter:
                 return self._rule(f"/{regex_to_lark(pattern)}/")
             case ChoiceShape(texts=texts):
                 return self._rule(" | ".join(_literal(text) for text in texts))
+            case GrammarShape(source=source):
+                return self._rule(f"%lark {{\n{_lark_source(source)}\n}}")
 
     def grammar(self, start: str) -> str:
         """Returns the whole grammar, with ``start`` as its first expression."""
@@ -70,6 +73,15 @@ class LarkWriter:
         name = f"rule_{len(self._rules)}"
         self._rules.append(f"{name}{options}: {expression}")
         return name
+
+
+def _lark_source(source: str) -> str:
+    """Returns a client's grammar in Lark. A grammar that is not valid is returned as it is, for
+    the compiler to reject."""
+    try:
+        return any_to_lark(source)
+    except (ValueError, GbnfToLarkError):
+        return source
 
 
 def _literal(text: str) -> str:

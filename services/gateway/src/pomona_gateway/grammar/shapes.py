@@ -38,4 +38,12 @@ class ChoiceShape:
     where: str
 
 
-Shape: TypeAlias = JsonShape | RegexShape | ChoiceShape
+@dataclass(frozen=True, slots=True)
+class GrammarShape:
+    """A text that a grammar matches as a whole, in llguidance's Lark or in GBNF."""
+
+    source: str
+    where: str
+
+
+Shape: TypeAlias = JsonShape | RegexShape | ChoiceShape | GrammarShape

@@ -14,6 +14,7 @@ from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.http.auth import AllowedHosts, KeyAuthentication
 from pomona_gateway.http.errors import routing_error
+from pomona_gateway.http.ignored import IgnoredHeader
 from pomona_gateway.http.middleware import (
     HeaderLimit,
     RequestIds,
@@ -21,6 +22,7 @@ from pomona_gateway.http.middleware import (
     UnreadBodies,
 )
 from pomona_gateway.http.openapi import DOCUMENT
+from pomona_gateway.http.paths import MeantPaths
 from pomona_gateway.http.request_body import ClientDisconnected
 from pomona_gateway.http.respond import JsonResponse, error_response
 from pomona_gateway.http.routes import OPERATIONS
@@ -58,11 +60,13 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
     settings = gateway.settings
     own_names = ("localhost", settings.node, f"{settings.node}.local", "host.docker.internal")
     layers = [
+        Middleware(MeantPaths),
         Middleware(RequestIds),
         Middleware(UnexpectedErrors),
         Middleware(HeaderLimit, max_headers=settings.max_headers),
         Middleware(AllowedHosts, allowed=(*own_names, *settings.allowed_hosts)),
         Middleware(KeyAuthentication, store=gateway.keys, required=gateway.requires_key),
+        Middleware(IgnoredHeader),
         Middleware(UnreadBodies),
     ]
     if settings.cors_origins:
@@ -72,7 +76,7 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
-        layers.insert(2, cors)
+        layers.insert(3, cors)
     return layers
 
 

@@ -29,7 +29,9 @@ class AllowedHosts:
         self._allowed = frozenset(name.lower() for name in allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._is_allowed(Headers(scope=scope).get("host", "")):
+        host = Headers(scope=scope).get("host")
+        # Only HTTP/1.0 allows requests without a host, and no browser uses it.
+        if scope["type"] != "http" or host is None or self._is_allowed(host):
             await self._app(scope, receive, send)
             return
         message = "this host name is not allowed (POMONA_GATEWAY_ALLOWED_HOSTS)"

@@ -15,6 +15,9 @@ from pomona.errors import RequestError
 from pomona_gateway.http.errors import openai_error
 from pomona_gateway.settings import GatewaySettings
 
+HALF_CLOSE_S = 0.02
+"""Longest time from a request's last byte to the end of what a half-closing client sends."""
+
 
 class Connection(H11Protocol):
     """An HTTP/1.1 connection whose client must send a request's headers within a deadline.
@@ -37,14 +40,32 @@ class Connection(H11Protocol):
         self._max_bytes = settings.max_headers_bytes
         self._on_refused = on_refused
         self._timer: asyncio.TimerHandle | None = None
+        self._last_data = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         super().connection_made(transport)
         self._update_timer()
 
     def data_received(self, data: bytes) -> None:
+        self._last_data = self.loop.time()
         super().data_received(data)
         self._update_timer()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps it open
+        """Keeps the connection open for the response if the client only stopped sending.
+
+        A client that closes its connection looks the same. It is taken for one that half-closes
+        if it announced that this request is its last, or stopped as soon as it had sent it.
+        """
+        cycle = self.cycle
+        sent = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
+        if not cycle or cycle.response_complete or not sent or self.scheme == "https":
+            return False
+        at_once = self.loop.time() - self._last_data < HALF_CLOSE_S
+        if not at_once and cycle.keep_alive:
+            return False
+        cycle.keep_alive = False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

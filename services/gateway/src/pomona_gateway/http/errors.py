@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -12,6 +12,26 @@ from starlette.types import Scope
 from pomona.errors import RequestError
 
 MAX_RETRY_AFTER_S = 60
+
+
+class PromptTooLongError(RequestError):
+    """A prompt fills the context, in the words by which clients know that they must compact."""
+
+    def __init__(self, prompt_tokens: int, context_length: int, parameter: str) -> None:
+        super().__init__(
+            400,
+            "context_length_exceeded",
+            f"This model's maximum context length is {context_length} tokens. However, "
+            f"'{parameter}' has {prompt_tokens} tokens, and the reply needs at least one. Please "
+            f"reduce the length of '{parameter}'.",
+            parameter,
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+        self.anthropic_message = (
+            f"prompt is too long: {prompt_tokens} tokens > {context_length} maximum"
+        )
+
 
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -51,28 +71,34 @@ def anthropic_error(error: RequestError) -> dict[str, Any]:
     """Returns Anthropic's error object (https://docs.claude.com/en/api/errors)."""
     default = "invalid_request_error" if error.status < 500 else "api_error"
     error_type = _ANTHROPIC_TYPES.get(error.status, default)
-    return {"type": "error", "error": {"type": error_type, "message": error.message}}
+    too_long = isinstance(error, PromptTooLongError)
+    message = error.anthropic_message if too_long else error.message
+    return {"type": "error", "error": {"type": error_type, "message": message}}
 
 
 def error_body(error: RequestError, scope: Scope) -> dict[str, Any]:
     """Returns the error object of the dialect that the request used."""
-    if is_anthropic_request(scope):
-        request_id = scope.get("state", {}).get("request_id", "")
-        return {**anthropic_error(error), "request_id": request_id}
-    if scope["path"].startswith("/api/"):
-        return {"error": error.message}
-    return openai_error(error)
+    match dialect_of(scope):
+        case "anthropic":
+            request_id = scope.get("state", {}).get("request_id", "")
+            return {**anthropic_error(error), "request_id": request_id}
+        case "ollama":
+            return {"error": error.message}
+        case "openai":
+            return openai_error(error)
 
 
-def is_anthropic_request(scope: Scope) -> bool:
-    """Returns whether the request is in Anthropic's dialect.
+def dialect_of(scope: Scope) -> Literal["openai", "anthropic", "ollama"]:
+    """Returns the dialect of a request.
 
     ``/v1/models`` is shared with OpenAI; Anthropic's clients send ``anthropic-version`` there.
     """
     path: str = scope["path"]
-    if path.startswith("/v1/models"):
-        return "anthropic-version" in Headers(scope=scope)
-    return path.startswith("/v1/messages")
+    if path.startswith("/api/"):
+        return "ollama"
+    if path.startswith("/v1/models") and "anthropic-version" in Headers(scope=scope):
+        return "anthropic"
+    return "anthropic" if path.startswith("/v1/messages") else "openai"
 
 
 def retry_headers(error: RequestError) -> dict[str, str]:

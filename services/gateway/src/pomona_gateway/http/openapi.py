@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core import core_schema
 
 from pomona import __version__
 from pomona_gateway.http.routes import OPERATIONS, SSE, Operation
@@ -22,12 +23,18 @@ _NOT_FOUND = {"404": "There is no such model or response."}
 _BODY_ERRORS = {
     **_NOT_FOUND,
     "413": "The body is too large.",
-    "415": "The body is compressed (``content-encoding``).",
+    "415": "The body's ``content-encoding`` is not supported.",
     "429": "A limit is reached; see Retry-After.",
     "503": "The model cannot answer now; see Retry-After.",
     "504": "The pipeline did not answer before its deadline.",
 }
-_HEADERS = {"x-request-id": {"required": True, "schema": {"type": "string"}}}
+_HEADERS = {
+    "x-request-id": {"required": True, "schema": {"type": "string"}},
+    "x-pomona-ignored": {
+        "description": "Parameters without effect.",
+        "schema": {"type": "string"},
+    },
+}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
@@ -66,10 +73,22 @@ _ERROR_SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
+class _AnyOf(GenerateJsonSchema):
+    """Describes unions by ``anyOf``: objects with additional properties may match several."""
+
+    def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
+        described = super().tagged_union_schema(schema)
+        if "oneOf" in described:
+            described["anyOf"] = described.pop("oneOf")
+        return described
+
+
 def _document() -> dict[str, Any]:
     bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
     _, schemas = models_json_schema(
-        [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
+        [(body, "validation") for body in bodies],
+        ref_template="#/components/schemas/{model}",
+        schema_generator=_AnyOf,
     )
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:

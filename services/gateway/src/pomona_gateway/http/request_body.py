@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_js
 from starlette.requests import Request
 
 from pomona.errors import RequestError
+from pomona_gateway.http.inflate import inflater
 
 MAX_SEPARATORS = 1 << 20
 """Maximum number of commas, colons and quotation marks in a body.
@@ -62,13 +63,39 @@ def present_and(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"properties": {name: schema}, "required": [name]}
 
 
-class Body(BaseModel):
-    """Base of request bodies: unknown parameters are refused, and types are not coerced.
+class Lenient(BaseModel):
+    """Base of bodies and queries: parameters that are not declared are kept and have no effect.
+
+    ``http/ignored.py`` names them in the response.
+
+    Attributes:
+        hints: undeclared parameters that clients are known to send and that need no effect.
+        left_out: the object stands for something that the server cannot use at all.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    hints: ClassVar[frozenset[str]] = frozenset()
+    left_out: ClassVar[bool] = False
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).setdefault("properties", {})
+        for hint in sorted(cls.hints):
+            properties[hint] = {"description": "Accepted without effect."}
+        return schema
+
+
+class Body(Lenient):
+    """Base of request bodies: types are not coerced.
 
     The exception is JSON Schema's: a number without a fraction, such as 1.0, is an integer.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class RuledBody(Body):
@@ -88,15 +115,13 @@ class RuledBody(Body):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        schema = handler(core_schema)
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
         handler.resolve_ref_schema(schema)["allOf"] = [rule.schema for rule in cls.rules]
         return schema
 
 
-class Query(BaseModel):
-    """Base of URL queries: unknown and repeated parameters are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Query(Lenient):
+    """Base of URL queries: repeated parameters are refused."""
 
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -110,13 +135,12 @@ class ClientDisconnected(Exception):
 async def read_body(request: Request, max_bytes: int, deadline_s: float) -> bytes:
     """Reads the whole body.
 
-    Raises RequestError when it is compressed, larger than ``max_bytes`` or not complete after
-    ``deadline_s`` seconds, and ClientDisconnected.
+    A body in gzip or deflate is inflated as it arrives; ``max_bytes`` limits the inflated body.
+
+    Raises RequestError when the body is in another encoding, larger than ``max_bytes`` or not
+    complete after ``deadline_s`` seconds, and ClientDisconnected.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        message = f"the content encoding {encoding!r} is not supported; send the body uncompressed"
-        raise RequestError(415, "unsupported_content_encoding", message)
+    inflate = inflater(request.headers.get("content-encoding", "identity"))
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
@@ -128,12 +152,13 @@ async def read_body(request: Request, max_bytes: int, deadline_s: float) -> byte
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnected
-                chunk: bytes = message.get("body", b"")
+                chunk = inflate.inflate(message.get("body", b""), max_bytes + 1 - size)
                 size += len(chunk)
                 if size > max_bytes:
                     raise _too_large(max_bytes)
                 chunks.append(chunk)
                 if not message.get("more_body", False):
+                    inflate.end()
                     return b"".join(chunks)
     except TimeoutError as error:
         raise RequestError(
@@ -173,8 +198,8 @@ def parse_body(body_type: type[BodyT], raw: bytes) -> BodyT:
 def parse_query(query_type: type[QueryT], request: Request) -> QueryT:
     """Validates the query of a URL. Raises RequestError naming the invalid parameter."""
     values = dict(request.query_params)
-    if len(values) < len(request.query_params.multi_items()):
-        name = next(x for x in values if len(request.query_params.getlist(x)) > 1)
+    repeated = [x for x in values if len(request.query_params.getlist(x)) > 1]
+    if name := next((x for x in repeated if x in query_type.model_fields), ""):
         raise RequestError(400, "invalid_value", f"invalid {name!r}: it is given twice", name)
     try:
         return query_type.model_validate(values)
@@ -209,8 +234,6 @@ def _request_error(error: ValidationError, raw: bytes) -> RequestError:
     location = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
     name = _parameter_name(location, from_json(raw), missing)
     match detail["type"]:
-        case "extra_forbidden":
-            code, message = "unknown_parameter", f"unknown parameter: {name!r}"
         case "missing":
             code, message = "missing_required_parameter", f"missing parameter: {name!r}"
         case _:
@@ -223,12 +246,10 @@ def _request_error(error: ValidationError, raw: bytes) -> RequestError:
 def _specificity(detail: ErrorDetails) -> tuple[int, int]:
     """Ranks validation errors of one body; the highest is reported.
 
-    A wrong ``type`` explains the other errors of its object. An unknown parameter comes next,
-    then the deepest error, which is in the union member that the client meant.
+    A wrong ``type`` explains the other errors of its object. Then comes the deepest error, which
+    is in the union member that the client meant.
     """
     if detail["type"] == "literal_error" and detail["loc"][-1:] == ("type",):
-        return 2, 0
-    if detail["type"] == "extra_forbidden":
         return 1, 0
     return 0, len(detail["loc"])
 

@@ -14,8 +14,15 @@ from pomona_gateway.http.admin.models import ModelBody, load, unload
 from pomona_gateway.http.anthropic.messages import count_tokens, messages
 from pomona_gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
 from pomona_gateway.http.ollama.chat import chat, generate
-from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate, ShowRequest
-from pomona_gateway.http.ollama.models import ps, show, tags, version
+from pomona_gateway.http.ollama.chat_request import (
+    EmbedRequest,
+    OldEmbedRequest,
+    OllamaChat,
+    OllamaGenerate,
+    ShowRequest,
+)
+from pomona_gateway.http.ollama.embed import embed, old_embeddings
+from pomona_gateway.http.ollama.models import ps, root, show, tags, version
 from pomona_gateway.http.openai.chat import chat_completions
 from pomona_gateway.http.openai.chat_request import ChatRequest
 from pomona_gateway.http.openai.completions import completions
@@ -28,8 +35,8 @@ from pomona_gateway.http.openai.response_endpoints import (
     get_response,
     list_input_items,
 )
-from pomona_gateway.http.openai.responses import responses
-from pomona_gateway.http.openai.responses_request import ResponsesRequest
+from pomona_gateway.http.openai.responses import input_tokens, responses
+from pomona_gateway.http.openai.responses_request import InputTokensRequest, ResponsesRequest
 from pomona_gateway.http.request_body import Body, Query
 
 SSE = "text/event-stream"
@@ -57,6 +64,7 @@ class Operation:
 
 
 OPERATIONS = (
+    Operation("GET", "/", root, response="text/plain"),
     Operation("GET", "/health", health),
     Operation("GET", "/readyz", readyz),
     Operation("GET", "/metrics", metrics, response="text/plain"),
@@ -67,6 +75,7 @@ OPERATIONS = (
     Operation("POST", "/v1/chat/completions", chat_completions, ChatRequest, stream=SSE),
     Operation("POST", "/v1/completions", completions, CompletionRequest, stream=SSE),
     Operation("POST", "/v1/responses", responses, ResponsesRequest, stream=SSE),
+    Operation("POST", "/v1/responses/input_tokens", input_tokens, InputTokensRequest),
     Operation("GET", "/v1/responses/{response}", get_response, query=NoQuery),
     Operation("DELETE", "/v1/responses/{response}", delete_response, query=NoQuery),
     Operation("GET", "/v1/responses/{response}/input_items", list_input_items, query=ItemsQuery),
@@ -75,6 +84,8 @@ OPERATIONS = (
     Operation("POST", "/v1/messages/count_tokens", count_tokens, CountRequest),
     Operation("POST", "/api/chat", chat, OllamaChat, stream=NDJSON),
     Operation("POST", "/api/generate", generate, OllamaGenerate, stream=NDJSON),
+    Operation("POST", "/api/embed", embed, EmbedRequest),
+    Operation("POST", "/api/embeddings", old_embeddings, OldEmbedRequest),
     Operation("GET", "/api/tags", tags),
     Operation("GET", "/api/ps", ps),
     Operation("POST", "/api/show", show, ShowRequest),

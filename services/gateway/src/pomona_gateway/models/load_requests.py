@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pomona.errors import RequestError
 from pomona.messages.control import Beacon, ModelRequest, PlannerFacts, WantedModel
 from pomona.models import model_name
+from pomona_gateway.models.names import find_name
 
 RETRY_AFTER_S = 5
 
@@ -79,7 +80,9 @@ class LoadRequests:
 
     def find(self, name: str) -> WantedModel | None:
         """Returns the model of this name or source, if the planner knows it."""
-        return next((x for x in self._known if name in (x.name, x.source)), None)
+        sources = {model.name: model.source for model in self._known}
+        found = find_name(name, sources, {})
+        return next((model for model in self._known if model.name == found), None)
 
     def load_unplanned(self, name: str) -> None:
         """Requests a known model that has no pipeline.

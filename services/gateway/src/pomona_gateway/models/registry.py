@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pomona.errors import PomonaError, RequestError
 from pomona.messages.control import Pipeline
 from pomona.models import ModelFacts
 from pomona_gateway.models.load_requests import LoadRequests
+from pomona_gateway.models.names import aliased, find_name
 from pomona_gateway.pipeline.router import RouteTable
 from pomona_gateway.text import LanguageModel, load_language_model
 
@@ -25,6 +26,10 @@ class ModelRegistry:
     """Loads the tokenizer of every planned model in a thread.
 
     A tokenizer is loaded as soon as the planner plans its model, before the weights are.
+
+    Args:
+        aliases: names of models by pattern.
+        unknown_is_loaded: a name that is not known means the first model with a tokenizer.
     """
 
     def __init__(
@@ -32,7 +37,11 @@ class ModelRegistry:
         routes: RouteTable,
         load: Callable[[str], LanguageModel] = load_language_model,
         requests: LoadRequests | None = None,
+        aliases: Mapping[str, str] | None = None,
+        unknown_is_loaded: bool = False,
     ) -> None:
+        self._aliases = aliases or {}
+        self._unknown_is_loaded = unknown_is_loaded
         self._requests = requests or LoadRequests()
         self._routes = routes
         self._load = load
@@ -103,7 +112,7 @@ class ModelRegistry:
         """
         pipeline = self._pipeline(name)
         if pipeline is None:
-            self._requests.load_unplanned(name)
+            self._requests.load_unplanned(aliased(name, self._aliases))
             if not self._routes.pipelines:
                 raise RequestError(
                     503,
@@ -128,8 +137,13 @@ class ModelRegistry:
 
     def _pipeline(self, name: str) -> Pipeline | None:
         pipelines = self._routes.pipelines
-        by_source = (x for x in pipelines.values() if x.source == name)
-        return pipelines.get(name) or next(by_source, None)
+        sources = {known: pipeline.source for known, pipeline in pipelines.items()}
+        found = find_name(name, sources, self._aliases)
+        meant = aliased(name, self._aliases)
+        if found is None and self._unknown_is_loaded and self._requests.find(meant) is None:
+            loaded = (x for x in self.names() if pipelines[x].source in self._models)
+            found = next(loaded, None)
+        return pipelines[found] if found is not None else None
 
     async def close(self) -> None:
         """Cancels running loads and ends the prompt processes."""

@@ -66,7 +66,8 @@ def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
             _write({"text": text})
         else:
             text = request["text"]
-        ids = _with_deadline(deadline_s, lambda: tokenizer.encode(text, chat))
+        is_chat = chat or request.get("chat", False)
+        ids = _with_deadline(deadline_s, lambda: tokenizer.encode(text, is_chat))
     except (PomonaError, MemoryError) as error:
         _write({"error": str(error) or "it takes too much memory"})
     else:

@@ -84,13 +84,16 @@ class Prompter:
         }
         return await self._request(request, _RENDER)
 
-    async def encode(self, text: str) -> array[int]:
-        """Encodes a text that is not a chat.
+    async def encode(self, text: str, chat: bool = False) -> array[int]:
+        """Encodes a text.
+
+        Args:
+            chat: the text is a rendered conversation, which has the special tokens that it needs.
 
         Raises:
             RequestError: the tokenizer rejects it or exceeds the deadline.
         """
-        _, ids = await self._request({"text": text}, _ENCODE)
+        _, ids = await self._request({"text": text, "chat": chat}, _ENCODE)
         return ids
 
     def start(self) -> None:

@@ -18,6 +18,8 @@ _INSTRUCTIONS = """You have these functions, one a line:
 <tool_call>
 {{"name": "the function", "arguments": {{"an argument": "its value"}}}}
 </tool_call>"""
+_CUT = "\ue000\ue001\ue000"
+"""Marks where the last message ends: private characters that no client needs."""
 _FORCED = "Answer only by calling them, each call written as"
 _OPTIONAL = "Answer in words, or call those that help you to answer, each call written as"
 
@@ -27,8 +29,13 @@ async def chat_prompt(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] = (),
     variables: Mapping[str, Any] | None = None,
+    *,
+    continue_final: bool = False,
 ) -> tuple[str, array[int]]:
     """Renders a conversation up to the model's answer.
+
+    Args:
+        continue_final: end inside the last message, so that the answer continues it.
 
     Returns:
         The prompt as text and as token ids.
@@ -46,9 +53,16 @@ async def chat_prompt(
         parameter = f"chat_template_kwargs.{min(reserved)}"
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
-    own = with_arguments(messages, language.output.arguments_as_text)
-    given = {**(variables or {}), "messages": own, "tools": tools}
-    return await language.prompter.render(template, given)
+    messages = with_arguments(messages, language.output.arguments_as_text)
+    given = {**(variables or {}), "messages": messages, "tools": tools}
+    if not continue_final:
+        return await language.prompter.render(template, given)
+    # The template closes the last message after its content, so it is cut there.
+    marked = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}{_CUT}"}]
+    given |= {"messages": marked, "add_generation_prompt": False}
+    text, _ = await language.prompter.render(template, given)
+    text = text.rpartition(_CUT)[0] or text
+    return text, await language.prompter.encode(text, chat=True)
 
 
 def supports_tools(language: LanguageModel) -> bool:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.http.common.run_request import gateway_of
-from pomona_gateway.http.errors import is_anthropic_request
+from pomona_gateway.http.errors import dialect_of
 from pomona_gateway.http.respond import JsonResponse
 
 RETRY_AFTER_S = 2
@@ -64,7 +64,7 @@ async def list_models(request: Request) -> Response:
     """Lists all models of the cluster, including those that are loading."""
     gateway = gateway_of(request)
     names = gateway.models.names()
-    if is_anthropic_request(request.scope):
+    if dialect_of(request.scope) == "anthropic":
         data = [anthropic_model(gateway, name) for name in names]
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
         return JsonResponse({"data": data, "has_more": False, **ends})
@@ -77,7 +77,7 @@ async def get_model(request: Request) -> Response:
     name: str = request.path_params["model"]
     if name not in gateway.models.names():
         raise RequestError(404, "model_not_found", f"there is no model {name!r}", "model")
-    describe = anthropic_model if is_anthropic_request(request.scope) else openai_model
+    describe = anthropic_model if dialect_of(request.scope) == "anthropic" else openai_model
     return JsonResponse(describe(gateway, name))
 
 

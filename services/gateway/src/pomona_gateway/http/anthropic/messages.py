@@ -23,29 +23,31 @@ from pomona_gateway.generation.chat import (
 from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.http import sse
 from pomona_gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
+from pomona_gateway.http.common.chat_messages import continues_last
 from pomona_gateway.http.common.prepare_chat import prepare_chat, render_prompt
-from pomona_gateway.http.common.reasoning import SWITCH_VARIABLE, can_reason, template_reads
+from pomona_gateway.http.common.reasoning import reasoning_variables
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
 from pomona_gateway.http.errors import anthropic_error
+from pomona_gateway.http.ignored import ignored_of
 from pomona_gateway.http.respond import JsonResponse
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
-from pomona_gateway.text import LanguageModel
 
 
 async def messages(request: Request) -> Response | ASGIApp:
     """Answers a conversation with a message, whole or streamed."""
     body = await read_request(request, MessagesRequest)
-    gateway = gateway_of(request)
-    _, language = gateway.models.find(body.model)
+    ignored = ignored_of(request)
+    conversation = body.conversation(ignored)
     chat = await prepare_chat(
-        gateway,
+        gateway_of(request),
         body.parameters(),
-        body.conversation(),
+        conversation,
         body.offered_tools(),
         max_tokens=body.max_tokens,
+        ignored=ignored,
         shape=body.shape(),
-        effort=body.effort(),
-        template_variables=_thinking_variables(language, body),
+        wish=body.wish(),
+        continue_final=continues_last(conversation),
     )
     return await run_request(request, chat.completion, MessageWriter(body, chat), bool(body.stream))
 
@@ -53,21 +55,17 @@ async def messages(request: Request) -> Response | ASGIApp:
 async def count_tokens(request: Request) -> Response:
     """Counts the tokens of a request's prompt."""
     body = await read_request(request, CountRequest)
+    ignored = ignored_of(request)
     _, language = gateway_of(request).models.find(body.model)
-    variables = _thinking_variables(language, body)
-    _, prompt = await render_prompt(language, body.conversation(), body.offered_tools(), variables)
+    conversation = body.conversation(ignored)
+    _, prompt = await render_prompt(
+        language,
+        conversation,
+        body.offered_tools(),
+        reasoning_variables(language, body.wish(), ignored),
+        continues_last(conversation),
+    )
     return JsonResponse({"input_tokens": len(prompt)})
-
-
-def _thinking_variables(language: LanguageModel, body: CountRequest) -> dict[str, Any]:
-    """Returns the template variable that turns reasoning on or off, if the template has one.
-
-    Raises RequestError when the client turns it on and the model cannot reason.
-    """
-    enabled = body.thinking is not None and body.thinking.type != "disabled"
-    if enabled and not can_reason(language):
-        raise RequestError(400, "thinking_not_supported", "this model does not reason", "thinking")
-    return {SWITCH_VARIABLE: enabled} if template_reads(language, SWITCH_VARIABLE) else {}
 
 
 class MessageWriter:

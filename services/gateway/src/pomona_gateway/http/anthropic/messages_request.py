@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from pomona_gateway.generation.chat import Function, Tools
 from pomona_gateway.grammar import Shape
-from pomona_gateway.http.common.chat_messages import (
-    MAX_MESSAGES,
-    CallId,
-    FunctionName,
-    template_call_object,
+from pomona_gateway.http.anthropic.content_blocks import (
+    Block,
+    BlockContent,
+    assistant_message,
+    block_text,
+    user_messages,
 )
-from pomona_gateway.http.common.reasoning import Effort
-from pomona_gateway.http.common.sampling_parameters import Label, SamplingParameters, StopStrings
+from pomona_gateway.http.common.chat_messages import MAX_MESSAGES, FunctionName
+from pomona_gateway.http.common.content import type_of
+from pomona_gateway.http.common.reasoning import ReasoningWish
+from pomona_gateway.http.common.sampling_parameters import SamplingParameters, StopStrings
 from pomona_gateway.http.common.structured_output import FlatFormat, format_shape
-from pomona_gateway.http.common.tools import MAX_TOOLS, NEEDS_TOOLS, choose_tools
+from pomona_gateway.http.common.tool_definitions import MAX_TOOLS, NEEDS_TOOLS, NO_ARGUMENTS
+from pomona_gateway.http.common.tools import choose_tools
+from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.http.request_body import (
     Body,
     Rule,
@@ -27,82 +32,59 @@ from pomona_gateway.http.request_body import (
     present_and,
 )
 
-MAX_BLOCKS = 4096
+_HINTS = frozenset(
+    {
+        "metadata", "cache_control", "service_tier", "context_management", "container",
+        "mcp_servers", "betas", "inference_geo", "speed", "user_profile_id", "diagnostics",
+    }
+)  # fmt: skip
 
 
-class CacheControl(Body):
-    """Accepted without effect: the prefix cache keeps every prompt."""
+class Turn(Body):
+    hints = frozenset({"id", "stop_reason", "cache_control", "usage"})
 
-    type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] | None = None
-
-
-class Block(Body):
-    cache_control: CacheControl | None = None
-
-
-class TextBlock(Block):
-    type: Literal["text"]
-    text: str
-    citations: None = None
-
-
-TextBlocks = Annotated[list[TextBlock], Field(fail_fast=True)]
-
-
-class ThinkingBlock(Body):
-    type: Literal["thinking"]
-    thinking: str
-    signature: str = ""
-
-
-class RedactedThinkingBlock(Body):
-    type: Literal["redacted_thinking"]
-    data: str
-
-
-class ToolUseBlock(Block):
-    type: Literal["tool_use"]
-    id: CallId
-    name: FunctionName
-    input: dict[str, Any]
-
-
-class ToolResultBlock(Block):
-    type: Literal["tool_result"]
-    tool_use_id: CallId
-    content: str | TextBlocks | None = None
-    is_error: bool | None = None
-
-
-UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
-AssistantBlock = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
-]
-
-
-class UserTurn(Body):
-    role: Literal["user"]
-    content: str | Annotated[list[UserBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)]
-
-
-class AssistantTurn(Body):
-    role: Literal["assistant"]
-    content: str | Annotated[list[AssistantBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)]
-
-
-AnthropicMessage = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
+    role: Literal["user", "assistant", "system", "developer"]
+    content: BlockContent
 
 
 class AnthropicTool(Block):
+    hints = Block.hints | {
+        "input_examples", "defer_loading", "allowed_callers", "eager_input_streaming",
+    }  # fmt: skip
+
     type: Literal["custom"] | None = None
     name: FunctionName
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
     strict: bool | None = None
 
 
+class AnthropicServerTool(Body):
+    """A tool that Anthropic defines, such as ``web_search_20250305``. It is left out."""
+
+    left_out = True
+
+    type: str
+
+
+def _tool_kind(tool: Any) -> str:
+    return "custom" if type_of(tool, "custom") == "custom" else "server"
+
+
+AnthropicTools = Annotated[
+    list[
+        Annotated[
+            Annotated[AnthropicTool, Tag("custom")] | Annotated[AnthropicServerTool, Tag("server")],
+            Discriminator(_tool_kind),
+        ]
+    ],
+    Field(fail_fast=True, max_length=MAX_TOOLS),
+]
+
+
 class NoChoice(Body):
+    hints = frozenset({"disable_parallel_tool_use"})
+
     type: Literal["none"]
 
 
@@ -121,9 +103,9 @@ ToolChoice = Annotated[NoChoice | FreeChoice | NamedChoice, Field(discriminator=
 
 
 class Thinking(Body):
+    hints = frozenset({"budget_tokens"})
+
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    """Accepted without effect: no model here has such a limit."""
     display: Literal["summarized", "omitted"] | None = None
 
     @property
@@ -133,25 +115,24 @@ class Thinking(Body):
 
 
 class OutputConfig(Body):
+    hints = frozenset({"task_budget"})
+
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: FlatFormat | None = None
-
-
-class Metadata(Body):
-    user_id: Label | None = None
 
 
 class CountRequest(RuledBody):
     """The part of a request that becomes the prompt, which ``count_tokens`` counts."""
 
+    hints = _HINTS | {"max_tokens", "stop_sequences", "stream", "temperature", "top_k", "top_p"}
+
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    messages: Annotated[
-        list[AnthropicMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
-    ]
-    system: str | TextBlocks | None = None
-    tools: Annotated[list[AnthropicTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    messages: Annotated[list[Turn], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    system: BlockContent = None
+    tools: AnthropicTools | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
     rules = (
         Rule(
@@ -176,11 +157,12 @@ class CountRequest(RuledBody):
             Function(
                 tool.name,
                 tool.description or None,
-                tool.input_schema,
+                tool.input_schema or NO_ARGUMENTS,
                 f"tools[{index}].input_schema",
                 bool(tool.strict),
             )
             for index, tool in enumerate(self.tools or [])
+            if isinstance(tool, AnthropicTool)
         ]
         match self.tool_choice:
             case None:
@@ -193,45 +175,57 @@ class CountRequest(RuledBody):
                 mode, name, parallel = "required" if kind == "any" else "auto", "", not single
         return choose_tools(functions, mode, name, parallel, "tool_choice.name")
 
-    def conversation(self) -> list[dict[str, Any]]:
-        """Returns the messages in the form that chat templates read."""
+    def conversation(self, ignored: IgnoredParameters) -> list[dict[str, Any]]:
+        """Returns the messages in the form that chat templates read.
+
+        Raises RequestError for content that the model cannot read.
+        """
         messages: list[dict[str, Any]] = []
-        if self.system is not None:
-            messages.append({"role": "system", "content": _text(self.system)})
-        for message in self.messages:
-            if isinstance(message.content, str):
-                messages.append({"role": message.role, "content": message.content})
-            elif isinstance(message, UserTurn):
-                messages += _user_messages(message.content)
+        if self.system:
+            text = block_text(self.system, "system", ignored)
+            messages.append({"role": "system", "content": text})
+        for index, turn in enumerate(self.messages):
+            where = f"messages[{index}].content"
+            if turn.role in ("system", "developer"):
+                text = block_text(turn.content, where, ignored)
+                messages.append({"role": "system", "content": text})
+            elif turn.content is None or isinstance(turn.content, str):
+                messages.append({"role": turn.role, "content": turn.content or ""})
+            elif turn.role == "user":
+                messages += user_messages(turn.content, where, ignored)
             else:
-                messages.append(_assistant_message(message.content))
+                messages.append(assistant_message(turn.content, where, ignored))
         return messages
+
+    def wish(self) -> ReasoningWish:
+        """Returns how much the client wants the model to reason; by default not at all."""
+        effort = self.output_config.effort if self.output_config else None
+        if self.thinking is not None:
+            enabled = self.thinking.type != "disabled"
+            where = ("thinking",) if effort is None else ("thinking", "output_config.effort")
+            return ReasoningWish(effort if enabled else None, enabled, where)
+        if effort is not None:
+            return ReasoningWish(effort, True, ("output_config.effort",))
+        return ReasoningWish(None, enabled=False, where=())
 
 
 class MessagesRequest(CountRequest):
     """A request of the Messages API."""
 
+    hints = _HINTS
+
     max_tokens: int = Field(ge=1, le=2**31 - 1)
     """Maximum tokens of the reply."""
     stop_sequences: StopStrings | None = None
     stream: bool | None = None
-    temperature: float | None = Field(default=None, ge=0, le=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
-    metadata: Metadata | None = None
-    output_config: OutputConfig | None = None
-    cache_control: CacheControl | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
+    top_k: int | None = Field(default=None, ge=-1, le=2**31 - 1)
 
     def shape(self) -> Shape | None:
         """Returns what the text of the reply must match."""
         output_format = self.output_config.format if self.output_config else None
         return format_shape(output_format, "output_config.format")
-
-    def effort(self) -> Effort | None:
-        """Returns the amount of reasoning; ``max`` is the highest effort."""
-        effort = self.output_config.effort if self.output_config else None
-        return "xhigh" if effort == "max" else effort
 
     def parameters(self) -> SamplingParameters:
         """Returns the sampling parameters."""
@@ -242,39 +236,3 @@ class MessagesRequest(CountRequest):
             top_k=self.top_k,
             stop=self.stop_sequences,
         )
-
-
-def _user_messages(blocks: list[UserBlock]) -> list[dict[str, Any]]:
-    """Converts a user turn to tool results and at most one user message."""
-    results: list[dict[str, Any]] = []
-    texts: list[str] = []
-    for block in blocks:
-        match block:
-            case TextBlock(text=text):
-                texts.append(text)
-            case ToolResultBlock(tool_use_id=call_id, content=content, is_error=failed):
-                text = ("Error: " if failed else "") + _text(content or "")
-                results.append({"role": "tool", "content": text, "tool_call_id": call_id})
-    if not texts and results:
-        return results
-    return [*results, {"role": "user", "content": "".join(texts)}]
-
-
-def _assistant_message(blocks: list[AssistantBlock]) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": ""}
-    for block in blocks:
-        match block:
-            case TextBlock(text=text):
-                message["content"] += text
-            case ThinkingBlock(thinking=thinking):
-                message["reasoning_content"] = message.get("reasoning_content", "") + thinking
-            case ToolUseBlock(id=call_id, name=name, input=arguments):
-                call = template_call_object(call_id, name, arguments)
-                message.setdefault("tool_calls", []).append(call)
-            case RedactedThinkingBlock():
-                pass
-    return message
-
-
-def _text(content: str | list[TextBlock]) -> str:
-    return content if isinstance(content, str) else "".join(block.text for block in content)

@@ -2,72 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
+from pydantic_core import to_json
 
 from pomona_gateway.generation.chat import parse_arguments
+from pomona_gateway.http.common.content import Content, read_content
+from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.http.request_body import Body
 
 MAX_MESSAGES = 4096
+MAX_CALLS = 1024
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,256}$")]
 CallId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Arguments = str | dict[str, Any] | None
+"""Arguments of an earlier call: JSON text, perhaps cut off by a token limit, or an object."""
 
-
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
-
-
-Parts = Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=1024)]
-Content = str | Parts
+INPUT = "input"
+"""The one argument of a custom tool, which takes a text."""
 
 
 class SystemMessage(Body):
     role: Literal["system", "developer"]
-    content: Content
+    content: Content | None
     name: str | None = None
 
 
 class UserMessage(Body):
     role: Literal["user"]
-    content: Content
+    content: Content | None
     name: str | None = None
 
 
 class CalledFunction(Body):
     name: FunctionName
-    arguments: str
+    arguments: Arguments = None
+
+
+class CalledCustomTool(Body):
+    name: FunctionName
+    input: str | None = None
 
 
 class ToolCall(Body):
-    id: CallId
-    type: Literal["function"] = "function"
-    index: int | None = None
-    function: CalledFunction
+    hints = frozenset({"index", "extra_content", "provider_specific_fields"})
+
+    id: CallId | None = None
+    type: Literal["function", "custom"] | None = None
+    function: CalledFunction | None = None
+    custom: CalledCustomTool | None = None
 
 
 class AssistantMessage(Body):
+    # Clients send replies back with their metadata.
+    hints = frozenset(
+        {"audio", "annotations", "provider_specific_fields", "reasoning_details", "id"}
+    )
+
     role: Literal["assistant"]
     content: Content | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
     name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = None
-    # Clients send replies back with their empty fields.
-    audio: None = None
-    function_call: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    provider_specific_fields: dict[str, Any] | None = None
-    """litellm's metadata of the reply."""
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_CALLS)] | None = None
+    function_call: CalledFunction | None = None
+    """The only call, in OpenAI's older form."""
+    prefix: bool | None = None
+    """The reply continues this message, if it is the last one."""
 
 
 class ToolMessage(Body):
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: CallId
+    role: Literal["tool", "function"]
+    content: Content | None = None
+    tool_call_id: CallId | None = None
     name: str | None = None
 
 
@@ -77,48 +88,83 @@ Message = Annotated[
 Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
 
-def content_text(content: Content | None) -> str:
-    """Joins the text parts of a message."""
-    if content is None:
-        return ""
-    return content if isinstance(content, str) else "".join(part.text for part in content)
+def template_messages(messages: list[Message], ignored: IgnoredParameters) -> list[dict[str, Any]]:
+    """Converts messages to the form that chat templates read.
 
-
-def template_message(message: Message) -> dict[str, Any]:
-    """Converts one message to the form that chat templates read."""
-    text = content_text(message.content)
-    match message:
-        case SystemMessage():
-            out: dict[str, Any] = {"role": "system", "content": text}
-        case UserMessage():
-            out = {"role": "user", "content": text}
-        case ToolMessage(tool_call_id=call_id):
-            out = {"role": "tool", "content": text, "tool_call_id": call_id}
-        case AssistantMessage():
-            out = {"role": "assistant", "content": text or message.refusal or ""}
-            reasoning = message.reasoning_content or message.reasoning
-            if reasoning:
-                out |= {"reasoning_content": reasoning, "reasoning": reasoning}
-            if message.tool_calls:
-                out["tool_calls"] = [
-                    template_call(call.id, call.function.name, call.function.arguments)
-                    for call in message.tool_calls
-                ]
-    if message.name:
-        out["name"] = message.name
+    Raises RequestError for content that the model cannot read.
+    """
+    out: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        is_result = isinstance(message, ToolMessage)
+        where = f"messages[{index}].content"
+        content = read_content(message.content, where, ignored, is_result=is_result)
+        match message:
+            case SystemMessage():
+                written: dict[str, Any] = {"role": "system", "content": content.text}
+            case UserMessage():
+                written = {"role": "user", "content": content.text}
+            case ToolMessage():
+                written = {"role": "tool", "content": content.text}
+                if call_id := message.tool_call_id or _last_call_id(out):
+                    written["tool_call_id"] = call_id
+            case AssistantMessage():
+                written = _assistant_message(message, content.text, content.reasoning, index)
+        if message.name:
+            written["name"] = message.name
+        out.append(written)
     return out
 
 
-def template_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    """Converts an earlier tool call to the form that chat templates read.
+def _assistant_message(
+    message: AssistantMessage, text: str, reasoning: str, index: int
+) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": "assistant", "content": text or message.refusal or ""}
+    if reasoning := message.reasoning_content or message.reasoning or reasoning:
+        out |= {"reasoning_content": reasoning, "reasoning": reasoning}
+    calls: list[dict[str, Any]] = []
+    for number, call in enumerate(message.tool_calls or []):
+        call_id = call.id or f"call_{index}_{number}"
+        if call.function is not None:
+            calls.append(template_call(call_id, call.function.name, call.function.arguments))
+        elif call.custom is not None:
+            given = {INPUT: call.custom.input or ""}
+            calls.append(template_call(call_id, call.custom.name, given))
+    if message.function_call is not None:
+        function = message.function_call
+        calls.append(template_call(f"call_{index}", function.name, function.arguments))
+    if calls:
+        out["tool_calls"] = calls
+    return out
 
-    Args:
-        arguments: JSON text of a model, perhaps cut off by a token limit.
-    """
-    return template_call_object(call_id, name, parse_arguments(arguments))
+
+def _last_call_id(messages: list[dict[str, Any]]) -> str:
+    """Returns the id of the first call without a result, which a result without an id answers."""
+    for answered, message in enumerate(reversed(messages)):
+        if message["role"] != "tool":
+            calls = message.get("tool_calls") or []
+            return calls[answered]["id"] if answered < len(calls) else ""
+    return ""
 
 
-def template_call_object(call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def template_call(call_id: str, name: str, arguments: Arguments) -> dict[str, Any]:
+    """Converts an earlier tool call to the form that chat templates read."""
+    given = arguments if isinstance(arguments, dict) else parse_arguments(arguments or "")
+    return template_call_object(call_id, name, given)
+
+
+def template_call_object(call_id: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Converts an earlier tool call whose arguments are an object."""
-    function = {"name": name, "arguments": arguments}
+    function = {"name": name, "arguments": dict(arguments)}
     return {"id": call_id, "type": "function", "function": function}
+
+
+def continues_last(messages: list[dict[str, Any]]) -> bool:
+    """Returns whether a conversation ends with words of the assistant, to be continued."""
+    last = messages[-1] if messages else {}
+    is_text = last.get("role") == "assistant" and not last.get("tool_calls")
+    return is_text and bool(last.get("content"))
+
+
+def json_text(value: Any) -> str:
+    """Writes a value as JSON text."""
+    return to_json(value).decode()

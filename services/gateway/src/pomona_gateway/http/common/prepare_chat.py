@@ -21,8 +21,13 @@ from pomona_gateway.grammar import (
     body_grammar,
     dialogue_grammar,
 )
-from pomona_gateway.http.common.reasoning import Effort, effort_variables
+from pomona_gateway.http.common.reasoning import (
+    ReasoningWish,
+    reasoning_variables,
+    template_reads,
+)
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, build_sampling
+from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.parsers import ReplyNotation, taught_notation
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.prompts import (
@@ -44,26 +49,46 @@ async def prepare_chat(
     messages: Sequence[Mapping[str, Any]],
     tools: Tools,
     max_tokens: int | None,
+    ignored: IgnoredParameters,
     shape: Shape | None = None,
     top_logprobs: int | None = None,
-    effort: Effort | None = None,
+    wish: ReasoningWish | None = None,
     template_variables: Mapping[str, Any] | None = None,
+    continue_final: bool = False,
+    prompt_parameter: str = "messages",
 ) -> ChatCompletion:
     """Renders and tokenises the prompt, and decides how replies are sampled and parsed.
 
     Args:
         messages: the conversation in the form that chat templates read.
-        max_tokens: maximum tokens of a reply; None for the rest of the context.
+        max_tokens: maximum tokens of a reply; None for the default.
+        ignored: takes the parameters that have no effect on this model.
         shape: what the text of a reply must match.
         top_logprobs: alternatives to report for each token; None for no logprobs.
+        wish: how much the model should reason.
+        continue_final: the reply continues the last message, which is the assistant's.
+        prompt_parameter: the parameter that holds the prompt, for error messages.
 
     Raises RequestError for what this model does not support.
     """
     name, language = gateway.models.find(parameters.model)
     output = language.output if supports_tools(language) else taught_notation(language.output)
-    variables = {**effort_variables(language, effort), **(template_variables or {})}
-    text, prompt = await render_prompt(language, messages, tools, variables)
-    sampling = build_sampling(parameters, language, len(prompt), max_tokens, top_logprobs)
+    for variable in template_variables or {}:
+        if not template_reads(language, variable):
+            ignored.add(f"chat_template_kwargs.{variable}")
+    variables = {
+        **reasoning_variables(language, wish, ignored),
+        **(template_variables or {}),
+    }
+    text, prompt = await render_prompt(language, messages, tools, variables, continue_final)
+    sampling = build_sampling(
+        parameters,
+        language,
+        len(prompt),
+        max_tokens or default_limit(gateway, language.context_length - len(prompt), ignored),
+        top_logprobs,
+        prompt_parameter,
+    )
     outcome = _constraint(output, tools, shape)
     if outcome is not None:
         special = language.tokenizer.special_tokens
@@ -88,17 +113,33 @@ async def render_prompt(
     messages: Sequence[Mapping[str, Any]],
     tools: Tools,
     variables: Mapping[str, Any],
+    continue_final: bool = False,
 ) -> tuple[str, array[int]]:
     """Returns the prompt as text and as token ids.
+
+    If ``continue_final``, it ends inside the last message.
 
     If the model's template does not support tools, the prompt explains them to the model.
     """
     if supports_tools(language):
-        return await chat_prompt(language, messages, tools.definitions, variables)
+        return await chat_prompt(
+            language, messages, tools.definitions, variables, continue_final=continue_final
+        )
     written = with_tool_calls_as_text(messages)
     if tools.functions:
         written = with_tool_instructions(written, tools.definitions, tools.forced)
-    return await chat_prompt(language, written, (), variables)
+    return await chat_prompt(language, written, (), variables, continue_final=continue_final)
+
+
+def default_limit(gateway: Gateway, room: int, ignored: IgnoredParameters) -> int | None:
+    """Returns the maximum tokens of a reply whose request sets no limit.
+
+    It is noted in ``ignored`` when it is lower than the ``room`` in the context.
+    """
+    limit = gateway.settings.default_max_tokens or None
+    if limit is not None and limit < room:
+        ignored.add(f"max_tokens.default-{limit}")
+    return limit
 
 
 async def constrain_text(

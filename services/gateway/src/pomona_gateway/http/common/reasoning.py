@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pomona.errors import RequestError
+from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.text import LanguageModel
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 EFFORT_VARIABLE = "reasoning_effort"
 """Template variable for one of several efforts."""
@@ -26,24 +27,42 @@ def can_reason(language: LanguageModel) -> bool:
     return language.output.reasons
 
 
-def effort_variables(language: LanguageModel, effort: Effort | None) -> dict[str, Any]:
-    """Returns the template variables for an effort.
+@dataclass(frozen=True, slots=True)
+class ReasoningWish:
+    """How much a client wants the model to reason.
 
-    Raises RequestError when the model's template reads none.
+    Attributes:
+        effort: amount of reasoning; None to say only whether it reasons.
+        enabled: whether the model reasons.
+        where: the parameters that hold the wish; empty for a dialect's default.
     """
-    if effort is None:
+
+    effort: Effort | None
+    enabled: bool
+    where: tuple[str, ...]
+
+
+def effort_wish(effort: Effort | None, where: str) -> ReasoningWish | None:
+    """Returns the wish for an effort; None without one."""
+    return None if effort is None else ReasoningWish(effort, effort != "none", (where,))
+
+
+def reasoning_variables(
+    language: LanguageModel, wish: ReasoningWish | None, ignored: IgnoredParameters
+) -> dict[str, Any]:
+    """Returns the template variables for a wish.
+
+    If the template reads none, the wish has no effect and is noted in ``ignored``, unless it is
+    that a model does not reason that cannot.
+    """
+    if wish is None:
         return {}
     variables: dict[str, Any] = {}
-    if template_reads(language, EFFORT_VARIABLE):
-        variables[EFFORT_VARIABLE] = effort
+    if wish.effort is not None and template_reads(language, EFFORT_VARIABLE):
+        variables[EFFORT_VARIABLE] = "xhigh" if wish.effort == "max" else wish.effort
     if template_reads(language, SWITCH_VARIABLE):
-        variables[SWITCH_VARIABLE] = effort != "none"
-    if not variables:
-        raise no_reasoning_setting("reasoning_effort_not_supported", "reasoning_effort")
+        variables[SWITCH_VARIABLE] = wish.enabled
+    if not variables and (wish.enabled or can_reason(language)):
+        for path in wish.where:
+            ignored.add(path)
     return variables
-
-
-def no_reasoning_setting(code: str, parameter: str) -> RequestError:
-    """Returns the error for a model whose template does not control reasoning."""
-    message = "this model's chat template has no setting for how much it reasons"
-    return RequestError(400, code, message, parameter)

@@ -17,7 +17,8 @@ from pomona.queue_policy import QueuePolicy
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.choices import GenerationStream
 from pomona_gateway.generation.completion import Completion
-from pomona_gateway.http.request_body import Body, parse_body, read_body
+from pomona_gateway.http.ignored import collect_ignored, ignored_of
+from pomona_gateway.http.request_body import Body, Query, parse_body, parse_query, read_body
 from pomona_gateway.http.respond import JsonResponse, StreamedResponse, while_connected
 
 SETTLE_S = 0.25
@@ -29,6 +30,7 @@ INTERACTIVE, BACKGROUND = 0, 1
 titles, tags and follow-ups whole, in the background."""
 
 BodyT = TypeVar("BodyT", bound=Body)
+QueryT = TypeVar("QueryT", bound=Query)
 
 
 class ResponseWriter(Protocol):
@@ -63,12 +65,27 @@ def tenant_of(request: Request) -> str:
 
 
 async def read_request(request: Request, body_type: type[BodyT]) -> BodyT:
-    """Reads and validates the request's body. Raises RequestError."""
+    """Reads and validates the request's body, and notes its parameters without effect.
+
+    Raises RequestError.
+    """
     settings = gateway_of(request).settings
     raw = await read_body(request, settings.max_body_bytes, settings.body_deadline_s)
     body = parse_body(body_type, raw)
     request.state.model = getattr(body, "model", "")
+    collect_ignored(body, ignored_of(request), settings.unknown_parameters == "refuse")
     return body
+
+
+def read_query(request: Request, query_type: type[QueryT]) -> QueryT:
+    """Validates the request's query, and notes its parameters without effect.
+
+    Raises RequestError.
+    """
+    query = parse_query(query_type, request)
+    refuse = gateway_of(request).settings.unknown_parameters == "refuse"
+    collect_ignored(query, ignored_of(request), refuse)
+    return query
 
 
 async def run_request(

@@ -6,26 +6,32 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AliasChoices, Field, StringConstraints
 
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona_gateway.generation.completion import SEED_MASK
-from pomona_gateway.http.common.structured_output import StructuredOutputs
+from pomona_gateway.grammar import Shape
+from pomona_gateway.http.common.structured_output import (
+    Choices,
+    Schema,
+    StructuredOutputs,
+    guided_shape,
+)
+from pomona_gateway.http.errors import PromptTooLongError
 from pomona_gateway.http.request_body import (
     Body,
     Rule,
     RuledBody,
     absent_or,
     any_of,
-    present_and,
 )
 from pomona_gateway.text import LanguageModel
 
 MAX_REPLIES = 16
 MAX_STOPS = 16
 
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+StopString = Annotated[str, StringConstraints(max_length=256)]
 StopStrings = Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_STOPS)]
 Label = Annotated[str, StringConstraints(max_length=512)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -45,10 +51,22 @@ GRAMMAR_ENDS_REPLY = (
 )
 
 
+TokenLimit = Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal[-1]
+"""Maximum number of tokens of a reply; -1 is the same as none."""
+
+
+def lowest_limit(*limits: int | None) -> int | None:
+    """Returns the lowest of several token limits; None without a limit."""
+    return min((x for x in limits if x is not None and x > 0), default=None)
+
+
 class StreamOptions(Body):
-    include_usage: bool = False
+    hints = frozenset({"include_obfuscation"})
+
+    include_usage: bool | None = None
     """Send a last chunk with the token counts."""
-    include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: bool | None = None
+    """Send the token counts in every chunk."""
 
 
 class SamplingParameters(RuledBody):
@@ -57,6 +75,13 @@ class SamplingParameters(RuledBody):
     A parameter that is left out takes the value that the model's makers recommend, or else
     the default below.
     """
+
+    hints = frozenset(
+        {
+            "user", "metadata", "safety_identifier", "service_tier", "cache_prompt", "id_slot",
+            "prompt_cache_key", "prompt_cache_retention", "request_id", "priority",
+        }
+    )  # fmt: skip
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     """Name of a model that ``/v1/models`` lists."""
@@ -68,7 +93,12 @@ class SamplingParameters(RuledBody):
     """Keep this many tokens; 0 and -1 keep all. Default 0."""
     min_p: float | None = Field(default=None, ge=0, le=1)
     """Keep tokens at least this likely relative to the most likely one. Default 0."""
-    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    repetition_penalty: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        validation_alias=AliasChoices("repetition_penalty", "repeat_penalty"),
+    )
     """Divides the logits of tokens seen in prompt and reply. Default 1."""
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -90,19 +120,14 @@ class SamplingParameters(RuledBody):
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     """Constrain the reply to a JSON Schema, a regular expression or a choice."""
-    user: Label | None = None
-    """A label without effect."""
+    guided_json: Schema | str | None = None
+    """The older name of ``structured_outputs.json``; the schema may be JSON text."""
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    use_beam_search: Literal[False] | None = None
 
     rules = (
-        Rule(
-            ("stream_options",),
-            lambda body: body.stream_options is None or bool(body.stream),
-            any_of(
-                absent_or("stream_options", {"type": "null"}),
-                present_and("stream", {"const": True}),
-            ),
-            "it needs stream: true",
-        ),
         Rule(
             ("structured_outputs",),
             lambda body: body.structured_outputs is None or body.may_end(),
@@ -116,10 +141,17 @@ class SamplingParameters(RuledBody):
         return not self.ignore_eos and not self.min_tokens
 
     def stop_strings(self) -> tuple[str, ...]:
-        """Returns ``stop`` as a tuple."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        """Returns ``stop`` as a tuple. An empty string is no stop string."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in stops if stop)
+
+    def text_shape(self) -> Shape | None:
+        """Returns the shape that ``structured_outputs`` or a ``guided_`` parameter demands."""
+        if self.structured_outputs is not None:
+            return self.structured_outputs.shape()
+        return guided_shape(
+            self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar
+        )
 
     def with_defaults(self, defaults: Mapping[str, float]) -> SamplingParameters:
         """Returns a copy whose missing parameters have these values."""
@@ -133,11 +165,13 @@ def build_sampling(
     prompt_length: int,
     max_tokens: int | None,
     top_logprobs: int | None,
+    prompt_parameter: str = "prompt",
 ) -> Sampling:
     """Returns the sampling settings for the tail.
 
     Args:
         prompt_length: in tokens.
+        prompt_parameter: the parameter that holds the prompt, for error messages.
         max_tokens: maximum tokens of a reply; None or 0 for the rest of the context.
         top_logprobs: alternatives to report for each token; None for no logprobs.
 
@@ -146,13 +180,7 @@ def build_sampling(
     parameters = parameters.with_defaults(language.facts.sampling)
     room = language.context_length - prompt_length
     if room < 1:
-        raise RequestError(
-            400,
-            "context_length_exceeded",
-            f"the prompt has {prompt_length} tokens; this model's context is "
-            f"{language.context_length} tokens, and the reply needs at least one of them",
-            "messages" if "messages" in type(parameters).model_fields else "prompt",
-        )
+        raise PromptTooLongError(prompt_length, language.context_length, prompt_parameter)
     vocab_size = language.facts.vocab_size
     end_ids = () if parameters.ignore_eos else language.stop_ids
     for token in parameters.stop_token_ids or ():

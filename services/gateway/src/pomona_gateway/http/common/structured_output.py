@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, StringConstraints
+from pydantic_core import from_json
 
-from pomona_gateway.grammar import ChoiceShape, JsonShape, RegexShape, Shape
+from pomona.errors import RequestError
+from pomona_gateway.grammar import ChoiceShape, GrammarShape, JsonShape, RegexShape, Shape
 from pomona_gateway.http.request_body import Body, Rule, RuledBody, present_and
 
 MAX_CHOICES = 1024
@@ -21,34 +23,89 @@ ANY_OBJECT: Schema = {"type": "object"}
 class StructuredOutputs(RuledBody):
     """A constraint on the reply, in the form of vLLM's ``structured_outputs``."""
 
-    definition: Schema | None = Field(default=None, alias="json")
-    """A JSON Schema."""
+    hints = frozenset({"disable_any_whitespace", "disable_fallback", "whitespace_pattern"})
+
+    definition: Schema | str | None = Field(default=None, alias="json")
+    """A JSON Schema, as an object or as JSON text."""
     regex: Annotated[str, StringConstraints(min_length=1, max_length=65536)] | None = None
     """A regular expression for the whole reply (without look-around and back-references)."""
     choice: Choices | None = None
     """The texts to choose from."""
+    grammar: Annotated[str, StringConstraints(min_length=1, max_length=65536)] | None = None
+    """A grammar for the whole reply, in llguidance's Lark or in GBNF."""
+    json_object: bool | None = None
+    """Any JSON object."""
 
     rules = (
         Rule(
             (),
-            lambda body: [body.definition, body.regex, body.choice].count(None) == 2,
+            lambda body: (
+                [
+                    body.definition,
+                    body.regex,
+                    body.choice,
+                    body.grammar,
+                    body.json_object or None,
+                ].count(None)
+                == 4
+            ),
             {
                 "oneOf": [
-                    present_and(x, {"not": {"type": "null"}}) for x in ("json", "regex", "choice")
+                    *(
+                        present_and(x, {"not": {"type": "null"}})
+                        for x in ("json", "regex", "choice", "grammar")
+                    ),
+                    present_and("json_object", {"const": True}),
                 ]
             },
-            "give exactly one of json, regex and choice",
+            "give exactly one of json, regex, choice, grammar and json_object",
         ),
     )
 
     def shape(self) -> Shape:
         """Returns the constraint as a shape."""
-        where = "structured_outputs"
-        if self.definition is not None:
-            return JsonShape(self.definition, f"{where}.json")
-        if self.regex is not None:
-            return RegexShape(self.regex, f"{where}.regex")
-        return ChoiceShape(tuple(self.choice or ()), f"{where}.choice")
+        definition = ANY_OBJECT if self.json_object else self.definition
+        shape = guided_shape(
+            definition, self.regex, self.choice, self.grammar, "structured_outputs."
+        )
+        assert shape is not None
+        return shape
+
+
+def guided_shape(
+    definition: Schema | str | None,
+    regex: str | None,
+    choice: list[str] | None,
+    grammar: str | None,
+    prefix: str = "guided_",
+) -> Shape | None:
+    """Returns the shape of the first constraint that is given; None without any.
+
+    Args:
+        prefix: what precedes the constraint's name in its parameter.
+
+    Raises RequestError when a schema in JSON text is not valid.
+    """
+    if definition is not None:
+        return JsonShape(_parsed_schema(definition, f"{prefix}json"), f"{prefix}json")
+    if regex:
+        return RegexShape(regex, f"{prefix}regex")
+    if choice:
+        return ChoiceShape(tuple(choice), f"{prefix}choice")
+    return GrammarShape(grammar, f"{prefix}grammar") if grammar else None
+
+
+def _parsed_schema(definition: Schema | str, where: str) -> Schema:
+    if not isinstance(definition, str):
+        return definition
+    try:
+        schema = from_json(definition)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        message = f"invalid {where!r}: it is not the JSON text of a schema"
+        raise RequestError(400, "structured_output_not_supported", message, where)
+    return cast("Schema", schema)
 
 
 class TextFormat(Body):
@@ -57,11 +114,13 @@ class TextFormat(Body):
 
 class JsonObjectFormat(Body):
     type: Literal["json_object"]
+    definition: Schema | None = Field(default=None, alias="schema")
+    """A JSON Schema, as llama.cpp reads it here. Default: any object."""
 
 
 class JsonSchema(Body):
-    definition: Schema = Field(alias="schema")
-    """The JSON Schema (draft 2020-12)."""
+    definition: Schema | None = Field(default=None, alias="schema")
+    """The JSON Schema (draft 2020-12). Default: any object."""
     name: FormatName | None = None
     description: str | None = None
     strict: bool | None = None
@@ -97,11 +156,12 @@ def format_shape(
         where: name of the parameter that holds the format, for error messages.
     """
     match response_format:
-        case JsonObjectFormat():
-            return JsonShape(ANY_OBJECT, where)
+        case JsonObjectFormat(definition=definition):
+            return JsonShape(definition or ANY_OBJECT, f"{where}.schema" if definition else where)
         case JsonSchemaFormat(json_schema=schema):
-            return JsonShape(schema.definition, f"{where}.json_schema.schema")
+            definition = ANY_OBJECT if schema.definition is None else schema.definition
+            return JsonShape(definition, f"{where}.json_schema.schema")
         case FlatJsonSchemaFormat(definition=definition):
-            return JsonShape(definition, f"{where}.schema")
+            return JsonShape(ANY_OBJECT if definition is None else definition, f"{where}.schema")
         case _:
             return None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -24,19 +24,16 @@ from pomona_gateway.generation.chat import (
 )
 from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.completion import Completion
-from pomona_gateway.http.common.prepare_chat import constrain_text, prepare_chat
-from pomona_gateway.http.common.reasoning import (
-    EFFORT_VARIABLE,
-    SWITCH_VARIABLE,
-    can_reason,
-    no_reasoning_setting,
-    template_reads,
-)
+from pomona_gateway.generation.detokenizer import TokenLogprob
+from pomona_gateway.http.common.chat_messages import continues_last
+from pomona_gateway.http.common.prepare_chat import constrain_text, default_limit, prepare_chat
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, build_sampling
 from pomona_gateway.http.common.tools import openai_tools
-from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate, OllamaRequest
-from pomona_gateway.http.ollama.models import find_model, timestamp
+from pomona_gateway.http.ignored import IgnoredParameters, ignored_of
+from pomona_gateway.http.ollama.chat_request import OllamaChat, OllamaGenerate
+from pomona_gateway.http.ollama.models import timestamp
+from pomona_gateway.http.openai.chat import token_object
 from pomona_gateway.http.respond import JsonResponse, encode_json
 from pomona_gateway.parsers import ReplyNotation
 from pomona_gateway.text import LanguageModel
@@ -47,19 +44,23 @@ MEDIA_TYPE = "application/x-ndjson"
 async def chat(request: Request) -> Response | ASGIApp:
     """Answers a chat; without messages, reports that the model is loaded."""
     body = await read_request(request, OllamaChat)
-    gateway = gateway_of(request)
-    name, language = find_model(gateway, body.model)
-    body.check_context(language.context_length)
-    if not body.messages:
+    gateway, ignored = gateway_of(request), ignored_of(request)
+    name, language = gateway.models.find(body.model)
+    body.note_context(language.context_length, ignored)
+    conversation = body.conversation(ignored)
+    if not conversation:
         return _loaded_response(name, {"message": {"role": "assistant", "content": ""}})
     chat = await prepare_chat(
         gateway,
         body.parameters(name, language.facts.sampling),
-        [message.template_message() for message in body.messages],
+        conversation,
         openai_tools(body.tools, None, None),
         max_tokens=body.max_reply_tokens(),
+        ignored=ignored,
         shape=body.shape(),
-        template_variables=_think_variables(language, body),
+        top_logprobs=body.reported_logprobs(),
+        wish=body.wish(),
+        continue_final=continues_last(conversation),
     )
     return await run_request(request, chat.completion, LineWriter(chat, "chat"), body.is_streamed)
 
@@ -67,14 +68,15 @@ async def chat(request: Request) -> Response | ASGIApp:
 async def generate(request: Request) -> Response | ASGIApp:
     """Answers one prompt; without a prompt, reports that the model is loaded."""
     body = await read_request(request, OllamaGenerate)
-    gateway = gateway_of(request)
-    name, language = find_model(gateway, body.model)
-    body.check_context(language.context_length)
+    gateway, ignored = gateway_of(request), ignored_of(request)
+    name, language = gateway.models.find(body.model)
+    body.note_context(language.context_length, ignored)
+    body.check_support(ignored)
     if not body.prompt:
         return _loaded_response(name, {"response": ""})
     parameters = body.parameters(name, language.facts.sampling)
     if body.raw:
-        chat = await _prepare_raw(gateway, language, parameters, body)
+        chat = await _prepare_raw(gateway, language, parameters, body, ignored)
     else:
         system = [{"role": "system", "content": body.system}] if body.system else []
         chat = await prepare_chat(
@@ -83,8 +85,11 @@ async def generate(request: Request) -> Response | ASGIApp:
             [*system, {"role": "user", "content": body.prompt}],
             Tools(),
             max_tokens=body.max_reply_tokens(),
+            ignored=ignored,
             shape=body.shape(),
-            template_variables=_think_variables(language, body),
+            top_logprobs=body.reported_logprobs(),
+            wish=body.wish(),
+            prompt_parameter="prompt",
         )
     writer = LineWriter(chat, "generate")
     return await run_request(request, chat.completion, writer, body.is_streamed)
@@ -95,31 +100,19 @@ async def _prepare_raw(
     language: LanguageModel,
     parameters: SamplingParameters,
     body: OllamaGenerate,
+    ignored: IgnoredParameters,
 ) -> ChatCompletion:
     """Prepares a prompt that is used without the chat template."""
-    prompt = await language.prompter.encode(body.prompt)
-    sampling = build_sampling(parameters, language, len(prompt), body.max_reply_tokens(), None)
+    text = body.prompt or ""
+    prompt = await language.prompter.encode(text)
+    room = language.context_length - len(prompt)
+    limit = body.max_reply_tokens() or default_limit(gateway, room, ignored)
+    sampling = build_sampling(parameters, language, len(prompt), limit, body.reported_logprobs())
     sampling = await constrain_text(gateway, language, parameters, sampling, body.shape())
     completion = Completion(
         parameters.model, language, (prompt,), sampling, parameters.stop_strings()
     )
-    return ChatCompletion(completion, body.prompt, ReplyNotation(), Tools())
-
-
-def _think_variables(language: LanguageModel, body: OllamaRequest) -> dict[str, Any]:
-    """Returns the template variables for ``think``.
-
-    Raises RequestError when the template reads none, unless reasoning is only turned off.
-    """
-    if body.think is None:
-        return {}
-    if isinstance(body.think, str) and template_reads(language, EFFORT_VARIABLE):
-        return {EFFORT_VARIABLE: body.think}
-    if template_reads(language, SWITCH_VARIABLE):
-        return {SWITCH_VARIABLE: bool(body.think)}
-    if body.think is False and not can_reason(language):
-        return {}
-    raise no_reasoning_setting("thinking_not_supported", "think")
+    return ChatCompletion(completion, text, ReplyNotation(), Tools())
 
 
 def _loaded_response(model: str, content: dict[str, Any]) -> Response:
@@ -140,7 +133,8 @@ class LineWriter:
     async def whole(self, stream: GenerationStream, keep_alive_s: float) -> dict[str, Any]:
         """Returns one object with the whole reply."""
         [reply] = await ChatStream(self._chat, stream).collect(keep_alive_s)
-        return {**self._object(reply), **self._final_fields(stream, reply.finish)}
+        final = self._final_fields(stream, reply.finish)
+        return {**self._object(reply), **final, **self._logprobs(reply.logprobs)}
 
     async def chunks(self, stream: GenerationStream, keep_alive_s: float) -> AsyncGenerator[bytes]:
         """Yields a line for each part of the reply, and for each complete tool call."""
@@ -149,6 +143,7 @@ class LineWriter:
             async for turn in turns:
                 if isinstance(turn, PromptProgress):
                     continue
+                logprobs = self._logprobs(turn.logprobs)
                 for part in turn.parts:
                     reply = ChatReply()
                     if isinstance(part, ToolCallDelta):
@@ -159,14 +154,34 @@ class LineWriter:
                         reply, call = call, ChatReply()
                     else:
                         reply.add(ChatDelta(0, (part,)))
-                    yield _encode_line({**self._object(reply), "done": False})
+                    yield _encode_line({**self._object(reply), "done": False, **logprobs})
+                    logprobs = {}
                 if turn.finish is not None:
                     final = self._final_fields(stream, turn.finish)
-                    yield _encode_line({**self._object(call), **final})
+                    yield _encode_line({**self._object(call), **final, **logprobs})
+                elif logprobs:
+                    yield _encode_line({**self._object(ChatReply()), "done": False, **logprobs})
 
     def error_chunk(self, error: RequestError) -> bytes:
         """Encodes an error as a line."""
         return _encode_line({"error": error.message})
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Returns the field with the logprobs of tokens; none without logprobs."""
+        if not logprobs:
+            return {}
+        tokenizer = self._chat.completion.language.tokenizer
+        return {
+            "logprobs": [
+                {
+                    **token_object(tokenizer, sampled.token, sampled.logprob),
+                    "top_logprobs": [
+                        token_object(tokenizer, token, logprob) for token, logprob in sampled.top
+                    ],
+                }
+                for sampled in logprobs
+            ]
+        }
 
     def _object(self, reply: ChatReply) -> dict[str, Any]:
         head = {

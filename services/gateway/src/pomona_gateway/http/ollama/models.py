@@ -12,15 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona import __version__
-from pomona.errors import RequestError
 from pomona.models import ModelFacts
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.http.common.reasoning import can_reason
 from pomona_gateway.http.common.run_request import gateway_of, read_request
 from pomona_gateway.http.ollama.chat_request import ShowRequest
 from pomona_gateway.http.respond import JsonResponse
-from pomona_gateway.text import LanguageModel
-from pomona_gateway.text.prompts import supports_tools
 
 FOREVER = "9999-12-31T23:59:59Z"
 
@@ -51,13 +48,14 @@ async def show(request: Request) -> Response:
     """Describes one model: its template, its sizes and its capabilities."""
     body = await read_request(request, ShowRequest)
     gateway = gateway_of(request)
-    name, language = find_model(gateway, body.model)
+    name, language = gateway.models.find(body.model)
     facts = language.facts
     template = language.templates.get("default")
-    capabilities = ["completion"]
-    if supports_tools(language):
-        capabilities.append("tools")
-    if can_reason(language):
+    # A model whose template does not render tools is taught to call them by its prompt.
+    capabilities = ["completion", "tools"] if template else ["completion"]
+    if facts.pooling:
+        capabilities = ["embedding"]
+    elif can_reason(language):
         capabilities.append("thinking")
     entry = _entry(gateway, name)
     return JsonResponse(
@@ -78,22 +76,18 @@ async def show(request: Request) -> Response:
     )
 
 
+async def root(request: Request) -> Response:
+    """Answers health checks: a text, or JSON for clients that accept nothing else."""
+    if request.headers.get("accept", "") == "application/json":
+        gateway = gateway_of(request)
+        facts = {"name": "Pomona", "version": __version__, "models": gateway.models.names()}
+        return JsonResponse(facts)
+    return Response("Pomona is running", media_type="text/plain")
+
+
 async def version(request: Request) -> Response:
     """Returns Pomona's version."""
     return JsonResponse({"version": __version__})
-
-
-def find_model(gateway: Gateway, name: str) -> tuple[str, LanguageModel]:
-    """Finds a model by its name, with or without Ollama's tag ``:latest``.
-
-    Raises RequestError when there is no such model.
-    """
-    try:
-        return gateway.models.find(name)
-    except RequestError as error:
-        if error.status != 404 or not name.endswith(":latest"):
-            raise
-        return gateway.models.find(name.removesuffix(":latest"))
 
 
 def timestamp(seconds: float) -> str:

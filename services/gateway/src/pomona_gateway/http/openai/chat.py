@@ -10,7 +10,7 @@ A streamed chat takes this way::
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -31,8 +31,12 @@ from pomona_gateway.generation.chat import (
 from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.detokenizer import TokenLogprob
 from pomona_gateway.http import sse
+from pomona_gateway.http.common.custom_calls import CustomCalls, custom_input
 from pomona_gateway.http.common.prepare_chat import prepare_chat
+from pomona_gateway.http.common.reasoning import effort_wish
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
+from pomona_gateway.http.common.tools import custom_names
+from pomona_gateway.http.ignored import ignored_of
 from pomona_gateway.http.openai.chat_request import ChatRequest
 from pomona_gateway.http.openai.objects import error_chunk, response_head, usage_object
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
@@ -42,16 +46,20 @@ from pomona_gateway.text import Tokenizer
 async def chat_completions(request: Request) -> Response | ASGIApp:
     """Answers a chat, whole or streamed."""
     body = await read_request(request, ChatRequest)
+    ignored = ignored_of(request)
+    conversation = body.conversation(ignored)
     chat = await prepare_chat(
         gateway_of(request),
         body,
-        body.conversation(),
+        conversation,
         body.offered_tools(),
         max_tokens=body.max_reply_tokens(),
+        ignored=ignored,
         shape=body.shape(),
         top_logprobs=body.reported_logprobs(),
-        effort=body.reasoning_effort,
-        template_variables=body.chat_template_kwargs,
+        wish=effort_wish(body.reasoning_effort, "reasoning_effort"),
+        template_variables=body.template_variables(),
+        continue_final=body.continues_last(conversation, ignored),
     )
     return await run_request(request, chat.completion, ChatWriter(body, chat), bool(body.stream))
 
@@ -64,6 +72,7 @@ class ChatWriter:
     def __init__(self, body: ChatRequest, chat: ChatCompletion) -> None:
         self._body = body
         self._chat = chat
+        self._custom = custom_names(body.tools)
         self._tokenizer = chat.completion.language.tokenizer
         object_type = "chat.completion.chunk" if body.stream else "chat.completion"
         self._head = response_head(object_type, "chatcmpl", chat.completion)
@@ -74,7 +83,7 @@ class ChatWriter:
         choices = [
             {
                 "index": index,
-                "message": message_object(reply),
+                "message": message_object(reply, self._custom),
                 "logprobs": self._logprobs_object(reply.logprobs),
                 "finish_reason": reply.finish,
             }
@@ -86,10 +95,20 @@ class ChatWriter:
     async def chunks(self, stream: GenerationStream, keep_alive_s: float) -> AsyncGenerator[bytes]:
         """Yields chunks as events, and comments while there is no text."""
         options = self._body.stream_options
-        with_usage = options is not None and options.include_usage
-        head = {**self._head, "usage": None} if with_usage else self._head
+        with_usage = options is not None and bool(options.include_usage)
+        every_chunk = options is not None and bool(options.continuous_usage_stats)
         started: set[int] = set()
         replies = ChatStream(self._chat, stream)
+        custom_calls = CustomCalls(self._custom)
+
+        def encode(choices: list[dict[str, Any]], with_counts: bool) -> bytes:
+            chunk = {**self._head, "choices": choices}
+            if with_counts:
+                chunk["usage"] = usage_object(stream.usage, replies.reasoning_tokens)
+            elif with_usage:
+                chunk["usage"] = None
+            return sse.data(chunk)
+
         yield sse.comment("accepted")
         async with aclosing(replies.deltas(keep_alive_s)) as turns:
             async for turn in turns:
@@ -99,12 +118,11 @@ class ChatWriter:
                 if turn.index not in started:
                     started.add(turn.index)
                     first = self._choice(turn.index, {"role": "assistant", "content": ""})
-                    yield sse.data({**head, "choices": [first]})
-                for choice in self._choices(turn):
-                    yield sse.data({**head, "choices": [choice]})
+                    yield encode([first], every_chunk)
+                for choice in self._choices(custom_calls.merge(turn)):
+                    yield encode([choice], every_chunk)
         if with_usage:
-            usage = usage_object(stream.usage, replies.reasoning_tokens)
-            yield sse.data({**head, "choices": [], "usage": usage})
+            yield encode([], True)
         yield sse.DONE
 
     def error_chunk(self, error: RequestError) -> bytes:
@@ -113,7 +131,7 @@ class ChatWriter:
 
     def _choices(self, turn: ChatDelta) -> Iterator[dict[str, Any]]:
         logprobs = turn.logprobs
-        deltas = [delta_object(part) for part in turn.parts]
+        deltas = [delta_object(part, self._custom) for part in turn.parts]
         for delta in deltas or ([{"content": ""}] if logprobs else []):
             yield self._choice(turn.index, delta, logprobs)
             logprobs = ()
@@ -152,34 +170,37 @@ class ChatWriter:
         }
 
 
-def message_object(reply: ChatReply) -> dict[str, Any]:
-    """Returns OpenAI's assistant message."""
+def message_object(reply: ChatReply, custom: Collection[str] = ()) -> dict[str, Any]:
+    """Returns OpenAI's assistant message. ``custom``: names of the custom tools."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
     if reply.calls:
         message["content"] = reply.text or None
-        message["tool_calls"] = [call_object(call) for call in reply.calls]
+        message["tool_calls"] = [call_object(call, custom) for call in reply.calls]
     return message
 
 
-def delta_object(part: ChatPart) -> dict[str, Any]:
-    """Returns OpenAI's message delta."""
+def delta_object(part: ChatPart, custom: Collection[str] = ()) -> dict[str, Any]:
+    """Returns OpenAI's message delta. ``custom``: names of the custom tools."""
     match part:
         case TextDelta(text=text):
             return {"content": text}
         case ReasoningDelta(text=text):
             return {"reasoning_content": text}
         case ToolCallDelta(first=True):
-            call = call_object(ToolCall(part.id, part.index, part.name, part.arguments))
+            call = call_object(ToolCall(part.id, part.index, part.name, part.arguments), custom)
             return {"tool_calls": [{"index": part.index, **call}]}
         case ToolCallDelta():
             piece = {"index": part.index, "function": {"arguments": part.arguments}}
             return {"tool_calls": [piece]}
 
 
-def call_object(call: ToolCall) -> dict[str, Any]:
-    """Returns OpenAI's tool call."""
+def call_object(call: ToolCall, custom: Collection[str] = ()) -> dict[str, Any]:
+    """Returns OpenAI's tool call; the call of a custom tool has a text as its input."""
+    if call.name in custom:
+        given = {"name": call.name, "input": custom_input(call.input)}
+        return {"id": call.id, "type": "custom", "custom": given}
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
 

@@ -40,9 +40,10 @@ async def _prepare(gateway: Gateway, body: CompletionRequest) -> tuple[Completio
     """Returns the completion, and its prompts as text."""
     name, language = gateway.models.find(body.model)
     texts, prompts = await read_prompts(body.prompt, language, "prompt")
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens in (None, -1) else body.max_tokens
+    max_tokens = max(limit or 0, 1)
     longest = max(len(prompt) for prompt in prompts)
-    shape = body.structured_outputs.shape() if body.structured_outputs else None
+    shape = body.text_shape()
     sampling = build_sampling(body, language, longest, max_tokens, body.logprobs)
     sampling = await constrain_text(gateway, language, body, sampling, shape)
     prompt_logprobs = body.logprobs if body.echo else None
@@ -115,7 +116,7 @@ class CompletionWriter:
     async def chunks(self, stream: GenerationStream, keep_alive_s: float) -> AsyncGenerator[bytes]:
         """Yields chunks as events, and comments while there is no text."""
         options = self._body.stream_options
-        with_usage = options is not None and options.include_usage
+        with_usage = options is not None and bool(options.include_usage)
         head = {**self._head, "usage": None} if with_usage else self._head
         yield sse.comment("accepted")
         for index, echo in enumerate(self._echoes):

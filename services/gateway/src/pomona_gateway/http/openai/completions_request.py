@@ -26,7 +26,7 @@ class CompletionRequest(SamplingParameters):
 
     prompt: Prompt
     """One or several prompts, as texts or token ids. Each gets ``n`` replies."""
-    max_tokens: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    max_tokens: int | None = Field(default=None, ge=-1, le=2**31 - 1)
     """Maximum tokens of the reply. Default 16."""
     logprobs: int | None = Field(default=None, ge=0, le=5)
     """Report each token's logprob, and this many of the most likely tokens."""

@@ -20,11 +20,12 @@ from starlette.responses import Response
 from pomona.errors import RequestError
 from pomona.messages.sampling import Sampling
 from pomona.models import ModelFacts
+from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_whole
-from pomona_gateway.http.common.sampling_parameters import Label
-from pomona_gateway.http.openai.completions_request import Ids, Text, read_prompts
+from pomona_gateway.http.errors import PromptTooLongError
+from pomona_gateway.http.openai.completions_request import Ids, Prompt, Text, read_prompts
 from pomona_gateway.http.request_body import Body
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
@@ -41,6 +42,8 @@ Rows = Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MAX_I
 class EmbeddingRequest(Body):
     """An embeddings request."""
 
+    hints = frozenset({"user", "input_type", "truncate_prompt_tokens"})
+
     model: str
     input: Text | Texts | Ids | Rows
     """One or several texts, as text or as token ids."""
@@ -48,24 +51,34 @@ class EmbeddingRequest(Body):
     """Numbers, or the base64 of little-endian float32. Default float."""
     dimensions: int | None = Field(default=None, ge=1)
     """Only the full size of the model's embeddings."""
-    user: Label | None = None
 
 
 async def embeddings(request: Request) -> Response:
     """Computes the embeddings of texts."""
     body = await read_request(request, EmbeddingRequest)
-    name, language = gateway_of(request).models.find(body.model)
-    check_support(name, language.facts, body)
-    _, prompts = await read_prompts(body.input, language, "input")
+    completion = await prepare_embeddings(
+        gateway_of(request), body.model, body.input, body.dimensions
+    )
+    return await run_whole(request, completion, partial(_list_object, body, completion))
+
+
+async def prepare_embeddings(
+    gateway: Gateway, model: str, texts: Prompt, dimensions: int | None, parameter: str = "input"
+) -> Completion:
+    """Returns the completion that computes the embeddings of texts.
+
+    Args:
+        parameter: the parameter that holds the texts, for error messages.
+
+    Raises RequestError when the model gives no embeddings or a text is too long.
+    """
+    name, language = gateway.models.find(model)
+    check_support(name, language.facts, dimensions)
+    _, prompts = await read_prompts(texts, language, parameter)
     longest = max(len(prompt) for prompt in prompts)
     if longest >= language.context_length:
-        raise RequestError(
-            400,
-            "context_length_exceeded",
-            f"'input' has {longest} tokens; {name} reads at most {language.context_length - 1}",
-            "input",
-        )
-    completion = Completion(
+        raise PromptTooLongError(longest, language.context_length, parameter)
+    return Completion(
         model=name,
         language=language,
         prompts=prompts,
@@ -73,10 +86,9 @@ async def embeddings(request: Request) -> Response:
         max_concurrent=MAX_CONCURRENT_INPUTS,
         prompt_only=True,
     )
-    return await run_whole(request, completion, partial(_list_object, body, completion))
 
 
-def check_support(name: str, facts: ModelFacts, body: EmbeddingRequest) -> None:
+def check_support(name: str, facts: ModelFacts, dimensions: int | None) -> None:
     """Raises RequestError when the model does not give the requested embeddings."""
     reason = ""
     if not facts.pooling:
@@ -93,7 +105,7 @@ def check_support(name: str, facts: ModelFacts, body: EmbeddingRequest) -> None:
         )
     if reason:
         raise RequestError(400, "embeddings_not_supported", reason, "model")
-    if body.dimensions not in (None, facts.hidden_size):
+    if dimensions not in (None, facts.hidden_size):
         message = (
             f"invalid 'dimensions': embeddings of {name} have {facts.hidden_size} dimensions; "
             "give this number or leave it out"
@@ -105,27 +117,36 @@ async def _list_object(
     body: EmbeddingRequest, completion: Completion, stream: GenerationStream, keep_alive_s: float
 ) -> dict[str, Any]:
     """Returns a list object of all embeddings, in the order of the texts."""
-    vectors: dict[int, array[float]] = {}
-    async with aclosing(stream.events(keep_alive_s)) as events:
-        async for event in events:
-            if not isinstance(event, PromptProgress) and event[1].embedding is not None:
-                vectors[event[0]] = event[1].embedding.vector
-    normalized = completion.language.facts.normalized
+    as_base64 = body.encoding_format == "base64"
+    vectors = await read_vectors(completion, stream, keep_alive_s)
     data = [
         {
             "object": "embedding",
             "index": index,
-            "embedding": _encode(vectors[index], normalized, body.encoding_format == "base64"),
+            "embedding": base64.b64encode(x.tobytes()).decode() if as_base64 else x.tolist(),
         }
-        for index in range(completion.choice_count)
+        for index, x in enumerate(vectors)
     ]
     count = stream.usage.prompt
     usage = {"prompt_tokens": count, "total_tokens": count}
     return {"object": "list", "data": data, "model": completion.model, "usage": usage}
 
 
-def _encode(vector: array[float], normalized: bool, as_base64: bool) -> list[float] | str:
-    if normalized:
-        norm = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
-        vector = array("f", [x / norm for x in vector])
-    return base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist()
+async def read_vectors(
+    completion: Completion, stream: GenerationStream, keep_alive_s: float
+) -> list[array[float]]:
+    """Returns the embeddings in the order of the texts, normalised if the model's are."""
+    vectors: dict[int, array[float]] = {}
+    async with aclosing(stream.events(keep_alive_s)) as events:
+        async for event in events:
+            if not isinstance(event, PromptProgress) and event[1].embedding is not None:
+                vectors[event[0]] = event[1].embedding.vector
+    ordered = [vectors[index] for index in range(completion.choice_count)]
+    if not completion.language.facts.normalized:
+        return ordered
+    return [_normalized(vector) for vector in ordered]
+
+
+def _normalized(vector: array[float]) -> array[float]:
+    norm = math.sqrt(math.fsum(x * x for x in vector)) or 1.0
+    return array("f", [x / norm for x in vector])

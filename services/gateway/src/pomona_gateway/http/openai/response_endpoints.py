@@ -9,18 +9,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import RequestError
-from pomona_gateway.http.common.run_request import gateway_of, tenant_of
+from pomona_gateway.http.common.run_request import gateway_of, read_query, tenant_of
 from pomona_gateway.http.openai.response_store import Conversation, missing_response
-from pomona_gateway.http.request_body import Query, parse_query
+from pomona_gateway.http.request_body import Query
 from pomona_gateway.http.respond import JsonResponse
 
 
 class NoQuery(Query):
-    """An empty query."""
+    """A query without parameters that have an effect."""
+
+    hints = frozenset({"include", "include[]", "include_obfuscation"})
 
 
 class ItemsQuery(Query):
     """The page of a list of items."""
+
+    hints = frozenset({"include", "include[]"})
 
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     order: Literal["asc", "desc"] = "desc"
@@ -31,13 +35,13 @@ class ItemsQuery(Query):
 
 async def get_response(request: Request) -> Response:
     """Retrieves a stored response."""
-    parse_query(NoQuery, request)
+    read_query(request, NoQuery)
     return JsonResponse(_find(request).response)
 
 
 async def delete_response(request: Request) -> Response:
     """Deletes a stored response; no request can continue its conversation any more."""
-    parse_query(NoQuery, request)
+    read_query(request, NoQuery)
     _find(request)
     response_id: str = request.path_params["response"]
     gateway_of(request).response_store.delete(response_id, tenant_of(request))
@@ -46,7 +50,7 @@ async def delete_response(request: Request) -> Response:
 
 async def list_input_items(request: Request) -> Response:
     """Lists the input items of a stored response's request."""
-    query = parse_query(ItemsQuery, request)
+    query = read_query(request, ItemsQuery)
     items = list(_find(request).items)
     if query.order == "desc":
         items.reverse()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -18,32 +18,36 @@ from pomona_gateway.generation.chat import ChatCompletion, ChatReply, ChatStream
 from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.http import sse
 from pomona_gateway.http.common.chat_messages import template_call_object
-from pomona_gateway.http.common.prepare_chat import prepare_chat
+from pomona_gateway.http.common.custom_calls import CustomCalls
+from pomona_gateway.http.common.prepare_chat import prepare_chat, render_prompt
+from pomona_gateway.http.common.reasoning import (
+    ReasoningWish,
+    effort_wish,
+    reasoning_variables,
+)
 from pomona_gateway.http.common.run_request import (
     gateway_of,
     read_request,
     run_request,
     tenant_of,
 )
+from pomona_gateway.http.common.tools import custom_names
+from pomona_gateway.http.errors import PromptTooLongError
+from pomona_gateway.http.ignored import ignored_of
 from pomona_gateway.http.openai.response_store import Messages, missing_response
 from pomona_gateway.http.openai.responses_items import OutputItems
-from pomona_gateway.http.openai.responses_request import ResponsesRequest
+from pomona_gateway.http.openai.responses_request import InputTokensRequest, ResponsesRequest
+from pomona_gateway.http.respond import JsonResponse
 
 
 async def responses(request: Request) -> Response | ASGIApp:
     """Answers a request of the Responses API, whole or streamed."""
     body = await read_request(request, ResponsesRequest)
-    messages = [*_earlier_messages(request, body.previous_response_id), *body.conversation()]
-    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    chat = await prepare_chat(
-        gateway_of(request),
-        body.parameters(),
-        [*system, *messages],
-        body.offered_tools(),
-        max_tokens=body.max_output_tokens,
-        shape=body.shape(),
-        effort=body.reasoning.effort if body.reasoning else None,
-    )
+    messages = [
+        *_earlier_messages(request, body.previous_response_id),
+        *body.messages(ignored_of(request)),
+    ]
+    chat = await _prepare(request, body, messages)
 
     def store(reply: ChatReply, response: dict[str, Any]) -> None:
         if body.store is not False:
@@ -54,6 +58,69 @@ async def responses(request: Request) -> Response | ASGIApp:
 
     writer = ResponsesWriter(body, chat, store)
     return await run_request(request, chat.completion, writer, bool(body.stream))
+
+
+async def input_tokens(request: Request) -> Response:
+    """Counts the tokens of a request's prompt."""
+    body = await read_request(request, InputTokensRequest)
+    ignored = ignored_of(request)
+    _, language = gateway_of(request).models.find(body.model)
+    earlier = _earlier_messages(request, body.previous_response_id)
+    messages = [*_system(body), *earlier, *body.messages(ignored)]
+    variables = reasoning_variables(language, _wish(body), ignored)
+    _, prompt = await render_prompt(language, messages, body.offered_tools(), variables)
+    return JsonResponse({"object": "response.input_tokens", "input_tokens": len(prompt)})
+
+
+async def _prepare(
+    request: Request, body: ResponsesRequest, messages: Sequence[dict[str, Any]]
+) -> ChatCompletion:
+    """Prepares the chat. With ``truncation: auto`` the oldest turns are dropped until it fits."""
+    kept = list(messages)
+    while True:
+        try:
+            return await prepare_chat(
+                gateway_of(request),
+                body.parameters(),
+                [*_system(body), *kept],
+                body.offered_tools(),
+                max_tokens=body.max_reply_tokens(),
+                ignored=ignored_of(request),
+                shape=body.shape(),
+                wish=_wish(body),
+                prompt_parameter="input",
+            )
+        except PromptTooLongError as error:
+            shorter = without_oldest(kept, error.prompt_tokens / error.context_length)
+            if body.truncation != "auto" or len(shorter) == len(kept):
+                raise
+            kept = shorter
+
+
+def without_oldest(messages: Sequence[dict[str, Any]], excess: float) -> list[dict[str, Any]]:
+    """Drops the oldest turns of a conversation, up to the user message that begins a later turn.
+
+    System messages stay, and so does the last turn.
+
+    Args:
+        excess: length of the prompt as a multiple of the context.
+    """
+    starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    goal = max(1, int(len(messages) * (1 - 1 / excess)))
+    later = [start for start in starts[1:] if start >= goal] or starts[-1:]
+    if not later:
+        return list(messages)
+    begin = later[0]
+    system = [message for message in messages[:begin] if message["role"] == "system"]
+    return [*system, *messages[begin:]]
+
+
+def _system(body: InputTokensRequest) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": body.instructions}] if body.instructions else []
+
+
+def _wish(body: InputTokensRequest) -> ReasoningWish | None:
+    return effort_wish(body.reasoning.effort if body.reasoning else None, "reasoning.effort")
 
 
 def _earlier_messages(request: Request, previous_response_id: str | None) -> Messages:
@@ -95,6 +162,7 @@ class ResponsesWriter:
     ) -> None:
         self._body = body
         self._chat = chat
+        self._custom = custom_names(body.tools)
         self._on_complete = on_complete
         self._sequence_numbers = itertools.count()
         self._id = f"resp_{secrets.token_hex(16)}"
@@ -127,7 +195,8 @@ class ResponsesWriter:
         response = self._response_object("in_progress", [])
         yield {"type": "response.created", "response": response}
         yield {"type": "response.in_progress", "response": response}
-        items = OutputItems()
+        custom_calls = CustomCalls(self._custom)
+        items = OutputItems(self._custom)
         replies = ChatStream(self._chat, stream)
         reply = ChatReply()
         async with aclosing(replies.deltas(keep_alive_s)) as turns:
@@ -136,7 +205,7 @@ class ResponsesWriter:
                     yield turn
                     continue
                 reply.add(turn)
-                for event in items.add(turn):
+                for event in items.add(custom_calls.merge(turn)):
                     yield event
         status = "incomplete" if reply.finish == "length" else "completed"
         for event in items.end_item(status):
@@ -155,6 +224,7 @@ class ResponsesWriter:
     def _response_object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         body = self._body
         sampling = self._chat.completion.sampling
+        labels = body.model_extra or {}
         return {
             "id": self._id,
             "object": "response",
@@ -175,10 +245,10 @@ class ResponsesWriter:
             "tool_choice": _tool_choice_object(body),
             "tools": [tool.model_dump() for tool in body.tools or []],
             "top_p": sampling.top_p,
-            "truncation": "disabled",
+            "truncation": body.truncation or "disabled",
             "usage": None,
-            "user": body.user,
-            "metadata": body.metadata or {},
+            "user": labels.get("user"),
+            "metadata": labels.get("metadata") or {},
         }
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from pomona_gateway.generation.chat import ChatDelta, ToolCallDelta
+from pomona_gateway.generation.chat import ChatDelta, ToolCallDelta, parse_arguments
+from pomona_gateway.http.common.custom_calls import custom_input
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
 
 
 class OutputItems:
     """Collects a reply into output items. At most one item is open.
 
+    Args:
+        custom: names of the custom tools, whose calls arrive complete.
+
     Attributes:
         output: the items that have ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, custom: Collection[str] = ()) -> None:
+        self._custom = custom
         self.output: list[dict[str, Any]] = []
         self._type = ""
         self._id = ""
@@ -36,6 +41,8 @@ class OutputItems:
                     yield from self._open_item("reasoning")
                     self._text += text
                     yield self._event("response.reasoning_text.delta", delta=text)
+                case ToolCallDelta(name=name) if name in self._custom:
+                    yield from self._add_custom_call(part)
                 case ToolCallDelta():
                     yield from self._add_call(part)
 
@@ -81,6 +88,26 @@ class OutputItems:
             yield {**event, "delta": piece.arguments}
         if piece.last:
             yield from self.end_item()
+
+    def _add_custom_call(self, call: ToolCallDelta) -> Iterator[dict[str, Any]]:
+        yield from self.end_item()
+        item = {
+            "id": f"ctc_{secrets.token_hex(12)}",
+            "type": "custom_tool_call",
+            "call_id": call.id,
+            "name": call.name,
+            "input": "",
+            "status": "in_progress",
+        }
+        text = custom_input(parse_arguments(call.arguments))
+        place = {"item_id": item["id"]}
+        name = "response.custom_tool_call_input"
+        yield self._item_event("response.output_item.added", item=item)
+        yield self._item_event(f"{name}.delta", **place, delta=text)
+        yield self._item_event(f"{name}.done", **place, input=text)
+        item = {**item, "input": text, "status": "completed"}
+        yield self._item_event("response.output_item.done", item=item)
+        self.output.append(item)
 
     def _call_item(self, status: str) -> dict[str, Any]:
         item = {"id": self._id, "type": "function_call", **self._call}
