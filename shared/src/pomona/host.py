@@ -7,15 +7,24 @@ behind the guard by which a type checker for macOS knows that they are not reach
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
+import resource
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
 
 SYSTEM = sys.platform
 """``darwin`` or ``linux``."""
 MACHINE = platform.machine()
 """``arm64`` on a Mac; ``x86_64`` or ``aarch64`` on Linux."""
+
+OPEN_FILES: Final = 8192
+"""Sockets and files that a process may open, if the hard limit permits."""
+F_FULLFSYNC: Final = 51
+"""``F_FULLFSYNC`` of macOS's <fcntl.h>."""
 
 
 def is_mac() -> bool:
@@ -54,3 +63,25 @@ def use_batch_scheduling() -> bool:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         return True
     return False
+
+
+def raise_open_files_limit(wanted: int = OPEN_FILES) -> None:
+    """Raises this process's limit of open files to ``wanted``; macOS starts programs with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def sync(descriptor: int) -> None:
+    """Writes a file to the disk. Raises OSError when the disk fails.
+
+    On macOS ``fsync`` leaves the content in the disk's cache (``man 2 fsync``); F_FULLFSYNC does
+    not, but not every file system has it.
+    """
+    if is_mac():
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
