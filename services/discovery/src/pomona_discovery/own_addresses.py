@@ -90,6 +90,9 @@ def interface_kind(name: str) -> str:
         return "wifi"
     if name.startswith("thunderbolt"):
         return "thunderbolt"
+    # macOS names the bridges of virtual machines from bridge100 on. Other machines have the same.
+    if re.match(r"bridge\d{3}", name):
+        return "other"
     return "ethernet" if name.startswith(("en", "eth", "veth", "br", "bond")) else "other"
 
 
@@ -114,6 +117,15 @@ def addresses_of(host: str, interfaces: Sequence[Interface]) -> tuple[str, ...]:
         return (host,)
     found = dict.fromkeys(i.address for i in interfaces if i.kind != "loopback")
     return tuple(found)[:MAX_ADVERTISED_ADDRESSES]
+
+
+def advertised_address(interfaces: Sequence[Interface]) -> str:
+    """Returns the address of this machine that other nodes shall use; empty without one.
+
+    Bridges of virtual machines and tunnels come last.
+    """
+    outside = [interface for interface in interfaces if interface.kind != "loopback"]
+    return min(outside, key=lambda x: x.kind == "other").address if outside else ""
 
 
 def kind_towards(address: str, interfaces: Sequence[Interface]) -> str:
