@@ -33,8 +33,9 @@ lint: install ## style and common mistakes
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 
-types: install ## strict types
-	$(BIN)/pyright
+types: install ## strict types, for Linux and for macOS
+	$(BIN)/pyright --pythonplatform Linux
+	$(BIN)/pyright --pythonplatform Darwin
 
 bench: install ## measure decoding: make bench ARGS="--json"
 	@exec $(POMONA) bench decode $(ARGS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from pomona import host
 from pomona.addresses import IPC_PREFIX
 from pomona.messages.sampling import Sampling
 from pomona.settings import ServiceSettings, read_settings
@@ -68,7 +68,7 @@ def test_greedy_ids_equal_those_of_mlx_lm(
         name = read_settings(ServiceSettings).cluster
         pipeline = asyncio.run(active_pipeline(endpoint, name, 30.0))
         assert len(pipeline.stages) == stages
-        if sys.platform == "linux":
+        if host.is_linux():
             assert all(stage.address.startswith(IPC_PREFIX) for stage in pipeline.stages)
         with Driver(pipeline, name) as driver:
             greedy = Sampling(max_tokens=REPLY, temperature=0.0)

@@ -16,7 +16,7 @@ from typing import Any
 
 import prometheus_client
 
-from pomona import __version__
+from pomona import __version__, host
 from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.logs import configure_logs
@@ -211,6 +211,7 @@ def run_service(
         watch_parent()
         await main(stop)
 
+    host.raise_open_files_limit()
     gc.freeze()
     try:
         asyncio.run(body())

@@ -6,7 +6,6 @@ Variables take precedence. The file is TOML: common settings at the top, one tab
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tomllib
 from pathlib import Path
@@ -21,15 +20,9 @@ from pydantic_settings import (
 )
 
 from pomona.errors import ConfigurationError
+from pomona.node_name import node_name
 
 DEFAULT_PORT = 52415
-
-
-def default_node() -> str:
-    """Returns the first label of the host name, with invalid characters replaced."""
-    first = socket.gethostname().split(".")[0] or "node"
-    cleaned = "".join(c if c.isalnum() or c in "._-" else "-" for c in first)
-    return cleaned.lstrip("._-")[:48] or "node"
 
 
 def _common(name: str) -> AliasChoices:
@@ -55,8 +48,14 @@ class ServiceSettings(BaseSettings):
 
     cluster: SettingName = Field(default="pomona", validation_alias=_common("CLUSTER"))
     """Name of the cluster. Beacons of another cluster are dropped."""
-    node: NodeName = Field(default_factory=default_node, validation_alias=_common("NODE"))
-    """Name of this machine, unique in the cluster. Default: its host name."""
+    state_dir: Path = Field(default=Path.home() / ".pomona", validation_alias=_common("STATE_DIR"))
+    """Folder for state that outlives a process, for example the newest epoch."""
+    node: NodeName = Field(
+        default_factory=lambda fields: node_name(fields.get("state_dir")),
+        validation_alias=_common("NODE"),
+    )
+    """Name of this machine, unique in the cluster. Default: its host name at the first start,
+    which the state folder keeps."""
     control_publish: str = Field(
         default=f"tcp://127.0.0.1:{DEFAULT_PORT + 1}",
         validation_alias=_common("CONTROL_PUBLISH"),
@@ -69,8 +68,6 @@ class ServiceSettings(BaseSettings):
     """Endpoint of this node's discovery service to receive beacons from (XPUB)."""
     data_host: str = Field(default="127.0.0.1", validation_alias=_common("DATA_HOST"))
     """Address of this node on which its links listen, and to which other nodes connect."""
-    state_dir: Path = Field(default=Path.home() / ".pomona", validation_alias=_common("STATE_DIR"))
-    """Folder for state that outlives a process, for example the newest epoch."""
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", validation_alias=_common("LOG_LEVEL")
     )

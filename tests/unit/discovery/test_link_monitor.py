@@ -15,7 +15,7 @@ INTERFACES = (Interface("lo0", "loopback", "127.0.0.1"), Interface("en0", "ether
 
 def test_a_link_uses_the_address_that_answers_and_reports_the_dead_one() -> None:
     async def body() -> None:
-        server = ProbeServer()
+        server = ProbeServer("boot1")
         await server.start("127.0.0.1", 0)
         changes: list[int] = []
         monitor = LinkMonitor("a", lambda: INTERFACES, lambda: changes.append(1), interval_s=60)
@@ -48,7 +48,7 @@ def test_a_link_uses_the_address_that_answers_and_reports_the_dead_one() -> None
 
 def test_a_link_that_the_other_end_reports_dead_is_measured_again_at_once() -> None:
     async def body() -> None:
-        server = ProbeServer()
+        server = ProbeServer("boot1")
         await server.start("127.0.0.1", 0)
         monitor = LinkMonitor("a", lambda: INTERFACES, lambda: None, interval_s=3600)
         probe = {"probe": f"tcp://127.0.0.1:{server.port}"}
@@ -68,3 +68,18 @@ def test_a_link_that_the_other_end_reports_dead_is_measured_again_at_once() -> N
             await server.stop()
 
     asyncio.run(body())
+
+
+def test_own_addresses_are_not_measured_for_another_machine() -> None:
+    virtual = Interface("bridge100", "other", "192.168.64.1")
+    monitor = LinkMonitor("a", lambda: (*INTERFACES, virtual), lambda: None, interval_s=60)
+    beacon = beacon_of(
+        "discovery",
+        "b",
+        endpoints={"probe": "tcp://0.0.0.0:9"},
+        facts={
+            "machine": NodeFacts(interfaces=(virtual, Interface("en0", "ethernet", "10.0.0.2")))
+        },
+    )
+    monitor.on_beacon(beacon)
+    assert monitor.addresses("b") == ("10.0.0.2",)

@@ -26,10 +26,10 @@ def test_the_current_address_is_kept_unless_another_is_clearly_faster() -> None:
 
 def test_an_invalid_request_closes_the_connection() -> None:
     async def body() -> None:
-        server = ProbeServer()
+        server = ProbeServer("b0")
         await server.start("127.0.0.1", 0)
         try:
-            for line in (b"GET / HTTP/1.1\r\n\r\n", b"take 99999999999\n", b"echo -1\n"):
+            for line in (b"GET / HTTP/1.1\r\n\r\n", b"take 99999999999\n", b"echo -1\n", b"boot\n"):
                 reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
                 writer.write(line)
                 async with asyncio.timeout(10):
@@ -42,4 +42,17 @@ def test_an_invalid_request_closes_the_connection() -> None:
 
 
 def test_an_address_without_a_listener_gives_no_measurement() -> None:
-    assert asyncio.run(measure("127.0.0.1", free_port())) is None
+    assert asyncio.run(measure("127.0.0.1", free_port(), "b0")) is None
+
+
+def test_an_address_of_another_machine_gives_no_measurement() -> None:
+    async def body() -> None:
+        server = ProbeServer("b0")
+        await server.start("127.0.0.1", 0)
+        try:
+            assert await measure("127.0.0.1", server.port, "b0") is not None
+            assert await measure("127.0.0.1", server.port, "another") is None
+        finally:
+            await server.stop()
+
+    asyncio.run(body())

@@ -1,71 +1,96 @@
-"""Node facts, from recorded output of a Mac's commands; empty where a command fails."""
+"""Node facts, from a Mac made of recordings; empty where a command fails."""
 
 from __future__ import annotations
 
-import sys
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from pomona_discovery.node_facts import (
-    automatic_updates,
-    collect_node_facts,
-    mac_facts,
-    parse_macmon,
-    sleep_minutes,
-)
-from support import mac_recordings
+from pomona import host
+from pomona_discovery.mac_commands import command_path
+from pomona_discovery.node_facts import collect_node_facts, mac_facts, parse_macmon
+from support.mac.machines import FOLDER, answer_as, be_a_mac, recorded
 
 
-def test_settings_of_sleep_and_updates_are_parsed() -> None:
-    assert sleep_minutes(mac_recordings.PMSET_SERVER) == 0
-    assert sleep_minutes(mac_recordings.PMSET_DEFAULT) == 10
-    assert automatic_updates(mac_recordings.UPDATES_ON) == "on"
-    assert automatic_updates(mac_recordings.UPDATES_OFF) == "off"
-    assert automatic_updates("{}") == "unknown"
+@pytest.mark.parametrize(
+    ("name", "watts", "celsius"),
+    [("macmon_0.8.0.json", 7.6835761070251465, 50.0324592590332), ("macmon_old.json", 5.876533,
+                                                                  43.73614)],
+)  # fmt: skip
+def test_power_and_temperature_are_parsed(name: str, watts: float, celsius: float) -> None:
+    assert parse_macmon(recorded(name)) == (watts, celsius)
 
 
-def test_power_and_temperature_are_parsed() -> None:
-    assert parse_macmon(mac_recordings.MACMON) == (36.8, 61.2)
+def test_macmon_without_a_measurement_is_rejected() -> None:
     with pytest.raises(ValueError, match="no measurement"):
         parse_macmon("command not found")
 
 
-def test_the_facts_of_a_mac_are_read() -> None:
-    outputs = {
-        "hw.model": "Mac16,11\n",
-        "iogpu.wired_limit_mb": "57344\n",
-        "SPThunderboltDataType": mac_recordings.MESH,
-        "status": "enabled\n",
-        "/usr/bin/ibv_devices": mac_recordings.IBV_DEVICES,
-        "-g": mac_recordings.PMSET_SERVER,
-        "/Library/Preferences/com.apple.SoftwareUpdate": mac_recordings.UPDATES_OFF,
-        "pipe": mac_recordings.MACMON,
-    }
-
-    def run(command: list[str]) -> str:
-        return next(outputs[word] for word in command if word in outputs)
-
-    found = mac_facts(run, (), 1, 2, 3.0)
-    assert (found.model, found.wired_limit_bytes >> 20, found.rdma) == (
-        "Mac16,11",
-        57344,
-        "enabled",
+def test_the_facts_of_a_mac_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    be_a_mac(
+        monkeypatch,
+        system_profiler="thunderbolt_m5max_hub_and_mac.json",
+        ibv_devices="ibv_devices_m5max_peer.txt",
+        networksetup="networksetup_m5max.txt",
+        ifconfig="ifconfig_bridge0_mini.txt",
+        pmset="pmset_desktop_default.txt",
+        macmon="macmon_0.8.0.json",
+        rdma_ctl="rdma_ctl_enabled.txt",
     )
-    assert len(found.thunderbolt) == 3
-    assert (found.watts, found.sleep_minutes, found.automatic_updates) == (36.8, 0, "off")
+    found = collect_node_facts(tmp_path)
+    assert (found.model, found.product, found.rdma) == ("Mac16,9", "MacBook Pro", "enabled")
+    assert found.rdma_devices == ("rdma_en1", "rdma_en6", "rdma_en2")
+    assert [port.peer for port in found.thunderbolt] == ["", "Mac17,6", ""]
+    assert found.bridge_members == ("en2", "en3", "en4")
+    assert round(found.watts, 1) == 7.7
+    assert (found.sleep_minutes, found.restarts_after_power_failure) == (1, "off")
+    assert (found.automatic_updates, found.file_vault, found.firewall) == ("on", "off", "off")
+    assert found.disk_bytes > 0
 
 
-def test_a_mac_whose_commands_fail_has_empty_facts() -> None:
-    def run(command: list[str]) -> str:
-        raise FileNotFoundError(command[0])
+def test_macmon_does_not_run_when_the_setting_is_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    be_a_mac(monkeypatch, macmon="macmon_0.8.0.json")
+    monkeypatch.setenv("MAC_CALLS", str(tmp_path / "calls"))
+    assert collect_node_facts(tmp_path, with_macmon=False).watts == 0
+    assert "macmon" not in (tmp_path / "calls").read_text()
+    assert collect_node_facts(tmp_path).watts > 0
+    assert "macmon pipe -s 1" in (tmp_path / "calls").read_text()
 
-    found = mac_facts(run, (), 0, 0, 0.0)
+
+def test_commands_are_found_where_homebrew_puts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("pomona_discovery.mac_commands.PLACES", ("/nowhere", str(FOLDER / "bin")))
+    assert command_path("macmon") == str(FOLDER / "bin" / "macmon")
+
+
+def test_a_mac_whose_commands_fail_has_empty_facts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answer_as(monkeypatch, {})
+    found = collect_node_facts(tmp_path)
     assert (found.model, found.thunderbolt, found.rdma) == ("", (), "unsupported")
     assert (found.sleep_minutes, found.automatic_updates) == (-1, "unknown")
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac knows them")
+def test_a_mac_without_the_commands_has_empty_facts() -> None:
+    def run(command: list[str]) -> str:
+        raise FileNotFoundError(command[0])
+
+    assert mac_facts(run).rdma == "unsupported"
+
+
+def test_the_mac_of_recordings_refuses_what_a_manual_page_does_not_allow() -> None:
+    for call in (["pmset", "-x"], ["ibv_devices", "-v"], ["caffeinate", "-q"]):
+        done = subprocess.run(
+            [FOLDER / "bin" / call[0], *call[1:]], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "does not allow" in done.stderr) == (64, True)
+
+
+@pytest.mark.skipif(host.is_mac(), reason="a Mac knows them")
 def test_facts_of_macos_are_unknown_on_linux(tmp_path: Path) -> None:
     found = collect_node_facts(tmp_path)
     assert (found.sleep_minutes, found.automatic_updates) == (-1, "unknown")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pomona.messages.discovery import Interface
 from pomona_discovery.own_addresses import addresses_of, kind_towards, parse_hardware_ports
-from support import mac_recordings
+from support.mac.machines import recorded
 
 INTERFACES = (
     Interface("lo0", "loopback", "127.0.0.1"),
@@ -26,5 +26,11 @@ def test_the_kind_of_a_link_is_that_of_the_interface_in_the_same_network() -> No
 
 
 def test_kinds_of_a_macs_interfaces_are_parsed() -> None:
-    kinds = parse_hardware_ports(mac_recordings.PORTS)
-    assert (kinds["en0"], kinds["en1"], kinds["bridge0"]) == ("ethernet", "wifi", "thunderbolt")
+    kinds = parse_hardware_ports(recorded("networksetup_m5max.txt"))
+    assert (kinds["en0"], kinds["en3"]) == ("wifi", "ethernet")
+    assert (kinds["en1"], kinds["bridge0"]) == ("thunderbolt", "thunderbolt")
+
+
+def test_an_ethernet_port_in_a_dock_is_ethernet() -> None:
+    kinds = parse_hardware_ports(recorded("networksetup_dock_ethernet.txt"))
+    assert kinds["en5"] == "ethernet"

@@ -4,26 +4,92 @@ from __future__ import annotations
 
 import pytest
 
-from pomona_discovery.thunderbolt import rdma_devices, rdma_state, thunderbolt_ports
-from support import mac_recordings
+from pomona_discovery.thunderbolt import (
+    product_name,
+    rdma_devices,
+    rdma_state,
+    thunderbolt_ports,
+)
+from support.mac.machines import recorded
+
+Row = tuple[str, int, float, str, int, str]
+EXPECTED: dict[str, list[Row]] = {
+    "thunderbolt_tahoe_tb4_dock.json": [
+        ("port 1", 5, 40, "", 0, "Thunderbolt 4 Docking Station (8-in-1)"),
+        ("port 2", 5, 0, "", 0, ""),
+        ("port 3", 5, 0, "", 0, ""),
+    ],
+    "thunderbolt_m5max_hub_and_mac.json": [
+        ("port 1", 5, 0, "", 0, ""),
+        ("port 2", 5, 80, "Mac17,6", 0, ""),
+        ("port 3", 5, 80, "", 0, "SB-XTM5"),
+    ],
+    "thunderbolt_m5max_tb3_ssd_and_mac.json": [
+        ("port 1", 5, 0, "", 0, ""),
+        ("port 2", 5, 80, "Mac17,6", 0, ""),
+        ("port 3", 5, 40, "", 0, "TBU405Pro"),
+    ],
+    "thunderbolt_two_macs_tb4.json": [
+        ("port 2", 4, 40, "Device18,2", 0, ""),
+        ("port 3", 4, 40, "Device15,12", 0, ""),
+    ],
+    "thunderbolt_m4max_idle_120.json": [("port 1", 5, 0, "", 0, "")],
+    "thunderbolt_air_idle_40.json": [("port 2", 4, 0, "", 0, "")],
+    "thunderbolt_mini_m4pro_to_studio.txt": [("port 3", 5, 80, "Mac16,9", 0, "")],
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_ports_have_generation_speed_peer_hops_and_device(name: str) -> None:
+    ports = thunderbolt_ports(recorded(name))
+    found = [(p.name, p.generation, p.gbps, p.peer, p.hops, p.device) for p in ports]
+    assert found == EXPECTED[name]
+
+
+def test_both_ends_of_a_cable_name_each_others_domain() -> None:
+    one = thunderbolt_ports(recorded("thunderbolt_m5max_hub_and_mac.json"))[1]
+    other = thunderbolt_ports(recorded("thunderbolt_m5max_tb3_ssd_and_mac.json"))[1]
+    assert one.domain
+    assert (one.domain, one.peer_domain) == (other.peer_domain, other.domain)
+
+
+def test_a_mac_behind_a_hub_is_a_peer_one_hop_away() -> None:
+    text = recorded("thunderbolt_m5max_hub_and_mac.json")
+    mac = '{"_name": "Mac Studio", "device_name_key": "Mac16,9", "domain_uuid_key": "d"}'
+    nested = text.replace('"_name": "SB-XTM5",', f'"_name": "SB-XTM5", "_items": [{mac}],')
+    port = thunderbolt_ports(nested)[2]
+    assert (port.device, port.peer, port.hops, port.peer_domain) == ("SB-XTM5", "Mac16,9", 1, "d")
+
+
+def test_the_text_and_the_json_of_two_buses_agree() -> None:
+    bus = recorded("thunderbolt_mini_m4pro_to_studio.txt")
+    idle = """
+    Thunderbolt/USB4 Bus 1:
+
+      Vendor Name: Apple Inc.
+      Device Name: Mac mini
+      Port:
+          Status: No device connected
+          Speed: Up to 120 Gb/s
+          Receptacle: 2
+"""
+    ports = thunderbolt_ports(bus + idle)
+    assert [(p.name, p.gbps, p.peer) for p in ports] == [
+        ("port 2", 0, ""),
+        ("port 3", 80, "Mac16,9"),
+    ]
+    assert ports[1].peer_domain.startswith("00000002")
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("name", "product"),
     [
-        (mac_recordings.MESH, [(5, 80, "mini-2", 0), (5, 120, "mini-3", 0), (5, 0, "", 0)]),
-        (mac_recordings.OLD_CABLE, [(5, 40, "mini-2", 0)]),
-        (mac_recordings.THUNDERBOLT_4, [(4, 40, "mini-m4", 0)]),
-        (mac_recordings.DAISY_CHAIN, [(5, 80, "mini-3", 1)]),
-        (mac_recordings.HUB, [(5, 80, "studio", 1)]),
-        (mac_recordings.NOTHING_CONNECTED, [(5, 0, "", 0)]),
+        ("thunderbolt_air_idle_40.json", "MacBook Air"),
+        ("thunderbolt_mini_m4pro_to_studio.txt", "Mac mini"),
     ],
 )
-def test_ports_have_generation_speed_peer_and_hops(
-    text: str, expected: list[tuple[int, float, str, int]]
-) -> None:
-    found = [(p.generation, p.gbps, p.peer, p.hops) for p in thunderbolt_ports(text)]
-    assert found == expected
+def test_the_kind_of_mac_is_known(name: str, product: str) -> None:
+    assert product_name(recorded(name)) == product
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"SPThunderboltDataType": 3}'])
@@ -35,8 +101,9 @@ def test_invalid_output_is_rejected(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "state"),
     [
-        ("enabled\n", "enabled"),
-        ("RDMA is disabled\n", "disabled"),
+        (recorded("rdma_ctl_enabled.txt"), "enabled"),
+        (recorded("rdma_ctl_disabled.txt"), "disabled"),
+        ("RDMA is enabled\n", "enabled"),
         ("rdma_ctl: not supported on this hardware\n", "unsupported"),
         ("zsh: command not found: rdma_ctl\n", "unsupported"),
         ("", "unknown"),
@@ -46,6 +113,14 @@ def test_the_state_of_rdma_is_parsed(text: str, state: str) -> None:
     assert rdma_state(text) == state
 
 
-def test_rdma_devices_are_parsed() -> None:
-    assert rdma_devices(mac_recordings.IBV_DEVICES) == ("rdma_en2", "rdma_en3")
-    assert rdma_devices(mac_recordings.IBV_NONE) == ()
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("ibv_devices_m5max_peer.txt", ("rdma_en1", "rdma_en6", "rdma_en2")),
+        ("ibv_devices_m3ultra.txt", tuple(f"rdma_en{number}" for number in range(2, 8))),
+        ("ibv_devices_rdma_off.txt", ()),
+        ("ibv_devinfo_m5max_peer.txt", ()),
+    ],
+)
+def test_rdma_devices_are_parsed(name: str, devices: tuple[str, ...]) -> None:
+    assert rdma_devices(recorded(name)) == devices

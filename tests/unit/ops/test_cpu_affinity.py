@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from pomona import host
 from pomona_ops.cluster.cpu_affinity import divide, one_core_each, shares, sorted_by_core
 
 
@@ -44,7 +44,7 @@ def test_the_threads_of_a_core_are_consecutive(
     assert sorted_by_core({0, 1, 2, 3}, tmp_path) == expected
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot pin a process to a core")
+@pytest.mark.skipif(not host.is_linux(), reason="macOS cannot pin a process to a core")
 @pytest.mark.parametrize(("cpus", "count"), [({0, 1}, 2), (set(range(16)), 2), ({3}, 1)])
 def test_one_core_each_takes_one_of_each_share(
     monkeypatch: pytest.MonkeyPatch, cpus: set[int], count: int

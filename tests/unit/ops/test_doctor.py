@@ -8,23 +8,28 @@ from typing import Any
 
 import pytest
 
-from pomona.messages.discovery import Hardware, LinkFacts, NodeFacts
+from pomona.messages.discovery import Hardware, LinkFacts, NodeFacts, ThunderboltPort
+from pomona_discovery.local_network import denial
+from pomona_discovery.mac_settings import bridge_members
 from pomona_discovery.thunderbolt import thunderbolt_ports
 from pomona_ops.doctor.checks import CHECKS, Finding, diagnose
 from pomona_ops.doctor.snapshot import Node, Severity, Snapshot
-from support import mac_recordings
+from support.mac.machines import recorded
 
 GIB = 1 << 30
 MAC = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")
+PEER = thunderbolt_ports(recorded("thunderbolt_m5max_hub_and_mac.json"))
 FACTS = NodeFacts(
     model="Mac16,11",
-    thunderbolt=thunderbolt_ports(mac_recordings.MESH),
-    rdma="enabled",
-    rdma_devices=("rdma_en2",),
+    thunderbolt=thunderbolt_ports(recorded("thunderbolt_m4max_idle_120.json")),
     disk_free_bytes=500 * 10**9,
     disk_bytes=10**12,
     sleep_minutes=0,
     automatic_updates="off",
+    product="Mac mini",
+    restarts_after_power_failure="on",
+    file_vault="off",
+    firewall="off",
     clock_s=1000.0,
 )
 
@@ -44,14 +49,36 @@ def linked(kind: str, rate: float) -> tuple[LinkFacts, ...]:
     return (LinkFacts("a", "10.0.0.1", kind, 80.0, 5.0, rate, 1e6),)
 
 
+BRIDGE = ("en2", "en3")
+
+
+def slow_cable(domain: str, other: str) -> ThunderboltPort:
+    """A Thunderbolt 5 port whose cable runs at 40 Gb/s."""
+    return ThunderboltPort("port 1", 5, 40.0, "Mac16,11", domain=domain, peer_domain=other)
+
+
+def cabled(*pairs: tuple[str, str]) -> tuple[ThunderboltPort, ...]:
+    """Ports of one Mac; each pair has the domains of a cable's ends, this Mac's first."""
+    return tuple(
+        ThunderboltPort(f"port {number}", 5, 80.0, "Mac16,11", domain=own, peer_domain=other)
+        for number, (own, other) in enumerate(pairs)
+    )
+
+
+TWO_CABLES: dict[str, Any] = {
+    "facts_thunderbolt": cabled(("b1", "a1"), ("b2", "a2")),
+    "facts_bridge_members": BRIDGE,
+}
 FAILING: dict[str, tuple[dict[str, Any], Severity]] = {
-    "macos-version": ({"hardware_os_version": "26.1"}, "warning"),
-    "macos-differs": ({"hardware_os_version": "26.2.1"}, "warning"),
-    "rdma": ({"facts_rdma": "disabled"}, "critical"),
-    "thunderbolt-cable": (
-        {"facts_thunderbolt": thunderbolt_ports(mac_recordings.OLD_CABLE)}, "warning",
-    ),
-    "daisy-chain": ({"facts_thunderbolt": thunderbolt_ports(mac_recordings.HUB)}, "warning"),
+    "macos-version": ({"hardware_os_version": "13.6.9"}, "critical"),
+    "file-vault": ({"facts_file_vault": "on"}, "warning"),
+    "power-failure": ({"facts_restarts_after_power_failure": "off"}, "warning"),
+    "firewall": ({"facts_firewall": "on"}, "warning"),
+    "laptop": ({"facts_product": "MacBook Pro"}, "info"),
+    "bridge-loop": (TWO_CABLES, "critical"),
+    "thunderbolt-cable": ({"facts_thunderbolt": (slow_cable("b", "a"),)}, "warning"),
+    "daisy-chain": ({"facts_thunderbolt": (replace(PEER[1], hops=1),)}, "warning"),
+    "local-network": ({"troubles": (denial("b", "10.0.0.1"),)}, "critical"),
     "wifi": ({"links": linked("wifi", 4e9)}, "warning"),
     "asymmetry": ({"links": linked("thunderbolt", 1e9)}, "warning"),
     "sleep": ({"facts_sleep_minutes": 10}, "critical"),
@@ -73,7 +100,13 @@ def faulty(check: str) -> tuple[Snapshot, Severity]:
     if check == "ports":
         return Snapshot((node("a"),), ("the gateway (52415)",)), "critical"
     changes, severity = FAILING[check]
-    nodes = (node("a"), node("b", **changes))
+    a: dict[str, Any] = {}
+    if check == "thunderbolt-cable":
+        a = {"facts_thunderbolt": (slow_cable("a", "b"),)}
+    if check == "bridge-loop":
+        cables = cabled(("a1", "b1"), ("a2", "b2"))
+        a = {"facts_thunderbolt": cables, "facts_bridge_members": BRIDGE}
+    nodes = (node("a", **a), node("b", **changes))
     # Two equal nodes, and one that differs.
     return Snapshot(
         nodes if check != "memory-mixed" else (*nodes, node("c")), running=True
@@ -115,15 +148,14 @@ def test_a_taken_port_is_a_fault_only_without_a_running_cluster() -> None:
 @pytest.mark.parametrize(
     ("changes", "check", "severity"),
     [
-        ({"facts_thunderbolt": thunderbolt_ports(mac_recordings.THUNDERBOLT_4)},
+        ({"facts_thunderbolt": (replace(slow_cable("b", "x"), generation=4),)},
          "thunderbolt-cable", "info"),
-        ({"facts_thunderbolt": thunderbolt_ports(mac_recordings.DAISY_CHAIN)}, "daisy-chain",
-         "warning"),
-        ({"facts_rdma_devices": ()}, "rdma", "warning"),
+        ({"facts_thunderbolt": (slow_cable("b", "unknown"),)}, "thunderbolt-cable", "info"),
+        ({"facts_file_vault": "unknown"}, "file-vault", "info"),
+        ({"facts_restarts_after_power_failure": "unknown"}, "power-failure", "info"),
         ({"facts_wired_limit_bytes": 16 * GIB}, "wired-limit", "warning"),
         ({"facts_disk_free_bytes": 40 * 10**9}, "disk", "warning"),
         ({"mlx": "0.31.0"}, "versions", "warning"),
-        ({"facts_rdma": "unknown"}, "rdma", "info"),
         ({"facts_sleep_minutes": -1}, "sleep", "info"),
         ({"facts_automatic_updates": "unknown"}, "automatic-updates", "info"),
         ({"facts_disk_bytes": 0}, "disk", "info"),
@@ -135,8 +167,8 @@ def test_faults_of_lower_severity(changes: dict[str, Any], check: str, severity:
 
 
 MACS_ONLY = (
-    "macos-version", "macos-differs", "rdma", "thunderbolt-cable", "daisy-chain", "sleep",
-    "automatic-updates", "wired-limit",
+    "macos-version", "file-vault", "power-failure", "firewall", "laptop", "bridge-loop",
+    "thunderbolt-cable", "daisy-chain", "sleep", "automatic-updates", "wired-limit",
 )  # fmt: skip
 
 
@@ -167,3 +199,79 @@ def test_checks_of_several_nodes_are_skipped_without_a_cluster(check: str) -> No
 def test_comparing_checks_are_skipped_with_one_node() -> None:
     (finding,) = of("versions", Snapshot((node("a", links=()),), running=True))
     assert finding.said == "not checked: there is no other node"
+
+
+LOOP = (
+    cabled(("a1", "b1"), ("a2", "c1")),
+    cabled(("b1", "a1"), ("b2", "c2")),
+    cabled(("c1", "a2"), ("c2", "b2")),
+)
+"""Three Macs, each with a cable to each other."""
+
+
+def loop(*bridging: bool) -> Snapshot:
+    return Snapshot(
+        tuple(
+            node(name, facts_thunderbolt=ports, facts_bridge_members=BRIDGE if bridges else ())
+            for name, ports, bridges in zip("abc", LOOP, bridging, strict=True)
+        ),
+        running=True,
+    )
+
+
+def test_three_macs_in_a_loop_of_bridges_are_critical_with_the_commands_that_end_it() -> None:
+    (finding,) = of("bridge-loop", loop(True, True, True))
+    assert finding.severity == "critical"
+    assert "a, b, c" in finding.said
+    assert "sudo ifconfig bridge0 down" in finding.remedy
+    assert '-setnetworkserviceenabled "Thunderbolt Bridge" off' in finding.remedy
+
+
+def test_a_loop_of_cables_is_harmless_when_one_mac_does_not_bridge() -> None:
+    (finding,) = of("bridge-loop", loop(True, False, True))
+    assert finding.severity == "ok"
+
+
+def test_a_chain_of_bridges_is_harmless() -> None:
+    nodes = (
+        node("a", facts_thunderbolt=LOOP[0][:1], facts_bridge_members=BRIDGE),
+        node("b", facts_thunderbolt=LOOP[1], facts_bridge_members=BRIDGE),
+        node("c", facts_thunderbolt=LOOP[2][1:], facts_bridge_members=BRIDGE),
+    )
+    (finding,) = of("bridge-loop", Snapshot(nodes, running=True))
+    assert finding.severity == "ok"
+
+
+def test_a_mac_alone_with_two_bridged_cables_warns_of_a_loop() -> None:
+    alone = node(
+        "a",
+        facts_thunderbolt=thunderbolt_ports(recorded("thunderbolt_two_macs_tb4.json")),
+        facts_bridge_members=bridge_members(recorded("ifconfig_bridge0_mini.txt")),
+    )
+    (finding,) = of("bridge-loop", Snapshot((alone,)))
+    assert finding.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "recording", ["thunderbolt_tahoe_tb4_dock.json", "thunderbolt_m5max_tb3_ssd_and_mac.json"]
+)
+def test_docks_and_disks_are_no_reason_for_a_warning(recording: str) -> None:
+    alone = node("a", facts_thunderbolt=thunderbolt_ports(recorded(recording)))
+    for check in ("thunderbolt-cable", "daisy-chain", "bridge-loop"):
+        (finding,) = of(check, Snapshot((alone,)))
+        assert finding.severity == "ok"
+
+
+def test_the_suggested_wired_limit_leaves_an_eighth_to_the_system() -> None:
+    snapshot = Snapshot((node("a", facts_wired_limit_bytes=64 * GIB),))
+    (finding,) = of("wired-limit", snapshot)
+    assert "iogpu.wired_limit_mb=57344" in finding.remedy
+
+
+def test_local_network_privacy_is_named_and_not_taken_for_a_closed_port() -> None:
+    snapshot = Snapshot((node("a", troubles=(denial("b", "10.0.0.2"),)), node("b")), running=True)
+    assert [finding.severity for finding in of("unreachable", snapshot)] == ["ok"]
+    (finding,) = of("local-network", snapshot)
+    assert "Local Network" in finding.remedy
+    assert "tmux" in finding.remedy
+    assert "Terminal" in finding.remedy

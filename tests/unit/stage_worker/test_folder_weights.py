@@ -21,6 +21,7 @@ import pytest
 from mlx_lm.models import llama, mixtral
 from rich.console import Console
 
+from pomona import host
 from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models import read_facts
 from pomona.models.formats.safetensors_index import read_tensor_places
@@ -163,7 +164,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="counts bytes by /proc")
+@pytest.mark.skipif(not host.is_linux(), reason="counts bytes by /proc")
 @pytest.mark.parametrize(("start", "stop"), [(0, 3), (3, 6), (5, 8)])
 def test_loading_reads_and_holds_little_more_than_the_stages_bytes(
     start: int, stop: int, tmp_path: Path

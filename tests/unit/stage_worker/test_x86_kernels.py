@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ import pytest
 from mlx.core.fast import scaled_dot_product_attention as mlx_attention
 from numpy.typing import NDArray
 
+from pomona import host
 from pomona_stage_worker.hardware.device import this_device
 from pomona_stage_worker.hardware.x86_kernels import attention
 from pomona_stage_worker.mlx_backend import mlx_backend
@@ -98,7 +98,7 @@ def test_sinks_and_unknown_masks_use_mlxs_kernel() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    platform.machine() != "x86_64" or this_device().kind != "cpu",
+    host.MACHINE != "x86_64" or this_device().kind != "cpu",
     reason="only where MLX computes on an x86 processor",
 )
 def test_the_backend_uses_it_and_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:

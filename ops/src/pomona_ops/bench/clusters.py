@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import orjson
 
+from pomona import host
 from pomona.errors import PomonaError
 from pomona_ops.cluster.blas import blas_threads, stage_worker_environment
 from pomona_ops.cluster.cpu_affinity import one_core_each
@@ -78,7 +79,7 @@ async def running_cluster(
 
 
 def _can_pin() -> bool:
-    return sys.platform == "linux"
+    return host.is_linux()
 
 
 def _adapted(
@@ -161,8 +162,7 @@ async def running_baseline(model: str, threads: int) -> AsyncGenerator[Baseline]
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 26,
     )
-    if sys.platform == "linux":
-        os.sched_setaffinity(process.pid, one_core_each(threads))
+    host.pin(process.pid, one_core_each(threads))
     try:
         assert process.stdout is not None
         async with asyncio.timeout(READY_DEADLINE_S):

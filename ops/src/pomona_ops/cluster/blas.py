@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes.util
 import os
-import sys
 from pathlib import Path
+
+from pomona import host
 
 _PLACES = (
     ("/usr/lib", "*-linux-gnu/libopenblas.so.0"),
@@ -22,7 +23,7 @@ _PLACES = (
 
 def find_openblas() -> str | None:
     """Returns the path or loadable name of the system's OpenBLAS, if any; None on macOS."""
-    if sys.platform != "linux":
+    if not host.is_linux():
         return None
     for folder, pattern in _PLACES:
         for found in sorted(Path(folder).glob(pattern)):
@@ -40,9 +41,9 @@ def stage_worker_environment(workers: int) -> dict[str, str]:
 
     The cores are divided among the workers as BLAS threads.
     """
-    if sys.platform != "linux":
+    if not host.is_linux():
         return {}
-    environment = blas_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    environment = blas_threads(max(1, len(host.cpu_affinity()) // workers))
     openblas = find_openblas()
     if openblas is not None:
         before = os.environ.get("LD_PRELOAD", "")

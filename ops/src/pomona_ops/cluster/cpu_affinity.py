@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from pomona import host
 
 CPUS = Path("/sys/devices/system/cpu")
 
@@ -16,9 +16,9 @@ def shares(workers: int) -> list[frozenset[int]]:
     With fewer cores than workers, consecutive workers get different cores. Every share is empty
     where a process cannot be pinned.
     """
-    if sys.platform != "linux":
+    if not host.is_linux():
         return [frozenset[int]()] * workers
-    return divide(sorted_by_core(os.sched_getaffinity(0)), workers)
+    return divide(sorted_by_core(host.cpu_affinity()), workers)
 
 
 def one_core_each(workers: int) -> frozenset[int]:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pomona import host
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import resolve
 from pomona.settings import ServiceSettings, read_settings
@@ -67,7 +68,7 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
         raise ConfigurationError(
             f"{stages} is not a valid number of stages: choose 1 to {MAX_STAGES}"
         )
-    if pin and sys.platform != "linux":
+    if pin and not host.is_linux():
         raise ConfigurationError("--pin works on Linux only: macOS cannot pin a process to a core")
     settings = read_settings(ServiceSettings)
     try:

@@ -10,26 +10,38 @@ MIN_THUNDERBOLT_GBPS = 80
 MAX_RATE_RATIO = 2.0
 
 
-def _cable(node: Node) -> Iterable[Fault]:
-    for port in node.facts.thunderbolt:
-        if port.gbps and port.generation >= 5 and port.gbps < MIN_THUNDERBOLT_GBPS:
-            yield Fault(
-                "warning",
-                f"{node.name}, {port.name}, to {port.peer}: {port.gbps:g} Gb/s on a "
-                "Thunderbolt 5 port",
-                "use a cable marked Thunderbolt 5 (80 Gb/s) and a Thunderbolt 5 port at both ends",
-            )
-        elif port.gbps and 0 < port.generation < 5:
-            yield Fault(
-                "info",
-                f"{node.name}, {port.name}, is Thunderbolt {port.generation}",
-                "no action needed, but RDMA needs Thunderbolt 5",
-            )
+def _cable(snapshot: Snapshot) -> Iterable[Fault]:
+    generations = {
+        port.domain: port.generation
+        for node in snapshot.macs
+        for port in node.facts.thunderbolt
+        if port.domain
+    }
+    for node in snapshot.macs:
+        for port in node.facts.thunderbolt:
+            if not port.peer or not port.gbps or port.hops:
+                continue
+            other = generations.get(port.peer_domain, 0)
+            link = f"{node.name}, {port.name}, to {port.peer}: {port.gbps:g} Gb/s"
+            if port.generation < 5 or 0 < other < 5:
+                yield Fault("info", f"{link}, as Thunderbolt 4 has", "no action needed")
+            elif port.gbps < MIN_THUNDERBOLT_GBPS and other >= 5:
+                yield Fault(
+                    "warning",
+                    f"{link} between Thunderbolt 5 ports",
+                    "use a cable marked Thunderbolt 5 (80 Gb/s)",
+                )
+            elif port.gbps < MIN_THUNDERBOLT_GBPS:
+                yield Fault(
+                    "info",
+                    f"{link} on a Thunderbolt 5 port",
+                    "if the other Mac has Thunderbolt 5 too, use a cable marked with it",
+                )
 
 
 def _daisy_chain(node: Node) -> Iterable[Fault]:
     for port in node.facts.thunderbolt:
-        if port.hops:
+        if port.peer and port.hops:
             yield Fault(
                 "warning",
                 f"{node.name}, {port.name}: {port.peer} is behind {port.hops} other "
@@ -64,8 +76,8 @@ def _asymmetry(snapshot: Snapshot) -> Iterable[Fault]:
 
 
 CABLE_CHECKS = {
-    "thunderbolt-cable": each(
-        _cable, "every Thunderbolt 5 port in use runs at full speed", needs="mac"
+    "thunderbolt-cable": Check(
+        _cable, "every Thunderbolt cable is as fast as the ports at its ends", needs="mac"
     ),
     "daisy-chain": each(_daisy_chain, "no Mac is connected through another device", needs="mac"),
     "wifi": each(_wifi, "no link between nodes runs over Wi-Fi", "several"),

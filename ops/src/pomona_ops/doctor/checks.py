@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pomona_ops.doctor.bridge_loops import BRIDGE_CHECKS
 from pomona_ops.doctor.cables import CABLE_CHECKS
 from pomona_ops.doctor.machines import MACHINE_CHECKS
 from pomona_ops.doctor.macos_settings import MACOS_CHECKS
 from pomona_ops.doctor.networks import NETWORK_CHECKS
-from pomona_ops.doctor.rdma import RDMA_CHECKS
 from pomona_ops.doctor.snapshot import Check, Severity, Snapshot
+from pomona_ops.doctor.unattended import UNATTENDED_CHECKS
 
 CHECKS: dict[str, Check] = (
-    RDMA_CHECKS | MACOS_CHECKS | CABLE_CHECKS | NETWORK_CHECKS | MACHINE_CHECKS
+    MACOS_CHECKS
+    | UNATTENDED_CHECKS
+    | BRIDGE_CHECKS
+    | CABLE_CHECKS
+    | NETWORK_CHECKS
+    | MACHINE_CHECKS
 )
 
 

@@ -8,8 +8,8 @@ from pomona_ops.doctor.snapshot import Fault, Node, each, unreadable
 
 MAX_WIRED_SHARE = 0.95
 MIN_WIRED_SHARE = 0.6
-SYSTEM_RESERVE_MIB = 6144
-"""Memory left to the system by the suggested wired limit."""
+MIN_RESERVE_MIB, MAX_RESERVE_MIB = 3072, 16384
+"""Bounds of the memory that the suggested wired limit leaves to the system, an eighth."""
 
 
 def _sleep(node: Node) -> Iterable[Fault]:
@@ -52,8 +52,7 @@ def _wired_limit(node: Node) -> Iterable[Fault]:
         yield Fault(
             "critical",
             f"{node.name} lets the GPU wire {share}, which leaves too little for the system",
-            "leave it 4 GB at least: `sudo sysctl iogpu.wired_limit_mb="
-            f"{(memory >> 20) - SYSTEM_RESERVE_MIB}`",
+            f"run `sudo sysctl iogpu.wired_limit_mb={_suggested_limit_mib(memory >> 20)}`",
         )
     elif limit < MIN_WIRED_SHARE * memory:
         yield Fault(
@@ -61,6 +60,10 @@ def _wired_limit(node: Node) -> Iterable[Fault]:
             f"{node.name} lets the GPU wire only {share}",
             "run `sudo sysctl iogpu.wired_limit_mb=0` to restore macOS's own limit",
         )
+
+
+def _suggested_limit_mib(memory_mib: int) -> int:
+    return memory_mib - min(max(memory_mib // 8, MIN_RESERVE_MIB), MAX_RESERVE_MIB)
 
 
 MACOS_CHECKS = {

@@ -35,6 +35,14 @@ NETWORK_CHECKS = {
         "on macOS allow Local Network in Privacy & Security",
         passed="multicast DNS works, or is not needed",
     ),
+    "local-network": _reported(
+        "Local Network",
+        severity="critical",
+        remedy="allow it in System Settings, Privacy & Security, Local Network, for the program "
+        "that started Pomona: Terminal, iTerm, or the terminal in which tmux was started; then "
+        "start that program again. A service of launchd needs no permission as a LaunchDaemon",
+        passed="macOS lets every node use the local network",
+    ),
     "unreachable": _reported(
         "cannot be reached",
         "does not answer",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any
 
 import httpx
 
+from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.parent_watch import watch_parent
@@ -27,7 +26,6 @@ from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
 READY_POLL_S = 0.2
 READY_WATCH_S = 1.0
 READY_ANSWER_S = 5.0
-OPEN_FILES = 8192
 
 
 def run_up(options: ClusterOptions) -> int:
@@ -44,17 +42,8 @@ def run_up(options: ClusterOptions) -> int:
             f"{options.state_dir} cannot be created: {error.strerror}; "
             "set POMONA_STATE_DIR to a writable folder"
         ) from error
-    _raise_open_files_limit()
+    host.raise_open_files_limit()
     return asyncio.run(_Up(options).run())
-
-
-def _raise_open_files_limit() -> None:
-    """Raises the limit of every process to OPEN_FILES sockets and files; macOS has 256."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Up:

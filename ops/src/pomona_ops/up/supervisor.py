@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.parent_watch import LIFELINE_VARIABLE
 from pomona_ops.cluster.processes import ServiceSpec
@@ -187,9 +187,9 @@ class Supervisor:
             return os.EX_OSERR
         self._processes[spec.name] = process
         try:
-            if spec.cores and sys.platform == "linux":
+            if spec.cores:
                 with suppress(ProcessLookupError):
-                    os.sched_setaffinity(process.pid, spec.cores)
+                    host.pin(process.pid, spec.cores)
             if self._stopping:
                 process.terminate()
             self._on_event(Started(spec.name, process.pid, is_restart))

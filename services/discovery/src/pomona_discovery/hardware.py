@@ -11,16 +11,16 @@ Sources: ``man 3 sysctl`` and ``man 1 sw_vers`` of macOS; ``proc_cpuinfo(5)``,
 from __future__ import annotations
 
 import logging
-import platform
 import re
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
 import psutil
 
+from pomona import host
 from pomona.messages.discovery import Hardware
+from pomona_discovery.mac_commands import run
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 UNKNOWN: Final = "unknown"
-COMMAND_DEADLINE_S: Final = 5.0
 SMALL_MAC_BYTES: Final = 36 * GIB
 
 _SYSCTLS = ["machdep.cpu.brand_string", "hw.logicalcpu", "hw.memsize", "iogpu.wired_limit_mb"]
@@ -39,12 +38,12 @@ _SYSCTLS = ["machdep.cpu.brand_string", "hw.logicalcpu", "hw.memsize", "iogpu.wi
 
 def detect_hardware() -> Hardware:
     """Reads the hardware of this machine."""
-    return mac_hardware(_run) if platform.system() == "Darwin" else linux_hardware(_read)
+    return mac_hardware(run) if host.is_mac() else linux_hardware(_read)
 
 
 def mac_hardware(run: Run) -> Hardware:
     """Reads a Mac's hardware from ``sysctl`` and ``sw_vers``."""
-    found = value_or("sysctl", lambda: _parse_colon_lines(run(["/usr/sbin/sysctl", *_SYSCTLS])), {})
+    found = value_or("sysctl", lambda: _parse_colon_lines(run(["sysctl", *_SYSCTLS])), {})
     memory = value_or("hw.memsize", lambda: int(found["hw.memsize"]), 0)
     limit_mb = value_or(
         "iogpu.wired_limit_mb", lambda: int(found.get("iogpu.wired_limit_mb", "0")), 0
@@ -56,7 +55,7 @@ def mac_hardware(run: Run) -> Hardware:
         usable_memory_bytes=mac_working_set(memory, limit_mb),
         os_name="macOS",
         os_version=value_or(
-            "sw_vers", lambda: run(["/usr/bin/sw_vers", "-productVersion"]).strip(), UNKNOWN
+            "sw_vers", lambda: run(["sw_vers", "-productVersion"]).strip(), UNKNOWN
         ),
     )
 
@@ -82,7 +81,7 @@ def linux_hardware(read: Read) -> Hardware:
     memory = memory or value_or("psutil", lambda: psutil.virtual_memory().total, 0)
     limit = _cgroup_limit(read)
     return Hardware(
-        chip=cpus.get("model name") or cpus.get("Model") or platform.machine() or UNKNOWN,
+        chip=cpus.get("model name") or cpus.get("Model") or host.MACHINE or UNKNOWN,
         cores=value_or("cores", lambda: psutil.cpu_count(logical=True) or 0, 0),
         memory_bytes=memory,
         usable_memory_bytes=linux_usable_memory(min(memory, limit) if limit else memory),
@@ -139,15 +138,6 @@ def value_or(what: str, query: Callable[[], T], fallback: T, level: int = loggin
     except Exception as error:
         log.log(level, "%s of this machine is unknown: %s", what, error)
         return fallback
-
-
-def _run(command: list[str]) -> str:
-    """Returns the standard output of a command, regardless of its exit status: sysctl fails when
-    one of several names is unknown, but prints the others."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=COMMAND_DEADLINE_S, check=False
-    )
-    return done.stdout
 
 
 def _read(path: str) -> str:

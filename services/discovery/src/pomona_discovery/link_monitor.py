@@ -11,6 +11,7 @@ from typing import Final
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts, Interface, LinkFacts
 from pomona_discovery.link_probe import LinkMeasurement, choose_best, measure
+from pomona_discovery.local_network import is_denied
 from pomona_discovery.own_addresses import addresses_of, kind_towards
 
 MAX_START_DELAY_S: Final = 1.0
@@ -22,12 +23,16 @@ class _Target:
     """Another node and its measurements.
 
     Attributes:
+        boot: boot id of its discovery service, with which its addresses must answer.
+        denied: address to which macOS denies connections; empty without one.
         due: whether it is to be measured now.
         reported_dead: addresses of this machine that do not answer the other node.
     """
 
     port: int
     addresses: tuple[str, ...]
+    boot: str
+    denied: str = ""
     measured: dict[str, LinkMeasurement] = field(default_factory=dict[str, LinkMeasurement])
     dead: set[str] = field(default_factory=set[str])
     best: str = ""
@@ -71,16 +76,31 @@ class LinkMonitor:
         host, _, port = probe.removeprefix("tcp://").rpartition(":")
         if not port.isdecimal() or not 0 < int(port) < 65536:
             return
-        addresses = addresses_of(host, beacon.facts.machine.interfaces)
+        addresses = self._foreign(addresses_of(host, beacon.facts.machine.interfaces))
         target = self._targets.get(beacon.node)
-        if target is None or (target.port, target.addresses) != (int(port), addresses):
-            target = self._targets[beacon.node] = _Target(int(port), addresses)
+        found = (int(port), addresses, beacon.boot)
+        if target is None or (target.port, target.addresses, target.boot) != found:
+            target = self._targets[beacon.node] = _Target(*found)
             self._due.set()
         dead = {x for link in beacon.facts.links if link.node == self._node for x in link.dead}
         if dead - target.reported_dead:
             target.due = True
             self._due.set()
         target.reported_dead = frozenset(dead)
+
+    def _foreign(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns the addresses that this machine does not have, or all if it has all of them."""
+        own = {x.address for x in self._interfaces() if x.kind != "loopback"}
+        return tuple(x for x in addresses if x not in own) or addresses
+
+    def addresses(self, node: str) -> tuple[str, ...]:
+        """Returns the addresses of a node that are measured; none when it is unknown."""
+        target = self._targets.get(node)
+        return target.addresses if target is not None else ()
+
+    def denied(self) -> list[tuple[str, str]]:
+        """Returns nodes and the address at which macOS denies connections to them."""
+        return sorted((name, x.denied) for name, x in self._targets.items() if x.denied)
 
     def remove(self, node: str) -> None:
         self._targets.pop(node, None)
@@ -105,8 +125,14 @@ class LinkMonitor:
     async def _measure(self, name: str, target: _Target) -> None:
         target.due = False
         before = (target.best, frozenset(target.dead))
+        target.denied = ""
         for address in target.addresses:
-            measurement = await measure(address, target.port)
+
+            def on_error(error: OSError, address: str = address) -> None:
+                if is_denied(error, address):
+                    target.denied = address
+
+            measurement = await measure(address, target.port, target.boot, on_error)
             if measurement is None:
                 target.dead.add(address)
                 target.measured.pop(address, None)
@@ -127,7 +153,9 @@ class LinkMonitor:
     def unreachable(self) -> list[str]:
         """Returns measured nodes without an address that answers."""
         return sorted(
-            name for name, target in self._targets.items() if not target.due and not target.measured
+            name
+            for name, target in self._targets.items()
+            if not target.due and not target.measured and not target.denied
         )
 
     def _link_facts(self, name: str, target: _Target) -> LinkFacts:

@@ -1,8 +1,10 @@
 """Measures round trip and throughput to the discovery services of other nodes over TCP.
 
 A request is a line, ``echo <bytes>`` or ``take <bytes>``, followed by that many bytes. The response
-is the same bytes, or one byte after all were received. Sizes are bounded. Any other input, or
-DEADLINE_S without input, closes the connection.
+is the same bytes, or one byte after all were received. The line ``boot 0`` is answered by a line
+with the boot id, because an address may belong to another machine: every Mac that runs virtual
+machines has 192.168.64.1. Sizes are bounded. Any other input, or DEADLINE_S without input, closes
+the connection.
 """
 
 from __future__ import annotations
@@ -69,9 +71,10 @@ def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 class ProbeServer:
-    """Responds to measurements by other nodes."""
+    """Responds to measurements by other nodes. ``boot`` is the boot id of this discovery."""
 
-    def __init__(self) -> None:
+    def __init__(self, boot: str) -> None:
+        self._boot = boot
         self._server: asyncio.Server | None = None
         self._connections = 0
         self.port = 0
@@ -103,15 +106,16 @@ class ProbeServer:
             self._connections -= 1
             writer.close()
 
-    @staticmethod
-    async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         async with asyncio.timeout(DEADLINE_S):
             line = await reader.readline()
             if not line:
                 return False
             kind, _, size_text = line[:MAX_LINE].decode("ascii").strip().partition(" ")
             size = int(size_text)
-            if kind == "echo" and 0 < size <= SMALL_BYTES:
+            if kind == "boot":
+                writer.write(self._boot.encode("ascii") + b"\n")
+            elif kind == "echo" and 0 < size <= SMALL_BYTES:
                 writer.write(await reader.readexactly(size))
             elif kind == "take" and 0 < size <= MAX_LARGE_BYTES:
                 while size > 0:
@@ -124,14 +128,25 @@ class ProbeServer:
 
 
 async def measure(
-    address: str, port: int, clock: Callable[[], float] = time.perf_counter
+    address: str,
+    port: int,
+    boot: str,
+    on_error: Callable[[OSError], None] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> LinkMeasurement | None:
-    """Measures the link to an address. Returns None when it does not answer."""
+    """Measures the link to an address.
+
+    Returns None when no discovery with this boot id answers. ``on_error`` gets the error of a
+    connection that the system refused.
+    """
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(CONNECT_DEADLINE_S):
             reader, writer = await asyncio.open_connection(address, port)
         async with asyncio.timeout(DEADLINE_S):
+            writer.write(b"boot 0\n")
+            if await reader.readline() != boot.encode("ascii") + b"\n":
+                return None
             trips: list[float] = []
             for _ in range(ROUND_TRIPS):
                 begin = clock()
@@ -152,7 +167,10 @@ async def measure(
                     size = int(min(max(size * TARGET_S / taken, 4096), MAX_LARGE_BYTES))
         rate, spread = median_and_spread(rates)
         return LinkMeasurement(address, rtt_s, rtt_spread_s, rate, spread)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+    except (TimeoutError, asyncio.IncompleteReadError, ValueError):
+        return None
+    except OSError as error:
+        on_error(error)
         return None
     finally:
         if writer is not None:

@@ -46,7 +46,14 @@ class Mdns:
         self._failure = ""
 
     async def start(self, addresses: Sequence[str], port: int) -> None:
-        """Announces the node at these addresses. A failure is reported by :meth:`trouble`."""
+        """Announces the node at these addresses, and no longer at those of an earlier call.
+
+        A failure is reported by :meth:`trouble`.
+        """
+        await self.stop()
+        self._failure = ""
+        if not addresses:
+            return
         self._started_at = asyncio.get_running_loop().time()
         try:
             self._zeroconf = AsyncZeroconf(interfaces=list(addresses), ip_version=IPVersion.V4Only)
@@ -70,11 +77,13 @@ class Mdns:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._browser is not None:
-            await self._browser.async_cancel()
-        if self._zeroconf is not None:
-            await self._zeroconf.async_unregister_all_services()
-            await self._zeroconf.async_close()
+        browser, self._browser = self._browser, None
+        if browser is not None:
+            await browser.async_cancel()
+        zeroconf, self._zeroconf = self._zeroconf, None
+        if zeroconf is not None:
+            await zeroconf.async_unregister_all_services()
+            await zeroconf.async_close()
 
     def trouble(self, nearby: Iterable[tuple[str, str]] = ()) -> str:
         """Describes the current problem. Empty when there is none.

@@ -14,9 +14,11 @@ from typing import Final
 
 import psutil
 
+from pomona import host
 from pomona.messages.discovery import Interface
 from pomona.messages.limits import MAX_INTERFACES
 from pomona_discovery.hardware import Run, value_or
+from pomona_discovery.mac_commands import run
 
 MAX_ADVERTISED_ADDRESSES: Final = 16
 
@@ -42,11 +44,16 @@ def interfaces(kinds: Mapping[str, str]) -> tuple[Interface, ...]:
     return value_or("interfaces", read, (), logging.DEBUG)
 
 
+def current_interfaces() -> tuple[Interface, ...]:
+    """Returns the interfaces of this machine that are up and have an IPv4 address."""
+    return interfaces(mac_interface_kinds(run) if host.is_mac() else {})
+
+
 def mac_interface_kinds(run: Run) -> dict[str, str]:
     """Returns the kind of each interface of a Mac; empty when it is unknown."""
     kinds = value_or(
         "ports",
-        lambda: parse_hardware_ports(run(["/usr/sbin/networksetup", "-listallhardwareports"])),
+        lambda: parse_hardware_ports(run(["networksetup", "-listallhardwareports"])),
         {},
         logging.DEBUG,
     )
@@ -65,11 +72,14 @@ def parse_hardware_ports(text: str) -> dict[str, str]:
 
 def _port_kind(port: str) -> str:
     name = port.lower()
+    # The Ethernet port of a dock is called "Thunderbolt Ethernet Slot 1".
+    if "ethernet" in name:
+        return "ethernet"
     if "thunderbolt" in name:
         return "thunderbolt"
     if "wi-fi" in name or "airport" in name:
         return "wifi"
-    return "ethernet" if "ethernet" in name or "lan" in name else "other"
+    return "ethernet" if "lan" in name else "other"
 
 
 def interface_kind(name: str) -> str:
@@ -80,6 +90,9 @@ def interface_kind(name: str) -> str:
         return "wifi"
     if name.startswith("thunderbolt"):
         return "thunderbolt"
+    # macOS names the bridges of virtual machines from bridge100 on. Other machines have the same.
+    if re.match(r"bridge\d{3}", name):
+        return "other"
     return "ethernet" if name.startswith(("en", "eth", "veth", "br", "bond")) else "other"
 
 
@@ -104,6 +117,15 @@ def addresses_of(host: str, interfaces: Sequence[Interface]) -> tuple[str, ...]:
         return (host,)
     found = dict.fromkeys(i.address for i in interfaces if i.kind != "loopback")
     return tuple(found)[:MAX_ADVERTISED_ADDRESSES]
+
+
+def advertised_address(interfaces: Sequence[Interface]) -> str:
+    """Returns the address of this machine that other nodes shall use; empty without one.
+
+    Bridges of virtual machines and tunnels come last.
+    """
+    outside = [interface for interface in interfaces if interface.kind != "loopback"]
+    return min(outside, key=lambda x: x.kind == "other").address if outside else ""
 
 
 def kind_towards(address: str, interfaces: Sequence[Interface]) -> str:

@@ -57,6 +57,10 @@ class PeerTable:
         self._own = frozenset(own)
         self._peers = {x: _Peer(True, now) for x in static if x not in self._own}
 
+    def set_own(self, endpoints: Iterable[str]) -> None:
+        """Replaces the endpoints of this discovery service, when its addresses change."""
+        self._own = frozenset(endpoints)
+
     def connect_static(self) -> list[PeerInstruction]:
         """Returns the instructions for startup."""
         return [PeerInstruction("connect", endpoint) for endpoint in self._peers]

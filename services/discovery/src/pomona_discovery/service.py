@@ -7,6 +7,7 @@ only, so beacons cannot circulate.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -21,21 +22,32 @@ from pomona.messages.limits import MAX_TROUBLES
 from pomona.service import ControlPlane, start_metrics
 from pomona.transport import BeaconProxy
 from pomona_discovery import metrics
+from pomona_discovery.address_watch import follow_addresses
 from pomona_discovery.beacon_filter import BeaconFilter, Dropped, Origin
 from pomona_discovery.hardware import detect_hardware
 from pomona_discovery.link_monitor import LinkMonitor
 from pomona_discovery.link_probe import ProbeServer
+from pomona_discovery.local_network import denial
 from pomona_discovery.mdns import Mdns
 from pomona_discovery.node_facts import collect_node_facts
-from pomona_discovery.own_addresses import addresses_of, interfaces, is_in_own_network
+from pomona_discovery.own_addresses import (
+    addresses_of,
+    advertised_address,
+    current_interfaces,
+    interfaces,
+    is_in_own_network,
+)
 from pomona_discovery.peer_table import PeerInstruction, PeerTable
 from pomona_discovery.settings import DiscoverySettings
+from pomona_discovery.stay_awake import stay_awake
 
 log = logging.getLogger(__name__)
 
 EXPIRY_INTERVAL_S = 0.5
 FINAL_BEACON_DEADLINE_S = 0.5
 NODE_FACTS_INTERVAL_S = 60.0
+MACMON_PERIOD = 5
+"""Readings of the facts for one of macmon, whose polling is blamed for aborts of the GPU."""
 
 
 async def serve(settings: DiscoverySettings, stop: asyncio.Event) -> None:
@@ -64,16 +76,14 @@ class Discovery:
         metrics_url: str,
     ) -> None:
         self._proxy = proxy
+        self._settings = settings
         self._hardware = hardware
         self._filter = BeaconFilter(settings.cluster, settings.node)
-        outside = [i.address for i in interfaces({}) if i.kind != "loopback"]
-        own = settings.advertised(proxy.peer_endpoint, outside[0] if outside else "")
+        self._node_facts = NodeFacts(interfaces=current_interfaces())
+        own = self._advertised()
         self._peers = PeerTable({own, proxy.peer_endpoint}, settings.peers, time.monotonic())
         self._conflicts: frozenset[str] = frozenset()
-        self._settings = settings
-        self._node_facts = NodeFacts()
         self._planners: dict[str, float] = {}
-        self._probes = ProbeServer()
         self._peer_ports: dict[str, str] = {}
         self._link_monitor = LinkMonitor(
             settings.node,
@@ -89,12 +99,12 @@ class Discovery:
             {"peer": own, "metrics": metrics_url},
         )
         identity = self.control.identity
+        self._probes = ProbeServer(identity.boot)
         self._mdns = Mdns(settings.cluster, settings.node, identity.boot, self._on_mdns_node)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Forwards beacons until ``stop`` is set or a socket fails."""
         self._apply(self._peers.connect_static())
-        await self._refresh_node_facts()
         async with self._forwarding() as failed, self._measuring():
             async with self.control.running():
                 self.control.state = "ready"
@@ -146,9 +156,9 @@ class Discovery:
         tasks = [
             asyncio.create_task(self._link_monitor.run()),
             asyncio.create_task(self._refresh_periodically()),
+            asyncio.create_task(self._follow_addresses()),
+            asyncio.create_task(stay_awake()),
         ]
-        if settings.mdns and not settings.is_local:
-            tasks.append(asyncio.create_task(self._start_mdns()))
         try:
             yield
         finally:
@@ -158,11 +168,31 @@ class Discovery:
             await self._mdns.stop()
             await self._probes.stop()
 
-    async def _start_mdns(self) -> None:
-        host = self._settings.peer_host
-        addresses = addresses_of(host, self._node_facts.interfaces)
-        port = int(self._proxy.peer_endpoint.rpartition(":")[2])
-        await self._mdns.start(addresses, port)
+    def _advertised(self) -> str:
+        address = advertised_address(self._node_facts.interfaces)
+        return self._settings.advertised(self._proxy.peer_endpoint, address)
+
+    async def _follow_addresses(self) -> None:
+        """Announces this machine's addresses by beacon and multicast, and every change of them."""
+        await self._announce()
+        await follow_addresses(
+            self._node_facts.interfaces, lambda: interfaces({}), self._on_address_change
+        )
+
+    async def _on_address_change(self) -> None:
+        found = await asyncio.to_thread(current_interfaces)
+        self._node_facts = replace(self._node_facts, interfaces=found)
+        own = self.control.endpoints["peer"] = self._advertised()
+        log.info("the addresses of this machine have changed", extra={"peer": own})
+        self._peers.set_own({own, self._proxy.peer_endpoint})
+        self.control.publish_now()
+        await self._announce()
+
+    async def _announce(self) -> None:
+        settings = self._settings
+        if settings.mdns and not settings.is_local:
+            addresses = addresses_of(settings.peer_host, self._node_facts.interfaces)
+            await self._mdns.start(addresses, int(self._proxy.peer_endpoint.rpartition(":")[2]))
 
     def _on_mdns_node(self, node: str, addresses: list[str], port: int) -> None:
         if node == self._settings.node:
@@ -180,12 +210,18 @@ class Discovery:
         self.control.publish_now()
 
     async def _refresh_periodically(self) -> None:
-        while True:
+        """Reads the facts of this machine, after discovery is ready: on a Mac it takes seconds."""
+        for number in itertools.count():
+            before = self._node_facts
+            with_macmon = self._settings.macmon and number % MACMON_PERIOD == 0
+            facts = await asyncio.to_thread(
+                collect_node_facts, self._settings.state_dir, None, with_macmon
+            )
+            if not with_macmon and not facts.celsius:
+                facts = replace(facts, watts=before.watts, celsius=before.celsius)
+            self._node_facts = replace(facts, interfaces=self._node_facts.interfaces)
+            self.control.publish_now()
             await asyncio.sleep(NODE_FACTS_INTERVAL_S)
-            await self._refresh_node_facts()
-
-    async def _refresh_node_facts(self) -> None:
-        self._node_facts = await asyncio.to_thread(collect_node_facts, self._settings.state_dir)
 
     async def _forward_local(self) -> None:
         while True:
@@ -278,6 +314,7 @@ class Discovery:
             f"{endpoint} of the settings does not answer"
             for endpoint in self._peers.unresponsive(now)
         ]
+        found += [denial(node, address) for node, address in self._link_monitor.denied()]
         found += [
             f"{node} cannot be reached at any of its addresses"
             for node in self._link_monitor.unreachable()

@@ -37,6 +37,9 @@ class DiscoverySettings(ServiceSettings):
 
     mdns: bool = True
     """Finds nodes by multicast DNS too. No effect when ``peer_host`` is a loopback address."""
+    macmon: bool = True
+    """Reads power and temperature of a Mac by ``macmon``, where that is installed, every five
+    minutes."""
     probe_port: int = Field(default=0, ge=0, le=65535)
     """Port on which other nodes measure the link to this one; 0 takes a free one."""
 

@@ -16,9 +16,10 @@ def main() -> None:
     run_service(
         settings.instance,
         settings,
-        lambda stop: StageWorker(settings, mlx_backend(stock_kernels=settings.stock_kernels)).run(
-            stop
-        ),
+        lambda stop: StageWorker(
+            settings,
+            mlx_backend(stock_kernels=settings.stock_kernels, wires_weights=settings.wired_weights),
+        ).run(stop),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pomona.messages.control import Pipeline
 from pomona.models.store.remote_source import RemoteSource
 from pomona_stage_worker.hardware.benchmark import Speed
+from pomona_stage_worker.hardware.metal_memory import MetalMemory
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.mlx_stage import Stage
 
@@ -23,6 +24,7 @@ class ComputeBackend:
             and caches the result in the folder.
         read: reads a stage's weights into memory, in the loader thread.
         assemble: makes the stage, in the step thread.
+        memory: limits of Metal's memory; None on other devices.
     """
 
     device: str
@@ -31,3 +33,4 @@ class ComputeBackend:
         [str, int, int, Progress, StageWeights | None, Sequence[RemoteSource]], StageWeights
     ]
     assemble: Callable[[StageWeights, Pipeline], Stage]
+    memory: MetalMemory | None = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import mlx.core as mx
+import psutil
+
 from pomona.messages.control import Pipeline
 from pomona.models import resolve
 from pomona_stage_worker.compute_backend import ComputeBackend
@@ -16,6 +19,7 @@ from pomona_stage_worker.hardware.benchmark import (
 )
 from pomona_stage_worker.hardware.cpu_threads import start_compute_thread
 from pomona_stage_worker.hardware.device import this_device
+from pomona_stage_worker.hardware.metal_memory import MetalMemory
 from pomona_stage_worker.hardware.x86_kernels import use_on_x86
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
@@ -23,13 +27,15 @@ from pomona_stage_worker.model.warmup import warm_up
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 
 
-def mlx_backend(*, stock_kernels: bool = False) -> ComputeBackend:
+def mlx_backend(*, stock_kernels: bool = False, wires_weights: bool = True) -> ComputeBackend:
     """Creates the backend for this machine's device.
 
     Args:
         stock_kernels: on a CPU, use none of the replacements that hardware/README.md lists.
+        wires_weights: on Metal, keep the weights wired.
     """
-    device = this_device().kind
+    this = this_device()
+    device = this.kind
     cpu_kernels = device == "cpu" and not stock_kernels
     if cpu_kernels:
         use_on_x86()
@@ -51,4 +57,9 @@ def mlx_backend(*, stock_kernels: bool = False) -> ComputeBackend:
             lambda: measure_speed(device == "metal", cpu_kernels),
         )
 
-    return ComputeBackend(device, measure, partial(read_weights, cpu_layout=cpu_kernels), make)
+    memory = None
+    if device == "metal":
+        total = psutil.virtual_memory().total
+        memory = MetalMemory(mx, this.usable_bytes, total, wires_weights)
+    read = partial(read_weights, cpu_layout=cpu_kernels)
+    return ComputeBackend(device, measure, read, make, memory)

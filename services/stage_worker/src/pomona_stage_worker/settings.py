@@ -36,6 +36,8 @@ class StageWorkerSettings(ServiceSettings):
     trace_dir: Path | None = None
     """Folder for a trace of the times of every step, for ``pomona bench trace``."""
 
+    wired_weights: bool = True
+    """On Metal, keep the weights wired while they are loaded."""
     stock_kernels: bool = False
     """Compute with MLX's own kernels only, as a Mac does; for benchmarks on a CPU."""
 

@@ -65,7 +65,8 @@ class StageWorker:
             {"data": pull.endpoint} | ({"local": local} if local else {}),
             self._work,
         )
-        self._loop = StepLoop(self._control.identity, pull)
+        on_rest = backend.memory.release if backend.memory is not None else lambda: None
+        self._loop = StepLoop(self._control.identity, pull, on_rest)
         self._control.on_beacon(self._on_beacon)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -150,6 +151,7 @@ class StageWorker:
             matrix_flops=self._speed.matrix_flops,
             layer_us=self._speed.layer_us,
             mlx_version=self._speed.mlx_version,
+            wired_bytes=self._backend.memory.wired_bytes if self._backend.memory else 0,
         )
 
     def _token_rate(self, tokens: int) -> float:
@@ -195,7 +197,20 @@ class StageWorker:
                 runner.close("the pipeline is being re-formed")
 
             self._loop.call(close)
+            # A call of its own, when the first one's reference to the caches is gone.
+            self._loop.call(self._update_memory)
         self._control.publish_now()
+
+    def _update_memory(self) -> None:
+        """Wires the weights of the stages that run, and returns what others left behind.
+
+        Runs in the step thread.
+        """
+        memory = self._backend.memory
+        if memory is not None:
+            stages = list(self._stages.values())
+            memory.set_weights(sum(x.weights.nbytes for x in stages if x.weights is not None))
+            memory.release()
 
     def _resize(self, install: Install) -> None:
         pipeline = install.pipeline
@@ -232,6 +247,7 @@ class StageWorker:
             log.exception("cannot load the stage", extra={"epoch": epoch})
         else:
             stage.set_ready(weights.nbytes)
+            self._loop.call(self._update_memory)
             log.info("ready: %d MB", weights.nbytes >> 20, extra={"epoch": epoch})
         self._control.publish_now()
 

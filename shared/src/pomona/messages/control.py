@@ -201,6 +201,7 @@ class StageWorkerFacts:
     memory_bandwidth: measured bytes of weights read per second; 0 before the measurement.
     matrix_flops: measured floating-point operations per second in matrix products.
     layer_us: measured overhead of the small kernels of one layer, microseconds.
+    wired_bytes: weights that Metal keeps wired; 0 on other devices, or when the setting is off.
     """
 
     service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
@@ -221,6 +222,7 @@ class StageWorkerFacts:
     matrix_flops: Rate = 0.0
     layer_us: Rate = 0.0
     mlx_version: Text = ""
+    wired_bytes: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

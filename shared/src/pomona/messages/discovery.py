@@ -20,6 +20,9 @@ from pomona.messages.limits import (
     Text,
 )
 
+Switch = Literal["unknown", "on", "off"]
+"""State of a setting of the operating system."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
@@ -45,14 +48,17 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class ThunderboltPort:
-    """One Thunderbolt port of a Mac.
+    """One Thunderbolt port of a Mac, and one computer behind it.
 
     Attributes:
         name: label of the port, for example ``port 1``.
-        generation: Thunderbolt version of the port: 3, 4 or 5; 0 when unknown.
+        generation: Thunderbolt version of the machine: 3, 4 or 5; 0 when unknown.
         gbps: speed of the connection; 0 when nothing is connected.
-        peer: name of the machine or device at the other end; empty when nothing is connected.
+        peer: model of the computer behind the port, for example ``Mac16,9``; empty without one.
         hops: devices between this machine and the peer; 0 for a cable from Mac to Mac.
+        device: dock, hub or disk that is connected directly; empty without one.
+        domain: UUID of the port's Thunderbolt domain; empty when unknown.
+        peer_domain: UUID of the domain of the peer's port, by which its node is recognized.
     """
 
     name: Text
@@ -60,6 +66,9 @@ class ThunderboltPort:
     gbps: Rate = 0.0
     peer: Text = ""
     hops: Count = 0
+    device: Text = ""
+    domain: Text = ""
+    peer_domain: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +92,17 @@ class NodeFacts:
 
     Attributes:
         model: machine model, for example ``Mac16,11``.
+        product: kind of Mac, for example ``MacBook Pro``.
         wired_limit_bytes: limit of wired memory set by the operator; 0 for the system's default.
         rdma: state of RDMA over Thunderbolt.
         watts, celsius: power and temperature of the whole package.
         disk_free_bytes, disk_bytes: free space and size of the disk with the state folder.
         sleep_minutes: idle time after which the machine sleeps; 0 never, -1 unknown.
         clock_s: Unix time of this machine when the beacon was made.
+        bridge_members: interfaces between which the Thunderbolt Bridge forwards.
+        restarts_after_power_failure: pmset's ``autorestart``.
+        file_vault: whether the disk is encrypted, so that nothing starts before a login.
+        firewall: the application firewall.
     """
 
     model: Text = ""
@@ -104,8 +118,13 @@ class NodeFacts:
     disk_free_bytes: Count = 0
     disk_bytes: Count = 0
     sleep_minutes: Annotated[int, Field(ge=-1, le=10**6)] = -1
-    automatic_updates: Literal["unknown", "on", "off"] = "unknown"
+    automatic_updates: Switch = "unknown"
     clock_s: Rate = 0.0
+    product: Text = ""
+    bridge_members: Annotated[tuple[Text, ...], Field(max_length=MAX_INTERFACES)] = ()
+    restarts_after_power_failure: Switch = "unknown"
+    file_vault: Switch = "unknown"
+    firewall: Switch = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import itertools
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import zmq
 
+from pomona import host
 from pomona.addresses import IPC_PREFIX
 from pomona.errors import LinkBusyError, LinkError
 from pomona.messages import codec
@@ -214,7 +214,7 @@ class Pull:
             The endpoint for processes of this machine, about 20 us faster than TCP. Empty where
             abstract sockets do not exist, as on macOS.
         """
-        if sys.platform != "linux":
+        if not host.is_linux():
             return ""
         endpoint = f"{IPC_PREFIX}@pomona-{secrets.token_hex(8)}"
         try:

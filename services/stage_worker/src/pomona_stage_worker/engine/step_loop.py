@@ -34,13 +34,16 @@ class StepLoop(threading.Thread):
     """Receives a message, runs its step and sends the result, without a queue or another thread
     in between.
 
-    The control thread hands over functions with :meth:`call`, which wakes the loop.
+    The control thread hands over functions with :meth:`call`, which wakes the loop. ``on_rest`` is
+    called once when no message came for a while after the last one.
 
     Attributes:
         runners: by epoch; only for functions that run in the loop.
     """
 
-    def __init__(self, identity: Identity, pull: Pull) -> None:
+    def __init__(
+        self, identity: Identity, pull: Pull, on_rest: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(name="steps", daemon=True)
         self.runners: dict[int, StageRunner] = {}
         self._identity = identity
@@ -50,6 +53,8 @@ class StepLoop(threading.Thread):
         self._partial_messages = PartialMessages()
         self._spin_until = 0.0
         self._stopping = False
+        self._on_rest = on_rest
+        self._at_rest = True
 
     # For the control thread ------------------------------------------------------------
 
@@ -96,6 +101,9 @@ class StepLoop(threading.Thread):
         if not self._receive_all(self._idle_s()):
             for runner in self.runners.values():
                 runner.update_idle_load()
+            if not self._at_rest:
+                self._at_rest = True
+                self._on_rest()
 
     def _receive_all(self, timeout_s: float) -> bool:
         """Handles all messages that have arrived, waiting for the first one.
@@ -119,6 +127,7 @@ class StepLoop(threading.Thread):
                 DROPPED.labels("malformed").inc()
                 log.warning("dropped: %s", error)
             received = True
+            self._at_rest = False
             timeout_s = 0.0 if self._has_head or self._is_spinning else YIELD_S
 
     def _dispatch(self, message: Message) -> None:

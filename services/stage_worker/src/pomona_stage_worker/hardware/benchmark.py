@@ -20,6 +20,8 @@ from pathlib import Path
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from pomona import host
+
 log = logging.getLogger(__name__)
 
 METHOD = "6"
@@ -95,7 +97,7 @@ def _read(path: Path) -> Speed | None:
 
 def signature(device: str, cpu_kernels: bool) -> str:
     """Returns everything that the figures depend on, as one string."""
-    chip = platform.processor() or platform.machine()
+    chip = platform.processor() or host.MACHINE
     names = ("OPENBLAS_NUM_THREADS", "LD_PRELOAD", "OPENBLAS_CORETYPE")
     blas = [os.environ.get(name, "") for name in names]
     kernels = ["stock"] if device == "cpu" and not cpu_kernels else []

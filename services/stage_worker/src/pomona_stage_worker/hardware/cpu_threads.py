@@ -9,10 +9,10 @@ do, each hand-over costs two context switches. A SCHED_BATCH thread waits until 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 
 import mlx.core as mx
+
+from pomona import host
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +23,9 @@ def start_compute_thread() -> None:
     Must be called before this thread computes anything: MLX then starts the compute thread, which
     inherits the policy. If the system refuses the policy, both keep the default one.
     """
-    if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return
     try:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if not host.use_batch_scheduling():
+            return
     except OSError as error:
         log.warning("MLX's thread keeps the default scheduling policy: %s", error)
     mx.eval(mx.zeros(1) + 1)

@@ -10,17 +10,18 @@ Only float32 is computed here, since a power of e in another type would lack pre
 from __future__ import annotations
 
 import math
-import platform
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx.core.fast import scaled_dot_product_attention as mlx_attention
 
+from pomona import host
+
 
 def use_on_x86() -> None:
     """Replaces MLX's attention in this process if the processor is an x86."""
-    if platform.machine() == "x86_64":
+    if host.MACHINE == "x86_64":
         mx.fast.scaled_dot_product_attention = attention
 
 

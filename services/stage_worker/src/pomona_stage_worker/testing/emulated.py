@@ -7,7 +7,6 @@ takes the same fixed time, and the tail emits made-up tokens.
 from __future__ import annotations
 
 import ctypes
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from pomona import host
 from pomona.messages.cache_ops import Close, Open
 from pomona.messages.codec import Buffer
 from pomona.messages.control import Pipeline
@@ -143,7 +143,7 @@ def emulated_backend(settings: EmulatedSettings) -> ComputeBackend:
 
 def set_timer_slack() -> None:
     """Makes Linux end sleeps on time; by default they may end 50 us late."""
-    if sys.platform == "linux":
+    if host.is_linux():
         pr_set_timerslack = 29
         ctypes.CDLL(None).prctl(pr_set_timerslack, 1, 0, 0, 0)
 

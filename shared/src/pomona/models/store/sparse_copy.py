@@ -25,6 +25,7 @@ from pathlib import Path
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from pomona import host
 from pomona.errors import ModelError, ModelNotFoundError
 from pomona.models.formats.safetensors_index import TensorPlace
 from pomona.models.store.header_fetch import create_files, header_end, select_files
@@ -181,7 +182,7 @@ class SparseCopy:
                 opened.seek(begin)
                 opened.write(content)
                 opened.flush()
-                os.fsync(opened.fileno())
+                host.sync(opened.fileno())
             self._record(file, (begin, begin + len(content)))
         except OSError as error:
             raise _write_error(self.folder / file, error) from error

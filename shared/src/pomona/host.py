@@ -1,0 +1,87 @@
+"""Operating system and processor architecture of this machine.
+
+Everything that differs between macOS and Linux asks this module, so that a test can be on the
+other system by setting ``SYSTEM`` and ``MACHINE``. Functions that only Linux has are called here,
+behind the guard by which a type checker for macOS knows that they are not reached.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+SYSTEM = sys.platform
+"""``darwin`` or ``linux``."""
+MACHINE = platform.machine()
+"""``arm64`` on a Mac; ``x86_64`` or ``aarch64`` on Linux."""
+
+OPEN_FILES: Final = 8192
+"""Sockets and files that a process may open, if the hard limit permits."""
+F_FULLFSYNC: Final = 51
+"""``F_FULLFSYNC`` of macOS's <fcntl.h>."""
+
+
+def is_mac() -> bool:
+    """Returns True on macOS."""
+    return SYSTEM == "darwin"
+
+
+def is_linux() -> bool:
+    """Returns True on Linux."""
+    return SYSTEM == "linux"
+
+
+def cpu_affinity() -> frozenset[int]:
+    """Returns the CPUs that this process may use; empty where a process cannot be pinned."""
+    if sys.platform == "linux" and is_linux():
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset()
+
+
+def pin(pid: int, cpus: Iterable[int]) -> None:
+    """Pins a process to CPUs. Does nothing where a process cannot be pinned.
+
+    Raises OSError when the system refuses, ProcessLookupError when the process has ended.
+    """
+    if sys.platform == "linux" and is_linux():
+        os.sched_setaffinity(pid, cpus)
+
+
+def use_batch_scheduling() -> bool:
+    """Gives this thread the policy SCHED_BATCH (``man 7 sched``), which Linux has.
+
+    Returns:
+        True if the policy changed from the default one. Raises OSError when the system refuses.
+    """
+    if sys.platform == "linux" and is_linux() and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        return True
+    return False
+
+
+def raise_open_files_limit(wanted: int = OPEN_FILES) -> None:
+    """Raises this process's limit of open files to ``wanted``; macOS starts programs with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def sync(descriptor: int) -> None:
+    """Writes a file to the disk. Raises OSError when the disk fails.
+
+    On macOS ``fsync`` leaves the content in the disk's cache (``man 2 fsync``); F_FULLFSYNC does
+    not, but not every file system has it.
+    """
+    if is_mac():
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, F_FULLFSYNC)
+            return
+    os.fsync(descriptor)

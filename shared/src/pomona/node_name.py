@@ -1,0 +1,70 @@
+"""Default name of a node: the host name at its first start, kept in the state folder.
+
+A host name may change while the machine stays the same: a DHCP server renames Macs. A Mac's
+``LocalHostName`` does not follow it (``man 8 scutil``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import unicodedata
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from pomona import host
+
+MAX_CHARACTERS: Final = 48
+FILE: Final = "node"
+COMMAND_DEADLINE_S: Final = 5.0
+
+
+def node_name(state_dir: Path | None) -> str:
+    """Returns the name that ``state_dir`` keeps, or keeps this machine's present one there.
+
+    Of several processes that start at once, all get the name of the first. Where the folder
+    cannot be written, the name is not kept.
+    """
+    name = valid_name(_host_name())
+    if state_dir is None:
+        return name
+    with suppress(OSError):
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=state_dir) as file:
+            file.write(name)
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, state_dir / FILE)
+    try:
+        kept = (state_dir / FILE).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return name
+    return kept if kept and kept == valid_name(kept) else name
+
+
+def valid_name(text: str) -> str:
+    """Returns the first label of a host name as a valid name of a node, in ASCII."""
+    first = text.strip().split(".")[0]
+    ascii_text = unicodedata.normalize("NFKD", first).encode("ascii", "ignore").decode()
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", ascii_text).strip("_-")
+    return cleaned[:MAX_CHARACTERS] or "node"
+
+
+def _host_name() -> str:
+    if host.is_mac():
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(
+                [shutil.which("scutil") or "/usr/sbin/scutil", "--get", "LocalHostName"],
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_DEADLINE_S,
+                check=True,
+            )
+            if done.stdout.strip():
+                return done.stdout
+    return socket.gethostname()
