@@ -38,8 +38,10 @@ def test_computed_parameters_equal_the_published_ones(name: str) -> None:
     facts = published_facts(name)
     assert facts is not None
     assert facts.parameters / 1e9 == pytest.approx(DATA[name]["parameters"], rel=0.015)
-    # Some authors count the embedding as active, and all round coarsely.
-    assert facts.active_parameters / 1e9 == pytest.approx(DATA[name]["active"], rel=0.12)
+    # Some authors count both embeddings as active, some one, some none, and all round coarsely.
+    embedding = facts.embedding.parameters
+    counts = [(facts.active_parameters - left_out * embedding) / 1e9 for left_out in (0, 1, 2)]
+    assert any(count == pytest.approx(DATA[name]["active"], rel=0.12) for count in counts)
 
 
 def test_cache_sizes_follow_the_architecture() -> None:
