@@ -60,6 +60,29 @@ def test_cache_sizes_follow_the_architecture() -> None:
     assert [layer.window for layer in maverick.layers[:4]] == [8192, 8192, 8192, 0]
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("deepseek-v3", ["latent"] * 4),
+        ("qwen3.5-9b", ["linear", "linear", "linear", "full"]),
+        ("gpt-oss-20b", ["sliding", "full"] * 2),
+        ("gemma-3-27b", ["sliding"] * 4),
+        ("qwen3-8b", ["full"] * 4),
+    ],
+)
+def test_each_layer_has_the_kind_of_its_attention(name: str, kinds: list[str]) -> None:
+    facts = published_facts(name)
+    assert facts is not None
+    assert [layer.attention for layer in facts.layers[:4]] == kinds
+
+
+def test_experts_and_other_weights_can_have_different_widths() -> None:
+    mixed = published_facts("gpt-oss-20b", 4.25, 8.5)
+    assert mixed is not None
+    assert 8 * mixed.head.stored_bytes / mixed.head.parameters == pytest.approx(8.5, rel=0.01)
+    assert mixed.stored_bytes == pytest.approx(12.1e9, rel=0.03)
+
+
 def test_a_quantization_can_be_selected_by_name() -> None:
     default, eight_bit = published_facts("DeepSeek-V3"), published_facts("deepseek-v3:8bit")
     assert default is not None

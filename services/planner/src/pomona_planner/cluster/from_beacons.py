@@ -110,7 +110,8 @@ def _machine(
     )
     idle_watts, busy_watts = 0.0, 0.0
     catalog = load_machine_catalog()
-    kind = catalog.by_chip(chip) if metal else None
+    memory_bytes = hardware.memory_bytes if hardware is not None else 0
+    kind = catalog.by_chip(chip, memory_bytes) if metal else None
     if kind is not None:
         bandwidth, compute = times.bandwidth(chip, kind.bandwidth), kind.compute
         idle_watts, busy_watts = kind.idle_watts, kind.busy_watts

@@ -63,9 +63,15 @@ class MachineCatalog:
     def by_name(self, name: str) -> ChipKind | None:
         return next((kind for kind in self.kinds if kind.name == name), None)
 
-    def by_chip(self, chip: str) -> ChipKind | None:
-        """Returns the kind whose chip reports this name."""
-        return next((kind for kind in self.kinds if kind.chip == chip), None)
+    def by_chip(self, chip: str, memory_bytes: int = 0) -> ChipKind | None:
+        """Returns the kind whose chip reports this name.
+
+        Chips of one name with different bandwidths are told apart by the memory sizes that they
+        are sold with; the first one is returned where that does not help.
+        """
+        kinds = [kind for kind in self.kinds if kind.chip == chip]
+        sold = [kind for kind in kinds if memory_bytes >> 30 in kind.prices]
+        return next(iter([*sold, *kinds]), None)
 
 
 @cache
