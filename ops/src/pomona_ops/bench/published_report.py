@@ -29,8 +29,8 @@ def compare_published(path: Path, with_fit: bool = False) -> dict[str, Any]:
     are without sign.
 
     Args:
-        with_fit: also fit the decode times to the file and validate that fit, which takes a
-            minute.
+        with_fit: also fit the decode times to the file and validate that fit, which takes
+            minutes.
 
     Raises:
         BenchError: when the file is not valid or has no row that can be compared.
