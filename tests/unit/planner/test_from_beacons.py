@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from pomona.messages.control import Beacon
 from pomona.messages.discovery import Hardware
 from pomona_planner.cluster import from_beacons
+from pomona_planner.cluster.decode_times import load_decode_times
 from pomona_planner.cost_model.calibration import Calibration
+from pomona_planner.cost_model.kernel_times import UNIFORM
 from pomona_planner.cost_model.problem import Aim
 from pomona_planner.solver.optimizer import OptimizedPlan, choose
 from support.beacons import beacon_of
@@ -54,3 +59,29 @@ def test_workers_of_one_node_are_equal_whatever_they_measured() -> None:
 def test_machines_of_different_kinds_are_never_evened() -> None:
     mini, studio = problem_from_beacons(9e9, 10e9, hardware=(MINI, STUDIO)).machines
     assert (mini.bandwidth, studio.bandwidth) == (9e9, 10e9)
+
+
+def unmeasured(device: str, hardware: Hardware) -> tuple[Beacon, Beacon]:
+    """Returns a worker without measurements, and the discovery service of its node."""
+    facts = {"device": device, "usable_memory_bytes": GIGA}
+    worker = replace(beacon_of("stage_worker", "w0", facts=facts), node="one")
+    discovery = beacon_of("discovery", "d0", facts={"hardware": hardware})
+    return worker, replace(discovery, node="one")
+
+
+def test_the_constants_of_a_cpu_treat_all_layers_alike() -> None:
+    worker, discovery = unmeasured("cpu", MINI)
+    (machine,) = from_beacons.machines([worker], [discovery], Calibration())
+    assert (machine.bandwidth, machine.compute, machine.layer_s) == (8e9, 50e9, 400e-6)
+    assert machine.kernels == UNIFORM
+
+
+@pytest.mark.parametrize(("gib", "gigabytes_per_s"), [(36, 410), (64, 546)])
+def test_memory_tells_the_two_chips_called_m4_max_apart(gib: int, gigabytes_per_s: int) -> None:
+    hardware = replace(STUDIO, memory_bytes=gib << 30)
+    worker, discovery = unmeasured("metal", hardware)
+    (machine,) = from_beacons.machines([worker], [discovery], Calibration())
+    times = load_decode_times()
+    assert machine.bandwidth == pytest.approx(gigabytes_per_s * 1e9 * times.achieved)
+    assert machine.layer_s == times.layer_us / 1e6
+    assert machine.kernels == times.kernels

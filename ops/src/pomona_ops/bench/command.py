@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -17,6 +18,11 @@ from pomona.models import EMBEDDED_MODEL
 from pomona_ops.bench.concurrency import measure_emulated, measure_real, run_engine
 from pomona_ops.bench.decode import run_decode
 from pomona_ops.bench.prediction import run_plan
+from pomona_ops.bench.published_report import (
+    compare_published,
+    packaged_file,
+    print_published,
+)
 from pomona_ops.bench.start import run_start
 from pomona_ops.bench.streams import run_streams
 from pomona_ops.bench.structured import run_structured
@@ -69,10 +75,25 @@ def plan(
         list[str] | None,
         typer.Option(help="Model to predict and measure, repeatable; random-... is generated."),
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="With --published: a TSV file of speeds; default: the packaged one."),
+    ] = None,
     turns: Annotated[int, typer.Option(min=1, help="Rounds, each calibrated by itself.")] = 4,
+    published: Annotated[
+        bool, typer.Option("--published", help="Compare with published speeds; measure nothing.")
+    ] = False,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="With --published: fit the decode times to the file.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Solve times of the planner, and its predictions against measurements."""
+    if published:
+        _report_published(file or packaged_file(), fit, as_json)
+        return
+    if file is not None or fit:
+        raise typer.BadParameter("a file and --fit need --published")
     models = model or [EMBEDDED_MODEL, "random-qwen3", "random-mixtral", "random-gemma3"]
     _report(run_plan(models, turns), as_json)
 
@@ -126,6 +147,22 @@ def trace(
     _report(run_trace(model, stages, tokens, hold_ms), as_json)
 
 
+def _report_published(file: Path, fit: bool, as_json: bool) -> None:
+    try:
+        result = compare_published(file, fit)
+    except PomonaError as error:
+        Console(stderr=True).print(f"pomona bench: {error}", style="red")
+        raise typer.Exit(1) from error
+    if as_json:
+        _print_json(result)
+    else:
+        print_published(result)
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
 def _report(measuring: Coroutine[Any, Any, dict[str, Any]], as_json: bool) -> None:
     """Runs a measurement and prints its results as tables or as JSON."""
     errors = Console(stderr=True)
@@ -139,7 +176,7 @@ def _report(measuring: Coroutine[Any, Any, dict[str, Any]], as_json: bool) -> No
         errors.print(f"pomona bench: {error}", style="red")
         raise typer.Exit(1) from error
     if as_json:
-        sys.stdout.write(orjson.dumps(results, option=orjson.OPT_INDENT_2).decode() + "\n")
+        _print_json(results)
         return
     for name, values in results.items():
         table = Table("measure", "value", title=name, title_justify="left")

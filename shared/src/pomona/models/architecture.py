@@ -39,6 +39,10 @@ class LayerCache:
     values_per_token: int = 0
     window: int = 0
     state_values: int = 0
+    latent: bool = False
+
+
+NO_CACHE = LayerCache()
 
 
 class TextConfig:
@@ -114,7 +118,7 @@ def layer_cache(text: TextConfig, layer: int, tensors: Sequence[str]) -> LayerCa
     if not attends:
         return LayerCache(state_values=state)
     latent = any(mark in name for name in tensors for mark in _LATENT_TENSORS)
-    return LayerCache(_values_per_token(text, layer, latent), _window(text, layer), state)
+    return LayerCache(_values_per_token(text, layer, latent), _window(text, layer), state, latent)
 
 
 def _values_per_token(text: TextConfig, layer: int, latent: bool) -> int:

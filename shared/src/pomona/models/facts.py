@@ -40,6 +40,7 @@ class LayerFacts:
             token does not use: experts it is not routed to.
         window: limit of tokens in its cache; 0 when there is none.
         state_values: elements in its cache at any length, for example a recurrent state.
+        latent: whether attention works on a compressed key and value (MLA).
     """
 
     stored_bytes: int
@@ -49,6 +50,16 @@ class LayerFacts:
     idle_parameters: int = 0
     window: int = 0
     state_values: int = 0
+    latent: bool = False
+
+    @property
+    def attention(self) -> Literal["full", "latent", "linear", "sliding"]:
+        """Kind of its attention; ``linear`` includes every layer with only a recurrent state."""
+        if self.latent:
+            return "latent"
+        if self.state_values and not self.kv_values_per_token:
+            return "linear"
+        return "sliding" if self.window else "full"
 
     @property
     def active_bytes(self) -> int:

@@ -16,8 +16,15 @@ from typing import Any, cast
 
 from pomona.models.architecture import TextConfig, layer_cache
 from pomona.models.facts import LayerFacts, ModelFacts
+from pomona.models.parameter_counts import (
+    attention_parameters,
+    feed_forward_parameters,
+    key_tensor,
+    routed_parameters,
+    with_layer_types,
+)
 
-QUANTIZATIONS = {"4bit": 4.5, "6bit": 6.5, "8bit": 8.5, "bf16": 16.0}
+QUANTIZATIONS = {"4bit": 4.5, "5bit": 5.5, "6bit": 6.5, "8bit": 8.5, "bf16": 16.0}
 """Bits per weight, including scales and biases of groups of 64."""
 _DATA = "published.toml"
 _NORM_BITS = 16
@@ -27,12 +34,15 @@ def published_names() -> list[str]:
     return sorted(_data())
 
 
-def published_facts(name: str, bits: float | None = None) -> ModelFacts | None:
+def published_facts(
+    name: str, bits: float | None = None, other_bits: float | None = None
+) -> ModelFacts | None:
     """Returns the facts of a known model, or None for an unknown name or quantization.
 
     Args:
         name: ``deepseek-v3``, for example, or ``deepseek-v3:8bit`` to select a quantization.
         bits: bits per weight, including scales, instead of the default quantization's.
+        other_bits: the same of all weights but routed experts; ``bits`` when None.
     """
     model, _, quantization = name.lower().partition(":")
     data = _data().get(model)
@@ -41,7 +51,8 @@ def published_facts(name: str, bits: float | None = None) -> ModelFacts | None:
     if bits is None and quantization:
         bits = QUANTIZATIONS[quantization]
     expert_bits = float(data["expert_bits"]) if bits is None else bits
-    other_bits = float(data["other_bits"]) if bits is None else bits
+    if other_bits is None:
+        other_bits = float(data["other_bits"]) if bits is None else bits
     return _facts(name.lower(), data, expert_bits, other_bits, is_default=bits is None)
 
 
@@ -64,20 +75,18 @@ def _with_base(models: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any
 def _facts(
     name: str, data: Mapping[str, Any], expert_bits: float, other_bits: float, is_default: bool
 ) -> ModelFacts:
-    config = _with_layer_types(data["config"])
+    config = with_layer_types(data["config"])
     path = Path(str(files("pomona.models") / "data" / _DATA))
     text = TextConfig(config, path)
     embedding = text.number("vocab_size") * text.hidden_size
     outer = LayerFacts(int(embedding * other_bits / 8), embedding, 0)
-    latent = "kv_lora_rank" in config
-    attention = f"self_attn.{'kv_a_proj_with_mqa' if latent else 'k_proj'}.weight"
     layers: list[LayerFacts] = []
     for index in range(text.layer_count):
-        routed = _routed_parameters(config, index)
-        other, norms = _attention_parameters(config), 2 * text.hidden_size
-        other += _feed_forward_parameters(config, index)
+        routed = routed_parameters(config, index)
+        other, norms = attention_parameters(config, index), 2 * text.hidden_size
+        other += feed_forward_parameters(config, index)
         stored = int((routed * expert_bits + other * other_bits + norms * _NORM_BITS) / 8)
-        cache = layer_cache(text, index, [attention])
+        cache = layer_cache(text, index, [key_tensor(config, index)])
         inactive = text.inactive_fraction
         layers.append(
             LayerFacts(
@@ -87,6 +96,8 @@ def _facts(
                 int(routed * expert_bits / 8 * inactive),
                 int(routed * inactive),
                 cache.window,
+                cache.state_values,
+                cache.latent,
             )
         )
     return ModelFacts(
@@ -97,7 +108,7 @@ def _facts(
         hidden_size=text.hidden_size,
         vocab_size=text.number("vocab_size"),
         context_length=text.number("max_position_embeddings"),
-        tied_embedding=False,
+        tied_embedding=bool(config.get("tie_word_embeddings")),
         layers=tuple(layers),
         embedding=outer,
         head=LayerFacts(outer.stored_bytes + 2 * text.hidden_size, embedding + text.hidden_size, 0),
@@ -111,60 +122,3 @@ def _facts(
         source=str(data["source"]),
         computed=("layers", "embedding", "head"),
     )
-
-
-def _with_layer_types(published: Mapping[str, Any]) -> dict[str, Any]:
-    """Expands ``alternating_windows`` into mlx-lm's ``layer_types``."""
-    config = dict(published)
-    if config.pop("alternating_windows", False):
-        kinds = ("sliding_attention", "full_attention")
-        config["layer_types"] = [kinds[i % 2] for i in range(config["num_hidden_layers"])]
-    return config
-
-
-def _attention_parameters(config: Mapping[str, Any]) -> int:
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    rank = config.get("kv_lora_rank")
-    if rank:
-        rope, nope, value = (
-            config["qk_rope_head_dim"],
-            config["qk_nope_head_dim"],
-            config["v_head_dim"],
-        )
-        query = config["q_lora_rank"]
-        return (
-            hidden * query
-            + query * heads * (nope + rope)
-            + hidden * (rank + rope)
-            + rank * heads * (nope + value)
-            + heads * value * hidden
-        )
-    size = config["head_dim"]
-    return 2 * hidden * heads * size + 2 * hidden * config["num_key_value_heads"] * size
-
-
-def _has_experts(config: Mapping[str, Any], layer: int) -> bool:
-    if not _expert_count(config) or layer < config.get("first_k_dense_replace", 0):
-        return False
-    every = config.get("moe_every", 1)
-    return layer % every == every - 1
-
-
-def _expert_count(config: Mapping[str, Any]) -> int:
-    names = ("n_routed_experts", "num_experts", "num_local_experts")
-    return next((int(config[name]) for name in names if name in config), 0)
-
-
-def _routed_parameters(config: Mapping[str, Any], layer: int) -> int:
-    if not _has_experts(config, layer):
-        return 0
-    return _expert_count(config) * 3 * config["hidden_size"] * config["moe_intermediate_size"]
-
-
-def _feed_forward_parameters(config: Mapping[str, Any], layer: int) -> int:
-    """Counts what every token uses: the dense layer, or the router and the shared experts."""
-    hidden = config["hidden_size"]
-    if not _has_experts(config, layer):
-        return 3 * hidden * config["intermediate_size"]
-    shared = config.get("n_shared_experts", 0) * 3 * hidden * config["moe_intermediate_size"]
-    return shared + hidden * _expert_count(config)

@@ -10,12 +10,10 @@ from statistics import median
 
 from pomona.messages.control import Beacon, StageWorkerFacts
 from pomona.messages.discovery import DiscoveryFacts, Hardware
-from pomona_planner.cluster.machine_catalog import (
-    ACHIEVED_BANDWIDTH,
-    METAL_LAYER_S,
-    load_machine_catalog,
-)
+from pomona_planner.cluster.decode_times import load_decode_times
+from pomona_planner.cluster.machine_catalog import load_machine_catalog
 from pomona_planner.cost_model.calibration import Calibration
+from pomona_planner.cost_model.kernel_times import UNIFORM
 from pomona_planner.cost_model.problem import UNMEASURED, Link, Machine
 
 IPC_PREFIX = Link(200e-6, 2e9, "within the machine")
@@ -103,16 +101,19 @@ def _machine(
     facts = worker.facts
     assert isinstance(facts, StageWorkerFacts)
     metal = facts.device == "metal"
+    times = load_decode_times()
+    chip = hardware.chip if hardware is not None else ""
     bandwidth, compute, layer_s = (
-        (METAL_BANDWIDTH, METAL_COMPUTE, METAL_LAYER_S)
+        (METAL_BANDWIDTH, METAL_COMPUTE, times.layer_s(chip))
         if metal
         else (CPU_BANDWIDTH, CPU_COMPUTE, CPU_LAYER_S)
     )
     idle_watts, busy_watts = 0.0, 0.0
     catalog = load_machine_catalog()
-    kind = catalog.by_chip(hardware.chip) if hardware is not None and metal else None
+    memory_bytes = hardware.memory_bytes if hardware is not None else 0
+    kind = catalog.by_chip(chip, memory_bytes) if metal else None
     if kind is not None:
-        bandwidth, compute = kind.bandwidth * ACHIEVED_BANDWIDTH, kind.compute
+        bandwidth, compute = times.bandwidth(chip, kind.bandwidth), kind.compute
         idle_watts, busy_watts = kind.idle_watts, kind.busy_watts
     return Machine(
         name=worker.name,
@@ -121,6 +122,7 @@ def _machine(
         compute=facts.matrix_flops or compute,
         layer_s=facts.layer_us / 1e6 or layer_s,
         full_precision=not metal,
+        kernels=times.kernels if metal else UNIFORM,
         correction=calibration.stages.get(worker.name, 1.0),
         tail_correction=calibration.tail or 1.0,
         idle_watts=idle_watts,

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 
 from pomona.errors import ConfigurationError
 from pomona.models import ModelFacts
-from pomona_planner.cluster.machine_catalog import (
-    ACHIEVED_BANDWIDTH,
-    METAL_LAYER_S,
-    ChipKind,
-    load_machine_catalog,
-)
+from pomona_planner.cluster.decode_times import DecodeTimes, load_decode_times
+from pomona_planner.cluster.machine_catalog import ChipKind, load_machine_catalog
 from pomona_planner.cost_model.problem import Demand, Link, Machine, Problem
 
 GIB = 1 << 30
@@ -95,19 +91,23 @@ def hypothetical_problem(
     link: Link,
     demand: Demand,
     wired_share: float = 0.0,
+    times: DecodeTimes | None = None,
 ) -> Problem:
     """Returns the problem of planning a model on a cluster whose links are all equal.
 
     Args:
         wired_share: share of memory that the operator lets the GPU use; 0 for macOS's default.
+        times: fitted times of decoding; None for those of ``data/decode_times.toml``.
     """
+    times = times or load_decode_times()
     machines = tuple(
         Machine(
             name=f"{number}:{machine.name}",
             memory_bytes=int(machine.memory_gb * GIB * wired_share) or machine.usable_bytes,
-            bandwidth=machine.kind.bandwidth * ACHIEVED_BANDWIDTH,
+            bandwidth=times.bandwidth(machine.kind.chip, machine.kind.bandwidth),
             compute=machine.kind.compute,
-            layer_s=METAL_LAYER_S,
+            layer_s=times.layer_s(machine.kind.chip),
+            kernels=times.kernels,
             idle_watts=machine.kind.idle_watts,
             busy_watts=machine.kind.busy_watts,
         )

@@ -10,11 +10,6 @@ from typing import Any
 
 from pomona_planner.cost_model.problem import Link
 
-ACHIEVED_BANDWIDTH = 0.8
-"""Share of a chip's nominal memory bandwidth that decoding reaches."""
-METAL_LAYER_S = 40e-6
-"""Time of a layer's small kernels on Metal, seconds."""
-
 
 @dataclass(frozen=True, slots=True)
 class ChipKind:
@@ -29,6 +24,7 @@ class ChipKind:
         machine: name of the machine, like ``Mac mini``.
         prices: dollars by memory size in GB; its keys are the sizes that are sold.
         specs: URL of the manufacturer's specifications.
+        gpu_cores: cores of its GPU where chips of one name differ in bandwidth; 0 elsewhere.
         thunderbolt: version of the ports if it is below 5; 5 for all others.
         sources: URLs of figures that are not in ``specs``, by the figure's name in the file.
         unsure: names of figures that no manufacturer or published measurement confirms.
@@ -43,6 +39,7 @@ class ChipKind:
     machine: str
     prices: dict[int, float]
     specs: str
+    gpu_cores: int
     thunderbolt: int
     sources: dict[str, str]
     unsure: tuple[str, ...]
@@ -66,9 +63,15 @@ class MachineCatalog:
     def by_name(self, name: str) -> ChipKind | None:
         return next((kind for kind in self.kinds if kind.name == name), None)
 
-    def by_chip(self, chip: str) -> ChipKind | None:
-        """Returns the kind whose chip reports this name."""
-        return next((kind for kind in self.kinds if kind.chip == chip), None)
+    def by_chip(self, chip: str, memory_bytes: int = 0) -> ChipKind | None:
+        """Returns the kind whose chip reports this name.
+
+        Chips of one name with different bandwidths are told apart by the memory sizes that they
+        are sold with; the first one is returned where that does not help.
+        """
+        kinds = [kind for kind in self.kinds if kind.chip == chip]
+        sold = [kind for kind in kinds if memory_bytes >> 30 in kind.prices]
+        return next(iter([*sold, *kinds]), None)
 
 
 @cache
@@ -96,6 +99,7 @@ def _kind(name: str, entry: dict[str, Any]) -> ChipKind:
         machine=entry["machine"],
         prices={int(size): price for size, price in entry["prices"].items()},
         specs=entry["specs"],
+        gpu_cores=entry.get("gpu_cores", 0),
         thunderbolt=entry.get("thunderbolt", 5),
         sources=entry.get("sources", {}),
         unsure=tuple(entry["unsure"]),

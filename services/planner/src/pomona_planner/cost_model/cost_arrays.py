@@ -172,7 +172,8 @@ def _layer_and_head_seconds(
     seconds = [part_seconds(layer, machine, rows, tokens, cached, cache_bits) for layer in layers]
     # Only the last token of a prompt needs the vocabulary.
     head = part_seconds(problem.facts.head, machine, rows, 1, 0, 0)
-    return np.array(seconds) + machine.layer_s, head + SAMPLER_LAYERS * machine.layer_s
+    kernels = np.array([machine.kernels.layer(layer) for layer in layers]) * machine.layer_s
+    return np.array(seconds) + kernels, head + SAMPLER_LAYERS * machine.layer_s
 
 
 def _layer_kinds(before: Array) -> Array:

@@ -12,7 +12,7 @@ from pomona.models import ModelFacts
 from pomona_planner.cost_model.cost_arrays import Costs, link_occupancy, step_costs
 from pomona_planner.cost_model.memory import cache_tokens
 from pomona_planner.cost_model.problem import Problem
-from pomona_planner.cost_model.roofline import active_bytes
+from pomona_planner.cost_model.roofline import read_seconds
 from pomona_planner.cost_model.running_costs import joules_per_token
 
 PREFILL_CHUNK = 512
@@ -107,14 +107,12 @@ def _reading_seconds(problem: Problem, plan: Plan) -> float:
     total = 0.0
     for node, start, stop in plan.stages():
         machine = problem.machines[node]
-        full = machine.full_precision
-        read = sum(active_bytes(part, 1, full) for part in facts.layers[start:stop])
+        read = sum(read_seconds(part, machine, 1) for part in facts.layers[start:stop])
         # A factor below 1 means that memory is faster than it was measured.
-        total += read / machine.bandwidth * min(machine.correction, 1.0)
+        total += read * min(machine.correction, 1.0)
         if stop == facts.layer_count:
             correction = machine.correction * machine.tail_correction
-            read = active_bytes(facts.head, 1, full)
-            total += read / machine.bandwidth * min(correction, 1.0)
+            total += read_seconds(facts.head, machine, 1) * min(correction, 1.0)
     return total
 
 

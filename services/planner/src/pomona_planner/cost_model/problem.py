@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pomona.models import ModelFacts
+from pomona_planner.cost_model.kernel_times import UNIFORM, KernelTimes
 
 Objective = Literal["latency", "throughput"]
 
@@ -19,11 +20,13 @@ class Machine:
         memory_bytes: memory for weights, caches and workspace.
         bandwidth: bytes of weights read per second when decoding.
         compute: floating-point operations per second in matrix products.
-        layer_s: time of a layer's small kernels, independent of its size, seconds.
+        layer_s: time of the small kernels of a layer with full attention and no experts,
+            independent of its size, seconds.
         step_s: time of a step besides its layers, seconds.
         full_precision: weights and caches are float32, because there is no Metal.
         correction: measured over predicted time of its stages; 1 before a measurement.
         tail_correction: further factor of the vocabulary head and the sampler.
+        kernels: factors of other kinds of layers and weights.
         idle_watts, busy_watts: power of the whole machine; 0 when unknown.
     """
 
@@ -36,6 +39,7 @@ class Machine:
     full_precision: bool = False
     correction: float = 1.0
     tail_correction: float = 1.0
+    kernels: KernelTimes = UNIFORM
     idle_watts: float = 0.0
     busy_watts: float = 0.0
 

@@ -23,10 +23,18 @@ def part_seconds(
     full = machine.full_precision
     attended = min(cached, part.window) if part.window else cached
     cache = rows * (attended * part.kv_values_per_token + part.state_values)
-    read = active_bytes(part, rows * tokens, full) + cache * bits_per_value(full, cache_bits) / 8
+    read = read_seconds(part, machine, rows * tokens)
+    read += cache * bits_per_value(full, cache_bits) / 8 / machine.bandwidth
     operations = 2.0 * part.active_parameters * rows * tokens
     operations += 2.0 * rows * tokens * attended * part.kv_values_per_token
-    return max(read / machine.bandwidth, operations / machine.compute)
+    return max(read, operations / machine.compute)
+
+
+def read_seconds(part: LayerFacts, machine: Machine, tokens: int) -> float:
+    """Computes the seconds of reading the weights that a step of ``tokens`` tokens uses."""
+    size = active_bytes(part, tokens, machine.full_precision)
+    factor = 1.0 if machine.full_precision else machine.kernels.bandwidth_factor(part)
+    return size / (machine.bandwidth * factor)
 
 
 def active_bytes(part: LayerFacts, tokens: int, full_precision: bool) -> float:

@@ -119,4 +119,5 @@ def _layer_facts(
         if "_exps." in tensor.name:
             idle_bytes += (1 - active_fraction) * tensor.resident_bytes
             idle += (1 - active_fraction) * tensor.elements
-    return LayerFacts(stored, count, kv, round(idle_bytes), round(idle))
+    latent = any("attn_kv_a" in tensor.name for tensor in tensors)
+    return LayerFacts(stored, count, kv, round(idle_bytes), round(idle), latent=latent)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.architecture import TextConfig, layer_cache
+from pomona.models.architecture import NO_CACHE, LayerCache, TextConfig, layer_cache
 from pomona.models.chat_notation import notation_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
@@ -79,8 +79,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
         ),
         tied_embedding=tied,
         layers=tuple(
-            sizes.facts(names, inactive, (x.values_per_token, x.window, x.state_values))
-            for names, x in zip(layers, caches, strict=True)
+            sizes.facts(names, inactive, x) for names, x in zip(layers, caches, strict=True)
         ),
         embedding=sizes.facts(embedding),
         head=sizes.facts([*head, *embedding] if tied else head),
@@ -115,7 +114,7 @@ class _TensorSizes:
         self,
         names: list[str],
         inactive_fraction: float = 0.0,
-        cache: tuple[int, int, int] = (0, 0, 0),
+        cache: LayerCache = NO_CACHE,
     ) -> LayerFacts:
         stored = count = idle_bytes = idle = 0
         for name in names:
@@ -126,7 +125,16 @@ class _TensorSizes:
                 idle_bytes += size
                 idle += numbers
         idle_bytes, idle = int(idle_bytes * inactive_fraction), int(idle * inactive_fraction)
-        return LayerFacts(stored, count, cache[0], idle_bytes, idle, *cache[1:])
+        return LayerFacts(
+            stored,
+            count,
+            cache.values_per_token,
+            idle_bytes,
+            idle,
+            cache.window,
+            cache.state_values,
+            cache.latent,
+        )
 
     def _size(self, name: str) -> tuple[int, int]:
         place = self._places[name]
