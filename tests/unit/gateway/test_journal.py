@@ -86,6 +86,26 @@ def test_a_failed_epoch_is_not_retried_on_the_same_route() -> None:
     assert isinstance(send, Send)
 
 
+def test_a_route_that_was_withdrawn_serves_again_in_the_same_epoch() -> None:
+    journal = submitted()
+    journal.on_token(token(0), 1)
+    [cancel] = journal.on_routes({}, 1.5)
+    assert isinstance(cancel, SendCancel)
+    assert (cancel.route, cancel.attempt) == (ONE, 0)
+    [send] = journal.on_routes({"m": ONE}, 2)
+    assert isinstance(send, Send)
+    assert (send.route, send.attempt, send.emitted) == (ONE, 1, 1)
+
+
+def test_a_route_withdrawn_after_the_heads_rejection_serves_again() -> None:
+    journal = submitted()
+    journal.on_rejected(Rejected("r", 0, 503, "epoch_failed", "re-formed"), 1)
+    assert journal.on_routes({"m": ONE}, 1.5) == []
+    assert journal.on_routes({}, 2) == []
+    [send] = journal.on_routes({"m": ONE}, 2.5)
+    assert isinstance(send, Send)
+
+
 def test_another_boot_of_the_head_is_another_route() -> None:
     journal = submitted()
     [send] = journal.on_routes({"m": replace(ONE, boot="again")}, 1)

@@ -109,6 +109,9 @@ class Journal:
     def on_routes(self, routes: Mapping[str, Route], now: float) -> list[Instruction]:
         """Ends attempts whose route is gone and resubmits requests that wait for one.
 
+        A route that was withdrawn and comes back, in the same epoch, serves again: the pipeline
+        is ready, and only the planner was not sure of it.
+
         Args:
             routes: all current routes, by model.
         """
@@ -119,7 +122,11 @@ class Journal:
             if attempts.route is not None and attempts.route == route:
                 attempts.route = route  # Its endpoint may have changed.
             elif attempts.route is not None:
+                if route is None:  # The head may still run it, and may come back.
+                    out.append(SendCancel(attempts.route, entry.request, attempts.number))
                 out += self._end_attempt(entry, now)
+            if route is None:
+                attempts.allow_same_route()
             if entry.request in self._entries and attempts.route is None:
                 out += self._resubmit(entry, route, now)
         return out

@@ -48,7 +48,8 @@ class Attempts:
         waiting_since: when the current wait, for a route or for a token, started.
         number: number of the current attempt from 0; of the next one while there is no route.
         route: route of the current attempt; None while the request waits for one.
-        failed_route: route of the last attempt, which the next one must not use.
+        failed_route: route of the last attempt, which the next one must not use until it has been
+            withdrawn.
     """
 
     opened: float
@@ -76,7 +77,7 @@ class Attempts:
         self.number += 1
 
     def allow_same_route(self) -> None:
-        """Lets the next attempt use the route of the last one."""
+        """Lets the next attempt use the route of the last one, which works or was withdrawn."""
         self.failed_route = None
 
     def may_use(self, route: Route) -> bool:

@@ -23,21 +23,26 @@ Caches: TypeAlias = list[Any]
 def cache_arrays(caches: Caches) -> list[mx.array]:
     """Returns every array inside caches, however nested."""
     found: list[mx.array] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, mx.array):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            for item in value:  # type: ignore[reportUnknownVariableType]  # mlx-lm has no types
-                walk(item)
-        elif isinstance(value, CacheList):
-            walk(value.caches)
-        elif hasattr(value, "__dict__"):
-            for item in vars(value).values():
-                walk(item)
-
-    walk(caches)
+    _collect_arrays(caches, found)
     return found
+
+
+def _collect_arrays(value: Any, found: list[mx.array]) -> None:
+    """Appends every array inside ``value``.
+
+    A function of the module: a nested one that calls itself is a reference cycle, which would keep
+    the arrays of every step until the garbage collector runs.
+    """
+    if isinstance(value, mx.array):
+        found.append(value)
+    elif isinstance(value, list | tuple):
+        for item in value:  # type: ignore[reportUnknownVariableType]  # mlx-lm has no types
+            _collect_arrays(item, found)
+    elif isinstance(value, CacheList):
+        _collect_arrays(value.caches, found)
+    elif hasattr(value, "__dict__"):
+        for item in vars(value).values():
+            _collect_arrays(item, found)
 
 
 def cache_bytes(caches: Caches) -> int:

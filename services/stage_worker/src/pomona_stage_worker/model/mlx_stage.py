@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -123,14 +124,16 @@ class MlxStage:
         self.warmup = warmup
         self._builds_beside = builds_beside
         self._model = model
-        self._cache_bits = cache_bits
         self._grammars = grammars
-        self._table = CacheTable(self._make_caches)
+        # A bound method here would be a reference cycle, which keeps the weights until the
+        # garbage collector runs.
+        make_caches = partial(_make_caches, model, cache_bits)
+        self._table = CacheTable(make_caches)
         self._samplers: dict[int, SequenceSampler] = {}
         self._prompt_logprobs = PromptLogprobs()
         self._prebuilt: dict[int, PrebuiltStep] = {}
         self._last_inputs: dict[int, tuple[Tensor, ...]] = {}
-        caches = self._make_caches()
+        caches = make_caches()
         self.can_batch = can_batch(caches)
         self.can_slice = can_slice(caches)
 
@@ -222,13 +225,6 @@ class MlxStage:
     def cache_bytes(self) -> int:
         return self._table.nbytes()
 
-    def _make_caches(self) -> Caches:
-        caches = self._model.make_cache()
-        if not self._cache_bits:
-            return caches
-        owned = {id(cache) for cache in self._model.owned_caches(caches)}
-        return [quantize(c, self._cache_bits) if id(c) in owned else c for c in caches]
-
     def _caches_of(self, step: Step) -> Caches:
         if step.lane is None:
             return self._table.sequences[step.rows[0]]
@@ -285,6 +281,15 @@ class MlxStage:
         number = op.keep if isinstance(op, Close) else op.prefix
         if number is not None:
             mx.async_eval(cache_arrays(self._table.prefixes[number].caches))
+
+
+def _make_caches(model: StageModel, cache_bits: int) -> Caches:
+    """Returns new, empty caches for one sequence, quantised unless ``cache_bits`` is 0."""
+    caches = model.make_cache()
+    if not cache_bits:
+        return caches
+    owned = {id(cache) for cache in model.owned_caches(caches)}
+    return [quantize(c, cache_bits) if id(c) in owned else c for c in caches]
 
 
 def _check_tokens(step: Step, tensors: Sequence[Tensor]) -> None:

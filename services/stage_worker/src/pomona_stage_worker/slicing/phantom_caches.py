@@ -75,13 +75,13 @@ def copy_state(source: Any, target: Any) -> None:
 
     Arrays become new objects, because mlx-lm changes some of them in place.
     """
+    vars(target).update({name: _own(value) for name, value in vars(source).items()})
 
-    def own(value: Any) -> Any:
-        if isinstance(value, mx.array):
-            return mx.array(value)
-        return [own(item) for item in value] if isinstance(value, list) else value
 
-    vars(target).update({name: own(value) for name, value in vars(source).items()})
+def _own(value: Any) -> Any:
+    if isinstance(value, mx.array):
+        return mx.array(value)
+    return [_own(item) for item in value] if isinstance(value, list) else value
 
 
 def share_offsets(leaves: Iterable[Any]) -> None:

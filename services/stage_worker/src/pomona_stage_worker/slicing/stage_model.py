@@ -68,8 +68,8 @@ class StageModel:
         self._kinds = [kind_of(leaf) for _, leaf in leaves]
         owned = {entry for i, (entry, _) in enumerate(leaves) if i not in self._foreign}
         self._owned_entries = sorted(owned)
+        self._call = _Call()
         self._proxies = self._make_proxies()
-        self._step = _Step((), [], 0, 0)
 
     def make_cache(self) -> list[Any]:
         """Creates one cache for each entry of the model's own list, phantom or real."""
@@ -114,13 +114,13 @@ class StageModel:
             raise ActivationsError(self.start, len(self._arriving), len(arrived))
         leaves = [leaf for _, leaf in leaf_caches(cache)]
         batch, length = tokens.shape
-        self._step = step = _Step(arrived, leaves, batch, length, logits)
+        self._call.step = step = _Step(arrived, leaves, batch, length, logits)
         try:
             with self._structure.sites.replaced_by(self._proxies):
                 run = run_body if self.is_tail and logits == "hidden" else run_model
                 output = run(self.model, tokens, cache)
         finally:
-            self._step = _Step((), [], 0, 0)
+            self._call.step = NO_STEP
         share_offsets(leaves)
 
         if self.is_tail:
@@ -148,52 +148,17 @@ class StageModel:
         proxies: dict[int, LayerProxy] = {}
         for index, layer in enumerate(self._structure.sites.layers):
             if not self.start <= index < self.stop:
-                call = self._phantom(index, captures.get(index, []))
+                call = _phantom(
+                    self._call, self._structure, self._kinds, index, captures.get(index, [])
+                )
             elif index in received or (
                 index == self.layer_count - 1 and self._structure.last_suffices
             ):
-                call = self._owned(index, layer, received.get(index, []))
+                call = _owned(self._call, self._structure, layer, index, received.get(index, []))
             else:
                 continue
             proxies[index] = LayerProxy(layer, call)
         return proxies
-
-    def _phantom(self, index: int, captures: list[tuple[int, Any]]) -> Callable[..., Any]:
-        effects = self._structure.effects[index]
-        count = self._structure.returns[index]
-        passthrough = [self._structure.passthrough.get(i) for i in range(count or 1)]
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
-            step = self._step
-            for crossing, path in captures:
-                step.capture(crossing, lookup(arguments, path))
-            for leaf, effect in effects.items():
-                step.advance(leaf, (effect, self._kinds[leaf]))
-            result = tuple(None if key is None else arguments.get(key) for key in passthrough)
-            return result[0] if count is None else result
-
-        return call
-
-    def _owned(
-        self, index: int, layer: nn.Module, received: list[tuple[int, Any]]
-    ) -> Callable[..., Any]:
-        is_last = index == self.layer_count - 1
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
-            step = self._step
-            for crossing, path in received:
-                if step.arrived[crossing].size:  # an empty array stands for an absent one
-                    arguments = replaced(arguments, path, mx.array(step.arrived[crossing]))
-            result = layer(  # type: ignore[operator]  # Module declares no __call__
-                *(arguments[i] for i in range(len(args))), **{k: arguments[k] for k in kwargs}
-            )
-            if is_last and step.logits in ("last", "hidden"):
-                return last_position(result, self._structure.last_axes)
-            return result
-
-        return call
 
 
 class _Step:
@@ -237,3 +202,68 @@ class _Step:
         Unevaluated, they would keep the graph of every step since the first.
         """
         return [array for leaf in self._leaders.values() for array in state_arrays(leaf)]
+
+
+NO_STEP = _Step((), [], 0, 0)
+
+
+class _Call:
+    """The step that the proxies run.
+
+    Proxies refer to this object rather than to the stage that keeps them: a reference cycle would
+    keep the stage's weights until the garbage collector runs.
+    """
+
+    def __init__(self) -> None:
+        self.step = NO_STEP
+
+
+def _phantom(
+    current: _Call,
+    structure: ModelStructure,
+    kinds: list[tuple[Any, ...]],
+    index: int,
+    captures: list[tuple[int, Any]],
+) -> Callable[..., Any]:
+    """Returns the call that replaces a layer of another stage."""
+    effects = structure.effects[index]
+    count = structure.returns[index]
+    passthrough = [structure.passthrough.get(i) for i in range(count or 1)]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        step = current.step
+        for crossing, path in captures:
+            step.capture(crossing, lookup(arguments, path))
+        for leaf, effect in effects.items():
+            step.advance(leaf, (effect, kinds[leaf]))
+        result = tuple(None if key is None else arguments.get(key) for key in passthrough)
+        return result[0] if count is None else result
+
+    return call
+
+
+def _owned(
+    current: _Call,
+    structure: ModelStructure,
+    layer: nn.Module,
+    index: int,
+    received: list[tuple[int, Any]],
+) -> Callable[..., Any]:
+    """Returns the call that replaces a layer of this stage at its ends."""
+    is_last = index == structure.layer_count - 1
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        step = current.step
+        for crossing, path in received:
+            if step.arrived[crossing].size:  # an empty array stands for an absent one
+                arguments = replaced(arguments, path, mx.array(step.arrived[crossing]))
+        result = layer(  # type: ignore[operator]  # Module declares no __call__
+            *(arguments[i] for i in range(len(args))), **{k: arguments[k] for k in kwargs}
+        )
+        if is_last and step.logits in ("last", "hidden"):
+            return last_position(result, structure.last_axes)
+        return result
+
+    return call

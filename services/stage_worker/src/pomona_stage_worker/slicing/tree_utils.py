@@ -91,23 +91,23 @@ def modules_in(value: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 def arrays_of(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Yields (key, dotted name) of the parameters a module holds outside of submodules."""
-
-    def walk(value: Any, name: str) -> Iterator[str]:
-        if isinstance(value, mx.array):
-            yield name
-        elif isinstance(value, nn.Module):
-            return
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                yield from walk(item, f"{name}.{key}")
-        elif isinstance(value, tuple | list):
-            for index, item in enumerate(value):
-                yield from walk(item, f"{name}.{index}")
-
     for key, value in module.items():
         if not key.startswith("_"):
-            for name in walk(value, key):
+            for name in _array_names(value, key):
                 yield key, name
+
+
+def _array_names(value: Any, name: str) -> Iterator[str]:
+    if isinstance(value, mx.array):
+        yield name
+    elif isinstance(value, nn.Module):
+        return
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _array_names(item, f"{name}.{key}")
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from _array_names(item, f"{name}.{index}")
 
 
 def substituted(value: Any, proxies: dict[int, Any]) -> Any:
