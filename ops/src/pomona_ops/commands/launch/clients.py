@@ -1,4 +1,4 @@
-"""How each client is told of a gateway: its command, its variables and its configuration file.
+"""Commands, variables and configuration files that point each client to a gateway.
 
 Variables and flags come first, because they leave nothing behind. Only qwen and aider need a
 file, for the context length.
