@@ -113,6 +113,13 @@ def test_an_alert_rule_has_a_severity_a_summary_and_an_action() -> None:
         assert {"summary", "action"} <= set(rule["annotations"])
 
 
+def test_reading_a_long_prompt_is_not_an_alert_of_prometheus() -> None:
+    (group,) = _read(PROMETHEUS / "rules.yml")["groups"]
+    (stalled,) = [rule for rule in group["rules"] if rule["alert"] == "PomonaStalled"]
+    assert "pomona_stage_steps_total" in stalled["expr"]
+    assert "generation_tokens" not in stalled["expr"]
+
+
 def test_grafana_finds_its_data_source_and_its_dashboards() -> None:
     (source,) = _read(GRAFANA / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
