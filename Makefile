@@ -46,5 +46,5 @@ format: install ## rewrite the code as lint wants it
 
 clean: ## remove what was installed and built here
 	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis
-	rm -rf tests/clients/openai2/.venv tests/clients/ai/node_modules
+	rm -rf tests/clients/openai2/.venv tests/clients/ai/node_modules tests/clients/agents/node_modules
 	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -162,6 +162,45 @@ def chat(
     raise typer.Exit(run_chat(ChatOptions(port, model, system, temperature), prompt))
 
 
+@app.command()
+def launch(
+    client: Annotated[
+        str, typer.Argument(help="claude, codex, opencode, qwen, aider or open-webui.")
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Arguments of the client, after --.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the first that is ready.")] = None,
+    port: PortOption = DEFAULT_PORT,
+    url: Annotated[str | None, typer.Option(help="Gateway on another machine.")] = None,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="Print what would be set and written; start nothing.")
+    ] = False,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Take back what was written for the client.")
+    ] = False,
+) -> None:
+    """Start another program as a client of the gateway.
+
+    Exits like the client, 1 when it is not installed or the model does not do, 2 without a
+    gateway.
+    """
+    from pomona_ops.commands.launch.clients import CLIENTS
+    from pomona_ops.commands.launch.command import (
+        LaunchOptions,
+        print_launch,
+        restore_launch,
+        run_launch,
+    )
+
+    if client not in CLIENTS:
+        raise typer.BadParameter(f"choose one of {', '.join(CLIENTS)}", param_hint="CLIENT")
+    if restore:
+        raise typer.Exit(restore_launch(client))
+    options = LaunchOptions(client, port, url, model, tuple(arguments or ()))
+    raise typer.Exit(print_launch(options) if print_only else run_launch(options))
+
+
 @app.command(
     context_settings={
         "allow_extra_args": True,

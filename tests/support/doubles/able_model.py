@@ -64,9 +64,9 @@ def script(submitted: Submitted) -> Script:
 
 
 @contextmanager
-def able_model(folder: Path) -> Generator[str]:
+def able_model(folder: Path, context_length: int = CONTEXT_LENGTH) -> Generator[str]:
     """Runs the model while the block runs. Yields the URL of its gateway."""
-    source = write_tiny_model(folder, TOOLS_TEMPLATE, CONTEXT_LENGTH)
+    source = write_tiny_model(folder, TOOLS_TEMPLATE, context_length)
     with (
         scripted_cluster(script, NAME, str(source)) as cluster,
         running_gateway(cluster) as gateway,

@@ -74,6 +74,15 @@ def test_open_webui_and_prometheus_reach_the_gateway_of_this_machine() -> None:
         assert SERVICES[name]["extra_hosts"] == [f"{HOST}:host-gateway"]
 
 
+def test_open_webui_sends_no_tools_of_its_own_and_few_background_requests() -> None:
+    environment = SERVICES["open-webui"]["environment"]
+    metadata = json.loads(environment["DEFAULT_MODEL_METADATA"])
+    assert metadata == {"capabilities": {"builtin_tools": False}}
+    assert json.loads(environment["TASK_MODEL_PARAMS"])["max_tokens"] <= 256
+    for task in ("FOLLOW_UP", "TAGS", "AUTOCOMPLETE"):
+        assert environment[f"ENABLE_{task}_GENERATION"] == "false"
+
+
 def test_prometheus_scrapes_every_service_of_a_default_cluster() -> None:
     config = _read(PROMETHEUS / "prometheus.yml")
     (job,) = config["scrape_configs"]
@@ -102,6 +111,13 @@ def test_an_alert_rule_has_a_severity_a_summary_and_an_action() -> None:
         assert rule["expr"]
         assert rule["for"]
         assert {"summary", "action"} <= set(rule["annotations"])
+
+
+def test_reading_a_long_prompt_is_not_an_alert_of_prometheus() -> None:
+    (group,) = _read(PROMETHEUS / "rules.yml")["groups"]
+    (stalled,) = [rule for rule in group["rules"] if rule["alert"] == "PomonaStalled"]
+    assert "pomona_stage_steps_total" in stalled["expr"]
+    assert "generation_tokens" not in stalled["expr"]
 
 
 def test_grafana_finds_its_data_source_and_its_dashboards() -> None:

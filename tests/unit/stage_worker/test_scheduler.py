@@ -71,6 +71,7 @@ def test_every_request_ends_and_nothing_leaks(
             pipeline.now += event[1] / 1e6
         assert pipeline.scheduler.reserved_tokens <= limits.cache_tokens
         assert pipeline.scheduler.in_flight <= limits.stages + 1
+        assert (pipeline.scheduler.tokens_in_flight > 0) == (pipeline.scheduler.in_flight > 0)
         if can_batch:
             assert pipeline.scheduler.lanes <= limits.stages
     pipeline.run()

@@ -143,6 +143,7 @@ class StageWorker:
             prefixes=sum(load.prefixes for load in loads),
             lanes=sum(load.lanes for load in loads),
             waiting=sum(load.waiting for load in loads),
+            step_tokens=sum(load.step_tokens for load in loads),
             tokens_per_second=self._token_rate(sum(load.tokens for load in loads)),
             table=loads[-1].table if loads else "",
             broken_epoch=self._broken[0],

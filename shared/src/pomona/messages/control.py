@@ -193,6 +193,8 @@ class StageWorkerFacts:
     sequences: sequences with a KV cache.
     prefixes: cached prefixes.
     waiting: requests queued at the head; 0 on other stages.
+    step_tokens: prompt and reply tokens of the step that runs; on the head, of all steps in the
+        pipeline.
     tokens_per_second: recent output rate of the tail; 0 on other stages.
     table: ``step:digest`` of the cache table after that step. Stages of one epoch must report
         the same digest for the same step.
@@ -223,6 +225,7 @@ class StageWorkerFacts:
     layer_us: Rate = 0.0
     mlx_version: Text = ""
     wired_bytes: Count = 0
+    step_tokens: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

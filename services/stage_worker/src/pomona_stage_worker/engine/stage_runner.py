@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 
 import orjson
@@ -54,6 +55,7 @@ class RunnerLoad:
     Attributes:
         steps: steps run.
         tokens: tokens sampled.
+        step_tokens: tokens of the step that runs; on the head, of all steps in the pipeline.
         waiting, active, lanes, prefixes, sequence_tokens: the scheduler's, on the head.
         sequences, cache_bytes, table: state of the caches when the stage was last idle; ``table``
             is the number of the last step and a digest of the cache table.
@@ -61,6 +63,7 @@ class RunnerLoad:
 
     steps: int = 0
     tokens: int = 0
+    step_tokens: int = 0
     waiting: int = 0
     active: int = 0
     lanes: int = 0
@@ -105,6 +108,7 @@ class StageRunner:
         self._order = LinkOrder()
         self._steps = 0
         self._tokens = 0
+        self._step_tokens = 0
         self._last_step = 0
         self._tokens_metric = TOKENS.labels(pipeline.model)
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
@@ -216,6 +220,7 @@ class StageRunner:
             self._idle_load,
             steps=self._steps,
             tokens=self._tokens,
+            step_tokens=scheduler.tokens_in_flight if scheduler else self._step_tokens,
             waiting=scheduler.waiting if scheduler else 0,
             active=scheduler.active if scheduler else 0,
             lanes=scheduler.lanes if scheduler else 0,
@@ -290,8 +295,9 @@ class StageRunner:
         """
         self.busy = True
         began = time.monotonic_ns()
-        computation = self.stage.start_step(step, tensors, buffers)
         shape = tensors[0].shape if tensors else ()
+        self._step_tokens = prod(shape[:2]) if step.rows else 0
+        computation = self.stage.start_step(step, tensors, buffers)
         result = self._result(step, shape, elapsed_us, tensors, buffers, computation)
         sender = self._sender if step.rows or not self.is_tail else None
         if sender is not None:
@@ -310,6 +316,7 @@ class StageRunner:
         sent = time.monotonic_ns()
         self._stats.add(StepRecord(step, shape, alone, began, computation.built_ns, computed, sent))
         self._steps += 1
+        self._step_tokens = 0
         self._last_step = step.step
         self.busy = False
 

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MAX_PENDING = 64
 """Steps that are recorded at once at the latest, when steps follow each other without a pause."""
+MAX_PENDING_NS = 1_000_000_000
+"""Nanoseconds after which they are recorded even so: a prefill chunk can take seconds."""
 MEDIAN_WINDOW = 48
 """Steps whose median is reported: it ignores a pause, or a first step that compiles kernels."""
 MIN_PREFILL_TOKENS = 64
@@ -182,7 +184,8 @@ class StepStats:
     def add(self, record: StepRecord) -> None:
         """Adds a step whose result has been sent."""
         self._pending.append(record)
-        if len(self._pending) >= MAX_PENDING:
+        pending_ns = record.sent - self._pending[0].begin
+        if len(self._pending) >= MAX_PENDING or pending_ns >= MAX_PENDING_NS:
             self.record()
 
     def record(self) -> None:

@@ -64,6 +64,8 @@ class Scheduler:
         self._lane_count = LaneCountTuner(limits.stages)
         self._queue_report = QueueReport()
         self._in_flight: dict[int, InFlight] = {}
+        # Not a sum over the steps: another thread reads it.
+        self.tokens_in_flight = 0
         self._ops: list[Op] = []
         self._step_number = 0
         self._disturbed_at = 0
@@ -169,6 +171,7 @@ class Scheduler:
         done = self._in_flight.pop(step, None)
         if done is None:
             return []
+        self.tokens_in_flight -= done.tokens
         updates: list[Instruction] = []
         if done.lane is not None:
             self._budget.observe_decode(elapsed_us)
@@ -285,7 +288,9 @@ class Scheduler:
         if ops or lane is None:
             self._disturbed_at = self._step_number
         if rows:
-            self._in_flight[self._step_number] = InFlight(lane, seqs, sum(map(len, tokens)))
+            issued = InFlight(lane, seqs, sum(map(len, tokens)))
+            self._in_flight[self._step_number] = issued
+            self.tokens_in_flight += issued.tokens
         return RunStep(Step(self._step_number, lane, seqs, sample, ops), tokens)
 
     # Requests --------------------------------------------------------------------------
