@@ -121,8 +121,8 @@ def test_input_items_of_a_stored_response_are_listed(client: openai.OpenAI) -> N
 
 @pytest.mark.parametrize(
     ("query", "param"),
-    [("limit=0", "limit"), ("limit=x", "limit"), ("order=up", "order"), ("colour=1", "colour"),
-     ("after=none", "after"), ("limit=1&limit=2", "limit"), ("include=x", "include")],
+    [("limit=0", "limit"), ("limit=x", "limit"), ("order=up", "order"),
+     ("after=none", "after"), ("limit=1&limit=2", "limit")],
 )  # fmt: skip
 def test_invalid_query_is_400_that_names_the_parameter(
     client: openai.OpenAI, gateway: GatewayThread, query: str, param: str
@@ -158,14 +158,14 @@ def test_rejected_response_is_503(client: openai.OpenAI, cluster: ScriptedCluste
             {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"enum": []}}}},
             "text.format.schema",
         ),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         (
             {"tool_choice": {"type": "function", "name": "gone"}, "tools": [TOOL]},
             "tool_choice.name",
         ),
         ({"background": True}, "background"),
-        ({"input": []}, "input"),
+        ({"conversation": "conv_1"}, "conversation"),
     ],
 )
 def test_unsupported_parameters_are_400_and_named(

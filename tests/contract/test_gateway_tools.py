@@ -152,7 +152,7 @@ def test_reasoning_effort_reaches_the_template(
             "tools[1].function.parameters",
         ),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
-        ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
+        ({"tools": [{"type": "retrieval"}], "tool_choice": "required"}, "tool_choice"),
     ],
 )  # fmt: skip
 def test_invalid_tools_are_400_and_named(

@@ -90,7 +90,7 @@ def make_function(definition: FunctionDefinition, where: str) -> Function:
     return Function(
         definition.name,
         definition.description or None,
-        definition.parameters or NO_ARGUMENTS,
+        NO_ARGUMENTS if definition.parameters is None else definition.parameters,
         where,
         bool(definition.strict),
     )

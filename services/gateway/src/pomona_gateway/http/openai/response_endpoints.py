@@ -16,9 +16,11 @@ from pomona_gateway.http.respond import JsonResponse
 
 
 class NoQuery(Query):
-    """A query without parameters that have an effect."""
+    """A query that has no effect: a stored response is not streamed again."""
 
     hints = frozenset({"include", "include[]", "include_obfuscation"})
+
+    stream: Literal["false"] | None = None
 
 
 class ItemsQuery(Query):
