@@ -13,7 +13,7 @@ from pomona.messages.control import Pipeline
 from pomona.models import ModelFacts
 from pomona_gateway.models.load_requests import LoadRequests
 from pomona_gateway.pipeline.router import RouteTable
-from pomona_gateway.text import LanguageModel, load_language_model
+from pomona_gateway.text import LanguageModel, load_language_model, probe_language_model
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,7 @@ class ModelRegistry:
     async def _load_model(self, source: str) -> None:
         try:
             model = await asyncio.to_thread(self._load, source)
-            model.prompter.start()
-            self._models[source] = model
+            self._models[source] = await asyncio.to_thread(probe_language_model, model)
             self._problems.pop(source, None)
         except PomonaError as error:
             self._problems[source] = (str(error), time.monotonic())

@@ -1,6 +1,10 @@
 """Text to token ids and back, and messages to prompts, with a model's own files."""
 
-from pomona_gateway.text.language_model import LanguageModel, load_language_model
+from pomona_gateway.text.language_model import (
+    LanguageModel,
+    load_language_model,
+    probe_language_model,
+)
 from pomona_gateway.text.tokenizer import Tokenizer
 
-__all__ = ["LanguageModel", "Tokenizer", "load_language_model"]
+__all__ = ["LanguageModel", "Tokenizer", "load_language_model", "probe_language_model"]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pomona.errors import RequestError
 from pomona.models import ModelFacts, read_facts
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.formats.hf_folder import read_json
 from pomona_gateway.parsers import OutputFormat, output_format
 from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.prompter import Prompter
+from pomona_gateway.text.template_traits import PERMISSIVE, TemplateTraits
 from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
+
+log = logging.getLogger(__name__)
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -27,6 +33,7 @@ class LanguageModel:
         stop_ids: tokens that end a reply.
         output: notation of reasoning and tool calls in replies.
         prompter: makes prompts in a process of its own.
+        traits: conversations that each template can express, by the template's name.
     """
 
     facts: ModelFacts
@@ -36,6 +43,15 @@ class LanguageModel:
     stop_ids: tuple[int, ...]
     output: OutputFormat
     prompter: Prompter
+    traits: Mapping[str, TemplateTraits] = field(default_factory=dict[str, TemplateTraits])
+
+    def template_for(self, tools: bool) -> str:
+        """Returns the name of the chat template for conversations with or without tools."""
+        return "tool_use" if tools and "tool_use" in self.templates else "default"
+
+    def traits_of(self, template: str) -> TemplateTraits:
+        """Returns what a template can express; everything when it was not probed."""
+        return self.traits.get(template, PERMISSIVE)
 
 
 def load_language_model(source: str) -> LanguageModel:
@@ -59,6 +75,26 @@ def load_language_model(source: str) -> LanguageModel:
         output=output_format(templates["default"].source if "default" in templates else ""),
         prompter=Prompter(facts.path),
     )
+
+
+def probe_language_model(model: LanguageModel) -> LanguageModel:
+    """Starts the model's prompt process and probes its chat templates. Blocks.
+
+    Returns:
+        The model with the traits of its templates and with their end-of-turn marks among
+        ``stop_ids``. A template that exceeds the deadline is taken to express everything.
+    """
+    traits: dict[str, TemplateTraits] = {}
+    for name, template in model.templates.items():
+        try:
+            traits[name] = model.prompter.probe(template)
+        except RequestError as error:
+            reason = {"model": model.facts.name, "template": name, "reason": str(error)}
+            log.warning("cannot probe a chat template", extra=reason)
+    model.prompter.start()
+    ends = {model.tokenizer.added_id(found.end_of_turn) for found in traits.values()} - {None}
+    stop_ids = tuple(dict.fromkeys([*model.stop_ids, *sorted(x for x in ends if x is not None)]))
+    return replace(model, traits=traits, stop_ids=stop_ids)
 
 
 def _gguf_templates(path: Path, tokenizer: Tokenizer) -> dict[str, ChatTemplate]:

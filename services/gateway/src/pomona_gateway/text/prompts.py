@@ -26,8 +26,13 @@ async def chat_prompt(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] = (),
     variables: Mapping[str, Any] | None = None,
+    continue_final: bool = True,
 ) -> tuple[str, array[int]]:
-    """Renders a conversation up to the model's answer.
+    """Renders a conversation up to the model's answer, in the form that its template expresses.
+
+    Args:
+        continue_final: the answer continues a last message of the assistant, instead of
+            following it.
 
     Returns:
         The prompt as text and as token ids.
@@ -35,7 +40,7 @@ async def chat_prompt(
     Raises:
         RequestError: the model has no chat template, or rejects these messages or variables.
     """
-    name = "tool_use" if tools and "tool_use" in language.templates else "default"
+    name = language.template_for(bool(tools))
     template = language.templates.get(name)
     if template is None:
         message = "this model has no chat template, so it cannot chat; use /v1/completions"
@@ -46,14 +51,19 @@ async def chat_prompt(
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
     given = {**(variables or {}), "messages": messages, "tools": tools}
-    return await language.prompter.render(template, given)
+    return await language.prompter.render(template, given, language.traits_of(name), continue_final)
 
 
 def supports_tools(language: LanguageModel) -> bool:
     """Checks that the chat template renders tools and that calls can be parsed."""
-    name = "tool_use" if "tool_use" in language.templates else "default"
+    name = language.template_for(tools=True)
     template = language.templates.get(name)
-    return language.output.calls_tools and template is not None and "tools" in template.source
+    return (
+        language.output.calls_tools
+        and template is not None
+        and "tools" in template.source
+        and language.traits_of(name).tools
+    )
 
 
 def with_tool_instructions(
@@ -72,30 +82,3 @@ def with_tool_instructions(
         joined = f"{first.get('content', '')}\n\n{instructions}"
         return [{**first, "content": joined}, *messages[1:]]
     return [{"role": "system", "content": instructions}, *messages]
-
-
-def with_tool_calls_as_text(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Writes calls and their results as text in Hermes' notation.
-
-    Templates without support for tools would leave them out.
-    """
-    out: list[Mapping[str, Any]] = []
-    is_result = False
-    for message in messages:
-        follows_result, is_result = is_result, message.get("role") == "tool"
-        if is_result:
-            result = f"<tool_response>\n{message.get('content', '')}\n</tool_response>"
-            if follows_result:
-                result = f"{out.pop()['content']}\n{result}"
-            out.append({"role": "user", "content": result})
-        elif message.get("tool_calls"):
-            calls = "\n".join(_call_as_text(call["function"]) for call in message["tool_calls"])
-            content = f"{message.get('content') or ''}\n{calls}".lstrip("\n")
-            out.append({"role": "assistant", "content": content})
-        else:
-            out.append(message)
-    return out
-
-
-def _call_as_text(function: Mapping[str, Any]) -> str:
-    return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"

@@ -7,14 +7,27 @@ the result, in order. Templates raise an exception for what they do not support,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 Message: TypeAlias = Mapping[str, Any]
-Render: TypeAlias = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], str]
-"""Renders messages and tools. May raise any exception."""
+
+
+class Render(Protocol):
+    """Renders messages and tools. May raise any exception."""
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str: ...
+
+
 CallIdFormat: TypeAlias = Literal["any", "functions", "nine"]
 ReasoningField: TypeAlias = Literal["", "reasoning_content", "thinking", "reasoning"]
 
@@ -53,6 +66,8 @@ class TemplateTraits:
         call_id: required format of call ids: any, ``functions.<name>:<index>``, or nine
             alphanumeric characters.
         reasoning: field of an assistant message that holds its reasoning; empty for none.
+        end_of_turn: text right after every assistant message, and nowhere within one; empty for
+            none.
     """
 
     system: bool = True
@@ -71,7 +86,11 @@ class TemplateTraits:
     text_arguments: bool = False
     call_id: CallIdFormat = "any"
     reasoning: ReasoningField = "reasoning_content"
+    end_of_turn: str = ""
 
+
+PERMISSIVE = TemplateTraits()
+"""Everything, as most templates do."""
 
 STRICT = TemplateTraits(
     system=False,
@@ -130,6 +149,7 @@ def probe_template(render: Render) -> TemplateTraits:
     empty, _ = _calling(known, 1, "", empty=True)
     system = expresses([_SYSTEM, _USER])
     after_system = expresses([_SYSTEM, _ASSISTANT, _USER])
+    reasoning = _reasoning_field(render, known)
     return TemplateTraits(
         system=system,
         system_alone=expresses([_SYSTEM]),
@@ -148,7 +168,8 @@ def probe_template(render: Render) -> TemplateTraits:
         and expresses(empty, _USER["content"], _NAMES[0], _RESULTS[0], tools=[tool]),
         text_arguments=known.text_arguments,
         call_id=known.call_id,
-        reasoning=_reasoning_field(render, known),
+        reasoning=reasoning,
+        end_of_turn=_end_of_turn(render, known, reasoning),
     )
 
 
@@ -203,6 +224,36 @@ def _reasoning_field(render: Render, form: _CallForm) -> ReasoningField:
             except Exception:  # a template may raise anything
                 continue
     return ""
+
+
+def _end_of_turn(render: Render, form: _CallForm, reasoning: ReasoningField) -> str:
+    def after(messages: Sequence[Message]) -> str:
+        text = render(messages, (), add_generation_prompt=False)
+        return text.partition(_ASSISTANT["content"])[2]
+
+    def within(messages: Sequence[Message], tools: Sequence[Any], first: str, last: str) -> str:
+        try:
+            text = render(messages, tools)
+        except Exception:  # a template may raise anything
+            return ""
+        _, found, rest = text.rpartition(first)
+        return rest.partition(last)[0] if found and last in rest else ""
+
+    try:
+        final = after([_USER, _ASSISTANT])
+        earlier = after([_USER, _ASSISTANT, _OTHER_USER])
+    except Exception:  # as above
+        return ""
+    mark = final.strip()
+    if not mark or not earlier.startswith(final.rstrip()):
+        return ""
+    reasoned = [_USER, {**_ASSISTANT, reasoning or "reasoning_content": _REASONING}]
+    calling, tools = _calling(form, 1, "Poplar.")
+    ends = (
+        within(reasoned, (), _REASONING, _ASSISTANT["content"]),
+        within(calling[:2], tools, "Poplar.", _NAMES[0]),
+    )
+    return "" if any(mark in text for text in ends) else mark
 
 
 def format_call_id(kind: CallIdFormat, call_id: str, name: str, index: int) -> str:

@@ -25,10 +25,10 @@ from pomona_gateway.http.common.reasoning import Effort, effort_variables
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, build_sampling
 from pomona_gateway.parsers import OutputFormat
 from pomona_gateway.text import LanguageModel
+from pomona_gateway.text.conversation import calls_as_text
 from pomona_gateway.text.prompts import (
     chat_prompt,
     supports_tools,
-    with_tool_calls_as_text,
     with_tool_instructions,
 )
 
@@ -93,7 +93,7 @@ async def render_prompt(
     """
     if supports_tools(language):
         return await chat_prompt(language, messages, tools.definitions, variables)
-    written = with_tool_calls_as_text(messages)
+    written: Sequence[Mapping[str, Any]] = calls_as_text(messages)
     if tools.functions:
         written = with_tool_instructions(written, tools.definitions, tools.forced)
     return await chat_prompt(language, written, (), variables)
