@@ -143,6 +143,11 @@ def test_a_message_of_the_system_in_the_middle_becomes_user_text() -> None:
     assert adapted == [{"role": "user", "content": "first\n\nhi\n\nbe brief"}]
 
 
+def test_a_message_of_the_developer_is_one_of_the_system() -> None:
+    adapted = adapt_messages([{"role": "developer", "content": "brief"}], TemplateTraits())
+    assert adapted == [{"role": "system", "content": "brief"}]
+
+
 def test_an_opening_assistant_message_gets_a_user_message_before_it() -> None:
     adapted = adapt_messages([{"role": "assistant", "content": "hello"}], STRICT)
     assert [message["content"] for message in adapted] == [OPENING, "hello"]

@@ -26,10 +26,14 @@ def adapt_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits
     Calls of a template without tool calls become text.
 
     Args:
-        messages: roles ``system``, ``user``, ``assistant`` and ``tool``; arguments of calls are
-            mappings.
+        messages: roles ``system``, ``developer`` (the same), ``user``, ``assistant`` and
+            ``tool``; arguments of calls are mappings.
     """
-    adapted = _place_system([dict(message) for message in messages], traits)
+    adapted = [dict(message) for message in messages]
+    for message in adapted:
+        if message["role"] == "developer":
+            message["role"] = "system"
+    adapted = _place_system(adapted, traits)
     if not traits.calls:
         adapted = calls_as_text(adapted)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pomona.errors import RequestError
 from pomona.models import ModelFacts, read_facts
+from pomona.models.formats.chat_templates import read_chat_templates
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.formats.hf_folder import read_json
 from pomona_gateway.parsers import OutputFormat, output_format
@@ -71,10 +72,18 @@ def load_language_model(source: str) -> LanguageModel:
         tokenizer=tokenizer,
         templates=templates,
         context_length=facts.context_length,
-        stop_ids=facts.eos_token_ids,
+        stop_ids=_end_tokens(facts, tokenizer),
         output=output_format(templates["default"].source if "default" in templates else ""),
         prompter=Prompter(facts.path),
     )
+
+
+def _end_tokens(facts: ModelFacts, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the end tokens of the model's configurations and of its tokenizer."""
+    config_file = facts.path / "tokenizer_config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    own = tokenizer.added_id(_token_text(config.get("eos_token")))
+    return tuple(dict.fromkeys([*facts.eos_token_ids, *([] if own is None else [own])]))
 
 
 def probe_language_model(model: LanguageModel) -> LanguageModel:
@@ -113,25 +122,10 @@ def _folder_templates(path: Path) -> dict[str, ChatTemplate]:
     config_file = path / "tokenizer_config.json"
     config = read_json(config_file) if config_file.is_file() else {}
     special = {name: text for name in _SPECIAL if (text := _token_text(config.get(name)))}
-    sources = _template_sources(path, config)
+    sources = read_chat_templates(path)
     return {name: ChatTemplate(text, special) for name, text in sources.items()}
 
 
 def _token_text(value: Any) -> str:
     """Returns the text of a special token in tokenizer_config.json: a string or an object."""
     return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")
-
-
-def _template_sources(path: Path, config: dict[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    inline = config.get("chat_template")
-    if isinstance(inline, str):
-        found["default"] = inline
-    elif isinstance(inline, list):
-        found |= {str(x["name"]): str(x["template"]) for x in inline}
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        found["default"] = file.read_text()
-    for extra in sorted((path / "additional_chat_templates").glob("*.jinja")):
-        found[extra.stem] = extra.read_text()
-    return found

@@ -175,7 +175,7 @@ def probe_template(render: Render) -> TemplateTraits:
 
 @dataclass(frozen=True, slots=True)
 class _CallForm:
-    """How calls are given to a template."""
+    """Form of the calls that a template takes."""
 
     text_arguments: bool
     call_id: CallIdFormat
