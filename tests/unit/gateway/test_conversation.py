@@ -86,7 +86,18 @@ LEADING_SYSTEM_ONLY = """
 {%- if m.thinking is defined %}(analysis){{ m.thinking }}{% endif %}
 {%- endfor %}[assistant]"""
 
+RESULTS_BEFORE_ANSWERS = """
+{%- if tools %}{{ tools | tojson }}{% endif %}
+{%- for m in messages %}
+{%- if m.role == 'user' and loop.index0 and loop.previtem.role == 'tool' %}
+{{- raise_exception('an answer follows the results') }}{% endif %}
+{%- set later = messages[loop.index:] | selectattr('role', 'equalto', 'assistant') | list %}
+[{{ m.role }}]{% if not (m.tool_calls and later) %}{{ m.content }}{% endif %}
+{%- for c in m.tool_calls or [] %}(call){{ c.function | tojson }}{% endfor %}
+{%- endfor %}[assistant]"""
+
 TEMPLATES = {
+    "results before answers": RESULTS_BEFORE_ANSWERS,
     "permissive": PERMISSIVE,
     "alternating": ALTERNATING,
     "nine characters": NINE_CHARACTERS,
@@ -123,6 +134,8 @@ def test_probing_finds_what_each_template_expresses() -> None:
     assert not found["one call"].parallel_calls
     assert not found["one call"].bare_tools
     assert found["name in id"].call_id == "functions"
+    assert not found["results before answers"].user_after_results
+    assert not found["results before answers"].content_with_calls
     assert found["text arguments"].text_arguments
     assert not found["leading system only"].late_system
     assert found["leading system only"].reasoning == "thinking"

@@ -42,6 +42,8 @@ def adapt_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits
         if not traits.content_with_calls:
             adapted = _separate_content(adapted, traits)
         adapted = _number_calls(adapted, traits)
+        if not traits.user_after_results:
+            adapted = _join_to_results(adapted)
     adapted = [_name_reasoning(message, traits) for message in adapted]
     adapted = _join_neighbours(adapted, traits)
     return _open_with_user(adapted, traits)
@@ -174,6 +176,18 @@ def _separate_content(messages: list[Message], traits: TemplateTraits) -> list[M
                 out += calls_as_text([message])
         elif message["role"] == "tool" and str(message.get("tool_call_id")) in written:
             out += calls_as_text([message])
+        else:
+            out.append(message)
+    return out
+
+
+def _join_to_results(messages: list[Message]) -> list[Message]:
+    """Appends user text that follows a tool result to the result."""
+    out: list[Message] = []
+    for message in messages:
+        if message["role"] == "user" and out and out[-1]["role"] == "tool":
+            texts = [out[-1].get("content") or "", message.get("content") or ""]
+            out[-1] = {**out[-1], "content": "\n\n".join(text for text in texts if text)}
         else:
             out.append(message)
     return out

@@ -16,6 +16,7 @@ from pomona.models.formats.hf_folder import read_json
 from pomona_gateway.parsers import OutputFormat, output_format
 from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.prompter import Prompter
+from pomona_gateway.text.system_lines import DEFAULT_LINES, SystemLines
 from pomona_gateway.text.template_traits import PERMISSIVE, TemplateTraits
 from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 
@@ -35,6 +36,7 @@ class LanguageModel:
         output: notation of reasoning and tool calls in replies.
         prompter: makes prompts in a process of its own.
         traits: conversations that each template can express, by the template's name.
+        system_lines: lines of system messages that differ at each request.
     """
 
     facts: ModelFacts
@@ -45,6 +47,7 @@ class LanguageModel:
     output: OutputFormat
     prompter: Prompter
     traits: Mapping[str, TemplateTraits] = field(default_factory=dict[str, TemplateTraits])
+    system_lines: SystemLines = DEFAULT_LINES
 
     def template_for(self, tools: bool) -> str:
         """Returns the name of the chat template for conversations with or without tools."""
@@ -55,7 +58,7 @@ class LanguageModel:
         return self.traits.get(template, PERMISSIVE)
 
 
-def load_language_model(source: str) -> LanguageModel:
+def load_language_model(source: str, system_lines: SystemLines = DEFAULT_LINES) -> LanguageModel:
     """Loads a model's tokenizer and chat templates, in a second or two.
 
     Raises:
@@ -75,6 +78,7 @@ def load_language_model(source: str) -> LanguageModel:
         stop_ids=_end_tokens(facts, tokenizer),
         output=output_format(templates["default"].source if "default" in templates else ""),
         prompter=Prompter(facts.path),
+        system_lines=system_lines,
     )
 
 

@@ -50,7 +50,8 @@ async def chat_prompt(
         parameter = f"chat_template_kwargs.{min(reserved)}"
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
-    given = {**(variables or {}), "messages": messages, "tools": tools}
+    stable = language.system_lines.stabilise(messages)
+    given = {**(variables or {}), "messages": stable, "tools": tools}
     return await language.prompter.render(template, given, language.traits_of(name), continue_final)
 
 

@@ -56,6 +56,7 @@ class TemplateTraits:
         repeated_users: two user messages in a row.
         repeated_assistants: two assistant messages in a row.
         assistant_first: an assistant message at the start, or after the system message.
+        user_after_results: a user message right after the results of calls.
         tools: definitions of tools.
         bare_tools: definitions of tools without description and parameters.
         calls: earlier tool calls and their results.
@@ -77,6 +78,7 @@ class TemplateTraits:
     repeated_users: bool = True
     repeated_assistants: bool = True
     assistant_first: bool = True
+    user_after_results: bool = True
     tools: bool = True
     bare_tools: bool = True
     calls: bool = True
@@ -100,6 +102,7 @@ STRICT = TemplateTraits(
     repeated_users=False,
     repeated_assistants=False,
     assistant_first=False,
+    user_after_results=False,
     tools=False,
     bare_tools=False,
     calls=False,
@@ -149,6 +152,8 @@ def probe_template(render: Render) -> TemplateTraits:
     empty, _ = _calling(known, 1, "", empty=True)
     system = expresses([_SYSTEM, _USER])
     after_system = expresses([_SYSTEM, _ASSISTANT, _USER])
+    loop, tools = _calling(known, 1, "")
+    answered = (_NAMES[0], _VALUES[0], _RESULTS[0], _OTHER_USER["content"])
     reasoning = _reasoning_field(render, known)
     return TemplateTraits(
         system=system,
@@ -157,13 +162,21 @@ def probe_template(render: Render) -> TemplateTraits:
         late_system=expresses([_USER, _ASSISTANT, _SYSTEM, _OTHER_USER]),
         repeated_users=expresses([_USER, _OTHER_USER]),
         repeated_assistants=expresses([_USER, _ASSISTANT, _OTHER_ASSISTANT, _OTHER_USER]),
-        assistant_first=expresses([_ASSISTANT, _USER]) and (after_system or not system),
+        assistant_first=expresses([_ASSISTANT, _USER])
+        and (after_system or not system)
+        and (form is None or expresses([*loop[1:], _OTHER_USER], *answered, tools=tools)),
+        user_after_results=form is None or expresses([*loop, _OTHER_USER], *answered, tools=tools),
         tools=expresses([_USER], _NAMES[0], tools=[tool])
         or expresses([_SYSTEM, _USER], _NAMES[0], tools=[tool]),
         bare_tools=expresses([_USER], _NAMES[0], tools=[bare]),
         calls=form is not None,
         parallel_calls=form is not None and expresses_calls(form, 2),
-        content_with_calls=form is not None and expresses_calls(form, 1, "Poplar."),
+        # Some templates leave the text out once the turn has ended with an answer.
+        content_with_calls=form is not None
+        and expresses_calls(form, 1, "Poplar.")
+        and expresses(
+            [*_calling(form, 1, "Poplar.")[0], _ASSISTANT, _OTHER_USER], "Poplar.", tools=tools
+        ),
         empty_arguments=form is not None
         and expresses(empty, _USER["content"], _NAMES[0], _RESULTS[0], tools=[tool]),
         text_arguments=known.text_arguments,
