@@ -146,6 +146,12 @@ def test_probing_a_broken_template_raises_nothing() -> None:
     assert not traits_of("{{ messages[7].content }}").repeated_users
 
 
+def test_a_template_that_needs_tools_is_probed_with_tools() -> None:
+    source = PERMISSIVE.replace("{%- if tools %}", "{{ tools | first | length }}{%- if tools %}")
+    assert source != PERMISSIVE
+    assert traits_of(source) == TemplateTraits()
+
+
 def test_a_message_of_the_system_in_the_middle_becomes_user_text() -> None:
     messages = [
         {"role": "system", "content": "first"},

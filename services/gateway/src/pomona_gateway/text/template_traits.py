@@ -115,7 +115,26 @@ STRICT = TemplateTraits(
 
 
 def probe_template(render: Render) -> TemplateTraits:
-    """Renders about twenty short conversations. Never raises."""
+    """Renders about thirty short conversations. Never raises.
+
+    A template that renders nothing without tools is probed with tools.
+    """
+    given = render
+
+    def render_with_tools(
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        tools = tools or [_tool(_NAMES[1])]
+        return given(messages, tools, add_generation_prompt=add_generation_prompt)
+
+    try:
+        given([_USER], ())
+    except Exception:  # a template may raise anything
+        render = render_with_tools
 
     def expresses(messages: Sequence[Message], *words: str, tools: Sequence[Any] = ()) -> bool:
         try:
