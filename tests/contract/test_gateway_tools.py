@@ -17,12 +17,15 @@ from support.waiting import wait_until
 
 MODEL = "tiny"
 TOKENIZER = tiny_tokenizer()
+CALLS = (
+    "{% for call in message.tool_calls or [] %}"
+    "{{ call.function.name }}({{ call.function.arguments | tojson }})"
+    "{% endfor %}"
+)
 CHAT_TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}"
     "{% if reasoning_effort %}{{ reasoning_effort }}{% endif %}"
-    "{% for m in messages %}{% for call in m.tool_calls or [] %}"
-    "{{ call.function.name }}({{ call.function.arguments | tojson }})"
-    "{% endfor %}{% endfor %}" + TEMPLATE
+    + TEMPLATE.replace("{% endfor %}", CALLS + "{% endfor %}", 1)
 )
 TOOL: dict[str, Any] = {
     "type": "function",

@@ -19,10 +19,10 @@ from support.models.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_ti
 NAME = "double"
 CONTEXT_LENGTH = 16384
 TOKENIZER = tiny_tokenizer()
-TOOLS_TEMPLATE = (
-    "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
-    "{% for message in messages %}{% for call in message.tool_calls or [] %}"
-    "{{ call | tojson }}{% endfor %}{% endfor %}" + TEMPLATE
+TOOLS_TEMPLATE = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + TEMPLATE.replace(
+    "{% endfor %}",
+    "{% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}{% endfor %}",
+    1,
 )
 JOKE = {"setup": "Why did the cat sit on the Mac?", "punchline": "It was warm."}
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -86,7 +86,18 @@ LEADING_SYSTEM_ONLY = """
 {%- if m.thinking is defined %}(analysis){{ m.thinking }}{% endif %}
 {%- endfor %}[assistant]"""
 
+RESULTS_BEFORE_ANSWERS = """
+{%- if tools %}{{ tools | tojson }}{% endif %}
+{%- for m in messages %}
+{%- if m.role == 'user' and loop.index0 and loop.previtem.role == 'tool' %}
+{{- raise_exception('an answer follows the results') }}{% endif %}
+{%- set later = messages[loop.index:] | selectattr('role', 'equalto', 'assistant') | list %}
+[{{ m.role }}]{% if not (m.tool_calls and later) %}{{ m.content }}{% endif %}
+{%- for c in m.tool_calls or [] %}(call){{ c.function | tojson }}{% endfor %}
+{%- endfor %}[assistant]"""
+
 TEMPLATES = {
+    "results before answers": RESULTS_BEFORE_ANSWERS,
     "permissive": PERMISSIVE,
     "alternating": ALTERNATING,
     "nine characters": NINE_CHARACTERS,
@@ -123,6 +134,8 @@ def test_probing_finds_what_each_template_expresses() -> None:
     assert not found["one call"].parallel_calls
     assert not found["one call"].bare_tools
     assert found["name in id"].call_id == "functions"
+    assert not found["results before answers"].user_after_results
+    assert not found["results before answers"].content_with_calls
     assert found["text arguments"].text_arguments
     assert not found["leading system only"].late_system
     assert found["leading system only"].reasoning == "thinking"
@@ -133,6 +146,12 @@ def test_probing_a_broken_template_raises_nothing() -> None:
     assert not traits_of("{{ messages[7].content }}").repeated_users
 
 
+def test_a_template_that_needs_tools_is_probed_with_tools() -> None:
+    source = PERMISSIVE.replace("{%- if tools %}", "{{ tools | first | length }}{%- if tools %}")
+    assert source != PERMISSIVE
+    assert traits_of(source) == TemplateTraits()
+
+
 def test_a_message_of_the_system_in_the_middle_becomes_user_text() -> None:
     messages = [
         {"role": "system", "content": "first"},
@@ -141,6 +160,11 @@ def test_a_message_of_the_system_in_the_middle_becomes_user_text() -> None:
     ]
     adapted = adapt_messages(messages, traits_of(ALTERNATING))
     assert adapted == [{"role": "user", "content": "first\n\nhi\n\nbe brief"}]
+
+
+def test_a_message_of_the_developer_is_one_of_the_system() -> None:
+    adapted = adapt_messages([{"role": "developer", "content": "brief"}], TemplateTraits())
+    assert adapted == [{"role": "system", "content": "brief"}]
 
 
 def test_an_opening_assistant_message_gets_a_user_message_before_it() -> None:

@@ -134,7 +134,6 @@ def test_a_template_is_killed_even_when_its_gateway_is_gone(tmp_path: Path) -> N
     request = {
         "template": ENDLESS,
         "special_tokens": {},
-        "variables": {"messages": []},
         "deadline_s": 0.3,
     }
     with subprocess.Popen(

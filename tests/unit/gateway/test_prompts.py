@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pomona_gateway.text.prompts import with_tool_calls_as_text, with_tool_instructions
+from pomona_gateway.text.conversation import calls_as_text
+from pomona_gateway.text.prompts import with_tool_instructions
 
 USER = {"role": "user", "content": "Weather?"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -24,7 +25,7 @@ def assistant(content: str | None, *cities: str) -> dict[str, Any]:
 def test_tool_calls_and_results_become_assistant_and_user_messages() -> None:
     results = [{"role": "tool", "content": text, "tool_call_id": "x"} for text in ("sun", "rain")]
     messages = [USER, assistant(None, "Rome", "Oslo"), *results, USER]
-    written = with_tool_calls_as_text(messages)
+    written = calls_as_text(messages)
     assert [message["role"] for message in written] == ["user", "assistant", "user", "user"]
     assert written[1]["content"] == (
         '<tool_call>\n{"name": "weather", "arguments": {"c": "Rome"}}\n</tool_call>\n'
@@ -33,7 +34,7 @@ def test_tool_calls_and_results_become_assistant_and_user_messages() -> None:
     assert written[2]["content"] == (
         "<tool_response>\nsun\n</tool_response>\n<tool_response>\nrain\n</tool_response>"
     )
-    [message] = with_tool_calls_as_text([assistant("Hm.", "Rome")])
+    [message] = calls_as_text([assistant("Hm.", "Rome")])
     assert message["content"].startswith("Hm.\n<tool_call>")
 
 

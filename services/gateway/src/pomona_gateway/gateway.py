@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from functools import partial
 
 from pomona.auth.api_keys import KeyStore
 from pomona.auth.key_usage import UsageStore
@@ -21,6 +22,8 @@ from pomona_gateway.pipeline.probe import PipelineProbes, VerifiedRoutes
 from pomona_gateway.pipeline.router import RouteTable
 from pomona_gateway.rate_limits import RateLimits
 from pomona_gateway.settings import GatewaySettings
+from pomona_gateway.text import load_language_model
+from pomona_gateway.text.system_lines import SystemLines
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +77,11 @@ class Gateway:
             self.verified_routes.on_token,
         )
         self.load_requests = LoadRequests(self.control.publish_now, settings.load_on_request)
+        lines = SystemLines(settings.dropped_system_lines, settings.volatile_system_lines)
         self.models = ModelRegistry(
             self.route_table,
-            requests=self.load_requests,
+            partial(load_language_model, system_lines=lines),
+            self.load_requests,
             aliases=settings.model_aliases,
             unknown_is_loaded=settings.unknown_models == "loaded",
         )

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from pomona.settings import DEFAULT_PORT, ServiceSettings
+from pomona_gateway.text.system_lines import DROPPED, MOVED
+
+
+def _is_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a valid regular expression: {error}") from error
+    return pattern
+
+
+Pattern: TypeAlias = Annotated[str, AfterValidator(_is_pattern)]
+"""A regular expression of Python."""
 
 
 class GatewaySettings(ServiceSettings):
@@ -77,6 +91,13 @@ class GatewaySettings(ServiceSettings):
     default_max_tokens: int = Field(default=32768, ge=0, le=2**31 - 1)
     """Maximum number of tokens of a reply whose request sets no limit; 0 for the rest of the
     context."""
+    dropped_system_lines: Annotated[tuple[Pattern, ...], Field(max_length=100)] = DROPPED
+    """Regular expressions for whole lines of system messages that are left out of prompts, such
+    as billing headers that differ at each request."""
+    volatile_system_lines: Annotated[tuple[Pattern, ...], Field(max_length=100)] = MOVED
+    """Regular expressions for whole lines of system messages that are moved to the end of the
+    last message of the user or of a tool, so that the prefix cache serves what is before it."""
+
     load_on_request: bool = True
     """Load a model that the planner knows when a request names it; the status is 503 with
     Retry-After until it is loaded."""

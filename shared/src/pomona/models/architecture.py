@@ -45,6 +45,13 @@ class LayerCache:
 NO_CACHE = LayerCache()
 
 
+def whole_number(value: Any) -> int | None:
+    """Returns an integer, also from a float such as 32.0; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value == value // 1 else None
+
+
 class TextConfig:
     """The language-model part of a config.json.
 
@@ -62,10 +69,12 @@ class TextConfig:
         """Returns the value of the first key present, or the maximum of a list of integers."""
         for key in keys:
             value = self.values.get(key)
-            if isinstance(value, list) and value and isinstance(value[0], int):
-                value = max(cast("list[int]", value))
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
+            if isinstance(value, list):
+                whole = [whole_number(x) for x in cast("list[Any]", value)]
+                value = max((x for x in whole if x is not None), default=None)
+            number = whole_number(value)
+            if number is not None:
+                return number
         if default is None:
             raise ModelUnsupportedError(f"{self._file} lacks the key {' or '.join(keys)}")
         return default
@@ -76,7 +85,8 @@ class TextConfig:
     def numbers(self, key: str) -> Sequence[int]:
         """Returns a list of integers, empty when the key is absent."""
         value = self.values.get(key)
-        return cast("list[int]", value) if isinstance(value, list) else ()
+        found = cast("list[Any]", value) if isinstance(value, list) else []
+        return [whole_number(x) or 0 for x in found]
 
     @property
     def layer_count(self) -> int:

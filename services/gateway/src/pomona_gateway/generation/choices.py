@@ -60,7 +60,12 @@ class GenerationStream:
         self._reported_at = -PROGRESS_INTERVAL_S
         stop_ids = frozenset(completion.sampling.stop_ids)
         self._detokenizers = [
-            Detokenizer(completion.language.tokenizer, completion.stops, stop_ids)
+            Detokenizer(
+                completion.language.tokenizer,
+                completion.stops,
+                stop_ids,
+                completion.visible_tokens,
+            )
             for _ in range(completion.choice_count)
         ]
         metrics.request_n.labels(completion.model).observe(completion.n)

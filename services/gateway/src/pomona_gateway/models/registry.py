@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pomona.errors import PomonaError, RequestError
 from pomona.messages.control import Pipeline
@@ -14,12 +14,23 @@ from pomona.models import ModelFacts
 from pomona_gateway.models.load_requests import LoadRequests
 from pomona_gateway.models.names import aliased, find_name
 from pomona_gateway.pipeline.router import RouteTable
-from pomona_gateway.text import LanguageModel, load_language_model
+from pomona_gateway.text import LanguageModel, load_language_model, probe_language_model
 
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL_S = 10.0
+MAX_RETRY_INTERVAL_S = 600.0
+"""Seconds before a failed load is tried again; doubled by every failure up to the maximum."""
 RETRY_AFTER_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A failed load. ``retry_at``: clock time of the next one."""
+
+    reason: str
+    retry_at: float
+    interval_s: float
 
 
 class ModelRegistry:
@@ -39,40 +50,58 @@ class ModelRegistry:
         requests: LoadRequests | None = None,
         aliases: Mapping[str, str] | None = None,
         unknown_is_loaded: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._aliases = aliases or {}
         self._unknown_is_loaded = unknown_is_loaded
+        self._clock = clock
         self._requests = requests or LoadRequests()
         self._routes = routes
         self._load = load
         self._models: dict[str, LanguageModel] = {}
         self._created: dict[str, int] = {}
-        self._problems: dict[str, tuple[str, float]] = {}
+        self._failures: dict[str, _Failure] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def load_missing(self) -> None:
         """Starts to load the tokenizers of planned models that are not loaded."""
-        now = time.monotonic()
+        now = self._clock()
         for pipeline in self._routes.pipelines.values():
             self._created.setdefault(pipeline.model, int(time.time()))
             source = pipeline.source
-            failed_at = self._problems.get(source, ("", -RETRY_INTERVAL_S))[1]
+            failure = self._failures.get(source)
             if source in self._models or source in self._tasks:
                 continue
-            if now - failed_at >= RETRY_INTERVAL_S:
+            if failure is None or now >= failure.retry_at:
                 self._tasks[source] = asyncio.create_task(self._load_model(source))
 
     async def _load_model(self, source: str) -> None:
+        model = None
         try:
             model = await asyncio.to_thread(self._load, source)
-            model.prompter.start()
-            self._models[source] = model
-            self._problems.pop(source, None)
+            self._models[source] = await asyncio.to_thread(probe_language_model, model)
+            self._failures.pop(source, None)
         except PomonaError as error:
-            self._problems[source] = (str(error), time.monotonic())
-            log.error("cannot load a tokenizer", extra={"source": source, "reason": str(error)})
+            self._record_failure(source, str(error))
+        except Exception as error:  # libraries raise anything while they read a model's files
+            self._record_failure(
+                source, f"the files of {source} cannot be read: {type(error).__name__}: {error}"
+            )
         finally:
+            if model is not None and source not in self._models:
+                await asyncio.to_thread(model.prompter.close)
             del self._tasks[source]
+
+    def _record_failure(self, source: str, reason: str) -> None:
+        last = self._failures.get(source)
+        wait_s = RETRY_INTERVAL_S if last is None else 2 * last.interval_s
+        wait_s = min(wait_s, MAX_RETRY_INTERVAL_S)
+        self._failures[source] = _Failure(reason, self._clock() + wait_s, wait_s)
+        log.error("cannot load a tokenizer", extra={"source": source, "reason": reason})
+
+    async def wait_for_loads(self) -> None:
+        """Waits for the loads that are running."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def names(self) -> list[str]:
         """Returns the names of all planned models, sorted."""
@@ -99,7 +128,13 @@ class ModelRegistry:
         pipeline = self._pipeline(model)
         if pipeline is None or pipeline.source in self._models:
             return ""
-        return self._problems.get(pipeline.source, ("its tokenizer is being read", 0.0))[0]
+        failure = self._failures.get(pipeline.source)
+        return failure.reason if failure else "its tokenizer is being read"
+
+    def has_failed(self, model: str) -> bool:
+        """Returns whether the last attempt to read a model's files failed."""
+        pipeline = self._pipeline(model)
+        return pipeline is not None and pipeline.source in self._failures
 
     def find(self, name: str) -> tuple[str, LanguageModel]:
         """Finds a model by name or source, and records its use.
@@ -126,11 +161,14 @@ class ModelRegistry:
             )
         model = self._models.get(pipeline.source)
         if model is None:
+            failure = self._failures.get(pipeline.source)
+            wait_s = failure.retry_at - self._clock() if failure else RETRY_AFTER_S
             raise RequestError(
                 503,
-                "model_not_ready",
-                f"{pipeline.model} cannot answer yet: {self.problem(pipeline.model)}",
-                retry_after_s=RETRY_AFTER_S,
+                "model_failed" if failure else "model_not_ready",
+                f"{pipeline.model} cannot answer{'' if failure else ' yet'}: "
+                f"{self.problem(pipeline.model)}",
+                retry_after_s=max(1, round(wait_s)),
             )
         self._requests.record_use(pipeline.model)
         return pipeline.model, replace(model, context_length=_context_length(pipeline, model))
@@ -149,7 +187,7 @@ class ModelRegistry:
         """Cancels running loads and ends the prompt processes."""
         for task in list(self._tasks.values()):
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.wait_for_loads()
         for model in self._models.values():
             await asyncio.to_thread(model.prompter.close)
 

@@ -1,7 +1,17 @@
 """Text to token ids and back, and messages to prompts, with a model's own files."""
 
-from pomona_gateway.text.language_model import LanguageModel, load_language_model
+from pomona_gateway.text.language_model import (
+    LanguageModel,
+    load_language_model,
+    probe_language_model,
+)
 from pomona_gateway.text.render_chat import render_chat
 from pomona_gateway.text.tokenizer import Tokenizer
 
-__all__ = ["LanguageModel", "Tokenizer", "load_language_model", "render_chat"]
+__all__ = [
+    "LanguageModel",
+    "Tokenizer",
+    "load_language_model",
+    "probe_language_model",
+    "render_chat",
+]

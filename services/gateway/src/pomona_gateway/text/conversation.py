@@ -26,10 +26,14 @@ def adapt_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits
     Calls of a template without tool calls become text.
 
     Args:
-        messages: roles ``system``, ``user``, ``assistant`` and ``tool``; arguments of calls are
-            mappings.
+        messages: roles ``system``, ``developer`` (the same), ``user``, ``assistant`` and
+            ``tool``; arguments of calls are mappings.
     """
-    adapted = _place_system([dict(message) for message in messages], traits)
+    adapted = [dict(message) for message in messages]
+    for message in adapted:
+        if message["role"] == "developer":
+            message["role"] = "system"
+    adapted = _place_system(adapted, traits)
     if not traits.calls:
         adapted = calls_as_text(adapted)
     else:
@@ -38,6 +42,8 @@ def adapt_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits
         if not traits.content_with_calls:
             adapted = _separate_content(adapted, traits)
         adapted = _number_calls(adapted, traits)
+        if not traits.user_after_results:
+            adapted = _join_to_results(adapted)
     adapted = [_name_reasoning(message, traits) for message in adapted]
     adapted = _join_neighbours(adapted, traits)
     return _open_with_user(adapted, traits)
@@ -170,6 +176,18 @@ def _separate_content(messages: list[Message], traits: TemplateTraits) -> list[M
                 out += calls_as_text([message])
         elif message["role"] == "tool" and str(message.get("tool_call_id")) in written:
             out += calls_as_text([message])
+        else:
+            out.append(message)
+    return out
+
+
+def _join_to_results(messages: list[Message]) -> list[Message]:
+    """Appends user text that follows a tool result to the result."""
+    out: list[Message] = []
+    for message in messages:
+        if message["role"] == "user" and out and out[-1]["role"] == "tool":
+            texts = [out[-1].get("content") or "", message.get("content") or ""]
+            out[-1] = {**out[-1], "content": "\n\n".join(text for text in texts if text)}
         else:
             out.append(message)
     return out

@@ -1,10 +1,16 @@
 """Makes one model's prompts: ``python -m pomona_gateway.text.prompt_process PATH``.
 
 PATH is a model folder or a GGUF file. The process reads one JSON request a line from its
-standard input: a text, or a template with its variables. It answers a template with a line that
-has the rendered text, then either request with a line that has the number of ids, followed by
-the ids as int32. Each line may instead state an error. The process exits at the end of its
-input. The kernel kills it when a step exceeds the deadline, even when the gateway is gone.
+standard input:
+
+- ``text``: a text to encode.
+- ``template`` and ``variables``: a conversation to render, in the form that ``traits`` demands,
+  and to encode. The first line of the answer has the rendered text.
+- ``template`` alone: a template to probe. The answer is one line with its traits.
+
+The answer to the first two ends with a line that has the number of ids, followed by the ids as
+int32. Each line may instead state an error. The process exits at the end of its input. The kernel
+kills it when a step exceeds the deadline, even when the gateway is gone.
 """
 
 from __future__ import annotations
@@ -16,12 +22,15 @@ import sys
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pomona.errors import PomonaError
 from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.rendered_chat import render_conversation
+from pomona_gateway.text.template_traits import TemplateTraits, probe_template
 from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 
 MAX_BYTES = 1 << 30
@@ -37,9 +46,21 @@ def _template(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatT
     return ChatTemplate(source, dict(special_tokens))
 
 
+def _template_of(request: dict[str, Any]) -> ChatTemplate:
+    return _template(request["template"], tuple(sorted(request["special_tokens"].items())))
+
+
 def _render(request: dict[str, Any]) -> str:
-    special_tokens = tuple(sorted(request["special_tokens"].items()))
-    return _template(request["template"], special_tokens).render(**request["variables"])
+    return render_conversation(
+        _template_of(request),
+        TemplateTraits(**request["traits"]),
+        request["variables"],
+        request["continue_final"],
+    )
+
+
+def _probe(request: dict[str, Any]) -> dict[str, Any]:
+    return asdict(probe_template(_template_of(request).render))
 
 
 def _with_deadline(deadline_s: float, work: Callable[[], ResultT]) -> ResultT:
@@ -56,11 +77,14 @@ def _write(answer: dict[str, Any], ids: bytes = b"") -> None:
 
 
 def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
-    """Writes the text and its ids, or an error, to standard output."""
+    """Writes the answer to a request, or an error, to standard output."""
     request = json.loads(line)
     deadline_s = request["deadline_s"]
     chat = "template" in request
     try:
+        if chat and "variables" not in request:
+            _write({"traits": _with_deadline(deadline_s, lambda: _probe(request))})
+            return
         if chat:
             text = _with_deadline(deadline_s, lambda: _render(request))
             _write({"text": text})

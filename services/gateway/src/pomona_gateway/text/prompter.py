@@ -9,15 +9,16 @@ import subprocess
 import sys
 import threading
 from array import array
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from pomona.errors import RequestError
 from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.prompt_process import PIPE_BYTES
+from pomona_gateway.text.template_traits import PERMISSIVE, TemplateTraits
 
 DEADLINE_S = 10.0
 """Deadline for rendering a prompt, and again for encoding it. Rendering takes milliseconds; a
@@ -45,6 +46,10 @@ class _Step:
         )
 
 
+def _template_request(template: ChatTemplate) -> dict[str, Any]:
+    return {"template": template.source, "special_tokens": template.special_tokens}
+
+
 _RENDER = _Step("chat template", "these messages", "invalid_messages", "messages")
 _ENCODE = _Step("tokenizer", "this text", "invalid_text", None)
 
@@ -65,11 +70,16 @@ class Prompter:
         self._queue = asyncio.Lock()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     async def render(
-        self, template: ChatTemplate, variables: Mapping[str, Any]
+        self,
+        template: ChatTemplate,
+        variables: Mapping[str, Any],
+        traits: TemplateTraits = PERMISSIVE,
+        continue_final: bool = False,
     ) -> tuple[str, array[int]]:
-        """Renders a conversation.
+        """Renders a conversation as :func:`render_conversation` does.
 
         Returns:
             The prompt as text and as token ids.
@@ -78,9 +88,10 @@ class Prompter:
             RequestError: the template or the tokenizer rejects it or exceeds the deadline.
         """
         request = {
-            "template": template.source,
-            "special_tokens": template.special_tokens,
+            **_template_request(template),
             "variables": variables,
+            "traits": asdict(traits),
+            "continue_final": continue_final,
         }
         return await self._request(request, _RENDER)
 
@@ -101,41 +112,57 @@ class Prompter:
         with self._lock:
             self._started()
 
+    def probe(self, template: ChatTemplate) -> TemplateTraits:
+        """Finds out which conversations a template can express. Blocks.
+
+        Raises:
+            RequestError: the template exceeds the deadline.
+        """
+        with self._lock, self._exchange(_template_request(template)) as answers:
+            return TemplateTraits(**self._read_line(answers, _RENDER)["traits"])
+
     def close(self) -> None:
-        """Kills the process."""
+        """Kills the process for good. Another thread that waits for it gets an error."""
+        self._closed = True
         process = self._process
         if process is not None:
             process.kill()
-            with self._lock:
-                self._end(process)
+        with self._lock:
+            if self._process is not None:
+                self._end(self._process)
 
     async def _request(self, request: dict[str, Any], first: _Step) -> tuple[str, array[int]]:
         # At most one thread waits for a model, so that other models have threads left.
         async with self._queue:
-            return await asyncio.to_thread(self._exchange, request, first)
+            return await asyncio.to_thread(self._prompt, request, first)
 
-    def _exchange(self, request: dict[str, Any], first: _Step) -> tuple[str, array[int]]:
+    def _prompt(self, request: dict[str, Any], first: _Step) -> tuple[str, array[int]]:
+        with self._lock, self._exchange(request) as answers:
+            return self._read(answers, first)
+
+    @contextmanager
+    def _exchange(self, request: dict[str, Any]) -> Generator[IO[bytes]]:
+        """Sends a request. Yields its answer, and kills the process when it does not come."""
         line = json.dumps({**request, "deadline_s": self._deadline_s}).encode() + b"\n"
-        with self._lock:
-            process = self._started()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            killer = threading.Timer(2 * self._deadline_s + GRACE_S, process.kill)
-            killer.start()
-            try:
-                with suppress(OSError):
-                    process.stdin.write(line)
-                    process.stdin.flush()
-                return self._read(process.stdout, first)
-            except EOFError as error:
-                code = self._end(process)
-                if code > 0:
-                    raise RuntimeError(
-                        f"the prompt process of {self._path} exited with code {code}"
-                    ) from error
-                raise error.args[0].timeout(self._deadline_s) from error
-            finally:
-                killer.cancel()
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        killer = threading.Timer(2 * self._deadline_s + GRACE_S, process.kill)
+        killer.start()
+        try:
+            with suppress(OSError):
+                process.stdin.write(line)
+                process.stdin.flush()
+            yield process.stdout
+        except EOFError as error:
+            code = self._end(process)
+            if code > 0:
+                raise RuntimeError(
+                    f"the prompt process of {self._path} exited with code {code}"
+                ) from error
+            raise error.args[0].timeout(self._deadline_s) from error
+        finally:
+            killer.cancel()
 
     def _read(self, answers: IO[bytes], first: _Step) -> tuple[str, array[int]]:
         """Reads text and ids. Raises EOFError with the step during which the process ended."""
@@ -160,6 +187,8 @@ class Prompter:
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
+        if self._closed:
+            raise RuntimeError(f"the prompter of {self._path} is closed")
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "pomona_gateway.text.prompt_process", str(self._path)],

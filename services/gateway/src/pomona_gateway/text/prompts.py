@@ -10,7 +10,6 @@ from typing import Any
 from pomona.errors import RequestError
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.chat_template import RESERVED
-from pomona_gateway.text.render_chat import with_arguments
 
 _INSTRUCTIONS = """You have these functions, one a line:
 {functions}
@@ -18,8 +17,6 @@ _INSTRUCTIONS = """You have these functions, one a line:
 <tool_call>
 {{"name": "the function", "arguments": {{"an argument": "its value"}}}}
 </tool_call>"""
-_CUT = "\ue000\ue001\ue000"
-"""Marks where the last message ends: private characters that no client needs."""
 _FORCED = "Answer only by calling them, each call written as"
 _OPTIONAL = "Answer in words, or call those that help you to answer, each call written as"
 
@@ -29,13 +26,13 @@ async def chat_prompt(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] = (),
     variables: Mapping[str, Any] | None = None,
-    *,
-    continue_final: bool = False,
+    continue_final: bool = True,
 ) -> tuple[str, array[int]]:
-    """Renders a conversation up to the model's answer.
+    """Renders a conversation up to the model's answer, in the form that its template expresses.
 
     Args:
-        continue_final: end inside the last message, so that the answer continues it.
+        continue_final: the answer continues a last message of the assistant, instead of
+            following it.
 
     Returns:
         The prompt as text and as token ids.
@@ -43,7 +40,7 @@ async def chat_prompt(
     Raises:
         RequestError: the model has no chat template, or rejects these messages or variables.
     """
-    name = "tool_use" if tools and "tool_use" in language.templates else "default"
+    name = language.template_for(bool(tools))
     template = language.templates.get(name)
     if template is None:
         message = "this model has no chat template, so it cannot chat; use /v1/completions"
@@ -53,23 +50,21 @@ async def chat_prompt(
         parameter = f"chat_template_kwargs.{min(reserved)}"
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
-    messages = with_arguments(messages, language.output.arguments_as_text)
-    given = {**(variables or {}), "messages": messages, "tools": tools}
-    if not continue_final:
-        return await language.prompter.render(template, given)
-    # The template closes the last message after its content, so it is cut there.
-    marked = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}{_CUT}"}]
-    given |= {"messages": marked, "add_generation_prompt": False}
-    text, _ = await language.prompter.render(template, given)
-    text = text.rpartition(_CUT)[0] or text
-    return text, await language.prompter.encode(text, chat=True)
+    stable = language.system_lines.stabilise(messages)
+    given = {**(variables or {}), "messages": stable, "tools": tools}
+    return await language.prompter.render(template, given, language.traits_of(name), continue_final)
 
 
 def supports_tools(language: LanguageModel) -> bool:
     """Checks that the chat template renders tools and that calls can be parsed."""
-    name = "tool_use" if "tool_use" in language.templates else "default"
+    name = language.template_for(tools=True)
     template = language.templates.get(name)
-    return language.output.calls_tools and template is not None and "tools" in template.source
+    return (
+        language.output.calls_tools
+        and template is not None
+        and "tools" in template.source
+        and language.traits_of(name).tools
+    )
 
 
 def with_tool_instructions(
@@ -88,30 +83,3 @@ def with_tool_instructions(
         joined = f"{first.get('content', '')}\n\n{instructions}"
         return [{**first, "content": joined}, *messages[1:]]
     return [{"role": "system", "content": instructions}, *messages]
-
-
-def with_tool_calls_as_text(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Writes calls and their results as text in Hermes' notation.
-
-    Templates without support for tools would leave them out.
-    """
-    out: list[Mapping[str, Any]] = []
-    is_result = False
-    for message in messages:
-        follows_result, is_result = is_result, message.get("role") == "tool"
-        if is_result:
-            result = f"<tool_response>\n{message.get('content', '')}\n</tool_response>"
-            if follows_result:
-                result = f"{out.pop()['content']}\n{result}"
-            out.append({"role": "user", "content": result})
-        elif message.get("tool_calls"):
-            calls = "\n".join(_call_as_text(call["function"]) for call in message["tool_calls"])
-            content = f"{message.get('content') or ''}\n{calls}".lstrip("\n")
-            out.append({"role": "assistant", "content": content})
-        else:
-            out.append(message)
-    return out
-
-
-def _call_as_text(function: Mapping[str, Any]) -> str:
-    return f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>"

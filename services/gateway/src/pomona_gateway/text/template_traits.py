@@ -7,14 +7,27 @@ the result, in order. Templates raise an exception for what they do not support,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 Message: TypeAlias = Mapping[str, Any]
-Render: TypeAlias = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], str]
-"""Renders messages and tools. May raise any exception."""
+
+
+class Render(Protocol):
+    """Renders messages and tools. May raise any exception."""
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str: ...
+
+
 CallIdFormat: TypeAlias = Literal["any", "functions", "nine"]
 ReasoningField: TypeAlias = Literal["", "reasoning_content", "thinking", "reasoning"]
 
@@ -43,6 +56,7 @@ class TemplateTraits:
         repeated_users: two user messages in a row.
         repeated_assistants: two assistant messages in a row.
         assistant_first: an assistant message at the start, or after the system message.
+        user_after_results: a user message right after the results of calls.
         tools: definitions of tools.
         bare_tools: definitions of tools without description and parameters.
         calls: earlier tool calls and their results.
@@ -53,6 +67,8 @@ class TemplateTraits:
         call_id: required format of call ids: any, ``functions.<name>:<index>``, or nine
             alphanumeric characters.
         reasoning: field of an assistant message that holds its reasoning; empty for none.
+        end_of_turn: text right after every assistant message, and nowhere within one; empty for
+            none.
     """
 
     system: bool = True
@@ -62,6 +78,7 @@ class TemplateTraits:
     repeated_users: bool = True
     repeated_assistants: bool = True
     assistant_first: bool = True
+    user_after_results: bool = True
     tools: bool = True
     bare_tools: bool = True
     calls: bool = True
@@ -71,7 +88,11 @@ class TemplateTraits:
     text_arguments: bool = False
     call_id: CallIdFormat = "any"
     reasoning: ReasoningField = "reasoning_content"
+    end_of_turn: str = ""
 
+
+PERMISSIVE = TemplateTraits()
+"""Everything, as most templates do."""
 
 STRICT = TemplateTraits(
     system=False,
@@ -81,6 +102,7 @@ STRICT = TemplateTraits(
     repeated_users=False,
     repeated_assistants=False,
     assistant_first=False,
+    user_after_results=False,
     tools=False,
     bare_tools=False,
     calls=False,
@@ -93,7 +115,26 @@ STRICT = TemplateTraits(
 
 
 def probe_template(render: Render) -> TemplateTraits:
-    """Renders about twenty short conversations. Never raises."""
+    """Renders about thirty short conversations. Never raises.
+
+    A template that renders nothing without tools is probed with tools.
+    """
+    given = render
+
+    def render_with_tools(
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        tools = tools or [_tool(_NAMES[1])]
+        return given(messages, tools, add_generation_prompt=add_generation_prompt)
+
+    try:
+        given([_USER], ())
+    except Exception:  # a template may raise anything
+        render = render_with_tools
 
     def expresses(messages: Sequence[Message], *words: str, tools: Sequence[Any] = ()) -> bool:
         try:
@@ -130,6 +171,9 @@ def probe_template(render: Render) -> TemplateTraits:
     empty, _ = _calling(known, 1, "", empty=True)
     system = expresses([_SYSTEM, _USER])
     after_system = expresses([_SYSTEM, _ASSISTANT, _USER])
+    loop, tools = _calling(known, 1, "")
+    answered = (_NAMES[0], _VALUES[0], _RESULTS[0], _OTHER_USER["content"])
+    reasoning = _reasoning_field(render, known)
     return TemplateTraits(
         system=system,
         system_alone=expresses([_SYSTEM]),
@@ -137,24 +181,33 @@ def probe_template(render: Render) -> TemplateTraits:
         late_system=expresses([_USER, _ASSISTANT, _SYSTEM, _OTHER_USER]),
         repeated_users=expresses([_USER, _OTHER_USER]),
         repeated_assistants=expresses([_USER, _ASSISTANT, _OTHER_ASSISTANT, _OTHER_USER]),
-        assistant_first=expresses([_ASSISTANT, _USER]) and (after_system or not system),
+        assistant_first=expresses([_ASSISTANT, _USER])
+        and (after_system or not system)
+        and (form is None or expresses([*loop[1:], _OTHER_USER], *answered, tools=tools)),
+        user_after_results=form is None or expresses([*loop, _OTHER_USER], *answered, tools=tools),
         tools=expresses([_USER], _NAMES[0], tools=[tool])
         or expresses([_SYSTEM, _USER], _NAMES[0], tools=[tool]),
         bare_tools=expresses([_USER], _NAMES[0], tools=[bare]),
         calls=form is not None,
         parallel_calls=form is not None and expresses_calls(form, 2),
-        content_with_calls=form is not None and expresses_calls(form, 1, "Poplar."),
+        # Some templates leave the text out once the turn has ended with an answer.
+        content_with_calls=form is not None
+        and expresses_calls(form, 1, "Poplar.")
+        and expresses(
+            [*_calling(form, 1, "Poplar.")[0], _ASSISTANT, _OTHER_USER], "Poplar.", tools=tools
+        ),
         empty_arguments=form is not None
         and expresses(empty, _USER["content"], _NAMES[0], _RESULTS[0], tools=[tool]),
         text_arguments=known.text_arguments,
         call_id=known.call_id,
-        reasoning=_reasoning_field(render, known),
+        reasoning=reasoning,
+        end_of_turn=_end_of_turn(render, known, reasoning),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _CallForm:
-    """Form in which a template takes calls."""
+    """Form of the calls that a template takes."""
 
     text_arguments: bool
     call_id: CallIdFormat
@@ -203,6 +256,36 @@ def _reasoning_field(render: Render, form: _CallForm) -> ReasoningField:
             except Exception:  # a template may raise anything
                 continue
     return ""
+
+
+def _end_of_turn(render: Render, form: _CallForm, reasoning: ReasoningField) -> str:
+    def after(messages: Sequence[Message]) -> str:
+        text = render(messages, (), add_generation_prompt=False)
+        return text.partition(_ASSISTANT["content"])[2]
+
+    def within(messages: Sequence[Message], tools: Sequence[Any], first: str, last: str) -> str:
+        try:
+            text = render(messages, tools)
+        except Exception:  # a template may raise anything
+            return ""
+        _, found, rest = text.rpartition(first)
+        return rest.partition(last)[0] if found and last in rest else ""
+
+    try:
+        final = after([_USER, _ASSISTANT])
+        earlier = after([_USER, _ASSISTANT, _OTHER_USER])
+    except Exception:  # as above
+        return ""
+    mark = final.strip()
+    if not mark or not earlier.startswith(final.rstrip()):
+        return ""
+    reasoned = [_USER, {**_ASSISTANT, reasoning or "reasoning_content": _REASONING}]
+    calling, tools = _calling(form, 1, "Poplar.")
+    ends = (
+        within(reasoned, (), _REASONING, _ASSISTANT["content"]),
+        within(calling[:2], tools, "Poplar.", _NAMES[0]),
+    )
+    return "" if any(mark in text for text in ends) else mark
 
 
 def format_call_id(kind: CallIdFormat, call_id: str, name: str, index: int) -> str:

@@ -50,6 +50,7 @@ class Tokenizer:
         self.size: int = backend.get_vocab_size(with_added_tokens=True)
         added: dict[int, Any] = backend.get_added_tokens_decoder()
         self.special_tokens = {token.content: i for i, token in added.items() if token.special}
+        self._added_ids = {token.content: i for i, token in added.items()}
         self.special_ids = frozenset(self.special_tokens.values())
         self.byte_level = _is_byte_level(backend)
 
@@ -85,6 +86,10 @@ class Tokenizer:
     def name(self, token: int) -> str | None:
         """Returns a token's name in the vocabulary; None for an unknown id."""
         return self.backend.id_to_token(token)
+
+    def added_id(self, name: str) -> int | None:
+        """Returns the id of the added token with this name; None when there is none."""
+        return self._added_ids.get(name)
 
     def special_ids_of(self, names: frozenset[str]) -> frozenset[int]:
         """Returns the ids of the special tokens with these names."""

@@ -68,6 +68,7 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
     head = _layer_facts([*tail, by_name["token_embd.weight"]] if tied else tail)
     eos = header.fields.get("tokenizer.ggml.eos_token_id")
     eot = header.fields.get("tokenizer.ggml.eot_token_id")
+    eom = header.fields.get("tokenizer.ggml.eom_token_id")
     template = str(header.fields.get("tokenizer.chat_template", ""))
     tools, reasoning = notation_of_template(template)
     return ModelFacts(
@@ -82,7 +83,7 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
         layers=tuple(_layer_facts(blocks[i], kv, active_fraction) for i in range(layer_count)),
         embedding=embedding,
         head=head,
-        eos_token_ids=tuple(sorted({int(x) for x in (eos, eot) if x is not None})),
+        eos_token_ids=tuple(sorted({int(x) for x in (eos, eot, eom) if x is not None})),
         quantization=_quantization(header),
         tokenizer=str(header.fields.get("tokenizer.ggml.model", "")),
         has_chat_template=bool(template),

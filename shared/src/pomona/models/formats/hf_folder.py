@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from pomona.errors import ModelError, ModelUnsupportedError
-from pomona.models.architecture import NO_CACHE, LayerCache, TextConfig, layer_cache
+from pomona.models.architecture import (
+    NO_CACHE,
+    LayerCache,
+    TextConfig,
+    layer_cache,
+    whole_number,
+)
 from pomona.models.chat_notation import notation_of_template
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
+from pomona.models.formats.chat_templates import read_chat_templates
 from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
 from pomona.models.legal_cuts import legal_cuts
 from pomona.models.pooling_config import read_pooling
@@ -64,7 +71,7 @@ def read_folder_facts(path: Path) -> ModelFacts:
     tied = not any(_HEAD.search(name) for name in head)
     caches = [layer_cache(text, i, names) for i, names in enumerate(layers)]
     inactive = text.inactive_fraction
-    templates = _chat_template(path)
+    templates = "\n".join(read_chat_templates(path).values())
     tools, reasoning = notation_of_template(templates)
     pooling, normalized = read_pooling(path)
     return ModelFacts(
@@ -183,20 +190,6 @@ def _unused_code(path: Path) -> tuple[str, ...]:
     return tuple(sorted([*scripts, *offering]))
 
 
-def _chat_template(path: Path) -> str:
-    """Returns all chat templates of the folder as one text."""
-    found: list[str] = []
-    for file in sorted(path.glob("*.jinja")):
-        found.append(file.read_text(errors="replace"))
-    config = path / "tokenizer_config.json"
-    inline = read_json(config).get("chat_template") if config.is_file() else None
-    if isinstance(inline, str):
-        found.append(inline)
-    elif isinstance(inline, list):
-        found += [str(cast("dict[str, Any]", x).get("template", "")) for x in inline]
-    return "\n".join(found)
-
-
 def _sampling(path: Path) -> dict[str, float]:
     file = path / "generation_config.json"
     content = read_json(file) if file.is_file() else {}
@@ -206,12 +199,12 @@ def _sampling(path: Path) -> dict[str, float]:
 
 
 def _eos(path: Path, *configs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the end tokens of the generation config and of the configs, each once."""
     generation = path / "generation_config.json"
     places = [read_json(generation)] if generation.is_file() else []
+    found: list[int] = []
     for config in (*places, *configs):
         value = config.get("eos_token_id")
-        if isinstance(value, int):
-            return (value,)
-        if isinstance(value, list):
-            return tuple(int(x) for x in cast("list[int]", value))
-    return ()
+        ids = cast("list[Any]", value) if isinstance(value, list) else [value]
+        found += [number for x in ids if (number := whole_number(x)) is not None]
+    return tuple(dict.fromkeys(found))

@@ -93,13 +93,20 @@ def anthropic_model(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 def openai_model(gateway: Gateway, name: str) -> dict[str, Any]:
-    """Returns OpenAI's model object, with readiness and context length."""
-    ready = name in gateway.verified_routes.epochs() and not gateway.models.problem(name)
+    """Returns OpenAI's model object, with readiness and context length.
+
+    ``state`` is ``ready``, ``loading`` or ``failed``, with its reason unless it is ready.
+    """
+    problem = gateway.models.problem(name)
+    ready = name in gateway.verified_routes.epochs() and not problem
+    failed = gateway.models.has_failed(name)
     return {
         "id": name,
         "object": "model",
         "created": gateway.models.created(name),
         "owned_by": "pomona",
         "ready": ready,
+        "state": "ready" if ready else "failed" if failed else "loading",
+        "reason": "" if ready else problem or gateway.route_table.reason(name),
         "context_length": gateway.models.context_length(name),
     }

@@ -30,10 +30,10 @@ from pomona_gateway.http.common.sampling_parameters import SamplingParameters, b
 from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.parsers import ReplyNotation, taught_notation
 from pomona_gateway.text import LanguageModel
+from pomona_gateway.text.conversation import calls_as_text
 from pomona_gateway.text.prompts import (
     chat_prompt,
     supports_tools,
-    with_tool_calls_as_text,
     with_tool_instructions,
 )
 
@@ -125,7 +125,7 @@ async def render_prompt(
         return await chat_prompt(
             language, messages, tools.definitions, variables, continue_final=continue_final
         )
-    written = with_tool_calls_as_text(messages)
+    written: Sequence[Mapping[str, Any]] = calls_as_text(messages)
     if tools.functions:
         written = with_tool_instructions(written, tools.definitions, tools.forced)
     return await chat_prompt(language, written, (), variables, continue_final=continue_final)
