@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test install lint types bench format clean
+.PHONY: help up test soak install lint types bench format clean
 
 # The caller's Python settings must not reach ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
@@ -22,6 +22,9 @@ up: install ## run a cluster here; options go into ARGS: make up ARGS="--stages 
 # Two processes share the files out in order, so that the long ones come first.
 test: lint types ## lint, types and every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+soak: install ## faults for minutes on end: memory must come back after each
+	$(BIN)/python -m pytest -m soak tests/chaos $(ARGS)
 
 install: ## make .venv what uv.lock says
 	@ops/bootstrap.sh
