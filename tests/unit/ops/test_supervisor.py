@@ -17,7 +17,7 @@ import pytest
 
 from pomona.service import EXIT_CONFIGURATION
 from pomona_ops.cluster.processes import ServiceSpec
-from pomona_ops.up.supervisor import Exited, Started, Stopped, Supervisor, SupervisorEvent
+from pomona_ops.up.supervisor import Exited, Silent, Started, Stopped, Supervisor, SupervisorEvent
 from support.waiting import DEADLINE_S, wait_until, wait_until_async
 
 RUNS = "import time\nprint('up', flush=True)\ntime.sleep(600)"
@@ -196,3 +196,18 @@ def test_a_service_ends_with_a_supervisor_that_was_killed(tmp_path: Path) -> Non
             supervisor.kill()
             with suppress(psutil.NoSuchProcess):
                 service.kill()
+
+
+async def _stop_for_good_and_end(tmp_path: Path) -> list[SupervisorEvent]:
+    async with supervising(tmp_path, _spec("a", IGNORES_SIGTERM)) as running:
+        await wait_until_async(lambda: "up" in _printed(tmp_path, "a"), "a running process")
+        os.kill(running.supervisor.pids()["a"], signal.SIGSTOP)
+        await running.supervisor.end_silent("a")
+        await wait_until_async(lambda: len(running.started("a")) == 2, "the restart")
+        return list(running.events)
+
+
+def test_a_stopped_process_without_beacons_is_killed_and_restarted(tmp_path: Path) -> None:
+    events = asyncio.run(_stop_for_good_and_end(tmp_path))
+    assert [event.name for event in events if isinstance(event, Silent)] == ["a"]
+    assert [x.cause for x in events if isinstance(x, Exited)] == ["was killed by SIGKILL"]

@@ -21,6 +21,7 @@ from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_sp
 from pomona_ops.cluster.readiness import why_not_ready
 from pomona_ops.up.event_formatter import EventFormatter, Line
 from pomona_ops.up.screen import Screen
+from pomona_ops.up.silence import SilenceWatch
 from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
 
 READY_POLL_S = 0.2
@@ -73,7 +74,7 @@ class _Up:
             await self._first_of(
                 self._stop.wait(),
                 self._supervisor.gave_up.wait(),
-                self._print_beacons(),
+                self._follow_beacons(),
                 self._print_readiness(),
             )
         finally:
@@ -112,15 +113,24 @@ class _Up:
     def _on_event(self, event: SupervisorEvent) -> None:
         self._screen.line(self._formatter.on_supervisor_event(event))
 
-    async def _print_beacons(self) -> None:
-        """Prints what the beacons report."""
+    async def _follow_beacons(self) -> None:
+        """Prints what the beacons report, and ends processes whose beacons have stopped."""
         leases = LeaseTable()
+        silence = SilenceWatch()
+        ending: set[asyncio.Task[None]] = set()
         endpoint = f"tcp://{LOOPBACK}:{self._options.ports.control_subscribe}"
         receiver = BeaconReceiver(endpoint, self._options.cluster)
         try:
             while True:
                 beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
                 now = time.monotonic()
+                if beacon is not None and beacon.node == self._options.node:
+                    service = beacon.name.removeprefix(f"{beacon.node}.")
+                    silence.observe(service, beacon.pid, now)
+                for service in silence.silent(self._supervisor.pids(), now):
+                    task = asyncio.create_task(self._supervisor.end_silent(service))
+                    ending.add(task)
+                    task.add_done_callback(ending.discard)
                 if beacon is not None and leases.observe(beacon, now):
                     for line in self._formatter.on_beacon(beacon, now):
                         self._screen.line(line)

@@ -16,7 +16,7 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona_ops.units import in_bytes
-from pomona_ops.up.supervisor import Exited, Started, Stopped, SupervisorEvent
+from pomona_ops.up.supervisor import Exited, Silent, Started, Stopped, SupervisorEvent
 
 IMPOSSIBLE_AFTER_S = 3.0
 """Seconds for which a pipeline is impossible before a line says so. While a cluster starts, the
@@ -66,6 +66,8 @@ class EventFormatter:
                 if restart_s is None:
                     return Line(name, f"{text} (its settings are invalid)", "bad")
                 return Line(name, f"{text}. Restart in {restart_s:g} s; log: {log}", "warning")
+            case Silent(name, pid):
+                return Line(name, f"process {pid} sends no beacons and is ended", "warning")
             case Stopped(name, forced):
                 if forced:
                     return Line(name, "did not stop in time and was killed", "warning")

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.parent_watch import LIFELINE_VARIABLE
@@ -23,6 +25,8 @@ from pomona_ops.up.log_file import LogFile
 from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
 
 HASTENED_STOP_S = 1.0
+SILENT_STOP_S = 1.0
+"""Seconds from SIGTERM to SIGKILL for a process that sends no beacons: it seldom reads signals."""
 _LAST_OUTPUT_S = 0.5
 
 
@@ -58,7 +62,15 @@ class Stopped:
     forced: bool
 
 
-SupervisorEvent = Started | Exited | Stopped
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A process is ended, and restarted, because it sends no beacons."""
+
+    name: str
+    pid: int
+
+
+SupervisorEvent = Started | Exited | Stopped | Silent
 
 
 class Supervisor:
@@ -82,6 +94,7 @@ class Supervisor:
         self._hasten = asyncio.Event()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._started_at: dict[int, float] = {}
         self._lifeline: tuple[int, int] | None = None
 
     def start(self) -> None:
@@ -97,6 +110,32 @@ class Supervisor:
     def hasten(self) -> None:
         """Shortens every wait of :meth:`stop` to HASTENED_STOP_S."""
         self._hasten.set()
+
+    async def end_silent(self, name: str) -> None:
+        """Ends a process that sends no beacons: SIGTERM, then SIGKILL. It is then restarted."""
+        process = self._processes.get(name)
+        if process is None or self._stopping or not self._is_own(name, process.pid):
+            return
+        self._on_event(Silent(name, process.pid))
+        process.terminate()
+        try:
+            async with asyncio.timeout(SILENT_STOP_S):
+                await process.wait()
+        except TimeoutError:
+            if self._processes.get(name) is process and self._is_own(name, process.pid):
+                process.kill()
+
+    def _is_own(self, name: str, pid: int) -> bool:
+        """Returns whether a process id still belongs to the process that was started as ``name``,
+        by its start time and arguments."""
+        spec = next(spec for spec in self._specs if spec.name == name)
+        try:
+            found = psutil.Process(pid)
+            # The program itself is not compared: Python on macOS starts another one in its place.
+            is_same = found.create_time() == self._started_at[pid]
+            return is_same and found.cmdline()[1:] == [*spec.command[1:]]
+        except (psutil.Error, KeyError):
+            return False
 
     async def stop(self) -> None:
         """Stops all processes and waits for them; those of the lowest stop rank go first."""
@@ -186,6 +225,8 @@ class Supervisor:
             log.write(f"cannot start {spec.command[0]}: {error}\n".encode())
             return os.EX_OSERR
         self._processes[spec.name] = process
+        with suppress(psutil.Error):
+            self._started_at[process.pid] = psutil.Process(process.pid).create_time()
         try:
             if spec.cores:
                 with suppress(ProcessLookupError):
@@ -200,6 +241,7 @@ class Supervisor:
             return code
         finally:
             del self._processes[spec.name]
+            self._started_at.pop(process.pid, None)
 
 
 async def _copy(output: asyncio.StreamReader | None, log: LogFile) -> None:

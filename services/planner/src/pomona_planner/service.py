@@ -24,6 +24,7 @@ from pomona_planner.control.desired_models import (
     initial_models,
     unload_idle,
 )
+from pomona_planner.control.epochs import next_epoch
 from pomona_planner.control.pins import parse_pin, pins_for_model
 from pomona_planner.control.pipeline_controller import PipelineController
 from pomona_planner.control.proposal import PipelineSpec
@@ -247,7 +248,7 @@ class Planner:
             placed = self._placed_models(without=source)
             after = controller.decide(
                 subtract_placed_models(workers, placed),
-                self._next_epoch(workers),
+                next_epoch(self._plan_file.epoch, self._pipelines(), [*workers, *other_beacons]),
                 now,
                 other_beacons,
                 [other.pipeline.model for other in placed],
@@ -277,17 +278,6 @@ class Planner:
             after = controller.limit_cache_tokens(limits.get(before.epoch))
             if after != before:
                 self._publish(before, after)
-
-    def _next_epoch(self, workers: list[Beacon]) -> int:
-        """Returns an epoch above all planned ones, also when the state file was lost."""
-        reported = [
-            status.epoch
-            for worker in workers
-            if isinstance(worker.facts, StageWorkerFacts)
-            for status in worker.facts.stages
-        ]
-        planned = [pipeline.epoch for pipeline in self._pipelines()]
-        return max([self._plan_file.epoch, *reported, *planned]) + 1
 
     def _publish(self, before: Pipeline, after: Pipeline) -> None:
         if after.epoch != before.epoch:

@@ -48,6 +48,7 @@ class StageWorker:
         self._stages: dict[int, LoadedStage] = {}
         self._resident_weights = ResidentWeights()
         self._broken = (0, "")
+        self._highest_epoch = 0
         self._speed = Speed()
         self._sources: frozenset[str] = frozenset()
         self._rates: list[tuple[float, int]] = []
@@ -153,6 +154,7 @@ class StageWorker:
             layer_us=self._speed.layer_us,
             mlx_version=self._speed.mlx_version,
             wired_bytes=self._backend.memory.wired_bytes if self._backend.memory else 0,
+            highest_epoch=self._highest_epoch,
         )
 
     def _token_rate(self, tokens: int) -> float:
@@ -228,6 +230,7 @@ class StageWorker:
     async def _install(self, install: Install) -> None:
         """Loads a stage and starts it. A failure is in the stage's status; the worker goes on."""
         epoch = install.pipeline.epoch
+        self._highest_epoch = max(self._highest_epoch, epoch)
         stage = self._stages[epoch] = LoadedStage(install)
         self._control.publish_now()
         try:

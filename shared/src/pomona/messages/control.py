@@ -200,6 +200,7 @@ class StageWorkerFacts:
         the same digest for the same step.
     broken_epoch: newest epoch that failed here, which the planner must replace.
     broken_reason: why it failed.
+    highest_epoch: highest epoch of a stage that this process was told to hold; 0 before the first.
     memory_bandwidth: measured bytes of weights read per second; 0 before the measurement.
     matrix_flops: measured floating-point operations per second in matrix products.
     layer_us: measured overhead of the small kernels of one layer, microseconds.
@@ -226,6 +227,7 @@ class StageWorkerFacts:
     mlx_version: Text = ""
     wired_bytes: Count = 0
     step_tokens: Count = 0
+    highest_epoch: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,42 @@
+"""An epoch is above all that was ever seen, whatever was lost."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pomona.messages.control import Pipeline, StageStatus
+from pomona_planner.control.epochs import next_epoch
+from support.beacons import beacon_of
+
+EPOCHS = st.integers(0, 10_000)
+
+
+@given(
+    saved=EPOCHS,
+    planned=st.lists(EPOCHS, max_size=3),
+    held=st.lists(EPOCHS, max_size=3),
+    highest=EPOCHS,
+    broken=EPOCHS,
+    proven=st.lists(EPOCHS, max_size=3),
+)
+def test_the_next_epoch_is_one_above_the_highest_that_anyone_has_seen(
+    saved: int, planned: list[int], held: list[int], highest: int, broken: int, proven: list[int]
+) -> None:
+    stages = tuple(StageStatus("m", epoch, 0, 1, "ready") for epoch in held)
+    worker = {"stages": stages, "highest_epoch": highest, "broken_epoch": broken}
+    gateway = {"proven_epochs": {f"m{n}": epoch for n, epoch in enumerate(proven)}}
+    found = next_epoch(
+        saved,
+        [Pipeline("m", "m", epoch, 1, "forming") for epoch in planned],
+        [
+            beacon_of("stage_worker", facts=worker),
+            beacon_of("gateway", facts=gateway),
+            beacon_of("discovery"),
+        ],
+    )
+    assert found == 1 + max([saved, *planned, *held, highest, broken, *proven])
+
+
+def test_the_first_epoch_is_one() -> None:
+    assert next_epoch(0, [], []) == 1
