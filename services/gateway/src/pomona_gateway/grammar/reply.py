@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pomona_gateway.grammar.lark import LarkWriter
 from pomona_gateway.grammar.shapes import Shape
 from pomona_gateway.grammar.tool_calls import MAX_CALLS, CallableFunction, one_call, some_calls
-from pomona_gateway.parsers.known_notations import HARMONY
+from pomona_gateway.parsers.derivation.known_notations import HARMONY
 from pomona_gateway.parsers.notation import CallNotation, ReplyNotation, tags
 
 

@@ -1,5 +1,6 @@
 """Reads chat models' replies: the answer, the reasoning, the tool calls."""
 
+from pomona_gateway.parsers.derivation.known_notations import known_notation, taught_notation
 from pomona_gateway.parsers.events import (
     Part,
     ReasoningDelta,
@@ -8,7 +9,6 @@ from pomona_gateway.parsers.events import (
     ToolCallArguments,
     ToolCallStart,
 )
-from pomona_gateway.parsers.known_notations import known_notation, taught_notation
 from pomona_gateway.parsers.notation import ReplyNotation
 from pomona_gateway.parsers.replies import read_replies, reply_reader
 

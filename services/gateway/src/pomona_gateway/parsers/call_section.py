@@ -7,11 +7,12 @@ from functools import lru_cache
 
 from pomona_gateway.parsers.calls import CallReader, JsonCall, KeywordCall, ObjectCall
 from pomona_gateway.parsers.events import Part, Schemas, ToolCallArguments, ToolCallStart
-from pomona_gateway.parsers.literals import literal_pattern, longest_partial
 from pomona_gateway.parsers.notation import (
     INDEX_SLOT,
     SLOTS,
     CallNotation,
+    literal_pattern,
+    longest_partial,
     tags,
 )
 from pomona_gateway.parsers.tagged_call import FieldForm, TaggedCall

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pomona_gateway.parsers.derivation import template_notation
+from pomona_gateway.parsers.derivation.known_notations import taught_notation
+from pomona_gateway.parsers.derivation.template_notation import template_notation
 from pomona_gateway.parsers.events import ReplyReader, Schemas
 from pomona_gateway.parsers.harmony import HarmonyReader
-from pomona_gateway.parsers.known_notations import taught_notation
 from pomona_gateway.parsers.notation import ReplyNotation
 from pomona_gateway.parsers.reader import MarkedReader
 from pomona_gateway.text.chat_template import ChatTemplate

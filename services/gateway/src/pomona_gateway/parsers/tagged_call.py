@@ -7,8 +7,14 @@ import re
 from typing import Any
 
 from pomona_gateway.parsers.events import Part, Schemas, ToolCallArguments, ToolCallStart, overlap
-from pomona_gateway.parsers.literals import literal_pattern, longest_partial
-from pomona_gateway.parsers.notation import KEY_SLOT, CallNotation, FieldNotation, tags
+from pomona_gateway.parsers.notation import (
+    KEY_SLOT,
+    CallNotation,
+    FieldNotation,
+    literal_pattern,
+    longest_partial,
+    tags,
+)
 from pomona_gateway.parsers.typed_values import property_schema, typed_value
 
 MAX_TAG = 200

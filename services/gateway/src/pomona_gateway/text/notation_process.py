@@ -14,8 +14,8 @@ from functools import lru_cache
 
 from pydantic import TypeAdapter
 
-from pomona_gateway.parsers.derivation import derive_notation
-from pomona_gateway.parsers.known_notations import known_notation
+from pomona_gateway.parsers.derivation.known_notations import known_notation
+from pomona_gateway.parsers.derivation.template_notation import derive_notation
 from pomona_gateway.parsers.notation import ReplyNotation
 from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.prompt_process import limit_memory

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
-from pomona_gateway.parsers.derivation import template_notation
+from pomona_gateway.parsers.derivation.template_notation import template_notation
 from pomona_gateway.text.chat_template import ChatTemplate
 
 

@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pomona_gateway.parsers.derivation.renderings import (
+    KEYS,
+    NAMES,
+    VALUES,
+    Renderings,
+    same_end,
+    same_start,
+)
 from pomona_gateway.parsers.notation import (
     INDEX_SLOT,
     KEY_SLOT,
@@ -13,14 +21,6 @@ from pomona_gateway.parsers.notation import (
     CallNotation,
     FieldNotation,
     ReplyNotation,
-)
-from pomona_gateway.parsers.renderings import (
-    KEYS,
-    NAMES,
-    VALUES,
-    Renderings,
-    same_end,
-    same_start,
 )
 
 _NUMBER = 41

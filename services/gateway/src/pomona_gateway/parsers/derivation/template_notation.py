@@ -9,18 +9,9 @@ from functools import lru_cache
 from typing import Protocol
 
 from pomona.errors import PomonaError
-from pomona_gateway.parsers.call_derivation import derive_calls
-from pomona_gateway.parsers.events import (
-    Part,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallArguments,
-    ToolCallStart,
-)
-from pomona_gateway.parsers.known_notations import known_notation, known_reasoning
-from pomona_gateway.parsers.notation import ReplyNotation, tags
-from pomona_gateway.parsers.reader import MarkedReader
-from pomona_gateway.parsers.renderings import (
+from pomona_gateway.parsers.derivation.call_notation import derive_calls
+from pomona_gateway.parsers.derivation.known_notations import known_notation, known_reasoning
+from pomona_gateway.parsers.derivation.renderings import (
     CONTENT,
     KEYS,
     NAMES,
@@ -33,6 +24,15 @@ from pomona_gateway.parsers.renderings import (
     same_end,
     same_start,
 )
+from pomona_gateway.parsers.events import (
+    Part,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStart,
+)
+from pomona_gateway.parsers.notation import ReplyNotation, tags
+from pomona_gateway.parsers.reader import MarkedReader
 
 MAX_MIRRORED = 4
 """Most tags and words of one mark of reasoning that its other mark mirrors."""

@@ -1,0 +1,1 @@
+"""Derives the notation of reasoning and tool calls from a chat template."""
