@@ -107,7 +107,7 @@ def test_models_are_listed_and_shown(client: ollama.Client) -> None:
     assert MODEL in [model.model for model in client.list().models]
     assert MODEL in [model.model for model in client.ps().models]
     shown = client.show(MODEL)
-    assert shown.capabilities == ["completion"]
+    assert shown.capabilities == ["completion", "tools"]
     assert shown.modelinfo
     assert shown.details
     assert (shown.details.parameter_size, shown.details.quantization_level) == ("134.52M", "Q4_1")

@@ -238,7 +238,7 @@ def test_invalid_arguments_are_reported_before_anything_starts(tmp_path: Path) -
     no_model.write_text("not a model")
     cases = {
         "/nowhere/model.gguf": "no model at /nowhere/model.gguf",
-        str(no_model): "is no GGUF file",
+        str(no_model): "is not a GGUF file",
         "--stages=0": "choose 1 to 64",
         "--stages=65": "choose 1 to 64",
         "--port=80": "choose one from 1024",

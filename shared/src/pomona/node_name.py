@@ -25,14 +25,21 @@ COMMAND_DEADLINE_S: Final = 5.0
 
 
 def node_name(state_dir: Path | None) -> str:
-    """Returns the name that ``state_dir`` keeps, or keeps this machine's present one there.
+    """Returns the name that ``state_dir`` keeps, or the host name when it keeps none."""
+    if state_dir is not None:
+        with suppress(OSError, UnicodeDecodeError):
+            kept = (state_dir / FILE).read_text(encoding="ascii").strip()
+            if kept and kept == valid_name(kept):
+                return kept
+    return valid_name(_host_name())
+
+
+def keep_node_name(state_dir: Path, name: str) -> str:
+    """Keeps ``name`` in ``state_dir`` unless it keeps one already. Returns the kept name.
 
     Of several processes that start at once, all get the name of the first. Where the folder
     cannot be written, the name is not kept.
     """
-    name = valid_name(_host_name())
-    if state_dir is None:
-        return name
     with suppress(OSError):
         state_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=state_dir) as file:
@@ -40,11 +47,7 @@ def node_name(state_dir: Path | None) -> str:
             file.flush()
             with suppress(FileExistsError):
                 os.link(file.name, state_dir / FILE)
-    try:
-        kept = (state_dir / FILE).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return name
-    return kept if kept and kept == valid_name(kept) else name
+    return node_name(state_dir) if (state_dir / FILE).is_file() else name
 
 
 def valid_name(text: str) -> str:

@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from pomona.errors import ConfigurationError
-from pomona.node_name import node_name
+from pomona.node_name import keep_node_name, node_name
 
 DEFAULT_PORT = 52415
 
@@ -128,9 +128,17 @@ def _variable(kind: type[ServiceSettings], location: tuple[int | str, ...]) -> s
 
 
 def settings_or_exit(kind: type[SettingsT]) -> SettingsT:
-    """Reads the settings of a service. Prints an error and exits with 78 (EX_CONFIG)."""
+    """Reads the settings of a service that starts, and keeps a default name of its node.
+
+    Prints an error and exits with 78 (EX_CONFIG) when a setting is invalid.
+    """
     try:
-        return read_settings(kind)
+        settings = read_settings(kind)
+        if "node" in settings.model_fields_set:
+            return settings
+        return settings.model_copy(
+            update={"node": keep_node_name(settings.state_dir, settings.node)}
+        )
     except ConfigurationError as error:
         print(f"pomona: {error}", file=sys.stderr)
         raise SystemExit(78) from error

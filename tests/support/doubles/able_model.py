@@ -19,9 +19,10 @@ from support.models.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_ti
 NAME = "double"
 CONTEXT_LENGTH = 16384
 TOKENIZER = tiny_tokenizer()
-TOOLS_TEMPLATE = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + TEMPLATE.replace(
-    "{% endfor %}",
-    "{% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}{% endfor %}",
+TOOLS_TEMPLATE = "{% if tools %}{{ tools | tojson }}{% endif %}" + TEMPLATE.replace(
+    "message.content + '<|end|>' }}",
+    "message.content }}{% for call in message.tool_calls or [] %}{{ '<tool_call>\\n' + "
+    "(call.function | tojson) + '\\n</tool_call>' }}{% endfor %}{{ '<|end|>' }}",
     1,
 )
 JOKE = {"setup": "Why did the cat sit on the Mac?", "punchline": "It was warm."}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pomona.node_name import node_name, valid_name
+from pomona.node_name import keep_node_name, node_name, valid_name
 from pomona.settings import ServiceSettings, read_settings
 from support.mac.machines import STUDIO, answer_as
 
@@ -31,9 +31,11 @@ def test_a_node_keeps_its_name_when_its_host_is_renamed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "mini.lan")
-    assert node_name(tmp_path / "new") == "mini"
+    state = tmp_path / "new"
+    assert keep_node_name(state, node_name(state)) == "mini"
     monkeypatch.setattr(socket, "gethostname", lambda: "dhcp-17.lan")
-    assert node_name(tmp_path / "new") == "mini"
+    assert node_name(state) == "mini"
+    assert keep_node_name(state, "dhcp-17") == "mini"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["node"]
 
 
@@ -61,4 +63,5 @@ def test_a_damaged_name_or_a_read_only_folder_does_not_stop_a_start(
     assert node_name(tmp_path) == "mini"
     (tmp_path / "node").write_text("no valid name")
     assert node_name(tmp_path) == "mini"
-    assert node_name(tmp_path / "node" / "below-a-file") == "mini"
+    below_a_file = tmp_path / "node" / "below"
+    assert keep_node_name(below_a_file, node_name(below_a_file)) == "mini"
