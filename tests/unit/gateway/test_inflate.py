@@ -31,6 +31,7 @@ def raw_deflate(data: bytes) -> bytes:
         ("deflate", raw_deflate(TEXT)),
         ("identity", TEXT),
     ],
+    ids=["one member", "two members", "deflate", "raw deflate", "identity"],
 )
 def test_body_in_any_pieces_is_inflated(encoding: str, packed: bytes, cuts: list[int]) -> None:
     inflate = inflater(encoding)
