@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test unit soak install lint types bench format clean
+.PHONY: help up test unit agents soak install lint types bench format clean
 
 # The caller's Python settings must not reach ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
@@ -25,6 +25,9 @@ test: lint types ## lint, types and every test
 
 unit: install ## fast unit tests, in under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit -m "not slow" $(ARGS)
+
+agents: install ## coding agents from npm, each one prompt to the end
+	$(BIN)/python -m pytest -m agents tests/clients $(ARGS)
 
 soak: install ## faults for minutes on end: memory must come back after each
 	$(BIN)/python -m pytest -m soak tests/chaos $(ARGS)

