@@ -126,7 +126,6 @@ def prompt_tokens(cluster: Cluster) -> float:
         ({"input": "a b c " * 400}, "context_length_exceeded", "tokens"),
         ({"input": ""}, "invalid_value", "input"),
         ({"input": [10**6]}, "invalid_value", "out of range"),
-        ({"stream": True}, "unknown_parameter", "stream"),
     ],
 )
 def test_an_invalid_request_is_400_with_the_reason(
