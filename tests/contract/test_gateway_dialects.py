@@ -112,7 +112,8 @@ def test_anthropic_tool_calls_and_results_reach_the_prompt(
             {"role": "user", "content": [result, {"type": "text", "text": "and?"}]},
         ],
     )
-    assert "tool\nsun<|end|><|begin|>user\nand?<|end|>" in prompt(cluster)
+    result_text = "<tool_response>\nsun\n</tool_response>"
+    assert f"user\n{result_text}<|end|><|begin|>user\nand?<|end|>" in prompt(cluster)
 
 
 def test_anthropic_count_tokens_equals_the_prompt_length(

@@ -17,15 +17,26 @@ from support.waiting import wait_until
 
 MODEL = "tiny"
 TOKENIZER = tiny_tokenizer()
+REASONING = (
+    "{% if message.reasoning_content %}{{ '<think>' + message.reasoning_content + '</think>' }}"
+    "{% endif %}"
+)
 CALLS = (
     "{% for call in message.tool_calls or [] %}"
-    "{{ call.function.name }}({{ call.function.arguments | tojson }})"
+    "{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}"
     "{% endfor %}"
 )
 CHAT_TEMPLATE = (
-    "{% if tools %}{{ tools | tojson }}<tool_call></think>{% endif %}"
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
     "{% if reasoning_effort %}{{ reasoning_effort }}{% endif %}"
-    + TEMPLATE.replace("{% endfor %}", CALLS + "{% endfor %}", 1)
+    + TEMPLATE.replace(
+        "{{ '<|begin|>' + message.role + '\\n' + message.content + '<|end|>' }}",
+        "{{ '<|begin|>' + message.role + '\\n' }}"
+        + REASONING
+        + "{{ message.content }}"
+        + CALLS
+        + "{{ '<|end|>' }}",
+    )
 )
 TOOL: dict[str, Any] = {
     "type": "function",
@@ -121,7 +132,7 @@ def test_tool_calls_and_results_reach_the_prompt(
         tools=cast("Any", [TOOL]),
     )
     prompt = TOKENIZER.decode(cluster.head.requests()[-1].ids)
-    assert 'weather({"city": "Rome"})weather({"city": "Oslo"})' in prompt
+    assert CALL % "Rome" + CALL % "Oslo" in prompt
     assert "tool\nsunny" in prompt
 
 
@@ -182,7 +193,8 @@ def test_incomplete_arguments_of_earlier_calls_are_repaired(
     call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": written}}
     answer = post(gateway, messages=[{"role": "assistant", "tool_calls": [call]}], tools=[TOOL])
     assert answer.status_code == 200
-    assert f"f({read})" in TOKENIZER.decode(cluster.head.requests()[-1].ids)
+    call_text = f'<tool_call>{{"name": "f", "arguments": {read}}}</tool_call>'
+    assert call_text in TOKENIZER.decode(cluster.head.requests()[-1].ids)
 
 
 def test_grammar_is_used_only_where_the_request_needs_one(
