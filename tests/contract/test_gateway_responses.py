@@ -141,7 +141,9 @@ def test_output_items_are_valid_input(client: openai.OpenAI, cluster: ScriptedCl
     call = cast("Any", first.output[-1])
     items.append({"type": "function_call_output", "call_id": call.call_id, "output": "sun"})
     client.responses.create(model=MODEL, input=items, tools=cast("Any", [TOOL]))
-    assert "assistant\nhello wörld.<|end|><|begin|>tool\nsun<|end|>" in prompt(cluster)
+    call_text = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    assert f"assistant\nhello wörld.\n{call_text}<|end|>" in prompt(cluster)
+    assert "user\n<tool_response>\nsun\n</tool_response><|end|>" in prompt(cluster)
 
 
 def test_rejected_response_is_503(client: openai.OpenAI, cluster: ScriptedCluster) -> None:
