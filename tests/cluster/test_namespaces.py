@@ -172,6 +172,7 @@ async def unplug_the_fast_cable(net: Network, folder: Path) -> None:
         net.run("s", "ip link set aeth2 down")
         assert await serving_over(listener, "tcp://10.71.0.") > 1
         assert tokens_received(net, folder) == "6"
+        # Node a withdraws the address whose cable is unplugged; that of b does not answer.
         await wait_until_async(
             lambda: (
                 {
@@ -179,7 +180,7 @@ async def unplug_the_fast_cable(net: Network, folder: Path) -> None:
                     for facts in listener.discoveries.values()
                     for x in facts.links
                 }
-                == {("10.71.0.1", ("10.72.0.1",)), ("10.71.0.2", ("10.72.0.2",))}
+                == {("10.71.0.1", ()), ("10.71.0.2", ("10.72.0.2",))}
             ),
             "both nodes left the dead address",
             LINK_DEADLINE_S,
