@@ -59,7 +59,8 @@ def type_of(value: Any, default: str) -> str:
     """Returns the ``type`` of an object of a request, for a discriminator."""
     if isinstance(value, dict):
         fields = cast("Mapping[str, Any]", value)
-        return str(fields.get("type") or default)
+        given = fields.get("type")
+        return default if given is None else str(given)
     return str(getattr(value, "type", default))
 
 
