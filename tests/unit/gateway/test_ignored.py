@@ -59,3 +59,10 @@ def test_metric_tells_a_bounded_number_of_paths_apart() -> None:
     text = metrics.exposition().decode()
     assert text.count("\npomona_parameters_ignored_total{") == MAX_IGNORED_PATHS + 1
     assert 'path="other"' in text
+
+
+def test_an_empty_name_gives_a_valid_header() -> None:
+    ignored = IgnoredParameters()
+    for path in ("0", ""):
+        ignored.add(path)
+    assert ignored.header() == "0, ''"

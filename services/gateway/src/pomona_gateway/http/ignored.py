@@ -41,8 +41,8 @@ class IgnoredParameters:
         self._more = 0
 
     def add(self, path: str) -> None:
-        """Adds a path such as ``messages[0].name``."""
-        path = quote(path[:MAX_PATH_CHARACTERS], safe="[]._-+:$@/")
+        """Adds a path such as ``messages[0].name``; an empty name becomes ``''``."""
+        path = quote(path[:MAX_PATH_CHARACTERS], safe="[]._-+:$@/") or "''"
         if path in self._paths:
             return
         if len(self._paths) >= MAX_PATHS:
