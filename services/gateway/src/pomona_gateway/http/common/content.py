@@ -89,7 +89,7 @@ Content = str | Parts
 
 @dataclass(frozen=True, slots=True)
 class ReadContent:
-    """What a model can read of a content: its text, and its reasoning if it is the model's."""
+    """Text of a content, and its reasoning if the model wrote it."""
 
     text: str
     reasoning: str = ""

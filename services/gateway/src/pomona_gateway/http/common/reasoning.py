@@ -29,7 +29,7 @@ def can_reason(language: LanguageModel) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningWish:
-    """How much a client wants the model to reason.
+    """Amount of reasoning that a client asks for.
 
     Attributes:
         effort: amount of reasoning; None to say only whether it reasons.
