@@ -1,4 +1,4 @@
-"""API keys, their limits, host names and CORS."""
+"""API keys, their limits, host names, origins and media types."""
 
 from __future__ import annotations
 
@@ -125,16 +125,47 @@ def test_unknown_host_names_are_refused(cluster: ScriptedCluster) -> None:
         assert answer.json()["error"]["code"] == "host_not_allowed"
 
 
-def test_cors_is_off_unless_an_origin_is_configured(cluster: ScriptedCluster) -> None:
-    origin = "https://chat.example"
-    with running_gateway(cluster, cors_origins=(origin,)) as gateway:
-        allowed = post(gateway, origin=origin)
-        assert allowed.headers["access-control-allow-origin"] == origin
-        assert (
-            "access-control-allow-origin" not in post(gateway, origin="https://x.example").headers
-        )
+def test_pages_of_foreign_origins_change_nothing(cluster: ScriptedCluster) -> None:
+    allowed = "https://chat.example"
+    with running_gateway(cluster, cors_origins=(allowed,)) as gateway:
+        own = gateway.url.replace("127.0.0.1", "localhost")
+        for origin in (allowed, own, "http://127.0.0.1:3000", "http://[::1]", "app://obsidian.md"):
+            answer = post(gateway, origin=origin, sec_fetch_site="cross-site")
+            assert answer.status_code == 200, origin
+            assert answer.headers["access-control-allow-origin"] == origin
+        for origin in ("https://x.example", "null", "http://localhost.x.example", "http://[", ""):
+            for path in ("/v1/chat/completions", "/v1/models/unload", "/v1/models/load"):
+                answer = post(gateway, path, origin=origin)
+                assert answer.status_code == 403, (origin, path)
+                assert answer.json()["error"]["code"] == "origin_not_allowed"
+            assert "access-control-allow-origin" not in answer.headers
+        assert post(gateway, sec_fetch_site="cross-site").status_code == 403
+        assert post(gateway, sec_fetch_site="same-origin").status_code == 200
+        preflight = {"origin": "https://x.example", "access-control-request-method": "POST"}
+        assert httpx.options(f"{gateway.url}/api/chat", headers=preflight).status_code == 400
+        page = {"origin": "https://x.example"}
+        assert httpx.get(f"{gateway.url}/v1/models", headers=page).status_code == 200
+        url = f"{gateway.url}/v1/responses/resp_1"
+        assert httpx.delete(url, headers=page).status_code == 403
+    with running_gateway(cluster, cors_origins=("*",)) as gateway:
+        assert post(gateway, origin="https://x.example").status_code == 200
+
+
+def test_bodies_declared_as_something_else_than_json_are_415(cluster: ScriptedCluster) -> None:
     with running_gateway(cluster) as gateway:
-        assert "access-control-allow-origin" not in post(gateway, origin=origin).headers
+        form = "application/x-www-form-urlencoded"
+        for kind in ("text/plain", form, "multipart/form-data; boundary=x", "x"):
+            answer = post(gateway, content_type=kind)
+            assert answer.status_code == 415, kind
+            assert answer.json()["error"]["code"] == "unsupported_media_type"
+        assert post(gateway, "/v1/models/load", content_type="text/plain").status_code == 415
+        for kind in ("application/json; charset=utf-8", "Application/JSON", "application/ld+json"):
+            assert post(gateway, content_type=kind).status_code == 200, kind
+        # curl -d, as Ollama's documentation has it; a browser says that it is one
+        assert post(gateway, "/api/chat", content_type=form).status_code == 200
+        for kind, site in ((form, "same-origin"), ("text/plain", "none")):
+            answer = post(gateway, "/api/chat", content_type=kind, sec_fetch_site=site)
+            assert answer.status_code == 415
 
 
 @pytest.mark.parametrize(

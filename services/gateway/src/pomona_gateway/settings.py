@@ -43,7 +43,8 @@ class GatewaySettings(ServiceSettings):
     """Host names that requests may use, beside this machine's own names and IP addresses;
     ``*`` allows any."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose web pages may use the API (CORS). Default: none."""
+    """Origins whose web pages may use the API (CORS), such as ``https://chat.example.com``, beside
+    those on this machine (loopback addresses, desktop applications); ``*`` allows every page."""
     tls_certificate: Path | None = None
     """File with the certificate chain (PEM). Together with ``tls_key`` it turns on HTTPS."""
     tls_key: Path | None = None

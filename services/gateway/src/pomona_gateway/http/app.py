@@ -22,6 +22,7 @@ from pomona_gateway.http.middleware import (
     UnreadBodies,
 )
 from pomona_gateway.http.openapi import DOCUMENT
+from pomona_gateway.http.origins import OWN_ORIGINS, ForeignOrigins
 from pomona_gateway.http.paths import MeantPaths
 from pomona_gateway.http.request_body import ClientDisconnected
 from pomona_gateway.http.respond import JsonResponse, error_response
@@ -59,25 +60,24 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
     """Returns the middleware, outermost first."""
     settings = gateway.settings
     own_names = ("localhost", settings.node, f"{settings.node}.local", "host.docker.internal")
-    layers = [
+    return [
         Middleware(MeantPaths),
         Middleware(RequestIds),
         Middleware(UnexpectedErrors),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_origin_regex=OWN_ORIGINS,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+        ),
         Middleware(HeaderLimit, max_headers=settings.max_headers),
         Middleware(AllowedHosts, allowed=(*own_names, *settings.allowed_hosts)),
+        Middleware(ForeignOrigins, allowed=settings.cors_origins),
         Middleware(KeyAuthentication, store=gateway.keys, required=gateway.requires_key),
         Middleware(IgnoredHeader),
         Middleware(UnreadBodies),
     ]
-    if settings.cors_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-        )
-        layers.insert(3, cors)
-    return layers
 
 
 async def _openapi_document(request: Request) -> Response:
