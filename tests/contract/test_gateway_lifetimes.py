@@ -338,15 +338,68 @@ def test_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> Non
             assert stream_text(gateway) == REPLY
 
 
-def test_drain_finishes_running_replies_and_refuses_new_requests(cluster: ScriptedCluster) -> None:
+def test_drain_finishes_running_replies_and_answers_new_requests_with_503(
+    cluster: ScriptedCluster,
+) -> None:
     gateway = GatewayThread(cluster, **FAST)
     gateway.ready()
-    cluster.head.script = lambda _: replace(WHOLE, step_s=0.01)
-    assert stream_text(gateway, gateway.stop) == REPLY
+    cluster.head.script = lambda _: replace(WHOLE, step_s=0.05)
+    refused: list[httpx.Response] = []
+
+    def drain() -> None:
+        gateway.stop()
+        wait_until(lambda: gateways_state(cluster) == "draining", "a draining gateway")
+        refused.append(httpx.post(f"{gateway.url}/v1/chat/completions", json=request()))
+
+    assert stream_text(gateway, drain) == REPLY
+    assert (refused[0].status_code, refused[0].headers["retry-after"]) == (503, "2")
+    assert refused[0].json()["error"]["code"] == "shutting_down"
+    assert refused[0].headers["connection"] == "close"
     gateway.join()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{gateway.url}/health", verify=False)
-    assert list(cluster.gateways.values())[-1].state == "draining"
+    assert gateways_state(cluster) == "draining"
+
+
+def gateways_state(cluster: ScriptedCluster) -> str:
+    return list(cluster.gateways.values())[-1].state
+
+
+def test_new_gateway_takes_the_socket_over_while_the_old_one_finishes_its_streams(
+    cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as held:
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+
+        def start() -> GatewayThread:
+            monkeypatch.setenv("POMONA_GATEWAY_LISTEN_FD", str(os.dup(held.fileno())))
+            gateway = GatewayThread(cluster, **FAST)
+            gateway.ready()
+            return gateway
+
+        old = start()
+        assert old.url == url
+        cluster.head.script = lambda _: replace(WHOLE, step_s=0.1)
+        started: list[GatewayThread] = []
+
+        def replace_gateway() -> None:
+            old.stop()
+            wait_until(lambda: gateways_state(cluster) == "draining", "a draining gateway")
+            started.append(start())
+            cluster.head.script = lambda _: WHOLE
+
+            def takes_all() -> bool:
+                return {httpx.get(f"{url}/readyz").status_code for _ in range(20)} == {200}
+
+            wait_until(takes_all, "the old gateway to accept no more")
+            assert stream_text(started[0]) == REPLY
+
+        assert stream_text(old, replace_gateway) == REPLY
+        old.join()
+        started[0].stop()
+        started[0].join()
+        with socket.create_connection(held.getsockname()) as waiting:
+            assert waiting.getpeername() == held.getsockname()
 
 
 def test_drain_past_its_deadline_ends_streams_with_an_error(cluster: ScriptedCluster) -> None:

@@ -27,7 +27,7 @@ from pomona_gateway.text.system_lines import SystemLines
 
 log = logging.getLogger(__name__)
 
-DRAIN_RETRY_AFTER_S = 5
+DRAIN_RETRY_AFTER_S = 2
 USAGE_INTERVAL_S = 5.0
 """Seconds between two writes of key usage; a crash loses at most this much."""
 
@@ -36,6 +36,7 @@ class Gateway:
     """The parts of one gateway and its place in the cluster.
 
     Attributes:
+        succeeded: set when another gateway serves under this one's name, while this one drains.
         keys: API keys.
         usage: tokens used, by key.
         rate_limits: limits of each key.
@@ -55,6 +56,7 @@ class Gateway:
         self.settings = settings
         self.url = url
         self.draining = False
+        self.succeeded = asyncio.Event()
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
         self.usage = UsageStore(settings.state_dir)
@@ -120,14 +122,16 @@ class Gateway:
         """Refuses new requests. Running ones continue."""
         self.draining = True
         self.control.state = "draining"
-        self.pipelines.refuse_new(
-            RequestError(
+
+    def check_accepting(self) -> None:
+        """Raises RequestError (503) while the gateway drains."""
+        if self.draining:
+            raise RequestError(
                 503,
                 "shutting_down",
-                "this gateway is shutting down",
+                "this gateway is shutting down; try again in a moment",
                 retry_after_s=DRAIN_RETRY_AFTER_S,
             )
-        )
 
     async def close(self) -> None:
         """Fails running requests and ends every task, thread and process."""
@@ -140,6 +144,10 @@ class Gateway:
         await self._write_usage()
 
     def _on_beacon(self, beacon: Beacon) -> None:
+        own = self.control.identity
+        is_other = beacon.name == own.name and beacon.boot != own.boot
+        if self.draining and is_other and beacon.state in ("starting", "ready"):
+            self.succeeded.set()
         routes_changed = self.route_table.on_beacon(beacon)
         if routes_changed:
             self.pipelines.on_routes_changed()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
@@ -14,21 +13,17 @@ from typing import cast
 
 import uvicorn
 
-from pomona.errors import AddressInUseError, ConfigurationError, LinkError, RequestError
+from pomona.errors import ConfigurationError, RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.http.app import build_app
 from pomona_gateway.http.client_deadlines import Connection
+from pomona_gateway.listener import BACKLOG, open_listener
 from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
 CLOSE_GRACE_S = 2
-"""Time for the error events of a drain to reach their clients, in seconds."""
-BACKLOG = 2048
-"""Maximum number of connections that the kernel queues until they are accepted."""
-SEND_BUFFER_BYTES = 256 << 10
-"""Send buffer of each connection. By default the kernel holds megabytes for a client that does
-not read."""
+"""Seconds from the end of a drain until connections are closed, for its last error events."""
 
 
 async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
@@ -37,7 +32,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     Raises ConfigurationError, AddressInUseError or LinkError when it cannot start.
     """
     tls = _load_tls(settings)
-    with closing(_bind(settings.host, settings.port)) as listener:
+    with closing(open_listener(settings.host, settings.port)) as listener:
         gateway = Gateway(settings, _url(settings.host, listener, tls))
         try:
             gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
@@ -74,25 +69,6 @@ def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
     return context
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio disables Nagle's algorithm only for a socket with an explicit protocol.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUseError(f"{host}:{port}", "POMONA_GATEWAY_PORT") from error
-        raise LinkError(
-            f"cannot listen on {host}:{port}: {error}; change POMONA_GATEWAY_HOST"
-        ) from error
-    return listener
-
-
 def _url(host: str, listener: socket.socket, tls: ssl.SSLContext | None) -> str:
     scheme = "https" if tls else "http"
     name = f"[{host}]" if ":" in host else host
@@ -114,7 +90,7 @@ def _http_server(gateway: Gateway, tls: ssl.SSLContext | None) -> Server:
         http=cast("type[asyncio.Protocol]", connection),
         h11_max_incomplete_event_size=settings.max_headers_bytes,
         ssl_context_factory=None if tls is None else lambda config, default: tls,
-        timeout_graceful_shutdown=int(settings.drain_deadline_s) + CLOSE_GRACE_S,
+        timeout_graceful_shutdown=CLOSE_GRACE_S,
     )
     return Server(config, settings.headers_deadline_s)
 
@@ -143,6 +119,11 @@ class Server(uvicorn.Server):
         self.servers = [await create(sock=listener) for listener in sockets or ()]
         self.started = True
 
+    def stop_accepting(self) -> None:
+        """Closes the listening socket of this process. Open connections continue."""
+        for server in self.servers:
+            server.close()
+
 
 async def _wait_for_either(serving: asyncio.Task[None], stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(stop.wait())
@@ -151,13 +132,29 @@ async def _wait_for_either(serving: asyncio.Task[None], stop: asyncio.Event) -> 
 
 
 async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None]) -> None:
-    """Refuses new requests, lets the running ones finish, and fails those past the deadline."""
+    """Lets the running requests finish, and fails those past the deadline.
+
+    New requests get a 503, unless a successor has taken the socket over: then only it accepts.
+    """
     gateway.drain()
-    server.should_exit = True
+    finishing = asyncio.create_task(_wait_for_all(set(server.server_state.tasks)))
+    succeeding = asyncio.create_task(gateway.succeeded.wait())
     with suppress(TimeoutError):
         async with asyncio.timeout(gateway.settings.drain_deadline_s):
-            await asyncio.shield(serving)
+            await asyncio.wait({finishing, succeeding}, return_when=asyncio.FIRST_COMPLETED)
+            if succeeding.done():
+                server.stop_accepting()
+                log.info("another gateway has taken the socket over")
+            await asyncio.shield(finishing)
+    for task in (finishing, succeeding):
+        task.cancel()
     gateway.pipelines.fail_all(
         RequestError(503, "shutting_down", "the gateway shut down before the reply was complete")
     )
+    server.should_exit = True
     await serving
+
+
+async def _wait_for_all(tasks: set[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)

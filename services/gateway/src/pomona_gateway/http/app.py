@@ -101,6 +101,9 @@ def _refuse(request: Request, error: RequestError, headers: dict[str, str]) -> R
     gateway: Gateway = request.app.state.gateway
     model = getattr(request.state, "model", "")
     gateway.count_error(error, model if model in gateway.models.names() else "")
+    if gateway.draining:
+        # A kept-alive connection would bring the next request here, too.
+        headers = {**headers, "connection": "close"}
     return error_response(error, request.scope, headers)
 
 

@@ -110,7 +110,6 @@ class PipelineClient:
         )
         self._running: dict[str, RunningSequence] = {}
         self._links = HeadLinks(identity, settings.send_deadline_s, self._on_unsent)
-        self._refusal: RequestError | None = None
         self._receiver = TokenReceiver(
             settings.data_host, settings.data_port, settings.cluster, self._on_batch
         )
@@ -141,10 +140,8 @@ class PipelineClient:
         """Starts a sequence.
 
         Raises:
-            RequestError: the gateway is full or shutting down, or the model has no route.
+            RequestError: the gateway is full, or the model has no route.
         """
-        if self._refusal is not None:
-            raise self._refusal
         if self.running >= self._settings.max_running:
             raise RequestError(
                 429,
@@ -173,10 +170,6 @@ class PipelineClient:
         """Cancels an unfinished sequence and frees its KV cache."""
         self._running.pop(running.request, None)
         self._execute(self._journal.cancel(running.request))
-
-    def refuse_new(self, error: RequestError) -> None:
-        """Refuses new sequences with this error. Running ones continue."""
-        self._refusal = error
 
     def fail_all(self, error: RequestError) -> None:
         """Fails every running sequence."""

@@ -69,8 +69,10 @@ async def read_request(request: Request, body_type: type[BodyT]) -> BodyT:
 
     Raises RequestError.
     """
-    settings = gateway_of(request).settings
+    gateway = gateway_of(request)
+    settings = gateway.settings
     raw = await read_body(request, settings.max_body_bytes, settings.body_deadline_s)
+    gateway.check_accepting()
     body = parse_body(body_type, raw)
     request.state.model = getattr(body, "model", "")
     collect_ignored(body, ignored_of(request), settings.unknown_parameters == "refuse")
