@@ -26,8 +26,12 @@ def lifeline() -> int:
 class ServiceProcess:
     """One service of one node in a process of its own. Leaving the block kills it."""
 
-    def __init__(self, service: str, log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, service: str, log: Path, environment: dict[str, str], module: str = ""
+    ) -> None:
+        """Args: module: what to run; by default the service's own."""
         self.service = service
+        self._module = module or f"pomona_{service}"
         self.log = log
         clean = {k: v for k, v in os.environ.items() if not k.startswith("POMONA_")}
         self._environment = clean | environment
@@ -49,7 +53,7 @@ class ServiceProcess:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"pomona_{self.service}"],
+                [sys.executable, "-m", self._module],
                 env=self._environment | {LIFELINE_VARIABLE: str(lifeline())},
                 pass_fds=(lifeline(),),
                 stdout=log,
@@ -72,6 +76,9 @@ class ServiceProcess:
         """Waits until it ends by itself. Returns its exit status."""
         assert self._process is not None
         return self._process.wait(DEADLINE_S)
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:

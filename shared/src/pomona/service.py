@@ -28,6 +28,10 @@ from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
 log = logging.getLogger(__name__)
 
 EXIT_CONFIGURATION = 78
+EXIT_STALLED = 79
+"""Exit code of a process that ends itself because a thread of it hangs."""
+EXIT_GPU_FAILED = 80
+"""Exit code of a process whose GPU cannot compute any more."""
 STARTUP_INTERVAL_S = 0.1
 """Beacon interval until the first own beacon comes back from discovery."""
 

@@ -15,13 +15,14 @@ from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.parent_watch import watch_parent
 from pomona.service import EXIT_CONFIGURATION
+from pomona.silence import SilenceWatch
+from pomona.stalls import add_stall
 from pomona.transport import BeaconReceiver
 from pomona_ops.cluster.ports import LOOPBACK, require_free
 from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_specs
 from pomona_ops.cluster.readiness import why_not_ready
 from pomona_ops.up.event_formatter import EventFormatter, Line
 from pomona_ops.up.screen import Screen
-from pomona_ops.up.silence import SilenceWatch
 from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
 
 READY_POLL_S = 0.2
@@ -128,6 +129,8 @@ class _Up:
                     service = beacon.name.removeprefix(f"{beacon.node}.")
                     silence.observe(service, beacon.pid, now)
                 for service in silence.silent(self._supervisor.pids(), now):
+                    name = f"{self._options.node}.{service}"
+                    add_stall(self._options.state_dir, name, time.time())
                     task = asyncio.create_task(self._supervisor.end_silent(service))
                     ending.add(task)
                     task.add_done_callback(ending.discard)

@@ -20,6 +20,7 @@ import psutil
 from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.parent_watch import LIFELINE_VARIABLE
+from pomona.service import EXIT_GPU_FAILED, EXIT_STALLED
 from pomona_ops.cluster.processes import ServiceSpec
 from pomona_ops.up.log_file import LogFile
 from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
@@ -28,6 +29,10 @@ HASTENED_STOP_S = 1.0
 SILENT_STOP_S = 1.0
 """Seconds from SIGTERM to SIGKILL for a process that sends no beacons: it seldom reads signals."""
 _LAST_OUTPUT_S = 0.5
+_CAUSES = {
+    EXIT_STALLED: "a thread made no progress",
+    EXIT_GPU_FAILED: "the GPU failed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +256,8 @@ async def _copy(output: asyncio.StreamReader | None, log: LogFile) -> None:
 
 def exit_cause(code: int) -> str:
     """Describes an exit code; a negative one is a signal."""
+    if code in _CAUSES:
+        return f"ended itself (code {code}): {_CAUSES[code]}"
     if code >= 0:
         return f"exited with code {code}"
     try:

@@ -39,6 +39,7 @@ from pomona_discovery.own_addresses import (
 )
 from pomona_discovery.peer_table import PeerInstruction, PeerTable
 from pomona_discovery.settings import DiscoverySettings
+from pomona_discovery.silent_services import SilentServices
 from pomona_discovery.stay_awake import stay_awake
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,9 @@ class Discovery:
             {"peer": own, "metrics": metrics_url},
         )
         identity = self.control.identity
+        self._silent_services = (
+            SilentServices(identity.name, settings.state_dir) if settings.end_silent else None
+        )
         self._probes = ProbeServer(identity.boot)
         self._mdns = Mdns(settings.cluster, settings.node, identity.boot, self._on_mdns_node)
 
@@ -159,6 +163,8 @@ class Discovery:
             asyncio.create_task(self._follow_addresses()),
             asyncio.create_task(stay_awake()),
         ]
+        if self._silent_services is not None:
+            tasks.append(asyncio.create_task(self._silent_services.run()))
         try:
             yield
         finally:
@@ -229,6 +235,8 @@ class Discovery:
             beacon = self._admit(frames, "local")
             if beacon is None:
                 continue
+            if self._silent_services is not None:
+                self._silent_services.on_beacon(beacon)
             await self._proxy.send_local(frames)
             await self._proxy.send_peers(frames)
             if beacon.boot == self.control.identity.boot and beacon.state == "draining":

@@ -43,6 +43,10 @@ class DiscoverySettings(ServiceSettings):
     probe_port: int = Field(default=0, ge=0, le=65535)
     """Port on which other nodes measure the link to this one; 0 takes a free one."""
 
+    end_silent: bool = False
+    """End services of this node that have sent no beacon for some seconds. For nodes whose launchd
+    or systemd starts them again; `pomona up` does so itself."""
+
     @field_validator("peers", mode="before")
     @classmethod
     def _split_peers(cls, value: Any) -> Any:

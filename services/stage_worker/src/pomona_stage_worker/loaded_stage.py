@@ -37,6 +37,15 @@ class LoadedStage:
         """Error that ended the epoch here, or None."""
         return self.runner.failure if self.runner is not None else None
 
+    @property
+    def bytes_read(self) -> int | None:
+        """Bytes in memory while weights are read from this machine's disk, or None."""
+        status = self._status
+        is_fetching = status.fetched_bytes < status.fetch_bytes
+        if status.state != "loading" or self.weights is not None or is_fetching:
+            return None
+        return status.loaded_bytes + status.fetched_bytes
+
     def status(self) -> StageStatus:
         """Returns the status with the present step times."""
         if self.runner is None:

@@ -19,6 +19,7 @@ from pomona.transport import Pull
 from pomona_stage_worker.compute_backend import ComputeBackend
 from pomona_stage_worker.engine.stage_runner import RunnerLoad, StageRunner
 from pomona_stage_worker.engine.step_loop import StepLoop
+from pomona_stage_worker.engine.watchdog import Watchdog
 from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.loaded_stage import MAX_ERROR_CHARACTERS, LoadedStage
 from pomona_stage_worker.loading import StageWeights
@@ -68,6 +69,7 @@ class StageWorker:
         )
         on_rest = backend.memory.release if backend.memory is not None else lambda: None
         self._loop = StepLoop(self._control.identity, pull, on_rest)
+        self._watchdog = Watchdog(self._loop, settings.state_dir, settings.instance)
         self._control.on_beacon(self._on_beacon)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -110,9 +112,18 @@ class StageWorker:
 
     def _check_health(self) -> None:
         """Reports the newest epoch that failed here. Raises PomonaError when the step thread has
-        ended."""
+        ended; ends the process when it hangs."""
         if not self._loop.is_alive():
             raise PomonaError("the step thread has ended; restarting the worker")
+        stages = list(self._stages.values())
+        self._watchdog.check(
+            [stage.runner for stage in stages if stage.runner is not None],
+            [
+                (epoch, done)
+                for epoch, x in self._stages.items()
+                if (done := x.bytes_read) is not None
+            ],
+        )
         for epoch, stage in self._stages.items():
             failure = stage.failure
             if failure is not None and epoch > self._broken[0]:
@@ -241,6 +252,7 @@ class StageWorker:
             stage.weights = weights
             started = stage.install
             stage.runner = await self._start_runner(started, weights)
+            self._watchdog.expect_decode(stage.runner.times.decode_us / 1e6)
             if stage.install is not started:
                 self._resize(stage.install)
         except PomonaError as error:

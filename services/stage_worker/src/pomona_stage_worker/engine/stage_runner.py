@@ -31,8 +31,10 @@ from pomona.messages.pipeline import (
 )
 from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.engine.gateway_links import GatewayLinks
+from pomona_stage_worker.engine.progress_watch import Activity
 from pomona_stage_worker.engine.step_sender import StepResult, StepSender
 from pomona_stage_worker.engine.step_stats import StepRecord, StepStats, StepTimes, StepTrace
+from pomona_stage_worker.hardware.gpu_failure import is_gpu_failure
 from pomona_stage_worker.model.mlx_stage import Computation, Stage, StepOutput
 from pomona_stage_worker.sampling.sampled_tensors import pack, sampled_tensor, unpack
 from pomona_stage_worker.scheduler import (
@@ -76,7 +78,7 @@ class RunnerLoad:
 
 class StageRunner:
     """One stage of one pipeline in one epoch. Used by the step thread only, except for ``load``,
-    ``times`` and ``failure``.
+    ``times``, ``failure``, ``busy``, ``step_activity`` (the step that runs) and ``has_lost_gpu``.
 
     A failure ends the epoch here, not the process: the runner then ignores all messages.
 
@@ -102,7 +104,8 @@ class StageRunner:
         self.is_head = position == 0
         self.is_tail = position == len(pipeline.stages) - 1
         self.failure: str | None = None
-        self.busy = False
+        self.has_lost_gpu = False
+        self.step_activity: Activity | None = None
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         self._idle_load = RunnerLoad()
         self._order = LinkOrder()
@@ -214,6 +217,11 @@ class StageRunner:
         return self._stats.times
 
     @property
+    def busy(self) -> bool:
+        """True while a step runs."""
+        return self.step_activity is not None
+
+    @property
     def load(self) -> RunnerLoad:
         scheduler = self.scheduler
         return replace(
@@ -293,10 +301,15 @@ class StageRunner:
         Args:
             elapsed_us: compute times of the stages before this one.
         """
-        self.busy = True
         began = time.monotonic_ns()
         shape = tensors[0].shape if tensors else ()
         self._step_tokens = prod(shape[:2]) if step.rows else 0
+        is_prefill = len(shape) > 1 and shape[1] > 1
+        self.step_activity = Activity(
+            "prefill" if is_prefill else "decode",
+            began / 1e9,
+            self._step_tokens if is_prefill else 1,
+        )
         computation = self.stage.start_step(step, tensors, buffers)
         result = self._result(step, shape, elapsed_us, tensors, buffers, computation)
         sender = self._sender if step.rows or not self.is_tail else None
@@ -318,7 +331,7 @@ class StageRunner:
         self._steps += 1
         self._step_tokens = 0
         self._last_step = step.step
-        self.busy = False
+        self.step_activity = None
 
     def _result(
         self,
@@ -357,8 +370,9 @@ class StageRunner:
             raise LinkGapError(envelope.sender, *gap)
 
     def _fail(self, error: Exception) -> None:
-        self.busy = False
+        self.step_activity = None
         self.failure = f"{type(error).__name__}: {error}"
+        self.has_lost_gpu = self.has_lost_gpu or is_gpu_failure(error)
         is_expected = isinstance(error, LinkBusyError | LinkGapError)
         log.error(
             "epoch %d failed: %s",

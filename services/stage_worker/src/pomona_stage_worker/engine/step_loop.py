@@ -16,6 +16,7 @@ from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Cancel, Step, StepDone, Submit
 from pomona.transport import Identity, Pull, Push
 from pomona_stage_worker.engine.partial_messages import PartialMessages
+from pomona_stage_worker.engine.progress_watch import Activity, Kind
 from pomona_stage_worker.engine.stage_runner import StageRunner, epoch_failed
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class StepLoop(threading.Thread):
         self._stopping = False
         self._on_rest = on_rest
         self._at_rest = True
+        self._turn_activity = Activity("turn", time.monotonic())
 
     # For the control thread ------------------------------------------------------------
 
@@ -62,6 +64,13 @@ class StepLoop(threading.Thread):
         """Has the loop call ``function`` between two steps."""
         self._calls.put(function)
         self._wake()
+
+    def activity(self) -> Activity:
+        """Returns what the loop does now: the step that runs, a call, or a turn of the loop."""
+        for runner in list(self.runners.values()):
+            if (step := runner.step_activity) is not None:
+                return step
+        return self._turn_activity
 
     def stop(self, timeout_s: float) -> bool:
         """Ends the loop after the present step. Returns False when that takes too long."""
@@ -78,6 +87,7 @@ class StepLoop(threading.Thread):
     def run(self) -> None:
         while not self._stopping:
             self._run_calls()
+            self._begin("turn")
             steps_run = [runner.run_next_step() for runner in self.runners.values()]
             if any(steps_run):
                 self._receive_all(0.0)
@@ -116,6 +126,7 @@ class StepLoop(threading.Thread):
         received = False
         while True:
             try:
+                self._begin("turn")
                 part = self._pull.receive_part(timeout_s)
                 if part is None:
                     return received
@@ -185,7 +196,11 @@ class StepLoop(threading.Thread):
 
     def _run_calls(self) -> None:
         while not self._calls.empty():
+            self._begin("call")
             self._calls.get()()
+
+    def _begin(self, kind: Kind) -> None:
+        self._turn_activity = Activity(kind, time.monotonic())
 
     def _idle_s(self) -> float:
         """Returns the seconds until a waiting request expires, at most ``IDLE_POLL_S``."""

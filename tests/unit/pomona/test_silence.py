@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pomona_ops.up.silence import SILENCE_S, SilenceWatch
+from pomona.silence import SILENCE_S, SilenceWatch
 
 PIDS = {"discovery": 1, "planner": 2, "stage_worker.0": 3}
 STEP_S = 0.5
