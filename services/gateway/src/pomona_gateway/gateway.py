@@ -135,7 +135,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Fails running requests and ends every task, thread and process."""
-        self.grammars.close()
+        await asyncio.to_thread(self.grammars.close)
         self._usage_writer.cancel()
         await asyncio.gather(self._usage_writer, return_exceptions=True)
         await self._probes.close()

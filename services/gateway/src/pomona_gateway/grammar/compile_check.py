@@ -1,176 +1,298 @@
-"""Compiles a grammar before a request is submitted with it."""
+"""Compiles a grammar before a request is submitted with it, in a process that can be ended."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from weakref import WeakKeyDictionary
-
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from pomona.errors import RequestError
-from pomona.messages.limits import MAX_GRAMMAR_CHARACTERS
-from pomona_gateway.grammar.json_schema import json_grammar
-from pomona_gateway.grammar.reply import ReplyGrammar, body_grammar
-from pomona_gateway.grammar.schema_errors import depth, endless_part, faulty_part
+from pomona_gateway.grammar.compile_process import CODE, SHAPES
+from pomona_gateway.grammar.reply import ReplyGrammar
 from pomona_gateway.grammar.shapes import ChoiceShape, GrammarShape, JsonShape, RegexShape, Shape
 from pomona_gateway.settings import GatewaySettings
-from pomona_gateway.text import LanguageModel, Tokenizer
+from pomona_gateway.text import LanguageModel
 
-CODE = "structured_output_not_supported"
-THREADS = 2
+MAX_COMPILING = 8
+"""Maximum number of grammars that compile at the same time."""
+MAX_COMPILING_OF_KEY = 2
+"""The same for the requests of one key."""
+MAX_PROCESSES = 4
+"""Maximum number of models with a process; the one that was used least recently is ended."""
+MAX_PASSED = 256
+"""Number of grammars that are known to compile, for each model."""
+START_S = 30.0
+"""Additional time for a model's process to read the tokenizer."""
 RETRY_AFTER_S = 2
-MAX_REASON = 300
-"""Maximum characters of llguidance's reason in an error message."""
 
 
 class GrammarChecker:
-    """Compiles grammars in threads, with the vocabulary and the limits that the tail uses.
+    """Compiles grammars with the vocabulary and the limits that the tail uses.
 
-    The tail can therefore start every grammar that passes.
+    The tail can therefore start every grammar that passes. One key's grammars hold up no other
+    key's: they wait for each other.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar-check")
-        self._tokenizers: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
-        self._limits = LLParserLimits(verbose_errors=False)
+        self._processes: OrderedDict[tuple[str, tuple[int, ...]], _CompileProcess] = OrderedDict()
+        self._all = asyncio.Semaphore(MAX_COMPILING)
+        self._keys: dict[str, _KeyTurn] = {}
+        self._closed = False
 
     def close(self) -> None:
-        """Drops waiting grammars. It does not wait for running threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Ends every process and every grammar that compiles."""
+        self._closed = True
+        for process in self._processes.values():
+            process.close()
+        self._processes.clear()
 
-    async def check(self, language: LanguageModel, grammar: ReplyGrammar) -> str:
+    def check_size(self, shape: Shape) -> None:
+        """Raises RequestError for a shape that is larger than the settings allow, before a grammar
+        is written of it."""
+        limit = self._settings.max_schema_bytes
+        match shape:
+            case JsonShape(schema=schema):
+                large = _exceeds(schema, limit)
+            case RegexShape(pattern=pattern):
+                large = len(pattern) > limit
+            case ChoiceShape(texts=texts):
+                large = sum(len(text) for text in texts) > limit
+            case GrammarShape(source=source):
+                large = len(source) > limit
+        if large:
+            message = (
+                f"invalid {shape.where!r}: it has more than {limit} characters "
+                "(POMONA_GATEWAY_MAX_SCHEMA_BYTES)"
+            )
+            raise RequestError(400, CODE, message, shape.where)
+
+    async def check(self, language: LanguageModel, grammar: ReplyGrammar, key: str = "") -> str:
         """Compiles a grammar.
+
+        Args:
+            key: name of the API key that asks.
 
         Returns:
             The grammar for ``Sampling.grammar``.
 
         Raises:
-            RequestError: a part is impossible, not supported or too large; or all threads are
-                busy.
+            RequestError: a part is impossible, not supported, too large or takes too long to
+                compile; or the key has too many grammars that compile.
         """
         where = grammar.shapes[0].where if grammar.shapes else None
         if not language.stop_ids:
             message = "this model has no end-of-sequence token, which a grammar needs"
             raise RequestError(400, CODE, message, where)
+        digest = hashlib.sha256(grammar.lark.encode(errors="surrogatepass")).digest()
+        if self._process(language).has_passed(digest):
+            return grammar.lark
+        async with self._turn(key):
+            await self._compile(language, grammar, where)
+        self._process(language).remember(digest)
+        return grammar.lark
+
+    async def _compile(
+        self, language: LanguageModel, grammar: ReplyGrammar, where: str | None
+    ) -> None:
         deadline_s = self._settings.grammar_deadline_s
-        work = self._pool.submit(self._check, language, grammar)
+        request = {
+            "deadline_s": deadline_s,
+            "lark": grammar.lark,
+            "shapes": SHAPES.dump_python(grammar.shapes),
+        }
         try:
-            async with asyncio.timeout(deadline_s):
-                await asyncio.wrap_future(work)
-        except TimeoutError as error:
-            # A future that could be cancelled had not started: all threads were busy.
-            if work.cancelled():
+            async with asyncio.timeout(deadline_s + START_S):
+                answer = await self._process(language).compile(json.dumps(request).encode())
+        except (OSError, EOFError, TimeoutError) as error:
+            message = "the process that compiles grammars has ended or is still starting"
+            raise RequestError(
+                503, "grammars_busy", message, retry_after_s=RETRY_AFTER_S
+            ) from error
+        if answer is None:
+            message = (
+                f"the grammar took longer than {deadline_s:g} s to compile "
+                "(POMONA_GATEWAY_GRAMMAR_DEADLINE_S), or too much memory; ask for something simpler"
+            )
+            raise RequestError(400, CODE, message, where)
+        if "error" in answer:
+            raise RequestError(400, CODE, answer["error"], answer["parameter"])
+
+    @asynccontextmanager
+    async def _turn(self, key: str) -> AsyncGenerator[None]:
+        """Waits until the key, and then the gateway, may compile another grammar."""
+        turn = self._keys.setdefault(key, _KeyTurn())
+        turn.waiting += 1
+        held: list[asyncio.Semaphore] = []
+        try:
+            try:
+                async with asyncio.timeout(self._settings.grammar_deadline_s):
+                    for semaphore in (turn.semaphore, self._all):
+                        await semaphore.acquire()
+                        held.append(semaphore)
+            except TimeoutError as error:
                 raise RequestError(
                     503,
                     "grammars_busy",
                     "too many grammars wait to be compiled",
                     retry_after_s=RETRY_AFTER_S,
                 ) from error
-            message = (
-                f"the grammar took longer than {deadline_s:g} s to compile "
-                "(POMONA_GATEWAY_GRAMMAR_DEADLINE_S); ask for something simpler"
+            yield
+        finally:
+            for semaphore in held:
+                semaphore.release()
+            turn.waiting -= 1
+            if not turn.waiting:
+                self._keys.pop(key, None)
+
+    def _process(self, language: LanguageModel) -> _CompileProcess:
+        if self._closed:
+            raise RequestError(503, "shutting_down", "this gateway is shutting down")
+        name = (str(language.facts.path), language.stop_ids)
+        process = self._processes.pop(name, None)
+        if process is None or process.has_ended():
+            process = _CompileProcess(language, self._settings)
+        self._processes[name] = process
+        while len(self._processes) > MAX_PROCESSES:
+            self._processes.popitem(last=False)[1].close()
+        return process
+
+
+@dataclass(slots=True)
+class _KeyTurn:
+    """Grammars of one key that compile or wait."""
+
+    semaphore: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(MAX_COMPILING_OF_KEY)
+    )
+    waiting: int = 0
+
+
+class _CompileProcess:
+    """The process that compiles the grammars of one model; it forks for each of them."""
+
+    def __init__(self, language: LanguageModel, settings: GatewaySettings) -> None:
+        self._passed: OrderedDict[bytes, None] = OrderedDict()
+        self._arguments = [
+            str(language.facts.path),
+            str(language.facts.vocab_size),
+            json.dumps(language.stop_ids),
+            str(settings.max_schema_bytes),
+            str(settings.max_schema_depth),
+        ]
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def has_passed(self, digest: bytes) -> bool:
+        """Tells whether a grammar with this digest has compiled before."""
+        return digest in self._passed
+
+    def remember(self, digest: bytes) -> None:
+        """Notes that a grammar has compiled."""
+        self._passed[digest] = None
+        if len(self._passed) > MAX_PASSED:
+            self._passed.popitem(last=False)
+
+    def has_ended(self) -> bool:
+        """Tells whether the process was started and is gone."""
+        return self._process is not None and self._process.poll() is not None
+
+    async def compile(self, request: bytes) -> dict[str, Any] | None:
+        """Compiles a grammar in a fork of the process.
+
+        Returns:
+            Its answer; None when the kernel ended it.
+
+        Raises:
+            EOFError, OSError: the process itself has ended.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=ours)
+            await asyncio.to_thread(self._send, theirs)
+        pid = 0
+        try:
+            pid = int(await reader.readline() or b"0")
+            if not pid:
+                raise EOFError
+            writer.write(request + b"\n")
+            await writer.drain()
+            line = await reader.readline()
+            pid = 0
+            return json.loads(line) if line.endswith(b"\n") else None
+        except ConnectionError:
+            pid = 0
+            return None
+        finally:
+            if pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            writer.close()
+
+    def _send(self, descriptor: socket.socket) -> None:
+        if self._process is None:
+            self._start()
+        assert self._control is not None
+        socket.send_fds(self._control, [b"g"], [descriptor.fileno()])
+
+    def _start(self) -> None:
+        control, theirs = socket.socketpair()
+        control.settimeout(START_S)
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-m", "pomona_gateway.grammar.compile_process"),
+                    *self._arguments,
+                ],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                process_group=0,
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
             )
-            raise RequestError(400, CODE, message, where) from error
-        return grammar.lark
+        self._control = control
 
-    def _check(self, language: LanguageModel, grammar: ReplyGrammar) -> None:
-        for shape in grammar.shapes:
-            self._check_size(shape)
-        where = grammar.shapes[0].where if grammar.shapes else None
-        if len(grammar.lark) > MAX_GRAMMAR_CHARACTERS:
-            message = f"the grammar is larger than {MAX_GRAMMAR_CHARACTERS} characters"
-            raise RequestError(400, CODE, message, where)
-        tokenizer = self._tokenizer(language)
-        if not (reason := self._fault(tokenizer, grammar.lark)):
-            return
-        for shape in grammar.shapes:
-            self._check_alone(shape, tokenizer)
-        raise RequestError(400, CODE, f"the grammar is impossible: {_short(reason)}", where)
-
-    def _check_size(self, shape: Shape) -> None:
-        """Raises RequestError for a shape that exceeds the limits or has no finite value."""
-        match shape:
-            case JsonShape(schema=schema):
-                nested = depth(schema)
-                if nested > self._settings.max_schema_depth:
-                    raise _error(
-                        shape,
-                        f"it is nested {nested} deep; at most {self._settings.max_schema_depth} "
-                        "is allowed (POMONA_GATEWAY_MAX_SCHEMA_DEPTH)",
-                    )
-                size = len(json.dumps(schema))
-                if endless := endless_part(schema):
-                    raise _error(shape, "it must contain itself, so no value ends", endless)
-            case RegexShape(pattern=pattern):
-                size = len(pattern)
-            case ChoiceShape(texts=texts):
-                size = sum(len(text) for text in texts)
-            case GrammarShape(source=source):
-                size = len(source)
-        if size > self._settings.max_schema_bytes:
-            raise _error(
-                shape,
-                f"it has {size} characters; at most {self._settings.max_schema_bytes} are "
-                "allowed (POMONA_GATEWAY_MAX_SCHEMA_BYTES)",
-            )
-
-    def _check_alone(self, shape: Shape, tokenizer: LLTokenizer) -> None:
-        """Raises RequestError when a shape does not compile by itself."""
-        match shape:
-            case JsonShape(schema=schema, lenient=lenient):
-
-                def fault(part: Mapping[str, Any]) -> str:
-                    return self._fault(tokenizer, json_grammar(JsonShape(part, "", lenient)))
-
-                if fault(schema):
-                    pointer, reason = faulty_part(schema, fault)
-                    raise _error(shape, _short(reason), pointer)
-            case RegexShape(pattern=pattern):
-                if reason := self._fault(tokenizer, LLMatcher.grammar_from_regex(pattern)):
-                    raise _error(shape, _short(reason))
-            case GrammarShape():
-                if reason := self._fault(tokenizer, body_grammar(shape).lark):
-                    raise _error(shape, _short(reason))
-            case ChoiceShape():
-                pass
-
-    def _fault(self, tokenizer: LLTokenizer, grammar: str) -> str:
-        """Explains why no reply can match a grammar; empty when one can start."""
-        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=self._limits)
-        if not matcher.is_error():
-            mask = allocate_token_bitmask(1, tokenizer.vocab_size)
-            fill_next_token_bitmask(matcher, mask, 0)
-            if not matcher.is_stopped() or matcher.is_accepting():
-                return ""
-        return matcher.get_error() or "nothing matches it"
-
-    def _tokenizer(self, language: LanguageModel) -> LLTokenizer:
-        known = self._tokenizers.get(language.tokenizer)
-        if known is None:
-            known = LLTokenizer(
-                language.tokenizer.rules(),
-                n_vocab=language.facts.vocab_size,
-                eos_token=list(language.stop_ids),
-            )
-            self._tokenizers[language.tokenizer] = known
-        return known
+    def close(self) -> None:
+        """Ends the process and its forks."""
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
-def _error(shape: Shape, reason: str, pointer: str = "") -> RequestError:
-    """Returns a 400 that names the request parameter and the faulty part of its shape."""
-    at = f" at {pointer!r}" if pointer else ""
-    return RequestError(400, CODE, f"invalid {shape.where!r}{at}: {reason}", shape.where)
-
-
-def _short(reason: str) -> str:
-    # Errors of regular expressions repeat the expression first.
-    reason = reason.rsplit("\nerror: ", 1)[-1]
-    lines = [line.strip() for line in reason.replace("<non-verbose/>", "").splitlines()]
-    text = " ".join(line for line in lines if line)
-    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
+def _exceeds(value: Any, limit: int) -> bool:
+    """Tells whether a JSON value has more than ``limit`` characters, in a time that the limit
+    bounds."""
+    size = 0
+    pending: list[Any] = [value]
+    while pending:
+        inner = pending.pop()
+        match inner:
+            case dict():
+                members = cast("dict[str, Any]", inner)
+                size += len(members)
+                pending += members.keys() if size <= limit else ()
+                pending += members.values() if size <= limit else ()
+            case list():
+                items = cast("list[Any]", inner)
+                size += len(items)
+                pending += items if size <= limit else ()
+            case str():
+                size += len(inner) + 2
+            case _:
+                size += 1
+        if size > limit:
+            return True
+    return False

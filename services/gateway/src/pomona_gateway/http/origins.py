@@ -2,7 +2,7 @@
 
 A browser sends some requests of a page to any address without asking first: forms, and ``fetch``
 with one of three media types (https://fetch.spec.whatwg.org/#simple-header). It names the page's
-origin in ``Origin`` and its relation to the address in ``Sec-Fetch-Site``, which no page can change.
+origin in ``Origin`` and its relation to the address in ``Sec-Fetch-Site``; no page can change them.
 """
 
 from __future__ import annotations

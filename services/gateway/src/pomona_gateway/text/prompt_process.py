@@ -98,11 +98,11 @@ def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
         _write({"ids": len(ids)}, array("i", ids).tobytes())
 
 
-def limit_memory() -> None:
-    """Limits what the process may take beyond what it has."""
+def limit_memory(max_bytes: int = MAX_BYTES) -> None:
+    """Limits what the process may take beyond what it has, in bytes."""
     with suppress(ValueError, OSError):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = used + MAX_BYTES
+        limit = used + max_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

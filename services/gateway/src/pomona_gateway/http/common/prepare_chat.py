@@ -29,6 +29,7 @@ from pomona_gateway.http.common.reasoning import (
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, build_sampling
 from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.parsers import ReplyNotation, taught_notation
+from pomona_gateway.tenant import current_tenant
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.conversation import calls_as_text
 from pomona_gateway.text.prompts import (
@@ -91,6 +92,9 @@ async def prepare_chat(
     )
     outcome = _constraint(output, tools, shape)
     if outcome is not None:
+        for part in (outcome.shape, *(function.arguments for function in outcome.functions)):
+            if part is not None:
+                gateway.grammars.check_size(part)
         special = language.tokenizer.special_tokens
         grammar = dialogue_grammar(output, output.opened(text), special, outcome)
         sampling = await _with_grammar(gateway, language, parameters, sampling, grammar)
@@ -152,6 +156,7 @@ async def constrain_text(
     """Adds the grammar of a shape to the sampling of a text completion."""
     if shape is None:
         return sampling
+    gateway.grammars.check_size(shape)
     return await _with_grammar(gateway, language, parameters, sampling, body_grammar(shape))
 
 
@@ -169,7 +174,8 @@ async def _with_grammar(
             "min_tokens"
         )
         raise RequestError(400, "structured_output_not_supported", message, "tools")
-    return replace(sampling, grammar=await gateway.grammars.check(language, grammar))
+    compiled = await gateway.grammars.check(language, grammar, current_tenant())
+    return replace(sampling, grammar=compiled)
 
 
 def _constraint(output: ReplyNotation, tools: Tools, shape: Shape | None) -> Outcome | None:
