@@ -70,7 +70,7 @@ async def measure_and_propose(
         beacon = listener.newest.get("a.planner")
         if beacon is None or not isinstance(beacon.facts, PlannerFacts):
             return None
-        return beacon.facts.pipelines[0]
+        return next(iter(beacon.facts.pipelines), None)
 
     def is_active() -> bool:
         found = pipeline()

@@ -260,6 +260,8 @@ def test_serving_goes_on_without_the_planner(tmp_path: Path) -> None:
         own = WorkerCluster(tmp_path, stack)
         pipeline = own.active()
         own.planner.kill()
+        (tmp_path / "plan.json").unlink()
+        (tmp_path / "models.json").unlink(missing_ok=True)
         with Driver(pipeline, "pomona") as driver:
             reply = submit(driver)
             driver.collect([reply], DEADLINE_S)
@@ -270,6 +272,7 @@ def test_serving_goes_on_without_the_planner(tmp_path: Path) -> None:
             return (
                 planner is not None
                 and isinstance(planner.facts, PlannerFacts)
+                and planner.facts.pipelines != ()
                 and planner.facts.pipelines[0].state == "active"
                 and planner.facts.pipelines[0].epoch == pipeline.epoch
             )

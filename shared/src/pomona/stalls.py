@@ -10,14 +10,12 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import orjson
 
-log = logging.getLogger(__name__)
+from pomona.messages.limits import MAX_STALLS
 
-MAX_STALLS: Final = 16
-"""Stalls that a file keeps, the newest ones."""
+log = logging.getLogger(__name__)
 
 
 def stalls_path(state_dir: Path, name: str) -> Path:
@@ -26,7 +24,7 @@ def stalls_path(state_dir: Path, name: str) -> Path:
 
 
 def read_stalls(state_dir: Path, name: str) -> tuple[float, ...]:
-    """Returns the Unix times of recorded stalls, oldest first; none from an unreadable file."""
+    """Returns the Unix times of the newest stalls, oldest first; none from an unreadable file."""
     try:
         found = orjson.loads(stalls_path(state_dir, name).read_bytes())
     except (OSError, orjson.JSONDecodeError):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pomona.stalls import MAX_STALLS, add_stall, read_stalls, stalls_path
+from pomona.messages.limits import MAX_STALLS
+from pomona.stalls import add_stall, read_stalls, stalls_path
 
 NAME = "mac.stage_worker.0"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 from prometheus_client import Counter, Gauge
 
@@ -15,6 +16,7 @@ from pomona.messages.control import (
     Pipeline,
     PlannerFacts,
     StageWorkerFacts,
+    WantedModel,
 )
 from pomona.models import ModelFacts, model_name, pinned_source, read_facts
 from pomona.service import ControlPlane, start_metrics
@@ -24,16 +26,11 @@ from pomona_planner.control.desired_models import (
     initial_models,
     unload_idle,
 )
-from pomona_planner.control.epochs import next_epoch
+from pomona_planner.control.leadership import Leadership
 from pomona_planner.control.pins import parse_pin, pins_for_model
-from pomona_planner.control.pipeline_controller import PipelineController
+from pomona_planner.control.plan_control import PlanControl
 from pomona_planner.control.proposal import PipelineSpec
 from pomona_planner.control.state_files import DesiredModelsFile, PlanFile
-from pomona_planner.cost_model.cache_sharing import (
-    PlacedModel,
-    fair_cache_tokens,
-    subtract_placed_models,
-)
 from pomona_planner.settings import PlannerSettings
 
 log = logging.getLogger(__name__)
@@ -41,8 +38,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 READ_RETRY_S = 30.0
 """Seconds between attempts to read a model that could not be read."""
-GRACE_S = 2.5
-"""Seconds after discovery is connected before a worker without a beacon counts as gone."""
 
 EPOCH = Gauge("pomona_planner_epoch", "Epoch of the plan", ["model_name"])
 ACTIVE = Gauge("pomona_planner_pipeline_active", "1 when every stage is ready", ["model_name"])
@@ -68,19 +63,19 @@ def _configured_facts(source: str) -> ModelFacts:
 
 
 class Planner:
-    """The service, with a controller for each model.
-
-    All models share one sequence of epochs, so that an epoch identifies a pipeline.
-    """
+    """The service: reads models, and carries out what :class:`PlanControl` decides."""
 
     def __init__(self, settings: PlannerSettings) -> None:
         self._settings = settings
-        self._plan_file = PlanFile(settings.state_dir)
         self._desired_file = DesiredModelsFile(settings.state_dir)
         known = [(model_name(x), x) for x in (*settings.models, *settings.known_models)]
-        self._desired = initial_models(settings.models, known, self._desired_file.read())
-        self._controllers: dict[str, PipelineController] = {}
-        self._facts_of: dict[str, ModelFacts] = {}
+        saved = self._desired_file.read()
+        self._has_lost_models = saved is None
+        self._desired = initial_models(settings.models, known, saved)
+        name = f"{settings.node}.planner"
+        self._control = ControlPlane(settings, name, self._facts, work=lambda: (self._changes, 0))
+        leadership = Leadership(name, self._control.identity.boot, settings.stages)
+        self._plan = PlanControl(PlanFile(settings.state_dir), leadership, name, self._on_change)
         self._unreadable: dict[str, tuple[str, float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         for source in self._desired.loaded:
@@ -88,10 +83,6 @@ class Planner:
                 self._add_model(source, _configured_facts(source))
         self._active_since: dict[str, float] = {}
         self._changes = 0
-        self._discovery_since: float | None = None
-        self._control = ControlPlane(
-            settings, f"{settings.node}.planner", self._facts, work=lambda: (self._changes, 0)
-        )
         self._control.on_beacon(self._on_beacon)
         self._control.on_lost(self._on_beacon)
         self._changed = asyncio.Event()
@@ -102,7 +93,6 @@ class Planner:
         self._control.endpoints["metrics"] = url
         try:
             async with self._control.running():
-                self._control.state = "ready"
                 while not stop.is_set():
                     self._unload_idle_models()
                     self._reconcile_models()
@@ -115,17 +105,15 @@ class Planner:
             stop_metrics()
 
     def _facts(self) -> PlannerFacts:
-        return PlannerFacts(self._all_pipelines(), tuple(self._desired.models.values()))
-
-    def _pipelines(self) -> tuple[Pipeline, ...]:
-        return tuple(controller.pipeline for controller in self._controllers.values())
+        pipelines = self._all_pipelines() if self._plan.leads else ()
+        return PlannerFacts(pipelines, tuple(self._desired.models.values()))
 
     def _all_pipelines(self) -> tuple[Pipeline, ...]:
         unreadable = (
             Pipeline(self._desired.models[source].name, source, 0, 0, "impossible", reason=reason)
             for source, (reason, _) in self._unreadable.items()
         )
-        return (*self._pipelines(), *unreadable)
+        return (*self._plan.pipelines(), *unreadable)
 
     def _on_beacon(self, beacon: Beacon) -> None:
         if isinstance(beacon.facts, StageWorkerFacts):
@@ -159,8 +147,8 @@ class Planner:
     def _last_used(self) -> dict[str, float]:
         """Returns the Unix time of each active model's last use, or since when it is active."""
         now, used = time.time(), dict[str, float]()
-        for source, controller in self._controllers.items():
-            pipeline = controller.pipeline
+        for source in self._plan.sources:
+            pipeline = self._plan.pipeline(source)
             if pipeline.state != "active":
                 self._active_since.pop(source, None)
                 continue
@@ -173,16 +161,16 @@ class Planner:
     def _reconcile_models(self) -> None:
         """Adds controllers for newly desired models, and removes those of the others."""
         desired = self._desired.loaded
-        for source in [x for x in (*self._controllers, *self._unreadable) if x not in desired]:
+        planned = self._plan.sources
+        for source in [x for x in (*planned, *self._unreadable) if x not in desired]:
             self._unreadable.pop(source, None)
-            if self._controllers.pop(source, None) is not None:
+            if source in planned:
                 log.info("%s is unloaded", source)
-                self._plan_file.write(self._pipelines())
-                self._share_caches()
+                self._plan.remove(source, self._control.leases)
             self._control.publish_now()
         for source in desired:
             _, retry_at = self._unreadable.get(source, ("", 0.0))
-            known = source in self._controllers or source in self._reading
+            known = source in self._plan.sources or source in self._reading
             if not known and retry_at <= time.monotonic():
                 self._reading[source] = asyncio.create_task(self._read(source))
 
@@ -220,70 +208,33 @@ class Planner:
             replan=settings.replan,
             review_interval_s=settings.look_interval_s,
         )
-        saved = {pipeline.source: pipeline for pipeline in self._plan_file.pipelines}
-        self._facts_of[source] = facts
-        self._controllers[source] = PipelineController(spec, facts, saved.get(spec.source))
+        self._plan.add(source, spec, facts)
 
     # Pipelines ---------------------------------------------------------------------------
 
     def _decide(self) -> None:
-        """Decides on every pipeline.
+        """Adopts or forms pipelines; publishes them from then on."""
+        leases = self._control.leases
+        if not self._plan.leads and self._has_lost_models:
+            self._adopt_models()
+        self._plan.decide(leases, time.monotonic(), is_complete=not self._reading)
+        self._control.state = "ready" if self._plan.leads else "starting"
 
-        Does nothing while discovery is silent, because workers may then be alive unseen.
-        """
-        now, leases = time.monotonic(), self._control.leases
-        if leases.get(self._control.identity.name) is None:
-            self._discovery_since = None
-            return
-        if self._discovery_since is None:
-            self._discovery_since = now
-        workers = leases.of_service("stage_worker")
-        other_beacons = [*leases.of_service("discovery"), *leases.of_service("gateway")]
-        present = {worker.name for worker in workers}
-        for source, controller in self._controllers.items():
-            before = controller.pipeline
-            absent = {stage.worker for stage in before.stages} - present
-            if absent and now - self._discovery_since < GRACE_S:
-                continue
-            placed = self._placed_models(without=source)
-            after = controller.decide(
-                subtract_placed_models(workers, placed),
-                next_epoch(self._plan_file.epoch, self._pipelines(), [*workers, *other_beacons]),
-                now,
-                other_beacons,
-                [other.pipeline.model for other in placed],
-            )
-            if after != before:
-                self._publish(before, after)
-            if after.epoch != before.epoch:
-                self._share_caches()
+    def _adopt_models(self) -> None:
+        """Wants the models that the workers run, when the file with the wanted ones is lost."""
+        known = {pinned_source(source) for source in self._desired.models}
+        models = dict(self._desired.models)
+        for pipeline in self._plan.reported(self._control.leases):
+            if pipeline.source not in known:
+                models[pipeline.source] = WantedModel(pipeline.model, pipeline.source, loaded=True)
+        if len(models) > len(self._desired.models):
+            self._set_desired(replace(self._desired, models=models))
+            self._reconcile_models()
 
-    def _placed_models(self, without: str = "") -> list[PlacedModel]:
-        return [
-            PlacedModel(controller.pipeline, self._facts_of[source])
-            for source, controller in self._controllers.items()
-            if controller.pipeline.stages and source != without
-        ]
-
-    def _share_caches(self) -> None:
-        """Divides the memory for caches among the models.
-
-        Epochs stay the same: heads apply the new limit, and requests already admitted keep
-        their memory.
-        """
-        workers = self._control.leases.of_service("stage_worker")
-        limits = fair_cache_tokens(self._placed_models(), workers)
-        for controller in self._controllers.values():
-            before = controller.pipeline
-            after = controller.limit_cache_tokens(limits.get(before.epoch))
-            if after != before:
-                self._publish(before, after)
-
-    def _publish(self, before: Pipeline, after: Pipeline) -> None:
+    def _on_change(self, before: Pipeline, after: Pipeline) -> None:
         if after.epoch != before.epoch:
             self._changes += 1
             CHANGES.labels(after.model).inc()
-        self._plan_file.write(self._pipelines())
         EPOCH.labels(after.model).set(after.epoch)
         ACTIVE.labels(after.model).set(after.state == "active")
         log.info(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pomona.messages.control import Pipeline
+from pomona.messages.limits import MAX_PIPELINES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,28 @@ def wanted_stages(pipelines: Iterable[Pipeline], name: str, endpoint: str) -> di
         for position, stage in enumerate(pipeline.stages)
         if stage.worker == name and stage.endpoint == endpoint
     }
+
+
+def accept_plan(
+    pipelines: Iterable[Pipeline], obeyed: Mapping[str, int], present: Mapping[int, Install]
+) -> tuple[list[Pipeline], dict[str, int]]:
+    """Returns the pipelines to obey, and the highest epoch obeyed of each model, by source.
+
+    A pipeline of a lower epoch comes from a planner that has lost its memory, or was replaced: the
+    present one of that model goes on. The same epoch may come back after an empty plan.
+    """
+    accepted: list[Pipeline] = []
+    highest = dict(obeyed)
+    by_source = {x.source: x for x in sorted(pipelines, key=lambda pipeline: pipeline.epoch)}
+    for source, pipeline in by_source.items():
+        if pipeline.epoch < highest.get(source, 0):
+            accepted += (x.pipeline for x in present.values() if x.pipeline.source == source)
+        else:
+            accepted.append(pipeline)
+            if pipeline.epoch:
+                highest[source] = pipeline.epoch
+    newest = sorted(highest.items(), key=lambda entry: entry[1])[-MAX_PIPELINES:]
+    return accepted, dict(newest)
 
 
 def reconcile(

@@ -15,6 +15,7 @@ from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerF
 from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.service import ControlPlane, start_metrics
+from pomona.stalls import read_stalls
 from pomona.transport import Pull
 from pomona_stage_worker.compute_backend import ComputeBackend
 from pomona_stage_worker.engine.stage_runner import RunnerLoad, StageRunner
@@ -26,7 +27,14 @@ from pomona_stage_worker.loading import StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
 from pomona_stage_worker.loading.resident_weights import ResidentWeights
 from pomona_stage_worker.model.mlx_stage import Stage
-from pomona_stage_worker.reconcile import Install, Remove, Resize, reconcile, wanted_stages
+from pomona_stage_worker.reconcile import (
+    Install,
+    Remove,
+    Resize,
+    accept_plan,
+    reconcile,
+    wanted_stages,
+)
 from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.settings import StageWorkerSettings
 
@@ -50,6 +58,8 @@ class StageWorker:
         self._resident_weights = ResidentWeights()
         self._broken = (0, "")
         self._highest_epoch = 0
+        self._obeyed: dict[str, int] = {}
+        self._stalled_at = read_stalls(settings.state_dir, settings.instance)
         self._speed = Speed()
         self._sources: frozenset[str] = frozenset()
         self._rates: list[tuple[float, int]] = []
@@ -166,6 +176,13 @@ class StageWorker:
             mlx_version=self._speed.mlx_version,
             wired_bytes=self._backend.memory.wired_bytes if self._backend.memory else 0,
             highest_epoch=self._highest_epoch,
+            obeyed_epochs=dict(self._obeyed),
+            pipelines=tuple(
+                stage.install.pipeline
+                for stage in self._stages.values()
+                if stage.install.position == 0
+            ),
+            stalled_at=self._stalled_at,
         )
 
     def _token_rate(self, tokens: int) -> float:
@@ -180,11 +197,12 @@ class StageWorker:
 
     def _on_beacon(self, beacon: Beacon) -> None:
         """Reconciles this worker with the plan of a planner's beacon."""
-        if not isinstance(beacon.facts, PlannerFacts):
+        if not isinstance(beacon.facts, PlannerFacts) or beacon.state == "starting":
             return
-        self._sources = frozenset(pipeline.source for pipeline in beacon.facts.pipelines)
-        wanted = wanted_stages(beacon.facts.pipelines, self._settings.instance, self._endpoint)
         present = {epoch: stage.install for epoch, stage in self._stages.items()}
+        pipelines, self._obeyed = accept_plan(beacon.facts.pipelines, self._obeyed, present)
+        self._sources = frozenset(pipeline.source for pipeline in pipelines)
+        wanted = wanted_stages(pipelines, self._settings.instance, self._endpoint)
         for action in reconcile(wanted, present):
             match action:
                 case Remove():

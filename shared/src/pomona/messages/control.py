@@ -18,6 +18,7 @@ from pomona.messages.limits import (
     MAX_PIPELINES,
     MAX_PLAN_NOTES,
     MAX_STAGES,
+    MAX_STALLS,
     Count,
     Endpoint,
     LayerIndex,
@@ -201,6 +202,10 @@ class StageWorkerFacts:
     broken_epoch: newest epoch that failed here, which the planner must replace.
     broken_reason: why it failed.
     highest_epoch: highest epoch of a stage that this process was told to hold; 0 before the first.
+    obeyed_epochs: highest epoch of each model's plan that this process has obeyed, by source. It
+        ignores plans below.
+    pipelines: pipelines of which it holds the head, for a planner that does not know them.
+    stalled_at: Unix times at which processes of this name were ended because they made no progress.
     memory_bandwidth: measured bytes of weights read per second; 0 before the measurement.
     matrix_flops: measured floating-point operations per second in matrix products.
     layer_us: measured overhead of the small kernels of one layer, microseconds.
@@ -228,6 +233,11 @@ class StageWorkerFacts:
     wired_bytes: Count = 0
     step_tokens: Count = 0
     highest_epoch: Count = 0
+    obeyed_epochs: Annotated[dict[Text, Count], Field(max_length=MAX_PIPELINES)] = field(
+        default_factory=dict[str, int]
+    )
+    pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
+    stalled_at: Annotated[tuple[Rate, ...], Field(max_length=MAX_STALLS)] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ MAX_ADDRESSES = 32
 MAX_INTERFACES = 64
 MAX_THUNDERBOLT_PORTS = 32
 MAX_TROUBLES = 64
+MAX_STALLS = 16
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=4096)]

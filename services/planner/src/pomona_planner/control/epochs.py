@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pomona.messages.control import Beacon, GatewayFacts, Pipeline, StageWorkerFacts
+from pomona.messages.control import (
+    Beacon,
+    GatewayFacts,
+    Pipeline,
+    PlannerFacts,
+    StageWorkerFacts,
+)
 
 
 def next_epoch(saved: int, pipelines: Iterable[Pipeline], beacons: Iterable[Beacon]) -> int:
-    """Returns an epoch above all that a file, a plan, a worker or a gateway has seen.
+    """Returns an epoch above all that a file, a planner, a worker or a gateway has seen.
 
     Args:
         saved: highest epoch of the state file; 0 without one.
@@ -22,9 +28,12 @@ def next_epoch(saved: int, pipelines: Iterable[Pipeline], beacons: Iterable[Beac
         match beacon.facts:
             case StageWorkerFacts() as facts:
                 stages = (status.epoch for status in facts.stages)
-                highest = max([highest, facts.highest_epoch, facts.broken_epoch, *stages])
+                obeyed = facts.obeyed_epochs.values()
+                highest = max([highest, facts.highest_epoch, facts.broken_epoch, *stages, *obeyed])
             case GatewayFacts() as facts:
                 highest = max([highest, *facts.proven_epochs.values()])
+            case PlannerFacts(pipelines=planned):
+                highest = max([highest, *(pipeline.epoch for pipeline in planned)])
             case _:
                 pass
     return highest + 1

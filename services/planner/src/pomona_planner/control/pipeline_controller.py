@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pomona.leases import LEASE_S
 from pomona.messages.control import (
     Beacon,
     GatewayFacts,
@@ -19,6 +20,7 @@ from pomona.messages.control import (
 )
 from pomona.models import ModelFacts
 from pomona_planner.cluster.worker_address import dead_address
+from pomona_planner.control.adoption import adopted, obeyed_epoch, reported_pipelines
 from pomona_planner.control.load_retries import LoadRetries
 from pomona_planner.control.proposal import PipelineSpec, Proposer, is_named
 from pomona_planner.cost_model.calibration import Calibration
@@ -51,6 +53,7 @@ class PipelineController:
         self._first_worker_at: float | None = None
         self._next_review_at = 0.0
         self._recut_considered = saved is not None
+        self._stale_since: float | None = None
 
     def decide(
         self,
@@ -79,6 +82,15 @@ class PipelineController:
             self._replan(workers, next_epoch, reason, now)
         return self.pipeline
 
+    def adopt(self, workers: Sequence[Beacon]) -> None:
+        """Continues the pipeline that the workers run, if they run a later one than this."""
+        workers = [worker for worker in workers if not is_named(worker, self._spec.excluded)]
+        found = adopted(self.pipeline, reported_pipelines(workers))
+        if found is not None:
+            self.pipeline = found
+            self._recut_considered = True
+            self._stale_since = None
+
     def limit_cache_tokens(self, limit: int | None) -> Pipeline:
         """Limits the caches to a share of the memory under the same epoch.
 
@@ -101,7 +113,7 @@ class PipelineController:
                 return load_error
             self.pipeline = replace(self.pipeline, state="forming", reason=load_error)
             return None
-        fault = self._fault(workers)
+        fault = self._fault(workers) or self._stale_epoch(workers, now)
         if fault is not None:
             return fault
         self.pipeline = self._with_state(workers)
@@ -142,6 +154,20 @@ class PipelineController:
             if fault is not None:
                 return fault
         return dead_address(self.pipeline.stages, by_name, self._proposer.other_beacons)
+
+    def _stale_epoch(self, workers: Sequence[Beacon], now: float) -> str | None:
+        """Returns that a worker has obeyed a later plan for a lease, unless it was adopted."""
+        source, stages = self.pipeline.source, {stage.worker for stage in self.pipeline.stages}
+        obeyed = [obeyed_epoch(source, worker) for worker in workers if worker.name in stages]
+        if max(obeyed, default=0) <= self.pipeline.epoch:
+            self._stale_since = None
+            return None
+        if self._stale_since is None:
+            self._stale_since = now
+        if now - self._stale_since < LEASE_S:
+            return None
+        self._stale_since = None
+        return f"a worker has obeyed epoch {max(obeyed)} of another planner"
 
     def _worker_fault(self, worker: Beacon, stage: Stage) -> str | None:
         if worker.endpoints.get("data") != stage.endpoint:
