@@ -11,8 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pomona_gateway.parsers import (
+    ToolCallArguments,
+    known_notation,
+    reply_reader,
+    written_calls,
+)
 from pomona_gateway.text.chat_template import ChatTemplate
-from pomona_gateway.text.conversation import OPENING, adapt_messages, adapt_tools
+from pomona_gateway.text.conversation import (
+    CALLS_TEXT,
+    OPENING,
+    adapt_messages,
+    adapt_tools,
+)
+from pomona_gateway.text.rendered_chat import render_conversation
 from pomona_gateway.text.template_traits import (
     STRICT,
     TemplateTraits,
@@ -20,6 +32,7 @@ from pomona_gateway.text.template_traits import (
     probe_template,
 )
 
+NULL = {"type": "null"}
 PERMISSIVE = """
 {%- if tools %}[tools]{{ tools | tojson }}{% endif %}
 {%- for m in messages %}[{{ m.role }}]
@@ -199,6 +212,81 @@ def test_parallel_calls_come_in_sequence_each_before_its_result() -> None:
     text = render(ONE_CALL, adapt_messages(messages, traits_of(ONE_CALL)))
     places = [text.index(word) for word in ('"f0"', "first", '"f1"', "second")]
     assert places == sorted(places)
+
+
+NO_CALLS = """
+{%- if tools %}[tools]{{ tools | tojson }}{% endif %}
+{%- for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"""
+CHANGES_LISTS = """
+{%- set ids = [] %}
+{%- for m in messages %}[{{ m.role }}]{{ m.content }}
+{%- for c in m.tool_calls or [] %}{% set _ = ids.append(c.function.name) %}
+{{- c.function | tojson }}{% endfor %}
+{%- if m.role == 'tool' %}({{ ids.pop(0) }}){% endif %}
+{%- endfor %}[assistant]"""
+ONE_TYPE = """
+{%- macro walk(s) %}{% if s.type is not string %}{{ raise_exception('one type') }}{% endif %}
+{{- s.type }}{% endmacro %}
+{%- for t in tools or [] %}{{ t.function.name }}
+{%- for p in t.function.parameters.properties.values() %}{{ walk(p) }}{% endfor %}{% endfor %}
+{%- for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"""
+
+
+def test_calls_of_a_template_without_calls_are_written_in_the_models_own_notation() -> None:
+    notation = known_notation("<|tool_list_start|>").calls
+    assert notation is not None
+    function = {"name": "get", "arguments": {"city": "Oslo"}}
+    messages = [
+        {"role": "user", "content": "Well?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "1", "type": "function", "function": function}],
+            CALLS_TEXT: written_calls(notation, [("get", {"city": "Oslo"})]),
+        },
+        {"role": "tool", "content": "Rain", "tool_call_id": "1"},
+    ]
+    template = ChatTemplate(NO_CALLS, {})
+    assert render_conversation(template, traits_of(NO_CALLS), {"messages": messages}) == (
+        "[user]Well?[assistant]<|tool_call_start|>[get(city='Oslo')]<|tool_call_end|>"
+        "[tool]Rain[assistant]"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("<tool_call>", "<function=", "<arg_key>", "<minimax:tool_call>", "[TOOL_CALLS]"),
+        *("<|tool_call> <tool_call|>", "<|tool_list_start|>", "<|tool_calls_section_begin|>"),
+    ],
+)
+def test_written_calls_are_read_back(template: str) -> None:
+    notation = known_notation(template)
+    assert notation.calls is not None
+    arguments = {"city": "Oslo", "days": 3, "extra": {"names": ["a", "b"]}}
+    schema = {"properties": {"city": {"type": "string"}}}
+    reader = reply_reader(notation, {"get": schema}, "")
+    text = written_calls(notation.calls, [("get", arguments), ("get", {"city": "Rome"})])
+    parts = [*reader.push(text), *reader.finish()]
+    pieces = "".join(part.text for part in parts if isinstance(part, ToolCallArguments))
+    decoder = json.JSONDecoder()
+    first, end = decoder.raw_decode(pieces)
+    assert (first, decoder.raw_decode(pieces, end)[0]) == (arguments, {"city": "Rome"})
+
+
+def test_a_template_may_change_its_own_lists_and_not_the_messages() -> None:
+    traits = traits_of(CHANGES_LISTS)
+    assert (traits.calls, traits.parallel_calls) == (True, True)
+
+
+def test_tools_with_several_types_are_simplified_for_a_template_that_needs_one() -> None:
+    kinds = {"a": {"type": ["string", "null"]}, "b": {"anyOf": [{"type": "object"}, NULL]}}
+    function = {"name": "get", "parameters": {"type": "object", "properties": kinds}}
+    tools = [{"type": "function", "function": function}]
+    template = ChatTemplate(ONE_TYPE, {})
+    variables = {"messages": [{"role": "user", "content": "Well?"}], "tools": tools}
+    text = render_conversation(template, traits_of(ONE_TYPE), variables)
+    assert text == "getstringobject[user]Well?[assistant]"
 
 
 def test_a_tool_without_description_gets_an_empty_one_where_the_template_needs_it() -> None:

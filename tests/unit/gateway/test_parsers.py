@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -103,6 +103,52 @@ CASES = {
     ),
     "llama bare": Case(
         "<|python_tag|>", '\n{"name": "weather", "parameters": {"days": 1}}', call(days=1)
+    ),
+    "llama after text": Case(
+        "<|python_tag|>",
+        'Let me see.\n\n{"name": "weather", "parameters": {"days": 1}}',
+        (TextDelta("Let me see."), *call(days=1)),
+    ),
+    "llama example in text": Case(
+        "<|python_tag|>",
+        'Write {"name": "weather", "parameters": {"days": 1}} to call.',
+        (TextDelta('Write {"name": "weather", "parameters": {"days": 1}} to call.'),),
+    ),
+    "python after text": Case(
+        "<|tool_list_start|>",
+        "Let me see. <|tool_call_start|>[weather(city='Rome', days=2)]<|tool_call_end|>",
+        (TextDelta("Let me see. "), *call(city="Rome", days=2)),
+    ),
+    "python quotes that are not escaped": Case(
+        "<|tool_list_start|>",
+        '<|tool_call_start|>[weather(city="say("a") = b\n", days="2")]<|tool_call_end|>',
+        call(city='say("a") = b\n', days=2),
+    ),
+    "python strings without quotes": Case(
+        "<|tool_list_start|>",
+        "<|tool_call_start|>[weather(city=New York, days=2)]<|tool_call_end|>",
+        call(city="New York", days=2),
+    ),
+    "python arguments by position": Case(
+        "<|tool_list_start|>",
+        "<|tool_call_start|>[weather('Rome', 2)]<|tool_call_end|>",
+        call(city="Rome", days=2),
+    ),
+    "python without commas": Case(
+        "<|tool_list_start|>",
+        '<|tool_call_start|>[weather(days=2city="Rome")]<|tool_call_end|>',
+        call(days=2, city="Rome"),
+    ),
+    "marked values of any type": Case(
+        "<start_function_call>",
+        "<start_function_call>call:weather{city: <escape>7<escape>, days: <escape>2<escape>}"
+        "<end_function_call>",
+        call(city="7", days=2),
+    ),
+    "text after a call": Case(
+        "<tool_call>",
+        '<tool_call>{"name": "weather", "arguments": {}}</tool_call>Let me see.',
+        (*call(), TextDelta("Let me see.")),
     ),
     "llama text": Case("<|python_tag|>", "no {call}", (TextDelta("no {call}"),)),
     "llama other json": Case("<|python_tag|>", '{"a": 1}', (TextDelta('{"a": 1}'),)),
@@ -233,6 +279,19 @@ def test_a_call_comes_piece_by_piece_its_name_first(name: str) -> None:
     first = next(n for n, part in enumerate(parts) if isinstance(part, ToolCallStart))
     assert isinstance(parts[first + 1], ToolCallArguments)
     assert len(pieces) > sum(piece.last for piece in pieces) > 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_turn_that_ends_and_goes_on_is_one_reply(size: int) -> None:
+    notation = replace(known_notation("<think> <tool_call>"), turn_end="<|over|>")
+    header = "<|turn|>model\n"
+    reader = reply_reader(notation, SCHEMAS, f"<|turn|>user\nHi<|over|>\n{header}")
+    called = '<tool_call>{"name": "weather", "arguments": {"days": 1}}</tool_call>'
+    reply = f"Let me see.<|over|>\n{header}{called}<|over|>"
+    parts = [
+        x for at in range(0, len(reply), size) for x in reader.push(reply[at : at + size])
+    ] + reader.finish()
+    assert joined(parts) == joined([TextDelta("Let me see."), *call(days=1)])
 
 
 def test_without_tools_calls_are_text() -> None:

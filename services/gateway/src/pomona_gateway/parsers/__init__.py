@@ -11,6 +11,7 @@ from pomona_gateway.parsers.events import (
 )
 from pomona_gateway.parsers.notation import ReplyNotation
 from pomona_gateway.parsers.replies import read_replies, reply_reader
+from pomona_gateway.parsers.written_calls import written_calls
 
 __all__ = [
     "Part",
@@ -24,4 +25,5 @@ __all__ = [
     "read_replies",
     "reply_reader",
     "taught_notation",
+    "written_calls",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from pomona_gateway.parsers.calls import CallReader, JsonCall, KeywordCall, ObjectCall
+from pomona_gateway.parsers.calls import CallReader, JsonCall, ObjectCall
 from pomona_gateway.parsers.events import Part, Schemas, ToolCallArguments, ToolCallStart
+from pomona_gateway.parsers.keyword_call import KeywordCall
 from pomona_gateway.parsers.notation import (
     INDEX_SLOT,
     SLOTS,
@@ -61,7 +62,7 @@ class CallForm:
                     "|".join(literal_pattern(x) for x in lead if x.startswith("<")),
                 )
             case "keywords":
-                start = rf"{before}\s*+\[?\s*+{_NAME}\("
+                start = rf"{before}\s*+{own}\s*+\[?\s*+{_NAME}\("
             case _:
                 start = rf"{head}{optional}\s*+{_FENCE}(?:(?=\{{)|(?={end}))"
         self.start = re.compile(start)
@@ -124,7 +125,6 @@ class CallSection:
 
     Attributes:
         called: a call was read.
-        closed: a mark that ends calls came after the last one.
         over: the text that is left does not belong to the calls.
     """
 
@@ -132,7 +132,6 @@ class CallSection:
         self, notation: CallNotation, schemas: Schemas, marked: bool, known_only: bool
     ) -> None:
         self.called = False
-        self.closed = False
         self.over = False
         self._form = call_form(notation)
         self._schemas = schemas
@@ -140,11 +139,12 @@ class CallSection:
         self._known_only = known_only or not marked
         self._call: CallReader | None = None
         self._lead = ""
+        self._seen: set[str] = set()
 
     @property
     def closers(self) -> tuple[str, ...]:
-        """Marks that may end the calls."""
-        return self._form.closers
+        """Marks that may still end the calls."""
+        return tuple(x for x in self._form.closers if x not in self._seen)
 
     def push(self, text: str, final: bool = False) -> tuple[list[Part], str]:
         """Reads more text. Returns events, and the text that is held back or, when the
@@ -160,12 +160,12 @@ class CallSection:
                 elif not self._call.done:
                     self.over = final
                     return parts, "" if final and self.called else text
-                self._call, self._lead, self.closed = None, "", False
+                self._call, self._lead, self._seen = None, "", set()
                 continue
             noise = self._form.noise.match(text) if self.called else None
             rest = text[noise.end() :] if noise else text
-            if noise and any(x in noise[0] for x in self._form.closers):
-                self.closed = True
+            if noise:
+                self._seen |= {x for x in self._form.closers if x in noise[0]}
             if not rest:
                 self.over = final
                 return parts, rest if final else text
@@ -190,7 +190,7 @@ class CallSection:
                 started = started if started["name"] in self._schemas else None
         python = form.python.match(text) if started is None else None
         if python is not None and (name := self._python_name(python["name"])):
-            self._call = KeywordCall(name)
+            self._call = KeywordCall(name, self._schemas.get(name))
             return text[python.end() :]
         if started is not None:
             name = self._tool_name(started["name"])
@@ -219,10 +219,11 @@ class CallSection:
             case "tagged":
                 return TaggedCall(self._form.fields, self._schemas, name)
             case "keywords":
-                return KeywordCall(name)
+                return KeywordCall(name, self._schemas.get(name))
             case _:
                 mark = self._form.notation.string_mark
-                return JsonCall(name, mark) if rest.startswith("{") else None
+                schema = self._schemas.get(name)
+                return JsonCall(name, mark, schema) if rest.startswith("{") else None
 
     def _python_name(self, name: str) -> str:
         """The tool that a Python call names; empty for none."""

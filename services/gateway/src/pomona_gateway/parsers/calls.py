@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, cast
 
 from pomona_gateway.parsers.events import Part, Schemas, ToolCallArguments, ToolCallStart
 from pomona_gateway.parsers.loose_json import LooseValue
+from pomona_gateway.parsers.typed_values import property_schema, retyped
 
 _NAMES = frozenset({"name", "tool_name", "function", "tool", "function_name"})
 _ARGUMENTS = frozenset({"arguments", "parameters", "args", "input", "params"})
-_KEYWORD = re.compile(r"\s*([\w.-]+)\s*=(?!=)\s*")
-_SPACE = re.compile(r"[\s,]*")
 
 
 class CallReader(Protocol):
@@ -40,12 +39,20 @@ class JsonCall:
 
     Args:
         string_mark: delimits strings beside the usual quotes.
+        schema: types the values that stand between marks.
     """
 
-    def __init__(self, name: str, string_mark: str = "") -> None:
+    def __init__(
+        self, name: str, string_mark: str = "", schema: Mapping[str, Any] | None = None
+    ) -> None:
         self.done = self.failed = False
         self._start: list[Part] = [ToolCallStart(name)]
-        self._value = LooseValue("" if string_mark == '"' else string_mark)
+        own = schema or {}
+
+        def typed(key: str, text: str) -> Any:
+            return retyped(text, property_schema(own, key), own)
+
+        self._value = LooseValue("" if string_mark == '"' else string_mark, typed=typed)
 
     def push(self, text: str, final: bool) -> tuple[list[Part], str]:
         parts, self._start = self._start, []
@@ -54,43 +61,6 @@ class JsonCall:
         if piece or self.done:
             parts.append(ToolCallArguments(piece, self.done))
         return parts, rest
-
-
-class KeywordCall:
-    """A call as Python has it, from after the opening parenthesis."""
-
-    def __init__(self, name: str) -> None:
-        self.done = self.failed = False
-        self._start: list[Part] = [ToolCallStart(name)]
-        self._value: LooseValue | None = None
-        self._begun = False
-
-    def push(self, text: str, final: bool) -> tuple[list[Part], str]:
-        parts, self._start = self._start, []
-        out = ""
-        while not (self.done or self.failed):
-            if self._value is None:
-                space = _SPACE.match(text)
-                text = text[space.end() :] if space else text
-                if text.startswith(")"):
-                    out += "}" if self._begun else "{}"
-                    self.done, text = True, text[1:]
-                    break
-                key = _KEYWORD.match(text)
-                if key is None or (key.end() == len(text) and not final):
-                    self.failed = bool(text) and re.match(r"[\w.-]+\s*=?\s*$", text) is None
-                    break
-                out += f"{', ' if self._begun else '{'}{json.dumps(key[1], ensure_ascii=False)}: "
-                self._begun, self._value, text = True, LooseValue(), text[key.end() :]
-            piece, text = self._value.push(text, final)
-            out += piece
-            if not self._value.done:
-                self.failed = self._value.invalid
-                break
-            self._value = None
-        if out:
-            parts.append(ToolCallArguments(out, self.done))
-        return parts, text
 
 
 class ObjectCall:

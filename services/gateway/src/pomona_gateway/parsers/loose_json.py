@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from pomona_gateway.parsers.events import overlap
 
@@ -29,13 +30,19 @@ class LooseValue:
     Args:
         string_mark: delimits strings beside the usual quotes; empty for none.
         is_key: the value is a key, which a colon follows.
+        typed: returns the value of a string between marks, by the key of the outermost object.
 
     Attributes:
         done: the value is complete.
         invalid: the text is not a value.
     """
 
-    def __init__(self, string_mark: str = "", is_key: bool = False) -> None:
+    def __init__(
+        self,
+        string_mark: str = "",
+        is_key: bool = False,
+        typed: Callable[[str, str], Any] | None = None,
+    ) -> None:
         self.done = False
         self.invalid = False
         self._string_mark = string_mark
@@ -45,6 +52,8 @@ class LooseValue:
         self._quote = ""
         self._text = ""
         self._comma = ""
+        self._typed = typed
+        self._member = ""
 
     def push(self, text: str, final: bool = False) -> tuple[str, str]:
         """Reads more text.
@@ -126,6 +135,8 @@ class LooseValue:
     def _word(self, word: str) -> str:
         if self._expect == "key":
             self._expect = "colon"
+            if len(self._open) == 1:
+                self._member = word
             return json.dumps(word, ensure_ascii=False)
         self._after_value()
         word = _WORDS.get(word, word)
@@ -143,7 +154,10 @@ class LooseValue:
             keep = overlap(text, self._quote)
             self._text += text[: len(text) - keep]
             return "", text[len(text) - keep :]
-        written = json.dumps(self._text + text[:at], ensure_ascii=False)
+        value: Any = self._text + text[:at]
+        if self._typed is not None and self._expect == "value" and len(self._open) == 1:
+            value = self._typed(self._member, value)
+        written = json.dumps(value, ensure_ascii=False)
         text = text[at + len(self._quote) :]
         self._end_string()
         return written, text

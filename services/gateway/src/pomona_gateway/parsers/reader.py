@@ -17,7 +17,30 @@ from pomona_gateway.parsers.events import (
 from pomona_gateway.parsers.notation import ReplyNotation
 
 _TOKENS = re.compile(r"\s*(?:<[^<>\s]*>\s*)*(?:<[^<>\s]*)?")
+MAX_HEADER = 120
+"""Characters of the longest header of a turn."""
+_CALL_BEGIN = re.compile(
+    r"(?:\[\s*)?\{\s*(?:\"(?:\w*(?:\"\s*(?::\s*(?:\"[^\"{}]*(?:\"\s*(?:,\s*(?:\"\w*(?:\"\s*(?::\s*"
+    r"(?:\"[^\"{}]*)?)?)?)?)?)?)?)?)?)?)?\Z|\[\s*[\w.-]*\Z"
+)
+"""The beginning of a call that no mark begins."""
 _WHOLE_TOKENS = re.compile(r"\s*(?:<[^<>\s]+>\s*)*")
+
+
+def _headers(prompt: str, notation: ReplyNotation) -> tuple[str, ...]:
+    """The header of the assistant's turn, as the prompt ends with it."""
+    rest = prompt.rstrip()
+    if notation.reasoning is not None:
+        rest = rest.removesuffix(notation.reasoning[0].strip()).rstrip()
+    end = notation.turn_end
+    whole = rest.rpartition(end)[2].strip() if end and end in rest else ""
+    tag = rest[rest.rfind("<") :] if rest.endswith(">") else ""
+    candidates = (whole, rest.rpartition("\n")[2].strip(), tag)
+    others = {end, *(mark.strip() for mark in (*(notation.reasoning or ()), *notation.answer))}
+    headers = [
+        x for x in candidates if x.startswith("<") and x not in others and len(x) < MAX_HEADER
+    ]
+    return tuple(dict.fromkeys(headers))
 
 
 class MarkedReader:
@@ -39,8 +62,13 @@ class MarkedReader:
         if notation.opened(prompt):
             self._state = "reasoning"
         self._section: CallSection | None = None
-        self._inside_reasoning: list[Part] | None = None
-        self._held = self._begun_by(prompt)
+        self._tentative: list[Part] | None = None
+        self._late = self._late_calls() if self._bare else None
+        self._headers = _headers(prompt, notation)
+        lead = notation.answer[0]
+        self._lead = "" if lead.strip() else lead
+        self._lead_read = ""
+        self._held = self._prompted = self._begun_by(prompt)
         self._space = ""
         self._skipped = 0
         self._stray: tuple[str, ...] = ()
@@ -82,6 +110,17 @@ class MarkedReader:
                 return mark
         return ""
 
+    def _late_calls(self) -> re.Pattern[str] | None:
+        """The beginning of a bare call of one of the tools, which may follow text."""
+        names = "|".join(re.escape(name) for name in self._schemas)
+        assert self._calls is not None
+        if not names:
+            return None
+        if self._calls.style == "keywords":
+            return re.compile(rf"\[\s*(?:{names})\(")
+        kind = r'(?:"type"\s*:\s*"function"\s*,\s*)?'
+        return re.compile(rf'(?:\[\s*)?\{{\s*{kind}"(?:name|function)"\s*:\s*"(?:{names})"\s*,')
+
     def _step(self, parts: list[Part], final: bool) -> bool:
         """Reads what is certain; True when more may be read."""
         if self._section is not None:
@@ -92,9 +131,11 @@ class MarkedReader:
         found = [
             (at, -len(mark), mark)
             for mark in marks
-            if (at := self._held.find(mark, self._skipped)) >= 0
-            and (self._state == "reasoning" or self._may_stand(mark, at))
+            if (at := self._held.find(mark, self._skipped)) >= 0 and self._may_stand(mark, at)
         ]
+        late = self._late_call(final)
+        if late is not None and (not found or late[0] < min(found)[0]):
+            return self._begin_late(parts, *late)
         if not found:
             keep = 0 if final else max((overlap(self._held, mark) for mark in marks), default=0)
             cut = max(len(self._held) - keep, self._skipped)
@@ -113,19 +154,45 @@ class MarkedReader:
         return True
 
     def _may_stand(self, mark: str, at: int) -> bool:
-        """Returns True when a mark in the answer counts: reasoning comes before all text."""
-        return mark not in self._first_marks or not self._held[:at].strip()
+        """Returns True when a mark counts: reasoning comes before all text of the answer, and
+        the header of a turn right after the end of another."""
+        first = mark in self._headers or (self._state == "answer" and mark in self._first_marks)
+        return not first or not self._held[:at].strip()
+
+    def _late_call(self, final: bool) -> tuple[int, bool] | None:
+        """Finds a bare call behind text. Returns its place, and whether it is certain."""
+        if self._late is None or self._state != "answer" or self._tentative is not None:
+            return None
+        found = self._late.search(self._held, self._skipped)
+        if found is not None:
+            return found.start(), True
+        begin = None if final else _CALL_BEGIN.search(self._held, self._skipped)
+        return (begin.start(), False) if begin is not None else None
+
+    def _begin_late(self, parts: list[Part], at: int, certain: bool) -> bool:
+        """Begins calls behind text. They count when only blanks follow them."""
+        self._emit(parts, self._held[:at])
+        self._held, self._skipped = self._held[at:], 0
+        if certain:
+            self._tentative, self._raw, self._space = [], self._space, ""
+            self._begin_calls(marked=False)
+        return certain
 
     def _turn(self, parts: list[Part], mark: str) -> None:
         """Goes on after a mark, which begins the held text."""
         notation = self._notation
         if mark in self._triggers:
             if self._state == "reasoning":
-                self._inside_reasoning = []
+                self._tentative = []
                 self._raw = ""
             self._begin_calls(marked=True)
             return
         self._held = self._held[len(mark) :]
+        if mark in self._headers:
+            # Another turn of the assistant goes on with the reply.
+            self._space, self._ended = "", False
+            self._fresh = self._opened = True
+            return
         if mark == notation.turn_end:
             # It is text when more text follows.
             self._space += mark
@@ -153,13 +220,13 @@ class MarkedReader:
         events, rest = self._section.push(self._held, final)
         if any(isinstance(event, ToolCallStart) for event in events):
             # Blank lines before a call are not part of the answer.
-            if "\n" in self._space or self._state == "reasoning":
+            if self._tentative is not None or "\n" in self._space or self._state == "reasoning":
                 self._space = ""
             elif self._space and self._answered:
                 parts.append(TextDelta(self._space))
             self._space = ""
-        if self._inside_reasoning is not None:
-            self._inside_reasoning += events
+        if self._tentative is not None:
+            self._tentative += events
             self._raw += self._held[: max(len(self._held) - len(rest), 0)]
         else:
             parts += events
@@ -167,13 +234,15 @@ class MarkedReader:
         if not self._section.over:
             return False
         section, self._section = self._section, None
+        prompted, self._prompted = self._prompted, ""
         if section.called:
-            self._stray = () if section.closed else section.closers
+            self._stray = section.closers
             self._called = self._fresh = True
         else:
             # The mark was only mentioned.
-            if self._inside_reasoning is not None and not self._inside_reasoning:
-                self._inside_reasoning = None
+            if self._tentative is not None and not self._tentative:
+                self._tentative = None
+            self._held = rest = rest.removeprefix(prompted)
             first = min((len(x) for x in self._triggers if rest.startswith(x)), default=1)
             if not any(rest.startswith(x) for x in self._triggers):
                 self._bare = False
@@ -182,22 +251,23 @@ class MarkedReader:
 
     def _release_calls(self, parts: list[Part], mention: bool = False) -> None:
         """Emits the calls found inside the reasoning, which count when only blanks follow."""
-        held, self._inside_reasoning = self._inside_reasoning, None
+        held, self._tentative = self._tentative, None
         if held is None:
             return
         if mention and self._held.strip():
-            parts.append(ReasoningDelta(self._raw))
+            parts.append(self._plain(self._raw))
         else:
             parts += held
 
     def _marks(self) -> list[str]:
         notation = self._notation
-        if self._ended:
-            return []
+        headers = self._headers if self._ended else ()
         if self._state == "reasoning":
             assert notation.reasoning is not None
             end = notation.reasoning[1].strip()
-            return [x for x in (end, *self._triggers, notation.turn_end) if x]
+            return [x for x in (end, *self._triggers, notation.turn_end, *headers) if x]
+        if self._ended:
+            return [x for x in (*self._triggers, notation.turn_end, *headers) if x]
         marks = [*self._triggers]
         if notation.reasoning is not None and not self._answered and not self._reasoned:
             marks += [x.strip() for x in notation.reasoning]
@@ -209,14 +279,20 @@ class MarkedReader:
         blank = self._state == "reasoning" or self._reasoned or self._called or self._opened
         if self._fresh and blank:
             text = text.lstrip()
-        elif self._fresh and not self._answered:
-            text = text.removeprefix(self._notation.answer[0]) if self._leading() else text
+        elif self._lead and not self._answered:
+            # The template writes blanks before each answer.
+            read, self._lead_read = f"{self._lead_read}{text}", ""
+            if self._lead.startswith(read):
+                self._lead_read = "" if read == self._lead else read
+                self._lead = "" if read == self._lead else self._lead
+                return
+            text, self._lead = read.removeprefix(self._lead), ""
         if not text:
             return
-        if self._inside_reasoning is not None and not _TOKENS.fullmatch(text):
-            # Text after a call inside of the reasoning: the call was only mentioned.
-            parts.append(ReasoningDelta(self._raw))
-            self._inside_reasoning = None
+        if self._tentative is not None and not _TOKENS.fullmatch(f"{self._space}{text}"):
+            # The call was only mentioned.
+            parts.append(self._plain(self._raw))
+            self._tentative, self._called = None, False
         whole = self._space + text
         tokens = whole if self._called and self._fresh else text
         text = whole
@@ -239,8 +315,8 @@ class MarkedReader:
             self._answered = True
             parts.append(TextDelta(body))
 
-    def _leading(self) -> bool:
-        return bool(self._notation.answer[0]) and not self._notation.answer[0].strip()
+    def _plain(self, text: str) -> Part:
+        return ReasoningDelta(text) if self._state == "reasoning" else TextDelta(text)
 
     def _may_be_bare(self, final: bool) -> bool:
         """Begins the calls of a model that marks them by nothing, or waits for them."""

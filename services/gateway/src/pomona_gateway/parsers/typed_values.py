@@ -94,6 +94,14 @@ def typed_value(
     return text
 
 
+def retyped(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """Returns a text as the type of its schema, where that allows no text. Other values stay."""
+    types = types_of(schema, root)
+    if not isinstance(value, str) or not types or "string" in types:
+        return value
+    return typed_value(value, schema, root)
+
+
 def _as_type(text: str, kind: str, exact: bool) -> Any:
     """The text as this type; NotImplemented when it is not of it. ``exact``: the schema also
     allows strings, so only the usual way to write a value counts."""
@@ -103,6 +111,8 @@ def _as_type(text: str, kind: str, exact: bool) -> Any:
         if value is NotImplemented or (value is None) != (kind == "null"):
             return NotImplemented
         return value
+    if kind == "array" and not stripped and not exact:
+        return []
     value = _parsed(stripped, NotImplemented)
     if value is NotImplemented or isinstance(value, bool):
         return NotImplemented

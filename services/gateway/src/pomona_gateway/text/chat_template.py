@@ -4,12 +4,15 @@ The environment has the features of Hugging Face's
 (https://huggingface.co/docs/transformers/chat_templating_writing): block trimming,
 ``raise_exception``, ``strftime_now``, ``tojson`` that keeps Unicode, ``break`` and
 ``continue``, and ``generation`` blocks. It is sandboxed, since templates come with models.
+Unlike Hugging Face's it lets templates change lists of their own.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
@@ -17,12 +20,17 @@ from typing import Any, cast
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 from pomona.errors import ModelUnsupportedError, RequestError
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 """Template variables that ``chat_template_kwargs`` must not set."""
+
+
+_CHANGES = re.compile(
+    r"\.(?:append|pop|update|insert|extend|remove|clear|setdefault|sort|reverse)\b"
+)
 
 
 class _Generation(Extension):
@@ -66,7 +74,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment = SandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
         )
         environment.filters["tojson"] = _to_json
@@ -100,6 +108,8 @@ class ChatTemplate:
         Raises:
             RequestError: the template rejects the messages.
         """
+        if _CHANGES.search(self.source):
+            messages, tools = deepcopy(messages), deepcopy(tools)
         try:
             text = self._template.render(
                 **{

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from pomona_gateway.text.template_traits import TemplateTraits, format_call_id
 
@@ -16,6 +16,8 @@ Message: TypeAlias = dict[str, Any]
 
 OPENING = "Hello."
 """User message put before a conversation that starts with the assistant."""
+CALLS_TEXT = "calls_text"
+"""Key of a message: its calls in the model's own notation, for a template without calls."""
 
 
 def adapt_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits) -> list[Message]:
@@ -35,7 +37,7 @@ def adapt_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits
             message["role"] = "system"
     adapted = _place_system(adapted, traits)
     if not traits.calls:
-        adapted = calls_as_text(adapted)
+        adapted = calls_as_text(adapted, keep_results=traits.results)
     else:
         if not traits.parallel_calls:
             adapted = _sequential_calls(adapted)
@@ -46,6 +48,8 @@ def adapt_messages(messages: Sequence[Mapping[str, Any]], traits: TemplateTraits
             adapted = _join_to_results(adapted)
     adapted = [_name_reasoning(message, traits) for message in adapted]
     adapted = _join_neighbours(adapted, traits)
+    for message in adapted:
+        message.pop(CALLS_TEXT, None)
     return _open_with_user(adapted, traits)
 
 
@@ -59,18 +63,53 @@ def adapt_tools(
     return [{**tool, "function": {**empty, **tool["function"]}} for tool in tools]
 
 
-def calls_as_text(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Writes calls and their results as text in Hermes' notation."""
+def plain_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Reduces schemas to what templates that walk through them understand: one type each."""
+    return [_plain_schema(tool) for tool in tools]
+
+
+def _plain_schema(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_plain_schema(inner) for inner in cast("list[Any]", part)]
+    if not isinstance(part, Mapping):
+        return part
+    out = {key: _plain_schema(inner) for key, inner in cast("Mapping[str, Any]", part).items()}
+    for key in ("anyOf", "oneOf"):
+        options = out.get(key)
+        if isinstance(options, list):
+            others = [x for x in cast("list[Any]", options) if x != {"type": "null"}]
+            if others and isinstance(others[0], dict):
+                del out[key]
+                out = {**cast("dict[str, Any]", others[0]), **out}
+    kinds = out.get("type")
+    if isinstance(kinds, list):
+        named = [x for x in cast("list[Any]", kinds) if x != "null"]
+        out["type"] = named[0] if named else "string"
+    return out
+
+
+def calls_as_text(
+    messages: Sequence[Mapping[str, Any]], keep_results: bool = False
+) -> list[Message]:
+    """Writes calls and their results as text: what ``CALLS_TEXT`` holds, or Hermes' notation.
+
+    Args:
+        keep_results: results stay messages of the role ``tool``, where the calls are not in
+            Hermes' notation.
+    """
     out: list[Message] = []
+    own = keep_results and any(message.get(CALLS_TEXT) for message in messages)
     for message in messages:
-        if message.get("role") == "tool":
+        if message.get("role") == "tool" and not own:
             result = f"<tool_response>\n{message.get('content') or ''}\n</tool_response>"
             if out and out[-1].get("results"):
                 out[-1]["content"] += f"\n{result}"
             else:
                 out.append({"role": "user", "content": result, "results": True})
         elif message.get("tool_calls"):
-            calls = "\n".join(_call_as_text(call["function"]) for call in message["tool_calls"])
+            calls = message.get(CALLS_TEXT) or "\n".join(
+                _call_as_text(call["function"]) for call in message["tool_calls"]
+            )
             content = f"{message.get('content') or ''}\n{calls}".lstrip("\n")
             rest = {key: value for key, value in message.items() if key != "tool_calls"}
             out.append({**rest, "content": content})

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pomona.errors import RequestError
+from pomona_gateway.parsers import written_calls
+from pomona_gateway.parsers.notation import CallNotation
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.chat_template import RESERVED
+from pomona_gateway.text.conversation import CALLS_TEXT
 
 _INSTRUCTIONS = """You have these functions, one a line:
 {functions}
@@ -51,8 +54,26 @@ async def chat_prompt(
         raise RequestError(400, "invalid_value", f"{parameter!r} cannot be set", parameter)
 
     stable = language.system_lines.stabilise(messages)
+    traits = language.traits_of(name)
+    if not traits.calls and tools:
+        stable = _with_calls_text(stable, language.output.calls)
     given = {**(variables or {}), "messages": stable, "tools": tools}
-    return await language.prompter.render(template, given, language.traits_of(name), continue_final)
+    return await language.prompter.render(template, given, traits, continue_final)
+
+
+def _with_calls_text(
+    messages: Sequence[Mapping[str, Any]], notation: CallNotation | None
+) -> Sequence[Mapping[str, Any]]:
+    """Adds earlier calls in the model's own notation, for a template that renders only tools."""
+    if notation is None:
+        return messages
+    out: list[Mapping[str, Any]] = []
+    for message in messages:
+        functions = [call["function"] for call in message.get("tool_calls") or []]
+        calls = [(x["name"], x["arguments"]) for x in functions]
+        written = {CALLS_TEXT: written_calls(notation, calls)} if calls else {}
+        out.append({**message, **written})
+    return out
 
 
 def supports_tools(language: LanguageModel) -> bool:

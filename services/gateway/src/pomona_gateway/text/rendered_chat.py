@@ -7,7 +7,7 @@ from typing import Any
 
 from pomona.errors import RequestError
 from pomona_gateway.text.chat_template import ChatTemplate
-from pomona_gateway.text.conversation import adapt_messages, adapt_tools
+from pomona_gateway.text.conversation import adapt_messages, adapt_tools, plain_tools
 from pomona_gateway.text.template_traits import STRICT, TemplateTraits
 
 CONTINUED_AT = "⟦continued-here-8f1c2e⟧"
@@ -22,7 +22,8 @@ def render_conversation(
 ) -> str:
     """Renders messages and tools, adapted to the template.
 
-    Messages that the template rejects all the same are rendered once more in the strictest form.
+    What the template rejects all the same is rendered once more with simpler schemas of tools,
+    and with messages in the strictest form.
 
     Args:
         variables: ``messages``, ``tools`` and other variables of the template.
@@ -30,25 +31,32 @@ def render_conversation(
             assistant without calls, so that the reply continues it.
 
     Raises:
-        RequestError: the template rejects both forms.
+        RequestError: the template rejects every form.
     """
     messages = variables["messages"]
     continued = continue_final and is_continuable(messages)
     if continued:
         messages = _with_mark(messages)
+    tools = adapt_tools(variables.get("tools") or (), traits)
     given = {
         **variables,
-        "tools": adapt_tools(variables.get("tools") or (), traits),
+        "tools": tools,
         "add_generation_prompt": not continued,
     }
-    try:
-        return _render(template, {**given, "messages": adapt_messages(messages, traits)}, continued)
-    except RequestError as error:
-        given["messages"] = adapt_messages(messages, STRICT)
+    forms: list[dict[str, Any]] = [{"messages": adapt_messages(messages, traits)}]
+    if tools:
+        forms.append({**forms[0], "tools": plain_tools(tools)})
+    forms.append({"messages": adapt_messages(messages, STRICT)})
+    if tools:
+        forms.append({**forms[-1], "tools": forms[1]["tools"]})
+    first: RequestError | None = None
+    for form in forms:
         try:
-            return _render(template, given, continued)
-        except RequestError:
-            raise error from None
+            return _render(template, {**given, **form}, continued)
+        except RequestError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def is_continuable(messages: Sequence[Mapping[str, Any]]) -> bool:

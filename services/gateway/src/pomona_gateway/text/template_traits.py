@@ -39,6 +39,7 @@ _ASSISTANT = {"role": "assistant", "content": "Elder."}
 _OTHER_ASSISTANT = {"role": "assistant", "content": "Fir."}
 _LONG_ID = "call_0123456789abcdefghijklmn"
 _RESULTS = ("Hazel.", "Ivy.")
+_TOOL = {"role": "tool", "content": _RESULTS[0], "name": "larch", "tool_call_id": _LONG_ID}
 _REASONING = "Juniper."
 _NAMES = ("larch", "maple")
 _VALUES = ("Nettle", "Oak")
@@ -60,6 +61,7 @@ class TemplateTraits:
         tools: definitions of tools.
         bare_tools: definitions of tools without description and parameters.
         calls: earlier tool calls and their results.
+        results: messages of the role ``tool``, after calls that are written as text.
         parallel_calls: two calls in one message.
         content_with_calls: text and calls in one message.
         empty_arguments: a call without arguments.
@@ -82,6 +84,7 @@ class TemplateTraits:
     tools: bool = True
     bare_tools: bool = True
     calls: bool = True
+    results: bool = True
     parallel_calls: bool = True
     content_with_calls: bool = True
     empty_arguments: bool = True
@@ -106,6 +109,7 @@ STRICT = TemplateTraits(
     tools=False,
     bare_tools=False,
     calls=False,
+    results=False,
     parallel_calls=False,
     content_with_calls=False,
     empty_arguments=False,
@@ -160,7 +164,8 @@ def probe_template(render: Render) -> TemplateTraits:
             text = render(messages, tools)
         except Exception:  # as above
             return False
-        wrong = "{'" in text or '{\\"' in text
+        turn = text.rpartition(_USER["content"])[2]
+        wrong = "{'" in turn or '{\\"' in turn
         return not wrong and expresses(messages, *words, *_RESULTS[:count], tools=tools)
 
     forms = [_CallForm(text, ids) for ids in _ID_FORMATS for text in (False, True)]
@@ -189,6 +194,8 @@ def probe_template(render: Render) -> TemplateTraits:
         or expresses([_SYSTEM, _USER], _NAMES[0], tools=[tool]),
         bare_tools=expresses([_USER], _NAMES[0], tools=[bare]),
         calls=form is not None,
+        results=expresses([_USER, _ASSISTANT, _TOOL], tools=[tool])
+        and expresses([_USER, _ASSISTANT, _TOOL, _OTHER_ASSISTANT, _OTHER_USER], tools=[tool]),
         parallel_calls=form is not None and expresses_calls(form, 2),
         # Some templates leave the text out once the turn has ended with an answer.
         content_with_calls=form is not None
