@@ -43,32 +43,12 @@ class ToolUseBlock(Block):
     input: Arguments = None
 
 
-class Source(Body):
-    hints = frozenset({"media_type"})
+class InnerMediaBlock(Block):
+    """An image or document inside a document or a search result. It cannot be read."""
 
-    type: str | None = None
-    data: Any = None
-    content: BlockContent = None
-
-
-class MediaBlock(Block):
-    """An image, or a document. Only a document that is text can be read."""
+    hints = Block.hints | {"source"}
 
     type: Literal["image", "document"]
-    source: Source | None = None
-
-
-class SearchResultBlock(Block):
-    type: Literal["search_result"]
-    source: str | None = None
-    content: BlockContent = None
-
-
-class ToolResultBlock(Block):
-    type: Literal["tool_result"]
-    tool_use_id: CallId
-    content: BlockContent = None
-    is_error: bool | None = None
 
 
 class OtherBlock(Body):
@@ -85,8 +65,71 @@ _KINDS = {
 }  # fmt: skip
 
 
-def _block_kind(block: Any) -> str:
-    return "string" if isinstance(block, str) else _KINDS.get(type_of(block, "text"), "other")
+def _kind_among(*kinds: str) -> Discriminator:
+    """Returns a discriminator that gives ``other`` for blocks that may not stand at this place."""
+
+    def kind(block: Any) -> str:
+        if isinstance(block, str):
+            return "string"
+        found = _KINDS.get(type_of(block, "text"), "other")
+        return found if found in kinds else "other"
+
+    return Discriminator(kind)
+
+
+# Content nests to a fixed depth, as Anthropic documents it, so that its schema is not recursive:
+# a turn has tool results, which have documents and search results, which have texts.
+InnerBlock = Annotated[
+    Annotated[str, Tag("string")]
+    | Annotated[TextBlock, Tag("text")]
+    | Annotated[InnerMediaBlock, Tag("media")]
+    | Annotated[OtherBlock, Tag("other")],
+    _kind_among("text", "media"),
+]
+InnerContent = (
+    str | Annotated[list[InnerBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)] | None
+)
+
+
+class Source(Body):
+    hints = frozenset({"media_type"})
+
+    type: str | None = None
+    data: Any = None
+    content: InnerContent = None
+
+
+class MediaBlock(Block):
+    """An image, or a document. Only a document that is text can be read."""
+
+    type: Literal["image", "document"]
+    source: Source | None = None
+
+
+class SearchResultBlock(Block):
+    type: Literal["search_result"]
+    source: str | None = None
+    content: InnerContent = None
+
+
+ResultBlock = Annotated[
+    Annotated[str, Tag("string")]
+    | Annotated[TextBlock, Tag("text")]
+    | Annotated[MediaBlock, Tag("media")]
+    | Annotated[SearchResultBlock, Tag("search_result")]
+    | Annotated[OtherBlock, Tag("other")],
+    _kind_among("text", "media", "search_result"),
+]
+ResultContent = (
+    str | Annotated[list[ResultBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)] | None
+)
+
+
+class ToolResultBlock(Block):
+    type: Literal["tool_result"]
+    tool_use_id: CallId
+    content: ResultContent = None
+    is_error: bool | None = None
 
 
 AnyBlock = (
@@ -94,12 +137,13 @@ AnyBlock = (
     | TextBlock
     | ThinkingBlock
     | ToolUseBlock
+    | InnerMediaBlock
     | MediaBlock
     | SearchResultBlock
     | ToolResultBlock
     | OtherBlock
 )
-TaggedBlock = Annotated[
+TurnBlock = Annotated[
     Annotated[str, Tag("string")]
     | Annotated[TextBlock, Tag("text")]
     | Annotated[ThinkingBlock, Tag("thinking")]
@@ -108,11 +152,9 @@ TaggedBlock = Annotated[
     | Annotated[SearchResultBlock, Tag("search_result")]
     | Annotated[ToolResultBlock, Tag("tool_result")]
     | Annotated[OtherBlock, Tag("other")],
-    Discriminator(_block_kind),
+    _kind_among("text", "thinking", "tool_use", "media", "search_result", "tool_result"),
 ]
-BlockContent = (
-    str | Annotated[list[TaggedBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)] | None
-)
+TurnContent = str | Annotated[list[TurnBlock], Field(fail_fast=True, max_length=MAX_BLOCKS)] | None
 
 
 def block_text(
@@ -143,6 +185,8 @@ def block_text(
                 texts.append(text or "")
             case SearchResultBlock(content=inner):
                 texts.append(block_text(inner, f"{place}.content", ignored))
+            case InnerMediaBlock(type=kind):
+                unread.append((place, kind))
             case MediaBlock(type=kind, source=source):
                 if kind == "document" and source is not None and source.type == "text":
                     texts.append(str(source.data or ""))

@@ -10,7 +10,8 @@ from pomona_gateway.generation.chat import Function, Tools
 from pomona_gateway.grammar import Shape
 from pomona_gateway.http.anthropic.content_blocks import (
     Block,
-    BlockContent,
+    ResultContent,
+    TurnContent,
     assistant_message,
     block_text,
     user_messages,
@@ -44,7 +45,7 @@ class Turn(Body):
     hints = frozenset({"id", "stop_reason", "cache_control", "usage"})
 
     role: Literal["user", "assistant", "system", "developer"]
-    content: BlockContent
+    content: TurnContent
 
 
 class AnthropicTool(Block):
@@ -128,7 +129,7 @@ class CountRequest(RuledBody):
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     messages: Annotated[list[Turn], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-    system: BlockContent = None
+    system: ResultContent = None
     tools: AnthropicTools | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
