@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from openai import APIError, OpenAI
 from openai.types.chat import ChatCompletionChunk
@@ -75,6 +76,44 @@ def test_every_service_serves_metrics_on_its_port(cluster: Cluster) -> None:
         for port in [cluster.ports.gateway, *ports]:
             answer = client.get(f"http://127.0.0.1:{port}/metrics").raise_for_status()
             assert "# TYPE" in answer.text
+
+
+def test_every_port_but_the_gateways_is_below_those_of_clients(cluster: Cluster) -> None:
+    listening = {
+        connection.laddr.port
+        for process in cluster.processes()
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert cluster.ports.gateway in listening
+    assert len(listening) > 10
+    assert not [x for x in listening - {cluster.ports.gateway} if x >= 32768]
+
+
+def test_clients_wait_while_the_gateway_is_restarted(cluster: Cluster) -> None:
+    pid = cluster.pids()["gateway"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(pid), "the gateway's end")
+    with cluster.client() as client:
+        assert client.get("/health").is_success
+    cluster.wait_ready()
+    assert cluster.chat() == ANSWER
+
+
+def test_a_killed_up_leaves_its_ports_to_the_next_one(tmp_path: Path) -> None:
+    first = Cluster.start(tmp_path)
+    try:
+        wait_until(lambda: len(first.taken_ports()) > 3, "some services listen")
+        first.process.kill()
+        first.process.wait()
+        second = Cluster.start(tmp_path, ports=first.ports)
+        try:
+            wait_until(lambda: "started, process" in second.output, "the second one starts")
+            assert second.stop() == 0
+        finally:
+            second.destroy()
+    finally:
+        first.destroy()
 
 
 def test_the_head_counts_the_tokens_of_its_steps_under_vllms_metric_names(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from pomona.messages.pipeline import Envelope, Step, StepDone, Tensor
 from pomona.messages.sampling import Sampling
 from pomona.transport import BeaconReceiver
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
+from support.beacon_listener import metrics_of
 from support.processes import DEADLINE_S, Node, ServiceProcess
 
 STAGES = 2
@@ -98,13 +100,13 @@ def submit(driver: Driver, length: int = 20, sampling: Sampling = GREEDY) -> Rep
 
 
 def envelope(pipeline: Pipeline, **fields: Any) -> Envelope:
-    """Returns the envelope of a step from the head, with ``fields`` changed."""
+    """Returns the envelope of a step from the head's process, with ``fields`` changed."""
     base = Envelope(
         version=codec.PROTOCOL_VERSION,
         cluster="pomona",
         sender="mac.stage_worker.0",
-        boot="impostor",
-        link=1,
+        boot=pipeline.stages[0].boot,
+        link=99,
         seq=0,
         epoch=pipeline.epoch,
         body=Step(1, None, (), False),
@@ -166,8 +168,8 @@ def test_malformed_and_stale_messages_are_dropped(pipeline: Pipeline) -> None:
             [b"x"],
             [b"{}", b"", b"\xff" * 100],
             [b"\x80\x04K\x01."],
-            [b"impostor/1/0", b"of what was never begun"],
-            [b"impostor/1/0 5", b"of what was never begun"],
+            [b"nobody/1/0", b"of what was never begun"],
+            [b"nobody/1/0 5", b"of what was never begun"],
             codec.encode_message(envelope(pipeline, tensors=(TOKEN,), later=1)),
             [bytes(good[0])[:-2]],
             [*good, b"one frame too many"],
@@ -203,14 +205,44 @@ def test_submit_for_another_epoch_is_rejected_at_once(pipeline: Pipeline) -> Non
 
 
 DONE = {"body": StepDone(1, ()), "tensors": (Tensor("int64", (1, 3)),)}
+FROM_TAIL = {"sender": "mac.stage_worker.1"}
 FIRST_TOKEN = {"tensors": (TOKEN,)}
 WRONG_PARTS: dict[str, tuple[int, dict[str, Any], list[bytes]]] = {
-    "too short": (1, FIRST_TOKEN, [b"impostor/1/0 5", b"abc"]),
-    "too many": (1, FIRST_TOKEN, [b"impostor/1/0 5", b"abcd", b"abcd"]),
-    "no sampled tokens": (0, DONE, [b"impostor/1/0 5", b"\xff" * 24]),
-    "for another stage": (1, DONE, [b"impostor/1/0 5", bytes(24)]),
+    "too short": (1, FIRST_TOKEN, [b"abc"]),
+    "too many": (1, FIRST_TOKEN, [b"abcd", b"abcd"]),
+    "no sampled tokens": (0, DONE, [b"\xff" * 24]),
+    "for another stage": (1, DONE, [bytes(24)]),
 }
-"""Stage to send to, fields of the first part, frames of the second part."""
+"""Stage to send to, fields of the first part, buffers of the second part."""
+
+
+def test_steps_of_a_process_that_the_plan_does_not_name_are_dropped_and_counted(
+    cluster: WorkerCluster, pipeline: Pipeline
+) -> None:
+    forged = [
+        codec.encode_message(envelope(pipeline, **fields))
+        for fields in (
+            {"boot": "impostor", "seq": 5},
+            {"boot": "impostor", "tensors": (TOKEN,), "later": 1},
+            {"sender": "mac.stage_worker.7"},
+            {"boot": pipeline.stages[1].boot, "body": StepDone(1, ())},
+        )
+    ]
+    for stage in pipeline.stages:
+        send_raw(stage.endpoint, *forged)
+    with Driver(pipeline, "pomona") as driver:
+        reply = submit(driver)
+        driver.collect([reply], DEADLINE_S)
+    assert len(reply.tokens) == 20
+    assert cluster.active().epoch == pipeline.epoch
+    pages: list[str] = []
+
+    def are_counted(beacons: dict[str, Beacon]) -> bool:
+        pages[:] = [metrics_of(b) for b in beacons.values() if b.facts.service == "stage_worker"]
+        counted = [re.search(r'reason="unplanned_sender"} ([0-9.]+)', page) for page in pages]
+        return [float(x[1]) >= len(forged) for x in counted if x is not None] == [True] * STAGES
+
+    cluster.wait_for_beacons(are_counted, "every forged step is counted")
 
 
 @pytest.mark.parametrize("wrong", ["gap", *WRONG_PARTS])
@@ -221,7 +253,11 @@ def test_wrong_step_ends_the_epoch_and_the_next_one_serves(
     stage, messages = 1, [codec.encode_message(envelope(pipeline, seq=5))]
     if wrong in WRONG_PARTS:
         stage, fields, rest = WRONG_PARTS[wrong]
-        messages = [codec.encode_message(envelope(pipeline, later=1, **fields)), rest]
+        boot = pipeline.stages[stage - 1].boot
+        if stage == 0:
+            fields = fields | FROM_TAIL
+        first = envelope(pipeline, boot=boot, later=1, **fields)
+        messages = [codec.encode_message(first), [codec.message_name(first) + b" 5", *rest]]
     with Driver(pipeline, "pomona") as driver:
         running = submit(driver, sampling=replace(GREEDY, max_tokens=5000))
         while len(running.tokens) < 5:

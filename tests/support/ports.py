@@ -12,10 +12,11 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-from pomona_ops.cluster.ports import BLOCK, MAX_STAGES, ClusterPorts, is_free
+from pomona.ports import BLOCK
+from pomona_ops.cluster.ports import MAX_STAGES, ClusterPorts, is_free
 
 SINGLE = range(10000, 20000)
-IN_BLOCKS = range(20000, 30000)
+IN_BLOCKS = range(20000, 28000)
 
 
 def free_port() -> int:

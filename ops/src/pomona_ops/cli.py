@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-service_app = typer.Typer(help="launchd units of the services.", no_args_is_help=True)
+service_app = typer.Typer(help="launchd and systemd units of the services.", no_args_is_help=True)
 app.add_typer(service_app, name="service")
 keys_app = typer.Typer(help="API keys of a gateway.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
@@ -245,11 +245,13 @@ def render(
     python: Annotated[Path, typer.Option(help="Interpreter that has Pomona installed.")] = Path(
         sys.executable
     ),
+    system: Annotated[str, typer.Option(help="launchd or systemd.")] = "launchd",
 ) -> None:
-    """Write the launchd units of a node."""
-    from pomona_ops.commands.service import UnitOptions, write_units
+    """Write the launchd or systemd units of a node."""
+    from pomona_ops.commands.service import UnitOptions, gateway_address, write_units
 
-    for path in write_units(role, UnitOptions(user, python, settings, logs), output):
+    options = UnitOptions(user, python, settings, logs, *gateway_address(settings))
+    for path in write_units(role, options, output, system):
         print(path)
 
 

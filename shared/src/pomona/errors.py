@@ -6,6 +6,7 @@ PomonaError
 │   └── LinkGapError        messages of a link were lost
 ├── LinkError               a link cannot carry messages
 │   ├── LinkBusyError       the peer did not take a message before the deadline
+│   ├── LinkLostError       the connection was lost, with the messages under way
 │   └── AddressInUseError   another process uses the port
 ├── ModelError              a model cannot be found, read or run
 │   ├── ModelNotFoundError
@@ -54,6 +55,16 @@ class LinkBusyError(LinkError):
         )
         self.endpoint = endpoint
         self.deadline_s = deadline_s
+
+
+class LinkLostError(LinkError):
+    """The connection of a link was lost and made again, so messages may be missing."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(
+            f"the connection to {endpoint} was lost, perhaps with messages; the epoch must end"
+        )
+        self.endpoint = endpoint
 
 
 class AddressInUseError(LinkError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
 import os
@@ -13,8 +12,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-
-import prometheus_client
 
 from pomona import __version__, host
 from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
@@ -79,6 +76,10 @@ class ControlPlane:
     def publish_now(self) -> None:
         """Sends a beacon now, because its content changed."""
         self._changed.set()
+
+    def on_metrics_url(self, url: str) -> None:
+        """States where the metrics of this service are, from the next beacon on. Thread-safe."""
+        self.endpoints = {**self.endpoints, "metrics": url}
 
     def on_beacon(self, handler: Callable[[Beacon], None]) -> None:
         """Registers a handler for every new beacon, including this service's own."""
@@ -167,32 +168,6 @@ class ControlPlane:
                 handler(beacon)
             except Exception:
                 log.exception("a beacon handler failed", extra={"from": beacon.name})
-
-
-def start_metrics(settings: ServiceSettings, setting: str) -> tuple[str, Callable[[], None]]:
-    """Serves ``/metrics``. Returns its URL, and a function that stops it.
-
-    Raises AddressInUseError naming ``setting``, or ConfigurationError.
-    """
-    endpoint = f"{settings.metrics_host}:{settings.metrics_port}"
-    try:
-        server, thread = prometheus_client.start_http_server(
-            settings.metrics_port, settings.metrics_host
-        )
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUseError(endpoint, setting) from error
-        raise ConfigurationError(
-            f"cannot listen on {endpoint} for metrics: {error.strerror}; "
-            "change POMONA_METRICS_HOST to an address of this machine"
-        ) from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
-
-    return f"http://{settings.metrics_host}:{server.server_port}/metrics", stop
 
 
 def run_service(

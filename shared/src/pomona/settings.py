@@ -21,8 +21,12 @@ from pydantic_settings import (
 
 from pomona.errors import ConfigurationError
 from pomona.node_name import keep_node_name, node_name
+from pomona.ports import services_base
 
 DEFAULT_PORT = 52415
+"""Port of the gateway."""
+SERVICES_BASE = services_base(DEFAULT_PORT)
+"""Port below those of the other services: 22415."""
 
 
 def _common(name: str) -> AliasChoices:
@@ -57,12 +61,12 @@ class ServiceSettings(BaseSettings):
     """Name of this machine, unique in the cluster. Default: its host name at the first start,
     which the state folder keeps."""
     control_publish: str = Field(
-        default=f"tcp://127.0.0.1:{DEFAULT_PORT + 1}",
+        default=f"tcp://127.0.0.1:{SERVICES_BASE + 1}",
         validation_alias=_common("CONTROL_PUBLISH"),
     )
     """Endpoint of this node's discovery service to publish beacons to (XSUB)."""
     control_subscribe: str = Field(
-        default=f"tcp://127.0.0.1:{DEFAULT_PORT + 2}",
+        default=f"tcp://127.0.0.1:{SERVICES_BASE + 2}",
         validation_alias=_common("CONTROL_SUBSCRIBE"),
     )
     """Endpoint of this node's discovery service to receive beacons from (XPUB)."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,10 +35,10 @@ def test_the_delay_doubles_up_to_its_limit() -> None:
 def test_a_long_uptime_resets_the_delay() -> None:
     policy = RestartPolicy()
     for _ in range(5):
-        _, policy = policy.on_exit(-9, 1.0)
-    decision, policy = policy.on_exit(-9, HEALTHY_AFTER_S)
+        _, policy = policy.on_exit(1, 1.0)
+    decision, policy = policy.on_exit(1, HEALTHY_AFTER_S)
     assert decision == Restart(FIRST_DELAY_S)
-    assert policy.on_exit(-9, 1.0)[0] == Restart(FIRST_DELAY_S * 2)
+    assert policy.on_exit(1, 1.0)[0] == Restart(FIRST_DELAY_S * 2)
 
 
 def test_invalid_settings_are_not_retried() -> None:
@@ -57,3 +60,13 @@ def test_any_other_exit_is_always_restarted(
         decision, policy = policy.on_exit(code, uptime_s)
         assert isinstance(decision, Restart)
         assert FIRST_DELAY_S <= decision.delay_s <= LONGEST_DELAY_S
+
+
+@pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGTERM])
+def test_a_service_that_others_end_again_and_again_is_restarted_at_once(code: int) -> None:
+    policy = RestartPolicy()
+    for _ in range(14):
+        decision, policy = policy.on_exit(code, STARTED_AFTER_S)
+        assert decision == Restart(FIRST_DELAY_S)
+    _, policy = policy.on_exit(-signal.SIGSEGV, STARTED_AFTER_S)
+    assert policy.on_exit(-signal.SIGSEGV, STARTED_AFTER_S)[0] == Restart(2 * FIRST_DELAY_S)

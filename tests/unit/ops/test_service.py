@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import plistlib
 import re
+from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,13 @@ import pytest
 
 from pomona.errors import ConfigurationError
 from pomona_gateway.settings import GatewaySettings
-from pomona_ops.commands.service import UNITS, UnitOptions, render, write_units
+from pomona_ops.commands.service import (
+    UNITS,
+    UnitOptions,
+    gateway_address,
+    render,
+    write_units,
+)
 
 OPTIONS = UnitOptions(
     user="_pomona",
@@ -57,7 +65,10 @@ def test_a_unit_is_supervised_logged_and_unprivileged(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(_units("head")))
 def test_a_unit_has_no_secret_and_names_the_settings_file(name: str) -> None:
     unit = _units("head")[name]
-    assert unit["EnvironmentVariables"] == {"POMONA_SETTINGS": str(OPTIONS.settings)}
+    expected = {"POMONA_SETTINGS": str(OPTIONS.settings)}
+    if "discovery" in name:
+        expected["POMONA_DISCOVERY_END_SILENT"] = "true"
+    assert unit["EnvironmentVariables"] == expected
     text = plistlib.dumps(unit).decode()
     assert not re.search(r"secret|password|token|webhook|api.?key|hooks\.", text, re.IGNORECASE)
 
@@ -89,3 +100,41 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path / "file" / "units"))):
         write_units("worker", OPTIONS, tmp_path / "file" / "units")
+
+
+def test_launchd_binds_the_gateways_port_and_no_other() -> None:
+    units = _units("head")
+    assert [name for name, unit in units.items() if "Sockets" in unit] == [
+        "com.pomona.gateway.plist"
+    ]
+    socket = units["com.pomona.gateway.plist"]["Sockets"]["gateway"]
+    assert (socket["SockNodeName"], socket["SockServiceName"]) == ("127.0.0.1", "52415")
+
+
+def test_systemd_binds_the_gateways_port_and_restarts_whatever_ends() -> None:
+    options = replace(OPTIONS, gateway_host="::", gateway_port=8080)
+    units: dict[str, ConfigParser] = {}
+    for name, content in render("head", options, "systemd").items():
+        units[name] = ConfigParser(interpolation=None)
+        units[name].read_string(content.decode())
+    assert set(units) == {f"pomona-{service}.service" for service in SERVICES} | {
+        "pomona-gateway.socket"
+    }
+    assert units["pomona-gateway.socket"]["Socket"]["ListenStream"] == "[::]:8080"
+    assert units["pomona-gateway.service"]["Unit"]["Requires"] == "pomona-gateway.socket"
+    for service in SERVICES:
+        unit = units[f"pomona-{service}.service"]["Service"]
+        assert (unit["Restart"], unit["User"]) == ("always", "_pomona")
+        assert unit["ExecStart"] == f"/opt/pomona/bin/python -I -m pomona_{service}"
+        assert f"POMONA_SETTINGS={OPTIONS.settings}" in unit["Environment"]
+        assert ("END_SILENT=true" in unit["Environment"]) == (service == "discovery")
+
+
+def test_the_units_bind_the_address_of_the_settings_file(tmp_path: Path) -> None:
+    path = tmp_path / "pomona.toml"
+    assert gateway_address(path) == ("127.0.0.1", 52415)
+    path.write_text('node = "a"\n[gateway]\nhost = "10.0.0.1"\nport = 80\n')
+    assert gateway_address(path) == ("10.0.0.1", 80)
+    path.write_text("[gateway")
+    with pytest.raises(ConfigurationError, match=re.escape(str(path))):
+        gateway_address(path)

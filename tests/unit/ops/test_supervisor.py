@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,14 @@ from pomona_ops.cluster.processes import ServiceSpec
 from pomona_ops.up.supervisor import Exited, Silent, Started, Stopped, Supervisor, SupervisorEvent
 from support.waiting import DEADLINE_S, wait_until, wait_until_async
 
+ANSWERS = """
+import os, socket
+listener = socket.socket(fileno=int(os.environ["POMONA_GATEWAY_LISTEN_FD"]))
+while True:
+    client = listener.accept()[0]
+    client.sendall(str(os.getpid()).encode())
+    client.close()
+"""
 RUNS = "import time\nprint('up', flush=True)\ntime.sleep(600)"
 IGNORES_SIGTERM = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{RUNS}"
 FAILS = 'import sys\nprint(\'{"level": "error", "event": "no cheese"}\')\nsys.exit(3)'
@@ -43,10 +52,12 @@ class Running:
 
 
 @asynccontextmanager
-async def supervising(tmp_path: Path, *specs: ServiceSpec) -> AsyncGenerator[Running]:
+async def supervising(
+    tmp_path: Path, *specs: ServiceSpec, listener: socket.socket | None = None
+) -> AsyncGenerator[Running]:
     events: list[SupervisorEvent] = []
     before = set(psutil.Process().children())
-    supervisor = Supervisor(specs, tmp_path, events.append)
+    supervisor = Supervisor(specs, tmp_path, events.append, listener)
     supervisor.start()
     try:
         yield Running(supervisor, events)
@@ -211,3 +222,27 @@ def test_a_stopped_process_without_beacons_is_killed_and_restarted(tmp_path: Pat
     events = asyncio.run(_stop_for_good_and_end(tmp_path))
     assert [event.name for event in events if isinstance(event, Silent)] == ["a"]
     assert [x.cause for x in events if isinstance(x, Exited)] == ["was killed by SIGKILL"]
+
+
+def test_clients_wait_while_the_process_that_listens_is_restarted(tmp_path: Path) -> None:
+    async def run() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        spec = replace(_spec("a", ANSWERS), listens=True)
+
+        async def ask() -> int:
+            async with asyncio.timeout(DEADLINE_S):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                answer = int(await reader.read())
+                writer.close()
+                return answer
+
+        async with supervising(tmp_path, spec, listener=listener) as running:
+            first = await ask()
+            os.kill(first, signal.SIGKILL)
+            await wait_until_async(lambda: not running.supervisor.pids(), "the end")
+            assert await ask() != first
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    asyncio.run(run())

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import zmq
 
 from pomona.errors import ProtocolError
 from pomona.messages import codec
 from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Step, Tensor
 from pomona.transport import Identity, Pull, Push
+from pomona.transport.sockets import configure, context
+from support.waiting import wait_until
 
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("float32", (1,)))
 STEP = Step(1, None, (1,), False)
@@ -52,3 +55,28 @@ def test_a_receiver_of_whole_messages_rejects_parts_and_continues(link: tuple[Pu
     whole = pull.receive(WAIT_S)
     assert whole is not None
     assert whole.envelope.body == STEP
+
+
+def test_a_link_tells_when_its_connection_was_lost_and_made_again() -> None:
+    identity = Identity("pomona", "mac.stage_worker.0", "boot")
+    pull = Pull("127.0.0.1")
+    port = int(pull.endpoint.rpartition(":")[2])
+    push = Push(identity, pull.endpoint, monitored=True)
+    push.send(STEP, 7)
+    assert pull.receive(WAIT_S) is not None
+    assert not push.has_reconnected()
+    pull.close()
+    again = Pull("127.0.0.1", port)
+    wait_until(push.has_reconnected, "the link has reconnected")
+    push.send(STEP, 7)
+    assert again.receive(WAIT_S) is not None
+    push.close()
+    again.close()
+
+
+def test_links_give_up_connects_that_hang() -> None:
+    for socket in (context().socket(zmq.PUSH), context().socket(zmq.PUB)):
+        configure(socket, 10, 1000)
+        assert socket.getsockopt(zmq.CONNECT_TIMEOUT) == 2000
+        assert socket.getsockopt(zmq.HANDSHAKE_IVL) == 2000
+        socket.close()

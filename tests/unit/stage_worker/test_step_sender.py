@@ -21,6 +21,7 @@ from pomona_stage_worker.slicing import slice_model
 from pomona_stage_worker.testing.emulated import EmulatedStage
 from support.doubles.pipeline import InProcessPipeline
 from support.models.random_llama import GREEDY, LAYERS, model, prompts, reference_ids
+from support.waiting import wait_until
 
 HOLD_S = 0.1
 WIDTH = 4
@@ -75,6 +76,10 @@ class MiddleStage:
             assert part is not None
             parts.append(part)
         return parts
+
+    def failure_when_idle(self) -> str | None:
+        self._runner.update_idle_load()
+        return self._runner.failure
 
     def close(self) -> None:
         self._runner.close("the test is over")
@@ -187,3 +192,15 @@ def test_tail_that_returns_logprobs_needs_its_thread(
     pipeline.run()
     assert client.tokens == reference_ids(prompt)
     assert [stage.is_async for stage in stages] == [{True}, {tail_goes_on}]
+
+
+def test_an_epoch_fails_when_a_link_lost_its_connection_and_made_it_again(
+    middle: MiddleStage,
+) -> None:
+    middle.step(1)
+    assert middle.failure_when_idle() is None
+    port = int(middle.pull.endpoint.rpartition(":")[2])
+    middle.pull.close()
+    middle.pull = Pull("127.0.0.1", port)
+    wait_until(middle.failure_when_idle, "the epoch has failed")
+    assert "was lost" in str(middle.failure_when_idle())

@@ -1,23 +1,24 @@
-"""The ports of a cluster on one machine, derived from the first one."""
+"""The ports of a cluster on one machine, derived from the gateway's."""
 
 from __future__ import annotations
 
 import socket
+import time
 from dataclasses import dataclass
 
 from pomona.errors import ConfigurationError
+from pomona.ports import BLOCK, services_base
 from pomona.settings import DEFAULT_PORT
 
 LOOPBACK = "127.0.0.1"
 MAX_STAGES = 64
-BLOCK = 13 + MAX_STAGES
-"""Number of ports that a cluster may use."""
+POLL_S = 0.1
 LAST_FIRST_PORT = 65536 - BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPorts:
-    """Ports by service. ``first`` is the gateway's."""
+    """Ports by service. ``first`` is the gateway's; the others are below those of clients."""
 
     first: int = DEFAULT_PORT
 
@@ -28,35 +29,39 @@ class ClusterPorts:
             )
 
     @property
+    def _base(self) -> int:
+        return services_base(self.first)
+
+    @property
     def gateway(self) -> int:
         return self.first
 
     @property
     def control_publish(self) -> int:
-        return self.first + 1
+        return self._base + 1
 
     @property
     def control_subscribe(self) -> int:
-        return self.first + 2
+        return self._base + 2
 
     @property
     def peer(self) -> int:
-        return self.first + 3
+        return self._base + 3
 
     @property
     def discovery_metrics(self) -> int:
-        return self.first + 10
+        return self._base + 10
 
     @property
     def planner_metrics(self) -> int:
-        return self.first + 11
+        return self._base + 11
 
     @property
     def health_watcher_metrics(self) -> int:
-        return self.first + 12
+        return self._base + 12
 
     def stage_worker_metrics(self, index: int) -> int:
-        return self.first + 13 + index
+        return self._base + 13 + index
 
     def by_use(self, stages: int) -> dict[str, int]:
         """Every port of a cluster with this many stage workers, by its use."""
@@ -87,10 +92,19 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
-def require_free(ports: ClusterPorts, stages: int) -> None:
-    """Raises ConfigurationError that names each taken port, and the remedy."""
-    taken = [f"{port} ({use})" for use, port in ports.by_use(stages).items() if not is_free(port)]
-    if taken:
+def require_free(ports: ClusterPorts, stages: int, wait_s: float = 0.0) -> None:
+    """Raises ConfigurationError that names each taken port, and the remedy.
+
+    Args:
+        wait_s: seconds for which taken ports are waited for.
+    """
+    ends_at = time.monotonic() + wait_s
+    while taken := [
+        f"{port} ({use})" for use, port in ports.by_use(stages).items() if not is_free(port)
+    ]:
+        if time.monotonic() < ends_at:
+            time.sleep(POLL_S)
+            continue
         raise ConfigurationError(
             f"in use by another process: port {', '.join(taken)}. If a cluster is running already "
             "(see `pomona status`), stop it, or choose other ports with --port."

@@ -32,6 +32,7 @@ class ServiceSpec:
         stop_rank: processes of the lowest rank are stopped first.
         stop_s: seconds from SIGTERM to SIGKILL.
         cores: CPU cores it is pinned to; empty leaves the choice to the system.
+        listens: it is given the listening socket of the API.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ServiceSpec:
     stop_rank: int = 1
     stop_s: float = STOP_S
     cores: frozenset[int] = frozenset()
+    listens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
         common | {"POMONA_GATEWAY_PORT": str(ports.gateway)},
         stop_rank=0,
         stop_s=read_settings(GatewaySettings).drain_deadline_s + AFTER_DRAIN_S,
+        listens=True,
     )
     health_watcher = ServiceSpec(
         "health_watcher",

@@ -1,24 +1,32 @@
-"""``pomona service``: renders the launchd units of the services from one table.
+"""``pomona service``: renders the launchd or systemd units of the services from one table.
 
-The units are LaunchDaemons. Those run without a login, and macOS grants them access to the local
-network, which it may deny to a LaunchAgent. A unit contains no secret: it names the settings
-file, which only the service account can read.
+The gateway's port is bound by launchd or systemd, which hands it on: clients wait while the gateway
+restarts. Discovery ends services that have stopped sending beacons, so that they are started again.
+
+On a Mac the units are LaunchDaemons. Those run without a login, and macOS grants them access to
+the local network, which it may deny to a LaunchAgent. A unit contains no secret: it names the
+settings file, which only the service account can read.
 """
 
 from __future__ import annotations
 
 import plistlib
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from pomona.errors import ConfigurationError
+from pomona.settings import DEFAULT_PORT
+from pomona_gateway.listener import LAUNCHD_SOCKET
 from pomona_gateway.settings import GatewaySettings
 from pomona_health_watcher.settings import HealthWatcherSettings
 
 Role = Literal["head", "worker"]
+System = Literal["launchd", "systemd"]
 
+GATEWAY_HOST: Final[str] = GatewaySettings.model_fields["host"].default
 GATEWAY_DRAIN_S: Final[float] = GatewaySettings.model_fields["drain_deadline_s"].default
 HEALTH_WATCHER_DRAIN_S: Final[float] = HealthWatcherSettings.model_fields[
     "drain_deadline_s"
@@ -77,20 +85,57 @@ class UnitOptions:
         python: interpreter that has Pomona installed.
         settings: the file that POMONA_SETTINGS names.
         logs: folder that the account can write to.
+        gateway_host, gateway_port: address of the API, which the unit binds.
     """
 
     user: str
     python: Path
     settings: Path
     logs: Path
+    gateway_host: str = GATEWAY_HOST
+    gateway_port: int = DEFAULT_PORT
+
+    def environment(self, service: str) -> dict[str, str]:
+        variables = {"POMONA_SETTINGS": str(self.settings)}
+        if service == "discovery":
+            variables["POMONA_DISCOVERY_END_SILENT"] = "true"
+        return variables
+
+    def command(self, service: str) -> list[str]:
+        return [str(self.python), "-I", "-m", f"pomona_{service}"]
+
+
+def gateway_address(settings: Path) -> tuple[str, int]:
+    """Returns host and port of the API in a settings file, or the defaults where it has none.
+
+    Raises ConfigurationError when the file is there but not valid.
+    """
+    try:
+        found = tomllib.loads(settings.read_text()).get("gateway", {})
+        return str(found.get("host", GATEWAY_HOST)), int(found.get("port", DEFAULT_PORT))
+    except OSError:
+        return GATEWAY_HOST, DEFAULT_PORT
+    except (tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{settings} cannot be read: {error}") from error
 
 
 def unit(description: UnitDescription, options: UnitOptions) -> dict[str, object]:
     """The property list of one service, as ``launchd.plist(5)`` describes it."""
     log = str(options.logs / f"{description.service}.log")
-    return {
+    sockets: dict[str, object] = {}
+    if description.service == "gateway":
+        sockets = {
+            "Sockets": {
+                LAUNCHD_SOCKET: {
+                    "SockNodeName": options.gateway_host,
+                    "SockServiceName": str(options.gateway_port),
+                    "SockType": "stream",
+                }
+            }
+        }
+    return sockets | {
         "Label": description.label,
-        "ProgramArguments": [str(options.python), "-I", "-m", f"pomona_{description.service}"],
+        "ProgramArguments": options.command(description.service),
         "UserName": options.user,
         "RunAtLoad": True,
         "KeepAlive": True,
@@ -98,7 +143,7 @@ def unit(description: UnitDescription, options: UnitOptions) -> dict[str, object
         "ThrottleInterval": 10,
         "ExitTimeOut": int(description.drain_s) + _MARGIN_S,
         "ProcessType": description.process_type,
-        "EnvironmentVariables": {"POMONA_SETTINGS": str(options.settings)},
+        "EnvironmentVariables": options.environment(description.service),
         "SoftResourceLimits": {"NumberOfFiles": description.open_files},
         "StandardOutPath": log,
         "StandardErrorPath": log,
@@ -106,13 +151,69 @@ def unit(description: UnitDescription, options: UnitOptions) -> dict[str, object
     }
 
 
-def render(role: str, options: UnitOptions) -> dict[str, bytes]:
+def systemd_units(description: UnitDescription, options: UnitOptions) -> dict[str, str]:
+    """The unit files of one service by name, as ``systemd.service(5)`` and ``systemd.socket(5)``
+    describe them."""
+    service = description.service
+    name = f"pomona-{service}"
+    log = f"append:{options.logs / f'{service}.log'}"
+    unit = {"Description": f"Pomona: {service}", "StartLimitIntervalSec": "0"}
+    units: dict[str, str] = {}
+    if service == "gateway":
+        unit |= {"Requires": f"{name}.socket", "After": f"{name}.socket"}
+        host = f"[{options.gateway_host}]" if ":" in options.gateway_host else options.gateway_host
+        units[f"{name}.socket"] = _ini(
+            ("Unit", {"Description": "Pomona: the port of the API"}),
+            ("Socket", {"ListenStream": f"{host}:{options.gateway_port}", "Backlog": "2048"}),
+            ("Install", {"WantedBy": "sockets.target"}),
+        )
+    variables = " ".join(f"{k}={v}" for k, v in options.environment(service).items())
+    units[f"{name}.service"] = _ini(
+        ("Unit", unit),
+        (
+            "Service",
+            {
+                "User": options.user,
+                "ExecStart": " ".join(options.command(service)),
+                "Environment": variables,
+                "Restart": "always",
+                "RestartSec": "0.2",
+                "TimeoutStopSec": str(int(description.drain_s) + _MARGIN_S),
+                "KillMode": "mixed",
+                "LimitNOFILE": str(description.open_files),
+                "StandardOutput": log,
+                "StandardError": log,
+                "UMask": "0027",
+            },
+        ),
+        ("Install", {"WantedBy": "multi-user.target"}),
+    )
+    return units
+
+
+def _ini(*sections: tuple[str, dict[str, str]]) -> str:
+    return "\n".join(
+        f"[{name}]\n" + "".join(f"{key}={value}\n" for key, value in entries.items())
+        for name, entries in sections
+    )
+
+
+def render(role: str, options: UnitOptions, system: str = "launchd") -> dict[str, bytes]:
     """Returns the content of every unit of a role, by file name. Raises ConfigurationError."""
+    if system not in get_args(System):
+        raise ConfigurationError(f"{system} is not a valid system: choose launchd or systemd")
     if role not in get_args(Role):
         raise ConfigurationError(f"{role} is not a valid role: choose head or worker")
     for path in (options.python, options.settings, options.logs):
         if not path.is_absolute():
-            raise ConfigurationError(f"{path} is not an absolute path, which launchd needs")
+            raise ConfigurationError(f"{path} is not an absolute path, which {system} needs")
+    if system == "systemd":
+        return {
+            name: content.encode()
+            for description in UNITS
+            if role in description.roles
+            for name, content in systemd_units(description, options).items()
+        }
     return {
         f"{description.label}.plist": plistlib.dumps(unit(description, options))
         for description in UNITS
@@ -120,9 +221,11 @@ def render(role: str, options: UnitOptions) -> dict[str, bytes]:
     }
 
 
-def write_units(role: str, options: UnitOptions, output: Path) -> list[Path]:
+def write_units(
+    role: str, options: UnitOptions, output: Path, system: str = "launchd"
+) -> list[Path]:
     """Writes the units of a role into a folder. Returns their paths."""
-    units = render(role, options)
+    units = render(role, options, system)
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, content in units.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -13,21 +14,27 @@ import httpx
 from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
-from pomona.parent_watch import watch_parent
+from pomona.parent_watch import LIFELINE_GRACE_S, watch_parent
 from pomona.service import EXIT_CONFIGURATION
+from pomona.settings import read_settings
 from pomona.silence import SilenceWatch
 from pomona.stalls import add_stall
 from pomona.transport import BeaconReceiver
+from pomona_gateway.listener import open_listener
+from pomona_gateway.settings import GatewaySettings
 from pomona_ops.cluster.ports import LOOPBACK, require_free
 from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_specs
 from pomona_ops.cluster.readiness import why_not_ready
 from pomona_ops.up.event_formatter import EventFormatter, Line
+from pomona_ops.up.lock import up_lock, was_killed
 from pomona_ops.up.screen import Screen
 from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
 
 READY_POLL_S = 0.2
 READY_WATCH_S = 1.0
 READY_ANSWER_S = 5.0
+ORPHANS_S = LIFELINE_GRACE_S + 2.0
+"""Seconds within which the children of a killed `up` have ended."""
 
 
 def run_up(options: ClusterOptions) -> int:
@@ -36,7 +43,9 @@ def run_up(options: ClusterOptions) -> int:
     Raises ConfigurationError before anything is started when a port is taken or the state
     folder cannot be created.
     """
-    require_free(options.ports, options.stages)
+    # Children of a killed `up` end within their grace period, and give the ports back.
+    orphans_s = ORPHANS_S if was_killed(options.state_dir) else 0.0
+    require_free(options.ports, options.stages, orphans_s)
     try:
         options.state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,20 +54,22 @@ def run_up(options: ClusterOptions) -> int:
             "set POMONA_STATE_DIR to a writable folder"
         ) from error
     host.raise_open_files_limit()
-    return asyncio.run(_Up(options).run())
+    with up_lock(options.state_dir):
+        listener = open_listener(read_settings(GatewaySettings).host, options.ports.gateway)
+        return asyncio.run(_Up(options, listener).run())
 
 
 class _Up:
     """One run of the command: supervisor, beacons, readiness and screen."""
 
-    def __init__(self, options: ClusterOptions) -> None:
+    def __init__(self, options: ClusterOptions, listener: socket.socket) -> None:
         self._options = options
         self._url = gateway_url(options.ports.gateway)
         self._stop = asyncio.Event()
         self._screen = Screen(on_closed=self._stop.set)
         self._formatter = EventFormatter(options.node)
         self._supervisor = Supervisor(
-            service_specs(options), options.state_dir / "logs", self._on_event
+            service_specs(options), options.state_dir / "logs", self._on_event, listener
         )
 
     async def run(self) -> int:

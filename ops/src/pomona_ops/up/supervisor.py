@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.parent_watch import LIFELINE_VARIABLE
 from pomona.service import EXIT_GPU_FAILED, EXIT_STALLED
+from pomona_gateway.listener import LISTEN_FD_VARIABLE
 from pomona_ops.cluster.processes import ServiceSpec
 from pomona_ops.up.log_file import LogFile
 from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
@@ -81,6 +83,10 @@ SupervisorEvent = Started | Exited | Stopped | Silent
 class Supervisor:
     """Runs one process for each spec until :meth:`stop`.
 
+    Args:
+        listener: listening socket for the process that ``listens``. It stays open while that
+            process is restarted, so that clients wait; :meth:`stop` closes it.
+
     Attributes:
         gave_up: set when a process has ended because its settings are invalid.
     """
@@ -90,7 +96,9 @@ class Supervisor:
         specs: Sequence[ServiceSpec],
         log_dir: Path,
         on_event: Callable[[SupervisorEvent], None],
+        listener: socket.socket | None = None,
     ) -> None:
+        self._listener = listener
         self.gave_up = asyncio.Event()
         self._specs = list(specs)
         self._log_dir = log_dir
@@ -152,6 +160,10 @@ class Supervisor:
                 if spec.stop_rank == rank and spec.name in self._tasks
             ]
             await asyncio.gather(*stopping)
+            if self._listener is not None:
+                # The gateway has gone first: whoever connects from now on is refused.
+                self._listener.close()
+                self._listener = None
         if self._lifeline is not None:
             for descriptor in self._lifeline:
                 os.close(descriptor)
@@ -216,15 +228,20 @@ class Supervisor:
         if self._lifeline is None:
             raise ConfigurationError("Supervisor.start was not called")
         reading_end = self._lifeline[0]
+        environment = {**os.environ, **spec.environment, LIFELINE_VARIABLE: str(reading_end)}
+        inherited = [reading_end]
+        if spec.listens and self._listener is not None:
+            environment[LISTEN_FD_VARIABLE] = str(self._listener.fileno())
+            inherited.append(self._listener.fileno())
         try:
             process = await asyncio.create_subprocess_exec(
                 *spec.command,
-                env={**os.environ, **spec.environment, LIFELINE_VARIABLE: str(reading_end)},
+                env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(reading_end,),
+                pass_fds=inherited,
             )
         except OSError as error:
             log.write(f"cannot start {spec.command[0]}: {error}\n".encode())

@@ -10,12 +10,15 @@ the connection.
 from __future__ import annotations
 
 import asyncio
+import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+
+from pomona.ports import bind_free_port
 
 SMALL_BYTES: Final = 64
 ROUND_TRIPS: Final = 20
@@ -81,7 +84,8 @@ class ProbeServer:
 
     async def start(self, host: str, port: int) -> None:
         """Starts listening. Raises OSError when the address cannot be bound."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=1 << 16)
+        listener = _bind(host, port) if port else bind_free_port(lambda free: _bind(host, free))
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=1 << 16)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -184,3 +188,8 @@ async def _send_large(writer: asyncio.StreamWriter, size: int) -> None:
         writer.write(block[:size])
         size -= CHUNK
         await writer.drain()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, reuse_port=False)

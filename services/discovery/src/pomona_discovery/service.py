@@ -19,7 +19,8 @@ from pomona.leases import LEASE_S
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts, Hardware, NodeFacts
 from pomona.messages.limits import MAX_TROUBLES
-from pomona.service import ControlPlane, start_metrics
+from pomona.metrics_server import MetricsServer
+from pomona.service import ControlPlane
 from pomona.transport import BeaconProxy
 from pomona_discovery import metrics
 from pomona_discovery.address_watch import follow_addresses
@@ -57,11 +58,14 @@ async def serve(settings: DiscoverySettings, stop: asyncio.Event) -> None:
     peer = f"tcp://{settings.peer_host}:{settings.peer_port or '*'}"
     proxy = BeaconProxy(settings.control_publish, settings.control_subscribe, peer)
     try:
-        metrics_url, stop_metrics = start_metrics(settings, "POMONA_DISCOVERY_METRICS_PORT")
+        discovery = Discovery(settings, proxy, hardware)
+        server = MetricsServer(
+            settings, "POMONA_DISCOVERY_METRICS_PORT", discovery.control.on_metrics_url
+        )
         try:
-            await Discovery(settings, proxy, hardware, metrics_url).run(stop)
+            await discovery.run(stop)
         finally:
-            stop_metrics()
+            server.close()
     finally:
         proxy.close()
 
@@ -74,7 +78,6 @@ class Discovery:
         settings: DiscoverySettings,
         proxy: BeaconProxy,
         hardware: Hardware,
-        metrics_url: str,
     ) -> None:
         self._proxy = proxy
         self._settings = settings
@@ -97,7 +100,7 @@ class Discovery:
             settings,
             f"{settings.node}.discovery",
             self._facts,
-            {"peer": own, "metrics": metrics_url},
+            {"peer": own},
         )
         identity = self.control.identity
         self._silent_services = (

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from pomona.addresses import WILDCARD_HOSTS
-from pomona.settings import DEFAULT_PORT, ServiceSettings
+from pomona.settings import SERVICES_BASE, ServiceSettings
 from pomona_discovery.peer_table import MAX_PEERS, PEER_PATTERN
 
 PeerEndpoint = Annotated[str, StringConstraints(pattern=PEER_PATTERN)]
@@ -29,7 +29,7 @@ class DiscoverySettings(ServiceSettings):
     peer_host: str = "127.0.0.1"
     """Address on which this service receives from other nodes; ``0.0.0.0`` is every address. The
     default limits the cluster to this machine."""
-    peer_port: int = Field(default=DEFAULT_PORT + 3, ge=0, le=65535)
+    peer_port: int = Field(default=SERVICES_BASE + 3, ge=0, le=65535)
     """Port of ``peer_host``; 0 takes a free one."""
     advertised_host: str = ""
     """Address or host name of this machine for other nodes. Default: ``peer_host``, or

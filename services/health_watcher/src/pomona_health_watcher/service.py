@@ -13,7 +13,8 @@ import time
 from contextlib import suppress
 
 from pomona.messages.control import Beacon, HealthWatcherFacts
-from pomona.service import ControlPlane, start_metrics
+from pomona.metrics_server import MetricsServer
+from pomona.service import ControlPlane
 from pomona_health_watcher import metrics
 from pomona_health_watcher.alert_deduplication import AlertDeduplication
 from pomona_health_watcher.conditions import Condition
@@ -33,30 +34,31 @@ MAX_ALERTS_IN_BEACON = 128
 
 async def serve(settings: HealthWatcherSettings, stop: asyncio.Event) -> None:
     """Runs the health watcher until ``stop`` is set."""
-    url, stop_metrics = start_metrics(settings, "POMONA_HEALTH_WATCHER_METRICS_PORT")
     webhook: SlackWebhook | None = None
     if settings.slack_webhook_url.get_secret_value():
         webhook = SlackWebhook(
             settings.slack_webhook_url, settings.post_deadline_s, settings.give_up_after_s
         )
+    watcher = HealthWatcher(settings, webhook)
+    metrics = MetricsServer(
+        settings, "POMONA_HEALTH_WATCHER_METRICS_PORT", watcher.control.on_metrics_url
+    )
     try:
-        await HealthWatcher(settings, webhook, url).run(stop)
+        await watcher.run(stop)
     finally:
         if webhook is not None:
             await webhook.close()
-        stop_metrics()
+        metrics.close()
 
 
 class HealthWatcher:
     """Evaluates the rules of one cluster and delivers their alerts."""
 
-    def __init__(
-        self, settings: HealthWatcherSettings, webhook: SlackWebhook | None, metrics_url: str
-    ) -> None:
+    def __init__(self, settings: HealthWatcherSettings, webhook: SlackWebhook | None) -> None:
         name = f"{settings.node}.health_watcher"
         self._settings = settings
         self._webhook = webhook
-        self.control = ControlPlane(settings, name, self._facts, {"metrics": metrics_url})
+        self.control = ControlPlane(settings, name, self._facts)
         self.control.on_beacon(self._on_beacon)
         self._path = settings.state_dir / f"{name}.json"
         former = read_state(self._path)

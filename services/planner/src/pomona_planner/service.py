@@ -18,8 +18,9 @@ from pomona.messages.control import (
     StageWorkerFacts,
     WantedModel,
 )
+from pomona.metrics_server import MetricsServer
 from pomona.models import ModelFacts, model_name, pinned_source, read_facts
-from pomona.service import ControlPlane, start_metrics
+from pomona.service import ControlPlane
 from pomona_planner.control.desired_models import (
     DesiredModels,
     apply_requests,
@@ -89,8 +90,9 @@ class Planner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until ``stop`` is set."""
-        url, stop_metrics = start_metrics(self._settings, "POMONA_PLANNER_METRICS_PORT")
-        self._control.endpoints["metrics"] = url
+        metrics = MetricsServer(
+            self._settings, "POMONA_PLANNER_METRICS_PORT", self._control.on_metrics_url
+        )
         try:
             async with self._control.running():
                 while not stop.is_set():
@@ -102,7 +104,7 @@ class Planner:
         finally:
             for task in self._reading.values():
                 task.cancel()
-            stop_metrics()
+            metrics.close()
 
     def _facts(self) -> PlannerFacts:
         pipelines = self._all_pipelines() if self._plan.leads else ()

@@ -12,9 +12,10 @@ import psutil
 
 from pomona.errors import PomonaError
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
+from pomona.metrics_server import MetricsServer
 from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import RemoteSource
-from pomona.service import ControlPlane, start_metrics
+from pomona.service import ControlPlane
 from pomona.stalls import read_stalls
 from pomona.transport import Pull
 from pomona_stage_worker.compute_backend import ComputeBackend
@@ -84,8 +85,9 @@ class StageWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs the service until ``stop`` is set."""
-        url, stop_metrics = start_metrics(self._settings, "POMONA_STAGE_WORKER_METRICS_PORT")
-        self._control.endpoints["metrics"] = url
+        metrics = MetricsServer(
+            self._settings, "POMONA_STAGE_WORKER_METRICS_PORT", self._control.on_metrics_url
+        )
         files = FileServer(self._settings.data_host, lambda: self._sources)
         self._control.endpoints["files"] = files.url
         self._loop.start()
@@ -108,7 +110,7 @@ class StageWorker:
             if not self._loop.stop(STOP_DEADLINE_S):
                 log.error("a step did not end within %g s; stopping without it", STOP_DEADLINE_S)
             files.close()
-            stop_metrics()
+            metrics.close()
 
     async def _measure_speed(self) -> None:
         """Measures this machine's speed. Without it only the planner's predictions are worse."""

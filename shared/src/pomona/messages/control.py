@@ -40,6 +40,7 @@ class Stage:
             worker has another one, so it does not take up a plan for its predecessor.
         address: endpoint for the previous stage, if not ``endpoint``: a local socket of the
             same machine, or the best measured address of a worker that listens on all.
+        boot: boot id of the worker's process. Steps of other processes are dropped.
     """
 
     worker: Name
@@ -47,6 +48,7 @@ class Stage:
     stop: LayerIndex
     endpoint: Endpoint
     address: Endpoint = ""
+    boot: Annotated[str, Field(max_length=64)] = ""
 
 
 @dataclass(frozen=True, slots=True)

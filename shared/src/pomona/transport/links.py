@@ -49,6 +49,7 @@ class Push:
         deadline_s: longest wait for the peer in :meth:`send`, seconds.
         queue_when_disconnected: queues messages, up to the high-water mark, while the peer is
             unreachable. By default such a send waits and fails.
+        monitored: counts connections, for :meth:`has_reconnected`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Push:
         endpoint: str,
         deadline_s: float = 3.0,
         queue_when_disconnected: bool = False,
+        monitored: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self._identity = identity
@@ -68,10 +70,14 @@ class Push:
         configure(self._socket, DATA_HIGH_WATER_MARK, MAX_TENSOR_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 0 if queue_when_disconnected else 1)
         self._socket.setsockopt(zmq.SNDTIMEO, int(deadline_s * 1000))
+        self._connections = 0
+        self._monitor: zmq.Socket[bytes] | None = None
+        if monitored:
+            self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
-            self._socket.close()
+            self.close()
             raise LinkError(f"{endpoint} is not a valid endpoint: {error}") from error
 
     def send(
@@ -115,6 +121,20 @@ class Push:
         self._send_frames(codec.encode_rest(MessageRest(self._partial_name, elapsed_us, buffers)))
         self._advance()
 
+    def has_reconnected(self) -> bool:
+        """Returns whether a connection of a monitored link was lost and replaced.
+
+        What was under way when it was lost has not arrived, and its receiver cannot tell before
+        the next message.
+        """
+        while self._monitor is not None:
+            try:
+                self._monitor.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            self._connections += 1
+        return self._connections > 1
+
     def _envelope(
         self,
         body: Body,
@@ -157,6 +177,10 @@ class Push:
 
     def close(self, linger_s: float = 0.0) -> None:
         """Closes the link. Queued messages may leave within ``linger_s`` seconds."""
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
+            self._monitor = None
         self._socket.close(linger=int(linger_s * 1000))
 
 

@@ -9,9 +9,13 @@ from typing import Any, Final
 import zmq
 
 from pomona.errors import AddressInUseError, LinkError
+from pomona.ports import attempts, bind_free_port
 
 CLOSE_LINGER_MS: Final = 500
 """Time that the last beacon may take to leave after its socket was closed."""
+
+CONNECT_DEADLINE_MS: Final = 2000
+"""Time for a TCP connection, and then for ZeroMQ's handshake. After it both are tried again."""
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -37,19 +41,48 @@ def configure(socket: zmq.Socket[Any], high_water_mark: int, max_bytes: int) -> 
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    # Without these a connect waits for the kernel's retries of SYN, which take a minute.
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_DEADLINE_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, CONNECT_DEADLINE_MS)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
 
 
+def _bind_port(socket: zmq.Socket[Any], endpoint: str, host: str, port: int) -> None:
+    error: zmq.ZMQError | None = None
+    for _ in attempts(host, port):
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as failed:
+            if failed.errno != zmq.EADDRINUSE:
+                raise
+            error = failed
+        else:
+            return
+    if error is not None:
+        raise error
+
+
 def bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:
     """Binds a socket and returns its endpoint with the actual port. Closes it on failure.
 
+    A port that a closed connection still holds is waited for.
+
+    Args:
+        endpoint: with ``*`` as the port, a free one is taken.
+
     Raises AddressInUseError or LinkError, which name ``setting`` as the setting to change.
     """
+    address, _, port = endpoint.rpartition(":")
     try:
-        socket.bind(endpoint)
+        if not endpoint.startswith("tcp://"):
+            socket.bind(endpoint)
+        elif port == "*":
+            bind_free_port(lambda free: socket.bind(f"{address}:{free or '*'}"))
+        else:
+            _bind_port(socket, endpoint, address.removeprefix("tcp://"), int(port))
     except zmq.ZMQError as error:
         socket.close()
         if error.errno == zmq.EADDRINUSE:

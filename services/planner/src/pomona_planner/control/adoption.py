@@ -60,6 +60,8 @@ def _is_healthy(pipeline: Pipeline, by_name: dict[str, Beacon]) -> bool:
         worker = by_name.get(stage.worker)
         if worker is None or worker.endpoints.get("data") != stage.endpoint:
             return False
+        if stage.boot not in ("", worker.boot):
+            return False
         facts = _facts(worker)
         status = _status(facts, pipeline.epoch)
         if status is None or facts.broken_epoch == pipeline.epoch:

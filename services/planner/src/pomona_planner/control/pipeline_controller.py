@@ -170,7 +170,8 @@ class PipelineController:
         return f"a worker has obeyed epoch {max(obeyed)} of another planner"
 
     def _worker_fault(self, worker: Beacon, stage: Stage) -> str | None:
-        if worker.endpoints.get("data") != stage.endpoint:
+        is_same = stage.boot in ("", worker.boot)
+        if not is_same or worker.endpoints.get("data") != stage.endpoint:
             return f"{stage.worker} has restarted"
         facts = _facts(worker)
         if facts.broken_epoch == self.pipeline.epoch:

@@ -144,7 +144,7 @@ class Proposer:
                     (), reason=f"waiting for {sender.node} to measure its links to {worker.node}"
                 )
             endpoint = worker.endpoints.get("data", "")
-            stages.append(Stage(worker.name, start, stop, endpoint, address))
+            stages.append(Stage(worker.name, start, stop, endpoint, address, worker.boot))
         return Proposal(tuple(stages), self.complete(choice.prediction))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 from prometheus_client import Counter
 
-from pomona.errors import LinkBusyError, LinkGapError, ProtocolError
+from pomona.errors import LinkBusyError, LinkGapError, LinkLostError, ProtocolError
 from pomona.messages.codec import Buffer, Message, MessageRest, check_sizes
 from pomona.messages.control import Pipeline
 from pomona.messages.pipeline import (
@@ -107,6 +107,8 @@ class StageRunner:
         self.has_lost_gpu = False
         self.step_activity: Activity | None = None
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
+        previous = pipeline.stages[position - 1]
+        self._source = (previous.worker, previous.boot)
         self._idle_load = RunnerLoad()
         self._order = LinkOrder()
         self._steps = 0
@@ -121,7 +123,13 @@ class StageRunner:
         if len(pipeline.stages) > 1:
             following = pipeline.stages[0 if self.is_tail else position + 1]
             endpoint = following.address or following.endpoint
-            self._sender = StepSender(Push(identity, endpoint, link_deadline_s), pipeline.epoch)
+            link = Push(identity, endpoint, link_deadline_s, monitored=True)
+            self._sender = StepSender(link, pipeline.epoch)
+
+    def is_planned_sender(self, envelope: Envelope) -> bool:
+        """Returns whether a step comes from the process that the plan names as its sender."""
+        worker, boot = self._source
+        return not boot or (envelope.boot == boot and envelope.sender == worker)
 
     # Messages in -----------------------------------------------------------------------
 
@@ -189,7 +197,13 @@ class StageRunner:
             return False
 
     def update_idle_load(self) -> None:
-        """Writes the trace and measures the caches, which is too slow while steps run."""
+        """Checks the link, writes the trace and measures the caches, which is too slow while steps
+        run."""
+        if self.failure is None and self._sender is not None:
+            try:
+                self._sender.check()
+            except LinkLostError as error:
+                self._fail(error)
         self._stats.write()
         contents = self.stage.table()
         packed = orjson.dumps(contents, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
@@ -373,7 +387,7 @@ class StageRunner:
         self.step_activity = None
         self.failure = f"{type(error).__name__}: {error}"
         self.has_lost_gpu = self.has_lost_gpu or is_gpu_failure(error)
-        is_expected = isinstance(error, LinkBusyError | LinkGapError)
+        is_expected = isinstance(error, LinkBusyError | LinkGapError | LinkLostError)
         log.error(
             "epoch %d failed: %s",
             self.pipeline.epoch,

@@ -147,10 +147,14 @@ class StepLoop(threading.Thread):
             DROPPED.labels("other_cluster").inc()
             return
         body = envelope.body
+        runner = self.runners.get(envelope.epoch)
+        is_step = isinstance(body, Step | StepDone)
+        if is_step and runner is not None and not runner.is_planned_sender(envelope):
+            DROPPED.labels("unplanned_sender").inc()
+            return
         if envelope.later:
             self._add_first_part(message)
             return
-        runner = self.runners.get(envelope.epoch)
         if runner is not None and runner.failure is None:
             runner.handle(message)
         elif isinstance(body, Submit):

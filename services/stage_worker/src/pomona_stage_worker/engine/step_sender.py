@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pomona.errors import LinkLostError
 from pomona.messages.codec import Buffer
 from pomona.messages.pipeline import Step, StepDone, Tensor
 from pomona.transport import Push
@@ -81,6 +82,11 @@ class StepSender:
             self._link.send(body, self._epoch, result.tensors, (*result.known, *computed))
         if step.rows:
             self._timer.observe(step.lane, result.shape, elapsed_ns / 1e9, self._waited_s)
+
+    def check(self) -> None:
+        """Raises LinkLostError when the link has lost a connection since it was made."""
+        if self._link.has_reconnected():
+            raise LinkLostError(self._link.endpoint)
 
     def close(self) -> None:
         self._link.close()

@@ -29,6 +29,7 @@ from pomona.models.store.remote_source import (
     is_weight_file,
 )
 from pomona.models.store.sparse_copy import CHUNK_BYTES, SparseCopy
+from pomona.ports import bind_free_port
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ class FileServer:
         self._find = find
         self._sources = sources
         self._versions: dict[str, tuple[tuple[tuple[str, int, int], ...], str]] = {}
-        self._server = ThreadingHTTPServer((host, 0), _handler(self._answer))
+        self._server = bind_free_port(
+            lambda port: ThreadingHTTPServer((host, port), _handler(self._answer))
+        )
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="file server", daemon=True
