@@ -46,7 +46,7 @@ def test_inherited_descriptor_that_cannot_listen_is_named(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv(LISTEN_FD_VARIABLE, value)
-    with pytest.raises(ConfigurationError, match="POMONA_GATEWAY_LISTEN_FD|descriptor"):
+    with pytest.raises(ConfigurationError, match=r"POMONA_GATEWAY_LISTEN_FD|descriptor"):
         open_listener("127.0.0.1", 0)
 
 

@@ -5,41 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pomona.messages.control import (
-    Alert,
     Beacon,
-    Facts,
     HealthWatcherFacts,
-    Pipeline,
     PlannerFacts,
-    Stage,
-    StageStatus,
     StageWorkerFacts,
 )
 from pomona_ops.up.event_formatter import IMPOSSIBLE_AFTER_S, EventFormatter, Line
-
-PIPELINE = Pipeline(
-    "tiny",
-    "tiny.gguf",
-    7,
-    30,
-    "active",
-    (Stage("mac.w0", 0, 16, "tcp://h:2"), Stage("mac.w1", 16, 30, "tcp://h:3")),
-)
-ALERT = Alert("lost:mac.w1", "critical", "mac.w1 fell silent", 100.0)
-
-
-def _beacon(name: str, facts: Facts, boot: str = "b") -> Beacon:
-    return Beacon("c", f"mac.{name}", "mac", boot, 1, "1", 42, "ready", 0, 0, {}, facts)
-
-
-def _worker(
-    name: str, start: int, stop: int, epoch: int = 7, loaded: int = 100, boot: str = "b"
-) -> Beacon:
-    state = "ready" if loaded == 100 else "loading"
-    status = StageStatus("tiny", epoch, start, stop, state, loaded, 100)
-    speed = 9.5 if stop == 30 else 0.0
-    facts = StageWorkerFacts("metal", 10, 500, (status,), tokens_per_second=speed)
-    return _beacon(name, facts, boot)
+from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
 
 
 def test_each_change_is_one_line_and_reported_once() -> None:
@@ -49,22 +21,22 @@ def test_each_change_is_one_line_and_reported_once() -> None:
         return [line.text for line in formatter.on_beacon(beacon, 0.0)]
 
     forming = replace(PIPELINE, state="forming")
-    planner = _beacon("planner", PlannerFacts((forming,)))
+    planner = node_beacon("planner", PlannerFacts((forming,)))
     assert lines(planner) == ["epoch 7 of tiny: layers [0, 16) on w0, [16, 30) on w1"]
     assert lines(planner) == []
-    assert lines(_worker("w0", 0, 16, loaded=40)) == ["loading layers [0, 16)"]
+    assert lines(worker_beacon("w0", 0, 16, loaded=40)) == ["loading layers [0, 16)"]
     assert {who: s.loaded_bytes for who, s in formatter.loading.items()} == {"w0": 40}
-    assert lines(_worker("w0", 0, 16, loaded=80)) == []
-    assert lines(_worker("w0", 0, 16)) == ["holds layers [0, 16), 100 B of weights"]
+    assert lines(worker_beacon("w0", 0, 16, loaded=80)) == []
+    assert lines(worker_beacon("w0", 0, 16)) == ["holds layers [0, 16), 100 B of weights"]
     assert formatter.loading == {}
-    assert lines(_beacon("planner", PlannerFacts((PIPELINE,)))) == ["epoch 7 of tiny is active"]
-    assert lines(_worker("w0", 0, 16, loaded=40, boot="again")) == ["loading layers [0, 16)"]
+    assert lines(node_beacon("planner", PlannerFacts((PIPELINE,)))) == ["epoch 7 of tiny is active"]
+    assert lines(worker_beacon("w0", 0, 16, loaded=40, boot="again")) == ["loading layers [0, 16)"]
 
 
 def test_an_alert_and_its_end_are_lines() -> None:
     formatter = EventFormatter("mac")
-    raised = _beacon("health_watcher", HealthWatcherFacts((ALERT,)))
-    calm = _beacon("health_watcher", HealthWatcherFacts())
+    raised = node_beacon("health_watcher", HealthWatcherFacts((ALERT,)))
+    calm = node_beacon("health_watcher", HealthWatcherFacts())
     assert list(formatter.on_beacon(raised, 0.0)) == [
         Line("health_watcher", "ALERT critical: mac.w1 fell silent", "bad")
     ]
@@ -77,7 +49,7 @@ def test_an_alert_and_its_end_are_lines() -> None:
 def test_a_failed_epoch_is_reported_once() -> None:
     formatter = EventFormatter("mac")
     facts = StageWorkerFacts("cpu", 1, 1, broken_epoch=4, broken_reason="lost w1")
-    beacon = _beacon("w0", facts)
+    beacon = node_beacon("w0", facts)
     assert [line.text for line in formatter.on_beacon(beacon, 0.0)] == ["epoch 4 failed: lost w1"]
     assert list(formatter.on_beacon(beacon, 0.0)) == []
 
@@ -85,7 +57,7 @@ def test_a_failed_epoch_is_reported_once() -> None:
 def test_a_pipeline_that_stays_impossible_is_reported() -> None:
     formatter = EventFormatter("mac")
     pipeline = replace(PIPELINE, state="impossible", stages=(), reason="no worker has room")
-    beacon = _beacon("planner", PlannerFacts((pipeline,)))
+    beacon = node_beacon("planner", PlannerFacts((pipeline,)))
     assert list(formatter.on_beacon(beacon, 10.0)) == []
     assert list(formatter.on_beacon(beacon, 10.0 + IMPOSSIBLE_AFTER_S / 2)) == []
     (line,) = formatter.on_beacon(beacon, 10.0 + IMPOSSIBLE_AFTER_S)
@@ -95,7 +67,7 @@ def test_a_pipeline_that_stays_impossible_is_reported() -> None:
 
 def test_smaller_caches_are_not_reported() -> None:
     formatter = EventFormatter("mac")
-    planner = _beacon("planner", PlannerFacts((PIPELINE,)))
+    planner = node_beacon("planner", PlannerFacts((PIPELINE,)))
     assert list(formatter.on_beacon(planner, 0.0))
-    smaller = _beacon("planner", PlannerFacts((replace(PIPELINE, cache_tokens=9),)))
+    smaller = node_beacon("planner", PlannerFacts((replace(PIPELINE, cache_tokens=9),)))
     assert not list(formatter.on_beacon(smaller, 1.0))

@@ -7,55 +7,27 @@ from dataclasses import replace
 import orjson
 
 from pomona.messages.control import (
-    Alert,
     Beacon,
-    Facts,
     GatewayFacts,
     HealthWatcherFacts,
-    Pipeline,
     PlannerFacts,
-    Stage,
-    StageStatus,
-    StageWorkerFacts,
 )
 from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_ops.cluster.report import cluster_report
 from pomona_ops.commands.status import EXIT_CODES
+from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
 
 MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
-PIPELINE = Pipeline(
-    "tiny",
-    "tiny.gguf",
-    7,
-    30,
-    "active",
-    (Stage("mac.w0", 0, 16, "tcp://h:2"), Stage("mac.w1", 16, 30, "tcp://h:3")),
-)
-ALERT = Alert("lost:mac.w1", "critical", "mac.w1 fell silent", 100.0)
-
-
-def _beacon(name: str, facts: Facts, boot: str = "b") -> Beacon:
-    return Beacon("c", f"mac.{name}", "mac", boot, 1, "1", 42, "ready", 0, 0, {}, facts)
-
-
-def _worker(
-    name: str, start: int, stop: int, epoch: int = 7, loaded: int = 100, boot: str = "b"
-) -> Beacon:
-    state = "ready" if loaded == 100 else "loading"
-    status = StageStatus("tiny", epoch, start, stop, state, loaded, 100)
-    speed = 9.5 if stop == 30 else 0.0
-    facts = StageWorkerFacts("metal", 10, 500, (status,), tokens_per_second=speed)
-    return _beacon(name, facts, boot)
 
 
 def _cluster() -> dict[str, Beacon]:
     return {
-        "discovery": _beacon("discovery", DiscoveryFacts(MAC)),
-        "planner": _beacon("planner", PlannerFacts((PIPELINE,))),
-        "gateway": _beacon("gateway", GatewayFacts("http://h:1", 3, {"tiny": 7})),
-        "health_watcher": _beacon("health_watcher", HealthWatcherFacts()),
-        "w0": _worker("w0", 0, 16),
-        "w1": _worker("w1", 16, 30),
+        "discovery": node_beacon("discovery", DiscoveryFacts(MAC)),
+        "planner": node_beacon("planner", PlannerFacts((PIPELINE,))),
+        "gateway": node_beacon("gateway", GatewayFacts("http://h:1", 3, {"tiny": 7})),
+        "health_watcher": node_beacon("health_watcher", HealthWatcherFacts()),
+        "w0": worker_beacon("w0", 0, 16),
+        "w1": worker_beacon("w1", 16, 30),
     }
 
 
@@ -99,14 +71,14 @@ def test_any_missing_service_is_degraded() -> None:
 
 
 def test_a_stage_of_an_older_epoch_is_waiting() -> None:
-    cluster = _cluster() | {"w1": _worker("w1", 16, 30, epoch=6)}
+    cluster = _cluster() | {"w1": worker_beacon("w1", 16, 30, epoch=6)}
     report = cluster_report("c", cluster.values())
     assert report.state == "degraded"
     assert report.pipelines[0].stages[1].state == "waiting"
 
 
 def test_an_epoch_without_a_token_is_not_proven() -> None:
-    unproven = _beacon("gateway", GatewayFacts("http://h:1", 0, {"tiny": 6}))
+    unproven = node_beacon("gateway", GatewayFacts("http://h:1", 0, {"tiny": 6}))
     report = cluster_report("c", (_cluster() | {"gateway": unproven}).values())
     assert report.state == "degraded"
     assert not report.pipelines[0].proven
@@ -114,7 +86,7 @@ def test_an_epoch_without_a_token_is_not_proven() -> None:
 
 def test_an_impossible_plan_has_a_reason() -> None:
     pipeline = replace(PIPELINE, state="impossible", stages=(), reason="no worker has room")
-    planner = _beacon("planner", PlannerFacts((pipeline,)))
+    planner = node_beacon("planner", PlannerFacts((pipeline,)))
     report = cluster_report("c", (_cluster() | {"planner": planner}).values())
     assert any("no worker has room" in trouble for trouble in report.troubles)
 
@@ -122,6 +94,6 @@ def test_an_impossible_plan_has_a_reason() -> None:
 def test_a_critical_alert_is_degraded_and_a_warning_is_not() -> None:
     for severity, state in (("critical", "degraded"), ("warning", "serving")):
         alert = replace(ALERT, severity=severity)
-        watcher = _beacon("health_watcher", HealthWatcherFacts((alert,)))
+        watcher = node_beacon("health_watcher", HealthWatcherFacts((alert,)))
         report = cluster_report("c", (_cluster() | {"health_watcher": watcher}).values())
         assert (report.state, report.alerts) == (state, (alert,))
