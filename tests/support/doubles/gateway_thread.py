@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -17,9 +19,11 @@ from support.waiting import wait_until
 
 
 class GatewayThread:
-    """Runs ``serve`` in a loop of its own."""
+    """Runs ``serve`` in a loop of its own. The state folder is a temporary one by default."""
 
     def __init__(self, cluster: ScriptedCluster, **settings: Any) -> None:
+        self._folder = TemporaryDirectory(ignore_cleanup_errors=True)
+        settings = {"state_dir": Path(self._folder.name), **settings}
         self.settings = GatewaySettings(
             node="near",
             port=0,
@@ -27,6 +31,7 @@ class GatewayThread:
             control_subscribe=cluster.subscribe,
             **settings,
         )
+        self.folder = self.settings.state_dir
         self.failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -60,6 +65,7 @@ class GatewayThread:
     def join(self, deadline_s: float = 10.0) -> None:
         self._thread.join(deadline_s)
         assert not self._thread.is_alive(), "the gateway did not end"
+        self._folder.cleanup()
         if self.failure is not None:
             raise self.failure
 

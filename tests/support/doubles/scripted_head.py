@@ -11,7 +11,6 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pomona.errors import LinkError
@@ -123,6 +122,13 @@ class ScriptedHead:
         """Returns the submitted requests without the gateway's probes."""
         return [x for x in list(self.submitted) if x.ids != PROBE]
 
+    def reject(self, submitted: Submitted, rejected: Rejected) -> None:
+        """Ends a request that is answered now."""
+        submit = submitted.submit
+        key = {"request": submit.request, "attempt": submit.attempt}
+        self._send_after(0, submitted, replace(rejected, **key))
+        self._wake()
+
     def _run(self) -> None:
         while not self._closing.is_set():
             now = time.monotonic()
@@ -158,8 +164,11 @@ class ScriptedHead:
         push = self._pushes.get(submit.reply)
         if push is None:
             push = self._pushes[submit.reply] = Push(self._identity, submit.reply, 1.0)
-        with suppress(LinkError):
+        try:
             push.send(body, submitted.epoch, tensors, buffers)
+        except LinkError:
+            # Its gateway is gone. The next message would wait as long.
+            self._cancelled.add((submit.request, submit.attempt))
 
     def _send_after(self, after_s: float, submitted: Submitted, body: Body) -> None:
         self._call_after(after_s, lambda: self._send(submitted, body))

@@ -13,6 +13,7 @@ from pomona.errors import ConfigurationError, RequestError
 from pomona.messages.control import Beacon, GatewayFacts
 from pomona.service import ControlPlane
 from pomona_gateway.grammar import GrammarChecker
+from pomona_gateway.http.openai import response_store
 from pomona_gateway.http.openai.response_store import ResponseStore
 from pomona_gateway.metrics import Metrics
 from pomona_gateway.models.load_requests import LoadRequests
@@ -21,6 +22,8 @@ from pomona_gateway.pipeline.client import PipelineClient
 from pomona_gateway.pipeline.probe import PipelineProbes, VerifiedRoutes
 from pomona_gateway.pipeline.router import RouteTable
 from pomona_gateway.rate_limits import RateLimits
+from pomona_gateway.runs.disk_journal import DiskJournal
+from pomona_gateway.runs.run_registry import RunRegistry
 from pomona_gateway.settings import GatewaySettings
 from pomona_gateway.text import load_language_model
 from pomona_gateway.text.system_lines import SystemLines
@@ -41,6 +44,7 @@ class Gateway:
         usage: tokens used, by key.
         rate_limits: limits of each key.
         response_store: stored responses of the Responses API.
+        runs: requests whose replies outlive their connections, and this process.
         metrics: Prometheus metrics.
         control: sends and receives beacons.
         route_table: pipelines and routes, from the beacons.
@@ -61,7 +65,11 @@ class Gateway:
         self.requires_key = requires_key(settings, self.keys)
         self.usage = UsageStore(settings.state_dir)
         self.rate_limits = RateLimits()
-        self.response_store = ResponseStore()
+        on_disk = settings.journal == "disk"
+        self.response_store = ResponseStore(
+            settings.state_dir / response_store.FOLDER if on_disk else None,
+            settings.stored_responses_max_bytes,
+        )
         self.metrics = Metrics()
         self.control = ControlPlane(
             settings,
@@ -88,6 +96,15 @@ class Gateway:
             unknown_is_loaded=settings.unknown_models == "loaded",
         )
         self.grammars = GrammarChecker(settings)
+        self.runs = RunRegistry(
+            open_journal(settings, self.control.identity.boot) if on_disk else None,
+            settings.journal_keep_s,
+            settings.journal_max_bytes,
+        )
+        self.runs.is_stored = lambda origin: (
+            origin.kind == "response"
+            and self.response_store.get(origin.id, origin.tenant) is not None
+        )
         self.control.endpoints |= {"http": url, "data": self.pipelines.endpoint}
         self.control.on_beacon(self._on_beacon)
         self._probes = PipelineProbes(
@@ -135,6 +152,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Fails running requests and ends every task, thread and process."""
+        await self.runs.close()
+        await asyncio.to_thread(self.response_store.close)
         await asyncio.to_thread(self.grammars.close)
         self._usage_writer.cancel()
         await asyncio.gather(self._usage_writer, return_exceptions=True)
@@ -205,3 +224,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def open_journal(settings: GatewaySettings, boot: str) -> DiskJournal | None:
+    """Opens the journal on disk; None, so that runs are in memory only, when it cannot be."""
+    try:
+        return DiskJournal(settings.state_dir, boot, settings.journal_max_bytes)
+    except OSError as error:
+        log.warning("runs are kept in memory only", extra={"reason": str(error)})
+        return None

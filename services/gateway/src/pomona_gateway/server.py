@@ -38,6 +38,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
             server = _http_server(gateway, tls)
             async with gateway.control.running():
+                gateway.runs.open()
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
                 log.info("the API listens", extra={"url": gateway.url})
                 await _wait_for_either(serving, stop)
@@ -137,7 +138,9 @@ async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None]) 
     New requests get a 503, unless a successor has taken the socket over: then only it accepts.
     """
     gateway.drain()
-    finishing = asyncio.create_task(_wait_for_all(set(server.server_state.tasks)))
+    # Runs on disk are gone on with by the next gateway.
+    last = {*server.server_state.tasks, *gateway.runs.unsaved_tasks()}
+    finishing = asyncio.create_task(_wait_for_all(last))
     succeeding = asyncio.create_task(gateway.succeeded.wait())
     with suppress(TimeoutError):
         async with asyncio.timeout(gateway.settings.drain_deadline_s):
@@ -148,9 +151,11 @@ async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None]) 
             await asyncio.shield(finishing)
     for task in (finishing, succeeding):
         task.cancel()
-    gateway.pipelines.fail_all(
-        RequestError(503, "shutting_down", "the gateway shut down before the reply was complete")
+    error = RequestError(
+        503, "shutting_down", "the gateway shut down before the reply was complete"
     )
+    await gateway.runs.interrupt(error)
+    gateway.pipelines.fail_all(error)
     server.should_exit = True
     await serving
 

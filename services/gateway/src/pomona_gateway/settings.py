@@ -114,5 +114,15 @@ class GatewaySettings(ServiceSettings):
     """Seconds a running request waits for a broken pipeline to recover."""
     max_attempts: int = Field(default=3, ge=1, le=16)
     """Number of epochs in which a request is tried before it fails."""
+    journal: Literal["disk", "memory"] = "disk"
+    """Where requests with an ``Idempotency-Key`` and stored responses are kept: on ``disk``, in
+    the state folder, they survive the gateway; in ``memory`` nothing of them is written."""
+    journal_keep_s: float = Field(default=600.0, gt=0, le=86400)
+    """Seconds after its end in which a request with an ``Idempotency-Key`` is answered with the
+    same response, and the events of a response can be streamed again."""
+    journal_max_bytes: int = Field(default=256 << 20, ge=1 << 20, le=1 << 40)
+    """Maximum size of these replies in memory, and of the journal on disk, each in bytes."""
+    stored_responses_max_bytes: int = Field(default=512 << 20, ge=1 << 20, le=1 << 40)
+    """Maximum size in bytes of the stored responses on disk; the oldest are evicted."""
     drain_deadline_s: float = Field(default=20.0, gt=0, le=3600)
     """Seconds that running requests may take to finish after SIGTERM."""

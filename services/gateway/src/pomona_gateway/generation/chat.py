@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pomona_gateway.parsers import (
     ToolCallStart,
     reply_reader,
 )
+from pomona_gateway.runs.run_context import new_hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class ChatStream:
         for part in parsed:
             match part:
                 case ToolCallStart(name=name):
-                    call_id = f"call_{secrets.token_hex(12)}"
+                    call_id = f"call_{new_hex(12)}"
                     calls.append(ToolCallDelta(call_id, len(calls), name, first=True))
                     out.append(calls[-1])
                 case ToolCallArguments(text=text, last=last):

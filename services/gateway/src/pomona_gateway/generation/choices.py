@@ -13,7 +13,10 @@ from pomona_gateway.generation.detokenizer import Detokenizer, ReplyDelta
 from pomona_gateway.metrics import Metrics, Timing
 from pomona_gateway.pipeline.client import PipelineClient, RunningSequence
 from pomona_gateway.pipeline.inbox import Inbox
+from pomona_gateway.pipeline.instructions import SequenceRequest
 from pomona_gateway.pipeline.prompt_results import Embedding, PromptLogprobs
+from pomona_gateway.runs.run import RecordedSequences
+from pomona_gateway.runs.run_context import current_run
 
 PROGRESS_INTERVAL_S = 1.0
 """Minimum seconds between two reports on the progress of a prompt."""
@@ -47,7 +50,10 @@ class GenerationStream:
     """
 
     def __init__(self, pipelines: PipelineClient, metrics: Metrics, completion: Completion) -> None:
-        """Submits the first choices. Raises RequestError when one cannot start now."""
+        """Submits the first choices. Raises RequestError when one cannot start now.
+
+        Within a run, a former gateway's choices go on after their recorded tokens.
+        """
         self.completion = completion
         self._pipelines = pipelines
         self._metrics = metrics
@@ -55,6 +61,9 @@ class GenerationStream:
         self._received = 0
         self._sequences: list[RunningSequence] = []
         self._open: set[int] = set()
+        self._ended = 0
+        self._run = current_run()
+        self._replayed = 0
         self._abort_reason = "abort"
         self._progress = PromptProgress(0, completion.prompt_tokens)
         self._reported_at = -PROGRESS_INTERVAL_S
@@ -71,8 +80,10 @@ class GenerationStream:
         metrics.request_n.labels(completion.model).observe(completion.n)
         metrics.request_max_tokens.labels(completion.model).observe(completion.sampling.max_tokens)
         try:
-            for _ in range(min(completion.max_concurrent, completion.choice_count)):
-                self._submit_next()
+            if self._run is not None and self._run.recorded is not None:
+                recorded, self._run.recorded = self._run.recorded, None
+                self._resume(recorded)
+            self._submit_next()
         except BaseException:
             self.close()
             raise
@@ -159,11 +170,42 @@ class GenerationStream:
             self.finish(index, self._abort_reason)
 
     def _submit_next(self) -> None:
-        index = len(self._sequences)
-        if index < self.completion.choice_count:
+        """Submits choices until as many run as may, or none is left."""
+        goal = min(self.completion.choice_count, self.completion.max_concurrent + self._ended)
+        while (index := len(self._sequences)) < goal:
             sequence = self.completion.sequence(index)
+            if self._run is not None and _is_recorded(sequence):
+                self._run.recorder.sequence(self._run, index, sequence)
             self._sequences.append(self._pipelines.submit(sequence, self._inbox, index))
             self._open.add(index)
+
+    def _resume(self, recorded: RecordedSequences) -> None:
+        """Replays the recorded tokens of all choices in their order, and submits what is open."""
+        tokens: list[list[Token]] = []
+        for index in range(self.completion.choice_count):
+            if index not in recorded.sequences:
+                break
+            tokens.append([])
+        for index, token in recorded.tokens:
+            # A token whose predecessor is missing is generated again.
+            if index < len(tokens) and token.index == len(tokens[index]):
+                tokens[index].append(token)
+                self._inbox.put(index, token)
+                self._replayed += 1
+        for index, replayed in enumerate(tokens):
+            sequence = replace(recorded.sequences[index], queue=self.completion.queue)
+            running = self._pipelines.submit(sequence, self._inbox, index, replayed)
+            running.cached = recorded.cached.get(index, 0)
+            self._sequences.append(running)
+            self._open.add(index)
+
+    def _record(self, index: int, token: Token) -> None:
+        if self._replayed:
+            self._replayed -= 1
+        elif self._run is not None and _is_recorded(self._sequences[index].sequence):
+            if token.index == 0:
+                self._run.recorder.cached(self._run, index, self._sequences[index].cached)
+            self._run.recorder.token(self._run, index, token)
 
     def _decode(self, index: int, event: Token | PromptLogprobs | Embedding) -> ReplyDelta:
         match event:
@@ -174,10 +216,12 @@ class GenerationStream:
             case _ if self.completion.prompt_only:
                 delta = ReplyDelta("", finish="length")
             case _:
+                self._record(index, event)
                 self._received += 1
                 delta = self._detokenizers[index].push(event)
         if delta.finish is not None:
             self.finish(index, delta.finish)
+            self._ended += 1
             self._submit_next()
         return delta
 
@@ -186,3 +230,8 @@ class GenerationStream:
             self._progress = replace(self._progress, position=event.position)
         else:
             self._progress = PromptProgress(event.prefilled, event.total)
+
+
+def _is_recorded(sequence: SequenceRequest) -> bool:
+    """Results of a prompt are not recorded, so its reply starts over in another gateway."""
+    return sequence.sampling.prompt_logprobs is None and not sequence.sampling.embedding

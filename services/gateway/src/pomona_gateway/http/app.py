@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -14,6 +17,7 @@ from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.http.auth import AllowedHosts, KeyAuthentication
 from pomona_gateway.http.errors import routing_error
+from pomona_gateway.http.idempotency import IdempotentRequests
 from pomona_gateway.http.ignored import IgnoredHeader
 from pomona_gateway.http.middleware import (
     HeaderLimit,
@@ -21,6 +25,7 @@ from pomona_gateway.http.middleware import (
     UnexpectedErrors,
     UnreadBodies,
 )
+from pomona_gateway.http.openai.response_runs import store_failure
 from pomona_gateway.http.openapi import DOCUMENT
 from pomona_gateway.http.origins import OWN_ORIGINS, ForeignOrigins
 from pomona_gateway.http.paths import MeantPaths
@@ -31,6 +36,7 @@ from pomona_gateway.http.routes import OPERATIONS
 
 def build_app(gateway: Gateway) -> Starlette:
     """Builds the application that serves ``gateway``."""
+    applications: list[Starlette] = []
     app = Starlette(
         routes=[
             Route("/openapi.json", _openapi_document),
@@ -44,7 +50,7 @@ def build_app(gateway: Gateway) -> Starlette:
                 for operation in OPERATIONS
             ),
         ],
-        middleware=_middleware(gateway),
+        middleware=_middleware(gateway, lambda: applications[0]),
         exception_handlers={
             ClientDisconnected: _on_disconnect,
             RequestError: _on_request_error,
@@ -53,10 +59,14 @@ def build_app(gateway: Gateway) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.gateway = gateway
+    applications.append(app)
+    # A run of a former gateway may be executed before the first request.
+    app.middleware_stack = app.build_middleware_stack()
+    gateway.runs.on_failed = partial(store_failure, gateway)
     return app
 
 
-def _middleware(gateway: Gateway) -> list[Middleware]:
+def _middleware(gateway: Gateway, application: Callable[[], Starlette]) -> list[Middleware]:
     """Returns the middleware, outermost first."""
     settings = gateway.settings
     own_names = ("localhost", settings.node, f"{settings.node}.local", "host.docker.internal")
@@ -75,8 +85,9 @@ def _middleware(gateway: Gateway) -> list[Middleware]:
         Middleware(AllowedHosts, allowed=(*own_names, *settings.allowed_hosts)),
         Middleware(ForeignOrigins, allowed=settings.cors_origins),
         Middleware(KeyAuthentication, store=gateway.keys, required=gateway.requires_key),
-        Middleware(IgnoredHeader),
         Middleware(UnreadBodies),
+        Middleware(IdempotentRequests, gateway=gateway, application=application),
+        Middleware(IgnoredHeader),
     ]
 
 

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from pomona.errors import RequestError
 from pomona_gateway.http.errors import error_body, internal_error, retry_headers
 from pomona_gateway.http.request_body import ClientDisconnected
+from pomona_gateway.runs.run_context import current_run
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +100,13 @@ class StreamedResponse:
                     await self._send_part(send, chunk)
             except RequestError as error:
                 last = self._encode_error(error)
+                note_failure(error)
             except (TimeoutError, OSError):
                 raise
             except Exception:
                 log.exception("a stream failed")
                 last = self._encode_error(internal_error())
+                note_failure(internal_error())
         # A client may send its next request as soon as it has the last part: the key's limit
         # on concurrent requests must not count this one any more.
         self._on_end()
@@ -115,6 +118,13 @@ class StreamedResponse:
         # Without a pause here a stream whose chunks are all ready would never let the task run
         # that watches for the client's disconnect.
         await asyncio.sleep(0)
+
+
+def note_failure(error: RequestError) -> None:
+    """Notes in the current run, if there is one, that its response is not whole."""
+    run = current_run()
+    if run is not None:
+        run.error = error
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, ResultT]) -> ResultT:

@@ -31,10 +31,12 @@ from pomona_gateway.http.openai.embeddings import EmbeddingRequest, embeddings
 from pomona_gateway.http.openai.response_endpoints import (
     ItemsQuery,
     NoQuery,
+    RetrieveQuery,
     delete_response,
     get_response,
     list_input_items,
 )
+from pomona_gateway.http.openai.response_runs import cancel_response
 from pomona_gateway.http.openai.responses import input_tokens, responses
 from pomona_gateway.http.openai.responses_request import InputTokensRequest, ResponsesRequest
 from pomona_gateway.http.request_body import Body, Query
@@ -76,7 +78,8 @@ OPERATIONS = (
     Operation("POST", "/v1/completions", completions, CompletionRequest, stream=SSE),
     Operation("POST", "/v1/responses", responses, ResponsesRequest, stream=SSE),
     Operation("POST", "/v1/responses/input_tokens", input_tokens, InputTokensRequest),
-    Operation("GET", "/v1/responses/{response}", get_response, query=NoQuery),
+    Operation("GET", "/v1/responses/{response}", get_response, query=RetrieveQuery, stream=SSE),
+    Operation("POST", "/v1/responses/{response}/cancel", cancel_response),
     Operation("DELETE", "/v1/responses/{response}", delete_response, query=NoQuery),
     Operation("GET", "/v1/responses/{response}/input_items", list_input_items, query=ItemsQuery),
     Operation("POST", "/v1/embeddings", embeddings, EmbeddingRequest),

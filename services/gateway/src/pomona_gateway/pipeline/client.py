@@ -18,7 +18,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pomona.errors import ProtocolError, RequestError
@@ -136,12 +136,24 @@ class PipelineClient:
         self._execute(self._journal.on_routes(routes, time.monotonic()))
         self._links.retain(routes.values())
 
-    def submit(self, sequence: SequenceRequest, inbox: Inbox, index: int = 0) -> RunningSequence:
-        """Starts a sequence.
+    def submit(
+        self,
+        sequence: SequenceRequest,
+        inbox: Inbox,
+        index: int = 0,
+        emitted: Sequence[Token] = (),
+    ) -> RunningSequence:
+        """Starts a sequence, after the tokens that were ``emitted`` before.
 
         Raises:
             RequestError: the gateway is full, or the model has no route.
         """
+        request = secrets.token_hex(12)
+        now = time.monotonic()
+        running = RunningSequence(request, sequence, inbox, index, Timing(now, 0.0, 0.0, 0.0))
+        inbox.sequences += 1
+        if emitted and emitted[-1].finish is not None:
+            return running
         if self.running >= self._settings.max_running:
             raise RequestError(
                 429,
@@ -158,12 +170,10 @@ class PipelineClient:
                 f"{sequence.model} cannot answer yet: {self._routes.reason(sequence.model)}",
                 retry_after_s=RETRY_AFTER_S,
             )
-        request = secrets.token_hex(12)
-        now = time.monotonic()
-        running = RunningSequence(request, sequence, inbox, index, Timing(now, 0.0, 0.0, 0.0))
+        running.received = len(emitted)
         self._running[request] = running
-        inbox.sequences += 1
-        self._execute(self._journal.submit(request, sequence, route, now))
+        ids = [token.token for token in emitted]
+        self._execute(self._journal.submit(request, sequence, route, now, ids))
         return running
 
     def cancel(self, running: RunningSequence) -> None:
@@ -295,7 +305,8 @@ class PipelineClient:
             case Started():
                 if not running.timing.started:
                     running.timing = replace(running.timing, started=time.monotonic())
-                    running.cached = event.cached
+                    if not running.received:
+                        running.cached = event.cached
             case QueuePlace():
                 pass
             case _:

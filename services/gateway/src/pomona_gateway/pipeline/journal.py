@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -93,11 +93,22 @@ class Journal:
         return {entry.sequence.model for entry in self._entries.values()}
 
     def submit(
-        self, request: str, sequence: SequenceRequest, route: Route, now: float
+        self,
+        request: str,
+        sequence: SequenceRequest,
+        route: Route | None,
+        now: float,
+        emitted: Sequence[int] = (),
     ) -> list[Instruction]:
-        """Adds a request and starts its first attempt."""
-        entry = self._entries[request] = Entry(request, sequence, Attempts(now, now))
-        return [self._send(entry, route, now)]
+        """Adds a request and starts its first attempt. Without a route it waits for one.
+
+        Args:
+            emitted: ids of the reply that a former gateway received.
+        """
+        entry = self._entries[request] = Entry(
+            request, sequence, Attempts(now, now), emitted=list(emitted)
+        )
+        return [] if route is None else [self._send(entry, route, now)]
 
     def cancel(self, request: str) -> list[Instruction]:
         """Removes a request whose reply is no longer wanted."""

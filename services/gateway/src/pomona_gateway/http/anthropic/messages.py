@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -31,6 +30,7 @@ from pomona_gateway.http.errors import anthropic_error
 from pomona_gateway.http.ignored import ignored_of
 from pomona_gateway.http.respond import JsonResponse
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
+from pomona_gateway.runs.run_context import new_hex
 
 
 async def messages(request: Request) -> Response | ASGIApp:
@@ -77,7 +77,7 @@ class MessageWriter:
         self._chat = chat
         self._with_thinking = body.thinking is not None and body.thinking.is_shown
         self._head: dict[str, Any] = {
-            "id": f"msg_{secrets.token_hex(12)}",
+            "id": f"msg_{new_hex(12)}",
             "type": "message",
             "role": "assistant",
             "model": chat.completion.model,

@@ -69,14 +69,29 @@ async def read_request(request: Request, body_type: type[BodyT]) -> BodyT:
 
     Raises RequestError.
     """
+    body = parse_body(body_type, await read_raw(request))
+    note_parameters(request, body)
+    return body
+
+
+async def read_raw(request: Request) -> bytes:
+    """Reads the request's body. Raises RequestError, also while the gateway drains."""
     gateway = gateway_of(request)
     settings = gateway.settings
     raw = await read_body(request, settings.max_body_bytes, settings.body_deadline_s)
-    gateway.check_accepting()
-    body = parse_body(body_type, raw)
+    if request.state.run is None:
+        gateway.check_accepting()
+    return raw
+
+
+def note_parameters(request: Request, body: Body) -> None:
+    """Notes the model that a body names, and the parameters without effect.
+
+    Raises RequestError when these are refused.
+    """
     request.state.model = getattr(body, "model", "")
-    collect_ignored(body, ignored_of(request), settings.unknown_parameters == "refuse")
-    return body
+    refuse = gateway_of(request).settings.unknown_parameters == "refuse"
+    collect_ignored(body, ignored_of(request), refuse)
 
 
 def read_query(request: Request, query_type: type[QueryT]) -> QueryT:
@@ -91,9 +106,16 @@ def read_query(request: Request, query_type: type[QueryT]) -> QueryT:
 
 
 async def run_request(
-    request: Request, completion: Completion, writer: ResponseWriter, stream: bool
+    request: Request,
+    completion: Completion,
+    writer: ResponseWriter,
+    stream: bool,
+    priority: int = INTERACTIVE,
 ) -> Response | ASGIApp:
     """Runs a completion until it ends or its client disconnects, and returns the response.
+
+    Args:
+        priority: priority at the head, of a streamed response.
 
     Raises RequestError when the completion is refused or, if not streamed, fails.
     """
@@ -101,7 +123,7 @@ async def run_request(
         return await run_whole(request, completion, writer.whole)
     settings = gateway_of(request).settings
     run = MeteredRun(request)
-    generation = run.start(completion, INTERACTIVE)
+    generation = run.start(completion, priority)
     try:
         await while_connected(request.receive, generation.wait_for_first(SETTLE_S))
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -26,6 +25,7 @@ from pomona_gateway.http.request_body import (
     absent_or,
     any_of,
 )
+from pomona_gateway.runs.run_context import new_seed
 from pomona_gateway.text import LanguageModel
 
 MAX_REPLIES = 16
@@ -186,7 +186,7 @@ def build_sampling(
     for token in parameters.stop_token_ids or ():
         if token >= vocab_size:
             raise _token_out_of_range("stop_token_ids", token, vocab_size)
-    seed = secrets.randbits(63) if parameters.seed is None else parameters.seed & SEED_MASK
+    seed = new_seed(63) if parameters.seed is None else parameters.seed & SEED_MASK
     limit = min(room, max_tokens or room)
     if (parameters.min_tokens or 0) > limit:
         message = (

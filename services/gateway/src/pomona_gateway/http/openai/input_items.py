@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
@@ -18,6 +17,7 @@ from pomona_gateway.http.common.chat_messages import (
 from pomona_gateway.http.common.content import Content, TextPart, read_content, type_of
 from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.http.request_body import Body
+from pomona_gateway.runs.run_context import new_hex
 
 Identity = Annotated[str, StringConstraints(max_length=256)]
 
@@ -126,7 +126,7 @@ def _listed_item(item: AnyItem) -> dict[str, Any]:
     if isinstance(item, InputMessage) and isinstance(item.content, str):
         part_type = "output_text" if item.role == "assistant" else "input_text"
         listed["content"] = [{"type": part_type, "text": item.content}]
-    item_id = item.id or f"{_ID_PREFIXES.get(item.type, 'item')}_{secrets.token_hex(12)}"
+    item_id = item.id or f"{_ID_PREFIXES.get(item.type, 'item')}_{new_hex(12)}"
     return {"id": item_id, "status": "completed", **listed}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Any
 
 from pomona import __version__
@@ -11,6 +9,7 @@ from pomona.errors import RequestError
 from pomona_gateway.generation.completion import Completion, Usage
 from pomona_gateway.http import sse
 from pomona_gateway.http.errors import openai_error
+from pomona_gateway.runs.run_context import new_hex, request_time
 
 FINGERPRINT = f"pomona-{__version__}"
 
@@ -22,9 +21,9 @@ def response_head(object_type: str, id_prefix: str, completion: Completion) -> d
         object_type: value of OpenAI's ``object``.
     """
     return {
-        "id": f"{id_prefix}-{secrets.token_hex(12)}",
+        "id": f"{id_prefix}-{new_hex(12)}",
         "object": object_type,
-        "created": int(time.time()),
+        "created": int(request_time()),
         "model": completion.model,
         "system_fingerprint": FINGERPRINT,
     }

@@ -7,20 +7,32 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from pomona.errors import RequestError
 from pomona_gateway.http.common.run_request import gateway_of, read_query, tenant_of
+from pomona_gateway.http.ignored import ignored_of
+from pomona_gateway.http.openai.response_runs import event_stream, find_run, run_object
 from pomona_gateway.http.openai.response_store import Conversation, missing_response
 from pomona_gateway.http.request_body import Query
 from pomona_gateway.http.respond import JsonResponse
 
 
-class NoQuery(Query):
-    """A query that has no effect: a stored response is not streamed again."""
+class RetrieveQuery(Query):
+    """How to retrieve a response."""
 
     hints = frozenset({"include", "include[]", "include_obfuscation"})
 
-    stream: Literal["false"] | None = None
+    stream: Literal["true", "false"] | None = None
+    """Stream the events of the response, from the beginning or after one of them."""
+    starting_after: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    """The ``sequence_number`` of the last event that the client has."""
+
+
+class NoQuery(Query):
+    """A query that has no effect."""
+
+    hints = frozenset({"include", "include[]", "include_obfuscation", "stream"})
 
 
 class ItemsQuery(Query):
@@ -35,25 +47,43 @@ class ItemsQuery(Query):
     """Begin after the item with this id."""
 
 
-async def get_response(request: Request) -> Response:
-    """Retrieves a stored response."""
-    read_query(request, NoQuery)
+async def get_response(request: Request) -> Response | ASGIApp:
+    """Retrieves a response, or streams its events again."""
+    query = read_query(request, RetrieveQuery)
+    run = await find_run(request)
+    if query.stream == "true":
+        if run is None or (run.ended and not run.succeeded and not run.parts):
+            _find(request)
+            message = "the events of this response are not kept any more; leave out 'stream'"
+            raise RequestError(400, "events_not_kept", message, "stream")
+        starting_after = -1 if query.starting_after is None else query.starting_after
+        return event_stream(gateway_of(request), run, starting_after)
+    if query.starting_after is not None:
+        ignored_of(request).add("starting_after")
+    if run is not None and not run.ended:
+        return JsonResponse(run_object(run))
     return JsonResponse(_find(request).response)
 
 
 async def delete_response(request: Request) -> Response:
     """Deletes a stored response; no request can continue its conversation any more."""
     read_query(request, NoQuery)
-    _find(request)
+    gateway, tenant = gateway_of(request), tenant_of(request)
     response_id: str = request.path_params["response"]
-    gateway_of(request).response_store.delete(response_id, tenant_of(request))
+    run = await find_run(request)
+    if run is None or run.ended:
+        _find(request)
+    if run is not None:
+        await gateway.runs.drop(run)
+    gateway.response_store.delete(response_id, tenant)
     return JsonResponse({"id": response_id, "object": "response", "deleted": True})
 
 
 async def list_input_items(request: Request) -> Response:
     """Lists the input items of a stored response's request."""
     query = read_query(request, ItemsQuery)
-    items = list(_find(request).items)
+    run = await find_run(request)
+    items = list(run.items if run is not None and not run.ended else _find(request).items)
     if query.order == "desc":
         items.reverse()
     if query.after is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -26,7 +25,11 @@ from pomona_gateway.http.common.reasoning import (
     reasoning_variables,
 )
 from pomona_gateway.http.common.run_request import (
+    BACKGROUND,
+    INTERACTIVE,
     gateway_of,
+    note_parameters,
+    read_raw,
     read_request,
     run_request,
     tenant_of,
@@ -34,30 +37,51 @@ from pomona_gateway.http.common.run_request import (
 from pomona_gateway.http.common.tools import custom_names
 from pomona_gateway.http.errors import PromptTooLongError
 from pomona_gateway.http.ignored import ignored_of
+from pomona_gateway.http.openai.response_object import response_object
+from pomona_gateway.http.openai.response_runs import executed_response, start_response
 from pomona_gateway.http.openai.response_store import Messages, missing_response
 from pomona_gateway.http.openai.responses_items import OutputItems
 from pomona_gateway.http.openai.responses_request import InputTokensRequest, ResponsesRequest
+from pomona_gateway.http.request_body import parse_body
 from pomona_gateway.http.respond import JsonResponse
+from pomona_gateway.runs.run import Run
+from pomona_gateway.runs.run_context import new_hex, request_time
 
 
 async def responses(request: Request) -> Response | ASGIApp:
-    """Answers a request of the Responses API, whole or streamed."""
-    body = await read_request(request, ResponsesRequest)
+    """Answers a request of the Responses API, whole, streamed or in the background.
+
+    A response that is stored is a run, so that its client may lose the connection. The run
+    executes this handler once more, and records the events.
+    """
+    raw = await read_raw(request)
+    body = parse_body(ResponsesRequest, raw)
+    run = executed_response(request)
+    if run is None and body.store is not False:
+        return await start_response(request, body, raw)
+    note_parameters(request, body)
     messages = [
         *_earlier_messages(request, body.previous_response_id),
         *body.messages(ignored_of(request)),
     ]
     chat = await _prepare(request, body, messages)
 
+    items = body.input_items()
+
     def store(reply: ChatReply, response: dict[str, Any]) -> None:
         if body.store is not False:
             conversation = [*messages, _template_message(reply)]
             gateway_of(request).response_store.put(
-                tenant_of(request), conversation, body.input_items(), response
+                tenant_of(request), conversation, items, response
             )
 
-    writer = ResponsesWriter(body, chat, store)
-    return await run_request(request, chat.completion, writer, bool(body.stream))
+    writer = ResponsesWriter(body, chat, store, run)
+    if run is None:
+        return await run_request(request, chat.completion, writer, bool(body.stream))
+    run.items = tuple(items)
+    is_read = body.stream and not body.background
+    priority = INTERACTIVE if is_read else BACKGROUND
+    return await run_request(request, chat.completion, writer, True, priority)
 
 
 async def input_tokens(request: Request) -> Response:
@@ -127,7 +151,7 @@ def _earlier_messages(request: Request, previous_response_id: str | None) -> Mes
     if previous_response_id is None:
         return ()
     conversation = gateway_of(request).response_store.get(previous_response_id, tenant_of(request))
-    if conversation is None:
+    if conversation is None or not conversation.is_complete:
         message = missing_response(previous_response_id)
         raise RequestError(400, "previous_response_not_found", message, "previous_response_id")
     return conversation.messages
@@ -159,14 +183,18 @@ class ResponsesWriter:
         body: ResponsesRequest,
         chat: ChatCompletion,
         on_complete: Callable[[ChatReply, dict[str, Any]], None],
+        run: Run | None = None,
     ) -> None:
+        """Args: run: the run that records the events, and gets the object as it is so far."""
         self._body = body
         self._chat = chat
         self._custom = custom_names(body.tools)
         self._on_complete = on_complete
         self._sequence_numbers = itertools.count()
-        self._id = f"resp_{secrets.token_hex(16)}"
-        self._created_at = time.time()
+        self._run = run
+        self._id = f"resp_{new_hex(16)}" if run is None else run.id
+        self._created_at = request_time()
+        self._snapshot("queued" if body.background else "in_progress", [])
 
     async def whole(self, stream: GenerationStream, keep_alive_s: float) -> dict[str, Any]:
         """Returns the response object of the last event."""
@@ -186,17 +214,24 @@ class ResponsesWriter:
     def error_chunk(self, error: RequestError) -> bytes:
         """Encodes the event of a failed response."""
         failure = {"code": error.code, "message": error.message}
-        response = {**self._response_object("failed", []), "error": failure}
+        response = self._snapshot("failed", [])
+        response["error"] = failure
         return self._encode({"type": "response.failed", "response": response})
 
     async def _events(
         self, stream: GenerationStream, keep_alive_s: float
     ) -> AsyncGenerator[dict[str, Any] | PromptProgress]:
-        response = self._response_object("in_progress", [])
-        yield {"type": "response.created", "response": response}
-        yield {"type": "response.in_progress", "response": response}
         custom_calls = CustomCalls(self._custom)
         items = OutputItems(self._custom)
+        if self._body.background:
+            response = self._snapshot("queued", [])
+            yield {"type": "response.created", "response": response}
+            yield {"type": "response.queued", "response": response}
+        response = self._response_object("in_progress", [])
+        if not self._body.background:
+            yield {"type": "response.created", "response": response}
+        yield {"type": "response.in_progress", "response": response}
+        self._snapshot("in_progress", items.output)
         replies = ChatStream(self._chat, stream)
         reply = ChatReply()
         async with aclosing(replies.deltas(keep_alive_s)) as turns:
@@ -210,7 +245,9 @@ class ResponsesWriter:
         status = "incomplete" if reply.finish == "length" else "completed"
         for event in items.end_item(status):
             yield event
-        response = self._response_object(status, items.output)
+        response = self._snapshot(status, items.output)
+        if status == "completed":
+            response["completed_at"] = time.time()
         if status == "incomplete":
             response["incomplete_details"] = {"reason": "max_output_tokens"}
         response["usage"] = _usage_object(stream, replies.reasoning_tokens)
@@ -221,45 +258,23 @@ class ResponsesWriter:
         numbered = {**event, "sequence_number": next(self._sequence_numbers)}
         return sse.event(str(event["type"]), numbered)
 
+    def _snapshot(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+        """Returns the response object, and gives it to the run."""
+        response = self._response_object(status, output)
+        if self._run is not None:
+            self._run.snapshot = response
+        return response
+
     def _response_object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
-        body = self._body
-        sampling = self._chat.completion.sampling
-        labels = body.model_extra or {}
+        completion = self._chat.completion
+        sampling = completion.sampling
         return {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._created_at,
-            "status": status,
-            "error": None,
-            "incomplete_details": None,
-            "instructions": body.instructions,
-            "max_output_tokens": body.max_output_tokens,
-            "model": self._chat.completion.model,
+            **response_object(self._body, self._id, self._created_at, status),
+            "model": completion.model,
             "output": output,
-            "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "previous_response_id": body.previous_response_id,
-            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None},
-            "store": body.store is not False,
             "temperature": sampling.temperature,
-            "text": {"format": _format_object(body)},
-            "tool_choice": _tool_choice_object(body),
-            "tools": [tool.model_dump() for tool in body.tools or []],
             "top_p": sampling.top_p,
-            "truncation": body.truncation or "disabled",
-            "usage": None,
-            "user": labels.get("user"),
-            "metadata": labels.get("metadata") or {},
         }
-
-
-def _format_object(body: ResponsesRequest) -> dict[str, Any]:
-    text_format = body.text.format if body.text else None
-    return text_format.model_dump(by_alias=True) if text_format else {"type": "text"}
-
-
-def _tool_choice_object(body: ResponsesRequest) -> str | dict[str, Any]:
-    choice = body.tool_choice or "auto"
-    return choice if isinstance(choice, str) else choice.model_dump()
 
 
 def _usage_object(stream: GenerationStream, reasoning_tokens: int) -> dict[str, Any]:

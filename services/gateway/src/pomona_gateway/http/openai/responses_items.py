@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from pomona_gateway.generation.chat import ChatDelta, ToolCallDelta, parse_arguments
 from pomona_gateway.http.common.custom_calls import custom_input
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
+from pomona_gateway.runs.run_context import new_hex
 
 
 class OutputItems:
@@ -70,7 +70,7 @@ class OutputItems:
             return
         yield from self.end_item()
         prefix = "msg" if item_type == "message" else "rs"
-        self._type, self._text, self._id = item_type, "", f"{prefix}_{secrets.token_hex(12)}"
+        self._type, self._text, self._id = item_type, "", f"{prefix}_{new_hex(12)}"
         item = self._text_item([], "in_progress")
         yield self._item_event("response.output_item.added", item=item)
         yield self._event("response.content_part.added", part=self._content_part(""))
@@ -78,7 +78,7 @@ class OutputItems:
     def _add_call(self, piece: ToolCallDelta) -> Iterator[dict[str, Any]]:
         if piece.first:
             yield from self.end_item()
-            self._type, self._text, self._id = "function_call", "", f"fc_{secrets.token_hex(12)}"
+            self._type, self._text, self._id = "function_call", "", f"fc_{new_hex(12)}"
             self._call = {"call_id": piece.id, "name": piece.name}
             item = self._call_item("in_progress")
             yield self._item_event("response.output_item.added", item=item)
@@ -92,7 +92,7 @@ class OutputItems:
     def _add_custom_call(self, call: ToolCallDelta) -> Iterator[dict[str, Any]]:
         yield from self.end_item()
         item = {
-            "id": f"ctc_{secrets.token_hex(12)}",
+            "id": f"ctc_{new_hex(12)}",
             "type": "custom_tool_call",
             "call_id": call.id,
             "name": call.name,

@@ -23,7 +23,7 @@ from pomona_gateway.http.common.tool_definitions import (
 from pomona_gateway.http.common.tools import openai_tools
 from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.http.openai.input_items import Identity, Items, item_messages, listed_items
-from pomona_gateway.http.request_body import Body, RuledBody
+from pomona_gateway.http.request_body import Body, Rule, RuledBody, absent_or, any_of
 
 _HINTS = frozenset(
     {
@@ -32,6 +32,17 @@ _HINTS = frozenset(
         "context_management",
     }
 )  # fmt: skip
+
+
+BACKGROUND_NEEDS_STORE = Rule(
+    at=("background",),
+    holds=lambda body: not (body.background and body.store is False),
+    schema=any_of(
+        absent_or("background", {"enum": [False, None]}),
+        absent_or("store", {"enum": [True, None]}),
+    ),
+    text="a response in the background is stored; leave out 'store'",
+)
 
 
 class TextOptions(Body):
@@ -104,7 +115,10 @@ class ResponsesRequest(InputTokensRequest):
     top_p: float | None = Field(default=None, gt=0, le=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    background: Literal[False] | None = None
+    background: bool | None = None
+    """Answer at once, and go on without the client, which retrieves the response later."""
+
+    rules = (CHOICE_NEEDS_TOOLS, BACKGROUND_NEEDS_STORE)
 
     def parameters(self) -> SamplingParameters:
         """Returns the sampling parameters."""
