@@ -102,12 +102,14 @@ def test_cancel_ends_a_response_and_is_idempotent(
     cluster.head.script = lambda _: say(REPLY * 20, step_s=0.02)
     first = create(client)
     read: list[Any] = []
+    cancelled = None
     with client.responses.retrieve(first.id, stream=True) as stream:
         for event in stream:
             read.append(event)
             if len(read) == 6:
                 cancelled = client.responses.cancel(first.id)
-                assert cancelled.status == "cancelled"
+    assert cancelled is not None
+    assert cancelled.status == "cancelled"
     assert read[-1].type == "response.incomplete"
     assert read[-1].response.status == "cancelled"
     assert [x.sequence_number for x in read] == list(range(len(read)))

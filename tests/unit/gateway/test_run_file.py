@@ -14,6 +14,7 @@ from pomona.messages.sampling import Sampling
 from pomona.queue_policy import QueuePolicy
 from pomona_gateway.pipeline.instructions import SequenceRequest
 from pomona_gateway.runs import run_file
+from pomona_gateway.runs.checked_lines import encode_line
 from pomona_gateway.runs.run import RunOrigin, RunRequest
 from pomona_gateway.runs.run_file import RecordedResponse
 
@@ -79,6 +80,6 @@ def test_damaged_byte_ends_the_file_there(at: int, flip: int) -> None:
 
 
 def test_file_of_another_version_is_refused() -> None:
-    other = run_file.encode_line({"run": 2})
+    other = encode_line({"run": 2})
     with pytest.raises(ProtocolError, match="origin"):
         run_file.decode_run_file(other)
