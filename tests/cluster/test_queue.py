@@ -37,7 +37,7 @@ async def wait_for(condition: Callable[[], bool], description: str) -> None:
 
 @dataclass
 class Clients:
-    """Clients of one cluster. The long reply of one more client keeps them waiting.
+    """Clients of one cluster. Another client's long reply keeps them waiting.
 
     Attributes:
         ended: names of clients in the order in which their replies ended.

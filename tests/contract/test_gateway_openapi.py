@@ -1,6 +1,6 @@
 """Schemathesis finds no difference between the OpenAPI document and the gateway.
 
-All of its checks are on. One of them requires that every request valid by the schemas is
+All of its checks are on. One requires that every request valid by the schemas is
 accepted, so the model supports everything: reasoning, tool calls, and prompts of any length.
 ``fit`` adapts generated requests to what no schema can express: the size of the vocabulary, the
 stored response, and the names of the request's own tools.
@@ -37,7 +37,7 @@ CONTEXT_LENGTH = 2**31 - 1
 EXAMPLES = 10
 """Random examples of each operation, beside those that cover its schema systematically."""
 ALL_OF_FIRST, ONE_IN = 200, 20
-"""The valid cases of a schema's coverage that are sent: all of the first, then one in so many. The
+"""The valid cases of a schema's coverage that are sent: all of the first, then one in twenty. The
 thousands that a union of unions gives differ in one field of one part each."""
 BEYOND_SCHEMAS = {
     "content_not_supported",

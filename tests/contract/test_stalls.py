@@ -1,4 +1,4 @@
-"""A process that makes no progress ends itself, or is ended by whoever supervises it."""
+"""A process that makes no progress ends itself, or is ended by its supervisor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beacons of one node and its pipeline of two stages, for what is printed about a cluster."""
+"""Beacons of one node and its pipeline of two stages, for reports about a cluster."""
 
 from __future__ import annotations
 

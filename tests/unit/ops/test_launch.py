@@ -1,4 +1,4 @@
-"""`pomona launch`: what clients are told, the files written for them, and what is refused."""
+"""`pomona launch`: what clients are told, the files written for them, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends services whose beacons have stopped, and nobody else."""
+"""Ends only services whose beacons have stopped."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class Baseline:
 
 @asynccontextmanager
 async def running_baseline(model: str, threads: int) -> AsyncGenerator[Baseline]:
-    """Runs mlx-lm with ``threads`` BLAS threads, on the cores of as many ``one_core`` workers."""
+    """Runs mlx-lm with ``threads`` BLAS threads, on the cores of that many ``one_core`` workers."""
     environment = stage_worker_environment(1) | blas_threads(threads)
     process = await asyncio.create_subprocess_exec(
         sys.executable,

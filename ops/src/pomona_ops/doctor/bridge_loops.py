@@ -1,7 +1,7 @@
 """Check for loops of Thunderbolt cables between Macs that bridge their ports.
 
 macOS joins all Thunderbolt ports in one bridge, bridge0. Macs that bridge and whose cables form a
-loop forward every broadcast for ever, which takes the network of all of them down.
+loop forward every broadcast for ever, which takes all their networks down.
 """
 
 from __future__ import annotations

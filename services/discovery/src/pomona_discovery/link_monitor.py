@@ -89,7 +89,7 @@ class LinkMonitor:
         target.reported_dead = frozenset(dead)
 
     def _foreign(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        """Returns the addresses that this machine does not have, or all if it has all of them."""
+        """Returns the addresses that this machine does not have, or all if it has every one."""
         own = {x.address for x in self._interfaces() if x.kind != "loopback"}
         return tuple(x for x in addresses if x not in own) or addresses
 

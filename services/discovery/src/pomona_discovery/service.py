@@ -182,7 +182,7 @@ class Discovery:
         return self._settings.advertised(self._proxy.peer_endpoint, address)
 
     async def _follow_addresses(self) -> None:
-        """Announces this machine's addresses by beacon and multicast, and every change of them."""
+        """Announces this machine's addresses by beacon and multicast, and every change to them."""
         await self._announce()
         await follow_addresses(
             self._node_facts.interfaces, lambda: interfaces({}), self._on_address_change

@@ -1,7 +1,7 @@
 """Parses the text that ``system_profiler SPThunderboltDataType`` prints without ``-json``.
 
 A heading followed by an empty line begins a bus or a device; a device below another is indented
-further. Other headings begin a section, of which only ports matter.
+further. Other headings begin a section; only ports matter.
 """
 
 from __future__ import annotations

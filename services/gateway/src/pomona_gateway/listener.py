@@ -1,10 +1,10 @@
-"""The listening socket of the API: bound here, or inherited from whoever supervises the gateway.
+"""The listening socket of the API: bound here, or inherited from the gateway's supervisor.
 
 A socket that a supervisor binds outlives the gateway: while no gateway runs, the kernel keeps
 the clients' connections, and nothing else can take the port. It is inherited from
 
 - ``pomona up`` and other supervisors: ``POMONA_GATEWAY_LISTEN_FD`` names the descriptor;
-- systemd: ``LISTEN_PID`` and ``LISTEN_FDS`` (``man 3 sd_listen_fds``), of which the first counts;
+- systemd: ``LISTEN_PID`` and ``LISTEN_FDS`` (``man 3 sd_listen_fds``); only the first counts;
 - launchd: a socket named ``gateway`` in the unit's ``Sockets`` (``man 3 launch_activate_socket``).
 """
 
@@ -31,8 +31,8 @@ not read."""
 def open_listener(host: str, port: int) -> socket.socket:
     """Returns the inherited listening socket, or binds one to ``host`` and ``port``.
 
-    Raises ConfigurationError when what was inherited is not a listening socket, AddressInUseError
-    or LinkError when the address cannot be bound.
+    Raises ConfigurationError when the inherited descriptor is not a listening socket,
+    AddressInUseError or LinkError when the address cannot be bound.
     """
     descriptor = _inherited_descriptor()
     listener = _bind(host, port) if descriptor is None else _adopt(descriptor)

@@ -16,7 +16,7 @@ from pomona_health_watcher.loss_rules import KnownService, LossRules
 from pomona_health_watcher.stall_rules import stall_of
 
 MEMORY_HYSTERESIS: Final = 0.05
-"""Share of memory below a threshold at which its alert ends, so that it does not flap."""
+"""Share of memory below a threshold at which its alert ends, to avoid flapping."""
 
 
 class HealthRules:

@@ -1,7 +1,7 @@
 """Formats a notice as a Slack message: Block Kit, with plain text for notifications. Pure.
 
 The limits are Slack's: https://docs.slack.dev/reference/block-kit/blocks. Text from users and
-models is escaped, so that it cannot mention a channel or forge a link:
+models is escaped, and cannot mention a channel or forge a link:
 https://docs.slack.dev/messaging/formatting-message-text#escaping
 """
 

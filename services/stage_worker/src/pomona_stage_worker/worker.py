@@ -149,7 +149,7 @@ class StageWorker:
         return [stage.runner.load for stage in self._stages.values() if stage.runner is not None]
 
     def _work(self) -> tuple[int, int]:
-        """Returns the steps run so far and the requests that need more of them."""
+        """Returns the steps run so far and the requests that need more."""
         runners = [stage.runner for stage in self._stages.values() if stage.runner is not None]
         progress = self._removed_steps + sum(runner.load.steps for runner in runners)
         queued = sum(r.load.active + r.load.waiting or int(r.busy) for r in runners)

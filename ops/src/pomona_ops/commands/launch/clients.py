@@ -158,7 +158,7 @@ def opencode(target: Target, home: Path) -> Launch:
 def qwen(target: Target, home: Path) -> Launch:
     """Qwen Code (https://qwenlm.github.io/qwen-code-docs).
 
-    The context length is read from settings only. The file has the lowest precedence of them,
+    The context length is read from settings only. Among them the file has the lowest precedence,
     so nothing of the user's is replaced. Qwen Code itself adds a version to it.
     """
     settings = {"model": {"generationConfig": {"contextWindowSize": target.context}}}

@@ -1,4 +1,4 @@
-"""Writes a client's configuration file so that it can be taken back exactly.
+"""Writes a client's configuration file and can restore it exactly.
 
 What stood there before is kept beside it: the earlier file as ``NAME.before-pomona``, or an empty
 ``NAME.absent-before-pomona`` when there was none.
@@ -20,7 +20,7 @@ def absence_path(path: Path) -> Path:
 
 
 def write_with_backup(path: Path, content: str) -> None:
-    """Writes the file. Only the first write makes the backup, so that it stays the user's."""
+    """Writes the file. Only the first write makes the backup, so the backup stays the user's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     backup, absence = backup_path(path), absence_path(path)
     if not backup.exists() and not absence.exists():

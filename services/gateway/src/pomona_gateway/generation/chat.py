@@ -59,7 +59,7 @@ class Tools:
     Attributes:
         parallel: a reply may have several calls.
         forced: a reply must consist of calls only.
-        only: name of the one function that may be called when ``forced``; empty for any.
+        only: name of the only function that may be called when ``forced``; empty for any.
     """
 
     functions: tuple[Function, ...] = ()

@@ -27,7 +27,7 @@ class Completion:
         n: choices for each prompt. Each choice gets another seed.
         visible_tokens: special tokens that are part of the text.
         max_concurrent: choices generated at the same time.
-        prompt_only: choices have no tokens; the one that the pipeline samples is dropped.
+        prompt_only: choices have no tokens; the token that the pipeline samples is dropped.
     """
 
     model: str

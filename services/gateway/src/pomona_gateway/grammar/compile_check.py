@@ -28,7 +28,7 @@ MAX_COMPILING = 8
 MAX_COMPILING_OF_KEY = 2
 """The same for the requests of one key."""
 MAX_PROCESSES = 4
-"""Maximum number of models with a process; the one that was used least recently is ended."""
+"""Maximum number of models with a process; the least recently used is ended."""
 MAX_PASSED = 256
 """Number of grammars that are known to compile, for each model."""
 START_S = 30.0
@@ -59,7 +59,7 @@ class GrammarChecker:
 
     def check_size(self, shape: Shape) -> None:
         """Raises RequestError for a shape that is larger than the settings allow, before a grammar
-        is written of it."""
+        is written from it."""
         limit = self._settings.max_schema_bytes
         match shape:
             case JsonShape(schema=schema):
@@ -179,7 +179,7 @@ class _KeyTurn:
 
 
 class _CompileProcess:
-    """The process that compiles the grammars of one model; it forks for each of them."""
+    """The process that compiles the grammars of one model; it forks for each grammar."""
 
     def __init__(self, language: LanguageModel, settings: GatewaySettings) -> None:
         self._passed: OrderedDict[bytes, None] = OrderedDict()

@@ -22,7 +22,7 @@ class LarkWriter:
             token, so a mark that is one is written as its id.
 
     Attributes:
-        shapes: shapes in the grammar, to find the one at fault when it does not compile.
+        shapes: shapes in the grammar, to find the shape at fault when it does not compile.
     """
 
     def __init__(self, special: Mapping[str, int]) -> None:

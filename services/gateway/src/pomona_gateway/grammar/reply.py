@@ -14,7 +14,7 @@ from pomona_gateway.parsers.notation import CallNotation, ReplyNotation, tags
 
 @dataclass(frozen=True, slots=True)
 class ReplyGrammar:
-    """A grammar in Lark, and what of it came from the client."""
+    """A grammar in Lark, and the parts that came from the client."""
 
     lark: str
     shapes: tuple[Shape, ...]

@@ -16,7 +16,7 @@ from pomona_gateway.http.errors import openai_error
 from pomona_gateway.settings import GatewaySettings
 
 HALF_CLOSE_S = 0.02
-"""Longest time from a request's last byte to the end of what a half-closing client sends."""
+"""Longest time from a request's last byte to the end of a half-closing client's input."""
 
 
 class Connection(H11Protocol):

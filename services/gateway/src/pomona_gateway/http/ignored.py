@@ -2,7 +2,7 @@
 
 A body keeps the parameters that it does not declare. ``collect_ignored`` finds them, with the
 declared hints and the parts that are left out; a handler adds what this model has no use for.
-``IgnoredHeader`` then names all of them in ``x-pomona-ignored``, counts them, and logs each path
+``IgnoredHeader`` then names them in ``x-pomona-ignored``, counts them, and logs each path
 once.
 """
 

@@ -23,7 +23,7 @@ def meant_path(path: str) -> str:
 
 
 class MeantPaths:
-    """Replaces the path of every request by the one that is meant."""
+    """Replaces the path of every request by the path that is meant."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -262,7 +262,7 @@ def _number_calls(messages: list[Message], traits: TemplateTraits) -> list[Messa
 
 
 def _name_reasoning(message: Message, traits: TemplateTraits) -> Message:
-    """Gives reasoning under the one field that the template reads."""
+    """Gives reasoning under the field that the template reads."""
     fields = ("reasoning_content", "thinking", "reasoning")
     reasoning = next((message[field] for field in fields if message.get(field)), None)
     if reasoning is None:

@@ -31,7 +31,7 @@ class LanguageModel:
     """The text side of one model.
 
     Attributes:
-        templates: chat templates by name; ``default`` is the one for chats.
+        templates: chat templates by name; ``default`` is for chats.
         context_length: maximum tokens of prompt and reply together.
         stop_ids: tokens that end a reply.
         output: notation of reasoning and tool calls in replies.

@@ -1,6 +1,6 @@
 """``python -m pomona_gateway.text.notation_process``: derives a model's notation.
 
-Templates are of whoever made a model, so they are rendered in a process with a deadline and a
+Templates come from a model's maker, so they are rendered in a process with a deadline and a
 memory limit. Reads a template and its special tokens as JSON; writes the notation as JSON.
 """
 

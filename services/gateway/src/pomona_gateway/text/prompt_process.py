@@ -99,7 +99,7 @@ def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
 
 
 def limit_memory(max_bytes: int = MAX_BYTES) -> None:
-    """Limits what the process may take beyond what it has, in bytes."""
+    """Limits the memory that the process may add, in bytes."""
     with suppress(ValueError, OSError):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = used + max_bytes

@@ -24,7 +24,7 @@ class SystemLines:
 
     Attributes:
         dropped: lines to leave out.
-        moved: lines to move behind what is stable.
+        moved: lines to move behind the stable ones.
     """
 
     dropped: tuple[str, ...] = DROPPED

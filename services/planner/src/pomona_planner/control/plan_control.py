@@ -55,7 +55,7 @@ class PlanControl:
 
     @property
     def leads(self) -> bool:
-        """Whether this planner may publish its pipelines."""
+        """True when this planner may publish its pipelines."""
         return self._leadership.leads
 
     @property
@@ -91,7 +91,7 @@ class PlanControl:
 
         Args:
             is_complete: all models that should be loaded are known. Before that a plan would
-                lack some of them.
+                lack some.
         """
         if leases.get(self._name) is None:
             self._leadership.disconnect()

@@ -1,7 +1,7 @@
 """Time of a layer that reading weights does not explain, by kind of attention and experts.
 
 A layer runs dozens of small kernels, and each takes some microseconds to start. Latent and linear
-attention run more of them than full attention, and so do experts: a router, and products with
+attention run more kernels than full attention, and so do experts: a router, and products with
 gathered weights.
 """
 

@@ -111,7 +111,7 @@ class _Optimizer:
     def _cycle_models(self) -> list[CycleModel]:
         """Returns models of all plans, fewest stages first.
 
-        Plans with at least as many stages as users all have one lane per user and share a model.
+        Plans with no fewer stages than users all have one lane per user and share a model.
         """
         limit = min(len(self._problem.machines), len(self._positions) - 1)
         exact = self._aim.stages

@@ -36,7 +36,7 @@ stopped, or the machine slept."""
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a thread does at one moment.
+    """Activity of a thread at one moment.
 
     Attributes:
         began: start of it, monotonic seconds; identifies it.

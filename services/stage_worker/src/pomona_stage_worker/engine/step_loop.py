@@ -119,7 +119,7 @@ class StepLoop(threading.Thread):
         """Handles all messages that have arrived, waiting for the first one.
 
         A head returns then, since it has steps to issue. Any other stage waits ``YIELD_S`` after
-        each message: the next stage may need this core for what was just sent.
+        each message: the next stage may need this core for the message just sent.
 
         Returns False when no message came in time.
         """

@@ -25,7 +25,7 @@ class Watchdog:
     """Watches the threads of one stage worker from its control thread.
 
     A thread that hangs in MLX cannot be ended alone, and a GPU whose command queue failed does not
-    recover within the process. So the process ends, and whoever supervises it starts another.
+    recover within the process. So the process ends, and its supervisor starts another.
 
     Args:
         state_dir: folder in which the stall is recorded.

@@ -30,7 +30,7 @@ REPEATS = 5
 READ_BYTES = 64 << 20
 """Bytes of weights per read: more than any processor's caches hold."""
 PRODUCT = 1024
-"""Outer dimension of the matrix product on a CPU; four times as many on Metal."""
+"""Outer dimension of the matrix product on a CPU; four times that on Metal."""
 KERNELS_WIDTH = 512
 KERNELS_LAYERS = 8
 

@@ -18,7 +18,7 @@ class RopeAngles:
     """Cosines and sines of the positions of a step, cached until other positions are requested.
 
     Args:
-        dims: head dimension; half as many frequencies.
+        dims: head dimension; half that many frequencies.
         base: base of the frequencies.
     """
 

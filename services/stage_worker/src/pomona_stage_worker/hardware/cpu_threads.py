@@ -1,7 +1,7 @@
 """Scheduling of the step thread and of MLX's compute thread on Linux.
 
 On a CPU, the step thread hands MLX's compute thread a few operations at a time. Linux lets a
-woken thread preempt the one that woke it; where both share a core, as the workers of one machine
+woken thread preempt its waker; where both share a core, as the workers of one machine
 do, each hand-over costs two context switches. A SCHED_BATCH thread waits until the other blocks
 (``man 7 sched``).
 """

@@ -48,7 +48,7 @@ class MetalMemory:
         allocator.set_cache_limit(2 * GIB if memory_bytes >= LARGE_MACHINE_BYTES else GIB)
 
     def set_weights(self, nbytes: int) -> None:
-        """Wires as many bytes as the loaded weights have, at most the working set less a reserve.
+        """Wires the number of bytes of the loaded weights, at most the working set less a reserve.
 
         0 ends wiring.
         """

@@ -60,7 +60,7 @@ class GgufWeights:
         self._converted: dict[str, int] = {}
 
     def places(self, parameters: Iterable[str]) -> list[TensorPlace]:
-        """Returns the places of these parameters' tensors and of those that every stage reads."""
+        """Returns the places of these parameters' tensors and of every stage's tensors."""
         named = {self._tensor_of(name) for name in parameters}
         tensors = [self._tensors[name] for name in named if name in self._tensors]
         common = [] if self._rope is None else [self._rope]

@@ -168,7 +168,7 @@ def _extract_plain(cache: Any, row: int) -> Any:
 
 def _padded(parts: Sequence[mx.array]) -> mx.array:
     """Stacks the rows of keys or values (rows, heads, length, dims), padded on the left, in an
-    array with room for at least one more token."""
+    array with room for another token."""
     longest = max(part.shape[2] for part in parts)
     room = (longest // BatchKVCache.step + 1) * BatchKVCache.step
     _, heads, _, dims = parts[0].shape

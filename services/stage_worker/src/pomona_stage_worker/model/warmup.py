@@ -29,7 +29,7 @@ class WarmupTiming:
 
     Attributes:
         decode_us: the whole step.
-        tail_us: the part of it that the vocabulary head and the sampler take; 0 except on the
+        tail_us: its part that the vocabulary head and the sampler take; 0 except on the
             tail of a model that can run without its vocabulary head.
     """
 
@@ -70,7 +70,7 @@ def _fastest_steps(
     model: StageModel, activations: Activations | None, kinds: Sequence[Logits]
 ) -> list[float]:
     """Returns the seconds of the fastest step of each kind. The kinds alternate, so that other
-    load on the machine slows all of them alike."""
+    load on the machine slows all alike."""
     tokens = mx.zeros((1, 1), dtype=mx.int32)
     caches = model.make_cache()
     best = [float("inf")] * len(kinds)

@@ -73,7 +73,7 @@ def advance(cache: Any, effect: Effect, batch: int, length: int) -> None:
 def copy_state(source: Any, target: Any) -> None:
     """Copies the state of `source` to `target`.
 
-    Arrays become new objects, because mlx-lm changes some of them in place.
+    Arrays become new objects, because mlx-lm changes some in place.
     """
     vars(target).update({name: _own(value) for name, value in vars(source).items()})
 

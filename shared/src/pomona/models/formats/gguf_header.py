@@ -114,7 +114,7 @@ class _CutShortError(ValueError):
 
 
 class _Reader:
-    """Args: size: length of the file, of which ``data`` may be only the first part."""
+    """Args: size: length of the file; ``data`` may be only its first part."""
 
     def __init__(self, data: mmap.mmap | bytes, lists: bool, size: int = 0) -> None:
         self._data = data

@@ -22,7 +22,7 @@ Arguments = str | dict[str, Any] | None
 """Arguments of an earlier call: JSON text, perhaps cut off by a token limit, or an object."""
 
 INPUT = "input"
-"""The one argument of a custom tool, which takes a text."""
+"""The only argument of a custom tool, which takes a text."""
 
 
 class SystemMessage(Body):

@@ -107,7 +107,7 @@ class SamplingParameters(RuledBody):
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
     """The same seed gives the same reply. Default: a random one for each request."""
     stop: StopString | StopStrings | None = None
-    """Strings that end the reply and are not part of it."""
+    """Strings that end the reply and are left out."""
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=64)] | None = None
     """Token ids that end the reply, beside the model's own."""
     ignore_eos: bool | None = None

@@ -135,7 +135,7 @@ def _split(body: str, which: int) -> _Call | None:
 
 
 def _fields(renderings: Renderings, one: _Call) -> FieldNotation | None:
-    """The notation of tagged arguments, from a call that has two of them."""
+    """The notation of tagged arguments, from a call that has two."""
     middle = one.string_mark
     turn = renderings.calls({KEYS[0]: VALUES[0], KEYS[1]: VALUES[1]}) or ""
     gap = turn.partition(VALUES[0])[2].partition(KEYS[1])

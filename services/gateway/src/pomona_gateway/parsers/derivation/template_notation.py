@@ -183,7 +183,7 @@ def _reasoning(renderings: Renderings, text: str) -> tuple[str, str] | None:
 
 
 def _begin(before: str, end: str, turns: list[str]) -> str:
-    """The mark at the end of what stands before the reasoning, by what other turns begin
+    """The mark before the reasoning, found by what other turns begin
     with; the first is the prompt's."""
     prompt = turns[0]
     for whole, part in ((before, prompt), (prompt, before)):
