@@ -24,6 +24,8 @@ from support.beacon_listener import metrics_of
 from support.processes import DEADLINE_S, Node, ServiceProcess
 
 STAGES = 2
+START_S = 60.0
+"""Deadline for a pipeline: on a loaded machine a worker imports for 10 s."""
 GREEDY = Sampling(max_tokens=20, temperature=0.0)
 EMULATED = "stage_worker.testing.emulated"
 
@@ -49,9 +51,9 @@ class WorkerCluster:
 
     def active(self, above: int = 0) -> Pipeline:
         """Waits for an active pipeline whose epoch is above the given one."""
-        end = time.monotonic() + DEADLINE_S
+        end = time.monotonic() + START_S
         while time.monotonic() < end:
-            found = asyncio.run(active_pipeline(self.node.subscribe, "pomona", DEADLINE_S))
+            found = asyncio.run(active_pipeline(self.node.subscribe, "pomona", START_S))
             if found.epoch > above:
                 return found
         raise AssertionError(f"no epoch above {above} became active")
@@ -195,6 +197,25 @@ def test_token_id_out_of_range_is_rejected(pipeline: Pipeline) -> None:
             assert str(wrong) in reply.refusal
         good = submit(driver)
         driver.collect([good], DEADLINE_S)
+
+
+def test_a_prompt_over_the_limit_of_the_pipeline_is_rejected_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mac.stage_worker.1.prefill.json").write_text(
+        f"[[4000, {time.time()}], [4400, {time.time()}]]"
+    )
+    with ExitStack() as stack:
+        own = WorkerCluster(tmp_path, stack)
+        pipeline = own.active()
+        assert pipeline.prompt_limit == 3000
+        with Driver(pipeline, "pomona") as driver:
+            long = submit(driver, 3001)
+            while long.refusal is None:
+                driver.receive(DEADLINE_S)
+            assert "mac.stage_worker.1 died of longer ones" in long.refusal
+            good = submit(driver, 3000)
+            driver.collect([good], DEADLINE_S)
 
 
 def test_submit_for_another_epoch_is_rejected_at_once(pipeline: Pipeline) -> None:

@@ -21,10 +21,12 @@ def worker(
     memory: int = 20 * GIGA,
     broken: int = 0,
     node: str | None = None,
+    stalls: int = 0,
 ) -> Beacon:
     facts = StageWorkerFacts(
-        "cpu", memory, 0, stages=stages, broken_epoch=broken, broken_reason="gap"
-    )
+        "cpu", memory, 0, stages=stages, broken_epoch=broken, broken_reason="gap",
+        stalled_at=tuple(float(number) for number in range(stalls)),
+    )  # fmt: skip
     return Beacon(
         cluster="c",
         name=name,

@@ -10,12 +10,18 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import orjson
 
 from pomona.messages.limits import MAX_STALLS
 
 log = logging.getLogger(__name__)
+
+WINDOW_S: Final = 600.0
+"""Seconds for which a stall counts."""
+SET_ASIDE_AFTER: Final = 3
+"""Stalls within the window after which a worker is set aside."""
 
 
 def stalls_path(state_dir: Path, name: str) -> Path:

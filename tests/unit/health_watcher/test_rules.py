@@ -102,3 +102,17 @@ def test_a_condition_does_not_end_because_its_service_died() -> None:
     cluster.add("stage_worker", boot="boot2")
     cluster.run(1)
     assert cluster.keys() == set()
+
+
+def test_a_worker_that_stalls_again_and_again_is_a_condition_that_says_how_to_take_it_back() -> (
+    None
+):
+    cluster = WatchedCluster()
+    cluster.add("stage_worker", facts={"stalled_at": (1.0, 2.0)})
+    cluster.run(3)
+    assert cluster.conditions() == []
+    cluster.add("stage_worker", boot="boot2", facts={"stalled_at": (1.0, 2.0, 3.0)})
+    cluster.run(3)
+    (condition,) = cluster.conditions()
+    assert (condition.key, condition.severity) == ("set_aside/mac.stage_worker", "critical")
+    assert "mac.stage_worker.stalls.json" in condition.summary

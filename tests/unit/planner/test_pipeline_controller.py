@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from pomona.messages.control import Beacon, Pipeline, StageStatus
+from pomona.messages.control import Beacon, Pipeline, StageStatus, StageWorkerFacts
 from pomona.models import EMBEDDED_MODEL
 from pomona_planner.control.pins import parse_pin
 from pomona_planner.control.pipeline_controller import PipelineController
@@ -179,3 +181,75 @@ def test_a_pipeline_that_has_served_is_not_cut_again() -> None:
     assert served.state == "active"
     assert planner.decide(first_steps(first, 1_000, 20_000), 2, 1.5).epoch == 1
     assert planner.decide(first_steps(first, 1_000, 20_000), 2, 100.0).epoch == 1, "only proposed"
+
+
+def free_controller(**fields: object) -> PipelineController:
+    """Returns a controller that chooses the number of stages, for a model that fits anywhere."""
+    spec = PipelineSpec(EMBEDDED_MODEL, settle_s=0.0, **fields)  # type: ignore[arg-type]  # of a spec
+    return PipelineController(spec, FACTS, None)
+
+
+def test_a_lost_worker_is_waited_for_before_the_others_do_without_it() -> None:
+    planner = free_controller()
+    first = planner.decide([worker("a"), worker("b")], 1, 0.0)
+    (stage,) = first.stages
+    other = "b" if stage.worker == "a" else "a"
+    planner.decide([*loaded(first), worker(other)], 2, 1.0)
+    waiting = planner.decide([worker(other)], 2, 5.0)
+    assert (waiting.epoch, waiting.state) == (1, "forming")
+    assert "may be restarting" in waiting.reason
+    around = planner.decide([worker(other)], 2, 30.0)
+    assert around.epoch == 2
+    assert around.stages[0].worker == other
+
+
+def test_a_worker_that_returns_in_time_is_used_again() -> None:
+    planner = free_controller()
+    first = planner.decide([worker("a"), worker("b")], 1, 0.0)
+    name = first.stages[0].worker
+    other = "b" if name == "a" else "a"
+    planner.decide([worker(other)], 2, 5.0)
+    again = planner.decide([worker(other), worker(name, port=2)], 2, 8.0)
+    assert again.epoch == 2
+    assert "has restarted" in again.reason
+
+
+def test_a_node_that_was_planned_around_is_taken_back_once_the_model_is_idle() -> None:
+    planner = free_controller()
+    fast = worker("a")
+    assert isinstance(fast.facts, StageWorkerFacts)
+    fast = replace(fast, facts=replace(fast.facts, memory_bandwidth=80e9, matrix_flops=5e11))
+    first = planner.decide([fast, worker("b")], 1, 0.0)
+    assert [stage.worker for stage in first.stages] == ["a"]
+    planner.decide([worker("b")], 2, 5.0)
+    around = planner.decide([worker("b")], 2, 40.0)
+    assert [stage.worker for stage in around.stages] == ["b"]
+    back = replace(fast, boot="boot2", endpoints={"data": "tcp://a:2"})
+    present = [back, *loaded(around)]
+    busy, idle = (beacon_of("gateway", "g", facts={"running": n}) for n in (1, 0))
+    assert planner.decide(present, 3, 100.0, [busy]).epoch == 2
+    assert planner.decide(present, 3, 200.0, [idle]).epoch == 3
+    assert [stage.worker for stage in planner.pipeline.stages] == ["a"]
+
+
+def test_a_worker_that_stalls_again_and_again_is_used_only_when_there_is_no_other_plan() -> None:
+    planner = controller()
+    spared = planner.decide([worker("a", stalls=3), worker("b"), worker("c")], 1, 0.0)
+    assert [stage.worker for stage in spared.stages] == ["b", "c"]
+    planner = controller()
+    needed = planner.decide([worker("a", stalls=3), worker("b")], 1, 0.0)
+    assert [stage.worker for stage in needed.stages] == ["a", "b"]
+    planner = controller()
+    seldom = planner.decide([worker("a", stalls=2), worker("b"), worker("c")], 1, 0.0)
+    assert [stage.worker for stage in seldom.stages] == ["a", "b"]
+
+
+def test_a_worker_that_died_of_long_prompts_limits_the_pipelines_prompts() -> None:
+    planner = controller()
+    weak = worker("b")
+    assert isinstance(weak.facts, StageWorkerFacts)
+    weak = replace(weak, facts=replace(weak.facts, prompt_limit=6000))
+    pipeline = planner.decide([worker("a"), weak], 1, 0.0)
+    assert pipeline.prompt_limit == 6000
+    assert "b died" in pipeline.prompt_limit_reason
+    assert controller().decide([worker("a"), worker("b")], 1, 0.0).prompt_limit == 0

@@ -11,6 +11,7 @@ from typing import Final
 
 from pomona.leases import Lease
 from pomona.messages.control import PlannerFacts, StageWorkerFacts
+from pomona.stalls import SET_ASIDE_AFTER
 from pomona_health_watcher.conditions import AlertThresholds, Condition, Severity, title_of
 from pomona_health_watcher.loss_rules import KnownService, LossRules
 from pomona_health_watcher.stall_rules import stall_of
@@ -66,6 +67,16 @@ class HealthRules:
                 stall = stall_of(lease, self._thresholds.stall_after_s)
                 if stall is not None:
                     yield stall
+                if len(facts.stalled_at) >= SET_ASIDE_AFTER:
+                    yield Condition(
+                        f"set_aside/{beacon.name}",
+                        "critical",
+                        f"{title_of(beacon)} was ended {len(facts.stalled_at)} times within ten "
+                        "minutes because it made no progress. It is set aside while others can "
+                        "hold the model. It is taken back ten minutes after the last time, or when "
+                        f"{beacon.name}.stalls.json is deleted from its state folder and it is "
+                        "restarted.",
+                    )
                 yield from self._memory(beacon.name, title_of(beacon), facts)
                 for stage in facts.stages:
                     if stage.state == "failed":

@@ -16,9 +16,10 @@ from pomona.metrics_server import MetricsServer
 from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.service import ControlPlane
-from pomona.stalls import read_stalls
+from pomona.stalls import WINDOW_S, read_stalls
 from pomona.transport import Pull
 from pomona_stage_worker.compute_backend import ComputeBackend
+from pomona_stage_worker.engine.prefill_record import PrefillRecord, prompt_limit
 from pomona_stage_worker.engine.stage_runner import RunnerLoad, StageRunner
 from pomona_stage_worker.engine.step_loop import StepLoop
 from pomona_stage_worker.engine.watchdog import Watchdog
@@ -61,6 +62,7 @@ class StageWorker:
         self._highest_epoch = 0
         self._obeyed: dict[str, int] = {}
         self._stalled_at = read_stalls(settings.state_dir, settings.instance)
+        self._prefills = PrefillRecord(settings.state_dir, settings.instance, time.time())
         self._speed = Speed()
         self._sources: frozenset[str] = frozenset()
         self._rates: list[tuple[float, int]] = []
@@ -184,7 +186,8 @@ class StageWorker:
                 for stage in self._stages.values()
                 if stage.install.position == 0
             ),
-            stalled_at=self._stalled_at,
+            prompt_limit=prompt_limit(self._prefills.deaths, time.time()),
+            stalled_at=tuple(at for at in self._stalled_at if time.time() - at < WINDOW_S),
         )
 
     def _token_rate(self, tokens: int) -> float:
@@ -350,6 +353,7 @@ class StageWorker:
             self._limits,
             self._settings.link_deadline_s,
             self._settings.trace_dir,
+            self._prefills,
         )
 
     def _limits(self, pipeline: Pipeline, stage: Stage) -> SchedulerLimits:

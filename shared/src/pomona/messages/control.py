@@ -108,6 +108,8 @@ class Pipeline:
         vocab_size: number of token ids; 0 when unknown.
         proposal: description of a sufficiently better plan, which is not applied while requests
             run; empty when there is none.
+        prompt_limit: most tokens of a prompt, because a stage's process died of longer ones; 0 for
+            no limit. ``prompt_limit_reason`` explains it.
     """
 
     model: Text
@@ -123,6 +125,8 @@ class Pipeline:
     reason: Text = ""
     prediction: Prediction | None = None
     proposal: Text = ""
+    prompt_limit: Count = 0
+    prompt_limit_reason: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +208,13 @@ class StageWorkerFacts:
     broken_epoch: newest epoch that failed here, which the planner must replace.
     broken_reason: why it failed.
     highest_epoch: highest epoch of a stage that this process was told to hold; 0 before the first.
+    prompt_limit: most tokens of a prompt, because processes of this name died of longer ones; 0 for
+        no limit.
     obeyed_epochs: highest epoch of each model's plan that this process has obeyed, by source. It
         ignores plans below.
     pipelines: pipelines of which it holds the head, for a planner that does not know them.
-    stalled_at: Unix times at which processes of this name were ended because they made no progress.
+    stalled_at: Unix times of the last ten minutes, by the clock of this machine, at which processes
+        of this name were ended because they made no progress.
     memory_bandwidth: measured bytes of weights read per second; 0 before the measurement.
     matrix_flops: measured floating-point operations per second in matrix products.
     layer_us: measured overhead of the small kernels of one layer, microseconds.
@@ -235,6 +242,7 @@ class StageWorkerFacts:
     wired_bytes: Count = 0
     step_tokens: Count = 0
     highest_epoch: Count = 0
+    prompt_limit: Count = 0
     obeyed_epochs: Annotated[dict[Text, Count], Field(max_length=MAX_PIPELINES)] = field(
         default_factory=dict[str, int]
     )

@@ -5,7 +5,7 @@ Pure: beacons and the time are parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from pomona.leases import LEASE_S
@@ -22,6 +22,7 @@ from pomona.models import ModelFacts
 from pomona_planner.cluster.worker_address import dead_address
 from pomona_planner.control.adoption import adopted, obeyed_epoch, reported_pipelines
 from pomona_planner.control.load_retries import LoadRetries
+from pomona_planner.control.lost_workers import LostWorkers, is_set_aside
 from pomona_planner.control.proposal import PipelineSpec, Proposer, is_named
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.prediction import Plan, predict
@@ -54,6 +55,7 @@ class PipelineController:
         self._next_review_at = 0.0
         self._recut_considered = saved is not None
         self._stale_since: float | None = None
+        self._lost_workers = LostWorkers()
 
     def decide(
         self,
@@ -77,9 +79,11 @@ class PipelineController:
         workers = [worker for worker in workers if not is_named(worker, self._spec.excluded)]
         if workers and self._first_worker_at is None:
             self._first_worker_at = now
+        planned = {stage.worker for stage in self.pipeline.stages}
+        lost = self._lost_workers.update(planned, {worker.name for worker in workers}, now)
         reason = self._reason_to_replan(workers, now)
         if reason is not None:
-            self._replan(workers, next_epoch, reason, now)
+            self._replan(workers, next_epoch, reason, now, lost)
         return self.pipeline
 
     def adopt(self, workers: Sequence[Beacon]) -> None:
@@ -186,10 +190,38 @@ class PipelineController:
 
     # New epochs --------------------------------------------------------------------------
 
-    def _replan(self, workers: Sequence[Beacon], next_epoch: int, reason: str, now: float) -> None:
+    def _replan(
+        self,
+        workers: Sequence[Beacon],
+        next_epoch: int,
+        reason: str,
+        now: float,
+        lost: Set[str],
+    ) -> None:
+        """Forms the pipeline again, without lost workers only when they stay away.
+
+        Workers that stall again and again are used only if there is no plan without them.
+        """
         waited_s = 0.0 if self._first_worker_at is None else now - self._first_worker_at
-        proposal = self._proposer.propose(workers, waited_s)
-        if proposal.prediction is not None:
+        trusted = [worker for worker in workers if not is_set_aside(worker)]
+        proposal = self._proposer.propose(trusted, waited_s)
+        if proposal.prediction is None and len(trusted) < len(workers):
+            proposal = self._proposer.propose(workers, waited_s)
+        if proposal.prediction is not None and self._lost_workers.may_return(lost, now):
+            self.pipeline = replace(
+                self.pipeline, state="forming", reason=f"{reason}; it may be restarting"
+            )
+        elif proposal.prediction is not None:
+            used = {stage.worker for stage in proposal.stages}
+            limit, limited_by = min(
+                (
+                    (limit, worker.name)
+                    for worker in workers
+                    if worker.name in used and (limit := _facts(worker).prompt_limit)
+                ),
+                default=(0, ""),
+            )
+            self._lost_workers.plan_around(lost, used)
             facts, spec = self._facts, self._spec
             self.pipeline = Pipeline(
                 model=facts.name,
@@ -206,6 +238,8 @@ class PipelineController:
                 cache_bits=spec.cache_bits,  # type: ignore[arg-type]  # the settings check it
                 reason=reason,
                 prediction=proposal.prediction,
+                prompt_limit=limit,
+                prompt_limit_reason=f"{limited_by} died of longer ones" if limit else "",
             )
             self._next_review_at = now + spec.review_interval_s
         elif self.pipeline.stages:
@@ -236,15 +270,18 @@ class PipelineController:
         problem, current, best = compared
         speed, best_speed = self._speed(current.prediction), self._speed(best.prediction)
         pins_kept = self._keeps_pins(problem)
+        used = {problem.machines[node].name for node in best.plan.nodes}
+        takes_back = bool(used & self._lost_workers.planned_around)
+        gain = RECUT_GAIN if takes_back else self._spec.replan_gain
         proposal = ""
-        if best_speed > speed * (1 + self._spec.replan_gain) or not pins_kept:
+        if best_speed > speed * (1 + gain) or not pins_kept:
             ends = ", ".join(
                 f"{problem.machines[node].name} to layer {stop}"
                 for node, _, stop in best.plan.stages()
             )
             proposal = f"{best_speed:.1f} tok/s instead of {speed:.1f} with {ends}"
             proposal += "" if pins_kept else ", as the pins require"
-            when_idle = self._spec.replan == "idle" or not pins_kept
+            when_idle = self._spec.replan == "idle" or not pins_kept or takes_back
             if self._spec.replan == "always" or (when_idle and not self._is_busy(workers)):
                 return f"a better plan: {proposal}"
         self.pipeline = replace(self.pipeline, proposal=proposal)
@@ -275,7 +312,10 @@ class PipelineController:
         """
         stages = self.pipeline.stages
         self._proposer.calibration.update(self.pipeline, self._statuses(workers))
-        problem = self._proposer.problem([w for w in workers if w.state == "ready"])
+        used = {stage.worker for stage in stages}
+        problem = self._proposer.problem(
+            [w for w in workers if w.state == "ready" and (w.name in used or not is_set_aside(w))]
+        )
         names = [machine.name for machine in problem.machines]
         if any(stage.worker not in names for stage in stages):
             return None

@@ -31,6 +31,7 @@ from pomona.messages.pipeline import (
 )
 from pomona.transport import Identity, LinkOrder, Push
 from pomona_stage_worker.engine.gateway_links import GatewayLinks
+from pomona_stage_worker.engine.prefill_record import PrefillRecord
 from pomona_stage_worker.engine.progress_watch import Activity
 from pomona_stage_worker.engine.step_sender import StepResult, StepSender
 from pomona_stage_worker.engine.step_stats import StepRecord, StepStats, StepTimes, StepTrace
@@ -87,6 +88,7 @@ class StageRunner:
         limits: returns the scheduler's limits; called on the head.
         link_deadline_s: seconds for the next stage to take a message.
         trace_dir: folder for a trace of the steps.
+        prefills: record of the prompt that is read.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class StageRunner:
         limits: Callable[[Pipeline, Stage], SchedulerLimits],
         link_deadline_s: float,
         trace_dir: Path | None = None,
+        prefills: PrefillRecord | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.stage = stage
@@ -105,6 +108,7 @@ class StageRunner:
         self.is_tail = position == len(pipeline.stages) - 1
         self.failure: str | None = None
         self.has_lost_gpu = False
+        self._prefills = prefills
         self.step_activity: Activity | None = None
         self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
         previous = pipeline.stages[position - 1]
@@ -265,6 +269,15 @@ class StageRunner:
             rejected = Rejected(body.request, body.attempt, 400, "unknown_token", reason)
             self._gateways.send(body.reply, rejected)
             return
+        limit = self.pipeline.prompt_limit
+        if limit and len(tokens) > limit:
+            reason = (
+                f"the prompt of {len(tokens)} tokens is longer than the {limit} that this cluster "
+                f"reads: {self.pipeline.prompt_limit_reason}; shorten the prompt"
+            )
+            rejected = Rejected(body.request, body.attempt, 400, "context_length_exceeded", reason)
+            self._gateways.send(body.reply, rejected)
+            return
         self._execute(self.scheduler.submit(body, tokens, time.monotonic()))
 
     def _execute(self, instructions: Iterable[Instruction]) -> bool:
@@ -318,12 +331,15 @@ class StageRunner:
         began = time.monotonic_ns()
         shape = tensors[0].shape if tensors else ()
         self._step_tokens = prod(shape[:2]) if step.rows else 0
-        is_prefill = len(shape) > 1 and shape[1] > 1
+        length = prod(shape[1:2])
+        is_prefill = length > 1
         self.step_activity = Activity(
             "prefill" if is_prefill else "decode",
             began / 1e9,
             self._step_tokens if is_prefill else 1,
         )
+        if is_prefill and self._prefills is not None:
+            self._prefills.begin(step.rows[0], length)
         computation = self.stage.start_step(step, tensors, buffers)
         result = self._result(step, shape, elapsed_us, tensors, buffers, computation)
         sender = self._sender if step.rows or not self.is_tail else None
@@ -346,6 +362,8 @@ class StageRunner:
         self._step_tokens = 0
         self._last_step = step.step
         self.step_activity = None
+        if is_prefill and self._prefills is not None:
+            self._prefills.end()
 
     def _result(
         self,
