@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test unit agents soak install lint types bench format clean
+.PHONY: help up test unit agents soak chaos install lint types bench format clean
 
 # The caller's Python settings must not reach ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
@@ -31,6 +31,12 @@ agents: install ## coding agents from npm, each one prompt to the end
 
 soak: install ## faults for minutes on end: memory must come back after each
 	$(BIN)/python -m pytest -m soak tests/chaos $(ARGS)
+
+SECONDS ?= 600
+SEED ?= 0
+chaos: install ## seeded random faults on two nodes: make chaos SECONDS=3600 SEED=7; needs root
+	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
+		$(BIN)/python -m pytest -m soak tests/chaos/test_random_faults.py $(ARGS)
 
 install: ## make .venv what uv.lock says
 	@ops/bootstrap.sh
