@@ -282,7 +282,9 @@ def _troubles(
             yield f"no beacon from any {service.replace('_', ' ')}"
     for beacon in newest:
         if beacon.state != "ready":
-            yield f"{beacon.name} is {beacon.state}"
+            facts = beacon.facts
+            reason = facts.unusable_reason if isinstance(facts, StageWorkerFacts) else ""
+            yield f"{beacon.name} is {beacon.state}{f': {reason}' if reason else ''}"
     planned = list(pipelines)
     if not planned:
         yield "the planner has no model"

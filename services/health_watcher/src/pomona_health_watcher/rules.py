@@ -92,9 +92,11 @@ class HealthRules:
             case _:
                 pass
         if beacon.state == "failed" and not has_reason:
-            yield Condition(
-                f"service_failed/{beacon.name}", "critical", f"{title_of(beacon)} failed."
-            )
+            reason = ""
+            if isinstance(beacon.facts, StageWorkerFacts):
+                reason = beacon.facts.unusable_reason
+            summary = f"{title_of(beacon)} failed{f': {reason}' if reason else ''}."
+            yield Condition(f"service_failed/{beacon.name}", "critical", summary)
 
     def _memory(self, worker: str, title: str, facts: StageWorkerFacts) -> Iterator[Condition]:
         loaded = sum(stage.loaded_bytes for stage in facts.stages)

@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 
@@ -24,6 +25,7 @@ from pomona_stage_worker.engine.stage_runner import RunnerLoad, StageRunner
 from pomona_stage_worker.engine.step_loop import StepLoop
 from pomona_stage_worker.engine.watchdog import Watchdog
 from pomona_stage_worker.hardware.benchmark import Speed
+from pomona_stage_worker.hardware.lost_memory import SETTLE_S, WiredRecord
 from pomona_stage_worker.loaded_stage import MAX_ERROR_CHARACTERS, LoadedStage
 from pomona_stage_worker.loading import StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
@@ -46,6 +48,7 @@ RATE_WINDOW_S = 5.0
 """Window over which tokens per second are averaged."""
 MIN_RATE_S = 0.5
 STOP_DEADLINE_S = 10.0
+MEMORY_POLL_S = 2.0
 START_DEADLINE_S = 60.0
 """Deadline for the step thread to take a loaded stage, which it does between two steps."""
 
@@ -62,6 +65,8 @@ class StageWorker:
         self._highest_epoch = 0
         self._obeyed: dict[str, int] = {}
         self._stalled_at = read_stalls(settings.state_dir, settings.instance)
+        self._wired_record = WiredRecord(settings.state_dir, settings.instance)
+        self._unusable_reason = ""
         self._prefills = PrefillRecord(settings.state_dir, settings.instance, time.time())
         self._speed = Speed()
         self._sources: frozenset[str] = frozenset()
@@ -95,6 +100,7 @@ class StageWorker:
         self._loop.start()
         try:
             async with self._control.running():
+                await self._wait_for_memory(stop)
                 await self._measure_speed()
                 self._control.state = "ready"
                 while not stop.is_set():
@@ -113,6 +119,22 @@ class StageWorker:
                 log.error("a step did not end within %g s; stopping without it", STOP_DEADLINE_S)
             files.close()
             metrics.close()
+
+    async def _wait_for_memory(self, stop: asyncio.Event) -> None:
+        """Waits until the memory that an ended process had wired is back, which may be never.
+
+        The beacon says so, and the planner does without this worker.
+        """
+        began = time.monotonic()
+        while (trouble := self._wired_record.trouble()) and not stop.is_set():
+            if time.monotonic() - began > SETTLE_S and self._control.state != "failed":
+                log.error("%s", trouble)
+                self._unusable_reason = trouble
+                self._control.state = "failed"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MEMORY_POLL_S):
+                    await stop.wait()
+        self._unusable_reason = ""
 
     async def _measure_speed(self) -> None:
         """Measures this machine's speed. Without it only the planner's predictions are worse."""
@@ -186,6 +208,7 @@ class StageWorker:
                 for stage in self._stages.values()
                 if stage.install.position == 0
             ),
+            unusable_reason=self._unusable_reason,
             prompt_limit=prompt_limit(self._prefills.deaths, time.time()),
             stalled_at=tuple(at for at in self._stalled_at if time.time() - at < WINDOW_S),
         )
@@ -248,6 +271,7 @@ class StageWorker:
             stages = list(self._stages.values())
             memory.set_weights(sum(x.weights.nbytes for x in stages if x.weights is not None))
             memory.release()
+            self._wired_record.hold(memory.wired_bytes)
 
     def _resize(self, install: Install) -> None:
         pipeline = install.pipeline

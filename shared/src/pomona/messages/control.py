@@ -208,6 +208,7 @@ class StageWorkerFacts:
     broken_epoch: newest epoch that failed here, which the planner must replace.
     broken_reason: why it failed.
     highest_epoch: highest epoch of a stage that this process was told to hold; 0 before the first.
+    unusable_reason: why the worker is ``failed``, such as memory that only a reboot gives back.
     prompt_limit: most tokens of a prompt, because processes of this name died of longer ones; 0 for
         no limit.
     obeyed_epochs: highest epoch of each model's plan that this process has obeyed, by source. It
@@ -242,6 +243,7 @@ class StageWorkerFacts:
     wired_bytes: Count = 0
     step_tokens: Count = 0
     highest_epoch: Count = 0
+    unusable_reason: Text = ""
     prompt_limit: Count = 0
     obeyed_epochs: Annotated[dict[Text, Count], Field(max_length=MAX_PIPELINES)] = field(
         default_factory=dict[str, int]

@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pomona.messages.control import Beacon, Prediction, Stage
+from pomona.messages.control import Beacon, Prediction, Stage, StageWorkerFacts
 from pomona.models import ModelFacts
 from pomona_planner.cluster import from_beacons
 from pomona_planner.cluster.worker_address import data_address
@@ -87,7 +87,8 @@ class Proposer:
         stages = self.spec.stages
         if stages and len(usable) < stages:
             names = ", ".join(worker.name for worker in usable) or "none"
-            return Proposal((), reason=f"{stages} stage workers are needed; present: {names}")
+            reason = f"{stages} stage workers are needed; present: {names}"
+            return Proposal((), reason="; ".join([reason, *_unusable(workers)]))
         if not usable:
             return Proposal((), reason="no stage worker is present; start one on each node")
         if not stages and waited_s < self.spec.settle_s:
@@ -151,6 +152,15 @@ class Proposer:
 def is_named(worker: Beacon, names: Set[str]) -> bool:
     """Returns whether the names contain the worker or its node."""
     return worker.name in names or worker.node in names
+
+
+def _unusable(workers: Sequence[Beacon]) -> list[str]:
+    """Returns why workers that are present cannot be used."""
+    return [
+        f"{worker.name}: {worker.facts.unusable_reason}"
+        for worker in workers
+        if isinstance(worker.facts, StageWorkerFacts) and worker.facts.unusable_reason
+    ]
 
 
 def _joined(reason: str, remedies: Sequence[str]) -> str:
