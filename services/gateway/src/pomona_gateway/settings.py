@@ -113,7 +113,7 @@ class GatewaySettings(ServiceSettings):
     recovery_deadline_s: float = Field(default=60.0, gt=0, le=3600)
     """Seconds a running request waits for a broken pipeline to recover."""
     max_attempts: int = Field(default=3, ge=1, le=16)
-    """Number of epochs in which a request is tried before it fails."""
+    """Epochs in a row in which a request is tried without a new token before it fails."""
     journal: Literal["disk", "memory"] = "disk"
     """Where requests with an ``Idempotency-Key`` and stored responses are kept: on ``disk``, in
     the state folder, they survive the gateway; in ``memory`` nothing of them is written."""

@@ -25,7 +25,7 @@ from pomona_gateway.pipeline.instructions import (
     SequenceRequest,
 )
 from pomona_gateway.pipeline.prompt_results import Embedding, PromptLogprobs
-from pomona_gateway.pipeline.recovery import RETRY_AFTER_S, Attempts, RecoveryLimits
+from pomona_gateway.pipeline.recovery import Attempts, RecoveryLimits
 from pomona_gateway.pipeline.router import Route
 
 
@@ -154,7 +154,7 @@ class Journal:
             self.dropped[DropReason.GAP] += 1
             return self._retry(entry, now)
         entry.emitted.append(token.token)
-        entry.attempts.waiting_since = now
+        entry.attempts.progress(now)
         if token.finish is not None:
             del self._entries[token.request]
         return [Deliver(token)]
@@ -171,7 +171,7 @@ class Journal:
             self.dropped[DropReason.GAP] += 1
             return self._retry(entry, now)
         entry.scored += len(logprobs.logprobs)
-        entry.attempts.waiting_since = now
+        entry.attempts.progress(now)
         return [Deliver(logprobs)]
 
     def on_embedding(self, embedding: Embedding, now: float) -> list[Instruction]:
@@ -216,15 +216,15 @@ class Journal:
         return out
 
     def on_unsent(self, request: str, attempt: int, now: float) -> list[Instruction]:
-        """Ends an attempt that the head did not take before the send deadline."""
+        """Ends an attempt that the head did not take before the send deadline.
+
+        The head is being restarted, or is stopped and will be: the request waits.
+        """
         entry = self._entries.get(request)
         route = entry.attempts.route if entry is not None else None
         if entry is None or route is None or attempt != entry.attempts.number:
             return []
-        if entry.emitted:
-            return self._end_attempt(entry, now)
-        message = f"{route.head}, the head of the pipeline, does not answer; try again in a moment"
-        return [self._fail(entry, RequestError(503, "pipeline_busy", message, None, RETRY_AFTER_S))]
+        return self._end_attempt(entry, now)
 
     def expire(self, now: float) -> list[Instruction]:
         """Fails the requests that passed a deadline."""

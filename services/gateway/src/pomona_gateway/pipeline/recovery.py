@@ -20,6 +20,8 @@ from pomona.errors import RequestError
 from pomona_gateway.pipeline.router import Route
 
 RETRY_AFTER_S = 2
+MOST_ATTEMPTS = 64
+"""Attempts before a request fails although each brought it on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class RecoveryLimits:
         first_token_s: seconds from the request to its first token.
         token_s: seconds between two tokens.
         recovery_s: seconds a request waits for a route after its pipeline failed.
-        max_attempts: attempts before the request fails.
+        max_attempts: attempts in a row without a new token before the request fails.
     """
 
     first_token_s: float
@@ -47,6 +49,8 @@ class Attempts:
         opened: when the request arrived.
         waiting_since: when the current wait, for a route or for a token, started.
         number: number of the current attempt from 0; of the next one while there is no route.
+        fruitless: attempts that have ended since the last one in which a result arrived.
+        has_result: a result has arrived in the current attempt.
         route: route of the current attempt; None while the request waits for one.
         failed_route: route of the last attempt, which the next one must not use until it has been
             withdrawn.
@@ -55,6 +59,8 @@ class Attempts:
     opened: float
     waiting_since: float
     number: int = 0
+    fruitless: int = 0
+    has_result: bool = False
     route: Route | None = None
     failed_route: Route | None = None
 
@@ -66,6 +72,12 @@ class Attempts:
         """Starts the current attempt on a route."""
         self.route = route
         self.waiting_since = now
+        self.has_result = False
+
+    def progress(self, now: float) -> None:
+        """Records a result of the current attempt."""
+        self.waiting_since = now
+        self.has_result = True
 
     def end(self, now: float) -> None:
         """Ends the running attempt, if there is one. Its route stays excluded."""
@@ -75,6 +87,7 @@ class Attempts:
         self.route = None
         self.waiting_since = now
         self.number += 1
+        self.fruitless = 0 if self.has_result else self.fruitless + 1
 
     def allow_same_route(self) -> None:
         """Lets the next attempt use the route of the last one, which works or was withdrawn."""
@@ -87,11 +100,11 @@ class Attempts:
 
     def exhausted(self, limits: RecoveryLimits) -> RequestError | None:
         """Returns the error of a request that has no attempt left."""
-        if self.number < limits.max_attempts:
+        if self.fruitless < limits.max_attempts and self.number < MOST_ATTEMPTS:
             return None
         message = (
-            f"the pipeline failed in each of the {self.number} epochs in which the request ran; "
-            "see the stage workers' logs"
+            f"the pipeline failed in each of {self.fruitless or self.number} epochs in which the "
+            "request ran; see the stage workers' logs"
         )
         return RequestError(503, "pipeline_failed", message, None, RETRY_AFTER_S)
 
