@@ -28,7 +28,8 @@ from pomona.messages.sampling import Sampling
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
 from pomona_stage_worker.scheduler import Instruction, RunStep, Scheduler, SchedulerLimits
-from pomona_stage_worker.testing.emulated import EmulatedStage
+from pomona_stage_worker.speculation.draft import DraftSource
+from pomona_stage_worker.testing.emulated import EmulatedStage, ForcedSource
 
 StepInput: TypeAlias = tuple[tuple[Tensor, ...], tuple[Buffer, ...]]
 """Tensors and buffers of a step: token ids, then activations of the stage before."""
@@ -48,6 +49,11 @@ class Client:
     scores: list[float] = field(default_factory=list[float])
     most_likely: list[list[int]] = field(default_factory=list[list[int]])
     embeddings: list[list[float]] = field(default_factory=list[list[float]])
+    chances: list[tuple[float | None, tuple[tuple[int, float], ...]]] = field(
+        default_factory=list[tuple[float | None, tuple[tuple[int, float], ...]]]
+    )
+    right_guesses: int = 0
+    wrong_guesses: int = 0
 
 
 class InProcessPipeline:
@@ -58,9 +64,14 @@ class InProcessPipeline:
         steps: all steps that were issued.
     """
 
-    def __init__(self, stages: Sequence[Stage], limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        limits: SchedulerLimits,
+        sources: tuple[DraftSource, ...] | None = None,
+    ) -> None:
         self.stages = list(stages)
-        self.scheduler = Scheduler(limits)
+        self.scheduler = Scheduler(limits, sources)
         self.clients: dict[str, Client] = {}
         self.now = 0.0
         self.steps: list[Step] = []
@@ -72,13 +83,15 @@ class InProcessPipeline:
     def submit(
         self, request: str, prompt: Sequence[int], sampling: Sampling, tenant: str = "",
         deadline_s: float = 60.0, priority: int = 0, queue_share: float = 1.0, scored: int = 0,
+        prediction: Sequence[int] = (), speculative: bool = True,
     ) -> Client:  # fmt: skip
         client = self.clients[request] = Client(request, first_score=scored)
         body = Submit(
             request, 1, "m", "tcp://gateway", sampling, scored=scored, share=tenant,
             priority=priority, deadline_s=deadline_s, queue_share=queue_share,
+            speculative=speculative,
         )  # fmt: skip
-        self._execute(self.scheduler.submit(body, list(prompt), self.now))
+        self._execute(self.scheduler.submit(body, list(prompt), self.now, tuple(prediction)))
         return client
 
     def cancel(self, request: str) -> None:
@@ -167,7 +180,9 @@ class InProcessPipeline:
         client = self.clients[token.request]
         if token.index == len(client.tokens) and client.finish is None:
             client.tokens.append(token.token)
+            client.chances.append((token.logprob, token.top))
             client.finish = token.finish
+            client.right_guesses, client.wrong_guesses = token.accepted, token.rejected
 
     def _scores(self, body: Scored, tensors: Sequence[Tensor], buffers: Sequence[Buffer]) -> None:
         client = self.clients[body.request]
@@ -204,11 +219,21 @@ def _token_input(run: RunStep) -> StepInput:
     return (Tensor("int32", shape),), (memoryview(flat).cast("B"),)
 
 
-def emulated_pipeline(limits: SchedulerLimits) -> InProcessPipeline:
-    """Returns a pipeline of stages that compute nothing and sample made-up tokens."""
+def emulated_pipeline(
+    limits: SchedulerLimits, acceptance: float | None = None
+) -> InProcessPipeline:
+    """Returns a pipeline of stages that compute nothing and sample made-up tokens.
+
+    Args:
+        acceptance: share of guesses that are right; without it nothing is guessed.
+    """
     last = limits.stages - 1
-    stages = [EmulatedStage(0.0, 1, is_tail=index == last) for index in range(limits.stages)]
-    return InProcessPipeline(stages, limits)
+    stages = [
+        EmulatedStage(0.0, 1, is_tail=index == last, max_width=limits.max_width)
+        for index in range(limits.stages)
+    ]
+    sources = () if acceptance is None else (ForcedSource(acceptance),)
+    return InProcessPipeline(stages, limits, sources)
 
 
 def greedy(max_tokens: int) -> Sampling:

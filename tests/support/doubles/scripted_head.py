@@ -55,6 +55,7 @@ class Script:
         fail_logprobs_after: reject the attempt with ``epoch_failed`` after this many messages
             of prompt log-probabilities.
         order: indexes of the tokens to send, in this order; None sends each once.
+        guesses: right and wrong guesses that each token reports.
     """
 
     ids: tuple[int, ...] = ()
@@ -71,6 +72,7 @@ class Script:
     order: tuple[int, ...] | None = None
     logprob_batch: int = 3
     fail_logprobs_after: int | None = None
+    guesses: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Submitted:
     submit: Submit
     ids: list[int]
     epoch: int
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(order=True)
@@ -141,7 +144,9 @@ class ScriptedHead:
             match message.envelope.body:
                 case Submit() as submit:
                     ids = array("i", bytes(message.buffers[0])).tolist()
-                    self._submit(Submitted(submit, ids, message.envelope.epoch))
+                    expected = array("i", b"".join(map(bytes, message.buffers[1:])))
+                    submitted = Submitted(submit, ids, message.envelope.epoch, tuple(expected))
+                    self._submit(submitted)
                 case Cancel() as cancel:
                     self._cancelled.add((cancel.request, cancel.attempt))
                     self.cancelled.append((time.monotonic(), cancel))
@@ -262,4 +267,6 @@ def _tokens(submitted: Submitted, script: Script) -> Iterator[Token]:
             finish=finish,
             logprob=logprob,
             top=top,
+            accepted=script.guesses[0],
+            rejected=script.guesses[1],
         )

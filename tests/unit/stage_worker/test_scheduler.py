@@ -37,9 +37,19 @@ EVENTS = st.lists(
 
 @patch.multiple(lane_count, TRIAL_ROUNDS=1, RETRIAL_ROUNDS=1, MAX_RETRIAL_ROUNDS=1)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(events=EVENTS, can_slice=st.booleans(), can_batch=st.booleans())
+@given(
+    events=EVENTS,
+    can_slice=st.booleans(),
+    can_batch=st.booleans(),
+    acceptance=st.sampled_from([None, 0.3, 0.9]),
+    max_width=st.sampled_from([1, 4]),
+)
 def test_every_request_ends_and_nothing_leaks(
-    events: list[tuple[Any, ...]], can_slice: bool, can_batch: bool
+    events: list[tuple[Any, ...]],
+    can_slice: bool,
+    can_batch: bool,
+    acceptance: float | None,
+    max_width: int,
 ) -> None:
     limits = SchedulerLimits(
         stages=3,
@@ -50,8 +60,10 @@ def test_every_request_ends_and_nothing_leaks(
         max_waiting=8,
         max_running=12,
         min_prefix=4,
+        speculation=acceptance is not None,
+        max_width=max_width,
     )
-    pipeline = emulated_pipeline(limits)
+    pipeline = emulated_pipeline(limits, acceptance)
     cancelled: set[str] = set()
     for event in events:
         if event[0] == "submit":

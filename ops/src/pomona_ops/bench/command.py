@@ -23,6 +23,7 @@ from pomona_ops.bench.published_report import (
     packaged_file,
     print_published,
 )
+from pomona_ops.bench.speculation import run_speculation
 from pomona_ops.bench.start import run_start
 from pomona_ops.bench.streams import run_streams
 from pomona_ops.bench.structured import run_structured
@@ -96,6 +97,19 @@ def plan(
         raise typer.BadParameter("a file and --fit need --published")
     models = model or [EMBEDDED_MODEL, "random-qwen3", "random-mixtral", "random-gemma3"]
     _report(run_plan(models, turns), as_json)
+
+
+@app.command()
+def speculation(
+    model: ModelOption = EMBEDDED_MODEL,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements of each row.")] = 3,
+    part: Annotated[str, typer.Option(help="all, real or emulated.")] = "all",
+    as_json: JsonOption = False,
+) -> None:
+    """Guessed tokens in idle stages against plain decoding, in the same pipeline."""
+    if part not in ("all", "real", "emulated"):
+        raise typer.BadParameter(f"{part!r} is not a valid part: choose all, real or emulated")
+    _report(run_speculation(model, rounds, part), as_json)
 
 
 @app.command()

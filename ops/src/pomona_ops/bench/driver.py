@@ -30,6 +30,7 @@ class Reply:
         cached: prompt tokens found in the prefix cache.
         finish: finish reason; None while it runs.
         refusal: message of a rejected request.
+        accepted, rejected: guessed tokens that were right and wrong.
     """
 
     request: str
@@ -39,6 +40,8 @@ class Reply:
     cached: int = 0
     finish: str | None = None
     refusal: str | None = None
+    accepted: int = 0
+    rejected: int = 0
 
     @property
     def first_token_s(self) -> float:
@@ -88,10 +91,23 @@ class Driver:
         self._push.close()
         self._pull.close()
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, share: str = "") -> Reply:
-        """Sends a request; :meth:`collect` receives its tokens."""
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        share: str = "",
+        speculative: bool = False,
+    ) -> Reply:
+        """Sends a request; :meth:`collect` receives its tokens.
+
+        Args:
+            speculative: let the head guess tokens; the measurements of plain decoding do not.
+        """
         request = f"bench-{next(_numbers)}"
-        body = Submit(request, 1, self._pipeline.model, self._pull.endpoint, sampling, share=share)
+        body = Submit(
+            request, 1, self._pipeline.model, self._pull.endpoint, sampling, share=share,
+            speculative=speculative,
+        )  # fmt: skip
         buffer = memoryview(array("i", prompt)).cast("B")
         reply = self._replies[request] = Reply(request, time.perf_counter())
         tensor = Tensor("int32", (len(prompt),))
@@ -128,6 +144,7 @@ class Driver:
                     reply.tokens.append(token.token)
                     reply.moments.append(now)
                     reply.finish = token.finish or reply.finish
+                    reply.accepted, reply.rejected = token.accepted, token.rejected
             case Started() as body:
                 self._replies[body.request].cached = body.cached
             case Rejected() as body:

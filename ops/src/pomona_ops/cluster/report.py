@@ -17,6 +17,7 @@ from pomona.messages.control import (
     Pipeline,
     PlannerFacts,
     Prediction,
+    SpeculationStatus,
     Stage,
     StageStatus,
     StageWorkerFacts,
@@ -102,6 +103,7 @@ class PipelineReport:
     prediction: the planner's.
     measured_tokens_per_second: for one user alone, measured by the head; 0 before that.
     proposal: a better plan; empty without one.
+    speculation: guessed tokens, counted by the head; None before it is loaded.
     """
 
     model: str
@@ -115,6 +117,7 @@ class PipelineReport:
     prediction: Prediction | None = None
     measured_tokens_per_second: float = 0.0
     proposal: str = ""
+    speculation: SpeculationStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +225,7 @@ def _pipeline(pipeline: Pipeline, beacons: Iterable[Beacon]) -> PipelineReport:
         prediction=pipeline.prediction,
         measured_tokens_per_second=_measured(pipeline, newest),
         proposal=pipeline.proposal,
+        speculation=_speculation(pipeline, newest),
     )
 
 
@@ -233,6 +237,15 @@ def _measured(pipeline: Pipeline, beacons: Iterable[Beacon]) -> float:
             if status is not None and status.token_us > 0:
                 return round(1e6 / status.token_us, 2)
     return 0.0
+
+
+def _speculation(pipeline: Pipeline, beacons: Iterable[Beacon]) -> SpeculationStatus | None:
+    for beacon in beacons:
+        if isinstance(beacon.facts, StageWorkerFacts):
+            status = stage_status(beacon.facts, pipeline)
+            if status is not None and status.speculation is not None:
+                return status.speculation
+    return None
 
 
 def _stage(stage: Stage, number: int, pipeline: Pipeline, beacons: Iterable[Beacon]) -> StageReport:

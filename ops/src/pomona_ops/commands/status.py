@@ -12,6 +12,7 @@ import orjson
 
 from pomona.addresses import IPC_PREFIX
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
+from pomona.messages.control import SpeculationStatus
 from pomona.transport import BeaconReceiver
 from pomona_ops.cluster.beacons import LISTEN_S, collect_beacons, observe_beacons
 from pomona_ops.cluster.report import (
@@ -245,9 +246,24 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
             )
         )
         parts += [Text(f"  {note}", style="dim") for note in prediction.notes]
+    if pipeline.speculation is not None:
+        parts.append(Text(f"  guesses: {_guesses(pipeline.speculation)}", style="dim"))
     if pipeline.proposal:
         parts.append(Text(f"  a better plan: {pipeline.proposal}", style="cyan"))
     return parts
+
+
+def _guesses(status: SpeculationStatus) -> str:
+    """Says how many guesses were right and where they came from, or why there are none."""
+    if status.off:
+        return f"none; {status.off}"
+    if not status.drafted:
+        return "none were worth sending yet"
+    sources = ", ".join(f"{count} from {name}" for name, count in status.sources.items())
+    return (
+        f"{status.accepted / status.drafted:.0%} right ({sources or 'none'}), "
+        f"{status.tokens_per_round:.2f} tokens a round"
+    )
 
 
 def _services(report: ClusterReport) -> Table:

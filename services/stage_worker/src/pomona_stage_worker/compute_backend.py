@@ -12,6 +12,7 @@ from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.hardware.metal_memory import MetalMemory
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.mlx_stage import Stage
+from pomona_stage_worker.speculation.draft import DraftSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class ComputeBackend:
         read: reads a stage's weights into memory, in the loader thread.
         assemble: makes the stage, in the step thread.
         memory: limits of Metal's memory; None on other devices.
+        draft_sources: sources of guesses in place of the usual ones, in benchmarks.
     """
 
     device: str
@@ -34,3 +36,4 @@ class ComputeBackend:
     ]
     assemble: Callable[[StageWeights, Pipeline], Stage]
     memory: MetalMemory | None = None
+    draft_sources: tuple[DraftSource, ...] | None = None

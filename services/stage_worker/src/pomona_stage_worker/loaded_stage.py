@@ -58,6 +58,7 @@ class LoadedStage:
             prefill_us=times.prefill_us,
             token_us=times.token_us,
             sequence_tokens=self.runner.load.sequence_tokens,
+            speculation=self.runner.speculation,
         )
 
     def report_progress(self, done: int, total: int, fetching: bool = False) -> None:

@@ -33,6 +33,8 @@ class StageWorkerSettings(ServiceSettings):
     """Most tokens of a prefill chunk."""
     pace: float = Field(default=0.7, gt=0, le=10)
     """Fraction by which running streams may slow down beside a prefill; 0.7 is 70%."""
+    speculation: bool = True
+    """Guess tokens in advance while stages would be idle. Replies are the same without."""
     trace_dir: Path | None = None
     """Folder for a trace of the times of every step, for ``pomona bench trace``."""
 

@@ -378,6 +378,7 @@ class StageWorker:
             self._settings.link_deadline_s,
             self._settings.trace_dir,
             self._prefills,
+            self._backend.draft_sources,
         )
 
     def _limits(self, pipeline: Pipeline, stage: Stage) -> SchedulerLimits:
@@ -392,6 +393,9 @@ class StageWorker:
             max_running=settings.max_running,
             chunk=settings.prefill_chunk,
             pace=settings.pace,
+            speculation=settings.speculation,
+            can_roll_back=stage.can_roll_back,
+            max_width=stage.max_width,
         )
 
 

@@ -103,4 +103,22 @@ class Leave:
     seqs: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_ROWS)]
 
 
-Op = Annotated[Open | Fork | Trim | Close | Drop | Join | Leave, Field(discriminator="op")]
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Removes guessed tokens that were not confirmed from the only row of a lane.
+
+    Attributes:
+        length: tokens that stay in the row's caches.
+        branch: number of rollbacks of this lane so far. Steps issued before belong to an older
+            branch; the tail drops their results.
+    """
+
+    op: Literal["rollback"] = field(default="rollback", kw_only=True)
+    lane: Identifier
+    length: Count
+    branch: Count
+
+
+Op = Annotated[
+    Open | Fork | Trim | Close | Drop | Join | Leave | Rollback, Field(discriminator="op")
+]

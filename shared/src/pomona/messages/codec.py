@@ -28,7 +28,7 @@ from pomona.messages.limits import (
 )
 from pomona.messages.pipeline import Envelope, Tensor
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

@@ -155,6 +155,27 @@ class PlannerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationStatus:
+    """Guessed tokens since the epoch began, counted by the head.
+
+    Attributes:
+        off: reason why nothing is guessed; empty while guesses are possible.
+        drafted: guesses whose steps were issued.
+        accepted: those of them that were right.
+        tokens_per_round: tokens for each one that had to wait for the token before it.
+        sources: right guesses by source.
+        unused: why each other source is not used.
+    """
+
+    off: Text = ""
+    drafted: Count = 0
+    accepted: Count = 0
+    tokens_per_round: Rate = 1.0
+    sources: dict[str, int] = field(default_factory=dict[str, int])
+    unused: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
 class StageStatus:
     """State of one stage, reported by its worker. Times are measured, in microseconds.
 
@@ -171,6 +192,7 @@ class StageStatus:
         fetch_bytes: weights to fetch in total.
         sequence_tokens: tokens in the KV caches of running requests, without cached prefixes,
             which are evicted for them; head only.
+        speculation: guessed tokens; head only.
     """
 
     model: Text
@@ -188,6 +210,7 @@ class StageStatus:
     fetched_bytes: Count = 0
     fetch_bytes: Count = 0
     sequence_tokens: Count = 0
+    speculation: SpeculationStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ class Submit:
             go first.
         deadline_s: longest wait in the queue before prefill starts, seconds.
         queue_share: fraction of the queue that the requests of one ``share`` may fill.
+        speculative: whether tokens may be guessed in advance. The reply is the same either way.
     """
 
     kind: Literal["submit"] = field(default="submit", kw_only=True)
@@ -86,6 +87,7 @@ class Submit:
     priority: Annotated[int, Field(ge=0, le=9)] = 0
     deadline_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
     queue_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    speculative: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ class StepDone:
     """Reports a finished step from tail to head. May arrive in two parts, like :class:`Step`.
 
     One tensor, int64 (n, 3), a row per sampled token: sequence, token id, and finish reason as
-    an index into ``FINISH_REASONS``.
+    an index into ``FINISH_REASONS``. The sequence is -1 in a row without a token: a guess before it
+    was wrong.
 
     Attributes:
         elapsed_us: compute time of each stage in order, microseconds. A first part lacks the
@@ -113,6 +116,20 @@ class StepDone:
 
 
 # To the stages -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Guessed tokens of a step.
+
+    Attributes:
+        position: position of the step's first token in the sequence.
+        confirmed: tokens of the sequence that the head knew when it issued the step. Those of
+            the step from this position on are guesses.
+    """
+
+    position: Count
+    confirmed: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +150,8 @@ class Step:
         sample: whether the tail samples a token per row from its last position.
         elapsed_us: compute time of the stages so far in order, microseconds. A first part lacks
             the sender's.
+        guess: set if tokens of the step are guesses. It has one row; the tail samples after each
+            of its tokens, up to the first wrong guess.
     """
 
     kind: Literal["step"] = field(default="step", kw_only=True)
@@ -142,6 +161,7 @@ class Step:
     sample: bool
     ops: Annotated[tuple[Op, ...], Field(max_length=MAX_OPS)] = ()
     elapsed_us: Annotated[tuple[Count, ...], Field(max_length=MAX_STAGES)] = ()
+    guess: Guess | None = None
 
 
 # To the gateway ------------------------------------------------------------------------
@@ -155,6 +175,7 @@ class Token:
         index: position in the reply, from 0. The gateway accepts only the next one.
         logprob: natural logarithm of the token's probability, if requested.
         top: the most likely (id, logprob) pairs in descending order, if requested.
+        accepted, rejected: guesses of this attempt so far that were right and wrong.
     """
 
     request: RequestId
@@ -164,6 +185,8 @@ class Token:
     finish: FinishReason | None = None
     logprob: float | None = None
     top: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=MAX_TOP_LOGPROBS)] = ()
+    accepted: Count = 0
+    rejected: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

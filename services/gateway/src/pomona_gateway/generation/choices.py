@@ -93,7 +93,14 @@ class GenerationStream:
         """Tokens used so far."""
         first_choices = self._sequences[:: self.completion.n]
         cached = sum(running.cached for running in first_choices)
-        return Usage(self.completion.prompt_tokens, self._received, cached)
+        guesses = [counts for running in self._sequences for counts in running.guesses.values()]
+        return Usage(
+            self.completion.prompt_tokens,
+            self._received,
+            cached,
+            accepted=sum(accepted for accepted, _ in guesses),
+            rejected=sum(rejected for _, rejected in guesses),
+        )
 
     @property
     def timing(self) -> Timing:

@@ -28,6 +28,8 @@ class Completion:
         visible_tokens: special tokens that are part of the text.
         max_concurrent: choices generated at the same time.
         prompt_only: choices have no tokens; the token that the pipeline samples is dropped.
+        speculative: tokens may be guessed in advance.
+        prediction: token ids that replies are expected to have, int32.
     """
 
     model: str
@@ -40,6 +42,8 @@ class Completion:
     queue: QueuePolicy = DEFAULT_POLICY
     max_concurrent: int = 2**31
     prompt_only: bool = False
+    speculative: bool = True
+    prediction: array[int] | None = None
 
     @property
     def choice_count(self) -> int:
@@ -60,13 +64,28 @@ class Completion:
             seed=(self.sampling.seed + index) & SEED_MASK,
             max_tokens=min(self.sampling.max_tokens, room),
         )
-        return SequenceRequest(self.model, prompt, sampling, self.queue)
+        return SequenceRequest(
+            self.model,
+            prompt,
+            sampling,
+            self.queue,
+            speculative=self.speculative,
+            prediction=self.prediction,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of a completion. ``cached``: prompt tokens found in the prefix cache."""
+    """Token counts of a completion.
+
+    Attributes:
+        cached: prompt tokens found in the prefix cache.
+        accepted, rejected: guessed tokens that were right and wrong. ``reply`` has none of the
+            wrong ones.
+    """
 
     prompt: int
     reply: int
     cached: int
+    accepted: int = 0
+    rejected: int = 0

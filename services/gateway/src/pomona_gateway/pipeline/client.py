@@ -19,7 +19,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pomona.errors import ProtocolError, RequestError
 from pomona.messages.codec import Message
@@ -68,6 +68,7 @@ class RunningSequence:
         index: number of the sequence among those of its inbox.
         received: tokens of the reply so far.
         cached: prompt tokens found in the prefix cache.
+        guesses: right and wrong guesses of each attempt.
     """
 
     request: str
@@ -77,6 +78,7 @@ class RunningSequence:
     timing: Timing
     received: int = 0
     cached: int = 0
+    guesses: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
 
 class PipelineClient:
@@ -290,9 +292,13 @@ class PipelineClient:
             priority=queue.priority,
             deadline_s=self._settings.queue_deadline_s,
             queue_share=queue.queue_share,
+            speculative=send.sequence.speculative,
         )
-        tensor = Tensor("int32", (len(send.ids),))
-        self._links.send(route, submit, (tensor,), (send.ids.tobytes(),))
+        arrays = [send.ids]
+        if send.sequence.prediction:
+            arrays.append(send.sequence.prediction)
+        tensors = tuple(Tensor("int32", (len(ids),)) for ids in arrays)
+        self._links.send(route, submit, tensors, tuple(ids.tobytes() for ids in arrays))
 
     def _deliver(self, event: Event) -> None:
         running = self._running.get(event.request)
@@ -325,6 +331,8 @@ class PipelineClient:
         first = running.timing.first or now
         running.timing = replace(running.timing, first=first, last=now)
         running.received += 1
+        if token.accepted or token.rejected:
+            running.guesses[token.attempt] = token.accepted, token.rejected
         if token.finish is not None:
             del self._running[token.request]
         buffered = running.inbox.put(running.index, token)

@@ -20,6 +20,8 @@ class SequenceRequest:
     Attributes:
         prompt: token ids, int32.
         measured: count the sequence in the metrics. The gateway's own probes are not counted.
+        speculative: tokens may be guessed in advance.
+        prediction: token ids that the reply is expected to have, int32.
     """
 
     model: str
@@ -27,6 +29,8 @@ class SequenceRequest:
     sampling: Sampling
     queue: QueuePolicy = DEFAULT_POLICY
     measured: bool = True
+    speculative: bool = True
+    prediction: array[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

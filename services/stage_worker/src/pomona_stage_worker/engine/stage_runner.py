@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from pomona.errors import LinkBusyError, LinkGapError, LinkLostError, ProtocolError
 from pomona.messages.codec import Buffer, Message, MessageRest, check_sizes
-from pomona.messages.control import Pipeline
+from pomona.messages.control import Pipeline, SpeculationStatus
 from pomona.messages.pipeline import (
     Body,
     Cancel,
@@ -45,6 +45,7 @@ from pomona_stage_worker.scheduler import (
     SchedulerLimits,
     SendUpdate,
 )
+from pomona_stage_worker.speculation.draft import DraftSource
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class StageRunner:
         link_deadline_s: seconds for the next stage to take a message.
         trace_dir: folder for a trace of the steps.
         prefills: record of the prompt that is read.
+        sources: sources of guesses; see :class:`Scheduler`.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class StageRunner:
         link_deadline_s: float,
         trace_dir: Path | None = None,
         prefills: PrefillRecord | None = None,
+        sources: tuple[DraftSource, ...] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.stage = stage
@@ -110,7 +113,7 @@ class StageRunner:
         self.has_lost_gpu = False
         self._prefills = prefills
         self.step_activity: Activity | None = None
-        self.scheduler = Scheduler(limits(pipeline, stage)) if self.is_head else None
+        self.scheduler = Scheduler(limits(pipeline, stage), sources) if self.is_head else None
         previous = pipeline.stages[position - 1]
         self._source = (previous.worker, previous.boot)
         self._idle_load = RunnerLoad()
@@ -240,6 +243,11 @@ class StageRunner:
         return self.step_activity is not None
 
     @property
+    def speculation(self) -> SpeculationStatus | None:
+        """Counts of guessed tokens, on the head."""
+        return self.scheduler.speculator.status() if self.scheduler else None
+
+    @property
     def load(self) -> RunnerLoad:
         scheduler = self.scheduler
         return replace(
@@ -259,9 +267,13 @@ class StageRunner:
     def _submit(self, body: Submit, message: Message) -> None:
         if self.scheduler is None:
             raise ProtocolError("a submit is for the head")
-        if [tensor.dtype for tensor in message.envelope.tensors] != ["int32"]:
-            raise ProtocolError("a submit has one tensor, int32 token ids")
-        tokens = memoryview(message.buffers[0]).cast("B").cast("i").tolist()
+        dtypes = [tensor.dtype for tensor in message.envelope.tensors]
+        if dtypes not in (["int32"], ["int32", "int32"]):
+            raise ProtocolError("a submit has int32 token ids, then at most int32 predicted ids")
+        tokens, prediction = (
+            memoryview(buffer).cast("B").cast("i").tolist() if len(buffer) else []
+            for buffer in (*message.buffers, b"")[:2]
+        )
         end = self.pipeline.vocab_size or 2**31
         wrong = next((token for token in tokens if not 0 <= token < end), None)
         if wrong is not None:
@@ -278,7 +290,8 @@ class StageRunner:
             rejected = Rejected(body.request, body.attempt, 400, "context_length_exceeded", reason)
             self._gateways.send(body.reply, rejected)
             return
-        self._execute(self.scheduler.submit(body, tokens, time.monotonic()))
+        expected = tuple(token for token in prediction if 0 <= token < end)
+        self._execute(self.scheduler.submit(body, tokens, time.monotonic(), expected))
 
     def _execute(self, instructions: Iterable[Instruction]) -> bool:
         """Executes the scheduler's instructions in order. Returns True when a step ran."""
@@ -312,7 +325,8 @@ class StageRunner:
             case StepDone() if self.scheduler is not None and len(tensors) == 1:
                 tokens = unpack(tensors[0], buffers[0])
                 elapsed_us = (*body.elapsed_us, *sender_us)
-                self._execute(self.scheduler.step_done(body.step, tokens, elapsed_us))
+                now = time.monotonic()
+                self._execute(self.scheduler.step_done(body.step, tokens, elapsed_us, now))
             case _:
                 raise ProtocolError(f"a {body.kind} is not for this stage")
 
@@ -348,11 +362,14 @@ class StageRunner:
         output = computation.finish()
         computed = time.monotonic_ns()
         if sender is not None:
-            buffers_out = (pack(output.sampled),) if self.is_tail else output.buffers
+            buffers_out = output.buffers
+            if self.is_tail:
+                buffers_out = (pack(output.sampled, result.tensors[0].shape[0]),)
             sender.send_computed(result, buffers_out, computed - began)
         elif self.scheduler is not None and step.rows:
             all_us = (*elapsed_us, (computed - began) // 1000)
-            self._execute(self.scheduler.step_done(step.step, output.sampled, all_us))
+            now = time.monotonic()
+            self._execute(self.scheduler.step_done(step.step, output.sampled, all_us, now))
         if self.is_tail:
             self._send_tokens(output)
         alone = self.scheduler is not None and self.scheduler.active == 1
@@ -376,9 +393,10 @@ class StageRunner:
     ) -> StepResult:
         """Returns the message to the next stage, or from the tail to the head."""
         if self.is_tail:
-            sampled = sampled_tensor(len(step.rows) if step.sample else 0)
+            count = prod(shape) if step.guess is not None else len(step.rows)
+            sampled = sampled_tensor(count if step.sample else 0)
             return StepResult(step, shape, StepDone(step.step, elapsed_us), (sampled,), ())
-        onward = Step(step.step, step.lane, step.rows, step.sample, step.ops, elapsed_us)
+        onward = replace(step, elapsed_us=elapsed_us)
         described = (*tensors[:1], *computation.tensors)
         return StepResult(step, shape, onward, described, tuple(buffers[:1]))
 

@@ -36,7 +36,7 @@ STEP_SECONDS = Histogram(
     ["model_name"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-# The next two have vLLM's names and buckets.
+# The next ones have vLLM's names and buckets.
 STEP_TOKENS = Histogram(
     "pomona_iteration_tokens_total",
     "Prompt and reply tokens in a step of the pipeline, reported by its head",
@@ -46,6 +46,21 @@ STEP_TOKENS = Histogram(
 PREEMPTIONS = Counter(
     "pomona_num_preemptions",
     "Sequences whose caches were freed for others, reported by the head",
+    ["model_name"],
+)
+DRAFTS = Counter(
+    "pomona_spec_decode_num_drafts",
+    "Steps with guessed tokens, reported by the head",
+    ["model_name"],
+)
+DRAFT_TOKENS = Counter(
+    "pomona_spec_decode_num_draft_tokens",
+    "Guessed tokens, reported by the head",
+    ["model_name"],
+)
+ACCEPTED_TOKENS = Counter(
+    "pomona_spec_decode_num_accepted_tokens",
+    "Guessed tokens that were right, reported by the head",
     ["model_name"],
 )
 
@@ -104,6 +119,9 @@ class StepTimes:
         """Adds a step. Steps must be added in the order in which they ran."""
         step = record.step
         if not step.rows or len(record.shape) != 2:
+            return
+        if step.guess is not None:
+            self._last = None
             return
         rows, tokens = record.shape
         is_single = rows == 1 and tokens == 1 and step.sample
@@ -177,6 +195,7 @@ class StepStats:
         self._trace = trace
         self._pending: list[StepRecord] = []
         self._preemptions = 0
+        self._guesses = 0, 0, 0
         self._steps = STEPS.labels(model)
         self._seconds = STEP_SECONDS.labels(model)
         self._model = model
@@ -217,3 +236,10 @@ class StepStats:
                 step_tokens.observe(prod(record.shape))
         PREEMPTIONS.labels(self._model).inc(scheduler.preemptions - self._preemptions)
         self._preemptions = scheduler.preemptions
+        counts = scheduler.speculator.counts
+        totals = counts.drafts, counts.drafted, counts.accepted
+        for counter, total, before in zip(
+            (DRAFTS, DRAFT_TOKENS, ACCEPTED_TOKENS), totals, self._guesses, strict=True
+        ):
+            counter.labels(self._model).inc(total - before)
+        self._guesses = totals

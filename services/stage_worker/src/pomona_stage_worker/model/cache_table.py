@@ -18,7 +18,8 @@ from typing import Any
 import mlx.core as mx
 
 from pomona.errors import PomonaError
-from pomona.messages.cache_ops import Close, Drop, Fork, Join, Leave, Op, Open, Trim
+from pomona.messages.cache_ops import Close, Drop, Fork, Join, Leave, Op, Open, Rollback, Trim
+from pomona_stage_worker.model.guess_log import GuessLog
 from pomona_stage_worker.model.layer_caches import (
     Caches,
     cache_bytes,
@@ -37,10 +38,17 @@ class CacheTableError(PomonaError):
 
 @dataclass(slots=True)
 class Lane:
-    """Sequences that step together. ``caches`` are batched from two rows on."""
+    """Sequences that step together. ``caches`` are batched from two rows on.
+
+    Attributes:
+        guesses: steps with guessed tokens that are not confirmed; only with one row.
+        branch: number of rollbacks so far.
+    """
 
     rows: list[int]
     caches: Caches
+    guesses: GuessLog = field(default_factory=GuessLog)
+    branch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ class CacheTable:
                     self._join(op.lane, op.seqs)
                 case Leave():
                     self._leave(op.lane, op.seqs)
+                case Rollback():
+                    self._rollback(op)
         except KeyError as error:
             raise CacheTableError(f"{op} names {error}, which this stage does not hold") from error
 
@@ -94,6 +104,7 @@ class CacheTable:
         return {
             "sequences": {seq: sequence_length(caches) for seq, caches in self.sequences.items()},
             "lanes": {number: tuple(lane.rows) for number, lane in self.lanes.items()},
+            "branches": {number: lane.branch for number, lane in self.lanes.items() if lane.branch},
             "prefixes": {
                 number: (prefix.length, prefix.shared, prefix.parent)
                 for number, prefix in self.prefixes.items()
@@ -114,6 +125,7 @@ class CacheTable:
             caches = joining[0] if len(joining) == 1 else merge_rows(joining)
             self.lanes[number] = Lane(list(seqs), caches)
             return
+        lane.guesses.clear()
         join = merge_rows if len(lane.rows) == 1 else extend_batch
         lane.caches = join([lane.caches, *joining])
         lane.rows.extend(seqs)
@@ -139,6 +151,15 @@ class CacheTable:
             for cache in lane.caches:
                 cache.filter(keep)
             lane.rows = rest
+
+    def _rollback(self, op: Rollback) -> None:
+        lane = self.lanes[op.lane]
+        self._refuse(len(lane.rows) != 1, f"lane {op.lane} has {len(lane.rows)} rows")
+        try:
+            lane.guesses.rollback(op.length)
+        except ValueError as error:
+            raise CacheTableError(f"lane {op.lane}: {error}") from error
+        lane.branch = op.branch
 
     def _close(self, op: Close) -> None:
         caches = self.sequences.pop(op.seq)

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from pomona.errors import ProtocolError
-from pomona.messages.cache_ops import Close, Join, Leave, Open, Trim
+from pomona.messages.cache_ops import Close, Join, Leave, Open, Rollback, Trim
 from pomona.messages.codec import Buffer
-from pomona.messages.pipeline import Step, Tensor
+from pomona.messages.pipeline import Guess, Step, Tensor
 from pomona_stage_worker.model.activation_bytes import describe, from_bytes, to_bytes
-from pomona_stage_worker.model.cache_table import CacheTable
+from pomona_stage_worker.model.cache_table import CacheTable, Lane
+from pomona_stage_worker.model.guess_log import CacheSnapshot, can_roll_back, can_trim
 from pomona_stage_worker.model.layer_caches import (
     Caches,
     cache_arrays,
@@ -41,7 +42,8 @@ class StepOutput:
 
     Attributes:
         buffers: activations for the next stage; none on the tail.
-        token_results: on the tail, one for each row that was sampled.
+        token_results: on the tail, one for each row that was sampled. With guesses, one for each
+            token of the step up to the first wrong guess.
         prompt_result: on the tail, the prompt's logprobs or embedding if requested.
     """
 
@@ -74,10 +76,18 @@ class Computation:
 
 
 class Stage(Protocol):
-    """The interface between the step loop and a stage, real or emulated."""
+    """The interface between the step loop and a stage, real or emulated.
+
+    Attributes:
+        can_roll_back: whether guessed tokens can be removed from the caches exactly.
+        max_width: most tokens of a step with guesses, for which it gives the bits of as many
+            steps of one token.
+    """
 
     can_batch: bool
     can_slice: bool
+    can_roll_back: bool
+    max_width: int
     warmup: WarmupTiming
 
     def start_step(
@@ -111,6 +121,7 @@ class MlxStage:
         warmup: times of the stage's warm-up steps.
         builds_beside: prebuild other lanes' steps while one is computed. For devices apart from
             the processor, where Python would otherwise be idle meanwhile.
+        max_width: most tokens of a step with guesses that give the bits of single steps.
     """
 
     def __init__(
@@ -120,6 +131,7 @@ class MlxStage:
         grammars: GrammarCompiler | None = None,
         warmup: WarmupTiming = NO_WARMUP,
         builds_beside: bool = False,
+        max_width: int = 1,
     ) -> None:
         self.warmup = warmup
         self._builds_beside = builds_beside
@@ -136,12 +148,17 @@ class MlxStage:
         caches = make_caches()
         self.can_batch = can_batch(caches)
         self.can_slice = can_slice(caches)
+        self.can_roll_back = can_roll_back(caches)
+        self.max_width = max_width if can_trim(caches) else 1
 
     def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
         for op in step.ops:
             if isinstance(op, Join | Leave):
+                self._last_inputs.pop(op.lane, None)
+                self._discard_prebuilt(op.lane)
+            elif isinstance(op, Rollback) and self._undoes(op):
                 self._discard_prebuilt(op.lane)
             self._table.apply(op)
             if self._model.is_tail:
@@ -152,9 +169,14 @@ class MlxStage:
             return Computation((), time.monotonic_ns(), StepOutput)
         _check_tokens(step, tensors)
         caches = self._caches_of(step)
+        guessed = _guessed_ids(step, buffers)
+        if step.guess is not None and self._model.is_tail:
+            sampler = self._samplers[step.rows[0]]
+            if not sampler.begin_guess(step.guess, guessed):
+                return Computation((), time.monotonic_ns(), StepOutput)
         output, cached = self._build(step, tensors, buffers, caches)
         built_ns = time.monotonic_ns()
-        if step.lane is not None:
+        if step.lane is not None and tensors[0].shape[1] == 1:
             self._last_inputs[step.lane] = tuple(tensors)
         if not self._model.is_tail:
             activations = output if isinstance(output, tuple) else (output,)
@@ -168,6 +190,8 @@ class MlxStage:
             tensors_out = tuple(describe(array) for array in activations)
             return Computation(tensors_out, built_ns, finish, is_async=True)
         mx.async_eval(cached)
+        if len(guessed) > 1:
+            return self._sample_guesses(step, output, guessed, built_ns)
         if step.sample and not self._embeds(step):
             return self._sample(step, output, built_ns)
         return Computation((), built_ns, lambda: self._finish_prompt(step, output, cached))
@@ -188,6 +212,25 @@ class MlxStage:
 
         is_async = step.lane is not None and not any(map(wants_logprobs, samplers))
         return Computation((), built_ns, finish, is_async)
+
+    def _sample_guesses(
+        self, step: Step, output: mx.array, tokens: Sequence[int], built_ns: int
+    ) -> Computation:
+        """On the tail: samples after each token of the step, up to the first wrong guess."""
+        sampler = self._samplers[step.rows[0]]
+
+        def finish() -> StepOutput:
+            self._prebuild_beside(step)
+            results: list[TokenResult] = []
+            for at, _ in enumerate(tokens):
+                if at and not sampler.follows(tokens[at], len(tokens) - at):
+                    break
+                logits = output[:, at, :].astype(mx.float32)
+                (sampled,) = sampler_outputs(sample_tokens(logits, [sampler]), logits, [sampler])
+                results.append(sampler.accept(sampled))
+            return StepOutput(token_results=tuple(results))
+
+        return Computation((), built_ns, finish)
 
     def _finish_prompt(self, step: Step, output: mx.array, cached: list[mx.array]) -> StepOutput:
         """On the tail, in a step without sampling: the prompt's logprobs or embedding."""
@@ -239,14 +282,20 @@ class MlxStage:
         """Returns the lazy output of a step and the arrays it leaves in this stage's caches. Uses
         the lane's prebuilt step if it matches."""
         prebuilt = self._prebuilt.pop(step.lane, None) if step.lane is not None else None
-        if prebuilt is not None and prebuilt.matches(step.rows, tensors):
+        if prebuilt is not None and not prebuilt.matches(step.rows, tensors):
+            prebuilt.rollback()
+            prebuilt = None
+        if step.lane is not None:
+            before = None if prebuilt is None else prebuilt.before
+            _log_guess(self._table.lanes[step.lane], step.guess, tensors[0].shape[1], before)
+        if prebuilt is not None:
             for item, buffer in zip(prebuilt.inputs, buffers, strict=True):
                 item.fill(buffer)
             return prebuilt.output, prebuilt.cached
-        if prebuilt is not None:
-            prebuilt.rollback()
         arrays = [from_bytes(t, b) for t, b in zip(tensors, buffers, strict=True)]
         logits: Logits = "last" if step.sample else "none"
+        if step.guess is not None and tensors[0].shape[1] > 1:
+            logits = "all"
         if self._model.is_tail and self._prompt_logprobs.needs_logits(step):
             logits = "all"
         elif self._model.is_tail and self._embeds(step):
@@ -260,9 +309,12 @@ class MlxStage:
             return False
         return self._samplers[step.rows[0]].sampling.embedding
 
+    def _undoes(self, op: Rollback) -> bool:
+        lane = self._table.lanes.get(op.lane)
+        return lane is not None and lane.guesses.undoes(op.length)
+
     def _discard_prebuilt(self, lane: int) -> None:
-        """Rolls back the prebuilt step of a lane whose rows change."""
-        self._last_inputs.pop(lane, None)
+        """Rolls back the prebuilt step of a lane whose rows or caches change."""
         prebuilt = self._prebuilt.pop(lane, None)
         if prebuilt is not None:
             prebuilt.rollback()
@@ -274,6 +326,8 @@ class MlxStage:
             self._samplers[op.seq] = SequenceSampler.from_open(op, constraint)
         elif isinstance(op, Close):
             self._samplers.pop(op.seq, None)
+        elif isinstance(op, Rollback):
+            self._samplers[self._table.lanes[op.lane].rows[0]].rollback()
         self._prompt_logprobs.apply(op)
 
     def _evaluate_prefix(self, op: Close | Trim) -> None:
@@ -292,6 +346,19 @@ def _make_caches(model: StageModel, cache_bits: int) -> Caches:
     return [quantize(c, cache_bits) if id(c) in owned else c for c in caches]
 
 
+def _guessed_ids(step: Step, buffers: Sequence[Buffer]) -> list[int]:
+    """Returns the token ids of a step with guesses; none of any other."""
+    return [] if step.guess is None else memoryview(buffers[0]).cast("B").cast("i").tolist()
+
+
+def _log_guess(lane: Lane, guess: Guess | None, length: int, before: CacheSnapshot | None) -> None:
+    """Notes how to undo a step with guesses. After any other step, all guesses are settled."""
+    if guess is None:
+        lane.guesses.clear()
+    else:
+        lane.guesses.add(lane.caches, guess.position, length, guess.confirmed, before)
+
+
 def _check_tokens(step: Step, tensors: Sequence[Tensor]) -> None:
     first = tensors[0] if tensors else None
     if first is None or first.dtype != "int32" or len(first.shape) != 2:
@@ -300,3 +367,5 @@ def _check_tokens(step: Step, tensors: Sequence[Tensor]) -> None:
         raise ProtocolError(
             f"token ids of shape {first.shape} do not fit a step of {len(step.rows)} rows"
         )
+    if step.guess is not None and (step.lane is None or len(step.rows) != 1 or not step.sample):
+        raise ProtocolError("a step with guesses must sample the only row of a lane")

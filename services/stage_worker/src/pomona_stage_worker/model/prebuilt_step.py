@@ -15,24 +15,9 @@ import mlx.core as mx
 
 from pomona.messages.pipeline import Tensor
 from pomona_stage_worker.model.activation_bytes import InputBuffer
+from pomona_stage_worker.model.guess_log import CacheSnapshot
 from pomona_stage_worker.model.layer_caches import Caches, cache_arrays
 from pomona_stage_worker.slicing import StageModel
-from pomona_stage_worker.slicing.phantom_caches import leaf_caches
-
-
-class CacheSnapshot:
-    """The state of caches, for rollback. While it exists, no cache is updated in place."""
-
-    def __init__(self, caches: Caches) -> None:
-        self._states = [
-            (leaf, {name: _new_handles(value) for name, value in vars(leaf).items()})
-            for _, leaf in leaf_caches(caches)
-        ]
-
-    def restore(self) -> None:
-        for leaf, state in self._states:
-            vars(leaf).clear()
-            vars(leaf).update(state)
 
 
 @dataclass(slots=True)
@@ -76,13 +61,3 @@ def prebuild_step(
     output = model(inputs[0].array, activations, caches, logits="last")
     cached = cache_arrays(model.owned_caches(caches))
     return PrebuiltStep(rows, inputs, output, cached, before)
-
-
-def _new_handles(value: Any) -> Any:
-    """Wraps the same arrays in new objects: mlx-lm assigns into the objects it has."""
-    if isinstance(value, mx.array):
-        return mx.array(value)
-    if isinstance(value, list | tuple):
-        items: list[Any] = [_new_handles(item) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value

@@ -12,6 +12,8 @@ from pomona.messages.pipeline import FINISH_REASONS, FinishReason, Tensor
 
 COLUMNS = 3
 """Sequence, token id, index into FINISH_REASONS."""
+NO_TOKEN = (-1, 0, 0)
+"""A row without a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,13 @@ def sampled_tensor(count: int) -> Tensor:
     return Tensor("int64", (count, COLUMNS))
 
 
-def pack(tokens: Sequence[SampledToken]) -> Buffer:
-    """Encodes tokens as the bytes of their tensor."""
+def pack(tokens: Sequence[SampledToken], count: int | None = None) -> Buffer:
+    """Encodes tokens as the bytes of their tensor, which has ``count`` rows or one a token."""
     numbers = array("q")
     for token in tokens:
         numbers.extend((token.seq, token.token, FINISH_REASONS.index(token.finish)))
+    for _ in range(len(tokens), count or 0):
+        numbers.extend(NO_TOKEN)
     return memoryview(numbers).cast("B") if numbers else b""
 
 
@@ -44,6 +48,8 @@ def unpack(tensor: Tensor, buffer: Buffer) -> list[SampledToken]:
     tokens: list[SampledToken] = []
     for at in range(0, len(numbers), COLUMNS):
         seq, token, finish = numbers[at : at + COLUMNS]
+        if (seq, token, finish) == NO_TOKEN:
+            continue
         if token < 0 or not 0 <= finish < len(FINISH_REASONS):
             raise ProtocolError(f"{token}, ended by {finish}, is no drawn token")
         tokens.append(SampledToken(seq, token, FINISH_REASONS[finish]))

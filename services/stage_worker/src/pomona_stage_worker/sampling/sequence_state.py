@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pomona.messages.cache_ops import Open
-from pomona.messages.pipeline import FinishReason
+from pomona.messages.pipeline import FinishReason, Guess
 from pomona.messages.sampling import Sampling
 from pomona_stage_worker.sampling.tail_results import SamplerOutput, TokenResult, token_result
 
@@ -37,6 +38,10 @@ class SequenceSampler:
         prompt: ids of the prompt; empty unless a penalty needs them.
         reply: count of each id in the reply; empty unless a penalty needs them.
         constraint: the grammar that the reply must match, if any.
+        last: the last sampled token; None before the first.
+        on_branch: False from a wrong guess, or the end of the reply, until the next rollback.
+            Steps that arrive meanwhile continue text that was not sampled.
+        accepted, rejected: guesses that were right and wrong.
     """
 
     opened: Open
@@ -44,6 +49,10 @@ class SequenceSampler:
     prompt: frozenset[int]
     reply: Counter[int] = field(default_factory=Counter[int])
     constraint: Constraint | None = None
+    last: int | None = None
+    on_branch: bool = True
+    accepted: int = 0
+    rejected: int = 0
 
     @classmethod
     def from_open(cls, op: Open, constraint: Constraint | None = None) -> SequenceSampler:
@@ -60,11 +69,38 @@ class SequenceSampler:
     def sampling(self) -> Sampling:
         return self.opened.sampling
 
+    def begin_guess(self, guess: Guess, tokens: Sequence[int]) -> bool:
+        """Checks the first token of a step with guesses against the last sampled one.
+
+        Returns False if the step continues a wrong guess: it must not be sampled.
+        """
+        if guess.position < guess.confirmed:
+            return True
+        return self.follows(tokens[0], len(tokens))
+
+    def follows(self, token: int, guesses: int) -> bool:
+        """Checks a guess against the last sampled token, and counts it.
+
+        Args:
+            guesses: guesses of the step from this one on, which are wrong if it is.
+        """
+        if self.on_branch and token == self.last:
+            self.accepted += 1
+            return True
+        self.on_branch = False
+        self.rejected += guesses
+        return False
+
+    def rollback(self) -> None:
+        """Expects steps that continue the sampled tokens again."""
+        self.on_branch = True
+
     def accept(self, output: SamplerOutput) -> TokenResult:
         """Advances by a sampled token, and finishes the reply at a stop id or at max_tokens."""
         sampling = self.sampling
         index = self.index
         self.index += 1
+        self.last = output.token
         if needs_history(sampling):
             self.reply[output.token] += 1
         if self.constraint is not None:
@@ -74,7 +110,11 @@ class SequenceSampler:
             finish = "stop"
         elif self.index >= sampling.max_tokens:
             finish = "length"
-        return token_result(self.opened, index, output, finish)
+        if finish is not None:
+            self.on_branch = False
+        return token_result(
+            self.opened, index, output, finish, accepted=self.accepted, rejected=self.rejected
+        )
 
 
 def needs_history(sampling: Sampling) -> bool:

@@ -54,14 +54,26 @@ class PromptResult:
 
 
 def token_result(
-    op: Open, index: int, output: SamplerOutput, finish: FinishReason | None
+    op: Open,
+    index: int,
+    output: SamplerOutput,
+    finish: FinishReason | None,
+    accepted: int = 0,
+    rejected: int = 0,
 ) -> TokenResult:
-    """Builds the messages for token ``index`` of the sequence that ``op`` opened."""
+    """Builds the messages for token ``index`` of the sequence that ``op`` opened.
+
+    Args:
+        accepted, rejected: guesses of the sequence so far that were right and wrong.
+    """
     return TokenResult(
         op.reply,
         SampledToken(op.seq, output.token, finish),
-        Token(op.request, op.attempt, index, output.token, finish, output.logprob, output.top),
-    )
+        Token(
+            op.request, op.attempt, index, output.token, finish, output.logprob, output.top,
+            accepted, rejected,
+        ),
+    )  # fmt: skip
 
 
 def prompt_logprobs_result(

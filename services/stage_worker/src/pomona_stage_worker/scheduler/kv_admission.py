@@ -98,6 +98,11 @@ class KvAdmission:
             ops += self._preempt(max(candidates, key=lambda x: (x.due_at, x.arrival)))
         return False, ops
 
+    def reserve_guesses(self, count: int) -> tuple[bool, list[Op]]:
+        """Makes room for guessed tokens by evicting prefixes. Returns False if there is none."""
+        ops = self._evict_for(count)
+        return self._fits(count), ops
+
     def end(self, sequence: Sequence) -> list[Op]:
         """Ends a request. Its caches become a cached prefix, or are freed."""
         if sequence.phase == "waiting":
@@ -130,6 +135,7 @@ class KvAdmission:
         sequence.computed = 0
         sequence.lane = None
         sequence.phase = "prefilling"
+        sequence.draft.reset()
         ops: list[Op] = [sequence.open_op()]
         sequence.origin = self.prefixes.find(sequence.prefix_tokens, sequence.policy.tenant)
         if sequence.origin is not None:
@@ -151,11 +157,13 @@ class KvAdmission:
         return [*ops, Close(sequence.number)]
 
     def _detach(self, sequence: Sequence) -> list[Op]:
-        """Removes a sequence from the active ones, so that its caches are in no lane."""
+        """Removes a sequence from the active ones, so that its caches are in no lane and hold no
+        guess."""
         del self.active[sequence.number]
         if sequence.phase == "prefilling":
             self.prefilling.remove(sequence)
-        return self._lanes.leave(sequence)
+        ops = self._lanes.rollback(sequence, len(sequence.tokens))
+        return [*ops, *self._lanes.leave(sequence)]
 
     def _evict_for(self, tokens: int) -> list[Op]:
         """Evicts cached prefixes until ``tokens`` more fit, or none can be evicted."""

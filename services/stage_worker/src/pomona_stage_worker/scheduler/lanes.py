@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from pomona.messages.cache_ops import Join, Leave, Op
+from pomona.messages.cache_ops import Join, Leave, Op, Rollback
 from pomona_stage_worker.scheduler.sequence import Lane, Sequence
 
 
@@ -41,6 +41,23 @@ class Lanes:
     def idle(self) -> list[Lane]:
         """Returns the lanes without a step in the pipeline, longest waiting first."""
         return [lane for lane in self._in_order() if not lane.is_stepping]
+
+    @property
+    def has_guesses(self) -> bool:
+        """True while guesses are in flight. Their rows must not move: what the caches will hold
+        is not known yet."""
+        return any(lane.rows[0].draft.issued for lane in self if len(lane.rows) == 1)
+
+    def rollback(self, sequence: Sequence, length: int) -> list[Op]:
+        """Keeps the first ``length`` tokens in the caches of a row. Its steps in the pipeline
+        become those of an older branch."""
+        if sequence.lane is None or sequence.computed <= length:
+            return []
+        lane = self._lanes[sequence.lane]
+        sequence.computed = length
+        lane.steps.clear()
+        lane.branch += 1
+        return [Rollback(lane.number, length, lane.branch)]
 
     def join(self, sequence: Sequence) -> Op:
         """Adds a sequence, opening a new lane while the limit permits."""

@@ -23,6 +23,9 @@ class SchedulerLimits:
             float32 logits, (tokens, vocabulary).
         pace: fraction by which running streams may slow down beside a prefill.
         min_prefix: fewest tokens of a prefix that is worth caching.
+        speculation: whether tokens may be guessed in advance.
+        can_roll_back: whether the caches can be restored after a wrong guess.
+        max_width: most tokens of a step with guesses.
     """
 
     stages: int
@@ -37,3 +40,6 @@ class SchedulerLimits:
     logprobs_chunk: int = 128
     pace: float = 0.7
     min_prefix: int = 16
+    speculation: bool = False
+    can_roll_back: bool = True
+    max_width: int = 1

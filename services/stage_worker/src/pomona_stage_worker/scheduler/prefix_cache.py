@@ -81,6 +81,12 @@ class PrefixCache:
         self._touch(best)
         return best.number, best_length
 
+    def texts(self, tenant: str) -> list[NDArray[np.int32]]:
+        """Returns the tokens of a tenant's prefixes, most recently used first."""
+        own = [prefix for prefix in self._prefixes.values() if prefix.tenant == tenant]
+        own.sort(key=lambda prefix: prefix.used_at, reverse=True)
+        return [prefix.tokens for prefix in own]
+
     def add(
         self, tokens: Sequence[int], tenant: str, origin: tuple[int, int] | None
     ) -> CachedPrefix | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from pomona.messages.cache_ops import Op
-from pomona.messages.pipeline import Step, Submit
+from pomona.messages.pipeline import Guess, Step, Submit
 from pomona.queue_policy import policy_of
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
 from pomona_stage_worker.scheduler import client_updates
@@ -32,6 +32,9 @@ from pomona_stage_worker.scheduler.prefill_budget import PrefillBudget
 from pomona_stage_worker.scheduler.prefix_cache import PrefixCache
 from pomona_stage_worker.scheduler.request_queue import PRIORITY_S, RequestQueue
 from pomona_stage_worker.scheduler.sequence import InFlight, Lane, Sequence
+from pomona_stage_worker.scheduler.speculator import Speculator
+from pomona_stage_worker.speculation.draft import DraftSource
+from pomona_stage_worker.speculation.suffix_source import SuffixSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,25 @@ class Scheduler:
 
     :meth:`submit`, :meth:`cancel`, :meth:`step_done` and :meth:`limit_caches` are the events;
     :meth:`schedule` asks for the next step. Times are seconds of the caller's clock.
+
+    Args:
+        sources: sources of guesses, in the order in which they are asked; None looks them up in
+            earlier text.
     """
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(
+        self, limits: SchedulerLimits, sources: tuple[DraftSource, ...] | None = None
+    ) -> None:
         self._queue = RequestQueue(limits.max_waiting)
         self._lanes = Lanes(starting_lane_count(limits), limits.can_batch)
         self._kv = KvAdmission(limits, self._queue, self._lanes)
         self._budget = PrefillBudget(limits.pace)
         self._lane_count = LaneCountTuner(limits.stages)
         self._queue_report = QueueReport()
+        usual = (SuffixSource(self.prefixes.texts),)
+        asked = usual if sources is None else sources
+        self.speculator = Speculator(limits, asked, limits.speculation)
+        self._joining: list[Sequence] = []
         self._in_flight: dict[int, InFlight] = {}
         # Not a sum over the steps: another thread reads it.
         self.tokens_in_flight = 0
@@ -71,6 +84,7 @@ class Scheduler:
         self._disturbed_at = 0
         self._arrivals = 0
         self._last_was_decode = False
+        self._now = 0.0
 
     # State -----------------------------------------------------------------------------
 
@@ -120,11 +134,14 @@ class Scheduler:
 
     # Events ----------------------------------------------------------------------------
 
-    def submit(self, submit: Submit, tokens: list[int], now: float) -> list[Instruction]:
+    def submit(
+        self, submit: Submit, tokens: list[int], now: float, prediction: tuple[int, ...] = ()
+    ) -> list[Instruction]:
         """Queues or rejects a request. Ignores one that is already queued or running.
 
         Args:
             tokens: ids of the prompt, then of the reply that earlier attempts emitted.
+            prediction: ids that the client expects as reply.
         """
         limits = self.limits
         policy = policy_of(submit)
@@ -150,6 +167,7 @@ class Scheduler:
                 arrival=self._arrivals,
                 due_at=now + policy.priority * PRIORITY_S,
                 scored=submit.scored,
+                prediction=prediction,
             )
         )
         return self._reject_last(now) if self._queue.is_overfull else []
@@ -158,15 +176,20 @@ class Scheduler:
         """Ends a request; its caches are freed with the next step. Ignores an unknown one."""
         for sequence in self._kv.requests():
             if sequence.key == (request, attempt):
-                self._ops += self._kv.end(sequence)
+                self._end(sequence)
 
     def step_done(
-        self, step: int, tokens: Iterable[SampledToken], elapsed_us: tuple[int, ...]
+        self,
+        step: int,
+        tokens: Iterable[SampledToken],
+        elapsed_us: tuple[int, ...],
+        now: float | None = None,
     ) -> list[Instruction]:
         """Takes the tail's result of a step. Ignores an unknown step.
 
         Args:
             elapsed_us: compute time of each stage, in pipeline order.
+            now: time of the result, to measure the hops between the stages.
         """
         done = self._in_flight.pop(step, None)
         if done is None:
@@ -174,15 +197,12 @@ class Scheduler:
         self.tokens_in_flight -= done.tokens
         updates: list[Instruction] = []
         if done.lane is not None:
-            self._budget.observe_decode(elapsed_us)
-            lane = self._lanes.get(done.lane)
-            if lane is not None:
-                lane.is_stepping = False
+            self._decode_done(step, done, elapsed_us, now)
         else:
             self._budget.observe_chunk(done.tokens, elapsed_us)
             updates = self._prefill_progress(done.seqs[0])
         for sampled in tokens:
-            self._accept(sampled)
+            self._accept(sampled, step)
         return updates
 
     def limit_caches(self, tokens: int) -> None:
@@ -195,6 +215,7 @@ class Scheduler:
 
     def schedule(self, now: float) -> list[Instruction]:
         """Returns updates for gateways, then at most one step to run."""
+        self._now = now
         instructions: list[Instruction] = [
             client_updates.queue_timeout(expired.submit)
             for expired in self._queue.take_expired(now)
@@ -203,9 +224,7 @@ class Scheduler:
         self._ops += ops
         instructions += [client_updates.progress(sequence) for sequence in admitted]
         instructions += self._queue_report.updates(self._queue, now)
-        if self.limits.can_batch:
-            self._lanes.limit = self._lane_count.lanes(self._lanes.rows)
-        self._ops += self._lanes.balance()
+        self._arrange_lanes()
         step = self._next_step(now)
         return instructions if step is None else [*instructions, step]
 
@@ -223,6 +242,7 @@ class Scheduler:
                 step = self._prefill_step() or self._decode_step(now)
             else:
                 step = self._decode_step(now) or self._prefill_step()
+            step = step or self._guess_step(now)
         if step is None and self._ops:
             step = self._run_step(None, (), (), sample=False)
         return step
@@ -256,17 +276,110 @@ class Scheduler:
             self._ops += ops
             if fits:
                 self._observe_round(lane, now)
-                lane.is_stepping = True
-                lane.last_step = self._step_number + 1
                 lane.stepped_at = now
-                for row in lane.rows:
-                    row.computed += 1
-                    row.last_step = lane.last_step
                 self._budget.decode_issued(len(self._lanes))
                 self._last_was_decode = True
-                tokens = tuple((row.tokens[-1],) for row in lane.rows)
-                return self._run_step(lane.number, tuple(lane.rows), tokens, sample=True)
+                guesses = self._guesses(lane, in_step=1) if self._may_guess else ()
+                return self._lane_step(lane, guesses, confirmed=True)
         return None
+
+    def _lane_step(self, lane: Lane, guesses: tuple[int, ...], confirmed: bool) -> RunStep:
+        """Issues a step of a lane.
+
+        Args:
+            guesses: guessed tokens of its only row.
+            confirmed: whether the step begins with each row's last token.
+        """
+        lane.last_step = self._step_number + 1
+        lane.steps.append(lane.last_step)
+        first = lane.rows[0]
+        guess = Guess(first.computed, len(first.tokens)) if guesses else None
+        known = [row.tokens[-1:] if confirmed else [] for row in lane.rows]
+        tokens = tuple((*last, *guesses) for last in known)
+        for row in lane.rows:
+            row.computed += len(tokens[0])
+            row.last_step = lane.last_step
+        return self._run_step(lane.number, tuple(lane.rows), tokens, True, guess, len(guesses))
+
+    # Guesses ---------------------------------------------------------------------------
+
+    @property
+    def _may_guess(self) -> bool:
+        """True while a stage would be idle otherwise: users and prompts go first."""
+        return (
+            self.speculator.can_guess
+            and len(self._lanes) <= max(self.limits.stages - 1, 1)
+            and not self._queue
+            and not self._kv.prefilling
+            and not self._joining
+        )
+
+    def _guess_step(self, now: float) -> RunStep | None:
+        """Issues a step of guesses for the lane with the fewest steps in flight."""
+        if len(self._in_flight) >= self.limits.stages or not self._may_guess:
+            return None
+        for lane in sorted(self._lanes, key=lambda lane: len(lane.steps)):
+            if lane.is_stepping and not self._delays_another(lane, now):
+                guesses = self._guesses(lane, in_step=0)
+                if guesses:
+                    return self._lane_step(lane, guesses, confirmed=False)
+        return None
+
+    def _guesses(self, lane: Lane, in_step: int) -> tuple[int, ...]:
+        """Returns the guesses for the next step of a lane; none if it goes faster without.
+
+        Args:
+            in_step: tokens of the step that are known.
+        """
+        if len(lane.rows) != 1:
+            return ()
+        row = lane.rows[0]
+        depth, width = self.speculator.depth_and_width(row, len(self._lanes))
+        if len(lane.steps) >= depth or width <= in_step:
+            return ()
+        fits, ops = self._kv.reserve_guesses(width - in_step)
+        self._ops += ops
+        return tuple(self.speculator.take(row, width - in_step)) if fits else ()
+
+    def _delays_another(self, lane: Lane, now: float) -> bool:
+        """Returns True if the first stage would still compute a guess when the result of another
+        lane is expected."""
+        policy = self.speculator.policy
+        since = now + (policy.head_us - policy.round_us) / 1e6
+        return any(
+            self._in_flight[other.steps[0]].issued_at < since
+            for other in self._lanes
+            if other is not lane and other.is_stepping
+        )
+
+    def _decode_done(
+        self, step: int, done: InFlight, elapsed_us: tuple[int, ...], now: float | None
+    ) -> None:
+        """Records the times of a decode step, unless it continued a wrong guess."""
+        lane = self._lanes.get(done.lane or 0)
+        is_live = lane is not None and step in lane.steps
+        if lane is not None and is_live:
+            lane.steps.remove(step)
+        if done.guesses and not is_live:
+            return
+        if done.tokens == len(done.seqs):
+            self._budget.observe_decode(elapsed_us)
+        if len(done.seqs) == 1 and self.speculator.can_guess:
+            round_us = None
+            if now is not None and done.is_alone and not self._in_flight:
+                round_us = 1e6 * (now - done.issued_at)
+            self.speculator.policy.observe(done.tokens, elapsed_us, round_us)
+
+    def _arrange_lanes(self) -> None:
+        """Gives new sequences a lane and evens out the lanes. Rows share a lane or move only when
+        no guess is in flight."""
+        is_settled = not self._lanes.has_guesses
+        while self._joining and (is_settled or len(self._lanes) < self._lanes.limit):
+            self._ops.append(self._lanes.join(self._joining.pop(0)))
+        if self.limits.can_batch:
+            self._lanes.limit = self._lane_count.lanes(self._lanes.rows)
+        if is_settled:
+            self._ops += self._lanes.balance()
 
     def _observe_round(self, lane: Lane, now: float) -> None:
         """Records the time since a lane's last step, unless a chunk or an op disturbed it."""
@@ -280,6 +393,8 @@ class Scheduler:
         rows: tuple[Sequence, ...],
         tokens: tuple[tuple[int, ...], ...],
         sample: bool,
+        guess: Guess | None = None,
+        guesses: int = 0,
     ) -> RunStep:
         """Numbers a step and attaches the pending ops."""
         self._step_number += 1
@@ -288,10 +403,12 @@ class Scheduler:
         if ops or lane is None:
             self._disturbed_at = self._step_number
         if rows:
-            issued = InFlight(lane, seqs, sum(map(len, tokens)))
+            is_alone = not self._in_flight
+            count = sum(map(len, tokens))
+            issued = InFlight(lane, seqs, count, guesses, self._now, is_alone)
             self._in_flight[self._step_number] = issued
             self.tokens_in_flight += issued.tokens
-        return RunStep(Step(self._step_number, lane, seqs, sample, ops), tokens)
+        return RunStep(Step(self._step_number, lane, seqs, sample, ops, guess=guess), tokens)
 
     # Requests --------------------------------------------------------------------------
 
@@ -303,7 +420,14 @@ class Scheduler:
         self._queue.remove(order[-1])
         return [client_updates.queue_full(order[-1].submit, len(self._queue))]
 
-    def _accept(self, sampled: SampledToken) -> None:
+    def _end(self, sequence: Sequence) -> None:
+        """Ends a request, wherever it is."""
+        self.speculator.abandon(sequence)
+        if sequence in self._joining:
+            self._joining.remove(sequence)
+        self._ops += self._kv.end(sequence)
+
+    def _accept(self, sampled: SampledToken, step: int) -> None:
         """Appends a sampled token; the sequence ends or joins a lane. Ignores an ended one."""
         sequence = self._kv.active.get(sampled.seq)
         if sequence is None or sequence.phase == "prefilling":
@@ -311,10 +435,17 @@ class Scheduler:
         sequence.phase = "running"
         sequence.tokens.append(sampled.token)
         sequence.reply_length += 1
+        is_right = self.speculator.settle(sequence, sampled.token)
         if sampled.finish is not None:
-            self._ops += self._kv.end(sequence)
+            self._ops += self._lanes.rollback(sequence, len(sequence.tokens) - 1)
+            self._end(sequence)
         elif sequence.lane is None:
-            self._ops.append(self._lanes.join(sequence))
+            self._joining.append(sequence)
+        elif not is_right:
+            self._ops += self._lanes.rollback(sequence, len(sequence.tokens) - 1)
+            lane = self._lanes.get(sequence.lane)
+            if lane is not None:
+                lane.last_step = sequence.last_step = step
 
     def _prefill_progress(self, number: int) -> list[Instruction]:
         sequence = self._kv.active.get(number)

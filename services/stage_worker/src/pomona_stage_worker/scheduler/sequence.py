@@ -9,6 +9,7 @@ from pomona.messages.cache_ops import Open
 from pomona.messages.pipeline import Submit
 from pomona.queue_policy import QueuePolicy
 from pomona_stage_worker.sampling.sequence_state import needs_history
+from pomona_stage_worker.speculation.draft import Draft
 
 Phase = Literal["waiting", "prefilling", "sampling", "running"]
 
@@ -26,12 +27,14 @@ class Sequence:
         arrival: rank among all requests that arrived.
         due_at: time at which it becomes as urgent as a request of priority 0.
         target: tokens that must be computed before the next one can be sampled.
-        computed: tokens whose steps have been issued.
+        computed: tokens whose steps have been issued, guesses included.
         phase: ``sampling`` lasts from the last prefill chunk until its token arrives.
         lane: number of its lane while it is in one.
         origin: cached prefix it was forked from and the length reused, or None.
         scored: prompt logprobs that the tail has sent or will send for issued steps.
         last_step: number of its last decode step.
+        prediction: ids that the client expects as reply.
+        draft: guesses that follow ``tokens``.
     """
 
     number: int
@@ -49,6 +52,8 @@ class Sequence:
     origin: tuple[int, int] | None = None
     scored: int = 0
     last_step: int = 0
+    prediction: tuple[int, ...] = ()
+    draft: Draft = field(default_factory=Draft)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -111,16 +116,24 @@ class Lane:
     """An in-flight micro-batch: rows that are decoded in the same steps.
 
     Attributes:
-        is_stepping: True while one of its steps is in the pipeline.
+        steps: numbers of its steps in the pipeline, oldest first, without those that continue a
+            wrong guess. More than one only while guesses are in flight.
+        branch: number of rollbacks.
         last_step: number of its last step.
         stepped_at: time of its last step, seconds of the caller's clock.
     """
 
     number: int
     rows: list[Sequence] = field(default_factory=list[Sequence])
-    is_stepping: bool = False
+    steps: list[int] = field(default_factory=list[int])
+    branch: int = 0
     last_step: int = 0
     stepped_at: float = 0.0
+
+    @property
+    def is_stepping(self) -> bool:
+        """True while one of its steps is in the pipeline."""
+        return bool(self.steps)
 
     @property
     def settled_rows(self) -> list[Sequence]:
@@ -130,8 +143,17 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A step in the pipeline: a decode step of a lane, or a prefill chunk (``lane`` is None)."""
+    """A step in the pipeline: a decode step of a lane, or a prefill chunk (``lane`` is None).
+
+    Attributes:
+        guesses: number of its tokens that are guesses.
+        issued_at: time of its start, seconds of the caller's clock.
+        is_alone: whether no other step was in the pipeline then.
+    """
 
     lane: int | None
     seqs: tuple[int, ...]
     tokens: int
+    guesses: int = 0
+    issued_at: float = 0.0
+    is_alone: bool = False

@@ -15,10 +15,10 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from pomona import host
-from pomona.messages.cache_ops import Close, Open
+from pomona.messages.cache_ops import Close, Open, Rollback
 from pomona.messages.codec import Buffer
 from pomona.messages.control import Pipeline
-from pomona.messages.pipeline import Step, Tensor
+from pomona.messages.pipeline import Guess, Step, Tensor
 from pomona.models.store.remote_source import RemoteSource
 from pomona.service import run_service
 from pomona.settings import settings_or_exit
@@ -28,9 +28,11 @@ from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.cache_table import CacheTable
 from pomona_stage_worker.model.mlx_stage import Computation, Stage, StepOutput
 from pomona_stage_worker.model.warmup import NO_WARMUP
+from pomona_stage_worker.sampling.sampler import uniform
 from pomona_stage_worker.sampling.sequence_state import SequenceSampler
-from pomona_stage_worker.sampling.tail_results import SamplerOutput
+from pomona_stage_worker.sampling.tail_results import SamplerOutput, TokenResult
 from pomona_stage_worker.settings import StageWorkerSettings
+from pomona_stage_worker.speculation.draft import Proposal
 from pomona_stage_worker.worker import StageWorker
 
 INITIAL_OVERSLEEP_S = 0.0001
@@ -47,6 +49,10 @@ class EmulatedSettings(StageWorkerSettings):
     """Duration of every step, milliseconds."""
     width: int = Field(default=576, ge=1, le=65536)
     """Float32 activations sent to the next stage for each token."""
+    acceptance: float | None = Field(default=None, ge=0, le=1)
+    """Share of guesses that are right; without it nothing is guessed."""
+    max_width: int = Field(default=1, ge=1, le=64)
+    """Most tokens of a step with guesses, which takes as long as one token."""
 
 
 class EmulatedStage:
@@ -55,9 +61,11 @@ class EmulatedStage:
 
     can_batch = True
     can_slice = True
+    can_roll_back = True
     warmup = NO_WARMUP
 
-    def __init__(self, hold_s: float, width: int, is_tail: bool) -> None:
+    def __init__(self, hold_s: float, width: int, is_tail: bool, max_width: int = 1) -> None:
+        self.max_width = max_width
         self._hold_s = hold_s
         self._width = width
         self._is_tail = is_tail
@@ -76,12 +84,20 @@ class EmulatedStage:
                 self._samplers[op.seq] = SequenceSampler.from_open(op)
             elif isinstance(op, Close):
                 self._samplers.pop(op.seq, None)
+            elif self._is_tail and isinstance(op, Rollback):
+                self._samplers[self._table.lanes[op.lane].rows[0]].rollback()
         if not step.rows:
             return Computation((), time.monotonic_ns(), StepOutput)
         tensors_out: tuple[Tensor, ...] = ()
         if self._is_tail:
             samplers = [self._samplers[seq] for seq in step.rows] if step.sample else []
-            output = StepOutput(token_results=tuple(s.accept(_made_up(s)) for s in samplers))
+            if step.guess is not None:
+                results = _verify(samplers[0], step.guess, memoryview(buffers[0]).cast("B"))
+                if not results:
+                    return Computation((), time.monotonic_ns(), StepOutput)
+            else:
+                results = [s.accept(_made_up(s)) for s in samplers]
+            output = StepOutput(token_results=tuple(results))
         else:
             rows, length = tensors[0].shape
             tensors_out = (Tensor("float32", (rows, length, self._width)),)
@@ -116,8 +132,64 @@ class EmulatedStage:
             pass
 
 
+def _verify(sampler: SequenceSampler, guess: Guess, ids: memoryview) -> list[TokenResult]:
+    """Samples after each token of a step with guesses, up to the first wrong one."""
+    tokens = ids.cast("i").tolist()
+    if not sampler.begin_guess(guess, tokens):
+        return []
+    results = [sampler.accept(_made_up(sampler))]
+    for at in range(1, len(tokens)):
+        if not sampler.follows(tokens[at], len(tokens) - at):
+            break
+        results.append(sampler.accept(_made_up(sampler)))
+    return results
+
+
+def made_up_token(seq: int, index: int) -> int:
+    """Returns the token that an emulated tail samples at ``index`` of a sequence's reply."""
+    return FIRST_TOKEN + (index * 7919 + seq) % TOKENS
+
+
 def _made_up(sampler: SequenceSampler) -> SamplerOutput:
-    return SamplerOutput(FIRST_TOKEN + (sampler.index * 7919 + sampler.opened.seq) % TOKENS)
+    return SamplerOutput(made_up_token(sampler.opened.seq, sampler.index))
+
+
+class ForcedSource:
+    """Guesses what an emulated tail will sample, and is wrong as often as is wanted.
+
+    Args:
+        acceptance: share of guesses that are right.
+    """
+
+    name = "forced"
+    priors = (0.5,)
+
+    def __init__(self, acceptance: float) -> None:
+        self._acceptance = acceptance
+
+    def drafter(
+        self, seq: int, tenant: str, prompt: int, prediction: Sequence[int]
+    ) -> ForcedDrafter:
+        return ForcedDrafter(self._acceptance, seq, prompt)
+
+
+class ForcedDrafter:
+    """Guesses the tokens of one sequence."""
+
+    def __init__(self, acceptance: float, seq: int, prompt: int) -> None:
+        self._acceptance = acceptance
+        self._seq = seq
+        self._prompt = prompt
+
+    def propose(self, tokens: Sequence[int], guesses: Sequence[int], count: int) -> list[Proposal]:
+        first = len(tokens) + len(guesses) - self._prompt
+        return [Proposal(self._guess(first + n), ForcedSource.name) for n in range(count)]
+
+    def missed(self) -> None: ...
+
+    def _guess(self, index: int) -> int:
+        is_right = uniform(self._seq, index) < self._acceptance
+        return made_up_token(self._seq, index) if is_right else 0
 
 
 def emulated_backend(settings: EmulatedSettings) -> ComputeBackend:
@@ -136,9 +208,11 @@ def emulated_backend(settings: EmulatedSettings) -> ComputeBackend:
 
     def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
         is_tail = weights.stop == pipeline.layer_count
-        return EmulatedStage(settings.hold_ms / 1000, settings.width, is_tail)
+        return EmulatedStage(settings.hold_ms / 1000, settings.width, is_tail, settings.max_width)
 
-    return ComputeBackend("emulated", lambda _: Speed(), read, make)
+    forced = settings.acceptance
+    sources = () if forced is None else (ForcedSource(forced),)
+    return ComputeBackend("emulated", lambda _: Speed(), read, make, draft_sources=sources)
 
 
 def set_timer_slack() -> None:

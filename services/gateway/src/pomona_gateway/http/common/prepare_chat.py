@@ -57,6 +57,7 @@ async def prepare_chat(
     template_variables: Mapping[str, Any] | None = None,
     continue_final: bool = False,
     prompt_parameter: str = "messages",
+    prediction: str = "",
 ) -> ChatCompletion:
     """Renders and tokenises the prompt, and decides how replies are sampled and parsed.
 
@@ -69,6 +70,7 @@ async def prepare_chat(
         wish: how much the model should reason.
         continue_final: the reply continues the last message, which is the assistant's.
         prompt_parameter: the parameter that holds the prompt, for error messages.
+        prediction: text that the reply is expected to have.
 
     Raises RequestError for what this model does not support.
     """
@@ -108,6 +110,8 @@ async def prepare_chat(
         visible_tokens=language.tokenizer.special_ids_of(
             output.visible(language.tokenizer.special_tokens, bool(tools.functions))
         ),
+        speculative=parameters.speculative is not False,
+        prediction=await language.prompter.encode(prediction) if prediction else None,
     )
     return ChatCompletion(completion, text, output, tools)
 

@@ -106,6 +106,8 @@ class SamplingParameters(RuledBody):
     """Bias to add to the logit of each token id."""
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
     """The same seed gives the same reply. Default: a random one for each request."""
+    speculative: bool | None = None
+    """False: no token is guessed in advance. The reply is the same either way. Default true."""
     stop: StopString | StopStrings | None = None
     """Strings that end the reply and are left out."""
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=64)] | None = None

@@ -60,6 +60,7 @@ async def chat_completions(request: Request) -> Response | ASGIApp:
         wish=effort_wish(body.reasoning_effort, "reasoning_effort"),
         template_variables=body.template_variables(),
         continue_final=body.continues_last(conversation, ignored),
+        prediction=body.predicted_text(ignored),
     )
     return await run_request(request, chat.completion, ChatWriter(body, chat), bool(body.stream))
 

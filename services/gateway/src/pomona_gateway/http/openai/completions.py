@@ -55,6 +55,7 @@ async def _prepare(gateway: Gateway, body: CompletionRequest) -> tuple[Completio
         stops=body.stop_strings(),
         n=body.n or 1,
         prompt_only=body.max_tokens == 0,
+        speculative=body.speculative is not False,
     )
     return completion, texts
 

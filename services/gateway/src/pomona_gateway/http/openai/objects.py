@@ -37,8 +37,13 @@ def usage_object(usage: Usage, reasoning_tokens: int | None = None) -> dict[str,
         "total_tokens": usage.prompt + usage.reply,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
     }
+    details: dict[str, Any] = {
+        "accepted_prediction_tokens": usage.accepted,
+        "rejected_prediction_tokens": usage.rejected,
+    }
     if reasoning_tokens is not None:
-        counts["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
+        details["reasoning_tokens"] = reasoning_tokens
+    counts["completion_tokens_details"] = details
     return counts
 
 
