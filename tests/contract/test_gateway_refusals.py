@@ -359,7 +359,10 @@ def test_text_that_the_tokenizer_cannot_split_is_400(http: httpx.Client) -> None
 
 
 def test_unsupported_keyword_in_a_schema_is_located(http: httpx.Client) -> None:
-    schema = {"$defs": {"a": {"properties": {"b/c": {"not": {}}}}}, "items": {"$ref": "#/$defs/a"}}
+    schema = {
+        "$defs": {"a": {"properties": {"b/c": {"not": {"type": "null"}}}}},
+        "items": {"$ref": "#/$defs/a"},
+    }
     answer = http.post("/v1/chat/completions", json={**OK, "response_format": json_format(schema)})
     message = assert_refused(answer, 400, UNSUPPORTED, SCHEMA_AT)
     assert "'/$defs/a/properties/b~1c'" in message

@@ -26,13 +26,11 @@ RARE: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 """Rarely used schemas. Grammars cannot express all."""
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, ""),
     ({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}, "/properties/a"),
     ({"if": {"type": "string"}, "then": {"maxLength": 3}}, ""),
     ({"type": "object", "properties": {"a": {"minimum": 5, "maximum": 1, "type": "integer"}},
       "required": ["a"]}, "/properties/a"),
-    ({"items": {"type": "string", "pattern": "(?=a)b"}}, "/items"),
-    ({"items": {"type": "string", "format": "no-such-format"}}, "/items"),
+    ({"items": {"type": "string", "pattern": "(a"}}, "/items"),
     ({"$ref": "#/$defs/gone"}, ""),
     ({"$ref": "http://example.com/schema.json"}, ""),
     ({"$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}},

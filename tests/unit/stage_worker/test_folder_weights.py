@@ -87,6 +87,13 @@ def test_logits_of_a_quantised_model_equal_mlx_lms(
     assert read_facts(str(tmp_path)).parameters == count
 
 
+def test_counts_written_as_floats_are_read(tmp_path: Path) -> None:
+    model = random_model()
+    written = {key: float(x) if type(x) is int else x for key, x in CONFIG.items()}
+    write_folder(tmp_path, tensors_of(model), written)
+    assert mx.allclose(logits_of(tmp_path, (0, LAYERS)), model(TOKENS), rtol=1e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_layers_keep_their_own_quantisation_modes(tied: bool, tmp_path: Path) -> None:
     config = {**CONFIG, "tie_word_embeddings": tied}

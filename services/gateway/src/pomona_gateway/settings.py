@@ -92,6 +92,10 @@ class GatewaySettings(ServiceSettings):
     default_max_tokens: int = Field(default=32768, ge=0, le=2**31 - 1)
     """Maximum number of tokens of a reply whose request sets no limit; 0 for the rest of the
     context."""
+    default_max_string: int = Field(default=0, ge=0, le=1 << 20)
+    """Maximum characters of a string under a JSON Schema that sets no limit; 0 for none."""
+    default_max_items: int = Field(default=0, ge=0, le=1 << 16)
+    """Maximum items of an array under a JSON Schema that sets no limit; 0 for none."""
     dropped_system_lines: Annotated[tuple[Pattern, ...], Field(max_length=100)] = DROPPED
     """Regular expressions for whole lines of system messages that are left out of prompts, such
     as billing headers that differ at each request."""

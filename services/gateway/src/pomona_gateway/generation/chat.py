@@ -32,6 +32,7 @@ class Function:
         parameters: JSON Schema of the arguments.
         where: request parameter that holds the schema, for error messages.
         strict: every call must match the schema.
+        input_grammar: a Lark grammar of the only argument; empty for none.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Function:
     parameters: Mapping[str, Any] | None
     where: str
     strict: bool = False
+    input_grammar: str = ""
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -84,12 +86,14 @@ class ChatCompletion:
     Attributes:
         prompt: the rendered prompt.
         output: notation of reasoning and tool calls in the replies.
+        opened: the replies begin inside the reasoning.
     """
 
     completion: Completion
     prompt: str
     output: ReplyNotation
     tools: Tools
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,9 @@ class ChatStream:
         self.reasoning_tokens = 0
         schemas = chat.tools.schemas() if chat.tools.functions else None
         count = chat.completion.choice_count
-        self._parsers = [reply_reader(chat.output, schemas, chat.prompt) for _ in range(count)]
+        self._parsers = [
+            reply_reader(chat.output, schemas, chat.prompt, chat.opened) for _ in range(count)
+        ]
         self._calls: list[list[ToolCallDelta]] = [[] for _ in range(count)]
 
     async def deltas(self, pause_s: float) -> AsyncGenerator[ChatDelta | PromptProgress]:

@@ -64,6 +64,10 @@ class LarkWriter:
             case GrammarShape(source=source):
                 return self._rule(f"%lark {{\n{_lark_source(source)}\n}}")
 
+    def nested(self, source: str) -> str:
+        """Matches a grammar that was checked by itself before."""
+        return self._rule(f"%lark {{\n{source}\n}}")
+
     def grammar(self, start: str) -> str:
         """Returns the whole grammar, with ``start`` as its first expression."""
         fixed = ["%llguidance {}", f"start: {start}", r"TEXT: /(.|\n)*/", r"GAP: /[ \n]{0,4}/"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pomona.errors import RequestError
+from pomona_gateway.grammar.json_escaped import json_escaped
 from pomona_gateway.grammar.lark import LarkWriter
 from pomona_gateway.grammar.shapes import ChoiceShape, JsonShape
 from pomona_gateway.parsers.notation import (
@@ -30,10 +31,17 @@ _SLOT = re.compile(f"([{INDEX_SLOT}{ID_SLOT}])")
 
 @dataclass(frozen=True, slots=True)
 class CallableFunction:
-    """A function that a reply may call, and the shape of its arguments."""
+    """A function that a reply may call, and the shape of its arguments.
+
+    Attributes:
+        input_grammar: a Lark grammar of the only argument, whose name is ``input_name``; empty
+            for none.
+    """
 
     name: str
     arguments: JsonShape
+    input_grammar: str = ""
+    input_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,10 @@ def one_call(
     calls: list[str] = []
     for function in functions:
         begin = _literal(lark, f"{head}{NAME_SLOT}{notation.middle}", function.name)
-        arguments = _arguments(lark, notation, function.arguments)
+        if function.input_grammar:
+            arguments = _input(lark, notation, function)
+        else:
+            arguments = _arguments(lark, notation, function.arguments)
         end = _literal(lark, notation.tail, function.name)
         calls.append(f"{begin} {arguments} {end}")
     return "(" + " | ".join(calls) + ")"
@@ -124,6 +135,29 @@ def _arguments(lark: LarkWriter, notation: CallNotation, shape: JsonShape) -> st
         case "keywords":
             member = _Member("", "=", "", "", None, python=True)
             return _separated(lark, "(", _members(lark, member, shape), ", ", ")")
+
+
+def _input(lark: LarkWriter, notation: CallNotation, function: CallableFunction) -> str:
+    """The arguments of a function whose only argument is a text in a grammar."""
+    key, source = function.input_name, function.input_grammar
+    escaped = True
+    match notation.style:
+        case "json":
+            begin, end = f'{{"{key}": "', '"}'
+        case "keywords":
+            begin, end = f'({key}="', '")'
+        case "relaxed":
+            begin, end = f"{{{key}:{notation.string_mark}", f"{notation.string_mark}}}"
+            escaped = False
+        case "tagged":
+            fields = notation.fields
+            assert fields is not None
+            quote = '"' if fields.quoted else ""
+            begin = f"{fields.before}{key}{fields.middle}{quote}"
+            end = f"{quote}{fields.after.replace(KEY_SLOT, key)}"
+            escaped = fields.quoted
+    inner = lark.nested(json_escaped(source) if escaped else source)
+    return f"{lark.text(begin)} {inner} {lark.text(end)}"
 
 
 def _separated(

@@ -153,6 +153,13 @@ class ReplyNotation:
         rest = prompt.rstrip()
         return bool(begin) and rest.endswith(begin) and not (end and rest.endswith(end))
 
+    def left_open(self, text: str) -> bool:
+        """Returns True when a text of the assistant opens the reasoning and does not end it."""
+        if self.reasoning is None:
+            return False
+        begin, end = (text.rfind(mark.strip()) for mark in self.reasoning)
+        return bool(self.reasoning[0].strip()) and begin > end
+
 
 HARMONY_MARKS = (
     "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>",

@@ -49,9 +49,12 @@ class MarkedReader:
     Args:
         schemas: parameter schemas by tool name; None when no tool may be called.
         prompt: the rendered prompt, which may have opened the reasoning.
+        opened: the reply begins inside the reasoning, whatever the prompt ends with.
     """
 
-    def __init__(self, notation: ReplyNotation, schemas: Schemas | None, prompt: str) -> None:
+    def __init__(
+        self, notation: ReplyNotation, schemas: Schemas | None, prompt: str, opened: bool = False
+    ) -> None:
         self._notation = notation
         self._schemas = schemas or {}
         self._calls = notation.calls if schemas is not None else None
@@ -59,7 +62,7 @@ class MarkedReader:
         self._bare = self._calls is not None and notation.calls_stand_bare
         self._first_marks = {mark.strip() for mark in notation.reasoning or ()}
         self._state: Literal["answer", "reasoning"] = "answer"
-        if notation.opened(prompt):
+        if opened or notation.opened(prompt):
             self._state = "reasoning"
         self._section: CallSection | None = None
         self._tentative: list[Part] | None = None

@@ -14,16 +14,19 @@ from pomona_gateway.parsers.reader import MarkedReader
 from pomona_gateway.text.chat_template import ChatTemplate
 
 
-def reply_reader(notation: ReplyNotation, schemas: Schemas | None, prompt: str) -> ReplyReader:
+def reply_reader(
+    notation: ReplyNotation, schemas: Schemas | None, prompt: str, opened: bool = False
+) -> ReplyReader:
     """Returns a reader of one reply.
 
     Args:
         schemas: parameter schemas by tool name; None when no tool may be called.
         prompt: the rendered prompt, which may have opened the reasoning.
+        opened: the reply continues text that opened the reasoning.
     """
     if notation.harmony:
         return HarmonyReader(schemas or {}, prompt)
-    return MarkedReader(notation, schemas, prompt)
+    return MarkedReader(notation, schemas, prompt, opened)
 
 
 def read_replies(

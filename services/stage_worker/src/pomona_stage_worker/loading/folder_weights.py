@@ -23,6 +23,7 @@ from pomona.errors import ModelError, ModelUnsupportedError
 from pomona.models.formats.hf_folder import reject_custom_code
 from pomona.models.formats.safetensors_index import read_json, read_tensor_places
 from pomona_stage_worker.hardware.cpu_float32 import make_float32, on_metal
+from pomona_stage_worker.loading.config_numbers import with_whole_numbers
 from pomona_stage_worker.slicing import has_body
 
 _SMALL_FILES = ("config.json", "generation_config.json", "hf_quant_config.json")
@@ -65,6 +66,7 @@ class FolderWeights:
         make_plain: list[Callable[[], nn.Module]] = []
 
         def classes(config: dict[str, Any]) -> tuple[Callable[[Any], nn.Module], Any]:
+            with_whole_numbers(config)
             find = mlx_lm_utils._get_classes  # type: ignore[reportPrivateUsage]  # the default
             model_class, arguments_class = find(config)
 

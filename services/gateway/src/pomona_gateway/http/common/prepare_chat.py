@@ -14,13 +14,19 @@ from pomona_gateway.generation.chat import ChatCompletion, Function, Tools
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.grammar import (
     CallableFunction,
+    GrammarShape,
     JsonShape,
     Outcome,
     ReplyGrammar,
+    SchemaLimits,
     Shape,
     body_grammar,
     dialogue_grammar,
+    json_escaped,
+    supported_schema,
 )
+from pomona_gateway.grammar.schema_errors import depth
+from pomona_gateway.http.common.chat_messages import INPUT
 from pomona_gateway.http.common.reasoning import (
     ReasoningWish,
     reasoning_variables,
@@ -92,13 +98,16 @@ async def prepare_chat(
         top_logprobs,
         prompt_parameter,
     )
+    last = messages[-1] if continue_final and messages else {}
+    opened = output.opened(text) or output.left_open(str(last.get("content") or ""))
     outcome = _constraint(output, tools, shape)
     if outcome is not None:
+        outcome = await _supported_outcome(gateway, language, outcome, ignored)
         for part in (outcome.shape, *(function.arguments for function in outcome.functions)):
             if part is not None:
                 gateway.grammars.check_size(part)
         special = language.tokenizer.special_tokens
-        grammar = dialogue_grammar(output, output.opened(text), special, outcome)
+        grammar = dialogue_grammar(output, opened, special, outcome)
         sampling = await _with_grammar(gateway, language, parameters, sampling, grammar)
     completion = Completion(
         model=name,
@@ -113,7 +122,7 @@ async def prepare_chat(
         speculative=parameters.speculative is not False,
         prediction=await language.prompter.encode(prediction) if prediction else None,
     )
-    return ChatCompletion(completion, text, output, tools)
+    return ChatCompletion(completion, text, output, tools, opened)
 
 
 async def render_prompt(
@@ -156,12 +165,61 @@ async def constrain_text(
     parameters: SamplingParameters,
     sampling: Sampling,
     shape: Shape | None,
+    ignored: IgnoredParameters,
 ) -> Sampling:
     """Adds the grammar of a shape to the sampling of a text completion."""
     if shape is None:
         return sampling
+    shape = supported_shape(gateway, shape, ignored)
     gateway.grammars.check_size(shape)
     return await _with_grammar(gateway, language, parameters, sampling, body_grammar(shape))
+
+
+def supported_shape(gateway: Gateway, shape: Shape, ignored: IgnoredParameters) -> Shape:
+    """Returns a shape that a grammar can express. The parts that it does not check are noted in
+    ``ignored``."""
+    if not isinstance(shape, JsonShape):
+        return shape
+    settings = gateway.settings
+    gateway.grammars.check_size(shape)
+    if depth(shape.schema) > settings.max_schema_depth:
+        return shape  # Compiling it reports this.
+    limits = SchemaLimits(settings.default_max_string, settings.default_max_items)
+    schema, unchecked = supported_schema(shape.schema, limits)
+    for path in unchecked:
+        ignored.add(f"{shape.where}{path}")
+    return replace(shape, schema=schema)
+
+
+async def _supported_outcome(
+    gateway: Gateway, language: LanguageModel, outcome: Outcome, ignored: IgnoredParameters
+) -> Outcome:
+    shape = outcome.shape and supported_shape(gateway, outcome.shape, ignored)
+    functions: list[CallableFunction] = []
+    for function in outcome.functions:
+        arguments = supported_shape(gateway, function.arguments, ignored)
+        assert isinstance(arguments, JsonShape)
+        source = function.input_grammar
+        if source and not await _compiles(gateway, language, source, arguments.where):
+            # The tool's description still has it.
+            ignored.add(f"{arguments.where}.format")
+            source = ""
+        functions.append(replace(function, arguments=arguments, input_grammar=source))
+    return replace(outcome, shape=shape, functions=functions)
+
+
+async def _compiles(gateway: Gateway, language: LanguageModel, source: str, where: str) -> bool:
+    """Returns whether a custom tool's grammar can constrain its input."""
+    try:
+        for text in (source, json_escaped(source)):
+            grammar = GrammarShape(text, where)
+            gateway.grammars.check_size(grammar)
+            await gateway.grammars.check(language, body_grammar(grammar), current_tenant())
+    except (ValueError, RequestError) as error:
+        if isinstance(error, RequestError) and error.status >= 500:
+            raise
+        return False
+    return True
 
 
 async def _with_grammar(
@@ -198,7 +256,9 @@ def _constraint(output: ReplyNotation, tools: Tools, shape: Shape | None) -> Out
         )
         raise RequestError(400, "structured_output_not_supported", message, where)
     allowed = [x for x in tools.functions if tools.only in ("", x.name)]
-    functions = [CallableFunction(x.name, _arguments_shape(x)) for x in allowed]
+    functions = [
+        CallableFunction(x.name, _arguments_shape(x), x.input_grammar, INPUT) for x in allowed
+    ]
     return Outcome(shape, functions, tools.forced, tools.parallel)
 
 

@@ -100,14 +100,17 @@ def _custom_function(tool: CustomDefinition, where: str) -> Function:
     """Returns a function with one text as its argument, described by the tool's grammar."""
     parameter: dict[str, Any] = {"type": "string"}
     description = tool.description or ""
+    lark = ""
     if tool.format is not None and tool.format.type == "grammar":
         grammar = tool.format.grammar or tool.format
         syntax = "regular expression" if grammar.syntax == "regex" else "Lark grammar"
         description += f"\nThe input must match this {syntax}:\n{grammar.definition or ''}"
         if grammar.syntax == "regex" and grammar.definition:
             parameter["pattern"] = f"^(?:{grammar.definition})$"
+        elif grammar.syntax == "lark":
+            lark = grammar.definition or ""
     schema = {"type": "object", "properties": {INPUT: parameter}, "required": [INPUT]}
-    return Function(tool.name, description.strip() or None, schema, where)
+    return Function(tool.name, description.strip() or None, schema, where, input_grammar=lark)
 
 
 def custom_names(tools: Sequence[AnyTool] | None) -> frozenset[str]:

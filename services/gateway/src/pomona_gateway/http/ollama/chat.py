@@ -108,7 +108,7 @@ async def _prepare_raw(
     room = language.context_length - len(prompt)
     limit = body.max_reply_tokens() or default_limit(gateway, room, ignored)
     sampling = build_sampling(parameters, language, len(prompt), limit, body.reported_logprobs())
-    sampling = await constrain_text(gateway, language, parameters, sampling, body.shape())
+    sampling = await constrain_text(gateway, language, parameters, sampling, body.shape(), ignored)
     completion = Completion(
         parameters.model, language, (prompt,), sampling, parameters.stop_strings()
     )

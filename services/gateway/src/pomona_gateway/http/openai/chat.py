@@ -84,9 +84,9 @@ class ChatWriter:
         choices = [
             {
                 "index": index,
-                "message": message_object(reply, self._custom),
+                "message": self._message(reply),
                 "logprobs": self._logprobs_object(reply.logprobs),
-                "finish_reason": reply.finish,
+                "finish_reason": self._finish_reason(reply.finish),
             }
             for index, reply in enumerate(await replies.collect(keep_alive_s))
         ]
@@ -132,12 +132,27 @@ class ChatWriter:
 
     def _choices(self, turn: ChatDelta) -> Iterator[dict[str, Any]]:
         logprobs = turn.logprobs
-        deltas = [delta_object(part, self._custom) for part in turn.parts]
+        deltas = [self._delta(part) for part in turn.parts]
         for delta in deltas or ([{"content": ""}] if logprobs else []):
             yield self._choice(turn.index, delta, logprobs)
             logprobs = ()
         if turn.finish is not None:
-            yield self._choice(turn.index, {}, finish=turn.finish)
+            yield self._choice(turn.index, {}, finish=self._finish_reason(turn.finish))
+
+    def _message(self, reply: ChatReply) -> dict[str, Any]:
+        message = message_object(reply, self._custom)
+        if self._body.is_legacy and (calls := message.pop("tool_calls", None)):
+            message["function_call"] = calls[0]["function"]
+        return message
+
+    def _delta(self, part: ChatPart) -> dict[str, Any]:
+        delta = delta_object(part, self._custom)
+        if self._body.is_legacy and (calls := delta.pop("tool_calls", None)):
+            delta["function_call"] = calls[0]["function"]
+        return delta
+
+    def _finish_reason(self, finish: str | None) -> str | None:
+        return "function_call" if self._body.is_legacy and finish == "tool_calls" else finish
 
     def _choice(
         self,

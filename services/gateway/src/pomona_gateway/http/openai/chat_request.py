@@ -169,7 +169,13 @@ class ChatRequest(SamplingParameters):
             choice = ToolChoiceObject(type="function", function=self.function_call)
         elif choice is None and not isinstance(self.function_call, NamedFunction):
             choice = self.function_call
-        return openai_tools(self.all_tools(), choice, self.parallel_tool_calls)
+        parallel = False if self.is_legacy else self.parallel_tool_calls
+        return openai_tools(self.all_tools(), choice, parallel)
+
+    @property
+    def is_legacy(self) -> bool:
+        """True when the request has ``functions``, whose only call is a ``function_call``."""
+        return bool(self.functions) and not self.tools
 
     def all_tools(self) -> list[AnyTool]:
         """Returns ``tools``, or else ``functions`` as tools."""

@@ -20,6 +20,7 @@ from pomona_gateway.http import sse
 from pomona_gateway.http.common.prepare_chat import constrain_text
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
 from pomona_gateway.http.common.sampling_parameters import build_sampling
+from pomona_gateway.http.ignored import IgnoredParameters, ignored_of
 from pomona_gateway.http.openai.completions_request import CompletionRequest, read_prompts
 from pomona_gateway.http.openai.echo import Echo
 from pomona_gateway.http.openai.objects import error_chunk, response_head, usage_object
@@ -31,12 +32,14 @@ DEFAULT_MAX_TOKENS = 16
 async def completions(request: Request) -> Response | ASGIApp:
     """Completes texts, whole or streamed."""
     body = await read_request(request, CompletionRequest)
-    completion, texts = await _prepare(gateway_of(request), body)
+    completion, texts = await _prepare(gateway_of(request), body, ignored_of(request))
     writer = CompletionWriter(body, completion, texts)
     return await run_request(request, completion, writer, bool(body.stream))
 
 
-async def _prepare(gateway: Gateway, body: CompletionRequest) -> tuple[Completion, tuple[str, ...]]:
+async def _prepare(
+    gateway: Gateway, body: CompletionRequest, ignored: IgnoredParameters
+) -> tuple[Completion, tuple[str, ...]]:
     """Returns the completion, and its prompts as text."""
     name, language = gateway.models.find(body.model)
     texts, prompts = await read_prompts(body.prompt, language, "prompt")
@@ -45,7 +48,7 @@ async def _prepare(gateway: Gateway, body: CompletionRequest) -> tuple[Completio
     longest = max(len(prompt) for prompt in prompts)
     shape = body.text_shape()
     sampling = build_sampling(body, language, longest, max_tokens, body.logprobs)
-    sampling = await constrain_text(gateway, language, body, sampling, shape)
+    sampling = await constrain_text(gateway, language, body, sampling, shape, ignored)
     prompt_logprobs = body.logprobs if body.echo else None
     completion = Completion(
         model=name,
