@@ -57,6 +57,15 @@ def partition(cluster: TwoNodes, senders: Sequence[str], seconds: float) -> None
         cluster.deliver(sender)
 
 
+def reboot(cluster: TwoNodes) -> None:
+    """Ends the services of a machine without a sign of it: connections stay half open."""
+    cluster.swallow("w")
+    for service in ("stage_worker", "discovery"):
+        cluster.signal(f"w.{service}", signal.SIGKILL)
+    time.sleep(5.0)
+    cluster.deliver("w")
+
+
 FAULTS: dict[str, Callable[[TwoNodes], None]] = {
     "all stage workers are killed": kill_workers,
     "the head's stage worker is stopped": lambda cluster: stop(cluster, "h.stage_worker"),
@@ -66,6 +75,7 @@ FAULTS: dict[str, Callable[[TwoNodes], None]] = {
     "the network swallows everything for 40 s": lambda cluster: partition(cluster, "hw", 40.0),
     "what the tail sends is lost for 15 s": lambda cluster: partition(cluster, "w", 15.0),
     "what the head sends is lost for 15 s": lambda cluster: partition(cluster, "h", 15.0),
+    "the tail's machine reboots": reboot,
     "the network swallows everything for 2 s": lambda cluster: partition(cluster, "hw", 2.0),
 }
 
