@@ -253,3 +253,21 @@ def test_a_worker_that_died_of_long_prompts_limits_the_pipelines_prompts() -> No
     assert pipeline.prompt_limit == 6000
     assert "b died" in pipeline.prompt_limit_reason
     assert controller().decide([worker("a"), worker("b")], 1, 0.0).prompt_limit == 0
+
+
+def with_bandwidth(beacon: Beacon, bandwidth: float) -> Beacon:
+    assert isinstance(beacon.facts, StageWorkerFacts)
+    return replace(beacon, facts=replace(beacon.facts, memory_bandwidth=bandwidth))
+
+
+@pytest.mark.parametrize(("bandwidth", "is_kept"), [(9e9, True), (40e9, False)])
+def test_a_pipeline_that_comes_back_keeps_its_cuts_unless_others_are_much_faster(
+    bandwidth: float, is_kept: bool
+) -> None:
+    planner = controller()
+    first = form(planner)
+    a = with_bandwidth(worker("a"), bandwidth)
+    planner.decide([a], 8, 5.0)
+    again = planner.decide([a, worker("b", port=2)], 9, 6.0)
+    assert again.epoch == 9
+    assert (ranges(again) == ranges(first)) == is_kept

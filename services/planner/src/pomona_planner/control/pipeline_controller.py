@@ -13,7 +13,6 @@ from pomona.messages.control import (
     Beacon,
     GatewayFacts,
     Pipeline,
-    Prediction,
     Stage,
     StageStatus,
     StageWorkerFacts,
@@ -56,6 +55,7 @@ class PipelineController:
         self._recut_considered = saved is not None
         self._stale_since: float | None = None
         self._lost_workers = LostWorkers()
+        self._held = self.pipeline.stages
 
     def decide(
         self,
@@ -92,6 +92,7 @@ class PipelineController:
         found = adopted(self.pipeline, reported_pipelines(workers))
         if found is not None:
             self.pipeline = found
+            self._held = found.stages
             self._recut_considered = True
             self._stale_since = None
 
@@ -126,6 +127,7 @@ class PipelineController:
         if not self._recut_considered:
             self._recut_considered = True
             if self._recut_pays(workers):
+                self._held = ()
                 return "layers are cut again by the measured time of the stages' first steps"
         self._load_retries.reset()
         return self._better_plan(workers, now)
@@ -204,9 +206,9 @@ class PipelineController:
         """
         waited_s = 0.0 if self._first_worker_at is None else now - self._first_worker_at
         trusted = [worker for worker in workers if not is_set_aside(worker)]
-        proposal = self._proposer.propose(trusted, waited_s)
+        proposal = self._proposer.propose(trusted, waited_s, self._held)
         if proposal.prediction is None and len(trusted) < len(workers):
-            proposal = self._proposer.propose(workers, waited_s)
+            proposal = self._proposer.propose(workers, waited_s, self._held)
         if proposal.prediction is not None and self._lost_workers.may_return(lost, now):
             self.pipeline = replace(
                 self.pipeline, state="forming", reason=f"{reason}; it may be restarting"
@@ -241,6 +243,7 @@ class PipelineController:
                 prompt_limit=limit,
                 prompt_limit_reason=f"{limited_by} died of longer ones" if limit else "",
             )
+            self._held = proposal.stages
             self._next_review_at = now + spec.review_interval_s
         elif self.pipeline.stages:
             self.pipeline = self._impossible(next_epoch, proposal.reason)
@@ -268,7 +271,10 @@ class PipelineController:
         if compared is None:
             return None
         problem, current, best = compared
-        speed, best_speed = self._speed(current.prediction), self._speed(best.prediction)
+        speed, best_speed = (
+            self._proposer.speed(current.prediction),
+            self._proposer.speed(best.prediction),
+        )
         pins_kept = self._keeps_pins(problem)
         used = {problem.machines[node].name for node in best.plan.nodes}
         takes_back = bool(used & self._lost_workers.planned_around)
@@ -283,6 +289,7 @@ class PipelineController:
             proposal += "" if pins_kept else ", as the pins require"
             when_idle = self._spec.replan == "idle" or not pins_kept or takes_back
             if self._spec.replan == "always" or (when_idle and not self._is_busy(workers)):
+                self._held = ()
                 return f"a better plan: {proposal}"
         self.pipeline = replace(self.pipeline, proposal=proposal)
         return None
@@ -331,11 +338,6 @@ class PipelineController:
     def _keeps_pins(self, problem: Problem) -> bool:
         held = {stage.worker: (stage.start, stage.stop) for stage in self.pipeline.stages}
         return all(held.get(worker) == layers for worker, layers in problem.pins.items())
-
-    def _speed(self, prediction: Prediction) -> float:
-        if self._spec.aim == "latency":
-            return prediction.tokens_per_second
-        return prediction.users_tokens_per_second
 
     def _is_busy(self, workers: Sequence[Beacon]) -> bool:
         others = self._proposer.other_beacons

@@ -12,11 +12,15 @@ from pomona_planner.cluster import from_beacons
 from pomona_planner.cluster.worker_address import data_address
 from pomona_planner.control.pins import Pin
 from pomona_planner.cost_model.calibration import Calibration
+from pomona_planner.cost_model.prediction import Plan, predict
 from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
 from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
 MIN_CONTEXT = 1024
 """Minimum number of tokens whose cache must fit before a pipeline is formed."""
+
+KEEP_GAIN = 0.15
+"""Speed that other cuts must gain to be loaded while requests wait."""
 
 Replan = Literal["propose", "idle", "always"]
 
@@ -81,8 +85,16 @@ class Proposer:
     other_beacons: Sequence[Beacon] = ()
     other_models: Sequence[str] = ()
 
-    def propose(self, workers: Sequence[Beacon], waited_s: float) -> Proposal:
-        """Chooses the best stages. Args: waited_s: seconds since the first worker appeared."""
+    def propose(
+        self, workers: Sequence[Beacon], waited_s: float, held: Sequence[Stage] = ()
+    ) -> Proposal:
+        """Chooses the best stages.
+
+        Args:
+            waited_s: seconds since the first worker appeared.
+            held: stages of the last pipeline, which are kept unless the best ones are
+                ``KEEP_GAIN`` faster: their weights are in memory.
+        """
         usable = [worker for worker in workers if worker.state == "ready"]
         stages = self.spec.stages
         if stages and len(usable) < stages:
@@ -93,11 +105,13 @@ class Proposer:
             return Proposal((), reason="no stage worker is present; start one on each node")
         if not stages and waited_s < self.spec.settle_s:
             return Proposal((), reason="waiting for more stage workers")
-        choice = choose(self.problem(usable), self.aim())
+        problem = self.problem(usable)
+        choice = choose(problem, self.aim())
         if not isinstance(choice, OptimizedPlan):
             unload = [f"unload {' or '.join(self.other_models)}"] if self.other_models else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
-        return self._proposal(self._candidates(usable), choice)
+        kept = self._kept(problem, choice, held)
+        return self._proposal(self._candidates(usable), kept or choice)
 
     def aim(self) -> Aim:
         return Aim(self.spec.aim, self.spec.floor, self.spec.stages)
@@ -127,6 +141,35 @@ class Proposer:
     def complete(self, prediction: Prediction) -> Prediction:
         """Adds the correction of links, which the problem does not contain."""
         return replace(prediction, link_correction=self.calibration.links)
+
+    def _kept(
+        self, problem: Problem, best: OptimizedPlan, held: Sequence[Stage]
+    ) -> OptimizedPlan | None:
+        """Returns the plan of the held stages, if it still fits and is fast enough."""
+        index = {machine.name: number for number, machine in enumerate(problem.machines)}
+        names = {stage.worker for stage in held}
+        if not held or not names <= index.keys() or not problem.required <= names:
+            return None
+        if self.spec.stages not in (0, len(held)) or held[-1].stop != self.facts.layer_count:
+            return None
+        if any(problem.pins.get(x.worker, (x.start, x.stop)) != (x.start, x.stop) for x in held):
+            return None
+        plan = Plan(
+            tuple(index[stage.worker] for stage in held), (0, *(stage.stop for stage in held))
+        )
+        prediction = predict(problem, plan)
+        needed = problem.demand.context * problem.demand.users
+        is_fast = self.speed(prediction) * (1 + KEEP_GAIN) >= self.speed(best.prediction)
+        if prediction.cache_tokens < needed or not is_fast:
+            return None
+        prediction = replace(prediction, notes=best.prediction.notes)
+        return OptimizedPlan(plan, problem.machines, prediction, gap=0.0)
+
+    def speed(self, prediction: Prediction) -> float:
+        """Tokens per second that the aim is about."""
+        if self.spec.aim == "latency":
+            return prediction.tokens_per_second
+        return prediction.users_tokens_per_second
 
     def _candidates(self, usable: Sequence[Beacon]) -> list[Beacon]:
         preferred = self.spec.required | {pin.node for pin in self.spec.pins}
