@@ -181,8 +181,11 @@ def test_trained_models_of_two_families_are_served_side_by_side(
 
 def test_a_request_for_an_unloaded_model_loads_it(cluster: Cluster, folder: Path) -> None:
     assert models(cluster, "load", str(folder))[0] == 0
-    code, output = models(cluster, "unload", "little-qwen")
-    assert (code, output.strip()) == (0, "little-qwen is unloaded")
+    code, output = models(cluster, "unload", "Little-Qwen")
+    assert (code, output.splitlines()[0]) == (0, "little-qwen is unloaded")
+    assert "next request for it loads it again" in output
+    code, output = models(cluster, "unload", "nosuch")
+    assert (code, "there is no model 'nosuch'" in output) == (1, True)
     assert cluster.chat() == ANSWER
     answer = post_chat(cluster, "little-qwen")
     assert answer.status_code == 503

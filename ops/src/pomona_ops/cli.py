@@ -7,39 +7,78 @@ a port is taken.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pomona.settings import DEFAULT_PORT
+from pomona_ops.commands.models.command import app as models_app
+from pomona_ops.options import Command, JsonOption, LogLevel, PortOption, command_group
 
 if TYPE_CHECKING:
     from pomona.auth.api_keys import KeyStore
 
 # Each command imports its modules itself, so that --help is fast.
 
-app = typer.Typer(
-    help="Pomona: one inference server from several Macs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-service_app = typer.Typer(help="launchd and systemd units of the services.", no_args_is_help=True)
-app.add_typer(service_app, name="service")
-keys_app = typer.Typer(help="API keys of a gateway.", no_args_is_help=True)
+app = command_group(help="Pomona: one inference server from several Macs.", add_completion=True)
+command = partial(app.command, cls=Command)
+keys_app = command_group(help="API keys of a gateway.")
+service_app = command_group(help="launchd and systemd units of the services.")
+app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(service_app, name="service")
 
-PortOption = Annotated[int, typer.Option("--port", help="First port of the cluster.")]
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from pomona import __version__
+
+        print(f"pomona {__version__}")
+        raise typer.Exit
 
 
-@app.command()
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Pomona: one inference server from several Macs."""
+
+
+def _complete_topics(incomplete: str) -> list[str]:
+    from pomona_ops.commands.topics import TOPICS
+
+    return [name for name in TOPICS if name.startswith(incomplete)]
+
+
+def _complete_logs(incomplete: str) -> list[str]:
+    from pomona_ops.cluster.started import find_target
+
+    folder = find_target(None).state_dir / "logs"
+    return sorted(x.stem for x in folder.glob(f"{incomplete}*.log"))
+
+
+def _complete_clients(incomplete: str) -> list[str]:
+    from pomona_ops.commands.launch.clients import CLIENTS
+
+    return [name for name in CLIENTS if name.startswith(incomplete)]
+
+
+@command()
 def up(
     model: Annotated[
         str, typer.Argument(help="Name, folder of safetensors or GGUF file.")
     ] = "SmolLM2-135M-Instruct",
     stages: Annotated[int, typer.Option(help="Stage workers, each with one stage.")] = 2,
-    port: PortOption = DEFAULT_PORT,
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", envvar="POMONA_PORT", show_envvar=True, help="First port of the cluster."
+        ),
+    ] = DEFAULT_PORT,
     pin: Annotated[bool, typer.Option("--pin", help="Give each worker its own cores.")] = False,
 ) -> None:
     """Run a whole cluster on this machine until Ctrl-C."""
@@ -49,10 +88,10 @@ def up(
     raise typer.Exit(run_up(cluster_options(model, stages, port, pin)))
 
 
-@app.command()
+@command()
 def status(
-    port: Annotated[int | None, typer.Option("--port", help="First port of the cluster.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    port: PortOption = None,
+    as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
     """Show nodes, stages, memory, users and alerts. Exits 0 serving, 1 degraded, 2 no cluster.
@@ -60,24 +99,20 @@ def status(
     With --watch, exits 0 after Ctrl-C, and 2 when standard output is not a terminal and the
     cluster is gone.
     """
-    from pomona.settings import ServiceSettings, read_settings
-    from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
+    from pomona_ops.cluster.started import find_target
     from pomona_ops.commands.status import show_status, watch_status
 
-    settings = read_settings(ServiceSettings)
-    endpoint = settings.control_subscribe
-    if port is not None:
-        endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
+    target = find_target(port)
     if watch and as_json:
         raise typer.BadParameter(
             "--watch cannot be combined with --json; run `pomona status --json` repeatedly"
         )
     if watch:
-        raise typer.Exit(watch_status(endpoint, settings.cluster))
-    raise typer.Exit(show_status(endpoint, settings.cluster, as_json))
+        raise typer.Exit(watch_status(target.endpoint, target.cluster))
+    raise typer.Exit(show_status(target.endpoint, target.cluster, as_json))
 
 
-@app.command()
+@command()
 def plan(
     model: Annotated[str, typer.Argument(help="Known name, folder, file or hub id.")],
     cluster: Annotated[
@@ -109,7 +144,7 @@ def plan(
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with other clusters.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict what would run where and how fast, on any machines."""
     from pomona_ops.commands.plan import PlanOptions, run_plan
@@ -133,45 +168,113 @@ def plan(
     raise typer.Exit(run_plan(options))
 
 
-@app.command()
+@command()
 def doctor(
-    port: PortOption = DEFAULT_PORT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    port: PortOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check this machine, or a running cluster. Exits 0 well, 1 warnings, 2 critical."""
-    from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
+    from pomona_ops.cluster.started import find_target
     from pomona_ops.doctor.command import run_doctor
 
-    endpoint = f"tcp://{LOOPBACK}:{ClusterPorts(port).control_subscribe}"
-    raise typer.Exit(run_doctor(port, endpoint, as_json))
+    target = find_target(port)
+    raise typer.Exit(run_doctor(target, as_json))
 
 
-@app.command()
+@command()
 def chat(
     prompt: Annotated[
         str | None, typer.Argument(help="One question; without it, chat until Ctrl-D.")
     ] = None,
-    port: PortOption = DEFAULT_PORT,
+    port: PortOption = None,
     model: Annotated[str | None, typer.Option(help="Default: the gateway's first.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
 ) -> None:
     """Chat with the model, or ask one question."""
+    from pomona_ops.cluster.started import find_port
     from pomona_ops.commands.chat import ChatOptions, run_chat
 
-    raise typer.Exit(run_chat(ChatOptions(port, model, system, temperature), prompt))
+    raise typer.Exit(run_chat(ChatOptions(find_port(port), model, system, temperature), prompt))
 
 
-@app.command()
+@command()
+def logs(
+    service: Annotated[
+        str,
+        typer.Argument(
+            help="gateway, planner, discovery, health_watcher, stage_worker or stage_worker.N; "
+            "default: all.",
+            autocompletion=_complete_logs,
+        ),
+    ] = "",
+    port: PortOption = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new lines until Ctrl-C.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option(help="An age (10m, 2h), a time (14:05) or a date and time.")
+    ] = None,
+    level: Annotated[LogLevel, typer.Option(help="Print these and worse ones.")] = "debug",
+) -> None:
+    """Print the logs of the services of a cluster on this machine.
+
+    Without --since, prints the last 200 lines. The files keep one JSON object a line.
+    """
+    import time
+
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.logs import LogOptions, parse_since, show_logs
+
+    folder = find_target(port).state_dir / "logs"
+    begin = None if since is None else parse_since(since, time.time())
+    raise typer.Exit(show_logs(LogOptions(folder, service, follow, begin, level)))
+
+
+@command("help")
+def help_topic(
+    context: typer.Context,
+    topic: Annotated[
+        str, typer.Argument(help="A topic or a command.", autocompletion=_complete_topics)
+    ] = "",
+) -> None:
+    """Explain a word, such as stage, epoch, lane or beacon; or show a command's help."""
+    from pomona_ops.commands.topics import TOPICS, explain, topic_list
+
+    if not topic:
+        print(f"pomona help TOPIC explains a word:\n\n{topic_list()}")
+        print("\npomona help COMMAND is the same as pomona COMMAND --help.")
+        return
+    name = topic.lower().rstrip("s") if topic.lower() not in TOPICS else topic.lower()
+    if name in TOPICS:
+        print(explain(name))
+        return
+    parent: Any = context.parent
+    command = parent.command.get_command(parent, topic)
+    if command is None:
+        raise typer.BadParameter(
+            f"{topic!r} is neither a topic nor a command; topics: {', '.join(TOPICS)}",
+            param_hint="TOPIC",
+        )
+    # Printing the help ends the command; `bench` has no option of its own for it.
+    with command.make_context(topic, ["--help"], parent=parent) as child:
+        command.invoke(child)
+
+
+@command()
 def launch(
     client: Annotated[
-        str, typer.Argument(help="claude, codex, opencode, qwen, aider or open-webui.")
+        str,
+        typer.Argument(
+            help="claude, codex, opencode, qwen, aider or open-webui.",
+            autocompletion=_complete_clients,
+        ),
     ],
     arguments: Annotated[
         list[str] | None, typer.Argument(help="Arguments of the client, after --.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Default: the first that is ready.")] = None,
-    port: PortOption = DEFAULT_PORT,
+    port: PortOption = None,
     url: Annotated[str | None, typer.Option(help="Gateway on another machine.")] = None,
     print_only: Annotated[
         bool, typer.Option("--print", help="Print what would be set and written; start nothing.")
@@ -185,6 +288,7 @@ def launch(
     Exits like the client, 1 when it is not installed or the model does not do, 2 without a
     gateway.
     """
+    from pomona_ops.cluster.started import find_port
     from pomona_ops.commands.launch.clients import CLIENTS
     from pomona_ops.commands.launch.command import (
         LaunchOptions,
@@ -197,11 +301,11 @@ def launch(
         raise typer.BadParameter(f"choose one of {', '.join(CLIENTS)}", param_hint="CLIENT")
     if restore:
         raise typer.Exit(restore_launch(client))
-    options = LaunchOptions(client, port, url, model, tuple(arguments or ()))
+    options = LaunchOptions(client, find_port(port), url, model, tuple(arguments or ()))
     raise typer.Exit(print_launch(options) if print_only else run_launch(options))
 
 
-@app.command(
+@command(
     context_settings={
         "allow_extra_args": True,
         "ignore_unknown_options": True,
@@ -216,22 +320,7 @@ def bench(context: typer.Context) -> None:
     bench_app(args=context.args, prog_name="pomona bench")
 
 
-@app.command(
-    context_settings={
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-        "help_option_names": [],
-    },
-    add_help_option=False,
-)
-def models(context: typer.Context) -> None:
-    """List, download, load and unload models; see `pomona models --help`."""
-    from pomona_ops.commands.models.command import app as models_app
-
-    models_app(args=context.args, prog_name="pomona models")
-
-
-@service_app.command()
+@service_app.command(cls=Command)
 def render(
     role: Annotated[str, typer.Option(help="head (all five services) or worker.")],
     output: Annotated[Path, typer.Option(help="Folder to write the units to.")],
@@ -255,7 +344,7 @@ def render(
         print(path)
 
 
-@keys_app.command("create")
+@keys_app.command("create", cls=Command)
 def keys_create(
     name: Annotated[str, typer.Argument(help="A name for the key.")],
     administrator: Annotated[
@@ -267,7 +356,7 @@ def keys_create(
     queue_share: Annotated[
         int | None, typer.Option(min=1, max=100, help="Per cent of the queue.")
     ] = None,
-    port: PortOption = DEFAULT_PORT,
+    port: PortOption = None,
 ) -> None:
     """Create a key and print it once."""
     from pomona.auth.api_keys import KeyLimits
@@ -277,10 +366,10 @@ def keys_create(
     create_key(_key_store(port), name, "administrator" if administrator else "user", limits)
 
 
-@keys_app.command("list")
+@keys_app.command("list", cls=Command)
 def keys_list(
-    port: PortOption = DEFAULT_PORT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    port: PortOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the keys and their usage, never the keys themselves."""
     from pomona.auth.key_usage import UsageStore
@@ -290,17 +379,19 @@ def keys_list(
     list_keys(store, UsageStore(store.path.parent), as_json)
 
 
-@keys_app.command("revoke")
+@keys_app.command("revoke", cls=Command)
 def keys_revoke(
-    name: Annotated[str, typer.Argument(help="The key's name.")], port: PortOption = DEFAULT_PORT
+    name: Annotated[str, typer.Argument(help="The key's name.")], port: PortOption = None
 ) -> None:
     """Revoke a key at once."""
-    _key_store(port).revoke(name)
+    from pomona_ops.commands.keys import revoke_key
+
+    revoke_key(_key_store(port), name)
 
 
-def _key_store(port: int) -> KeyStore:
+def _key_store(port: int | None) -> KeyStore:
     from pomona.auth.api_keys import KeyStore
     from pomona_gateway.settings import GatewaySettings
-    from pomona_ops.cluster.processes import state_dir
+    from pomona_ops.cluster.started import find_port, find_state_dir
 
-    return KeyStore(state_dir(port, GatewaySettings))
+    return KeyStore(find_state_dir(find_port(port), GatewaySettings))

@@ -29,7 +29,8 @@ def test_a_key_is_created_listed_and_revoked(tmp_path: Path) -> None:
 
     again = run_pomona("keys", "create", "me", POMONA_STATE_DIR=state)
     assert (again.returncode, again.stdout) == (78, "")
-    assert run_pomona("keys", "revoke", "me", POMONA_STATE_DIR=state).returncode == 0
+    gone = run_pomona("keys", "revoke", "me", POMONA_STATE_DIR=state)
+    assert (gone.returncode, "key me is revoked" in gone.stdout) == (0, True)
     assert KeyStore(tmp_path).find(secret) is None
     revoked = run_pomona("keys", "revoke", "me", POMONA_STATE_DIR=state)
     assert revoked.returncode == 78

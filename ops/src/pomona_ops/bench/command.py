@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +29,10 @@ from pomona_ops.bench.start import run_start
 from pomona_ops.bench.streams import run_streams
 from pomona_ops.bench.structured import run_structured
 from pomona_ops.bench.trace import run_trace
+from pomona_ops.options import Command, command_group
 
-app = typer.Typer(
-    help="Measure a cluster that the command starts and stops.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+app = command_group(help="Measure a cluster that the command starts and stops.")
+command = partial(app.command, cls=Command)
 
 ModelOption = Annotated[str, typer.Option(help="Model to measure with.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -44,7 +43,7 @@ def main() -> None:
     """Measure a cluster that the command starts and stops."""
 
 
-@app.command()
+@command()
 def decode(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
@@ -56,7 +55,7 @@ def decode(
     _report(run_decode(model, stages, rounds, tokens), as_json)
 
 
-@app.command()
+@command()
 def engine(
     model: ModelOption = EMBEDDED_MODEL,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")] = 3,
@@ -70,7 +69,7 @@ def engine(
     _report(measurements[part](model, rounds), as_json)
 
 
-@app.command()
+@command()
 def plan(
     model: Annotated[
         list[str] | None,
@@ -99,7 +98,7 @@ def plan(
     _report(run_plan(models, turns), as_json)
 
 
-@app.command()
+@command()
 def speculation(
     model: ModelOption = EMBEDDED_MODEL,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements of each row.")] = 3,
@@ -112,7 +111,7 @@ def speculation(
     _report(run_speculation(model, rounds, part), as_json)
 
 
-@app.command()
+@command()
 def start(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(min=1, help="Stages of the pipeline.")] = 2,
@@ -123,7 +122,7 @@ def start(
     _report(run_start(model, stages, rounds), as_json)
 
 
-@app.command()
+@command()
 def streams(
     model: ModelOption = EMBEDDED_MODEL,
     minutes: Annotated[float, typer.Option(min=0.5, help="Duration in minutes.")] = 10.0,
@@ -134,7 +133,7 @@ def streams(
     _report(run_streams(model, minutes, count), as_json)
 
 
-@app.command()
+@command()
 def structured(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 1,
@@ -146,7 +145,7 @@ def structured(
     _report(run_structured(model, stages, rounds, tokens), as_json)
 
 
-@app.command()
+@command()
 def trace(
     model: ModelOption = EMBEDDED_MODEL,
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,

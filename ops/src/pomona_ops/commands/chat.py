@@ -21,6 +21,7 @@ NEXT_TOKEN_S = 900.0
 
 EXIT_FAILED = 1
 EXIT_NO_CLUSTER = 2
+EXIT_USAGE = 2
 
 Message = dict[str, str]
 
@@ -60,7 +61,13 @@ def run_chat(options: ChatOptions, prompt: str | None) -> int:
         prompt = sys.stdin.read().strip()
         if not prompt:
             print("pomona: no prompt: standard input is empty", file=sys.stderr)
-            return EXIT_NO_CLUSTER
+            return EXIT_USAGE
+    if prompt is not None and not prompt.strip():
+        print(
+            "pomona: the prompt is empty: ask something, as in `pomona chat 'What is a lane?'`",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
     key = os.environ.get("POMONA_API_KEY")
     with httpx.Client(
         base_url=gateway_url(options.port),

@@ -17,6 +17,12 @@ def create_key(store: KeyStore, name: str, role: Role, limits: KeyLimits) -> Non
     print(f"The key is shown only now; its hash is in {store.path}.", file=sys.stderr)
 
 
+def revoke_key(store: KeyStore, name: str) -> None:
+    """Revokes a key and says so. Raises ConfigurationError for an unknown name."""
+    store.revoke(name)
+    print(f"key {name} is revoked: requests with it are refused from now on")
+
+
 def list_keys(store: KeyStore, book: UsageStore, as_json: bool) -> None:
     """Prints name, role, limits and usage of every key, never the key or its hash."""
     keys = store.list()

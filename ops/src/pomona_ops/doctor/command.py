@@ -15,6 +15,7 @@ from pomona_discovery.hardware import detect_hardware
 from pomona_discovery.node_facts import collect_node_facts
 from pomona_ops.cluster.beacons import collect_beacons
 from pomona_ops.cluster.ports import ClusterPorts, is_free
+from pomona_ops.cluster.started import Target
 from pomona_ops.doctor.checks import Finding, diagnose
 from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
 
@@ -24,9 +25,9 @@ _STYLES: Final[dict[Severity, str]] = {
 }  # fmt: skip
 
 
-def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
+def run_doctor(target: Target, as_json: bool) -> int:
     """Prints the findings. Returns the exit code: 0 well, 1 warnings, 2 something critical."""
-    snapshot = take_snapshot(port, endpoint)
+    snapshot = take_snapshot(target)
     findings = diagnose(snapshot)
     worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
     if as_json:
@@ -37,10 +38,10 @@ def run_doctor(port: int, endpoint: str, as_json: bool) -> int:
     return EXIT_CODES[worst]
 
 
-def take_snapshot(port: int, endpoint: str) -> Snapshot:
+def take_snapshot(target: Target) -> Snapshot:
     """Collects the nodes of the running cluster; without one, this machine alone."""
     settings = read_settings(ServiceSettings)
-    beacons = asyncio.run(collect_beacons(endpoint, settings.cluster))
+    beacons = asyncio.run(collect_beacons(target.endpoint, target.cluster))
     nodes = nodes_of(beacons, time.time())
     if nodes:
         return Snapshot(nodes, running=True)
@@ -52,7 +53,7 @@ def take_snapshot(port: int, endpoint: str) -> Snapshot:
         __version__,
         observed_at=now,
     )
-    uses = ClusterPorts(port).by_use(1)
+    uses = ClusterPorts(target.port).by_use(1)
     taken = tuple(f"{use} ({number})" for use, number in uses.items() if not is_free(number))
     return Snapshot((here,), taken)
 

@@ -25,6 +25,7 @@ from pomona_gateway.settings import GatewaySettings
 from pomona_ops.cluster.ports import LOOPBACK, require_free
 from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_specs
 from pomona_ops.cluster.readiness import why_not_ready
+from pomona_ops.cluster.started import record_start
 from pomona_ops.up.event_formatter import EventFormatter, Line
 from pomona_ops.up.lock import up_lock, was_killed
 from pomona_ops.up.screen import Screen
@@ -53,6 +54,7 @@ def run_up(options: ClusterOptions) -> int:
             f"{options.state_dir} cannot be created: {error.strerror}; "
             "set POMONA_STATE_DIR to a writable folder"
         ) from error
+    record_start(options)
     host.raise_open_files_limit()
     with up_lock(options.state_dir):
         listener = open_listener(read_settings(GatewaySettings).host, options.ports.gateway)

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
 
 from pomona.errors import ConfigurationError, PomonaError
-from pomona.settings import DEFAULT_PORT
-from pomona_ops.commands.models.gateway import GatewayClient
-from pomona_ops.commands.models.known import known_models
-from pomona_ops.commands.models.show import facts_as_json, facts_of, print_facts
+from pomona_ops.options import Command, JsonOption, PortOption, command_group
 
-app = typer.Typer(
-    help="List, download, load and unload models.", no_args_is_help=True, add_completion=False
-)
+if TYPE_CHECKING:
+    from pomona_ops.commands.models.gateway import GatewayClient
+
+# Each command imports its modules itself, so that --help is fast.
+
+app = command_group(help="List, download, load and unload models.")
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Hub id, folder of safetensors, GGUF file, or known name.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-PortOption = Annotated[int, typer.Option("--port", help="First port of the cluster.")]
 KeyOption = Annotated[
     str, typer.Option(envvar="POMONA_API_KEY", help="An administrator's key.", show_envvar=True)
 ]
+_LOADED_AGAIN = (
+    "The next request for it loads it again, unless the gateway runs with "
+    "POMONA_GATEWAY_LOAD_ON_REQUEST=false."
+)
 WaitOption = Annotated[bool, typer.Option(help="Wait until it is done.")]
 
 
-@app.command("list")
-def list_models(
-    port: PortOption = DEFAULT_PORT, key: KeyOption = "", json: JsonOption = False
-) -> None:
+command = partial(app.command, cls=Command)
+
+
+@command("list")
+def list_models(port: PortOption = None, key: KeyOption = "", json: JsonOption = False) -> None:
     """List models of the cluster, on this machine, and known by name."""
-    found = known_models(GatewayClient(port, key))
+    from rich.console import Console
+
+    from pomona_ops.commands.models.known import known_models
+
+    found = known_models(_client(port, key))
     if json:
         _print_json(found)
         return
@@ -47,9 +53,13 @@ def list_models(
     Console(highlight=False).print(table)
 
 
-@app.command()
+@command()
 def show(model: ModelArgument, json: JsonOption = False) -> None:
     """Show the facts of a model, which are known without its weights."""
+    from rich.console import Console
+
+    from pomona_ops.commands.models.show import facts_as_json, facts_of, print_facts
+
     facts = _or_exit(lambda: facts_of(model))
     if json:
         _print_json(facts_as_json(facts))
@@ -57,9 +67,11 @@ def show(model: ModelArgument, json: JsonOption = False) -> None:
         print_facts(facts, Console(highlight=False))
 
 
-@app.command()
+@command()
 def pull(model: ModelArgument, json: JsonOption = False) -> None:
     """Download all of a model to this machine; other nodes then copy from it."""
+    from rich.console import Console
+
     from pomona_ops.commands.models.pull import pull_model
 
     result = _or_exit(lambda: pull_model(model, Console(stderr=True), quiet=json))
@@ -69,35 +81,48 @@ def pull(model: ModelArgument, json: JsonOption = False) -> None:
         print(f"{model} is in {result['path']} ({result['bytes'] / 1e9:.2f} GB)")
 
 
-@app.command()
+@command()
 def load(
     model: ModelArgument,
-    port: PortOption = DEFAULT_PORT,
+    port: PortOption = None,
     key: KeyOption = "",
     wait: WaitOption = True,
     json: JsonOption = False,
 ) -> None:
     """Load a model into the cluster."""
-    client = GatewayClient(port, key)
+    from rich.console import Console
+
+    client = _client(port, key)
     result = _or_exit(lambda: client.load(model, wait, Console(stderr=True)))
     _print_state(result, json)
 
 
-@app.command()
+@command()
 def unload(
     model: ModelArgument,
-    port: PortOption = DEFAULT_PORT,
+    port: PortOption = None,
     key: KeyOption = "",
     wait: WaitOption = True,
     json: JsonOption = False,
 ) -> None:
-    """Unload a model from the cluster."""
-    client = GatewayClient(port, key)
+    """Unload a model from the cluster; the next request for it loads it again."""
+    client = _client(port, key)
     result = _or_exit(lambda: client.unload(model, wait))
     _print_state(result, json)
+    if not json:
+        print(_LOADED_AGAIN, file=sys.stderr)
+
+
+def _client(port: int | None, key: str) -> GatewayClient:
+    from pomona_ops.cluster.started import find_port
+    from pomona_ops.commands.models.gateway import GatewayClient
+
+    return GatewayClient(find_port(port), key)
 
 
 def _or_exit(work: Any) -> Any:
+    from rich.console import Console
+
     try:
         return work()
     except ConfigurationError as error:
@@ -116,4 +141,6 @@ def _print_state(result: dict[str, Any], json: bool) -> None:
 
 
 def _print_json(content: Any) -> None:
+    import orjson
+
     sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")

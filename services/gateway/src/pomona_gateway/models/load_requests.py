@@ -60,9 +60,8 @@ class LoadRequests:
         """
         known = self.find(model)
         name = known.name if known else model_name(model)
-        self._pending[known.source if known else model] = ModelRequest(
-            model, name, loaded, time.time()
-        )
+        source = known.source if known else model
+        self._pending[source] = ModelRequest(source, name, loaded, time.time())
         self._on_change()
         return name
 
