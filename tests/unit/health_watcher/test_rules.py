@@ -39,6 +39,23 @@ def test_memory_pressure_follows_its_thresholds(
     assert found == ([("memory/mac.stage_worker", severity)] if severity else [])
 
 
+@pytest.mark.parametrize(
+    ("memory", "severity"),
+    [
+        ({"resident_bytes": 1, "footprint_bytes": 95}, "warning"),
+        ({"resident_bytes": 200, "footprint_bytes": 50}, None),
+        ({"resident_bytes": 1, "footprint_bytes": 50, "active_bytes": 99}, "critical"),
+    ],
+)
+def test_memory_pressure_is_told_by_footprint_and_mlx_not_by_resident_memory(
+    memory: dict[str, int], severity: str | None
+) -> None:
+    cluster = WatchedCluster()
+    cluster.add("stage_worker", facts={"usable_memory_bytes": 100, **memory})
+    cluster.run(3)
+    assert [x.severity for x in cluster.conditions()] == ([severity] if severity else [])
+
+
 def test_memory_around_a_threshold_does_not_flap() -> None:
     cluster = WatchedCluster()
 

@@ -11,6 +11,8 @@ from pomona.messages.control import (
     GatewayFacts,
     HealthWatcherFacts,
     PlannerFacts,
+    StageStatus,
+    StageWorkerFacts,
 )
 from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_ops.cluster.report import cluster_report
@@ -97,3 +99,14 @@ def test_a_critical_alert_is_degraded_and_a_warning_is_not() -> None:
         watcher = node_beacon("health_watcher", HealthWatcherFacts((alert,)))
         report = cluster_report("c", (_cluster() | {"health_watcher": watcher}).values())
         assert (report.state, report.alerts) == (state, (alert,))
+
+
+def test_a_stage_tells_its_footprint_and_mlxs_memory() -> None:
+    status = StageStatus("tiny", 7, 0, 16, "ready", 100, 100)
+    facts = StageWorkerFacts(
+        "metal", 10, 500, (status,), footprint_bytes=90, active_bytes=70, cached_bytes=5
+    )
+    beacons = (_cluster() | {"w0": node_beacon("w0", facts)}).values()
+    stage, older = cluster_report("c", beacons).pipelines[0].stages
+    assert (stage.footprint_bytes, stage.active_bytes, stage.cached_bytes) == (90, 70, 5)
+    assert older.footprint_bytes == 500, "a worker of an older version tells its resident memory"

@@ -72,8 +72,9 @@ def test_a_stage_loads_the_fastest_layout_and_computes_the_same(
     assert all(lies == (layout == "adjacent") for lies in inner.values())
     in_blocks = [name for name in read.arrays if name.endswith(cpu_blocked_linear.SUFFIX)]
     assert bool(in_blocks) == (layout == "blocks")
+    arrays = dict(read.arrays)
     again = read_weights(str(tmp_path), 0, count, ignore_progress, read, cpu_layout=True)
-    assert all(again.arrays[name] is x for name, x in read.arrays.items()), "reused, not read"
+    assert all(again.arrays[name] is x for name, x in arrays.items()), "reused, not read"
 
 
 def test_each_shape_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:

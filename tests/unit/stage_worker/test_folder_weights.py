@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.utils
+import psutil
 import pytest
 from mlx_lm.models import llama, mixtral
 from rich.console import Console
@@ -201,16 +202,25 @@ def test_loading_reads_and_holds_little_more_than_the_stages_bytes(
     assert seen["rss"] <= 1.15 * seen["held"] + COLD_BYTES + (8 << 20)
 
 
-def test_weights_in_memory_are_not_read_again(tmp_path: Path) -> None:
+def test_weights_in_memory_are_reused_and_those_of_other_layers_freed(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
     first = read_weights(str(tmp_path), 0, 4, ignore_progress, cpu_layout=True)
+    arrays = dict(first.arrays)
     second = read_weights(str(tmp_path), 2, 6, ignore_progress, first, cpu_layout=True)
     name = "model.layers.3.mlp.up_proj.weight"
     assert loaded_parts(second.arrays, name)
-    assert all(
-        second.arrays[known] is array for known, array in loaded_parts(first.arrays, name).items()
-    )
+    assert all(second.arrays[known] is x for known, x in loaded_parts(arrays, name).items())
     assert not any(".layers.1." in name for name in second.arrays)
+    assert not first.arrays, "nothing keeps the layers that the second range lacks"
+
+
+def test_a_loaded_stage_keeps_no_weight_file_open(tmp_path: Path) -> None:
+    write_folder(tmp_path, tensors_of(random_model()), files=30)
+    stage = assemble(read_weights(str(tmp_path), 2, 5, ignore_progress))
+    opened = [file.path for file in psutil.Process().open_files()]
+    assert not [path for path in opened if path.endswith(".safetensors")]
+    sent = stage(TOKENS, mx.zeros((1, TOKENS.shape[1], CONFIG["hidden_size"])), stage.make_cache())
+    mx.eval(sent)
 
 
 # What is wrong is said ------------------------------------------------------------------

@@ -33,7 +33,8 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
         used.extend(["rope"] * shared_rope)
         return slice_model(model(), 0, 1)
 
-    def warm_up(_: StageModel) -> WarmupTiming:
+    def warm_up(_: StageModel, chunk: int, cache_bits: int) -> WarmupTiming:
+        assert chunk == (300 if kind != "cpu" else mlx_backend.CPU_WARMUP_CHUNK)
         return NO_WARMUP
 
     for name, stub in {
@@ -45,7 +46,7 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
         "warm_up": warm_up,
     }.items():
         monkeypatch.setattr(mlx_backend, name, stub)
-    backend = mlx_backend.mlx_backend(stock_kernels=stock_kernels)
+    backend = mlx_backend.mlx_backend(stock_kernels=stock_kernels, prefill_chunk=300)
     weights = backend.read("m", 0, 1, lambda done, total, fetching=False: None, None, ())
     backend.assemble(weights, PIPELINE)
     expected = (

@@ -141,9 +141,9 @@ def test_other_lanes_are_prebuilt_during_a_step_only_if_enabled(
 ) -> None:
     built: list[tuple[int, ...]] = []
 
-    def noted(model: StageModel, caches: Any, rows: tuple[int, ...], tensors: Any) -> PrebuiltStep:
+    def noted(model: StageModel, caches: Any, rows: tuple[int, ...], *others: Any) -> PrebuiltStep:
         built.append(rows)
-        return prebuild_step(model, caches, rows, tensors)
+        return prebuild_step(model, caches, rows, *others)
 
     def rest(_: InProcessPipeline) -> None: ...
 

@@ -70,6 +70,8 @@ class StageReport:
             it, ``lost`` without a beacon from the worker.
         loaded_bytes, total_bytes: weights of this stage in memory, now and when it is loaded.
         resident_bytes: resident memory of the worker's process, all its stages together.
+        footprint_bytes: memory that the system charges to that process.
+        active_bytes, cached_bytes: memory of MLX's arrays there, and freed buffers that it keeps.
         cache_bytes: KV caches in the worker.
         error: the reason for ``failed``.
         fetched_bytes, fetch_bytes: weights that were missing on the machine: fetched, and in all.
@@ -92,6 +94,9 @@ class StageReport:
     decode_us: float = 0.0
     fetched_bytes: int = 0
     fetch_bytes: int = 0
+    footprint_bytes: int = 0
+    active_bytes: int = 0
+    cached_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +278,9 @@ def _stage(stage: Stage, number: int, pipeline: Pipeline, beacons: Iterable[Beac
             decode_us=status.decode_us if status else 0.0,
             fetched_bytes=status.fetched_bytes if status else 0,
             fetch_bytes=status.fetch_bytes if status else 0,
+            footprint_bytes=facts.footprint_bytes or facts.resident_bytes,
+            active_bytes=facts.active_bytes,
+            cached_bytes=facts.cached_bytes,
         )
     return StageReport(stage.worker, "", 0, stage.start, stage.stop, "lost", 0, 0, 0, 0, "")
 

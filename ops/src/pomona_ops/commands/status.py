@@ -201,6 +201,13 @@ def _state(stage: StageReport) -> str:
     return stage.state
 
 
+def _mlx_memory(stage: StageReport) -> str:
+    """Returns the memory of MLX's arrays and what its allocator keeps besides."""
+    if not stage.active_bytes:
+        return ""
+    return f"{in_bytes(stage.active_bytes)} + {in_bytes(stage.cached_bytes)} kept"
+
+
 def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
     from rich.text import Text
 
@@ -211,7 +218,8 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
         "stage worker",
         "state",
         "weights",
-        "resident",
+        "memory",
+        "MLX",
         "caches",
         "ms predicted",
         "measured",
@@ -222,7 +230,8 @@ def _pipeline(pipeline: PipelineReport) -> list[RenderableType]:
             stage.worker,
             _state(stage),
             in_bytes(stage.loaded_bytes),
-            in_bytes(stage.resident_bytes),
+            in_bytes(stage.footprint_bytes),
+            _mlx_memory(stage),
             in_bytes(stage.cache_bytes),
             f"{stage.predicted_us / 1000:.1f}" if stage.predicted_us else "",
             f"{stage.decode_us / 1000:.1f}" if stage.decode_us else "",

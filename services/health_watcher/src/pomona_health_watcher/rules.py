@@ -100,7 +100,8 @@ class HealthRules:
 
     def _memory(self, worker: str, title: str, facts: StageWorkerFacts) -> Iterator[Condition]:
         loaded = sum(stage.loaded_bytes for stage in facts.stages)
-        used = max(facts.resident_bytes, loaded + facts.cache_bytes)
+        charged = facts.footprint_bytes or facts.resident_bytes
+        used = max(charged, facts.active_bytes, loaded + facts.cache_bytes)
         usable = facts.usable_memory_bytes
         share = used / usable if usable else 0.0
         before = self._memory_severity.get(worker)

@@ -18,7 +18,12 @@ def main() -> None:
         settings,
         lambda stop: StageWorker(
             settings,
-            mlx_backend(stock_kernels=settings.stock_kernels, wires_weights=settings.wired_weights),
+            mlx_backend(
+                stock_kernels=settings.stock_kernels,
+                wires_weights=settings.wired_weights,
+                prefill_chunk=settings.prefill_chunk,
+                keep_warm_s=settings.keep_warm_s,
+            ),
         ).run(stop),
     )
 

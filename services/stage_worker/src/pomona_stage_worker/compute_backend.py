@@ -9,7 +9,9 @@ from pathlib import Path
 from pomona.messages.control import Pipeline
 from pomona.models.store.remote_source import RemoteSource
 from pomona_stage_worker.hardware.benchmark import Speed
+from pomona_stage_worker.hardware.gpu_warmth import GpuWarmth
 from pomona_stage_worker.hardware.metal_memory import MetalMemory
+from pomona_stage_worker.hardware.process_memory import ProcessMemory, process_memory
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.speculation.draft import DraftSource
@@ -27,6 +29,8 @@ class ComputeBackend:
         assemble: makes the stage, in the step thread.
         memory: limits of Metal's memory; None on other devices.
         draft_sources: sources of guesses in place of the usual ones, in benchmarks.
+        process_memory: returns the memory that this process takes.
+        warmth: keeps the GPU warm between requests; None on other devices.
     """
 
     device: str
@@ -37,3 +41,5 @@ class ComputeBackend:
     assemble: Callable[[StageWeights, Pipeline], Stage]
     memory: MetalMemory | None = None
     draft_sources: tuple[DraftSource, ...] | None = None
+    process_memory: Callable[[], ProcessMemory] = process_memory
+    warmth: GpuWarmth | None = None

@@ -19,20 +19,33 @@ from pomona_stage_worker.hardware.benchmark import (
 )
 from pomona_stage_worker.hardware.cpu_threads import start_compute_thread
 from pomona_stage_worker.hardware.device import this_device
+from pomona_stage_worker.hardware.gpu_warmth import GpuWarmth, is_on_battery, tiny_product
 from pomona_stage_worker.hardware.metal_memory import MetalMemory
+from pomona_stage_worker.hardware.process_memory import process_memory
 from pomona_stage_worker.hardware.x86_kernels import use_on_x86
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
 from pomona_stage_worker.model.warmup import warm_up
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 
+CPU_WARMUP_CHUNK = 16
+"""Tokens of the warm-up chunk on a CPU, which compiles no kernels."""
 
-def mlx_backend(*, stock_kernels: bool = False, wires_weights: bool = True) -> ComputeBackend:
+
+def mlx_backend(
+    *,
+    stock_kernels: bool = False,
+    wires_weights: bool = True,
+    prefill_chunk: int = 512,
+    keep_warm_s: float = 300.0,
+) -> ComputeBackend:
     """Creates the backend for this machine's device.
 
     Args:
         stock_kernels: on a CPU, use none of the replacements that hardware/README.md lists.
         wires_weights: on Metal, keep the weights wired.
+        keep_warm_s: on Metal, how long after the last step the GPU is kept warm, seconds.
+        prefill_chunk: tokens of the chunk that warms a stage up.
     """
     this = this_device()
     device = this.kind
@@ -48,18 +61,29 @@ def mlx_backend(*, stock_kernels: bool = False, wires_weights: bool = True) -> C
         if model.is_tail:
             grammars = GrammarCompiler(resolve(weights.source), pipeline.vocab_size)
         builds_beside = device != "cpu"
-        return MlxStage(model, pipeline.cache_bits, grammars, warm_up(model), builds_beside)
+        chunk = prefill_chunk if device != "cpu" else min(prefill_chunk, CPU_WARMUP_CHUNK)
+        warmup = warm_up(model, chunk, pipeline.cache_bits)
+        return MlxStage(model, pipeline.cache_bits, grammars, warmup, builds_beside)
 
     def measure(folder: Path) -> Speed:
         return load_or_measure(
             folder,
-            signature(device, cpu_kernels),
+            signature(this, cpu_kernels),
             lambda: measure_speed(device == "metal", cpu_kernels),
         )
 
-    memory = None
+    memory = warmth = None
     if device == "metal":
         total = psutil.virtual_memory().total
         memory = MetalMemory(mx, this.usable_bytes, total, wires_weights)
+        warmth = GpuWarmth(tiny_product, keep_warm_s, is_on_battery)
     read = partial(read_weights, cpu_layout=cpu_kernels)
-    return ComputeBackend(device, measure, read, make, memory)
+    return ComputeBackend(
+        device,
+        measure,
+        read,
+        make,
+        memory,
+        process_memory=partial(process_memory, mx),
+        warmth=warmth,
+    )

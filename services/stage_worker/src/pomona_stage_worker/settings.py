@@ -40,6 +40,9 @@ class StageWorkerSettings(ServiceSettings):
 
     wired_weights: bool = True
     """On Metal, keep the weights wired while they are loaded."""
+    keep_warm_s: float = Field(default=300.0, ge=0, le=86400)
+    """On Metal, how long after the last step the GPU is kept warm, seconds; 0 never. On battery
+    it is not."""
     stock_kernels: bool = False
     """Compute with MLX's own kernels only, as a Mac does; for benchmarks on a CPU."""
 

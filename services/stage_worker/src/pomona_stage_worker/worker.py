@@ -8,8 +8,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-
-import psutil
+from typing import TypeVar
 
 from pomona.errors import PomonaError
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
@@ -44,6 +43,8 @@ from pomona_stage_worker.settings import StageWorkerSettings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 RATE_WINDOW_S = 5.0
 """Window over which tokens per second are averaged."""
 MIN_RATE_S = 0.5
@@ -61,6 +62,8 @@ class StageWorker:
         self._backend = backend
         self._stages: dict[int, LoadedStage] = {}
         self._resident_weights = ResidentWeights()
+        self._loading = asyncio.Lock()
+        self._closing: set[asyncio.Future[None]] = set()
         self._broken = (0, "")
         self._highest_epoch = 0
         self._obeyed: dict[str, int] = {}
@@ -72,7 +75,6 @@ class StageWorker:
         self._sources: frozenset[str] = frozenset()
         self._rates: list[tuple[float, int]] = []
         self._removed_steps = 0
-        self._process = psutil.Process()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._tasks: set[asyncio.Task[None]] = set()
         pull = Pull(settings.data_host, settings.data_port, "POMONA_STAGE_WORKER_DATA_PORT")
@@ -86,7 +88,8 @@ class StageWorker:
             self._work,
         )
         on_rest = backend.memory.release if backend.memory is not None else lambda: None
-        self._loop = StepLoop(self._control.identity, pull, on_rest)
+        on_idle = backend.warmth.rest if backend.warmth is not None else None
+        self._loop = StepLoop(self._control.identity, pull, on_rest, on_idle)
         self._watchdog = Watchdog(self._loop, settings.state_dir, settings.instance)
         self._control.on_beacon(self._on_beacon)
 
@@ -181,10 +184,14 @@ class StageWorker:
 
     def _facts(self) -> StageWorkerFacts:
         loads = self._loads()
+        memory = self._backend.process_memory()
         return StageWorkerFacts(
             device=self._backend.device,
             usable_memory_bytes=self._usable_bytes,
-            resident_bytes=self._process.memory_info().rss,
+            resident_bytes=memory.resident,
+            footprint_bytes=memory.footprint,
+            active_bytes=memory.active,
+            cached_bytes=memory.cached,
             stages=tuple(stage.status() for stage in self._stages.values()),
             cache_bytes=sum(load.cache_bytes for load in loads),
             sequences=sum(load.sequences for load in loads),
@@ -250,16 +257,28 @@ class StageWorker:
         runner = stage.runner
         log.info("removing the stage of epoch %d", epoch, extra={"epoch": epoch})
         if runner is not None:
-            self._removed_steps += runner.load.steps
-
-            def close() -> None:
-                self._loop.runners.pop(epoch, None)
-                runner.close("the pipeline is being re-formed")
-
-            self._loop.call(close)
-            # A call of its own, when the first one's reference to the caches is gone.
-            self._loop.call(self._update_memory)
+            self._close_runner(epoch, runner)
         self._control.publish_now()
+
+    def _close_runner(self, epoch: int, runner: StageRunner) -> None:
+        """Ends a stage in the step thread, after which its weights and caches are free."""
+        self._removed_steps += runner.load.steps
+        loop = asyncio.get_running_loop()
+        closed: asyncio.Future[None] = loop.create_future()
+        self._closing.add(closed)
+        closed.add_done_callback(self._closing.discard)
+
+        def close() -> None:
+            self._loop.runners.pop(epoch, None)
+            runner.close("the pipeline is being re-formed")
+
+        def release() -> None:
+            self._update_memory()
+            loop.call_soon_threadsafe(_resolve, closed, None)
+
+        self._loop.call(close)
+        # A call of its own, when the first one's reference to the caches is gone.
+        self._loop.call(release)
 
     def _update_memory(self) -> None:
         """Wires the weights of the stages that run, and returns what others left behind.
@@ -292,13 +311,17 @@ class StageWorker:
         stage = self._stages[epoch] = LoadedStage(install)
         self._control.publish_now()
         try:
-            weights = await self._read_weights(install, stage)
-            if self._stages.get(epoch) is not stage:
-                self._resident_weights.put(weights)
-                return
-            stage.weights = weights
-            started = stage.install
-            stage.runner = await self._start_runner(started, weights)
+            async with self._loading:
+                weights = await self._read_weights(install, stage)
+                if self._stages.get(epoch) is not stage:
+                    self._resident_weights.put(weights)
+                    return
+                stage.weights = weights
+                started = stage.install
+                stage.runner = await self._start_runner(started, weights)
+                if self._stages.get(epoch) is not stage:
+                    self._close_runner(epoch, stage.runner)
+                    return
             self._watchdog.expect_decode(stage.runner.times.decode_us / 1e6)
             if stage.install is not started:
                 self._resize(stage.install)
@@ -315,7 +338,12 @@ class StageWorker:
         self._control.publish_now()
 
     async def _read_weights(self, install: Install, stage: LoadedStage) -> StageWeights:
-        """Reads a stage's weights in the loader thread, reusing the resident ones."""
+        """Reads a stage's weights in the loader thread, reusing the resident ones.
+
+        Removed stages are ended first, so that memory never holds two shares.
+        """
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=START_DEADLINE_S)
         pipeline = install.pipeline
         layers = pipeline.stages[install.position]
         log.info(
@@ -399,7 +427,7 @@ class StageWorker:
         )
 
 
-def _resolve(future: asyncio.Future[StageRunner], outcome: StageRunner | Exception) -> None:
+def _resolve(future: asyncio.Future[T], outcome: T | Exception) -> None:
     """Sets a future's result or exception, unless its waiter has given up."""
     if future.done():
         return

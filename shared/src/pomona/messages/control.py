@@ -243,6 +243,10 @@ class StageWorkerFacts:
     matrix_flops: measured floating-point operations per second in matrix products.
     layer_us: measured overhead of the small kernels of one layer, microseconds.
     wired_bytes: weights that Metal keeps wired; 0 on other devices, or when the setting is off.
+    footprint_bytes: memory that the system charges to the process: the physical footprint on macOS,
+        resident memory elsewhere; 0 from a worker that does not tell.
+    active_bytes: memory of MLX's arrays.
+    cached_bytes: freed buffers that MLX's allocator keeps.
     """
 
     service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
@@ -264,6 +268,9 @@ class StageWorkerFacts:
     layer_us: Rate = 0.0
     mlx_version: Text = ""
     wired_bytes: Count = 0
+    footprint_bytes: Count = 0
+    active_bytes: Count = 0
+    cached_bytes: Count = 0
     step_tokens: Count = 0
     highest_epoch: Count = 0
     unusable_reason: Text = ""

@@ -35,15 +35,23 @@ class StepLoop(threading.Thread):
     """Receives a message, runs its step and sends the result, without a queue or another thread
     in between.
 
-    The control thread hands over functions with :meth:`call`, which wakes the loop. ``on_rest`` is
-    called once when no message came for a while after the last one.
+    The control thread hands over functions with :meth:`call`, which wakes the loop.
 
     Attributes:
         runners: by epoch; only for functions that run in the loop.
+
+    Args:
+        on_rest: called once when no message came for ``IDLE_POLL_S`` after the last one.
+        on_idle: called at least every ``IDLE_POLL_S`` without a message, with the seconds since
+            the last one.
     """
 
     def __init__(
-        self, identity: Identity, pull: Pull, on_rest: Callable[[], None] = lambda: None
+        self,
+        identity: Identity,
+        pull: Pull,
+        on_rest: Callable[[], None] = lambda: None,
+        on_idle: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__(name="steps", daemon=True)
         self.runners: dict[int, StageRunner] = {}
@@ -55,7 +63,9 @@ class StepLoop(threading.Thread):
         self._spin_until = 0.0
         self._stopping = False
         self._on_rest = on_rest
+        self._on_idle = on_idle
         self._at_rest = True
+        self._received_at = time.monotonic()
         self._turn_activity = Activity("turn", time.monotonic())
 
     # For the control thread ------------------------------------------------------------
@@ -114,6 +124,8 @@ class StepLoop(threading.Thread):
             if not self._at_rest:
                 self._at_rest = True
                 self._on_rest()
+            if self.runners and self._on_idle is not None:
+                self._on_idle(time.monotonic() - self._received_at)
 
     def _receive_all(self, timeout_s: float) -> bool:
         """Handles all messages that have arrived, waiting for the first one.
@@ -139,6 +151,7 @@ class StepLoop(threading.Thread):
                 log.warning("dropped: %s", error)
             received = True
             self._at_rest = False
+            self._received_at = time.monotonic()
             timeout_s = 0.0 if self._has_head or self._is_spinning else YIELD_S
 
     def _dispatch(self, message: Message) -> None:

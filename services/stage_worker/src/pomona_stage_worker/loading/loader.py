@@ -7,7 +7,7 @@ thread reads and evaluates for minutes, then the step thread assembles the stage
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,17 @@ class StageWeights:
     start: int
     stop: int
     make_model: Callable[[], nn.Module]
-    arrays: Mapping[str, mx.array]
+    arrays: dict[str, mx.array]
 
     @property
     def nbytes(self) -> int:
         return sum(int(array.nbytes) for array in self.arrays.values())
+
+    def surrender(self, source: str) -> dict[str, mx.array]:
+        """Empties these weights. Returns the arrays if they are of ``source``; else frees them."""
+        arrays = dict(self.arrays) if self.source == source else {}
+        self.arrays.clear()
+        return arrays
 
 
 def read_weights(
@@ -75,13 +81,14 @@ def read_weights(
 
     Args:
         progress: receives bytes loaded, or bytes fetched while fetching.
-        have: weights already in memory; those of the same source are reused.
+        have: weights already in memory, which are emptied: those that the new range also has are
+            reused, the others freed before anything is read.
         cpu_layout: store each matrix in the memory layout that this CPU multiplies fastest.
 
     Raises:
         ModelError: a file or tensor cannot be read; the message names it.
     """
-    held = have.arrays if have is not None and have.source == source else {}
+    held = have.surrender(source) if have is not None else {}
     try:
         path = resolve(source, peers)
         reader = (_FolderReader if path.is_dir() else _GgufReader)(source, path, peers, cpu_layout)
@@ -106,10 +113,22 @@ def assemble(weights: StageWeights, *, shared_rope: bool = False) -> StageModel:
     blocked = {name: x for name, x in weights.arrays.items() if name.endswith(SUFFIX)}
     plain = [(name, x) for name, x in weights.arrays.items() if name not in blocked]
     model.load_weights(plain, strict=False)
+    _drop_files(model, weights.arrays)
     replace_layers(model, blocked)
     if shared_rope:
         share_angles(model)
     return slice_model(model, weights.start, weights.stop)
+
+
+def _drop_files(model: nn.Module, arrays: Mapping[str, mx.array]) -> None:
+    """Replaces other stages' lazy parameters, each of which keeps its weight file open, by zeros
+    that are never evaluated. Their shapes and dtypes stay, for tracing."""
+    foreign = [
+        (name, mx.zeros(array.shape, dtype=array.dtype))
+        for name, array in _parameters(model).items()
+        if name not in arrays
+    ]
+    model.load_weights(foreign, strict=False)
 
 
 def _parameters(model: nn.Module) -> dict[str, mx.array]:
@@ -143,11 +162,12 @@ class _FolderReader:
         return self._weights.make_model().model
 
     def read(
-        self, start: int, stop: int, progress: Progress, held: Mapping[str, mx.array]
+        self, start: int, stop: int, progress: Progress, held: dict[str, mx.array]
     ) -> dict[str, mx.array]:
         lazy = self._weights.make_model()
         model = lazy.model
         owned = _owned(model, start, stop)
+        _free_foreign(held, owned)
         wanted = {name: x for name, x in _parameters(model).items() if name in owned}
         sizes = {name: int(array.nbytes) for name, array in wanted.items()}
         total, done = sum(sizes.values()), 0
@@ -198,11 +218,12 @@ class _GgufReader:
         return self._weights.make_model()
 
     def read(
-        self, start: int, stop: int, progress: Progress, held: Mapping[str, mx.array]
+        self, start: int, stop: int, progress: Progress, held: dict[str, mx.array]
     ) -> dict[str, mx.array]:
         self._fetch((), progress)
         model = self.make_model()
         owned = _owned(model, start, stop)
+        _free_foreign(held, owned)
         sizes = {n: int(x.nbytes) for n, x in _parameters(model).items() if n in owned}
         transposed = transposed_parameters(model) if self._cpu_layout else {}
         del model
@@ -229,6 +250,15 @@ class _GgufReader:
     def _fetch(self, parameters: Iterable[str], progress: Progress) -> None:
         if self._copy is not None:
             fetch(self._copy, self._weights.places(parameters), self._peers, progress)
+
+
+def _free_foreign(held: dict[str, mx.array], owned: Set[str]) -> None:
+    """Frees the weights that the new range lacks, so that two shares are never in memory."""
+    kept = {known for name in owned for known in loaded_parts(held, name)}
+    for name in held.keys() - kept:
+        del held[name]
+    mx.synchronize()
+    mx.clear_cache()
 
 
 def _largest_first(sizes: Mapping[str, int]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache, QuantizedKVCache
 
+from pomona_stage_worker.slicing import StageModel
 from pomona_stage_worker.slicing.phantom_caches import leaf_caches, share_offsets
 
 Caches: TypeAlias = list[Any]
@@ -78,6 +79,15 @@ def can_slice(caches: Caches) -> bool:
 def quantize(cache: Any, bits: int) -> Any:
     """Returns an empty quantised cache in place of an empty KVCache; others are returned as is."""
     return QuantizedKVCache(bits=bits) if type(cache) is KVCache else cache
+
+
+def new_caches(model: StageModel, cache_bits: int) -> Caches:
+    """Returns new, empty caches for one sequence, quantised unless ``cache_bits`` is 0."""
+    caches = model.make_cache()
+    if not cache_bits:
+        return caches
+    owned = {id(cache) for cache in model.owned_caches(caches)}
+    return [quantize(c, cache_bits) if id(c) in owned else c for c in caches]
 
 
 def merge_rows(rows: Sequence[Caches]) -> Caches:

@@ -14,7 +14,13 @@ from pomona.errors import ProtocolError
 from pomona.messages.cache_ops import Close, Join, Leave, Open, Rollback, Trim
 from pomona.messages.codec import Buffer
 from pomona.messages.pipeline import Guess, Step, Tensor
-from pomona_stage_worker.model.activation_bytes import describe, from_bytes, to_bytes
+from pomona_stage_worker.model.activation_bytes import (
+    as_own_dtypes,
+    describe,
+    exportable,
+    from_bytes,
+    to_bytes,
+)
 from pomona_stage_worker.model.cache_table import CacheTable, Lane
 from pomona_stage_worker.model.guess_log import CacheSnapshot, can_roll_back, can_trim
 from pomona_stage_worker.model.layer_caches import (
@@ -22,11 +28,11 @@ from pomona_stage_worker.model.layer_caches import (
     cache_arrays,
     can_batch,
     can_slice,
-    quantize,
+    new_caches,
 )
 from pomona_stage_worker.model.pooling import pool_last_token
 from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, prebuild_step
-from pomona_stage_worker.model.warmup import NO_WARMUP, WarmupTiming
+from pomona_stage_worker.model.warmup import NO_WARMUP, WarmupTiming, zero_activations
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 from pomona_stage_worker.sampling.prompt_logprobs import PromptLogprobs
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
@@ -136,10 +142,11 @@ class MlxStage:
         self.warmup = warmup
         self._builds_beside = builds_beside
         self._model = model
+        self._dtypes = tuple(array.dtype for array in zero_activations(model))
         self._grammars = grammars
         # A bound method here would be a reference cycle, which keeps the weights until the
         # garbage collector runs.
-        make_caches = partial(_make_caches, model, cache_bits)
+        make_caches = partial(new_caches, model, cache_bits)
         self._table = CacheTable(make_caches)
         self._samplers: dict[int, SequenceSampler] = {}
         self._prompt_logprobs = PromptLogprobs()
@@ -180,12 +187,13 @@ class MlxStage:
             self._last_inputs[step.lane] = tuple(tensors)
         if not self._model.is_tail:
             activations = output if isinstance(output, tuple) else (output,)
-            mx.async_eval(activations, cached)
+            raw = [exportable(array) for array in activations]
+            mx.async_eval(raw, cached)
 
             def finish() -> StepOutput:
                 self._prebuild_beside(step)
-                mx.eval(activations, cached)
-                return StepOutput(tuple(to_bytes(array) for array in activations))
+                mx.eval(raw, cached)
+                return StepOutput(tuple(to_bytes(array) for array in raw))
 
             tensors_out = tuple(describe(array) for array in activations)
             return Computation(tensors_out, built_ns, finish, is_async=True)
@@ -258,7 +266,9 @@ class MlxStage:
             lane = self._table.lanes.get(number)
             if lane is not None and number != except_lane and number not in self._prebuilt:
                 rows = tuple(lane.rows)
-                self._prebuilt[number] = prebuild_step(self._model, lane.caches, rows, tensors)
+                self._prebuilt[number] = prebuild_step(
+                    self._model, lane.caches, rows, tensors, self._dtypes
+                )
                 return True
         return False
 
@@ -300,7 +310,8 @@ class MlxStage:
             logits = "all"
         elif self._model.is_tail and self._embeds(step):
             logits = "hidden"
-        output = self._model(arrays[0], tuple(arrays[1:]) or None, caches, logits=logits)
+        activations = as_own_dtypes(arrays[1:], self._dtypes) or None
+        output = self._model(arrays[0], activations, caches, logits=logits)
         return output, cache_arrays(self._model.owned_caches(caches))
 
     def _embeds(self, step: Step) -> bool:
@@ -335,15 +346,6 @@ class MlxStage:
         number = op.keep if isinstance(op, Close) else op.prefix
         if number is not None:
             mx.async_eval(cache_arrays(self._table.prefixes[number].caches))
-
-
-def _make_caches(model: StageModel, cache_bits: int) -> Caches:
-    """Returns new, empty caches for one sequence, quantised unless ``cache_bits`` is 0."""
-    caches = model.make_cache()
-    if not cache_bits:
-        return caches
-    owned = {id(cache) for cache in model.owned_caches(caches)}
-    return [quantize(c, cache_bits) if id(c) in owned else c for c in caches]
 
 
 def _guessed_ids(step: Step, buffers: Sequence[Buffer]) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from pomona.messages.pipeline import Tensor
-from pomona_stage_worker.model.activation_bytes import InputBuffer
+from pomona_stage_worker.model.activation_bytes import InputBuffer, as_own_dtypes
 from pomona_stage_worker.model.guess_log import CacheSnapshot
 from pomona_stage_worker.model.layer_caches import Caches, cache_arrays
 from pomona_stage_worker.slicing import StageModel
@@ -48,16 +48,21 @@ class PrebuiltStep:
 
 
 def prebuild_step(
-    model: StageModel, caches: Caches, rows: tuple[int, ...], tensors: Sequence[Tensor]
+    model: StageModel,
+    caches: Caches,
+    rows: tuple[int, ...],
+    tensors: Sequence[Tensor],
+    dtypes: Sequence[mx.Dtype],
 ) -> PrebuiltStep:
     """Builds a sampling step of a lane.
 
     Args:
         tensors: dtypes and shapes of the inputs: token ids, then activations.
+        dtypes: dtypes of the activations in this stage.
     """
     before = CacheSnapshot(caches)
     inputs = [InputBuffer(tensor) for tensor in tensors]
-    activations = tuple(item.array for item in inputs[1:]) or None
+    activations = as_own_dtypes([item.array for item in inputs[1:]], dtypes) or None
     output = model(inputs[0].array, activations, caches, logits="last")
     cached = cache_arrays(model.owned_caches(caches))
     return PrebuiltStep(rows, inputs, output, cached, before)

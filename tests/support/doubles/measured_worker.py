@@ -1,0 +1,46 @@
+"""A stage worker that writes MLX's peak memory during each load to ``loads.jsonl`` in its state
+folder: one object a load, with the layer range and bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pomona_stage_worker.hardware.mlx_lm_import import import_mlx_lm
+
+import_mlx_lm()
+
+import mlx.core as mx  # noqa: E402 - MLX comes after the partial import of mlx-lm
+import orjson  # noqa: E402
+
+from pomona.service import run_service  # noqa: E402
+from pomona.settings import settings_or_exit  # noqa: E402
+from pomona_stage_worker.compute_backend import ComputeBackend  # noqa: E402
+from pomona_stage_worker.hardware.benchmark import Speed  # noqa: E402
+from pomona_stage_worker.loading import StageWeights  # noqa: E402
+from pomona_stage_worker.mlx_backend import mlx_backend  # noqa: E402
+from pomona_stage_worker.settings import StageWorkerSettings  # noqa: E402
+from pomona_stage_worker.worker import StageWorker  # noqa: E402
+
+
+def backend(settings: StageWorkerSettings) -> ComputeBackend:
+    real = mlx_backend(stock_kernels=True)
+
+    def read(source: str, start: int, stop: int, *others: Any) -> StageWeights:
+        mx.reset_peak_memory()
+        weights = real.read(source, start, stop, *others)
+        entry = {"range": [start, stop], "held": weights.nbytes, "peak": mx.get_peak_memory()}
+        with (settings.state_dir / "loads.jsonl").open("ab") as file:
+            file.write(orjson.dumps(entry) + b"\n")
+        return weights
+
+    def measure(_: Path) -> Speed:
+        return Speed()
+
+    return replace(real, read=read, measure=measure)
+
+
+if __name__ == "__main__":
+    found = settings_or_exit(StageWorkerSettings)
+    run_service(found.instance, found, lambda stop: StageWorker(found, backend(found)).run(stop))
