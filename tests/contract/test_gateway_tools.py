@@ -101,6 +101,15 @@ def test_tool_call_cut_by_max_tokens_is_returned_incomplete(
     assert choice["message"]["tool_calls"][1]["function"]["arguments"] == '{"city": "Os'
 
 
+def test_beginning_of_a_call_that_max_tokens_cuts_is_not_content(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cut = TOKENIZER.encode(REPLY[: REPLY.index("weather")], chat=True)
+    cluster.head.script = lambda _: Script(ids=tuple(cut))
+    [choice] = post(gateway, tools=[TOOL]).json()["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("length", "Let me see.")
+
+
 def test_reply_ends_after_one_tool_call_without_parallel_tool_calls(
     gateway: GatewayThread, cluster: ScriptedCluster
 ) -> None:

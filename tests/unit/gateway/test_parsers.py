@@ -259,6 +259,23 @@ def test_every_notation_is_read_however_it_is_cut(name: str, size: int) -> None:
     assert joined(parts) == joined(list(case.parts))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hermes", "qwen coder", "glm", "mistral list", "mistral arguments", "llama bare"),
+        *("deepseek", "harmony", "python after text", "marked values of any type"),
+    ],
+)
+def test_a_call_that_a_limit_cuts_leaves_no_markup(name: str) -> None:
+    reply = CASES[name].reply
+    texts = [x.text for x in CASES[name].parts if isinstance(x, TextDelta)]
+    for end in range(1, len(reply)):
+        reader = parser(CASES[name])
+        parts = [*reader.push(reply[:end]), *reader.finish(cut=True)]
+        text = "".join(x.text for x in parts if isinstance(x, TextDelta))
+        assert "".join(texts).startswith(text.rstrip()) or text in "{[", reply[:end]
+
+
 def test_text_comes_out_at_once_when_no_mark_can_follow() -> None:
     reader = parser(CASES["hermes"])
     assert reader.push("hello <") == [TextDelta("hello ")]

@@ -240,7 +240,7 @@ class ChatStream:
         self.reasoning_tokens += parser.thinking
         parsed = parser.push(reply.text)
         if reply.finish is not None:
-            parsed += parser.finish()
+            parsed += parser.finish(cut=reply.finish == "length")
         parts, complete = self._number_calls(index, parsed)
         finish = reply.finish
         if complete and finish is None:

@@ -57,9 +57,14 @@ class ReplyReader(Protocol):
         """Reads more text and returns the events that are certain."""
         ...
 
-    def finish(self) -> list[Part]:
+    def finish(self, cut: bool = False) -> list[Part]:
         """Returns the events of the text held back, at the end of the reply. Text that looks
-        like a call but cannot be read as one becomes a :class:`TextDelta`."""
+        like a call but cannot be read as one becomes a :class:`TextDelta`.
+
+        Args:
+            cut: a token limit ended the reply, so the beginning of a call or of a mark at its
+                end is dropped.
+        """
         ...
 
 

@@ -20,6 +20,7 @@ from pomona_gateway.parsers.notation import HARMONY_MARKS
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=([\w.:-]+)")
+_HEADER_BEGIN = re.compile(r"\s*(?:assistant\b.*|to?|to=.*|<.*)\Z", re.DOTALL)
 _ASSISTANT = "<|start|>assistant"
 
 
@@ -54,11 +55,16 @@ class HarmonyReader:
             pass
         return parts
 
-    def finish(self) -> list[Part]:
+    def finish(self, cut: bool = False) -> list[Part]:
         parts = self.push("")
         held, self._held = self._held, ""
-        if not self._in_header:
+        if not self._in_header and self._call is not None:
+            events, _ = self._call.push(held, True)
+            parts += events
+        elif not self._in_header:
             self._end(parts, held)
+        elif cut and _HEADER_BEGIN.match(held):
+            pass
         elif held.strip() and not any(mark in held for mark in HARMONY_MARKS):
             parts.append(TextDelta(held))
         return parts
@@ -110,7 +116,7 @@ class HarmonyReader:
         self._in_header = True
         if not self._recipient:
             self._say(parts, rest)
-        elif rest.strip():
+        elif rest.strip() and not any(mark.startswith(rest.strip()) for mark in _ENDS):
             parts.append(TextDelta(rest))
         elif not self._called:
             parts += [ToolCallStart(self._recipient), ToolCallArguments("{}", last=True)]

@@ -24,7 +24,6 @@ _CALL_BEGIN = re.compile(
     r"(?:\"[^\"{}]*)?)?)?)?)?)?)?)?)?)?)?\Z|\[\s*[\w.-]*\Z"
 )
 """The beginning of a call that no mark begins."""
-_WHOLE_TOKENS = re.compile(r"\s*(?:<[^<>\s]+>\s*)*")
 
 
 def _headers(prompt: str, notation: ReplyNotation) -> tuple[str, ...]:
@@ -81,6 +80,7 @@ class MarkedReader:
         self._called = False
         self._opened = False
         self._ended = False
+        self._cut = False
 
     @property
     def thinking(self) -> bool:
@@ -93,18 +93,30 @@ class MarkedReader:
             pass
         return parts
 
-    def finish(self) -> list[Part]:
+    def finish(self, cut: bool = False) -> list[Part]:
         parts: list[Part] = []
+        while self._step(parts, final=False):
+            pass
+        if cut:
+            self._drop_begun()
         while self._step(parts, final=True):
             pass
         self._release_calls(parts)
         space, self._space = "" if self._ended else self._space, ""
-        if self._called and self._fresh and not _WHOLE_TOKENS.fullmatch(space):
+        if self._called and self._fresh and not _TOKENS.fullmatch(space):
             parts.append(TextDelta(space.strip())) if space.strip() else None
         kept = self._notation.answer[1]
         if self._state == "answer" and self._answered and not self._called and space != kept:
             parts.append(TextDelta(space)) if space else None
         return parts
+
+    def _drop_begun(self) -> None:
+        """Drops the beginning of a call or of a mark, which a limit cut off."""
+        self._cut = True
+        if self._section is not None and not self._section.called:
+            self._section, self._held = None, ""
+        elif self._section is None and (self._late is None or self._held.strip() not in "{["):
+            self._held = ""
 
     def _begun_by(self, prompt: str) -> str:
         """The mark of a call that the prompt already wrote."""
@@ -233,7 +245,7 @@ class MarkedReader:
             self._raw += self._held[: max(len(self._held) - len(rest), 0)]
         else:
             parts += events
-        self._held = rest
+        self._held = "" if self._cut else rest
         if not self._section.over:
             return False
         section, self._section = self._section, None
