@@ -20,6 +20,7 @@ from pomona_gateway.parsers import (
     known_notation,
     reply_reader,
 )
+from pomona_gateway.parsers.derivation.known_notations import with_vocabulary
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "weather": {"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
@@ -309,6 +310,14 @@ def test_a_turn_that_ends_and_goes_on_is_one_reply(size: int) -> None:
         x for at in range(0, len(reply), size) for x in reader.push(reply[at : at + size])
     ] + reader.finish()
     assert joined(parts) == joined([TextDelta("Let me see."), *call(days=1)])
+
+
+def test_special_tokens_tell_the_notation_where_the_template_does_not() -> None:
+    tokens = ["<|tool_call_start|>", "<|tool_call_end|>", "<|im_end|>"]
+    plain = known_notation("")
+    assert with_vocabulary(plain, tokens).calls == known_notation("<|tool_list_start|>").calls
+    assert with_vocabulary(plain, ["<|im_end|>"]) == plain
+    assert with_vocabulary(known_notation("<tool_call>"), tokens) == known_notation("<tool_call>")
 
 
 def test_without_tools_calls_are_text() -> None:

@@ -13,6 +13,7 @@ from pomona.models import ModelFacts, read_facts
 from pomona.models.formats.chat_templates import read_chat_templates
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.formats.hf_folder import read_json
+from pomona_gateway.parsers.derivation.known_notations import with_vocabulary
 from pomona_gateway.parsers.notation import ReplyNotation
 from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.notation_process import load_notation
@@ -72,13 +73,14 @@ def load_language_model(source: str, system_lines: SystemLines = DEFAULT_LINES) 
     else:
         templates = _folder_templates(facts.path)
     template = templates.get("tool_use", templates.get("default"))
+    output = ReplyNotation() if template is None else load_notation(template)
     return LanguageModel(
         facts=facts,
         tokenizer=tokenizer,
         templates=templates,
         context_length=facts.context_length,
         stop_ids=_end_tokens(facts, tokenizer),
-        output=ReplyNotation() if template is None else load_notation(template),
+        output=with_vocabulary(output, tokenizer.special_tokens),
         prompter=Prompter(facts.path),
         system_lines=system_lines,
     )

@@ -6,6 +6,7 @@ The same families as those of mlx-lm's tool parsers (``mlx_lm/tool_parsers``).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 
 from pomona.models.chat_notation import notation_of_template
@@ -144,6 +145,16 @@ def known_notation(template: str) -> ReplyNotation:
     variants = (own for name, sign, own in _VARIANTS if name == family and sign in template)
     calls = next(variants, _CALLS.get(family))
     return ReplyNotation(reasoning=known_reasoning(template), calls=calls)
+
+
+def with_vocabulary(notation: ReplyNotation, special: Collection[str]) -> ReplyNotation:
+    """Adds the notation of calls whose marks are special tokens, where the template has none.
+
+    Templates of LFM2.5 list the tools and do not say how they are called.
+    """
+    if notation.calls_tools or not {"<|tool_call_start|>", "<|tool_call_end|>"} <= set(special):
+        return notation
+    return replace(notation, calls=LFM2)
 
 
 def taught_notation(notation: ReplyNotation) -> ReplyNotation:
