@@ -12,6 +12,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pomona import ports
 from pomona.errors import AddressInUseError
 from pomona.ports import BLOCK, FREE_PORTS, SERVICE_PORTS, bind_free_port, services_base
 from pomona.transport.sockets import bind, configure, context
@@ -23,8 +24,8 @@ CLIENT_PORTS_FROM = 32768
 
 @given(st.integers(1024, LAST_FIRST_PORT))
 def test_every_port_but_the_gateways_is_below_those_of_clients(first: int) -> None:
-    ports = ClusterPorts(first)
-    others = [port for use, port in ports.by_use(MAX_STAGES).items() if use != "the gateway"]
+    block = ClusterPorts(first)
+    others = [port for use, port in block.by_use(MAX_STAGES).items() if use != "the gateway"]
     assert min(others) > 1024
     assert max(others) < SERVICE_PORTS.stop
     assert len(set(others) | {first}) == len(others) + 1
@@ -61,6 +62,18 @@ def test_sockets_of_links_take_such_ports() -> None:
     endpoint = bind(pull, "tcp://127.0.0.1:*", "POMONA_X")
     assert int(endpoint.rpartition(":")[2]) in FREE_PORTS
     pull.close()
+
+
+def test_a_free_port_that_is_taken_meanwhile_is_not_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        own, free = taken.getsockname()[1], free_port()
+        monkeypatch.setattr(ports, "FREE_PORTS", [own, own, free, *[own] * 61])
+        pull = context().socket(zmq.PULL)
+        configure(pull, 10, 1000)
+        assert bind(pull, "tcp://127.0.0.1:*", "POMONA_X") == f"tcp://127.0.0.1:{free}"
+        pull.close()
 
 
 def test_a_port_that_a_connection_holds_is_waited_for() -> None:

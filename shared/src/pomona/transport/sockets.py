@@ -50,13 +50,21 @@ def configure(socket: zmq.Socket[Any], high_water_mark: int, max_bytes: int) -> 
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
 
 
+def _bind(socket: zmq.Socket[Any], endpoint: str) -> None:
+    """Binds a socket. Raises OSError, of which ZMQError is not a kind."""
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise OSError(error.errno or 0, str(error)) from error
+
+
 def _bind_port(socket: zmq.Socket[Any], endpoint: str, host: str, port: int) -> None:
-    error: zmq.ZMQError | None = None
+    error: OSError | None = None
     for _ in attempts(host, port):
         try:
-            socket.bind(endpoint)
-        except zmq.ZMQError as failed:
-            if failed.errno != zmq.EADDRINUSE:
+            _bind(socket, endpoint)
+        except OSError as failed:
+            if failed.errno != errno.EADDRINUSE:
                 raise
             error = failed
         else:
@@ -77,15 +85,15 @@ def bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:
     """
     address, _, port = endpoint.rpartition(":")
     try:
-        if not endpoint.startswith("tcp://"):
-            socket.bind(endpoint)
-        elif port == "*":
-            bind_free_port(lambda free: socket.bind(f"{address}:{free or '*'}"))
-        else:
+        if endpoint.startswith("tcp://") and port == "*":
+            bind_free_port(lambda free: _bind(socket, f"{address}:{free or '*'}"))
+        elif endpoint.startswith("tcp://") and port.isdecimal():
             _bind_port(socket, endpoint, address.removeprefix("tcp://"), int(port))
-    except zmq.ZMQError as error:
+        else:
+            _bind(socket, endpoint)
+    except OSError as error:
         socket.close()
-        if error.errno == zmq.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             raise AddressInUseError(endpoint, setting) from error
         if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
             raise LinkError(

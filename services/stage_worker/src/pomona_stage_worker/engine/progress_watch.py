@@ -6,8 +6,7 @@ any of its kind ever did is a hang: a Metal command that never ends looks so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Kind = Literal["turn", "call", "decode", "prefill", "load"]
 
@@ -34,8 +33,7 @@ MAX_TICK_S: Final = 1.0
 stopped, or the machine slept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """Activity of a thread at one moment.
 
     Attributes:
