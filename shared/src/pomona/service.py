@@ -15,6 +15,8 @@ from typing import Any
 
 from pomona import __version__, host
 from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
+from pomona.exit_status import EXIT_CONFIGURATION as EXIT_CONFIGURATION
+from pomona.exit_status import exit_status
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.logs import configure_logs
 from pomona.messages.control import Beacon, Facts, State
@@ -24,7 +26,6 @@ from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
 
 log = logging.getLogger(__name__)
 
-EXIT_CONFIGURATION = 78
 EXIT_STALLED = 79
 """Exit code of a process that ends itself because a thread of it hangs."""
 EXIT_GPU_FAILED = 80
@@ -178,7 +179,8 @@ def run_service(
     """Runs ``main`` with an event that is set on SIGTERM or SIGINT.
 
     Under ``pomona up`` the end of the supervisor has the effect of SIGTERM. Exits with 78 when a
-    setting is not valid or a port is in use, with 1 on any other failure.
+    setting is not valid or a port is in use, with 1 on any other failure; under launchd as
+    :func:`pomona.exit_status.exit_status` says.
     """
     configure_logs(service, settings.node, settings.log_level)
 
@@ -196,9 +198,11 @@ def run_service(
         asyncio.run(body())
     except (AddressInUseError, ConfigurationError) as error:
         log.error("%s", error)
-        raise SystemExit(EXIT_CONFIGURATION) from error
+        raise SystemExit(exit_status(EXIT_CONFIGURATION)) from error
     except PomonaError as error:
         log.error("%s", error)
         raise SystemExit(1) from error
     finally:
         terminate()
+    if status := exit_status(0):
+        raise SystemExit(status)

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from pomona.errors import ConfigurationError
+from pomona.exit_status import EXIT_CONFIGURATION, exit_status
 from pomona.node_name import keep_node_name, node_name
 from pomona.ports import services_base
 
@@ -145,4 +146,4 @@ def settings_or_exit(kind: type[SettingsT]) -> SettingsT:
         )
     except ConfigurationError as error:
         print(f"pomona: {error}", file=sys.stderr)
-        raise SystemExit(78) from error
+        raise SystemExit(exit_status(EXIT_CONFIGURATION)) from error

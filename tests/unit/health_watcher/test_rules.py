@@ -56,6 +56,18 @@ def test_memory_pressure_is_told_by_footprint_and_mlx_not_by_resident_memory(
     assert [x.severity for x in cluster.conditions()] == ([severity] if severity else [])
 
 
+def test_a_panic_is_a_condition_until_the_worker_starts_without_one() -> None:
+    cluster = WatchedCluster()
+    cluster.add("stage_worker", facts={"panicked_at": 1.7e9})
+    cluster.run(3)
+    assert [(x.key, x.severity) for x in cluster.conditions()] == [
+        ("panic/mac.stage_worker", "critical")
+    ]
+    cluster.add("stage_worker", boot="boot2")
+    cluster.run(1)
+    assert cluster.keys() == set()
+
+
 def test_memory_around_a_threshold_does_not_flap() -> None:
     cluster = WatchedCluster()
 

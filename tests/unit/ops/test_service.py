@@ -49,7 +49,7 @@ def test_a_role_has_its_services(role: str, services: set[str]) -> None:
 def test_a_unit_is_supervised_logged_and_unprivileged(name: str) -> None:
     unit = _units("head")[name]
     assert unit["UserName"] == "_pomona"
-    assert unit["KeepAlive"] is True
+    assert unit["KeepAlive"] == {"SuccessfulExit": False}
     assert unit["RunAtLoad"] is True
     assert unit["ThrottleInterval"] >= 1
     assert unit["ProcessType"] in {"Interactive", "Standard"}
@@ -125,6 +125,7 @@ def test_systemd_binds_the_gateways_port_and_restarts_whatever_ends() -> None:
     for service in SERVICES:
         unit = units[f"pomona-{service}.service"]["Service"]
         assert (unit["Restart"], unit["User"]) == ("always", "_pomona")
+        assert unit["RestartPreventExitStatus"] == "78"
         assert unit["ExecStart"] == f"/opt/pomona/bin/python -I -m pomona_{service}"
         assert f"POMONA_SETTINGS={OPTIONS.settings}" in unit["Environment"]
         assert ("END_SILENT=true" in unit["Environment"]) == (service == "discovery")

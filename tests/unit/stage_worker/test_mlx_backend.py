@@ -15,7 +15,7 @@ from pomona_stage_worker.slicing import StageModel, slice_model
 from support.models.random_llama import LAYERS, model
 
 WEIGHTS = StageWeights("m", 0, 1, model, {})
-PIPELINE = Pipeline("m", "m", 1, LAYERS, "active", ())
+PIPELINE = Pipeline("m", "m", 1, LAYERS, "active", (), 8000, 4000)
 
 
 @pytest.mark.parametrize("stock_kernels", [False, True])
@@ -37,6 +37,11 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
         assert chunk == (300 if kind != "cpu" else mlx_backend.CPU_WARMUP_CHUNK)
         return NO_WARMUP
 
+    def measure_workspace(_: StageModel, chunk: int, context: int, *__: Any) -> int:
+        assert (kind, chunk, context) == ("metal", 300, 4000)
+        used.append("workspace")
+        return 7
+
     for name, stub in {
         "use_on_x86": lambda: used.append("attention"),
         "this_device": lambda: Device(kind, "d", 1),
@@ -44,12 +49,14 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
         "assemble": assemble,
         "start_compute_thread": lambda: used.append("threads"),
         "warm_up": warm_up,
+        "measure_workspace": measure_workspace,
     }.items():
         monkeypatch.setattr(mlx_backend, name, stub)
     backend = mlx_backend.mlx_backend(stock_kernels=stock_kernels, prefill_chunk=300)
     weights = backend.read("m", 0, 1, lambda done, total, fetching=False: None, None, ())
-    backend.assemble(weights, PIPELINE)
+    stage = backend.assemble(weights, PIPELINE)
+    assert stage.warmup.workspace_bytes == (7 if kind == "metal" else 0)
     expected = (
         ["attention", "layout", "threads", "rope"] if kind == "cpu" and not stock_kernels else []
-    )
+    ) + ["workspace"] * (kind == "metal")
     assert used == expected

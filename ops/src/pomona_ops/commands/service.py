@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from pomona.errors import ConfigurationError
+from pomona.exit_status import EXIT_CONFIGURATION
 from pomona.settings import DEFAULT_PORT
 from pomona_gateway.listener import LAUNCHD_SOCKET
 from pomona_gateway.settings import GatewaySettings
@@ -138,7 +139,8 @@ def unit(description: UnitDescription, options: UnitOptions) -> dict[str, object
         "ProgramArguments": options.command(description.service),
         "UserName": options.user,
         "RunAtLoad": True,
-        "KeepAlive": True,
+        # Starts it again unless its status is 0, which means a wrong setting: pomona.exit_status.
+        "KeepAlive": {"SuccessfulExit": False},
         # A service that ran longer than this is restarted at once.
         "ThrottleInterval": 10,
         "ExitTimeOut": int(description.drain_s) + _MARGIN_S,
@@ -178,6 +180,7 @@ def systemd_units(description: UnitDescription, options: UnitOptions) -> dict[st
                 "Environment": variables,
                 "Restart": "always",
                 "RestartSec": "0.2",
+                "RestartPreventExitStatus": str(EXIT_CONFIGURATION),
                 "TimeoutStopSec": str(int(description.drain_s) + _MARGIN_S),
                 "KillMode": "mixed",
                 "LimitNOFILE": str(description.open_files),

@@ -78,6 +78,14 @@ class HealthRules:
                         "restarted.",
                     )
                 yield from self._memory(beacon.name, title_of(beacon), facts)
+                if facts.panicked_at:
+                    yield Condition(
+                        f"panic/{beacon.name}",
+                        "critical",
+                        f"the Mac of {title_of(beacon)} panicked while it held layers. They are "
+                        "not loaded again with the same limits until the worker is restarted; "
+                        "the report is in /Library/Logs/DiagnosticReports.",
+                    )
                 for stage in facts.stages:
                     if stage.state == "failed":
                         has_reason = True

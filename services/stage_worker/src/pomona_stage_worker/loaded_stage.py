@@ -58,6 +58,7 @@ class LoadedStage:
             prefill_us=times.prefill_us,
             token_us=times.token_us,
             sequence_tokens=self.runner.load.sequence_tokens,
+            workspace_bytes=self.runner.stage.warmup.workspace_bytes,
             speculation=self.runner.speculation,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pomona_stage_worker.hardware.x86_kernels import use_on_x86
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
 from pomona_stage_worker.model.warmup import warm_up
+from pomona_stage_worker.model.workspace import measure_workspace
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 
 CPU_WARMUP_CHUNK = 16
@@ -63,6 +65,10 @@ def mlx_backend(
         builds_beside = device != "cpu"
         chunk = prefill_chunk if device != "cpu" else min(prefill_chunk, CPU_WARMUP_CHUNK)
         warmup = warm_up(model, chunk, pipeline.cache_bits)
+        if device == "metal":
+            context = min(pipeline.context_length, pipeline.cache_tokens) or chunk
+            workspace = measure_workspace(model, chunk, context, pipeline.cache_bits, mx)
+            warmup = replace(warmup, workspace_bytes=workspace)
         return MlxStage(model, pipeline.cache_bits, grammars, warmup, builds_beside)
 
     def measure(folder: Path) -> Speed:
@@ -75,7 +81,7 @@ def mlx_backend(
     memory = warmth = None
     if device == "metal":
         total = psutil.virtual_memory().total
-        memory = MetalMemory(mx, this.usable_bytes, total, wires_weights)
+        memory = MetalMemory(mx, this.working_set_bytes, total, wires_weights)
         warmth = GpuWarmth(tiny_product, keep_warm_s, is_on_battery)
     read = partial(read_weights, cpu_layout=cpu_kernels)
     return ComputeBackend(

@@ -25,6 +25,7 @@ from pomona_stage_worker.engine.step_loop import StepLoop
 from pomona_stage_worker.engine.watchdog import Watchdog
 from pomona_stage_worker.hardware.benchmark import Speed
 from pomona_stage_worker.hardware.lost_memory import SETTLE_S, WiredRecord
+from pomona_stage_worker.hardware.panic_guard import PanicGuard, Share
 from pomona_stage_worker.loaded_stage import MAX_ERROR_CHARACTERS, LoadedStage
 from pomona_stage_worker.loading import StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
@@ -79,6 +80,7 @@ class StageWorker:
         self._tasks: set[asyncio.Task[None]] = set()
         pull = Pull(settings.data_host, settings.data_port, "POMONA_STAGE_WORKER_DATA_PORT")
         self._endpoint, local = pull.endpoint, pull.bind_unix_socket()
+        self._panic_guard = PanicGuard(settings.state_dir, settings.instance)
         self._usable_bytes = settings.usable_memory()
         self._control = ControlPlane(
             settings,
@@ -121,6 +123,7 @@ class StageWorker:
             if not self._loop.stop(STOP_DEADLINE_S):
                 log.error("a step did not end within %g s; stopping without it", STOP_DEADLINE_S)
             files.close()
+            self._panic_guard.stop()
             metrics.close()
 
     async def _wait_for_memory(self, stop: asyncio.Event) -> None:
@@ -192,6 +195,7 @@ class StageWorker:
             footprint_bytes=memory.footprint,
             active_bytes=memory.active,
             cached_bytes=memory.cached,
+            panicked_at=self._panic_guard.panicked_at,
             stages=tuple(stage.status() for stage in self._stages.values()),
             cache_bytes=sum(load.cache_bytes for load in loads),
             sequences=sum(load.sequences for load in loads),
@@ -310,6 +314,13 @@ class StageWorker:
         self._highest_epoch = max(self._highest_epoch, epoch)
         stage = self._stages[epoch] = LoadedStage(install)
         self._control.publish_now()
+        share = self._share(install)
+        if refusal := self._panic_guard.refusal(share):
+            stage.set_failed(refusal)
+            log.error("%s", refusal, extra={"epoch": epoch})
+            self._control.publish_now()
+            return
+        self._panic_guard.hold(share)
         try:
             async with self._loading:
                 weights = await self._read_weights(install, stage)
@@ -336,6 +347,16 @@ class StageWorker:
             self._loop.call(self._update_memory)
             log.info("ready: %d MB", weights.nbytes >> 20, extra={"epoch": epoch})
         self._control.publish_now()
+
+    def _share(self, install: Install) -> Share:
+        layers = install.pipeline.stages[install.position]
+        return Share(
+            install.pipeline.source,
+            layers.start,
+            layers.stop,
+            self._usable_bytes,
+            self._settings.wired_weights,
+        )
 
     async def _read_weights(self, install: Install, stage: LoadedStage) -> StageWeights:
         """Reads a stage's weights in the loader thread, reusing the resident ones.

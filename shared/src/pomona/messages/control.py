@@ -192,6 +192,8 @@ class StageStatus:
         fetch_bytes: weights to fetch in total.
         sequence_tokens: tokens in the KV caches of running requests, without cached prefixes,
             which are evicted for them; head only.
+        workspace_bytes: memory of a prefill chunk at the promised context, beside weights and
+            caches, measured when the stage was assembled; 0 where it is not measured.
         speculation: guessed tokens; head only.
     """
 
@@ -210,6 +212,7 @@ class StageStatus:
     fetched_bytes: Count = 0
     fetch_bytes: Count = 0
     sequence_tokens: Count = 0
+    workspace_bytes: Count = 0
     speculation: SpeculationStatus | None = None
 
 
@@ -247,6 +250,8 @@ class StageWorkerFacts:
         resident memory elsewhere; 0 from a worker that does not tell.
     active_bytes: memory of MLX's arrays.
     cached_bytes: freed buffers that MLX's allocator keeps.
+    panicked_at: Unix time of the panic of this Mac because of which the worker refuses to load the
+        same layers with the same limits; 0 without one.
     """
 
     service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
@@ -271,6 +276,7 @@ class StageWorkerFacts:
     footprint_bytes: Count = 0
     active_bytes: Count = 0
     cached_bytes: Count = 0
+    panicked_at: Rate = 0.0
     step_tokens: Count = 0
     highest_epoch: Count = 0
     unusable_reason: Text = ""

@@ -14,6 +14,7 @@ from pomona_planner.cluster.decode_times import load_decode_times
 from pomona_planner.cluster.machine_catalog import load_machine_catalog
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.kernel_times import UNIFORM
+from pomona_planner.cost_model.memory import usable_bytes
 from pomona_planner.cost_model.problem import UNMEASURED, Link, Machine
 
 IPC_PREFIX = Link(200e-6, 2e9, "within the machine")
@@ -117,7 +118,7 @@ def _machine(
         idle_watts, busy_watts = kind.idle_watts, kind.busy_watts
     return Machine(
         name=worker.name,
-        memory_bytes=facts.usable_memory_bytes // workers_on_node,
+        memory_bytes=usable_bytes(facts) // workers_on_node,
         bandwidth=facts.memory_bandwidth or bandwidth,
         compute=facts.matrix_flops or compute,
         layer_s=facts.layer_us / 1e6 or layer_s,

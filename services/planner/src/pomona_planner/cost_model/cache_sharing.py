@@ -15,6 +15,7 @@ from pomona_planner.cost_model.memory import (
     FULL_CACHE_SHARE,
     WORKSPACE_BYTES,
     cache_bytes_per_token,
+    usable_bytes,
     weight_bytes,
 )
 
@@ -88,7 +89,7 @@ def _usage_by_node(
 
 def _memory(worker: Beacon) -> int:
     assert isinstance(worker.facts, StageWorkerFacts)
-    return worker.facts.usable_memory_bytes
+    return usable_bytes(worker.facts)
 
 
 def _with_less_memory(worker: Beacon, taken: float) -> StageWorkerFacts:

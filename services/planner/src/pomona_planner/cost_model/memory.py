@@ -7,15 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pomona.messages.control import StageWorkerFacts
 from pomona.models import ModelFacts
 from pomona_planner.cost_model.problem import Problem
 
 WORKSPACE_BYTES = 256 << 20
-"""Memory of activations, buffers and the process itself."""
+"""Memory of activations, buffers and the process itself, where no worker has measured more."""
 FULL_CACHE_SHARE = 0.8
 """Share of the remaining memory that caches may fill; padding and growth take the rest."""
 UNBOUNDED = 2**40
 """Token count reported for caches that do not grow with their tokens."""
+
+
+def usable_bytes(facts: StageWorkerFacts) -> int:
+    """Returns a worker's memory, less the measured workspace beyond ``WORKSPACE_BYTES``."""
+    measured = max((stage.workspace_bytes for stage in facts.stages), default=0)
+    return max(0, facts.usable_memory_bytes - max(0, measured - WORKSPACE_BYTES))
 
 
 def weight_bytes(facts: ModelFacts, start: int, stop: int, full_precision: bool) -> int:

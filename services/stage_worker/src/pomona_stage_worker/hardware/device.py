@@ -15,6 +15,8 @@ import psutil
 Kind = Literal["metal", "cuda", "cpu"]
 Info = Mapping[str, str | int]
 
+METAL_SHARE = 0.95
+"""Usable share of Metal's recommended working set; the rest stays free."""
 CPU_SHARE = 0.75
 """Usable share of system memory on a CPU."""
 CUDA_SHARE = 0.9
@@ -23,11 +25,17 @@ CUDA_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A compute device. ``usable_bytes`` is for weights, caches and workspace."""
+    """A compute device.
+
+    Attributes:
+        usable_bytes: memory for weights, caches and workspace.
+        working_set_bytes: what Metal recommends to use at most; 0 on other devices.
+    """
 
     kind: Kind
     name: str
     usable_bytes: int
+    working_set_bytes: int = 0
 
 
 def this_device() -> Device:
@@ -44,7 +52,8 @@ def device_of(kind: Kind, device_info: Callable[[], Info]) -> Device:
     name = str(info.get("device_name", kind))
     match kind:
         case "metal":
-            return Device(kind, name, int(info["max_recommended_working_set_size"]))
+            working_set = int(info["max_recommended_working_set_size"])
+            return Device(kind, name, int(working_set * METAL_SHARE), working_set)
         case "cuda":
             total = int(info["total_memory"])
             free = int(info.get("free_memory", total))

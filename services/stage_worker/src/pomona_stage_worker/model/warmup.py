@@ -34,16 +34,21 @@ STEPS = 5
 
 @dataclass(frozen=True, slots=True)
 class WarmupTiming:
-    """Times of a decode step of one sequence, in microseconds; zeros without warm-up.
+    """Results of the warm-up; times of a decode step of one sequence, in microseconds.
+
+    All are zero without warm-up.
 
     Attributes:
-        decode_us: the whole step.
+        decode_us: the whole step, microseconds.
         tail_us: its part that the vocabulary head and the sampler take; 0 except on the
             tail of a model that can run without its vocabulary head.
+        workspace_bytes: memory of a prefill chunk at the promised context, beside weights and
+            caches; 0 where it is not measured.
     """
 
     decode_us: float = 0.0
     tail_us: float = 0.0
+    workspace_bytes: int = 0
 
 
 NO_WARMUP = WarmupTiming()
@@ -76,14 +81,14 @@ def warm_up(model: StageModel, chunk: int = 1, cache_bits: int = 0) -> WarmupTim
 def _run_first_request(model: StageModel, chunk: int, cache_bits: int) -> None:
     """Runs a chunk and a decode step of one sequence, then a step of a batch of two."""
     caches = [new_caches(model, cache_bits) for _ in range(2)]
-    _run_step(model, 1, chunk, caches[0])
-    _run_step(model, 1, 1, caches[0])
+    run_step(model, 1, chunk, caches[0])
+    run_step(model, 1, 1, caches[0])
     if can_batch(caches[0]):
-        _run_step(model, 1, 1, caches[1])
-        _run_step(model, 2, 1, merge_rows(caches))
+        run_step(model, 1, 1, caches[1])
+        run_step(model, 2, 1, merge_rows(caches))
 
 
-def _run_step(model: StageModel, rows: int, length: int, caches: Caches) -> None:
+def run_step(model: StageModel, rows: int, length: int, caches: Caches) -> None:
     """Runs a step of (rows, length) tokens and, on the tail, draws a token for each row."""
     tokens = mx.zeros((rows, length), dtype=mx.int32)
     output = model(tokens, zero_activations(model, rows, length) or None, caches, logits="last")
