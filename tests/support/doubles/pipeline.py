@@ -83,13 +83,13 @@ class InProcessPipeline:
     def submit(
         self, request: str, prompt: Sequence[int], sampling: Sampling, tenant: str = "",
         deadline_s: float = 60.0, priority: int = 0, queue_share: float = 1.0, scored: int = 0,
-        prediction: Sequence[int] = (), speculative: bool = True,
+        prediction: Sequence[int] = (), speculative: bool = True, emitted: int = 0,
     ) -> Client:  # fmt: skip
         client = self.clients[request] = Client(request, first_score=scored)
         body = Submit(
             request, 1, "m", "tcp://gateway", sampling, scored=scored, share=tenant,
             priority=priority, deadline_s=deadline_s, queue_share=queue_share,
-            speculative=speculative,
+            speculative=speculative, emitted=emitted,
         )  # fmt: skip
         self._execute(self.scheduler.submit(body, list(prompt), self.now, tuple(prediction)))
         return client

@@ -17,6 +17,7 @@ from pomona_stage_worker.model.mlx_stage import MlxStage
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.slicing import slice_model
+from pomona_stage_worker.speculation.draft import DraftSource
 from support.doubles.pipeline import InProcessPipeline
 
 VOCABULARY = 97
@@ -94,11 +95,19 @@ def vocabulary_model() -> Any:
     return built
 
 
-def vocabulary_pipeline() -> InProcessPipeline:
+def vocabulary_pipeline(
+    speculation: bool = False, sources: tuple[DraftSource, ...] = ()
+) -> InProcessPipeline:
     """Returns two stages of :func:`vocabulary_model`, whose tail applies grammars."""
     facts = read_facts(EMBEDDED_MODEL)
     whole = vocabulary_model()
     grammars = GrammarCompiler(facts.path, facts.vocab_size)
     stages = [MlxStage(slice_model(whole, 0, 1)), MlxStage(slice_model(whole, 1, 2), 0, grammars)]
-    limits = SchedulerLimits(stages=2, context_length=2000, cache_tokens=99_999, max_waiting=1000)
-    return InProcessPipeline(stages, limits)
+    limits = SchedulerLimits(
+        stages=2,
+        context_length=2000,
+        cache_tokens=99_999,
+        max_waiting=1000,
+        speculation=speculation,
+    )
+    return InProcessPipeline(stages, limits, sources)
