@@ -29,14 +29,14 @@ unit: install ## fast unit tests, in under a minute
 agents: install ## coding agents from npm, each one prompt to the end
 	$(BIN)/python -m pytest -m agents tests/clients $(ARGS)
 
-soak: install ## faults for minutes on end: memory must come back after each
+soak: install ## faults for minutes on end, and hundreds of random schedules of guesses
 	$(BIN)/python -m pytest -m soak tests/chaos tests/unit/stage_worker $(ARGS)
 
 SECONDS ?= 600
 SEED ?= 0
 chaos: install ## seeded random faults on two nodes: make chaos SECONDS=3600 SEED=7; needs root
 	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
-		$(BIN)/python -m pytest -m soak tests/chaos tests/unit/stage_worker/test_random_faults.py $(ARGS)
+		$(BIN)/python -m pytest -m soak tests/chaos/test_random_faults.py $(ARGS)
 
 install: ## make .venv what uv.lock says
 	@ops/bootstrap.sh

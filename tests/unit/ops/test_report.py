@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 
 import orjson
+from rich.console import Console
 
 from pomona.messages.control import (
     Beacon,
     GatewayFacts,
     HealthWatcherFacts,
     PlannerFacts,
+    SpeculationStatus,
     StageStatus,
     StageWorkerFacts,
 )
 from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_ops.cluster.report import cluster_report
-from pomona_ops.commands.status import EXIT_CODES
+from pomona_ops.commands.status import EXIT_CODES, rendered
 from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
 
 MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
@@ -56,6 +59,22 @@ def test_the_json_form_has_its_documented_keys() -> None:
     assert {
         "worker", "node", "pid", "start", "stop", "state", "loaded_bytes", "resident_bytes",
     } <= set(stage)  # fmt: skip
+
+
+def test_the_heads_guesses_are_reported_and_printed() -> None:
+    beacons = _cluster()
+    counts = SpeculationStatus("", 100, 75, 2.5, {"suffix": 75}, {"draft model": "none is set"})
+    head = beacons["w0"]
+    assert isinstance(head.facts, StageWorkerFacts)
+    stages = tuple(replace(stage, speculation=counts) for stage in head.facts.stages)
+    beacons["w0"] = replace(head, facts=replace(head.facts, stages=stages))
+    report = cluster_report("c", beacons.values())
+    assert report.pipelines[0].speculation == counts
+    console = Console(width=200, file=StringIO())
+    console.print(rendered(report))
+    text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    assert "guesses: 75% right (75 from suffix), 2.50 tokens a round" in text
+    assert "no draft model: none is set" in text
 
 
 def test_without_beacons_there_is_no_cluster() -> None:

@@ -157,3 +157,30 @@ def test_guesses_never_preempt_a_stream() -> None:
     assert client.tokens == reply_of(1, 59)
     assert pipeline.scheduler.preemptions == 0
     assert pipeline.scheduler.reserved_tokens <= 100
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"speculation": False}, "POMONA_STAGE_WORKER_SPECULATION"),
+        ({"can_roll_back": False}, "cannot be restored"),
+        ({"stages": 1}, "lone stage"),
+    ],
+)
+def test_the_status_says_why_nothing_is_guessed(limits: dict[str, Any], reason: str) -> None:
+    status = pipeline_with(0.9, **limits).scheduler.speculator.status()
+    assert reason in status.off
+    assert not status.unused
+
+
+def test_the_status_counts_guesses_by_source() -> None:
+    pipeline = pipeline_with(0.8)
+    client = pipeline.submit("a", range(10), greedy(200))
+    pipeline.run()
+    status = pipeline.scheduler.speculator.status()
+    assert status.off == ""
+    assert status.drafted >= status.accepted > 100
+    assert status.sources == {"forced": status.accepted}
+    assert status.tokens_per_round > 2
+    assert set(status.unused) == {"prediction heads", "draft model"}
+    assert client.right_guesses == status.accepted

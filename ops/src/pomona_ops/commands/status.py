@@ -269,9 +269,10 @@ def _guesses(status: SpeculationStatus) -> str:
     if not status.drafted:
         return "none were worth sending yet"
     sources = ", ".join(f"{count} from {name}" for name, count in status.sources.items())
+    unused = "".join(f"; no {name}: {reason}" for name, reason in status.unused.items())
     return (
         f"{status.accepted / status.drafted:.0%} right ({sources or 'none'}), "
-        f"{status.tokens_per_round:.2f} tokens a round"
+        f"{status.tokens_per_round:.2f} tokens a round{unused}"
     )
 
 

@@ -20,6 +20,7 @@ from pomona.queue_policy import policy_of
 from pomona_stage_worker.sampling.sampled_tensors import SampledToken
 from pomona_stage_worker.scheduler import client_updates
 from pomona_stage_worker.scheduler.client_updates import QueueReport, SendUpdate
+from pomona_stage_worker.scheduler.guess_steps import GuessSteps
 from pomona_stage_worker.scheduler.kv_admission import KvAdmission
 from pomona_stage_worker.scheduler.lane_count import (
     LaneCountTuner,
@@ -77,6 +78,9 @@ class Scheduler:
         self.speculator = Speculator(limits, asked, limits.speculation)
         self._joining: list[Sequence] = []
         self._in_flight: dict[int, InFlight] = {}
+        self._guess_steps = GuessSteps(
+            limits.stages, self.speculator, self._queue, self._lanes, self._kv, self._in_flight
+        )
         # Not a sum over the steps: another thread reads it.
         self.tokens_in_flight = 0
         self._ops: list[Op] = []
@@ -279,7 +283,8 @@ class Scheduler:
                 lane.stepped_at = now
                 self._budget.decode_issued(len(self._lanes))
                 self._last_was_decode = True
-                guesses = self._guesses(lane, in_step=1) if self._may_guess else ()
+                guesses, more = ((), []) if self._joining else self._guess_steps.beside(lane)
+                self._ops += more
                 return self._lane_step(lane, guesses, confirmed=True)
         return None
 
@@ -301,56 +306,13 @@ class Scheduler:
             row.last_step = lane.last_step
         return self._run_step(lane.number, tuple(lane.rows), tokens, True, guess, len(guesses))
 
-    # Guesses ---------------------------------------------------------------------------
-
-    @property
-    def _may_guess(self) -> bool:
-        """True while a stage would be idle otherwise: users and prompts go first."""
-        return (
-            self.speculator.can_guess
-            and len(self._lanes) <= max(self.limits.stages - 1, 1)
-            and not self._queue
-            and not self._kv.prefilling
-            and not self._joining
-        )
-
     def _guess_step(self, now: float) -> RunStep | None:
-        """Issues a step of guesses for the lane with the fewest steps in flight."""
-        if len(self._in_flight) >= self.limits.stages or not self._may_guess:
+        """Issues a step of guesses for a lane with a step in flight."""
+        if self._joining:
             return None
-        for lane in sorted(self._lanes, key=lambda lane: len(lane.steps)):
-            if lane.is_stepping and not self._delays_another(lane, now):
-                guesses = self._guesses(lane, in_step=0)
-                if guesses:
-                    return self._lane_step(lane, guesses, confirmed=False)
-        return None
-
-    def _guesses(self, lane: Lane, in_step: int) -> tuple[int, ...]:
-        """Returns the guesses for the next step of a lane; none if it goes faster without.
-
-        Args:
-            in_step: tokens of the step that are known.
-        """
-        if len(lane.rows) != 1:
-            return ()
-        row = lane.rows[0]
-        depth, width = self.speculator.depth_and_width(row, len(self._lanes))
-        if len(lane.steps) >= depth or width <= in_step:
-            return ()
-        fits, ops = self._kv.reserve_guesses(width - in_step)
+        lane, guesses, ops = self._guess_steps.next(now)
         self._ops += ops
-        return tuple(self.speculator.take(row, width - in_step)) if fits else ()
-
-    def _delays_another(self, lane: Lane, now: float) -> bool:
-        """Returns True if the first stage would still compute a guess when the result of another
-        lane is expected."""
-        policy = self.speculator.policy
-        since = now + (policy.head_us - policy.round_us) / 1e6
-        return any(
-            self._in_flight[other.steps[0]].issued_at < since
-            for other in self._lanes
-            if other is not lane and other.is_stepping
-        )
+        return None if lane is None else self._lane_step(lane, guesses, confirmed=False)
 
     def _decode_done(
         self, step: int, done: InFlight, elapsed_us: tuple[int, ...], now: float | None
