@@ -9,6 +9,7 @@ from typing import Any
 
 from pomona.errors import RequestError
 from pomona_gateway.parsers import written_calls
+from pomona_gateway.parsers.derivation.known_notations import HERMES
 from pomona_gateway.parsers.notation import CallNotation
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.chat_template import RESERVED
@@ -64,8 +65,11 @@ async def chat_prompt(
 def _with_calls_text(
     messages: Sequence[Mapping[str, Any]], notation: CallNotation | None
 ) -> Sequence[Mapping[str, Any]]:
-    """Adds earlier calls in the model's own notation, for a template that renders only tools."""
-    if notation is None:
+    """Adds earlier calls in the model's own notation, for a template that renders only tools.
+
+    Hermes' notation is that of calls written as text, and marks their results too.
+    """
+    if notation is None or notation == HERMES:
         return messages
     out: list[Mapping[str, Any]] = []
     for message in messages:
