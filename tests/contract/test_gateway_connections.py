@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import select
 import socket
 import ssl
 import time
@@ -16,11 +18,13 @@ import pytest
 import trustme
 
 from pomona.errors import ConfigurationError
+from pomona_gateway.http.client_deadlines import RESERVED_FILES
 from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
 from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import ScriptedCluster
 from support.models.tiny_model import say
+from support.waiting import wait_until
 
 MODEL = "tiny"
 HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
@@ -229,6 +233,54 @@ def test_client_that_stops_sending_gets_its_response(
         answer = read_all(raw)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"finish_reason":"stop"' in answer
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_announced_its_last_request_and_left_frees_its_place(
+    gateway: GatewayThread, cluster: ScriptedCluster, fresh: None, stream: bool
+) -> None:
+    cluster.head.script = lambda _: say("hello", places=tuple(range(999, 0, -1)), step_s=0.1)
+    body = json.dumps({**json.loads(CHAT), "stream": stream}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    with connect(gateway) as raw:
+        raw.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(cluster.head.requests, "a submit")
+    wait_until(lambda: cluster.head.cancelled, "a cancel")
+    cluster.head.script = lambda _: say("A")
+
+
+def test_more_connections_than_descriptors_are_503_and_the_gateway_comes_back(
+    cluster: ScriptedCluster,
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[socket.socket] = []
+    with running_gateway(cluster, headers_deadline_s=300) as gateway:
+        used = len(list(Path("/dev/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + RESERVED_FILES + 60, limits[1]))
+        try:
+            while not (answered := select.select(held, [], [], 0)[0]):
+                assert len(held) < RESERVED_FILES - 8, "every connection was accepted"
+                held.append(connect(gateway))
+                if len(held) > RESERVED_FILES // 2:
+                    select.select(held, [], [], 0.2)
+            head, _, body = read_all(answered[0]).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in head.lower()
+            assert json.loads(body)["error"]["code"] == "too_many_connections"
+            for raw in held:
+                raw.close()
+            wait_until(lambda: is_healthy(gateway), "an answer again")
+        finally:
+            for raw in held:
+                raw.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def is_healthy(gateway: GatewayThread) -> bool:
+    try:
+        return httpx.get(f"{gateway.url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json"])

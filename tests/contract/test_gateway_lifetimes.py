@@ -273,6 +273,47 @@ def test_readyz_and_requests_give_the_reason_without_a_pipeline(
         gateway.join()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_request_that_arrives_while_the_pipeline_forms_again_waits_for_it(
+    gateway: GatewayThread, cluster: ScriptedCluster, stream: bool
+) -> None:
+    cluster.state, cluster.epoch = "forming", 2
+    cluster.change()
+    ready = f"{gateway.url}/readyz"
+    wait_until(lambda: httpx.get(ready).status_code == 503, "the end of the route")
+    replies: list[httpx.Response] = []
+
+    def post() -> None:
+        body = request(stream=stream)
+        replies.append(httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=30))
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    waiting = f'num_requests_waiting{{model_name="{MODEL}"}} 1.0'
+    url = f"{gateway.url}/metrics"
+    wait_until(lambda: waiting in httpx.get(url).text, "a waiting request")
+    cluster.state = "active"
+    cluster.change()
+    thread.join(30)
+    assert replies[0].status_code == 200
+    parts = [x for x in events(replies[0].text) if x != "[DONE]"] if stream else []
+    whole = [] if stream else [replies[0].json()["choices"][0]["message"]["content"]]
+    text = "".join([*whole, *(x["choices"][0]["delta"].get("content", "") for x in parts)])
+    assert text == REPLY
+
+
+def test_request_to_a_gateway_that_has_just_started_waits_for_what_it_needs(
+    cluster: ScriptedCluster,
+) -> None:
+    gateway = GatewayThread(cluster, **FAST)
+    try:
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request(), timeout=30)
+        assert answer.status_code == 200
+    finally:
+        gateway.stop()
+        gateway.join()
+
+
 def chat_code(gateway: GatewayThread) -> str:
     answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=request())
     return str(answer.json()["error"]["code"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +33,7 @@ def comments(gateway: GatewayThread, path: str) -> list[str]:
     text = httpx.post(f"{gateway.url}{path}", json=body).text
     assert "hello" in re.sub(r'"[^"]*hello', "hello", text)
     lines = [line[2:] for line in text.splitlines() if line.startswith(": ")]
-    found = [line for line in lines if line != "accepted"]
+    found = [line for line in lines if line not in ("accepted", "working")]
     return [x for n, x in enumerate(found) if n == 0 or found[n - 1] != x]
 
 
@@ -49,6 +50,36 @@ def test_stream_reports_queue_position_then_prefill_progress(
         "queued at 1",
         "prompt 7/n",
     ]
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/api/chat"])
+def test_connection_is_kept_alive_by_the_clock_while_tokens_give_no_text(
+    cluster: ScriptedCluster, path: str
+) -> None:
+    """Hidden reasoning, and tool calls that are sent complete, are many tokens without a part."""
+    call = '<tool_call>{"name": "f", "arguments": {"input": "' + "x" * 30 + '"}}</tool_call>'
+    cluster.head.script = lambda _: say(f"<think>{'m' * 30}</think>hello{call}", step_s=0.03)
+    tool: dict[str, Any] = {"name": "f", "parameters": {"type": "object"}}
+    if path == "/v1/messages":
+        tool = {"name": "f", "input_schema": {"type": "object"}}
+    elif path == "/v1/responses":
+        tool = {"type": "custom", "name": "f"}
+    else:
+        tool = {"type": "function", "function": tool}
+    body = {"model": MODEL, "stream": True, "messages": USER, "max_tokens": 999, "tools": [tool]}
+    if path == "/v1/responses":
+        body = {"model": MODEL, "stream": True, "input": "hi", "tools": [tool]}
+    with running_gateway(cluster, keep_alive_s=0.2) as gateway:
+        pauses: list[float] = []
+        url = f"{gateway.url}{path}"
+        with httpx.stream("POST", url, json=body, timeout=30) as answer:
+            last = time.monotonic()
+            for _ in answer.iter_raw():
+                pauses.append(time.monotonic() - last)
+                last = time.monotonic()
+    silent_s = 30 * 0.03
+    assert max(pauses) < silent_s
+    assert len(pauses) > 4
 
 
 def test_progress_is_reported_at_most_once_a_second(

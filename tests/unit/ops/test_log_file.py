@@ -36,3 +36,17 @@ def test_the_last_error_is_the_newest(tmp_path: Path, output: bytes, error: str)
     log.clear_last_error()
     assert log.last_error() == ""
     log.close()
+
+
+def test_a_log_that_was_cut_begins_its_next_life_on_a_new_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b'{"level": "info", "ev')
+    log = LogFile(path)
+    log.write(b'{"level": "info"}\n{"cut')
+    log.begin_line()
+    log.write(b"next\n")
+    log.begin_line()
+    log.close()
+    again = LogFile(path)
+    again.close()
+    assert path.read_bytes() == b'{"level": "info", "ev\n{"level": "info"}\n{"cut\nnext\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import orjson
@@ -19,6 +20,16 @@ class LogFile:
         self._tail = b""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
+        self.begin_line()
+
+    def begin_line(self) -> None:
+        """Ends a line that was cut off, by a process or a machine that died."""
+        if self._file.tell() == 0:
+            return
+        with self.path.open("rb") as written:
+            written.seek(-1, os.SEEK_END)
+            if written.read(1) != b"\n":
+                self.write(b"\n")
 
     def write(self, chunk: bytes) -> None:
         if self._file.tell() + len(chunk) > self._max_bytes:

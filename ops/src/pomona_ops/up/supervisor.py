@@ -205,6 +205,7 @@ class Supervisor:
             while True:
                 started_at = time.monotonic()
                 log.clear_last_error()
+                log.begin_line()
                 code = await self._run_once(spec, log, is_restart)
                 if self._stopping:
                     return

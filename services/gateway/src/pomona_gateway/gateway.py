@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import time
 from functools import partial
 
 from pomona.auth.api_keys import KeyStore
@@ -31,6 +32,9 @@ from pomona_gateway.text.system_lines import SystemLines
 log = logging.getLogger(__name__)
 
 DRAIN_RETRY_AFTER_S = 2
+START_S = 15.0
+"""Seconds after its start in which a gateway lets requests wait for what it does not know yet."""
+START_POLL_S = 0.05
 USAGE_INTERVAL_S = 5.0
 """Seconds between two writes of key usage; a crash loses at most this much."""
 
@@ -60,6 +64,7 @@ class Gateway:
         self.settings = settings
         self.url = url
         self.draining = False
+        self._started = time.monotonic()
         self.succeeded = asyncio.Event()
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
@@ -149,6 +154,25 @@ class Gateway:
                 "this gateway is shutting down; try again in a moment",
                 retry_after_s=DRAIN_RETRY_AFTER_S,
             )
+
+    async def wait_for_model(self, name: str) -> None:
+        """Waits while :meth:`is_settling`."""
+        while True:
+            if not self.is_settling(name):
+                return
+            await asyncio.sleep(START_POLL_S)
+
+    def is_settling(self, name: str) -> bool:
+        """Checks that the gateway has just started, and lacks something to serve a model."""
+        if time.monotonic() > self._started + START_S:
+            return False
+        if not self.route_table.pipelines:
+            return True
+        pipeline = self.models.planned(name)
+        if pipeline is None or pipeline.state != "active":
+            return False
+        is_being_read = self.models.problem(name) and not self.models.has_failed(name)
+        return bool(is_being_read) or self.route_table.route(pipeline.model) is None
 
     async def close(self) -> None:
         """Fails running requests and ends every task, thread and process."""

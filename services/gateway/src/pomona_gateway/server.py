@@ -22,6 +22,8 @@ from pomona_gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
+ACCEPTED_AT_ONCE = 32
+"""Connections that are accepted before any is handled, or refused for want of descriptors."""
 CLOSE_GRACE_S = 2
 """Seconds from the end of a drain until connections are closed, for its last error events."""
 
@@ -113,11 +115,15 @@ class Server(uvicorn.Server):
         protocol = partial(
             config.http_protocol_class, config=config, server_state=self.server_state, app_state={}
         )
-        create = partial(asyncio.get_running_loop().create_server, protocol, backlog=BACKLOG)
+        create = partial(
+            asyncio.get_running_loop().create_server, protocol, backlog=ACCEPTED_AT_ONCE
+        )
         if config.ssl is not None:
             deadline_s = self._handshake_deadline_s
             create = partial(create, ssl=config.ssl, ssl_handshake_timeout=deadline_s)
         self.servers = [await create(sock=listener) for listener in sockets or ()]
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
         self.started = True
 
     def stop_accepting(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from pomona.errors import PomonaError
-from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
+from pomona.messages.control import Beacon, GatewayFacts, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.metrics_server import MetricsServer
 from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import RemoteSource
@@ -62,6 +62,7 @@ class StageWorker:
         self._settings = settings
         self._backend = backend
         self._stages: dict[int, LoadedStage] = {}
+        self._gateways: dict[str, Beacon] = {}
         self._resident_weights = ResidentWeights()
         self._loading = asyncio.Lock()
         self._closing: set[asyncio.Future[None]] = set()
@@ -236,6 +237,8 @@ class StageWorker:
 
     def _on_beacon(self, beacon: Beacon) -> None:
         """Reconciles this worker with the plan of a planner's beacon."""
+        if isinstance(beacon.facts, GatewayFacts):
+            self._on_gateway(beacon)
         if not isinstance(beacon.facts, PlannerFacts) or beacon.state == "starting":
             return
         present = {epoch: stage.install for epoch, stage in self._stages.items()}
@@ -253,6 +256,24 @@ class StageWorker:
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
         self._resident_weights.keep_only(self._sources)
+
+    def _on_gateway(self, beacon: Beacon) -> None:
+        """Ends the requests of a gateway process that another one has replaced.
+
+        One that was draining finishes its own.
+        """
+        known = self._gateways.get(beacon.name)
+        self._gateways[beacon.name] = beacon
+        if known is None or known.boot == beacon.boot or known.state == "draining":
+            return
+        name, boot = known.name, known.boot
+
+        def end_requests() -> None:
+            for runner in self._loop.runners.values():
+                runner.end_requests_of(name, boot)
+
+        log.info("gateway %s was replaced; its requests end", name)
+        self._loop.call(end_requests)
 
     def _remove(self, epoch: int) -> None:
         stage = self._stages.pop(epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
 import secrets
@@ -64,11 +65,19 @@ class UnexpectedErrors:
 
         try:
             await self._app(scope, receive, watched_send)
-        except Exception:
+        except Exception as error:
             request_id = scope.get("state", {}).get("request_id", "")
             log.exception("a request failed", extra={"request": request_id})
             if not responded:
-                await error_response(internal_error(), scope)(scope, receive, send)
+                await error_response(_answer(error), scope)(scope, receive, send)
+
+
+def _answer(error: Exception) -> RequestError:
+    """Returns the error for the client: 503 when the process is out of descriptors, else 500."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        message = "the gateway has too many open files; try again in a moment"
+        return RequestError(503, "too_many_files", message, retry_after_s=1)
+    return internal_error()
 
 
 class HeaderLimit:

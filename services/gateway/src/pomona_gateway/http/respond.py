@@ -62,6 +62,8 @@ class StreamedResponse:
             failed stream never ends in silence.
         stall_deadline_s: seconds a client may leave a part unread.
         on_end: called when the response is over, even if it never began; maybe twice.
+        keep_alive_s: seconds without a part after which ``encode_keep_alive`` gives one, however
+            the parts come about.
     """
 
     def __init__(
@@ -71,7 +73,14 @@ class StreamedResponse:
         media_type: str,
         stall_deadline_s: float,
         on_end: Callable[[], None],
+        keep_alive_s: float,
+        encode_keep_alive: Callable[[], bytes],
     ) -> None:
+        self._keep_alive_s = keep_alive_s
+        self._encode_keep_alive = encode_keep_alive
+        self._sending = asyncio.Lock()
+        self._sent_at = 0.0
+        self._comment = b""
         self._chunks = chunks
         self._encode_error = encode_error
         self._media_type = media_type
@@ -95,6 +104,7 @@ class StreamedResponse:
         last = b""
         async with aclosing(self._chunks) as chunks:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
+            keeper = asyncio.create_task(self._keep_alive(send))
             try:
                 async for chunk in chunks:
                     await self._send_part(send, chunk)
@@ -107,14 +117,34 @@ class StreamedResponse:
                 log.exception("a stream failed")
                 last = self._encode_error(internal_error())
                 note_failure(internal_error())
+            finally:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
         # A client may send its next request as soon as it has the last part: the key's limit
         # on concurrent requests must not count this one any more.
         self._on_end()
         await self._send_part(send, last, more=False)
 
+    async def _keep_alive(self, send: Send) -> None:
+        """Sends something, the last comment again if there was one, whenever nothing was sent for
+        ``keep_alive_s`` seconds."""
+        loop = asyncio.get_running_loop()
+        self._sent_at = loop.time()
+        while True:
+            wait_s = self._sent_at + self._keep_alive_s - loop.time()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            elif self._sending.locked():
+                # Its client does not read; the stall deadline runs.
+                await asyncio.sleep(self._keep_alive_s)
+            else:
+                await self._send_part(send, self._comment or self._encode_keep_alive())
+
     async def _send_part(self, send: Send, part: bytes, more: bool = True) -> None:
-        async with asyncio.timeout(self._stall_deadline_s):
+        async with self._sending, asyncio.timeout(self._stall_deadline_s):
             await send({"type": "http.response.body", "body": part, "more_body": more})
+        self._sent_at = asyncio.get_running_loop().time()
+        self._comment = part if part.startswith(b":") else b""
         # Without a pause here a stream whose chunks are all ready would never let the task run
         # that watches for the client's disconnect.
         await asyncio.sleep(0)

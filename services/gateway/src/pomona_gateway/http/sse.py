@@ -11,6 +11,10 @@ DONE = b"data: [DONE]\n\n"
 """The event that ends a stream of OpenAI's chat and text completions."""
 
 
+WORKING = b": working\n\n"
+"""A comment for connections on which nothing else is sent."""
+
+
 def data(content: Any) -> bytes:
     """Encodes an event without a name."""
     return b"data: " + encode_json(content) + b"\n\n"

@@ -113,19 +113,19 @@ class ModelRegistry:
 
     def context_length(self, model: str) -> int | None:
         """Returns the maximum tokens of prompt and reply; None before the tokenizer is loaded."""
-        pipeline = self._pipeline(model)
+        pipeline = self.planned(model)
         language = self._models.get(pipeline.source) if pipeline else None
         return _context_length(pipeline, language) if pipeline and language else None
 
     def facts(self, model: str) -> ModelFacts | None:
         """Returns the facts of a model; None before its tokenizer is loaded."""
-        pipeline = self._pipeline(model)
+        pipeline = self.planned(model)
         language = self._models.get(pipeline.source) if pipeline else None
         return language.facts if language else None
 
     def problem(self, model: str) -> str:
         """Explains why this gateway has no tokenizer for a model; empty when it has one."""
-        pipeline = self._pipeline(model)
+        pipeline = self.planned(model)
         if pipeline is None or pipeline.source in self._models:
             return ""
         failure = self._failures.get(pipeline.source)
@@ -133,7 +133,7 @@ class ModelRegistry:
 
     def has_failed(self, model: str) -> bool:
         """Returns whether the last attempt to read a model's files failed."""
-        pipeline = self._pipeline(model)
+        pipeline = self.planned(model)
         return pipeline is not None and pipeline.source in self._failures
 
     def find(self, name: str) -> tuple[str, LanguageModel]:
@@ -145,7 +145,7 @@ class ModelRegistry:
         Raises:
             RequestError: there is no such model, or it is not ready.
         """
-        pipeline = self._pipeline(name)
+        pipeline = self.planned(name)
         if pipeline is None:
             self._requests.load_unplanned(aliased(name, self._aliases))
             if not self._routes.pipelines:
@@ -173,7 +173,8 @@ class ModelRegistry:
         self._requests.record_use(pipeline.model)
         return pipeline.model, replace(model, context_length=_context_length(pipeline, model))
 
-    def _pipeline(self, name: str) -> Pipeline | None:
+    def planned(self, name: str) -> Pipeline | None:
+        """Returns the pipeline of a model by its name or source; None if none is planned."""
         pipelines = self._routes.pipelines
         sources = {known: pipeline.source for known, pipeline in pipelines.items()}
         found = find_name(name, sources, self._aliases)

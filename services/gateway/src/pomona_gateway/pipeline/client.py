@@ -110,6 +110,8 @@ class PipelineClient:
                 max_attempts=settings.max_attempts,
             )
         )
+        self._served: set[str] = set()
+        self._lost_at: dict[str, float] = {}
         self._running: dict[str, RunningSequence] = {}
         self._links = HeadLinks(identity, settings.send_deadline_s, self._on_unsent)
         self._receiver = TokenReceiver(
@@ -134,8 +136,11 @@ class PipelineClient:
     def on_routes_changed(self) -> None:
         """Moves running requests to the current routes and stops links to former heads."""
         self._metrics.set_cache_config(self._routes.pipelines.values())
-        routes = self._routes.routes
-        self._execute(self._journal.on_routes(routes, time.monotonic()))
+        now, routes = time.monotonic(), self._routes.routes
+        for model in self._served - routes.keys():
+            self._lost_at[model] = now
+        self._served = set(routes)
+        self._execute(self._journal.on_routes(routes, now))
         self._links.retain(routes.values())
 
     def submit(
@@ -146,6 +151,8 @@ class PipelineClient:
         emitted: Sequence[Token] = (),
     ) -> RunningSequence:
         """Starts a sequence, after the tokens that were ``emitted`` before.
+
+        If the model's pipeline was lost a moment ago, the sequence waits for it as running ones do.
 
         Raises:
             RequestError: the gateway is full, or the model has no route.
@@ -165,7 +172,7 @@ class PipelineClient:
                 retry_after_s=RETRY_AFTER_S,
             )
         route = self._routes.route(sequence.model)
-        if route is None:
+        if route is None and not self._is_recovering(sequence.model, now):
             raise RequestError(
                 503,
                 "model_not_ready",
@@ -177,6 +184,11 @@ class PipelineClient:
         ids = [token.token for token in emitted]
         self._execute(self._journal.submit(request, sequence, route, now, ids))
         return running
+
+    def _is_recovering(self, model: str, now: float) -> bool:
+        """Returns whether the pipeline of a model was lost, and running requests wait for it."""
+        lost_at = self._lost_at.get(model)
+        return lost_at is not None and now - lost_at <= self._settings.recovery_deadline_s
 
     def cancel(self, running: RunningSequence) -> None:
         """Cancels an unfinished sequence and frees its KV cache."""

@@ -49,6 +49,9 @@ from pomona_stage_worker.speculation.draft import DraftSource
 
 log = logging.getLogger(__name__)
 
+MAX_OWNERS = 4096
+"""Number of requests after which the gateways of ended ones are forgotten."""
+
 TOKENS = Counter("pomona_stage_tokens", "Tokens sampled by the tail", ["model_name"])
 
 
@@ -125,6 +128,7 @@ class StageRunner:
         self._tokens_metric = TOKENS.labels(pipeline.model)
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
         self._stats = StepStats(pipeline.model, stage.warmup, self.scheduler, trace)
+        self._owners: dict[str, tuple[str, str]] = {}
         self._gateways = GatewayLinks(identity, pipeline.model, pipeline.epoch)
         self._sender: StepSender | None = None
         if len(pipeline.stages) > 1:
@@ -291,7 +295,25 @@ class StageRunner:
             self._gateways.send(body.reply, rejected)
             return
         expected = tuple(token for token in prediction if 0 <= token < end)
+        self._note_owner(body.request, message.envelope)
         self._execute(self.scheduler.submit(body, tokens, time.monotonic(), expected))
+
+    def _note_owner(self, request: str, envelope: Envelope) -> None:
+        if self.scheduler is not None and len(self._owners) >= MAX_OWNERS:
+            known = {submit.request for submit in self.scheduler.requests()}
+            self._owners = {x: owner for x, owner in self._owners.items() if x in known}
+        self._owners[request] = (envelope.sender, envelope.boot)
+
+    def end_requests_of(self, gateway: str, boot: str) -> None:
+        """Ends the requests of a gateway process that is gone, on the head.
+
+        Their caches become cached prefixes, which the same requests find when they are sent again.
+        """
+        if self.scheduler is None:
+            return
+        for submit in self.scheduler.requests():
+            if self._owners.get(submit.request) == (gateway, boot):
+                self.scheduler.cancel(submit.request, submit.attempt)
 
     def _execute(self, instructions: Iterable[Instruction]) -> bool:
         """Executes the scheduler's instructions in order. Returns True when a step ran."""

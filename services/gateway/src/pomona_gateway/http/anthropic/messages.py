@@ -124,6 +124,10 @@ class MessageWriter:
                 yield _encode({"type": "message_delta", "delta": delta, "usage": _usage(stream)})
         yield _encode({"type": "message_stop"})
 
+    def keep_alive_chunk(self) -> bytes:
+        """Encodes a comment."""
+        return sse.WORKING
+
     def error_chunk(self, error: RequestError) -> bytes:
         """Encodes an error event."""
         return _encode(anthropic_error(error))

@@ -52,6 +52,10 @@ class ResponseWriter(Protocol):
         """Encodes an error as the last part of a streamed response."""
         ...
 
+    def keep_alive_chunk(self) -> bytes:
+        """Encodes a part without content, which keeps the connection open."""
+        ...
+
 
 def gateway_of(request: Request) -> Gateway:
     """Returns the gateway that serves the request."""
@@ -71,7 +75,15 @@ async def read_request(request: Request, body_type: type[BodyT]) -> BodyT:
     """
     body = parse_body(body_type, await read_raw(request))
     note_parameters(request, body)
+    await wait_for_model(request, body)
     return body
+
+
+async def wait_for_model(request: Request, body: Body) -> None:
+    """Waits for a gateway that has just started. Raises ClientDisconnected."""
+    gateway, name = gateway_of(request), getattr(body, "model", "")
+    if gateway.is_settling(name):
+        await while_connected(request.receive, gateway.wait_for_model(name))
 
 
 async def read_raw(request: Request) -> bytes:
@@ -135,6 +147,8 @@ async def run_request(
         writer.media_type,
         settings.stall_deadline_s,
         on_end=run.finish,
+        keep_alive_s=settings.keep_alive_s,
+        encode_keep_alive=writer.keep_alive_chunk,
     )
 
 

@@ -162,6 +162,10 @@ class LineWriter:
                 elif logprobs:
                     yield _encode_line({**self._object(ChatReply()), "done": False, **logprobs})
 
+    def keep_alive_chunk(self) -> bytes:
+        """Encodes a line without text; its clients read no comments."""
+        return _encode_line({**self._object(ChatReply()), "done": False})
+
     def error_chunk(self, error: RequestError) -> bytes:
         """Encodes an error as a line."""
         return _encode_line({"error": error.message})

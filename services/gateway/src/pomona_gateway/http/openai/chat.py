@@ -126,6 +126,10 @@ class ChatWriter:
             yield encode([], True)
         yield sse.DONE
 
+    def keep_alive_chunk(self) -> bytes:
+        """Encodes a comment."""
+        return sse.WORKING
+
     def error_chunk(self, error: RequestError) -> bytes:
         """Encodes an error and the end of the stream."""
         return error_chunk(error)

@@ -140,6 +140,10 @@ class CompletionWriter:
             yield sse.data({**head, "choices": [], "usage": usage_object(stream.usage)})
         yield sse.DONE
 
+    def keep_alive_chunk(self) -> bytes:
+        """Encodes a comment."""
+        return sse.WORKING
+
     def error_chunk(self, error: RequestError) -> bytes:
         """Encodes an error and the end of the stream."""
         return error_chunk(error)

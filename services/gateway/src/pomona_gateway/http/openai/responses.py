@@ -33,6 +33,7 @@ from pomona_gateway.http.common.run_request import (
     read_request,
     run_request,
     tenant_of,
+    wait_for_model,
 )
 from pomona_gateway.http.common.tools import custom_names
 from pomona_gateway.http.errors import PromptTooLongError
@@ -60,6 +61,7 @@ async def responses(request: Request) -> Response | ASGIApp:
     if run is None and body.store is not False:
         return await start_response(request, body, raw)
     note_parameters(request, body)
+    await wait_for_model(request, body)
     messages = [
         *_earlier_messages(request, body.previous_response_id),
         *body.messages(ignored_of(request)),
@@ -210,6 +212,10 @@ class ResponsesWriter:
             async for event in events:
                 waiting = isinstance(event, PromptProgress)
                 yield sse.comment(str(event)) if waiting else self._encode(event)
+
+    def keep_alive_chunk(self) -> bytes:
+        """Encodes a comment."""
+        return sse.WORKING
 
     def error_chunk(self, error: RequestError) -> bytes:
         """Encodes the event of a failed response."""
