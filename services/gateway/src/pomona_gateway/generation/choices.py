@@ -200,7 +200,10 @@ class GenerationStream:
                 self._inbox.put(index, token)
                 self._replayed += 1
         for index, replayed in enumerate(tokens):
-            sequence = replace(recorded.sequences[index], queue=self.completion.queue)
+            before = recorded.sequences[index]
+            sequence = replace(
+                self.completion.sequence(index), prompt=before.prompt, sampling=before.sampling
+            )
             running = self._pipelines.submit(sequence, self._inbox, index, replayed)
             running.cached = recorded.cached.get(index, 0)
             self._sequences.append(running)
