@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from pomona import host
 from pomona.messages.discovery import Hardware, LinkFacts, NodeFacts, ThunderboltPort
 from pomona_discovery.local_network import denial
 from pomona_discovery.mac_settings import bridge_members
 from pomona_discovery.thunderbolt import thunderbolt_ports
-from pomona_ops.doctor.checks import CHECKS, Finding, diagnose
+from pomona_ops.cluster import blas
+from pomona_ops.doctor.checks import CHECKS, Finding, diagnose, openblas
+from pomona_ops.doctor.command import skipped_lines
 from pomona_ops.doctor.snapshot import Node, Severity, Snapshot
 from support.mac.machines import recorded
 
@@ -275,3 +278,36 @@ def test_local_network_privacy_is_named_and_not_taken_for_a_closed_port() -> Non
     assert "Local Network" in finding.remedy
     assert "tmux" in finding.remedy
     assert "Terminal" in finding.remedy
+
+
+def test_skipped_checks_are_grouped_and_each_reason_is_given_once() -> None:
+    findings = [
+        Finding("bridge-loop", "ok", "", skipped="no node is a Mac"),
+        Finding("clock", "ok", "well"),
+        Finding("rdma", "ok", "", skipped="no node is a Mac"),
+        Finding("versions", "ok", "", skipped="no cluster runs"),
+    ]
+    assert skipped_lines(findings) == [
+        "skipped   no node is a Mac: bridge-loop, rdma",
+        "skipped   no cluster runs: versions",
+    ]
+    (long,) = skipped_lines([Finding(f"check-{n}", "ok", "", skipped="why") for n in range(30)])
+    assert max(map(len, long.splitlines())) <= 80
+
+
+def test_what_was_not_looked_at_says_so_and_stays_ok_in_json() -> None:
+    for finding in diagnose(Snapshot((node("mac"),))):
+        assert bool(finding.skipped) == finding.said.startswith("not checked: ")
+        assert finding.severity == "ok" or not finding.skipped
+
+
+def test_a_missing_openblas_is_told_with_its_cost_and_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for is_linux, found, told in ((True, None, True), (True, "x.so", False), (False, None, False)):
+        monkeypatch.setattr(host, "is_linux", lambda is_linux=is_linux: is_linux)
+        monkeypatch.setattr(blas, "find_openblas", lambda found=found: found)
+        assert ("slower" in blas.missing_openblas()) == told
+    missing = openblas("this machine has no OpenBLAS: slower", "install it")
+    assert (missing.severity, missing.remedy) == ("info", "install it")
+    assert openblas("", "install it").remedy == ""

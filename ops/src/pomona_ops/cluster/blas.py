@@ -13,6 +13,10 @@ from pathlib import Path
 
 from pomona import host
 
+OPENBLAS_REMEDY = (
+    "install it (Debian, Ubuntu: sudo apt install libopenblas0; Fedora: sudo dnf install "
+    "openblas), then start the cluster again"
+)
 _PLACES = (
     ("/usr/lib", "*-linux-gnu/libopenblas.so.0"),
     ("/usr/lib64", "libopenblas*.so.0"),
@@ -29,6 +33,16 @@ def find_openblas() -> str | None:
         for found in sorted(Path(folder).glob(pattern)):
             return str(found)
     return ctypes.util.find_library("openblas")
+
+
+def missing_openblas() -> str:
+    """Says what the missing OpenBLAS costs; empty when it is there, or of no use."""
+    if not host.is_linux() or find_openblas() is not None:
+        return ""
+    return (
+        "this machine has no OpenBLAS: stage workers on the CPU are two to three times slower in "
+        "writing and over ten times slower in reading a prompt"
+    )
 
 
 def blas_threads(count: int) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -80,7 +79,7 @@ def run_chat(options: ChatOptions, prompt: str | None) -> int:
     ) as client:
         try:
             chat = Chat(client, options)
-            return _chat(chat) if prompt is None else _ask_once(chat, prompt)
+            return _converse(chat) if prompt is None else _ask_once(chat, prompt)
         except NoGatewayError as error:
             print(f"pomona: {error}", file=sys.stderr)
             return EXIT_NO_CLUSTER
@@ -100,6 +99,25 @@ class Chat:
         if options.system:
             self._messages.append({"role": "system", "content": options.system})
 
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation so far, in OpenAI's format."""
+        return list(self._messages)
+
+    def start_over(self) -> None:
+        """Forgets the conversation, except the system message."""
+        self._messages = [x for x in self._messages if x["role"] == "system"]
+
+    def models(self) -> list[str]:
+        """Returns the names of the gateway's models. Raises ChatError and NoGatewayError."""
+        try:
+            answer = self._client.get("/v1/models")
+        except httpx.HTTPError as error:
+            raise NoGatewayError(str(self._client.base_url)) from error
+        if answer.status_code != 200:
+            raise ChatError(_message(answer.content, answer.status_code))
+        return [str(model["id"]) for model in orjson.loads(answer.content)["data"]]
+
     def ask(self, text: str) -> Generator[str]:
         """Yields the answer in pieces, as they arrive.
 
@@ -117,16 +135,10 @@ class Chat:
                 self._messages += [question, {"role": "assistant", "content": "".join(pieces)}]
 
     def _first_model(self) -> str:
-        try:
-            answer = self._client.get("/v1/models")
-        except httpx.HTTPError as error:
-            raise NoGatewayError(str(self._client.base_url)) from error
-        if answer.status_code != 200:
-            raise ChatError(_message(answer.content, answer.status_code))
-        models = orjson.loads(answer.content)["data"]
+        models = self.models()
         if not models:
             raise ChatError("the cluster has no model yet; see `pomona status` for the reason")
-        return str(models[0]["id"])
+        return models[0]
 
     def _stream(self, messages: list[Message]) -> Iterator[str]:
         body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": True}
@@ -175,6 +187,12 @@ def _message(body: bytes, status: int) -> str:
     return f"the gateway answered with status {status}"
 
 
+def _converse(chat: Chat) -> int:
+    from pomona_ops.commands.conversation import Conversation, prompt_session
+
+    return Conversation(chat, prompt_session(), sys.stdout).run()
+
+
 def _ask_once(chat: Chat, prompt: str) -> int:
     try:
         for piece in chat.ask(prompt):
@@ -184,32 +202,3 @@ def _ask_once(chat: Chat, prompt: str) -> int:
         return 130
     print()
     return 0
-
-
-def _chat(chat: Chat) -> int:
-    # The import gives input() a history and line editing.
-    with suppress(ImportError):
-        importlib.import_module("readline")
-    print(f"{chat.model}. Ctrl-C stops an answer, Ctrl-D ends the chat.")
-    while True:
-        try:
-            text = input("\n> ").strip()
-        except EOFError:
-            print()
-            return 0
-        except KeyboardInterrupt:
-            continue
-        if not text:
-            continue
-        answer = chat.ask(text)
-        try:
-            for piece in answer:
-                print(piece, end="", flush=True)
-            print()
-        except KeyboardInterrupt:
-            # Closing the stream makes the gateway free the request.
-            print("\n(stopped)")
-        except (ChatError, NoGatewayError) as error:
-            print(f"\npomona: {error}", file=sys.stderr)
-        finally:
-            answer.close()

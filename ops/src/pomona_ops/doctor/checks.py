@@ -29,12 +29,25 @@ class Finding:
     Attributes:
         said: the fault, or that all is well.
         remedy: what to do; empty for ``ok``.
+    skipped: the reason why nothing was looked at; empty for a check that ran.
     """
 
     check: str
     severity: Severity
     said: str
     remedy: str = ""
+    skipped: str = ""
+
+
+def openblas(advice: str, remedy: str) -> Finding:
+    """Returns the finding about this machine's BLAS.
+
+    Args:
+        advice: what a missing OpenBLAS costs; empty when nothing is missing.
+    """
+    if advice:
+        return Finding("openblas", "info", advice, remedy)
+    return Finding("openblas", "ok", "the CPU's matrix library is the fast one")
 
 
 def diagnose(snapshot: Snapshot) -> list[Finding]:
@@ -45,5 +58,5 @@ def diagnose(snapshot: Snapshot) -> list[Finding]:
         faults = [Finding(name, f.severity, f.description, f.remedy) for f in check.find(snapshot)]
         missing = snapshot.missing(check.needs)
         passed = f"not checked: {missing}" if missing else check.passed
-        findings += faults or [Finding(name, "ok", passed)]
+        findings += faults or [Finding(name, "ok", passed, skipped=missing)]
     return findings

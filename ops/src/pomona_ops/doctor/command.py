@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Iterable
+from textwrap import fill
 from typing import Final
 
 import orjson
@@ -14,12 +16,14 @@ from pomona.settings import ServiceSettings, read_settings
 from pomona_discovery.hardware import detect_hardware
 from pomona_discovery.node_facts import collect_node_facts
 from pomona_ops.cluster.beacons import collect_beacons
+from pomona_ops.cluster.blas import OPENBLAS_REMEDY, missing_openblas
 from pomona_ops.cluster.ports import ClusterPorts, is_free
 from pomona_ops.cluster.started import Target
-from pomona_ops.doctor.checks import Finding, diagnose
+from pomona_ops.doctor.checks import Finding, diagnose, openblas
 from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
 
 EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
+_COLUMNS: Final = 80
 _STYLES: Final[dict[Severity, str]] = {
     "ok": "green", "info": "cyan", "warning": "yellow", "critical": "bold red",
 }  # fmt: skip
@@ -28,7 +32,7 @@ _STYLES: Final[dict[Severity, str]] = {
 def run_doctor(target: Target, as_json: bool) -> int:
     """Prints the findings. Returns the exit code: 0 well, 1 warnings, 2 something critical."""
     snapshot = take_snapshot(target)
-    findings = diagnose(snapshot)
+    findings = [*diagnose(snapshot), openblas(missing_openblas(), OPENBLAS_REMEDY)]
     worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
     if as_json:
         content = {"worst": worst, "findings": findings}
@@ -69,7 +73,28 @@ def _print(snapshot: Snapshot, findings: list[Finding]) -> None:
         else f"this machine alone, {names}: no cluster is running here"
     )
     for finding in findings:
+        if finding.skipped:
+            continue
         style = _STYLES[finding.severity]
         console.print(f"[{style}]{finding.severity:<9}[/] {finding.check:<18} {finding.said}")
         if finding.remedy:
             console.print(f"{'':28} -> {finding.remedy}")
+    for line in skipped_lines(findings):
+        console.print(f"[dim]{line}[/]")
+
+
+def skipped_lines(findings: Iterable[Finding]) -> list[str]:
+    """Returns a paragraph for each reason why checks were skipped, with their names."""
+    checks: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.skipped:
+            checks.setdefault(finding.skipped, []).append(finding.check)
+    return [
+        fill(
+            f"{'skipped':<9} {reason}: {', '.join(names)}",
+            _COLUMNS,
+            subsequent_indent=" " * 10,
+            break_on_hyphens=False,
+        )
+        for reason, names in checks.items()
+    ]

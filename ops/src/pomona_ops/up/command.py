@@ -22,6 +22,7 @@ from pomona.stalls import add_stall
 from pomona.transport import BeaconReceiver
 from pomona_gateway.listener import open_listener
 from pomona_gateway.settings import GatewaySettings
+from pomona_ops.cluster.blas import OPENBLAS_REMEDY, missing_openblas
 from pomona_ops.cluster.ports import LOOPBACK, require_free
 from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_specs
 from pomona_ops.cluster.readiness import why_not_ready
@@ -83,6 +84,8 @@ class _Up:
             f"{self._options.model} in {self._options.stages} stages, "
             f"logs in {self._options.state_dir / 'logs'}"
         )
+        if missing := missing_openblas():
+            self._screen.line(Line("pomona", f"{missing}; {OPENBLAS_REMEDY}", "warning"))
         self._supervisor.start()
         try:
             await self._first_of(
