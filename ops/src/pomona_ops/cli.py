@@ -28,6 +28,8 @@ keys_app = command_group(help="API keys of a gateway.")
 service_app = command_group(help="launchd and systemd units of the services.")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+alerts_app = command_group(help="What the health watcher tells.")
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(service_app, name="service")
 
 
@@ -318,6 +320,20 @@ def bench(context: typer.Context) -> None:
     from pomona_ops.bench.command import app as bench_app
 
     bench_app(args=context.args, prog_name="pomona bench")
+
+
+@alerts_app.callback()
+def alerts() -> None:
+    """What the health watcher tells."""
+
+
+@alerts_app.command("preview", cls=Command)
+def alerts_preview(as_json: JsonOption = False) -> None:
+    """Print the text of every kind of alert, as a phone or a watch shows it."""
+    from pomona.settings import ServiceSettings, read_settings
+    from pomona_ops.commands.alerts import print_preview
+
+    print_preview(read_settings(ServiceSettings).cluster, as_json)
 
 
 @service_app.command(cls=Command)

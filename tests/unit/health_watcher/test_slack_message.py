@@ -40,9 +40,12 @@ def test_a_raised_alert_shows_title_summary_cluster_severity_and_start() -> None
     message = slack_message(RAISED, "home")
     header, section, context = parts(message)
     assert header == ":red_circle: Service lost"
-    assert section == "gateway mac.gateway is lost"
+    what, effect, action = section.split("\n")
+    assert what == "gateway mac.gateway is lost"
     assert "cluster home · service_lost/mac.gateway · critical, since <!date^1700000000^" in context
-    assert message["text"] == "[critical] Service lost: gateway mac.gateway is lost"
+    assert message["text"] == (
+        f"[critical] home: Service lost: gateway mac.gateway is lost. {effect} {action}"
+    )
 
 
 def test_a_resolved_alert_shows_its_duration() -> None:
@@ -50,7 +53,7 @@ def test_a_resolved_alert_shows_its_duration() -> None:
     header, _, context = parts(message)
     assert header == ":large_green_circle: Resolved: service lost"
     assert "after 1 min 15 s" in context
-    assert message["text"].startswith("[resolved] Service lost: ")
+    assert message["text"].startswith("[resolved] home: Service lost: ")
 
 
 def test_an_alert_that_occurred_several_times_shows_the_count() -> None:
@@ -69,8 +72,8 @@ def test_an_alert_that_occurred_several_times_shows_the_count() -> None:
 )
 def test_control_characters_are_escaped_everywhere(text: str, escaped: str) -> None:
     message = slack_message(replace(RAISED, alert=replace(ALERT, summary=text)), "home")
-    assert parts(message)[1] == escaped
-    assert message["text"].endswith(escaped)
+    assert parts(message)[1].startswith(f"{escaped}\n")
+    assert f": {escaped}. " in message["text"]
 
 
 @given(st.text(alphabet="a&<>é", max_size=60), st.integers(1, 40))

@@ -79,10 +79,10 @@ class _Service:
         )
 
     def restarted(self) -> Condition:
-        return self._condition("died and was started again.")
+        return self._condition("died and was started again.", "warning")
 
-    def _condition(self, event: str) -> Condition:
-        severity: Severity = "warning" if self.service == "health_watcher" else "critical"
+    def _condition(self, event: str, severity: Severity | None = None) -> Condition:
+        severity = severity or ("warning" if self.service == "health_watcher" else "critical")
         title = service_title(self.service, self.name)
         return Condition(
             f"service_lost/{self.name}", severity, f"{title} on node {self.node} {event}"
@@ -197,8 +197,8 @@ class LossRules:
         yield Condition(
             f"service_lost/{self._node}.discovery",
             "critical",
-            f"discovery {self._node}.discovery is lost: the health watcher on this node receives "
-            "no beacons, so the state of all other services is unknown until it is back.",
+            f"discovery {self._node}.discovery on node {self._node} is lost: no beacons arrive, so "
+            "the state of all other services is unknown until it is back.",
         )
 
     # Services and nodes ----------------------------------------------------------------

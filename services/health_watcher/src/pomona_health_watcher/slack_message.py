@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pomona_health_watcher.advice import advice_of
 from pomona_health_watcher.alert_deduplication import Notice
 
 MAX_HEADER: Final = 150
@@ -31,22 +32,34 @@ _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
-    """Returns the JSON body for an incoming webhook."""
+    """Returns the JSON body for an incoming webhook.
+
+    The plain text, which is all that a watch shows, is complete: cluster, what happened and
+    where, the effect on users, and one thing to do.
+    """
     alert = notice.alert
     title = TITLES.get(alert.key.partition("/")[0], "Alert")
+    if alert.severity == "warning" and alert.key.startswith("service_lost/"):
+        title = "Service restarted"
+    advice = advice_of(alert)
+    end = "" if alert.summary.endswith((".", "!", "?")) else "."
+    after = "" if notice.kind == "resolved" else f"{end} {advice.effect} {advice.action}"
     if notice.kind == "resolved":
         header = f":large_green_circle: Resolved: {title.lower()}"
-        plain = f"[resolved] {title}: "
+        plain = f"[resolved] {cluster}: {title}: "
         when = f"after {_duration(notice.at - alert.since)}, since {_date(alert.since)}"
     else:
         header = f"{_SIGNS[alert.severity]} {title}"
-        plain = f"[{alert.severity}] {title}: "
+        plain = f"[{alert.severity}] {cluster}: {title}: "
         when = f"{alert.severity}, since {_date(alert.since)}"
         if notice.times > 1:
             when += f", happened {notice.times} times"
+    section = escape(alert.summary, MAX_SECTION - len(after) - 1)
+    if after:
+        section += f"\n{advice.effect}\n{advice.action}"
     context = f"cluster {escape(cluster, 100)} · {escape(alert.key, 1500)} · {when}"
     return {
-        "text": plain + escape(alert.summary, MAX_TEXT - len(plain)),
+        "text": plain + escape(alert.summary, MAX_TEXT - len(plain) - len(after)) + after,
         "blocks": [
             {
                 "type": "header",
@@ -54,7 +67,7 @@ def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
             },
             {
                 "type": "section",
-                "text": {"type": "mrkdwn", "text": escape(alert.summary, MAX_SECTION) or " "},
+                "text": {"type": "mrkdwn", "text": section or " "},
             },
             {"type": "context", "elements": [{"type": "mrkdwn", "text": context[:MAX_CONTEXT]}]},
         ],
