@@ -21,7 +21,7 @@ from support.beacon_thread import BeaconThread
 from support.beacons import beacon_of
 from support.models.folders import CONFIG, tensors_of, write_folder
 from support.processes import Node, ServiceProcess
-from support.waiting import wait_until
+from support.waiting import DEADLINE_S, wait_until
 
 TESTS = Path(__file__).parents[1]
 LAYERS = CONFIG["num_hidden_layers"]
@@ -90,7 +90,7 @@ class ReplannedWorker:
                 self.publish(*plan)
             return facts is not None and bool(holds(facts))
 
-        wait_until(check, what)
+        wait_until(check, what, 3 * DEADLINE_S)
 
     def install(self, epoch: int, start: int, stop: int) -> None:
         """Publishes a plan until the worker's only stage is that of the plan, and ready."""
