@@ -40,6 +40,7 @@ ALL_OF_FIRST, ONE_IN = 200, 20
 """The valid cases of a schema's coverage that are sent: all of the first, then one in twenty. The
 thousands that a union of unions gives differ in one field of one part each."""
 BEYOND_SCHEMAS = {
+    "invalid_model",
     "content_not_supported",
     "parameter_not_supported",
     "tool_not_found",

@@ -379,3 +379,15 @@ def test_grammar_past_its_deadline_is_refused(
         answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body)
         assert answer.status_code in (400, 503)
         assert "compile" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["/etc", "/", "/etc/passwd", "../m", "a/../../m", "~", "m", "https://x.example/m", "o/m:../a",
+     "o/m/n", "o/\u202em", "o/m\n", "a\x00b", "file:///etc", "/proc/self/mem", "o/" + "m" * 600,
+     "/dev/zero", " "],
+)  # fmt: skip
+def test_load_of_what_cannot_be_a_model_is_400(http: httpx.Client, model: str) -> None:
+    answer = http.post("/v1/models/load", json={"model": model})
+    assert_refused(answer, 400, "invalid_model")
+    assert model not in {x["id"] for x in http.get("/v1/models").json()["data"]}

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pomona.messages.control import ModelRequest, WantedModel
+from pomona.messages.limits import MAX_KNOWN_MODELS, MAX_PIPELINES
 from pomona_planner.control.desired_models import (
     DesiredModels,
     apply_requests,
@@ -65,5 +66,29 @@ def test_an_idle_model_is_unloaded_and_one_that_is_not_ready_is_kept() -> None:
     desired = apply_requests(start(), [ModelRequest("b", "b", True, 100.0)])
     left = unload_idle(desired, {"/m/a": 50.0}, 60.0, 120.0)
     assert left.loaded == ["/m/b"]
-    assert left.models["/m/a"].at == 120.0
+    assert left.models["/m/a"].at == 101.0
     assert unload_idle(desired, {"/m/a": 70.0}, 60.0, 120.0) is desired
+
+
+def test_a_use_in_the_future_counts_as_now() -> None:
+    assert unload_idle(start(), {"/m/a": 10.0**10}, 60.0, 120.0).loaded == ["/m/a"]
+    assert unload_idle(start(), {"/m/a": 10.0**10}, 60.0, 10.0**10 + 61).loaded == []
+
+
+def test_a_request_far_ahead_of_every_decision_is_not_believed() -> None:
+    far = ModelRequest("b", "b", True, 2.0**33)
+    assert apply_requests(start(), [far]).loaded == ["/m/a"]
+    by_time = apply_requests(start(), [ModelRequest("b", "b", True, 1.8e9)])
+    assert by_time.newest == 1.8e9
+    after = apply_requests(by_time, [ModelRequest("b", "b", False, by_time.newest + 1)])
+    assert after.loaded == ["/m/a"]
+
+
+def test_as_many_models_are_remembered_as_a_beacon_has_room_for() -> None:
+    desired = start()
+    for number in range(MAX_KNOWN_MODELS + 3):
+        request = ModelRequest(f"o/{number}", f"o/{number}", number % 2 == 0, 1.0 + number)
+        desired = apply_requests(desired, [request])
+    assert len(desired.models) == MAX_KNOWN_MODELS
+    assert "o/1" not in desired.models
+    assert len(desired.loaded) == MAX_PIPELINES

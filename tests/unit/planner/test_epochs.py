@@ -40,3 +40,9 @@ def test_the_next_epoch_is_one_above_the_highest_that_anyone_has_seen(
 
 def test_the_first_epoch_is_one() -> None:
     assert next_epoch(0, [], []) == 1
+
+
+def test_an_epoch_that_was_never_planned_is_not_believed() -> None:
+    worker = beacon_of("stage_worker", facts={"highest_epoch": 2**53, "broken_epoch": 9})
+    gateway = beacon_of("gateway", facts={"proven_epochs": {"m": 7 + 2**33}})
+    assert next_epoch(7, [], [worker, gateway]) == 10

@@ -132,9 +132,26 @@ def test_a_beacon_beyond_a_limit_is_rejected_and_the_error_names_it(
 
 def test_a_beacon_at_its_limits_is_valid() -> None:
     facts = DiscoveryFacts(HARDWARE, ("x" * 256,) * 256)
-    beacon = beacon_of("discovery", "n" * 64, name="m" * 64, facts=None, seq=2**63 - 1)
+    beacon = beacon_of("discovery", "n" * 64, name="m" * 64, facts=None, seq=2**53)
     beacon = replace(beacon, facts=facts)
     assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e999", "-1", "1e25"])
+def test_numbers_that_are_not_finite_or_out_of_range_are_rejected(value: str) -> None:
+    beacon = beacon_of("stage_worker", facts={"memory_bandwidth": 123456.5})
+    topic, body = codec.encode_beacon(beacon)
+    with pytest.raises(ProtocolError, match="memory_bandwidth"):
+        codec.decode_beacon([topic, body.replace(b"123456.5", value.encode())])
+
+
+def test_an_epoch_that_leaves_none_to_plan_is_rejected() -> None:
+    for facts in ({"highest_epoch": 2**53 + 1}, {"broken_epoch": 2**63 - 1}):
+        with pytest.raises(ProtocolError, match="epoch"):
+            codec.decode_beacon(codec.encode_beacon(beacon_of("stage_worker", facts=facts)))
+    proven = beacon_of("gateway", facts={"proven_epochs": {"m": 2**53 + 1}})
+    with pytest.raises(ProtocolError, match="proven_epochs"):
+        codec.decode_beacon(codec.encode_beacon(proven))
 
 
 def test_facts_of_an_unknown_kind_are_rejected() -> None:

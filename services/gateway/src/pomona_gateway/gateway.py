@@ -11,7 +11,7 @@ from functools import partial
 from pomona.auth.api_keys import KeyStore
 from pomona.auth.key_usage import UsageStore
 from pomona.errors import ConfigurationError, RequestError
-from pomona.messages.control import Beacon, GatewayFacts
+from pomona.messages.control import Beacon, GatewayFacts, PlannerFacts
 from pomona.service import ControlPlane
 from pomona_gateway.grammar import GrammarChecker
 from pomona_gateway.http.openai import response_store
@@ -35,6 +35,9 @@ DRAIN_RETRY_AFTER_S = 2
 START_S = 15.0
 """Seconds after its start in which a gateway lets requests wait for what it does not know yet."""
 START_POLL_S = 0.05
+PLAN_SILENCE_S = 6.0
+"""Seconds without a valid beacon of a planner after which the gateway is not ready. A planner that
+is restarted takes fewer."""
 USAGE_INTERVAL_S = 5.0
 """Seconds between two writes of key usage; a crash loses at most this much."""
 
@@ -66,6 +69,7 @@ class Gateway:
         self.draining = False
         self._started = time.monotonic()
         self.succeeded = asyncio.Event()
+        self._planner_heard_at: float | None = None
         self.keys = KeyStore(settings.state_dir)
         self.requires_key = requires_key(settings, self.keys)
         self.usage = UsageStore(settings.state_dir)
@@ -134,11 +138,17 @@ class Gateway:
         """Counts a request that was answered with an error."""
         self.metrics.refused.labels(model, str(error.status), error.code).inc()
 
+    def hears_planner(self) -> bool:
+        """Checks that a planner's valid beacon has arrived within ``PLAN_SILENCE_S``."""
+        heard = self._planner_heard_at
+        return heard is not None and time.monotonic() - heard <= PLAN_SILENCE_S
+
     def ready(self) -> bool:
-        """Checks that some model is readable and its pipeline verified."""
-        return not self.draining and any(
-            not self.models.problem(model) for model in self.verified_routes.epochs()
-        )
+        """Checks that a plan is valid, some model is readable and its pipeline verified."""
+        return not self.draining and self.hears_planner() and self._serves_a_model()
+
+    def _serves_a_model(self) -> bool:
+        return any(not self.models.problem(model) for model in self.verified_routes.epochs())
 
     def drain(self) -> None:
         """Refuses new requests. Running ones continue."""
@@ -187,6 +197,8 @@ class Gateway:
         await self._write_usage()
 
     def _on_beacon(self, beacon: Beacon) -> None:
+        if isinstance(beacon.facts, PlannerFacts):
+            self._planner_heard_at = time.monotonic()
         own = self.control.identity
         is_other = beacon.name == own.name and beacon.boot != own.boot
         if self.draining and is_other and beacon.state in ("starting", "ready"):

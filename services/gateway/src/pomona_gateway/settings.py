@@ -103,6 +103,9 @@ class GatewaySettings(ServiceSettings):
     """Regular expressions for whole lines of system messages that are moved to the end of the
     last message of the user or of a tool, so that the prefix cache serves what is before it."""
 
+    model_folders: tuple[Path, ...] = ()
+    """Folders from which models may be loaded by their path (``POST /v1/models/load``). Default:
+    any folder that has a model."""
     load_on_request: bool = True
     """Load a model that the planner knows when a request names it; the status is 503 with
     Retry-After until it is loaded."""

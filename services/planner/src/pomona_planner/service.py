@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from prometheus_client import Counter, Gauge
 
-from pomona.errors import ConfigurationError, ModelError, ModelUnsupportedError
+from pomona.errors import ConfigurationError, ModelError, ModelUnsupportedError, PomonaError
 from pomona.messages.control import (
     Beacon,
     GatewayFacts,
@@ -20,6 +20,7 @@ from pomona.messages.control import (
 )
 from pomona.metrics_server import MetricsServer
 from pomona.models import ModelFacts, model_name, pinned_source, read_facts
+from pomona.plain_text import plain_text
 from pomona.service import ControlPlane
 from pomona_planner.control.desired_models import (
     DesiredModels,
@@ -179,17 +180,26 @@ class Planner:
     async def _read(self, source: str) -> None:
         try:
             facts = await asyncio.to_thread(_servable_facts, source)
-        except ModelError as error:
-            log.error("%s cannot be read: %s", source, error)
-            self._unreadable[source] = (str(error)[:4096], time.monotonic() + READ_RETRY_S)
-            self._control.publish_now()
-        else:
-            self._unreadable.pop(source, None)
             if source in self._desired.loaded:
                 self._add_model(source, facts)
+        except Exception as error:  # whatever its files contain, the other models go on
+            self._fail(source, "cannot be read", error)
+        else:
+            self._unreadable.pop(source, None)
         finally:
             del self._reading[source]
             self._changed.set()
+
+    def _fail(self, source: str, problem: str, error: Exception) -> None:
+        """Publishes the failure of a model, which is tried again after ``READ_RETRY_S``."""
+        reason = str(error)
+        if not isinstance(error, PomonaError):
+            log.exception("%s %s", source, problem)
+            reason = f"{source} {problem}: {type(error).__name__}: {reason}"
+        else:
+            log.error("%s %s: %s", source, problem, reason)
+        self._unreadable[source] = (plain_text(reason), time.monotonic() + READ_RETRY_S)
+        self._control.publish_now()
 
     def _add_model(self, source: str, facts: ModelFacts) -> None:
         settings = self._settings

@@ -14,6 +14,7 @@ from pydantic import Field
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.messages.limits import (
     MAX_ALERTS,
+    MAX_ENDPOINTS,
     MAX_MODELS,
     MAX_PIPELINES,
     MAX_PLAN_NOTES,
@@ -21,10 +22,13 @@ from pomona.messages.limits import (
     MAX_STALLS,
     Count,
     Endpoint,
+    Epoch,
     LayerIndex,
     Name,
+    Order,
     Rate,
     Text,
+    UnixTime,
 )
 
 ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
@@ -114,7 +118,7 @@ class Pipeline:
 
     model: Text
     source: Text
-    epoch: Count
+    epoch: Epoch
     layer_count: LayerIndex
     state: Literal["forming", "active", "impossible"]
     stages: Annotated[tuple[Stage, ...], Field(max_length=MAX_STAGES)] = ()
@@ -136,13 +140,13 @@ class WantedModel:
     Attributes:
         name: name that clients use.
         source: where workers find the model.
-        at: time of the decision, Unix seconds; 0 when it comes from the planner's settings.
+        at: place of the decision in the planner's order; 0 when it comes from its settings.
     """
 
     name: Text
     source: Text
     loaded: bool
-    at: float = 0.0
+    at: Order = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,7 @@ class StageStatus:
     """
 
     model: Text
-    epoch: Count
+    epoch: Epoch
     start: LayerIndex
     stop: LayerIndex
     state: Literal["loading", "ready", "failed"]
@@ -264,9 +268,9 @@ class StageWorkerFacts:
     prefixes: Count = 0
     lanes: Count = 0
     waiting: Count = 0
-    tokens_per_second: Annotated[float, Field(ge=0)] = 0.0
+    tokens_per_second: Rate = 0.0
     table: Text = ""
-    broken_epoch: Count = 0
+    broken_epoch: Epoch = 0
     broken_reason: Text = ""
     memory_bandwidth: Rate = 0.0
     matrix_flops: Rate = 0.0
@@ -278,10 +282,10 @@ class StageWorkerFacts:
     cached_bytes: Count = 0
     panicked_at: Rate = 0.0
     step_tokens: Count = 0
-    highest_epoch: Count = 0
+    highest_epoch: Epoch = 0
     unusable_reason: Text = ""
     prompt_limit: Count = 0
-    obeyed_epochs: Annotated[dict[Text, Count], Field(max_length=MAX_PIPELINES)] = field(
+    obeyed_epochs: Annotated[dict[Text, Epoch], Field(max_length=MAX_PIPELINES)] = field(
         default_factory=dict[str, int]
     )
     pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
@@ -298,13 +302,14 @@ class ModelRequest:
         model: name or source of the model: a hub id, a folder or a GGUF file.
         name: name for clients, if the planner does not know the model yet.
         loaded: True to load, False to unload.
-        at: time of the request, Unix seconds. The newest request wins.
+        at: place of the request in the planner's order: above every decision that the gateway has
+            seen. The highest wins.
     """
 
     model: Text
     name: Text
     loaded: bool
-    at: float
+    at: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +325,13 @@ class GatewayFacts:
     service: Literal["gateway"] = field(default="gateway", kw_only=True)
     url: Text
     running: Count = 0
-    proven_epochs: dict[str, int] = field(default_factory=dict[str, int])
+    proven_epochs: Annotated[dict[Text, Epoch], Field(max_length=MAX_MODELS)] = field(
+        default_factory=dict[str, int]
+    )
     requests: Annotated[tuple[ModelRequest, ...], Field(max_length=MAX_MODELS)] = ()
-    used: dict[str, float] = field(default_factory=dict[str, float])
+    used: Annotated[dict[Text, UnixTime], Field(max_length=MAX_MODELS)] = field(
+        default_factory=dict[str, float]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +346,7 @@ class Alert:
     key: Text
     severity: Literal["warning", "critical"]
     summary: Text
-    since: float
+    since: UnixTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,5 +390,5 @@ class Beacon:
     state: State
     progress: Count
     queued: Count
-    endpoints: dict[str, Endpoint]
+    endpoints: Annotated[dict[Name, Endpoint], Field(max_length=MAX_ENDPOINTS)]
     facts: Facts

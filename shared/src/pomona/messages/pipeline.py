@@ -30,8 +30,10 @@ from pomona.messages.limits import (
     Count,
     Dimension,
     Endpoint,
+    Epoch,
     Identifier,
     Name,
+    Real,
     RequestId,
     Text,
     TokenId,
@@ -85,8 +87,8 @@ class Submit:
     scored: Count = 0
     share: Text = ""
     priority: Annotated[int, Field(ge=0, le=9)] = 0
-    deadline_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
-    queue_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    deadline_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 300.0
+    queue_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     speculative: bool = True
 
 
@@ -183,8 +185,8 @@ class Token:
     index: Count
     token: TokenId
     finish: FinishReason | None = None
-    logprob: float | None = None
-    top: Annotated[tuple[tuple[TokenId, float], ...], Field(max_length=MAX_TOP_LOGPROBS)] = ()
+    logprob: Real | None = None
+    top: Annotated[tuple[tuple[TokenId, Real], ...], Field(max_length=MAX_TOP_LOGPROBS)] = ()
     accepted: Count = 0
     rejected: Count = 0
 
@@ -303,7 +305,7 @@ class Envelope:
     boot: Name
     link: Count
     seq: Count
-    epoch: Count
+    epoch: Epoch
     body: Body
     tensors: Annotated[tuple[Tensor, ...], Field(max_length=MAX_TENSORS)] = ()
     later: Annotated[int, Field(ge=0, le=MAX_TENSORS)] = 0

@@ -12,6 +12,7 @@ from pomona.messages.limits import (
     MAX_LOGIT_BIASES,
     MAX_STOP_IDS,
     MAX_TOP_LOGPROBS,
+    Real,
     TokenId,
 )
 
@@ -43,16 +44,14 @@ class Sampling:
     """
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
-    presence_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
-    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] = 0.0
-    logit_bias: Annotated[
-        tuple[tuple[TokenId, float], ...], Field(max_length=MAX_LOGIT_BIASES)
-    ] = ()
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)] = 0.0
+    logit_bias: Annotated[tuple[tuple[TokenId, Real], ...], Field(max_length=MAX_LOGIT_BIASES)] = ()
     seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     stop_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_STOP_IDS)] = ()

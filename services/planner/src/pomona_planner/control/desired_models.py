@@ -1,7 +1,8 @@
 """Models that should be loaded: those of the settings, then as requests to a gateway change it.
 
-Pure functions. The newest request for a model wins. Gateways repeat a request in every beacon
-until the planner's beacon shows it, so none is lost.
+Pure functions. The newest request for a model wins: a gateway numbers a request above every
+decision that the planner has published, so that no clock decides. Gateways repeat a request in
+every beacon until the planner's beacon shows it, so none is lost.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pomona.messages.control import ModelRequest, WantedModel
+from pomona.messages.limits import MAX_KNOWN_MODELS, MAX_PIPELINES
+
+MAX_AHEAD = 2.0**32
+"""Maximum distance of a believed request from the newest decision. Earlier versions numbered
+decisions by Unix time, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,13 @@ class DesiredModels:
 
     @property
     def loaded(self) -> list[str]:
-        """Sources of the models that should be loaded, oldest first."""
-        return [source for source, model in self.models.items() if model.loaded]
+        """Sources of the models that should be loaded, oldest first, as many as a plan can have."""
+        return [source for source, model in self.models.items() if model.loaded][:MAX_PIPELINES]
+
+    @property
+    def newest(self) -> float:
+        """Place of the newest decision."""
+        return max((model.at for model in self.models.values()), default=0.0)
 
 
 def initial_models(
@@ -52,9 +63,14 @@ def initial_models(
 def apply_requests(desired: DesiredModels, requests: Iterable[ModelRequest]) -> DesiredModels:
     """Applies a gateway's requests. Returns the same object when none is new."""
     models = dict(desired.models)
+    limit = desired.newest + MAX_AHEAD
     for request in sorted(requests, key=lambda request: request.at):
+        if request.at > limit:
+            continue
         source = _source_of(models, request.model)
         known = models.get(source)
+        if known is None and not _make_room(models):
+            continue
         if known is None or known.at < request.at:
             name = known.name if known else request.name
             models[source] = WantedModel(name, source, request.loaded, request.at)
@@ -70,11 +86,11 @@ def unload_idle(
 
     Args:
         used: time of last use, or at which the model became ready, by source; other models
-            stay as they are.
+            stay as they are. A time in the future counts as ``now``.
     """
     models = {
-        source: replace(model, loaded=False, at=now)
-        if model.loaded and source in used and now - max(used[source], model.at) > idle_s
+        source: replace(model, loaded=False, at=desired.newest + 1)
+        if model.loaded and source in used and now - min(used[source], now) > idle_s
         else model
         for source, model in desired.models.items()
     }
@@ -84,3 +100,17 @@ def unload_idle(
 def _source_of(models: Mapping[str, WantedModel], requested: str) -> str:
     """Returns the source of a model that a request names by its name or by its source."""
     return next((x.source for x in models.values() if requested in (x.source, x.name)), requested)
+
+
+def _make_room(models: dict[str, WantedModel]) -> bool:
+    """Forgets the oldest unloaded model if as many are known as there may be.
+
+    Returns:
+        False when all of them should be loaded, so another one has no room.
+    """
+    if len(models) < MAX_KNOWN_MODELS:
+        return True
+    unloaded = min((x for x in models.values() if not x.loaded), key=lambda x: x.at, default=None)
+    if unloaded is not None:
+        del models[unloaded.source]
+    return unloaded is not None

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelUnsupportedError
+from pomona.messages.limits import MAX_LAYERS
+from pomona.models.architecture import whole_number
 from pomona.models.chat_notation import notation_of_template
+from pomona.models.fact_ranges import (
+    MAX_HEADS,
+    MAX_HIDDEN_SIZE,
+    MAX_NUMBER,
+    MAX_POSITIONS,
+    check_range,
+)
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 
@@ -42,14 +51,23 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
     def optional(key: str, default: Any) -> Any:
         return header.fields.get(f"{kind}.{key}", default)
 
-    layer_count = int(required("block_count"))
-    hidden_size = int(required("embedding_length"))
-    heads = int(required("attention.head_count"))
-    kv_heads = int(optional("attention.head_count_kv", heads))
-    key_length = int(optional("attention.key_length", hidden_size // heads))
-    value_length = int(optional("attention.value_length", key_length))
-    experts = int(optional("expert_count", 0))
-    active_fraction = int(optional("expert_used_count", experts)) / experts if experts else 1.0
+    def number(key: str, default: int | None = None, least: int = 1, most: int = MAX_NUMBER) -> int:
+        value = whole_number(required(key) if default is None else optional(key, default))
+        if value is None:
+            raise ModelUnsupportedError(f"{path}: {kind}.{key} is not a whole number")
+        return check_range(path, f"{kind}.{key}", value, least, most)
+
+    layer_count = number("block_count", most=MAX_LAYERS)
+    hidden_size = number("embedding_length", most=MAX_HIDDEN_SIZE)
+    heads = number("attention.head_count", most=MAX_HEADS)
+    kv_heads = number("attention.head_count_kv", heads, most=MAX_HEADS)
+    key_length = number("attention.key_length", hidden_size // heads)
+    value_length = number("attention.value_length", key_length)
+    experts = number("expert_count", 0, least=0)
+    used_experts = number("expert_used_count", experts, least=0)
+    active_fraction = min(1.0, used_experts / experts) if experts else 1.0
+
+    context_length = number("context_length", most=MAX_POSITIONS)
 
     kv = kv_heads * (key_length + value_length)
     blocks: dict[int, list[GgufTensor]] = {}
@@ -78,7 +96,7 @@ def read_gguf_facts(path: Path, name: str) -> ModelFacts:
         architecture=str(kind),
         hidden_size=hidden_size,
         vocab_size=embedding.parameters // hidden_size,
-        context_length=int(required("context_length")),
+        context_length=context_length,
         tied_embedding=tied,
         layers=tuple(_layer_facts(blocks[i], kv, active_fraction) for i in range(layer_count)),
         embedding=embedding,

@@ -16,6 +16,11 @@ from typing import Any
 from pomona.errors import ModelError, ModelUnsupportedError
 
 MAX_DIMENSIONS = 8
+MAX_TENSORS = 1 << 17
+MAX_FIELDS = 1 << 16
+MAX_LIST = 1 << 22
+"""Maximum number of elements in one list of metadata."""
+MAX_STRING_BYTES = 16 << 20
 DEFAULT_ALIGNMENT = 32
 """Alignment of tensor data in bytes, for files without ``general.alignment``."""
 
@@ -129,6 +134,12 @@ class _Reader:
         if version not in (2, 3):
             raise ModelUnsupportedError(f"GGUF version {version} is not supported, only 2 and 3")
         tensor_count, field_count = self._number("<Q"), self._number("<Q")
+        for count, most, name in (
+            (tensor_count, MAX_TENSORS, "tensors"),
+            (field_count, MAX_FIELDS, "fields"),
+        ):
+            if count > most:
+                raise ValueError(f"it states {count} {name}; at most {most} are possible")
         fields: dict[str, Any] = {}
         for _ in range(field_count):
             key, kind = self._string(), self._number("<I")
@@ -173,7 +184,10 @@ class _Reader:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _string(self) -> str:
-        return self._take(self._number("<Q")).decode()
+        size = self._number("<Q")
+        if size > MAX_STRING_BYTES:
+            raise ValueError(f"it states a text of {size} bytes")
+        return self._take(size).decode()
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -184,8 +198,14 @@ class _Reader:
             raise ValueError(f"{kind} is not a valid metadata type")
         return self._number(_SCALARS[kind])
 
+    def _list_length(self) -> int:
+        count = self._number("<Q")
+        if count > MAX_LIST:
+            raise ValueError(f"a list of {count} elements is larger than {MAX_LIST}")
+        return count
+
     def _skip_array(self) -> None:
-        kind, count = self._number("<I"), self._number("<Q")
+        kind, count = self._number("<I"), self._list_length()
         if kind == _STRING:
             self._skip_strings(count)
         elif kind in _SCALARS:
@@ -205,7 +225,7 @@ class _Reader:
         self._take(0)
 
     def _array(self) -> list[Any]:
-        kind, count = self._number("<I"), self._number("<Q")
+        kind, count = self._number("<I"), self._list_length()
         if kind == _STRING:
             return [self._string() for _ in range(count)]
         if kind not in _SCALARS:

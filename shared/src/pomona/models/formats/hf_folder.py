@@ -16,6 +16,7 @@ from pomona.models.architecture import (
     whole_number,
 )
 from pomona.models.chat_notation import notation_of_template
+from pomona.models.fact_ranges import MAX_POSITIONS, MAX_VOCABULARY
 from pomona.models.facts import LayerFacts, ModelFacts, recommended_sampling
 from pomona.models.formats.chat_templates import read_chat_templates
 from pomona.models.formats.safetensors_index import TensorPlace, read_json, read_tensor_places
@@ -31,6 +32,9 @@ _ROUTED = re.compile(r"\bexperts\.|switch_mlp\.|block_sparse_moe\.experts")
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "fp8"}
 _GROUP_SIZES = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
 _CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code"}
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+DEFAULT_POSITIONS = 4096
+"""Context length of a model whose configuration states none."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
 
 
@@ -80,9 +84,9 @@ def read_folder_facts(path: Path) -> ModelFacts:
         format="folder",
         architecture=text.family,
         hidden_size=text.hidden_size,
-        vocab_size=text.number("vocab_size", "padded_vocab_size"),
+        vocab_size=text.number("vocab_size", "padded_vocab_size", least=1, most=MAX_VOCABULARY),
         context_length=text.number(
-            "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=4096
+            *_POSITIONS, default=DEFAULT_POSITIONS, least=1, most=MAX_POSITIONS
         ),
         tied_embedding=tied,
         layers=tuple(

@@ -20,6 +20,15 @@ INDEX_NAME = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20
 """Limit of the safetensors format."""
 LENGTH_BYTES = 8
+MAX_TENSORS = 1 << 18
+"""Maximum number of tensors in one file."""
+MAX_FILES = 1 << 12
+MAX_SHOWN = 128
+"""Maximum characters of a file's own text in an error message."""
+MAX_DIMENSIONS = 8
+MAX_DIMENSION = 2**40
+MAX_JSON_BYTES = 64 << 20
+"""Maximum size of a JSON file of a model. The index of the largest models has 20 MB."""
 _EXECUTABLE = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 """Formats that may execute code when they are read."""
 
@@ -56,9 +65,13 @@ class TensorPlace:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object. Raises ModelError naming the file when it is missing or not valid."""
     try:
-        content = json.loads(path.read_text())
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"{path} has more than {MAX_JSON_BYTES} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path} is missing") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} cannot be read as JSON: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
@@ -89,18 +102,21 @@ def read_index(folder: Path) -> dict[str, str]:
     named = read_json(path).get("weight_map")
     if not isinstance(named, dict) or not named:
         raise ModelError(f"{path} has no weight_map; fetch it again")
-    found = cast("dict[str, str]", named)
-    for name in found.values():
-        if Path(name).name != name:
-            raise ModelError(f"{path} names the file {name!r}, which is outside its folder")
-    return found
+    for name in cast("dict[str, Any]", named).values():
+        if not isinstance(name, str) or Path(name).name != name:
+            shown = repr(name)[:MAX_SHOWN]
+            raise ModelError(f"{path} names the file {shown}, which is outside its folder")
+    return cast("dict[str, str]", named)
 
 
 def weight_files(folder: Path, tensor_files: Mapping[str, str]) -> list[Path]:
     """Returns the files of the index, else ``model*.safetensors``, else ``*.safetensors``."""
     if tensor_files:
-        return [folder / name for name in sorted(set(tensor_files.values()))]
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+        files = [folder / name for name in sorted(set(tensor_files.values()))]
+    else:
+        files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    if len(files) > MAX_FILES:
+        raise ModelError(f"{folder} has {len(files)} weight files; at most {MAX_FILES} may be")
     if not files:
         other = sorted(x.name for x in folder.iterdir() if x.suffix in _EXECUTABLE)
         why = f"; {other[0]} may hold code and is never opened: convert it" if other else ""
@@ -136,16 +152,20 @@ def parse_header(path: Path, content: bytes) -> dict[str, TensorPlace]:
     """Parses the JSON header that follows the file's first eight bytes."""
     data_start = LENGTH_BYTES + len(content)
     places: dict[str, TensorPlace] = {}
+    if content.count(b"{") > MAX_TENSORS:
+        raise ModelError(f"{path} has more than {MAX_TENSORS} tensors")
     try:
         header = cast("dict[str, dict[str, Any]]", json.loads(content))
         for name, tensor in header.items():
             if name == "__metadata__":
                 continue
             begin, end = tensor["data_offsets"]
-            shape = tuple(int(size) for size in tensor["shape"])
-            place = TensorPlace(
-                path, str(tensor["dtype"]), shape, data_start + begin, data_start + end
-            )
+            shape = tuple(tensor["shape"])
+            dtype = tensor["dtype"]
+            if not isinstance(dtype, str) or len(dtype) > MAX_SHOWN:
+                raise TypeError
+            place = TensorPlace(path, dtype, shape, data_start + begin, data_start + end)
+            _check_place(place, data_start)
             bits = _DTYPE_BITS.get(place.dtype)
             if bits is not None and place.elements * bits // 8 != place.stored_bytes:
                 raise ModelError(
@@ -153,6 +173,30 @@ def parse_header(path: Path, content: bytes) -> dict[str, TensorPlace]:
                     f"has {place.stored_bytes} bytes"
                 )
             places[name] = place
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: its header cannot be read") from error
+    _check_overlaps(path, places)
     return places
+
+
+def _check_place(place: TensorPlace, data_start: int) -> None:
+    """Raises TypeError or ValueError for values that no tensor has."""
+    if not all(type(x) is int for x in (*place.shape, place.begin, place.end)):
+        raise TypeError
+    sizes_fit = all(0 <= size <= MAX_DIMENSION for size in place.shape)
+    if not sizes_fit or len(place.shape) > MAX_DIMENSIONS:
+        raise ValueError
+    if not data_start <= place.begin <= place.end:
+        raise ValueError
+
+
+def _check_overlaps(path: Path, places: Mapping[str, TensorPlace]) -> None:
+    """Raises ModelError when the data of two tensors overlap, which the format forbids."""
+    before, last = 0, ""
+    for begin, end, name in sorted((x.begin, x.end, name) for name, x in places.items()):
+        if begin < before and begin < end:
+            raise ModelError(
+                f"{path} is damaged: the tensors {last[:MAX_SHOWN]} and {name[:MAX_SHOWN]} overlap"
+            )
+        if end > before:
+            before, last = end, name

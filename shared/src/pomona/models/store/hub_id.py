@@ -10,8 +10,11 @@ from pomona.errors import ModelNotFoundError, ModelUnsupportedError
 
 _ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
-    r"(@(?P<revision>\w[\w./-]*))?(:(?P<file>\w[\w./-]*))?"
+    r"(@(?P<revision>\w[\w./-]*))?(:(?P<file>\w[\w./-]*))?",
+    re.ASCII,
 )
+MAX_CHARACTERS = 512
+"""Maximum length of a hub id. The hub's own names have at most 96 characters."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
@@ -44,8 +47,8 @@ class HubId:
 def parse_hub_id(source: str) -> HubId | None:
     """Parses ``owner/name``, ``owner/name@revision``, ``owner/name:file.gguf`` or
     ``owner/name@revision:Q4_0``. Returns None for anything else."""
-    found = _ID.fullmatch(source)
-    if found is None:
+    found = _ID.fullmatch(source) if len(source) <= MAX_CHARACTERS else None
+    if found is None or ".." in source.replace(":", "/").replace("@", "/").split("/"):
         return None
     return HubId(found["name"], found["revision"] or "", found["file"] or "")
 

@@ -25,12 +25,15 @@ async def health(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answers 200 when a token has come through a pipeline in its current epoch, else 503."""
+    """Answers 200 while a plan is valid and a token has come through a pipeline in its current
+    epoch, else 503."""
     gateway = gateway_of(request)
     ready = gateway.ready()
     models = {name: _readiness(gateway, name) for name in sorted(gateway.route_table.pipelines)}
     reasons = [f"{name}: {model['reason']}" for name, model in models.items() if model["reason"]]
     reason = "; ".join(reasons) or "no planner's beacon has arrived yet"
+    if gateway.route_table.pipelines and not gateway.hears_planner():
+        reason = "no valid plan arrives: the planner is gone, or its beacon is not valid"
     if gateway.draining:
         reason = "the gateway is shutting down"
     state = "ready" if ready else ("draining" if gateway.draining else "loading")
