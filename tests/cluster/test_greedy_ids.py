@@ -11,8 +11,9 @@ import pytest
 from pomona import host
 from pomona.addresses import IPC_PREFIX
 from pomona.messages.sampling import Sampling
+from pomona.models import resolve
 from pomona.settings import ServiceSettings, read_settings
-from pomona_gateway.text import load_language_model
+from pomona_gateway.text.tokenizer import read_tokenizer
 from pomona_ops.bench.clusters import running_baseline
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.cluster.ports import LOOPBACK
@@ -38,7 +39,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
-    tokenizer = load_language_model(MODEL).tokenizer
+    tokenizer = read_tokenizer(resolve(MODEL))
     ids = [list(tokenizer.encode(text, chat=False)) for text in TEXTS]
     assert max(map(len, ids)) > 512, "some prompt must be longer than one chunk"
     return ids

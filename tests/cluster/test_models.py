@@ -17,6 +17,7 @@ import pytest
 from mlx_lm.generate import generate_step
 
 from pomona_gateway.text import load_language_model
+from pomona_gateway.text.tokenizer import read_tokenizer
 from support.clusters import ANSWER, MODEL, Cluster, run_pomona
 from support.clusters import QUESTION as CAPITAL
 from support.doubles.hub import FakeHub, fake_hub
@@ -44,7 +45,7 @@ def mlx_lm_tokens(folder: Path, text: str) -> list[str]:
     model.set_dtype(mx.float32)
     language = load_language_model(str(folder))
     prompt = language.templates["default"].render([{"role": "user", "content": text}])
-    ids = list(language.tokenizer.encode(prompt, chat=True))
+    ids = list(read_tokenizer(folder).encode(prompt, chat=True))
     tokens: list[str] = []
     for token, _ in generate_step(mx.array(ids), model, max_tokens=32):
         if int(token) == config["eos_token_id"]:

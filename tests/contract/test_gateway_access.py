@@ -62,7 +62,8 @@ def test_key_works_until_it_is_revoked(
     secret = keys.create("alice")
     assert post(gateway, authorization=f"Bearer {secret}").status_code == 200
     assert post(gateway, x_api_key=secret).status_code == 200
-    assert cluster.head.requests()[-1].submit.share == "alice"
+    [alice] = [key for key in keys.list() if key.name == "alice"]
+    assert cluster.head.requests()[-1].submit.share == alice.id
     keys.revoke("alice")
     assert post(gateway, x_api_key=secret).status_code == 401
 

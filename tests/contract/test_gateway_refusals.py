@@ -389,5 +389,5 @@ def test_grammar_past_its_deadline_is_refused(
 )  # fmt: skip
 def test_load_of_what_cannot_be_a_model_is_400(http: httpx.Client, model: str) -> None:
     answer = http.post("/v1/models/load", json={"model": model})
-    assert_refused(answer, 400, "invalid_model")
+    assert_refused(answer, 400, "invalid_model", "model")
     assert model not in {x["id"] for x in http.get("/v1/models").json()["data"]}

@@ -406,8 +406,18 @@ def keys_revoke(
 
 
 def _key_store(port: int | None) -> KeyStore:
+    """Opens the keys of the cluster with this port, else of the gateway that the settings describe,
+    else of the last cluster that was started."""
     from pomona.auth.api_keys import KeyStore
+    from pomona.settings import has_state_dir, read_settings
     from pomona_gateway.settings import GatewaySettings
-    from pomona_ops.cluster.started import find_port, find_state_dir
+    from pomona_ops.cluster.started import find_port, find_state_dir, started_clusters
 
+    settings = read_settings(GatewaySettings)
+    described = has_state_dir(GatewaySettings) or settings.model_fields_set & {
+        "port",
+        "control_publish",
+    }
+    if port is None and (described or not started_clusters()):
+        return KeyStore(settings.state_dir)
     return KeyStore(find_state_dir(find_port(port), GatewaySettings))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, StringConstraints, ValidationError
+from pydantic import AliasChoices, Field, StringConstraints, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,6 +24,7 @@ from pomona.errors import ConfigurationError
 from pomona.exit_status import EXIT_CONFIGURATION, exit_status
 from pomona.node_name import keep_node_name, node_name
 from pomona.ports import services_base
+from pomona.private_files import keep_private
 
 DEFAULT_PORT = 52415
 """Port of the gateway."""
@@ -53,8 +55,11 @@ class ServiceSettings(BaseSettings):
 
     cluster: SettingName = Field(default="pomona", validation_alias=_common("CLUSTER"))
     """Name of the cluster. Beacons of another cluster are dropped."""
-    state_dir: Path = Field(default=Path.home() / ".pomona", validation_alias=_common("STATE_DIR"))
-    """Folder for state that outlives a process, for example the newest epoch."""
+    state_dir: Path = Field(
+        default_factory=lambda: default_state_dir(), validation_alias=_common("STATE_DIR")
+    )
+    """Folder for state that outlives a process, for example the newest epoch. Default:
+    ``~/.pomona/<first port of the cluster>``."""
     node: NodeName = Field(
         default_factory=lambda fields: node_name(fields.get("state_dir")),
         validation_alias=_common("NODE"),
@@ -81,6 +86,22 @@ class ServiceSettings(BaseSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of ``/metrics``. 0 takes a free port, which the beacon states."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_state_dir(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.keys() & {"state_dir", "POMONA_STATE_DIR"}:
+            return values
+        return {**values, "state_dir": default_state_dir(cls.first_port(values))}
+
+    @classmethod
+    def first_port(cls, values: Mapping[str, Any]) -> int:
+        """Returns the port that names the cluster's state folder: the one before that of
+        ``control_publish``, and the gateway's for the default one."""
+        given = values.get("control_publish", values.get("POMONA_CONTROL_PUBLISH", ""))
+        port = str(given).rpartition(":")[2]
+        base = int(port) - 1 if port.isascii() and port.isdecimal() else SERVICES_BASE
+        return DEFAULT_PORT if base == SERVICES_BASE else base
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -95,6 +116,17 @@ class ServiceSettings(BaseSettings):
             env_settings,
             InitSettingsSource(settings_cls, _read_file(cls.section)),
         )
+
+
+def default_state_dir(port: int = DEFAULT_PORT) -> Path:
+    """Returns the state folder of the cluster with this first port, for every service and command
+    to which no setting gives another."""
+    return Path.home() / ".pomona" / str(port)
+
+
+def has_state_dir(kind: type[ServiceSettings]) -> bool:
+    """Tells whether ``POMONA_STATE_DIR`` or the settings file sets a service's state folder."""
+    return bool(os.environ.get("POMONA_STATE_DIR")) or "state_dir" in _read_file(kind.section)
 
 
 def _read_file(section: str) -> dict[str, Any]:
@@ -139,6 +171,7 @@ def settings_or_exit(kind: type[SettingsT]) -> SettingsT:
     """
     try:
         settings = read_settings(kind)
+        keep_private(settings.state_dir)
         if "node" in settings.model_fields_set:
             return settings
         return settings.model_copy(

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from pomona_gateway.text import Tokenizer
-from pomona_gateway.text.tokenizer import BYTE_ALPHABET
+from pomona_gateway.text.vocabulary import BYTE_ALPHABET
 from support.doubles.scripted_head import Script
 
 CONTEXT_LENGTH = 512

@@ -16,6 +16,7 @@ import pytest
 
 from pomona.errors import RequestError
 from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.limits import PromptTooLongError, TextLimit
 from pomona_gateway.text.prompter import Prompter
 from support.models.tiny_model import tiny_tokenizer, write_tiny_model
 
@@ -152,3 +153,29 @@ def test_a_template_is_killed_even_when_its_gateway_is_gone(tmp_path: Path) -> N
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.close()
         assert process.wait(30) < 0
+
+
+def test_a_text_that_cannot_fit_is_refused_by_its_length(prompter: Prompter) -> None:
+    limit = TextLimit(context_length=10, longest_token=4, parameter="input")
+    at_limit = "x y " * 20
+    assert len(asyncio.run(prompter.encode(at_limit, limit=limit))) == 80
+    variables = {"messages": [], "text": f"{at_limit}z"}
+    for work in (
+        prompter.encode(f"{at_limit}z", limit=limit),
+        prompter.render(ChatTemplate("{{ text }}", {}), variables, limit=limit),
+    ):
+        with pytest.raises(PromptTooLongError) as caught:
+            asyncio.run(work)
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
+        assert caught.value.prompt_tokens >= 10
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(prompter: Prompter) -> None:
+    async def scenario() -> None:
+        long = asyncio.create_task(prompter.encode(JUST_BELOW * 10_000))
+        await asyncio.sleep(0.1)
+        assert await prompter.encode("hi") == tiny_tokenizer().encode("hi", True)
+        assert not long.done()
+        await asyncio.gather(long, return_exceptions=True)
+
+    asyncio.run(scenario())

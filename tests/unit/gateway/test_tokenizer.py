@@ -15,14 +15,20 @@ from tokenizers import Tokenizer as Backend
 from pomona.errors import ModelUnsupportedError, RequestError
 from pomona.models import EMBEDDED_MODEL
 from pomona_gateway.generation.detokenizer import incremental_decoder
-from pomona_gateway.text import LanguageModel, load_language_model
+from pomona_gateway.text import LanguageModel, Tokenizer, load_language_model
 from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.tokenizer import read_tokenizer
 from support.models.tiny_model import TEMPLATE, write_tiny_model
 
 
 @cache
 def smollm() -> LanguageModel:
     return load_language_model(EMBEDDED_MODEL)
+
+
+@cache
+def smollm_tokenizer() -> Tokenizer:
+    return read_tokenizer(smollm().facts.path)
 
 
 @cache
@@ -43,7 +49,7 @@ def test_the_default_model_gets_the_prompt_of_its_training() -> None:
         "trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     )
-    ids = list(language.tokenizer.encode(prompt, chat=True))
+    ids = list(smollm_tokenizer().encode(prompt, chat=True))
     assert ids[:3] == [1, 9690, 198]
     assert ids[-8:] == [4649, 47, 2, 198, 1, 520, 9531, 198]
     assert language.stop_ids == (2,)
@@ -52,7 +58,7 @@ def test_the_default_model_gets_the_prompt_of_its_training() -> None:
 
 def test_each_digit_is_a_token() -> None:
     tokenizer = smollm().tokenizer
-    ids = tokenizer.encode("12345", chat=True)
+    ids = smollm_tokenizer().encode("12345", chat=True)
     assert [tokenizer.token_text(i) for i in ids] == list("12345")
 
 
@@ -61,7 +67,7 @@ def test_each_digit_is_a_token() -> None:
 def test_text_of_known_bytes_survives_encoding_and_decoding(text: str) -> None:
     tokenizer = smollm().tokenizer
     assume(known_bytes().issuperset(text.encode()))
-    ids = tokenizer.encode(text, chat=True)
+    ids = smollm_tokenizer().encode(text, chat=True)
     assert tokenizer.decode(ids, skip_special=False) == text
     assert b"".join(tokenizer.token_bytes(i) for i in ids) == text.encode()
 
@@ -77,7 +83,8 @@ def test_incremental_decoding_equals_decoding_at_once(ids: list[int]) -> None:
 def test_a_folder_is_read_from_its_tokenizer_json(tmp_path: Path) -> None:
     language = load_language_model(str(write_tiny_model(tmp_path / "tiny")))
     assert language.templates["default"].source == TEMPLATE
-    assert list(language.tokenizer.encode("<|begin|>hello", chat=False)) == [260, 259]
+    tokenizer = read_tokenizer(language.facts.path)
+    assert list(tokenizer.encode("<|begin|>hello", chat=False)) == [260, 259]
 
 
 def test_a_decoder_with_a_regular_expression_is_not_supported(tmp_path: Path) -> None:

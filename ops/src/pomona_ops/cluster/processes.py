@@ -10,7 +10,12 @@ from pathlib import Path
 from pomona import host
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import resolve
-from pomona.settings import ServiceSettings, read_settings
+from pomona.settings import (
+    ServiceSettings,
+    default_state_dir,
+    has_state_dir,
+    read_settings,
+)
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.cluster.blas import stage_worker_environment
 from pomona_ops.cluster.cpu_affinity import shares
@@ -98,9 +103,7 @@ def state_dir(port: int, kind: type[ServiceSettings] = ServiceSettings) -> Path:
     Args:
         kind: the service whose folder it is; the settings file may set one for each service.
     """
-    settings = read_settings(kind)
-    is_set = "state_dir" in settings.model_fields_set
-    return settings.state_dir if is_set else Path.home() / ".pomona" / str(port)
+    return read_settings(kind).state_dir if has_state_dir(kind) else default_state_dir(port)
 
 
 def gateway_url(port: int) -> str:

@@ -15,7 +15,7 @@ import orjson
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
-from pomona.settings import DEFAULT_PORT, ServiceSettings, read_settings
+from pomona.settings import DEFAULT_PORT, ServiceSettings, has_state_dir, read_settings
 from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
 from pomona_ops.cluster.processes import ClusterOptions, state_dir
 
@@ -125,7 +125,7 @@ def find_state_dir(port: int, kind: type[ServiceSettings] = ServiceSettings) -> 
         kind: the service whose folder it is; the settings file may set one for each service.
     """
     record = _record_of(port)
-    if record is None or "state_dir" in read_settings(kind).model_fields_set:
+    if record is None or has_state_dir(kind):
         return state_dir(port, kind)
     return Path(record.state_dir)
 

@@ -29,6 +29,7 @@ def list_keys(store: KeyStore, book: UsageStore, as_json: bool) -> None:
     if as_json:
         entries = [
             {
+                "id": key.id,
                 "name": key.name,
                 "role": key.role,
                 "created": key.created,

@@ -15,6 +15,7 @@ from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.parent_watch import LIFELINE_GRACE_S, watch_parent
+from pomona.private_files import keep_private, make_folder
 from pomona.service import EXIT_CONFIGURATION
 from pomona.settings import read_settings
 from pomona.silence import SilenceWatch
@@ -49,7 +50,8 @@ def run_up(options: ClusterOptions) -> int:
     orphans_s = ORPHANS_S if was_killed(options.state_dir) else 0.0
     require_free(options.ports, options.stages, orphans_s)
     try:
-        options.state_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(options.state_dir)
+        keep_private(options.state_dir)
     except OSError as error:
         raise ConfigurationError(
             f"{options.state_dir} cannot be created: {error.strerror}; "

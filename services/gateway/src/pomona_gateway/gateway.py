@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import shlex
 import time
 from functools import partial
 
@@ -13,6 +14,7 @@ from pomona.auth.key_usage import UsageStore
 from pomona.errors import ConfigurationError, RequestError
 from pomona.messages.control import Beacon, GatewayFacts, PlannerFacts
 from pomona.service import ControlPlane
+from pomona.settings import default_state_dir
 from pomona_gateway.grammar import GrammarChecker
 from pomona_gateway.http.openai import response_store
 from pomona_gateway.http.openai.response_store import ResponseStore
@@ -247,9 +249,17 @@ def requires_key(settings: GatewaySettings, keys: KeyStore) -> bool:
     if required and not keys.list():
         raise ConfigurationError(
             f"the API on {settings.host} needs an API key, and there is none in {keys.path}: "
-            "make one with `pomona keys create NAME`, or set POMONA_GATEWAY_HOST to 127.0.0.1"
+            f"make one with `{_create_command(settings)}`, or set POMONA_GATEWAY_HOST to 127.0.0.1"
         )
     return required
+
+
+def _create_command(settings: GatewaySettings) -> str:
+    """Returns the command that creates a key for a gateway with these settings, in any shell."""
+    folder = settings.state_dir
+    if folder == default_state_dir():
+        return "pomona keys create NAME"
+    return f"POMONA_STATE_DIR={shlex.quote(str(folder))} pomona keys create NAME"
 
 
 def is_loopback(host: str) -> bool:

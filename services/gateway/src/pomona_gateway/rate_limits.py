@@ -50,11 +50,21 @@ class RateLimits:
         usage.running += 1
         usage.requests.append(now)
 
+    def enter(self, key: str, now: float) -> None:
+        """Counts the part of a request that goes on after its response, and is admitted with it."""
+        self._current(key, now).running += 1
+
     def release(self, key: str, tokens: int, now: float) -> None:
         """Counts the end of an admitted request, with its tokens of prompt and reply."""
         usage = self._current(key, now)
         usage.running -= 1
         usage.tokens.append((now, tokens))
+
+    def refund(self, key: str) -> None:
+        """Takes back the newest request of a key, which the server could not serve."""
+        usage = self._usage.get(key)
+        if usage is not None and usage.requests:
+            usage.requests.pop()
 
     def _current(self, key: str, now: float) -> _Usage:
         usage = self._usage.setdefault(key, _Usage())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
@@ -32,6 +33,13 @@ class GatewaySettings(ServiceSettings):
         env_prefix="POMONA_GATEWAY_", frozen=True, extra="ignore", populate_by_name=True
     )
     section: ClassVar[str] = "gateway"
+
+    @classmethod
+    def first_port(cls, values: Mapping[str, Any]) -> int:
+        """Returns the port of the API, or by the control endpoint when it takes a free one."""
+        port = str(values.get("port", ""))
+        own = int(port) if port.isascii() and port.isdecimal() else 0
+        return own or super().first_port(values)
 
     host: str = "127.0.0.1"
     """Address to bind the API to."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
+import logging
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -19,9 +19,11 @@ import orjson
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from pomona.errors import ConfigurationError
+from pomona.private_files import write_privately
 
 FILE_NAME = "keys.json"
 PREFIX = "pomona-"
+MAX_FILE_BYTES = 16 << 20
 
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Role = Literal["user", "administrator"]
@@ -60,6 +62,13 @@ class ApiKey:
     created: float = 0.0
     limits: KeyLimits = field(default_factory=KeyLimits)
 
+    @property
+    def id(self) -> str:
+        """Identity of the key, which no other key has, even one of the same name."""
+        return f"key_{self.digest[:16]}"
+
+
+log = logging.getLogger(__name__)
 
 _KEYS = TypeAdapter(tuple[ApiKey, ...])
 
@@ -71,24 +80,35 @@ class KeyStore:
         self.path = state_dir / FILE_NAME
         self._keys: tuple[ApiKey, ...] = ()
         self._version: tuple[int, int, int] | None = None
+        self._damage: ConfigurationError | None = None
 
     def list(self) -> tuple[ApiKey, ...]:
         """Returns every key. Raises ConfigurationError when the file cannot be read."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            self._keys, self._version = (), None
+            self._keys, self._version, self._damage = (), None, None
             return ()
         version = (status.st_ino, status.st_mtime_ns, status.st_size)
         if version != self._version:
+            self._version, self._damage = version, None
             try:
-                self._keys = _KEYS.validate_json(self.path.read_bytes())
-            except (OSError, ValidationError) as error:
-                raise ConfigurationError(
-                    f"{self.path} cannot be read as a list of keys: {error}"
-                ) from error
-            self._version = version
+                self._keys = self._read(status.st_size)
+            except (OSError, ValueError) as error:  # includes pydantic's ValidationError
+                self._keys = ()
+                self._damage = ConfigurationError(
+                    f"{self.path} cannot be read as a list of keys: {_first_line(error)}; restore "
+                    "it, or delete it and create the keys anew"
+                )
+                log.error("%s", self._damage)
+        if self._damage is not None:
+            raise self._damage
         return self._keys
+
+    def _read(self, size: int) -> tuple[ApiKey, ...]:
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        return _KEYS.validate_json(self.path.read_bytes())
 
     def find(self, secret: str) -> ApiKey | None:
         """Returns the key with this secret. The time taken does not depend on the secret."""
@@ -128,21 +148,13 @@ class KeyStore:
         write_privately(self.path, orjson.dumps(keys, option=orjson.OPT_INDENT_2))
 
 
-def write_privately(path: Path, content: bytes) -> None:
-    """Replaces a file atomically, with permissions for its owner only. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(f".{secrets.token_hex(4)}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-
-
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """Returns the reason without the file's content."""
+    if isinstance(error, ValidationError):
+        detail = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, detail['loc']))} {detail['msg']}".strip()
+    return str(error)

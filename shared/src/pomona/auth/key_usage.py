@@ -10,8 +10,9 @@ from typing import Annotated
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pomona.auth.api_keys import ApiKey, write_privately
+from pomona.auth.api_keys import ApiKey
 from pomona.errors import ConfigurationError
+from pomona.private_files import write_privately
 
 FILE_NAME = "key_usage.json"
 

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tokenizers.decoders import DecodeStream
-
 from pomona.messages.pipeline import Token
 from pomona_gateway.pipeline.prompt_results import Embedding, PromptLogprobs
-from pomona_gateway.text import Tokenizer
+from pomona_gateway.text import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Detokenizer:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: Vocabulary,
         stops: Sequence[str],
         stop_ids: frozenset[int],
         visible: frozenset[int] = frozenset(),
@@ -155,7 +153,7 @@ class IncrementalDecoder(Protocol):
 
 
 def incremental_decoder(
-    tokenizer: Tokenizer, visible: frozenset[int] = frozenset()
+    tokenizer: Vocabulary, visible: frozenset[int] = frozenset()
 ) -> IncrementalDecoder:
     """Returns a decoder for one reply.
 
@@ -170,7 +168,7 @@ def incremental_decoder(
 class _ByteDecoder:
     """Decodes byte-level vocabularies, whose tokens are bytes of UTF-8."""
 
-    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
+    def __init__(self, tokenizer: Vocabulary, hidden: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self._hidden = hidden
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -187,23 +185,45 @@ class _ByteDecoder:
 class _WindowDecoder:
     """Decodes other vocabularies, where the text of a token may depend on its neighbors."""
 
-    def __init__(self, tokenizer: Tokenizer, visible: frozenset[int]) -> None:
+    def __init__(self, tokenizer: Vocabulary, visible: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self._visible = visible
         self._restart()
 
     def _restart(self) -> None:
-        self._stream = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
         self._emitted = 0
+        self._window: list[int] = []
+        self._context: int = 0
+        self._decoded = ""
 
     def push(self, token: int) -> str:
         if token in self._visible:
             return self.flush() + self._tokenizer.token_text(token)
         self._ids.append(token)
-        text = self._stream.step(self._tokenizer.backend, token) or ""
+        text = self._step(token)
         self._emitted += len(text)
         return text
+
+    def _step(self, token: int) -> str:
+        """Decodes a window of the last tokens, and returns what the token adds to its text.
+
+        The window begins with tokens whose text was returned before (``_context`` of them, the
+        text ``_decoded``), because a decoder may treat the first token of a text in its own way.
+        """
+        if not self._decoded and self._window:
+            before = self._tokenizer.decode(self._window)
+            if not before.endswith("\ufffd"):
+                self._decoded, self._context = before, len(self._window)
+        self._window.append(token)
+        text = self._tokenizer.decode(self._window)
+        if len(text) <= len(self._decoded) or text.endswith("\ufffd"):
+            return ""
+        added = text[len(self._decoded) :]
+        self._window = self._window[self._context :]
+        self._context = len(self._window)
+        self._decoded = self._tokenizer.decode(self._window)
+        return added
 
     def flush(self) -> str:
         rest = self._tokenizer.decode(self._ids)[self._emitted :]

@@ -19,6 +19,7 @@ from pomona_gateway.http.auth import AllowedHosts, KeyAuthentication
 from pomona_gateway.http.errors import routing_error
 from pomona_gateway.http.idempotency import IdempotentRequests
 from pomona_gateway.http.ignored import IgnoredHeader
+from pomona_gateway.http.key_limits import KeyLimitCheck
 from pomona_gateway.http.middleware import (
     HeaderLimit,
     RequestIds,
@@ -87,6 +88,7 @@ def _middleware(gateway: Gateway, application: Callable[[], Starlette]) -> list[
         Middleware(KeyAuthentication, store=gateway.keys, required=gateway.requires_key),
         Middleware(UnreadBodies),
         Middleware(IdempotentRequests, gateway=gateway, application=application),
+        Middleware(KeyLimitCheck, limits=gateway.rate_limits),
         Middleware(IgnoredHeader),
     ]
 

@@ -9,8 +9,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pomona.auth.api_keys import ApiKey, KeyStore
-from pomona.errors import RequestError
+from pomona.errors import ConfigurationError, RequestError
 from pomona_gateway.http.middleware import refuse
+from pomona_gateway.tenant import set_tenant
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 """Paths that never need a key."""
@@ -66,9 +67,16 @@ class KeyAuthentication:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        key = self._find_key(Headers(scope=scope))
+        key, error = None, None
+        if scope["path"] not in OPEN_PATHS:
+            try:
+                key = self._find_key(Headers(scope=scope))
+            except ConfigurationError:
+                message = "the file of API keys cannot be read; see the gateway's log"
+                error = RequestError(503, "keys_unreadable", message) if self._required else None
         scope.setdefault("state", {})["key"] = key
-        error = self._check(scope["path"], key)
+        set_tenant(key.id if key else "")
+        error = error or self._check(scope["path"], key)
         if error is None:
             await self._app(scope, receive, send)
         else:

@@ -10,27 +10,9 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from pomona.errors import RequestError
+from pomona_gateway.text.limits import PromptTooLongError
 
 MAX_RETRY_AFTER_S = 60
-
-
-class PromptTooLongError(RequestError):
-    """A prompt fills the context, in the words by which clients know that they must compact."""
-
-    def __init__(self, prompt_tokens: int, context_length: int, parameter: str) -> None:
-        super().__init__(
-            400,
-            "context_length_exceeded",
-            f"This model's maximum context length is {context_length} tokens. However, "
-            f"'{parameter}' has {prompt_tokens} tokens, and the reply needs at least one. Please "
-            f"reduce the length of '{parameter}'.",
-            parameter,
-        )
-        self.prompt_tokens = prompt_tokens
-        self.context_length = context_length
-        self.anthropic_message = (
-            f"prompt is too long: {prompt_tokens} tokens > {context_length} maximum"
-        )
 
 
 _OPENAI_TYPES = {

@@ -75,7 +75,7 @@ class IdempotentRequests:
         canonical, may_store = _canonical(body)
         fingerprint = fingerprint_of(content, canonical)
         api_key: ApiKey | None = request.state.key
-        tenant = api_key.name if api_key else ""
+        tenant = api_key.id if api_key else ""
         runs = gateway.runs
         await while_connected(request.receive, runs.wait_for_others(key=key, tenant=tenant))
         run = runs.find(key, tenant)
@@ -97,7 +97,7 @@ class IdempotentRequests:
     async def _execute(self, run: Run) -> None:
         """Executes the request of a run, and records the response."""
         request, tenant = run.origin.request, run.origin.tenant
-        key = next((key for key in self._gateway.keys.list() if key.name == tenant), None)
+        key = next((key for key in self._gateway.keys.list() if key.id == tenant), None)
         if tenant and key is None:
             raise RequestError(401, "invalid_api_key", "the API key of this request was revoked")
         scope: Scope = {

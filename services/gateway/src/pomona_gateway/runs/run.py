@@ -45,7 +45,7 @@ class RunOrigin:
 
     Attributes:
         id: id of the run; of a response, its id in the API.
-        tenant: name of the API key that may read the run.
+        tenant: id of the API key that may read the run.
         key: the client's ``Idempotency-Key``; empty without one.
         fingerprint: digest of the request, to tell another request with the same key.
         background: the run goes on without readers, and can be cancelled.

@@ -5,26 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 from pomona.errors import RequestError
-from pomona.models import ModelFacts, read_facts
-from pomona.models.formats.chat_templates import read_chat_templates
-from pomona.models.formats.gguf_header import read_gguf_header
-from pomona.models.formats.hf_folder import read_json
+from pomona.models import ModelFacts, resolve
 from pomona_gateway.parsers.derivation.known_notations import with_vocabulary
 from pomona_gateway.parsers.notation import ReplyNotation
 from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.limits import TextLimit
+from pomona_gateway.text.model_process import describe_model
 from pomona_gateway.text.notation_process import load_notation
 from pomona_gateway.text.prompter import Prompter
 from pomona_gateway.text.system_lines import DEFAULT_LINES, SystemLines
 from pomona_gateway.text.template_traits import PERMISSIVE, TemplateTraits
-from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
+from pomona_gateway.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
-
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,7 @@ class LanguageModel:
     """
 
     facts: ModelFacts
-    tokenizer: Tokenizer
+    tokenizer: Vocabulary
     templates: dict[str, ChatTemplate]
     context_length: int
     stop_ids: tuple[int, ...]
@@ -55,43 +50,48 @@ class LanguageModel:
         """Returns the name of the chat template for conversations with or without tools."""
         return "tool_use" if tools and "tool_use" in self.templates else "default"
 
+    def text_limit(self, parameter: str) -> TextLimit:
+        """Returns the longest text that may fit the context.
+
+        Args:
+            parameter: request parameter that holds the text.
+        """
+        return TextLimit(self.context_length, self.tokenizer.longest, parameter)
+
     def traits_of(self, template: str) -> TemplateTraits:
         """Returns what a template can express; everything when it was not probed."""
         return self.traits.get(template, PERMISSIVE)
 
 
 def load_language_model(source: str, system_lines: SystemLines = DEFAULT_LINES) -> LanguageModel:
-    """Loads a model's tokenizer and chat templates, in a second or two.
+    """Loads a model's vocabulary and chat templates from a process that reads its files.
 
     Raises:
-        ModelError: a file of the model is missing or invalid.
+        ModelError: a file of the model is missing or invalid, or takes too long or too much
+            memory to read.
     """
-    facts = read_facts(source)
-    tokenizer = read_tokenizer(facts.path)
-    if facts.format == "gguf":
-        templates = _gguf_templates(facts.path, tokenizer)
-    else:
-        templates = _folder_templates(facts.path)
+    path = resolve(source)  # fetches the small files of a model on the hub
+    description = describe_model(source, path)
+    facts = description.facts
+    templates = {
+        name: ChatTemplate(text, description.special_texts)
+        for name, text in description.templates.items()
+    }
     template = templates.get("tool_use", templates.get("default"))
     output = ReplyNotation() if template is None else load_notation(template)
+    vocabulary = Vocabulary(description.table)
+    ends = (*facts.eos_token_ids, vocabulary.added_id(description.eos_token))
     return LanguageModel(
         facts=facts,
-        tokenizer=tokenizer,
+        tokenizer=vocabulary,
         templates=templates,
         context_length=facts.context_length,
-        stop_ids=_end_tokens(facts, tokenizer),
-        output=with_vocabulary(output, tokenizer.special_tokens),
+        # A token beyond the vocabulary is never sampled, and no message can name it.
+        stop_ids=tuple(dict.fromkeys(x for x in ends if x is not None and x < facts.vocab_size)),
+        output=with_vocabulary(output, vocabulary.special_tokens),
         prompter=Prompter(facts.path),
         system_lines=system_lines,
     )
-
-
-def _end_tokens(facts: ModelFacts, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Returns the end tokens of the model's configurations and of its tokenizer."""
-    config_file = facts.path / "tokenizer_config.json"
-    config = read_json(config_file) if config_file.is_file() else {}
-    own = tokenizer.added_id(_token_text(config.get("eos_token")))
-    return tuple(dict.fromkeys([*facts.eos_token_ids, *([] if own is None else [own])]))
 
 
 def probe_language_model(model: LanguageModel) -> LanguageModel:
@@ -112,28 +112,3 @@ def probe_language_model(model: LanguageModel) -> LanguageModel:
     ends = {model.tokenizer.added_id(found.end_of_turn) for found in traits.values()} - {None}
     stop_ids = tuple(dict.fromkeys([*model.stop_ids, *sorted(x for x in ends if x is not None)]))
     return replace(model, traits=traits, stop_ids=stop_ids)
-
-
-def _gguf_templates(path: Path, tokenizer: Tokenizer) -> dict[str, ChatTemplate]:
-    fields = read_gguf_header(path).fields
-    template = fields.get("tokenizer.chat_template")
-    special: dict[str, str] = {}
-    for name, key in zip(_SPECIAL, ("bos", "eos", "unknown", "padding"), strict=True):
-        token = fields.get(f"tokenizer.ggml.{key}_token_id")
-        text = None if token is None else tokenizer.name(int(token))
-        if text is not None:
-            special[name] = text
-    return {} if not template else {"default": ChatTemplate(template, special)}
-
-
-def _folder_templates(path: Path) -> dict[str, ChatTemplate]:
-    config_file = path / "tokenizer_config.json"
-    config = read_json(config_file) if config_file.is_file() else {}
-    special = {name: text for name in _SPECIAL if (text := _token_text(config.get(name)))}
-    sources = read_chat_templates(path)
-    return {name: ChatTemplate(text, special) for name, text in sources.items()}
-
-
-def _token_text(value: Any) -> str:
-    """Returns the text of a special token in tokenizer_config.json: a string or an object."""
-    return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")

@@ -9,8 +9,9 @@ standard input:
 - ``template`` alone: a template to probe. The answer is one line with its traits.
 
 The answer to the first two ends with a line that has the number of ids, followed by the ids as
-int32. Each line may instead state an error. The process exits at the end of its input. The kernel
-kills it when a step exceeds the deadline, even when the gateway is gone.
+int32, or the length of a text that is longer than ``max_bytes``. Each line may instead state an
+error. The process exits at the end of its input. The kernel kills it when a step exceeds the
+deadline, even when the gateway is gone.
 """
 
 from __future__ import annotations
@@ -90,6 +91,11 @@ def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
             _write({"text": text})
         else:
             text = request["text"]
+        max_bytes = request.get("max_bytes")
+        size = len(text.encode())
+        if max_bytes is not None and size > max_bytes:
+            _write({"too_long": size})
+            return
         is_chat = chat or request.get("chat", False)
         ids = _with_deadline(deadline_s, lambda: tokenizer.encode(text, is_chat))
     except (PomonaError, MemoryError) as error:

@@ -16,13 +16,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from pomona.errors import RequestError
+from pomona_gateway.tenant import current_tenant
 from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.fair_turns import FairTurns
+from pomona_gateway.text.limits import TextLimit
 from pomona_gateway.text.prompt_process import PIPE_BYTES
 from pomona_gateway.text.template_traits import PERMISSIVE, TemplateTraits
 
 DEADLINE_S = 10.0
 """Deadline for rendering a prompt, and again for encoding it. Rendering takes milliseconds; a
 million tokens take three seconds to encode."""
+MAX_SHORT_BYTES = 128 << 10
+"""Size of a request up to which its prompt is a short one; it takes milliseconds."""
+MAX_WAITING = 256
+"""Maximum number of prompts of one tenant that wait for a process."""
+RETRY_AFTER_S = 2
 GRACE_S = 10.0
 """Additional time for the process to start, and before the gateway kills it itself."""
 
@@ -55,22 +63,20 @@ _ENCODE = _Step("tokenizer", "this text", "invalid_text", None)
 
 
 class Prompter:
-    """Makes one model's prompts, one at a time, in a process of its own.
+    """Makes one model's prompts, in processes of their own.
 
     A template, or a regular expression of a tokenizer, may loop forever or take all memory. The
-    kernel then kills the process, and the next prompt starts another one.
+    kernel then kills the process, and the next prompt starts another one. Long prompts have
+    another process than short ones, and tenants take turns at both, so that one tenant's prompts
+    do not delay another's.
 
     Args:
         path: model folder or GGUF file.
     """
 
     def __init__(self, path: Path, deadline_s: float = DEADLINE_S) -> None:
-        self._path = path
-        self._deadline_s = deadline_s
-        self._queue = asyncio.Lock()
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._short = _PromptProcess(path, deadline_s)
+        self._long = _PromptProcess(path, deadline_s)
 
     async def render(
         self,
@@ -78,14 +84,19 @@ class Prompter:
         variables: Mapping[str, Any],
         traits: TemplateTraits = PERMISSIVE,
         continue_final: bool = False,
+        limit: TextLimit | None = None,
     ) -> tuple[str, array[int]]:
         """Renders a conversation as :func:`render_conversation` does.
+
+        Args:
+            limit: longest text to tokenise.
 
         Returns:
             The prompt as text and as token ids.
 
         Raises:
-            RequestError: the template or the tokenizer rejects it or exceeds the deadline.
+            RequestError: the template or the tokenizer rejects it or exceeds the deadline, or the
+                text is too long.
         """
         request = {
             **_template_request(template),
@@ -93,24 +104,28 @@ class Prompter:
             "traits": asdict(traits),
             "continue_final": continue_final,
         }
-        return await self._request(request, _RENDER)
+        return await self._request(request, _RENDER, limit)
 
-    async def encode(self, text: str, chat: bool = False) -> array[int]:
+    async def encode(
+        self, text: str, chat: bool = False, limit: TextLimit | None = None
+    ) -> array[int]:
         """Encodes a text.
 
         Args:
             chat: the text is a rendered conversation, which has the special tokens that it needs.
+            limit: longest text to tokenise.
 
         Raises:
-            RequestError: the tokenizer rejects it or exceeds the deadline.
+            RequestError: the tokenizer rejects it or exceeds the deadline, or it is too long.
         """
-        _, ids = await self._request({"text": text, "chat": chat}, _ENCODE)
+        if limit is not None:
+            limit.check(len(text))
+        _, ids = await self._request({"text": text, "chat": chat}, _ENCODE, limit)
         return ids
 
     def start(self) -> None:
-        """Starts the process before the first prompt."""
-        with self._lock:
-            self._started()
+        """Starts the process for short prompts before the first one."""
+        self._short.start()
 
     def probe(self, template: ChatTemplate) -> TemplateTraits:
         """Finds out which conversations a template can express. Blocks.
@@ -118,11 +133,64 @@ class Prompter:
         Raises:
             RequestError: the template exceeds the deadline.
         """
-        with self._lock, self._exchange(_template_request(template)) as answers:
+        return self._short.probe(template)
+
+    def close(self) -> None:
+        """Kills the processes for good. Another thread that waits for one gets an error."""
+        self._short.close()
+        self._long.close()
+
+    async def _request(
+        self, request: dict[str, Any], first: _Step, limit: TextLimit | None
+    ) -> tuple[str, array[int]]:
+        max_bytes = None if limit is None else limit.max_bytes
+        line = await asyncio.to_thread(_encoded, {**request, "max_bytes": max_bytes})
+        process = self._short if len(line) <= MAX_SHORT_BYTES else self._long
+        try:
+            return await process.request(line, first, current_tenant())
+        except _TextTooLongError as error:
+            assert limit is not None
+            limit.check(error.size)
+            raise
+
+
+class _TextTooLongError(Exception):
+    """A rendered text is longer than its request allows. ``size``: its length in bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+def _encoded(request: dict[str, Any]) -> bytes:
+    """Returns a request without the brace that ends it, so that a deadline can be added."""
+    return json.dumps(request).encode()[:-1]
+
+
+class _PromptProcess:
+    """Makes one model's prompts, one at a time, in a process of its own."""
+
+    def __init__(self, path: Path, deadline_s: float) -> None:
+        self._path = path
+        self._deadline_s = deadline_s
+        self._turns = FairTurns()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Starts the process."""
+        with self._lock:
+            self._started()
+
+    def probe(self, template: ChatTemplate) -> TemplateTraits:
+        """Finds out which conversations a template can express. Blocks."""
+        request = _encoded(_template_request(template))
+        with self._lock, self._exchange(request) as answers:
             return TemplateTraits(**self._read_line(answers, _RENDER)["traits"])
 
     def close(self) -> None:
-        """Kills the process for good. Another thread that waits for it gets an error."""
+        """Kills the process for good."""
         self._closed = True
         process = self._process
         if process is not None:
@@ -131,19 +199,31 @@ class Prompter:
             if self._process is not None:
                 self._end(self._process)
 
-    async def _request(self, request: dict[str, Any], first: _Step) -> tuple[str, array[int]]:
-        # At most one thread waits for a model, so that other models have threads left.
-        async with self._queue:
-            return await asyncio.to_thread(self._prompt, request, first)
+    async def request(self, line: bytes, first: _Step, tenant: str) -> tuple[str, array[int]]:
+        """Makes a prompt in the tenant's turn.
 
-    def _prompt(self, request: dict[str, Any], first: _Step) -> tuple[str, array[int]]:
+        Raises:
+            RequestError: the prompt is refused, or too many of the tenant's prompts wait.
+        """
+        if self._turns.waiting(tenant) >= MAX_WAITING:
+            raise RequestError(
+                429,
+                "too_many_prompts",
+                f"{MAX_WAITING} prompts of this key wait to be tokenised; send fewer at once",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        # At most one thread waits for a process, so that other models have threads left.
+        async with self._turns.turn(tenant):
+            return await asyncio.to_thread(self._prompt, line, first)
+
+    def _prompt(self, request: bytes, first: _Step) -> tuple[str, array[int]]:
         with self._lock, self._exchange(request) as answers:
             return self._read(answers, first)
 
     @contextmanager
-    def _exchange(self, request: dict[str, Any]) -> Generator[IO[bytes]]:
+    def _exchange(self, request: bytes) -> Generator[IO[bytes]]:
         """Sends a request. Yields its answer, and kills the process when it does not come."""
-        line = json.dumps({**request, "deadline_s": self._deadline_s}).encode() + b"\n"
+        line = request + b', "deadline_s": %r}\n' % self._deadline_s
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -169,7 +249,10 @@ class Prompter:
         text = ""
         if first is _RENDER:
             text = self._read_line(answers, _RENDER)["text"]
-        count = self._read_line(answers, _ENCODE)["ids"]
+        answer = self._read_line(answers, _ENCODE)
+        if "too_long" in answer:
+            raise _TextTooLongError(answer["too_long"])
+        count = answer["ids"]
         ids = array("i")
         try:
             ids.fromfile(answers, count)

@@ -31,12 +31,14 @@ async def chat_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
     variables: Mapping[str, Any] | None = None,
     continue_final: bool = True,
+    parameter: str = "messages",
 ) -> tuple[str, array[int]]:
     """Renders a conversation up to the model's answer, in the form that its template expresses.
 
     Args:
         continue_final: the answer continues a last message of the assistant, instead of
             following it.
+        parameter: request parameter that holds the conversation, for the error of a long one.
 
     Returns:
         The prompt as text and as token ids.
@@ -59,7 +61,8 @@ async def chat_prompt(
     if not traits.calls and tools:
         stable = _with_calls_text(stable, language.output.calls)
     given = {**(variables or {}), "messages": stable, "tools": tools}
-    return await language.prompter.render(template, given, traits, continue_final)
+    limit = language.text_limit(parameter)
+    return await language.prompter.render(template, given, traits, continue_final, limit)
 
 
 def _with_calls_text(

@@ -10,6 +10,9 @@ from pomona.models.formats.safetensors_index import read_json
 
 DEFAULT = "default"
 """Name of the template for chats."""
+MAX_TEMPLATE_BYTES = 1 << 20
+"""Maximum size of one template. The largest published ones have 50 KB."""
+MAX_TEMPLATES = 32
 
 
 def read_chat_templates(folder: Path) -> dict[str, str]:
@@ -32,12 +35,16 @@ def read_chat_templates(folder: Path) -> dict[str, str]:
         found[DEFAULT] = read_text(file)
     for extra in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         found[extra.stem] = read_text(extra)
+    if len(found) > MAX_TEMPLATES:
+        raise ModelError(f"{folder} has {len(found)} chat templates, more than {MAX_TEMPLATES}")
     return found
 
 
 def read_text(file: Path) -> str:
     """Reads a file of UTF-8. Raises ModelError naming the file when it is not."""
     try:
+        if file.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise ModelError(f"{file} has more than {MAX_TEMPLATE_BYTES} bytes")
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{file} cannot be read as UTF-8: {error}; fetch it again") from error
@@ -56,6 +63,8 @@ def _templates(value: Any, file: Path) -> dict[str, str]:
         case _:
             named = [("", value)]
     for name, template in named:
+        if isinstance(template, str) and len(template) > MAX_TEMPLATE_BYTES:
+            raise ModelError(f"{file} has a chat_template of more than {MAX_TEMPLATE_BYTES} bytes")
         if not isinstance(name, str) or not name or not isinstance(template, str):
             raise ModelError(
                 f"{file} has a chat_template that is not a text, nor texts by name, nor a list of "

@@ -10,7 +10,9 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from pomona.errors import ModelError, ModelUnsupportedError
+from pomona.models.fact_ranges import MAX_VOCABULARY
 from pomona.models.formats.gguf_header import read_gguf_header
+from pomona.models.formats.safetensors_index import MAX_JSON_BYTES
 from pomona.models.formats.sentencepiece import sentencepiece_backend
 
 CONTROL, USER_DEFINED = 3, 4
@@ -68,6 +70,8 @@ def folder_backend(path: Path) -> Backend:
         raise ModelUnsupportedError(
             f"{path} has no tokenizer.json; save the model's fast tokenizer there"
         )
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise ModelUnsupportedError(f"{file} has more than {MAX_JSON_BYTES} bytes")
     try:
         backend = Backend.from_file(str(file))
     except Exception as error:  # the library raises bare exceptions
@@ -82,6 +86,10 @@ def gguf_backend(fields: Mapping[str, Any], path: Path) -> Backend:
     kind = fields.get("tokenizer.ggml.model")
     tokens: list[str] = fields.get("tokenizer.ggml.tokens", [])
     types: list[int] = fields.get("tokenizer.ggml.token_type", [])
+    if len(tokens) > MAX_VOCABULARY:
+        raise ModelUnsupportedError(
+            f"{path} has {len(tokens)} tokens; at most {MAX_VOCABULARY} are supported"
+        )
     match kind:
         case "gpt2":
             backend = _byte_level(fields, tokens)

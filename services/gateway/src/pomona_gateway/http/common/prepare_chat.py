@@ -89,7 +89,9 @@ async def prepare_chat(
         **reasoning_variables(language, wish, ignored),
         **(template_variables or {}),
     }
-    text, prompt = await render_prompt(language, messages, tools, variables, continue_final)
+    text, prompt = await render_prompt(
+        language, messages, tools, variables, continue_final, prompt_parameter
+    )
     sampling = build_sampling(
         parameters,
         language,
@@ -131,6 +133,7 @@ async def render_prompt(
     tools: Tools,
     variables: Mapping[str, Any],
     continue_final: bool = False,
+    parameter: str = "messages",
 ) -> tuple[str, array[int]]:
     """Returns the prompt as text and as token ids.
 
@@ -140,12 +143,12 @@ async def render_prompt(
     """
     if supports_tools(language):
         return await chat_prompt(
-            language, messages, tools.definitions, variables, continue_final=continue_final
+            language, messages, tools.definitions, variables, continue_final, parameter
         )
     written: Sequence[Mapping[str, Any]] = calls_as_text(messages)
     if tools.functions:
         written = with_tool_instructions(written, tools.definitions, tools.forced)
-    return await chat_prompt(language, written, (), variables, continue_final=continue_final)
+    return await chat_prompt(language, written, (), variables, continue_final, parameter)
 
 
 def default_limit(gateway: Gateway, room: int, ignored: IgnoredParameters) -> int | None:

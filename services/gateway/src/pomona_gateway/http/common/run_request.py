@@ -18,6 +18,7 @@ from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.choices import GenerationStream
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.http.ignored import collect_ignored, ignored_of
+from pomona_gateway.http.key_limits import Admission
 from pomona_gateway.http.request_body import Body, Query, parse_body, parse_query, read_body
 from pomona_gateway.http.respond import JsonResponse, StreamedResponse, while_connected
 
@@ -63,9 +64,9 @@ def gateway_of(request: Request) -> Gateway:
 
 
 def tenant_of(request: Request) -> str:
-    """Returns the name of the request's API key; empty without one."""
+    """Returns the id of the request's API key; empty without one."""
     key: ApiKey | None = request.state.key
-    return key.name if key else ""
+    return key.id if key else ""
 
 
 async def read_request(request: Request, body_type: type[BodyT]) -> BodyT:
@@ -177,23 +178,18 @@ class MeteredRun:
         self._gateway = gateway_of(request)
         self._key: ApiKey | None = request.state.key
         self._tenant = tenant_of(request)
+        self._admission: Admission = request.state.admission
         self._generation: GenerationStream | None = None
 
     def start(self, completion: Completion, priority: int) -> GenerationStream:
-        """Submits the completion. Raises RequestError when a limit of the key is exceeded or
-        the pipeline cannot take it."""
+        """Submits the completion. Raises RequestError when the pipeline cannot take it."""
         gateway = self._gateway
         limits = self._key.limits if self._key else KeyLimits()
         queued = replace(
             completion,
             queue=QueuePolicy(self._tenant, priority, (limits.queue_share or 100) / 100),
         )
-        gateway.rate_limits.admit(self._tenant, limits, time.monotonic())
-        try:
-            self._generation = GenerationStream(gateway.pipelines, gateway.metrics, queued)
-        except BaseException:
-            gateway.rate_limits.release(self._tenant, 0, time.monotonic())
-            raise
+        self._generation = GenerationStream(gateway.pipelines, gateway.metrics, queued)
         return self._generation
 
     def finish(self) -> None:
@@ -204,7 +200,8 @@ class MeteredRun:
         gateway = self._gateway
         generation.close()
         usage = generation.usage
-        gateway.rate_limits.release(self._tenant, usage.prompt + usage.reply, time.monotonic())
-        gateway.metrics.observe_key(self._tenant, usage.prompt, usage.reply)
+        self._admission.release(usage.prompt + usage.reply)
+        name = self._key.name if self._key else ""
+        gateway.metrics.observe_key(name, usage.prompt, usage.reply)
         if self._key is not None:
             gateway.usage.add(self._key, usage.prompt, usage.reply, time.time())

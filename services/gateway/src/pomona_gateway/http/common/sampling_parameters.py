@@ -17,7 +17,6 @@ from pomona_gateway.http.common.structured_output import (
     StructuredOutputs,
     guided_shape,
 )
-from pomona_gateway.http.errors import PromptTooLongError
 from pomona_gateway.http.request_body import (
     Body,
     Rule,
@@ -27,6 +26,7 @@ from pomona_gateway.http.request_body import (
 )
 from pomona_gateway.runs.run_context import new_seed
 from pomona_gateway.text import LanguageModel
+from pomona_gateway.text.limits import PromptTooLongError
 
 MAX_REPLIES = 16
 MAX_STOPS = 16

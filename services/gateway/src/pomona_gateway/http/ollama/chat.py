@@ -104,7 +104,7 @@ async def _prepare_raw(
 ) -> ChatCompletion:
     """Prepares a prompt that is used without the chat template."""
     text = body.prompt or ""
-    prompt = await language.prompter.encode(text)
+    prompt = await language.prompter.encode(text, limit=language.text_limit("prompt"))
     room = language.context_length - len(prompt)
     limit = body.max_reply_tokens() or default_limit(gateway, room, ignored)
     sampling = build_sampling(parameters, language, len(prompt), limit, body.reported_logprobs())

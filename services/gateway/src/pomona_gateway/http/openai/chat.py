@@ -40,7 +40,7 @@ from pomona_gateway.http.ignored import ignored_of
 from pomona_gateway.http.openai.chat_request import ChatRequest
 from pomona_gateway.http.openai.objects import error_chunk, response_head, usage_object
 from pomona_gateway.parsers import ReasoningDelta, TextDelta
-from pomona_gateway.text import Tokenizer
+from pomona_gateway.text import Vocabulary
 
 
 async def chat_completions(request: Request) -> Response | ASGIApp:
@@ -225,7 +225,7 @@ def call_object(call: ToolCall, custom: Collection[str] = ()) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def token_object(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
+def token_object(tokenizer: Vocabulary, token: int, logprob: float | None) -> dict[str, Any]:
     """Returns OpenAI's object for a token with its logprob and its bytes."""
     raw = tokenizer.token_bytes(token)
     return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from pomona.errors import RequestError
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, TokenId
 from pomona_gateway.text import LanguageModel
+from pomona_gateway.text.limits import PromptTooLongError
 
 MAX_PROMPTS = 128
 
@@ -49,7 +50,8 @@ async def read_prompts(
         texts = tuple(str(text) for text in prompt)
     else:
         return _read_rows(prompt, language, parameter)
-    rows = tuple([await language.prompter.encode(text) for text in texts])
+    limit = language.text_limit(parameter)
+    rows = tuple([await language.prompter.encode(text, limit=limit) for text in texts])
     return texts, _not_empty(rows, parameter)
 
 
@@ -58,6 +60,9 @@ def _read_rows(
 ) -> tuple[tuple[str, ...], tuple[array[int], ...]]:
     rows = prompt if isinstance(prompt[0], list) else [prompt]
     ids = tuple(array("i", cast("list[int]", row)) for row in rows)
+    longest = max(len(row) for row in ids)
+    if longest > language.context_length:
+        raise PromptTooLongError(longest, language.context_length, parameter)
     vocab_size = language.facts.vocab_size
     largest = max(max(row) for row in ids)
     if largest >= vocab_size:

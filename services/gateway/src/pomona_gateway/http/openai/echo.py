@@ -12,7 +12,7 @@ from pomona_gateway.generation.detokenizer import (
     incremental_decoder,
 )
 from pomona_gateway.pipeline.prompt_results import PromptLogprobs, TopLogprobs
-from pomona_gateway.text import Tokenizer
+from pomona_gateway.text import Vocabulary
 
 
 class Echo:
@@ -25,7 +25,7 @@ class Echo:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt: array[int], text: str, with_logprobs: bool
+        self, tokenizer: Vocabulary, prompt: array[int], text: str, with_logprobs: bool
     ) -> None:
         self._special_ids = tokenizer.special_ids
         self._decoder = incremental_decoder(tokenizer, self._special_ids)

@@ -24,9 +24,9 @@ from pomona_gateway.gateway import Gateway
 from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_whole
-from pomona_gateway.http.errors import PromptTooLongError
 from pomona_gateway.http.openai.completions_request import Ids, Prompt, Text, read_prompts
 from pomona_gateway.http.request_body import Body
+from pomona_gateway.text.limits import PromptTooLongError
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 """Architectures whose last hidden state is known to be what their embeddings are made of."""

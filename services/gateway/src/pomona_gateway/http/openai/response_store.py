@@ -41,7 +41,7 @@ class Conversation:
     """A conversation up to and including a response.
 
     Attributes:
-        tenant: name of the key that may see and continue it.
+        tenant: id of the key that may see and continue it.
         messages: all messages, in the form that chat templates read.
         items: input items of the last request.
         response: the response object that the client received.

@@ -36,7 +36,6 @@ from pomona_gateway.http.common.run_request import (
     wait_for_model,
 )
 from pomona_gateway.http.common.tools import custom_names
-from pomona_gateway.http.errors import PromptTooLongError
 from pomona_gateway.http.ignored import ignored_of
 from pomona_gateway.http.openai.response_object import response_object
 from pomona_gateway.http.openai.response_runs import executed_response, start_response
@@ -47,6 +46,7 @@ from pomona_gateway.http.request_body import parse_body
 from pomona_gateway.http.respond import JsonResponse
 from pomona_gateway.runs.run import Run
 from pomona_gateway.runs.run_context import new_hex, request_time
+from pomona_gateway.text.limits import PromptTooLongError
 
 
 async def responses(request: Request) -> Response | ASGIApp:
@@ -94,7 +94,9 @@ async def input_tokens(request: Request) -> Response:
     earlier = _earlier_messages(request, body.previous_response_id)
     messages = [*_system(body), *earlier, *body.messages(ignored)]
     variables = reasoning_variables(language, _wish(body), ignored)
-    _, prompt = await render_prompt(language, messages, body.offered_tools(), variables)
+    _, prompt = await render_prompt(
+        language, messages, body.offered_tools(), variables, parameter="input"
+    )
     return JsonResponse({"object": "response.input_tokens", "input_tokens": len(prompt)})
 
 
