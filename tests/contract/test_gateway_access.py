@@ -76,6 +76,56 @@ def test_exceeded_key_limit_is_429_with_retry_after(gateway: GatewayThread, keys
     assert 1 <= int(answer.headers["retry-after"]) <= 60
 
 
+def test_a_request_beyond_a_limit_is_refused_before_its_body_is_read(
+    gateway: GatewayThread, keys: KeyStore
+) -> None:
+    secret = keys.create("once", limits=KeyLimits(requests=2))
+    headers = {"x-api-key": secret}
+    assert post(gateway, "/v1/messages/count_tokens", x_api_key=secret).status_code == 200
+    # A request that is not valid counts too; one for a model that does not load does not
+    url = f"{gateway.url}/v1/chat/completions"
+    assert httpx.post(url, json={**BODY, "n": 99}, headers=headers).status_code == 400
+    large = b'{"model": "' + b"x" * (40 << 20)
+    assert httpx.post(url, content=large, headers=headers).status_code == 429
+
+
+def test_a_recreated_key_is_another_tenant(gateway: GatewayThread, keys: KeyStore) -> None:
+    def store(secret: str) -> str:
+        body = {"model": MODEL, "input": "x"}
+        answer = httpx.post(f"{gateway.url}/v1/responses", json=body, headers={"x-api-key": secret})
+        return str(answer.json()["id"])
+
+    def read(secret: str, stored: str) -> int:
+        url = f"{gateway.url}/v1/responses/{stored}"
+        return httpx.get(url, headers={"x-api-key": secret}).status_code
+
+    first = keys.create("eve")
+    stored = store(first)
+    assert read(first, stored) == 200
+    keys.revoke("eve")
+    second = keys.create("eve")
+    assert read(second, stored) == 404
+
+
+def test_a_damaged_file_of_keys_is_one_clear_error(
+    cluster: ScriptedCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = KeyStore(tmp_path)
+    secret = store.create("me")
+    with running_gateway(cluster, require_key=True, state_dir=tmp_path) as gateway:
+        whole = store.path.read_bytes()
+        store.path.write_bytes(whole[:-9])
+        for _ in range(3):
+            answer = post(gateway, x_api_key=secret)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "keys_unreadable"
+        assert httpx.get(f"{gateway.url}/health").status_code == 200
+        logged = [x for x in caplog.records if "cannot be read as a list" in x.getMessage()]
+        assert len([x for x in logged if x.name == "pomona.auth.api_keys"]) == 1
+        store.path.write_bytes(whole)
+        wait_until(lambda: post(gateway, x_api_key=secret).status_code == 200, "the key")
+
+
 def test_queue_share_of_a_key_reaches_the_head(
     gateway: GatewayThread, keys: KeyStore, cluster: ScriptedCluster
 ) -> None:

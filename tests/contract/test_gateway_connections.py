@@ -148,6 +148,51 @@ def test_invalid_headers_get_the_usual_error_object(
     assert error_of(answer, status)["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("version", "headers"),
+    [
+        ("1.1", "transfer-encoding: chunked\r\ncontent-length: 5\r\n"),
+        ("1.1", "content-length: 5\r\ntransfer-encoding: chunked\r\n"),
+        ("1.0", "transfer-encoding: chunked\r\n"),
+        ("1.1", "content-length: 5\r\ncontent-length: 6\r\n"),
+        ("1.1", "content-length: -1\r\n"),
+    ],
+)
+def test_two_statements_of_a_length_are_400_and_close_the_connection(
+    gateway: GatewayThread, version: str, headers: str
+) -> None:
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "x"}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nhost: localhost\r\n{headers}\r\n"
+    with connect(gateway) as raw:
+        raw.sendall(head.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        answer = read_all(raw)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") - answer.count(b"HTTP/1.1 request") == 1
+    assert b"invalid_http" in answer
+
+
+@pytest.mark.parametrize("size", [32_769, 40_000, 70_000])
+@pytest.mark.parametrize("place", ["header", "query"])
+def test_headers_beyond_the_limit_are_431_however_they_arrive(
+    gateway: GatewayThread, size: int, place: str
+) -> None:
+    filling = "x" * size
+    line = f"/health?{filling}" if place == "query" else "/health"
+    extra = f"x-filling: {filling}\r\n" if place == "header" else ""
+    request = f"GET {line} HTTP/1.1\r\nhost: localhost\r\n{extra}\r\n".encode()
+    for part in (len(request), 10_000):
+        with connect(gateway) as raw:
+            try:
+                for begin in range(0, len(request), part):
+                    raw.sendall(request[begin : begin + part])
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            assert read_all(raw).startswith(b"HTTP/1.1 431")
+    with connect(gateway) as raw:
+        raw.sendall(request.replace(filling.encode(), b"x" * 32_000))
+        assert raw.recv(65536).startswith(b"HTTP/1.1 200")
+
+
 def test_invalid_chunk_closes_only_its_own_connection(gateway: GatewayThread) -> None:
     path = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
     with connect(gateway) as raw:

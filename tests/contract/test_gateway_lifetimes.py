@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -376,6 +377,59 @@ def test_slow_reader_loses_only_its_own_request(cluster: ScriptedCluster) -> Non
             wait_until(lambda: cluster.head.cancelled, "a cancel")
             cluster.head.script = lambda _: WHOLE
             assert stream_text(gateway) == REPLY
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        ({"stall_deadline_s": 0.3, "stream_buffer_tokens": 1 << 16}, False),
+        ({"stream_buffer_tokens": 64}, True),
+    ],
+)
+def test_a_client_that_reads_too_slowly_gets_an_error_event_and_a_line_of_log(
+    cluster: ScriptedCluster,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, Any],
+    reads: bool,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with running_gateway(cluster, **{**FAST, **settings}) as gateway:
+        cluster.head.script = lambda _: Script(ids=(65,) * 400, step_s=0.0, batch=50)
+        body = json.dumps(request(stream=True, n=16)).encode()
+        host, port = gateway.url.removeprefix("http://").split(":")
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.settimeout(10)
+            raw.connect((host, int(port)))
+            raw.sendall(POST % (len(body), body))
+
+            def is_logged() -> bool:
+                return any("reads too slowly" in x.getMessage() for x in caplog.records)
+
+            if not reads:
+                wait_until(is_logged, "a line of log")
+            else:
+                wait_until(lambda: cluster.head.cancelled, "a cancel")
+            received = b""
+            while b"client_too_slow" not in received and (part := raw.recv(65536)):
+                received += part
+        assert b"client_too_slow" in received
+        wait_until(is_logged, "a line of log")
+
+
+def test_a_second_signal_ends_streams_with_an_error_event(cluster: ScriptedCluster) -> None:
+    gateway = GatewayThread(cluster, **{**FAST, "drain_deadline_s": 60.0})
+    gateway.ready()
+    cluster.head.script = lambda _: Script(ids=IDS, silent_after=3)
+
+    def stop_twice() -> None:
+        gateway.stop()
+        wait_until(lambda: gateways_state(cluster) == "draining", "a draining gateway")
+        gateway.stop_at_once()
+
+    with pytest.raises(openai.APIError, match="shut down before the reply"):
+        stream_text(gateway, stop_twice)
+    gateway.join()
 
 
 def test_drain_finishes_running_replies_and_answers_new_requests_with_503(

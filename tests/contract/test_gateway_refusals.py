@@ -18,7 +18,7 @@ import pytest
 from pomona_gateway.text.prompter import DEADLINE_S
 from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import ScriptedCluster
-from support.models.tiny_model import CONTEXT_LENGTH, TEMPLATE
+from support.models.tiny_model import TEMPLATE
 
 MODEL = "org/tiny"
 USER = [{"role": "user", "content": "hi"}]
@@ -29,6 +29,7 @@ CHAT_TEMPLATE = (
     "{% for i in range(99999 if messages[0].content == 'hang' else 0) %}"
     "{% for j in range(99999) %}{% endfor %}{% endfor %}" + TEMPLATE
 )
+CONTEXT_LENGTH = 4096
 CUT_BY = "(x+x+)+y"
 HANG = {"role": "user", "content": "hang"}
 SLOW = {"role": "user", "content": f"{'x' * 22} " * 1000}
@@ -206,11 +207,11 @@ def test_unknown_model_is_404_that_lists_the_models(gateway: GatewayThread) -> N
 
 
 def test_prompt_longer_than_the_context_is_400_with_both_lengths(http: httpx.Client) -> None:
-    body = {**OK, "messages": [{"role": "user", "content": "z" * 600}]}
+    body = {**OK, "messages": [{"role": "user", "content": "z" * 4600}]}
     answer = http.post("/v1/chat/completions", json=body)
     message = assert_refused(answer, 400, "context_length_exceeded", "messages")
     assert str(CONTEXT_LENGTH) in message
-    assert "618" in message
+    assert "4618" in message
 
 
 ZEROS = b"0," * (15 << 20)

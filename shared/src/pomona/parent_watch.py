@@ -14,13 +14,16 @@ import time
 
 LIFELINE_VARIABLE = "POMONA_LIFELINE_FD"
 LIFELINE_GRACE_S = 5.0
+DRAIN_S = 2.0
+"""Seconds of that in which running work may finish. Streams then end with an error."""
 
 
 def watch_parent() -> None:
     """Watches the pipe named by ``POMONA_LIFELINE_FD``, if set.
 
-    At end-of-file this process gets SIGTERM, and exits LIFELINE_GRACE_S seconds later at the
-    latest. The variable is removed from the environment so that subprocesses ignore it.
+    At end-of-file this process gets SIGTERM, after DRAIN_S seconds another one, and exits
+    LIFELINE_GRACE_S seconds after the first at the latest. The variable is removed from the
+    environment so that subprocesses ignore it.
     """
     value = os.environ.pop(LIFELINE_VARIABLE, "")
     if value.isdecimal():
@@ -33,5 +36,7 @@ def _watch(descriptor: int) -> None:
     except OSError:
         return
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(LIFELINE_GRACE_S)
+    time.sleep(DRAIN_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LIFELINE_GRACE_S - DRAIN_S)
     os._exit(1)

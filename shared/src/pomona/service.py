@@ -171,10 +171,28 @@ class ControlPlane:
                 log.exception("a beacon handler failed", extra={"from": beacon.name})
 
 
+class StopEvent(asyncio.Event):
+    """Set when the service should stop.
+
+    Attributes:
+        at_once: set when it should not finish its work first: at the second signal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_once = asyncio.Event()
+
+    def on_signal(self) -> None:
+        """Counts a signal."""
+        if self.is_set():
+            self.at_once.set()
+        self.set()
+
+
 def run_service(
     service: str,
     settings: ServiceSettings,
-    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    main: Callable[[StopEvent], Coroutine[Any, Any, None]],
 ) -> None:
     """Runs ``main`` with an event that is set on SIGTERM or SIGINT.
 
@@ -185,10 +203,10 @@ def run_service(
     configure_logs(service, settings.node, settings.log_level)
 
     async def body() -> None:
-        stop = asyncio.Event()
+        stop = StopEvent()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop.on_signal)
         watch_parent()
         await main(stop)
 

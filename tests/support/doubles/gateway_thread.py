@@ -35,6 +35,7 @@ class GatewayThread:
         self.failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
         known = set(cluster.gateways)
         self._thread = threading.Thread(target=self._run, name="gateway")
         self._thread.start()
@@ -46,7 +47,7 @@ class GatewayThread:
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(serve(self.settings, self._stop))
+            self._loop.run_until_complete(serve(self.settings, self._stop, self._at_once))
         except BaseException as error:
             self.failure = error
         finally:
@@ -61,6 +62,10 @@ class GatewayThread:
         """Tells the gateway to drain and end."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
+
+    def stop_at_once(self) -> None:
+        """Tells the draining gateway to fail what still runs."""
+        self._loop.call_soon_threadsafe(self._at_once.set)
 
     def join(self, deadline_s: float = 10.0) -> None:
         self._thread.join(deadline_s)

@@ -27,7 +27,8 @@ from pomona_ops.cluster.processes import ServiceSpec
 from pomona_ops.up.log_file import LogFile
 from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
 
-HASTENED_STOP_S = 1.0
+HASTENED_STOP_S = 2.0
+"""Seconds from the second SIGTERM, at which streams end with an error, to SIGKILL."""
 SILENT_STOP_S = 1.0
 """Seconds from SIGTERM to SIGKILL for a process that sends no beacons: it seldom reads signals."""
 _LAST_OUTPUT_S = 0.5
@@ -121,7 +122,8 @@ class Supervisor:
         return {name: process.pid for name, process in self._processes.items()}
 
     def hasten(self) -> None:
-        """Shortens every wait of :meth:`stop` to HASTENED_STOP_S."""
+        """Sends each process that stops another SIGTERM, and shortens the wait for it to
+        HASTENED_STOP_S."""
         self._hasten.set()
 
     async def end_silent(self, name: str) -> None:
@@ -178,19 +180,23 @@ class Supervisor:
             return
         with suppress(ProcessLookupError):
             process.terminate()
-        forced = not await self._ends_within(task, spec.stop_s)
+        forced = not await self._ends_within(task, process, spec.stop_s)
         if forced:
             with suppress(ProcessLookupError):
                 process.kill()
             await asyncio.gather(task, return_exceptions=True)
         self._on_event(Stopped(spec.name, forced))
 
-    async def _ends_within(self, task: asyncio.Task[None], timeout_s: float) -> bool:
+    async def _ends_within(
+        self, task: asyncio.Task[None], process: asyncio.subprocess.Process, timeout_s: float
+    ) -> bool:
         """Returns True when the task ends in time. :meth:`hasten` shortens the time."""
         hasten = asyncio.create_task(self._hasten.wait())
         try:
             await asyncio.wait({task, hasten}, timeout=timeout_s, return_when="FIRST_COMPLETED")
             if not task.done() and hasten.done():
+                with suppress(ProcessLookupError):
+                    process.terminate()
                 await asyncio.wait({task}, timeout=HASTENED_STOP_S)
         finally:
             hasten.cancel()

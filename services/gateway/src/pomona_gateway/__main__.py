@@ -9,4 +9,4 @@ from pomona_gateway.settings import GatewaySettings
 
 if __name__ == "__main__":
     settings = settings_or_exit(GatewaySettings)
-    run_service("gateway", settings, lambda stop: serve(settings, stop))
+    run_service("gateway", settings, lambda stop: serve(settings, stop, stop.at_once))

@@ -17,6 +17,7 @@ from pomona.errors import ConfigurationError, RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.http.app import build_app
 from pomona_gateway.http.client_deadlines import Connection
+from pomona_gateway.http.descriptors import DescriptorReserve
 from pomona_gateway.listener import BACKLOG, open_listener
 from pomona_gateway.settings import GatewaySettings
 
@@ -28,25 +29,33 @@ CLOSE_GRACE_S = 2
 """Seconds from the end of a drain until connections are closed, for its last error events."""
 
 
-async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
+async def serve(
+    settings: GatewaySettings, stop: asyncio.Event, at_once: asyncio.Event | None = None
+) -> None:
     """Runs the gateway until ``stop`` is set and the running requests have finished.
+
+    Args:
+        at_once: ends the running requests with an error when it is set after ``stop``.
 
     Raises ConfigurationError, AddressInUseError or LinkError when it cannot start.
     """
     tls = _load_tls(settings)
     with closing(open_listener(settings.host, settings.port)) as listener:
+        reserve = DescriptorReserve(encrypted=tls is not None)
         gateway = Gateway(settings, _url(settings.host, listener, tls))
         try:
             gateway.control.endpoints["metrics"] = f"{gateway.url}/metrics"
             server = _http_server(gateway, tls)
+            reserve.install(asyncio.get_running_loop())
             async with gateway.control.running():
                 gateway.runs.open()
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
                 log.info("the API listens", extra={"url": gateway.url})
                 await _wait_for_either(serving, stop)
-                await _drain(gateway, server, serving)
+                await _drain(gateway, server, serving, at_once or asyncio.Event())
         finally:
             await gateway.close()
+            reserve.close()
 
 
 def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
@@ -138,8 +147,10 @@ async def _wait_for_either(serving: asyncio.Task[None], stop: asyncio.Event) -> 
     stopping.cancel()
 
 
-async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None]) -> None:
-    """Lets the running requests finish, and fails those past the deadline.
+async def _drain(
+    gateway: Gateway, server: Server, serving: asyncio.Task[None], at_once: asyncio.Event
+) -> None:
+    """Lets the running requests finish, and fails those past the deadline, or ``at_once``.
 
     New requests get a 503, unless a successor has taken the socket over: then only it accepts.
     """
@@ -148,14 +159,16 @@ async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None]) 
     last = {*server.server_state.tasks, *gateway.runs.unsaved_tasks()}
     finishing = asyncio.create_task(_wait_for_all(last))
     succeeding = asyncio.create_task(gateway.succeeded.wait())
+    hurrying = asyncio.create_task(at_once.wait())
     with suppress(TimeoutError):
         async with asyncio.timeout(gateway.settings.drain_deadline_s):
-            await asyncio.wait({finishing, succeeding}, return_when=asyncio.FIRST_COMPLETED)
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait({finishing, succeeding, hurrying}, return_when=first)
             if succeeding.done():
                 server.stop_accepting()
                 log.info("another gateway has taken the socket over")
-            await asyncio.shield(finishing)
-    for task in (finishing, succeeding):
+            await asyncio.wait({finishing, hurrying}, return_when=first)
+    for task in (finishing, succeeding, hurrying):
         task.cancel()
     error = RequestError(
         503, "shutting_down", "the gateway shut down before the reply was complete"

@@ -21,7 +21,7 @@ from pomona_gateway.http.idempotency import IdempotentRequests
 from pomona_gateway.http.ignored import IgnoredHeader
 from pomona_gateway.http.key_limits import KeyLimitCheck
 from pomona_gateway.http.middleware import (
-    HeaderLimit,
+    HeaderCheck,
     RequestIds,
     UnexpectedErrors,
     UnreadBodies,
@@ -82,7 +82,9 @@ def _middleware(gateway: Gateway, application: Callable[[], Starlette]) -> list[
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         ),
-        Middleware(HeaderLimit, max_headers=settings.max_headers),
+        Middleware(
+            HeaderCheck, max_headers=settings.max_headers, max_bytes=settings.max_headers_bytes
+        ),
         Middleware(AllowedHosts, allowed=(*own_names, *settings.allowed_hosts)),
         Middleware(ForeignOrigins, allowed=settings.cors_origins),
         Middleware(KeyAuthentication, store=gateway.keys, required=gateway.requires_key),

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pomona.errors import RequestError
 from pomona_gateway.http.errors import openai_error
+from pomona_gateway.http.middleware import headers_too_large
 from pomona_gateway.settings import GatewaySettings
 
 RESERVED_FILES = 64
@@ -24,6 +25,8 @@ PROBE_S = 0.3
 MAX_PROBE_S = 5.0
 """Seconds between probes of a connection whose client has stopped sending, at first and at most.
 A reset answers the first one, and the second one meets it."""
+UNREAD_CLOSE_S = 10.0
+"""Time in which a client that read too slowly may still read the end of its response."""
 HALF_CLOSE_S = 0.02
 """Longest time from a request's last byte to the end of a half-closing client's input."""
 
@@ -55,6 +58,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         super().connection_made(transport)
+        self.app_state = {**self.app_state, "end_unread": self._end_unread}
         if not has_descriptors(transport):
             self._refuse_for_descriptors()
             return
@@ -110,14 +114,16 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuses bytes that h11 cannot parse; uvicorn calls this."""
         if len(self.conn.trailing_data[0]) > self._max_bytes:
-            self._refuse(
-                431,
-                "headers_too_large",
-                f"the request's headers are larger than {self._max_bytes} bytes "
-                "(POMONA_GATEWAY_MAX_HEADERS_BYTES)",
-            )
+            self._refuse(headers_too_large(self._max_bytes))
         else:
-            self._refuse(400, "invalid_http", "this is not a valid HTTP/1.1 request")
+            message = "this is not a valid HTTP/1.1 request"
+            self._refuse(RequestError(400, "invalid_http", message))
+
+    def _end_unread(self) -> None:
+        """Lets the end of a response be written although its client does not read, and closes
+        the connection ``UNREAD_CLOSE_S`` later."""
+        self.flow.resume_writing()
+        self.loop.call_later(UNREAD_CLOSE_S, self.transport.abort)
 
     def _update_timer(self) -> None:
         """Runs the deadline while the client owes bytes that no handler is waiting for."""
@@ -135,12 +141,11 @@ class Connection(H11Protocol):
     def _on_deadline(self) -> None:
         self._timer = None
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
-            self._refuse(
-                408,
-                "headers_timeout",
+            message = (
                 f"the request's headers did not arrive within {self._deadline_s:g} s "
-                "(POMONA_GATEWAY_HEADERS_DEADLINE_S)",
+                "(POMONA_GATEWAY_HEADERS_DEADLINE_S)"
             )
+            self._refuse(RequestError(408, "headers_timeout", message))
         else:
             self.transport.close()
 
@@ -148,16 +153,15 @@ class Connection(H11Protocol):
         """Answers 503 before the request, and closes when the client has had time to read it."""
         self._is_refused = True
         message = "the gateway has too many open connections; try again in a moment"
-        self._refuse(503, "too_many_connections", message, REFUSED_S)
+        self._refuse(RequestError(503, "too_many_connections", message), REFUSED_S)
 
-    def _refuse(self, status: int, code: str, message: str, linger_s: float = 0.0) -> None:
+    def _refuse(self, error: RequestError, linger_s: float = 0.0) -> None:
         """Sends an error and closes the connection, even while a handler is responding on it.
 
         Args:
             linger_s: seconds to read on, since closing with unread data resets the connection;
                 also the value of ``retry-after``.
         """
-        error = RequestError(status, code, message)
         self._on_refused(error)
         body = orjson.dumps(openai_error(error))
         headers = [
@@ -167,7 +171,7 @@ class Connection(H11Protocol):
             ("connection", "close"),
             *([("retry-after", str(max(1, int(linger_s))))] if linger_s else []),
         ]
-        response = h11.Response(status_code=status, headers=headers)
+        response = h11.Response(status_code=error.status, headers=headers)
         try:
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")

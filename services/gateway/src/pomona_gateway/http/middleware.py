@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: request ids, unexpected errors, header limit, unread bodies."""
+"""Pure ASGI middleware: request ids, unexpected errors, header checks, unread bodies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import logging
 import re
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -80,21 +81,47 @@ def _answer(error: Exception) -> RequestError:
     return internal_error()
 
 
-class HeaderLimit:
-    """Refuses requests with more than ``max_headers`` headers (431)."""
+class HeaderCheck:
+    """Refuses requests with too many or too large headers (431), and those whose length two headers
+    state (400; https://www.rfc-editor.org/rfc/rfc9112#section-6.1), and closes the connection.
 
-    def __init__(self, app: ASGIApp, max_headers: int) -> None:
+    The parser bounds only what arrives in several parts.
+
+    Args:
+        max_headers: maximum number of headers.
+        max_bytes: maximum size of the request line and the headers.
+    """
+
+    def __init__(self, app: ASGIApp, max_headers: int, max_bytes: int) -> None:
         self._app = app
         self._max_headers = max_headers
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or len(scope["headers"]) <= self._max_headers:
+        error = self._check(scope) if scope["type"] == "http" else None
+        if error is None:
             await self._app(scope, receive, send)
-            return
-        message = (
-            f"the request has more than {self._max_headers} headers (POMONA_GATEWAY_MAX_HEADERS)"
-        )
-        await refuse(RequestError(431, "too_many_headers", message), scope, receive, send)
+        else:
+            await refuse(error, scope, receive, send, {"connection": "close"})
+
+    def _check(self, scope: Scope) -> RequestError | None:
+        headers = scope["headers"]
+        if len(headers) > self._max_headers:
+            return RequestError(
+                431,
+                "too_many_headers",
+                f"the request has more than {self._max_headers} headers "
+                "(POMONA_GATEWAY_MAX_HEADERS)",
+            )
+        line = len(scope["method"]) + len(scope["raw_path"]) + len(scope["query_string"])
+        if line + sum(len(name) + len(value) + 4 for name, value in headers) > self._max_bytes:
+            return headers_too_large(self._max_bytes)
+        names = {name for name, _ in headers}
+        stated_twice = b"content-length" in names or scope["http_version"] == "1.0"
+        if b"transfer-encoding" in names and stated_twice:
+            message = "the request has a transfer-encoding and another statement of its length"
+            return RequestError(400, "invalid_http", message)
+        return None
 
 
 class UnreadBodies:
@@ -133,10 +160,25 @@ class UnreadBodies:
         await self._app(scope, receive, send_then_discard)
 
 
-async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+def headers_too_large(max_bytes: int) -> RequestError:
+    """Returns the error for a request line and headers of more than ``max_bytes``."""
+    message = (
+        f"the request's headers are larger than {max_bytes} bytes "
+        "(POMONA_GATEWAY_MAX_HEADERS_BYTES)"
+    )
+    return RequestError(431, "headers_too_large", message)
+
+
+async def refuse(
+    error: RequestError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Counts the error and sends it as the response."""
     scope["app"].state.gateway.count_error(error)
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    headers = {**(headers or {}), **({"www-authenticate": "Bearer"} if error.status == 401 else {})}
     await error_response(error, scope, headers)(scope, receive, send)
 
 

@@ -20,6 +20,9 @@ from pomona_gateway.runs.run_context import current_run
 
 log = logging.getLogger(__name__)
 
+TOO_SLOW = "client_too_slow"
+"""Code of the error that ends the stream of a client that reads too slowly."""
+
 ResultT = TypeVar("ResultT")
 
 
@@ -89,13 +92,13 @@ class StreamedResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await while_connected(receive, self._stream(send))
-        except (ClientDisconnected, TimeoutError, OSError):
+            await while_connected(receive, self._stream(scope, send))
+        except (ClientDisconnected, UnreadError, OSError):
             log.info("a client left its stream")
         finally:
             self._on_end()
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, scope: Scope, send: Send) -> None:
         headers = [
             (b"content-type", self._media_type.encode()),
             (b"cache-control", b"no-cache"),
@@ -111,7 +114,11 @@ class StreamedResponse:
             except RequestError as error:
                 last = self._encode_error(error)
                 note_failure(error)
-            except (TimeoutError, OSError):
+                if error.code == TOO_SLOW:
+                    log_slow_client(scope, error)
+            except UnreadError:
+                last = self._encode_error(end_unread(scope, self._stall_deadline_s))
+            except OSError:
                 raise
             except Exception:
                 log.exception("a stream failed")
@@ -123,7 +130,11 @@ class StreamedResponse:
         # A client may send its next request as soon as it has the last part: the key's limit
         # on concurrent requests must not count this one any more.
         self._on_end()
-        await self._send_part(send, last, more=False)
+        try:
+            await self._send_part(send, last, more=False)
+        except UnreadError:
+            last = self._encode_error(end_unread(scope, self._stall_deadline_s))
+            await self._send_part(send, last, more=False)
 
     async def _keep_alive(self, send: Send) -> None:
         """Sends something, the last comment again if there was one, whenever nothing was sent for
@@ -141,13 +152,44 @@ class StreamedResponse:
                 await self._send_part(send, self._comment or self._encode_keep_alive())
 
     async def _send_part(self, send: Send, part: bytes, more: bool = True) -> None:
-        async with self._sending, asyncio.timeout(self._stall_deadline_s):
-            await send({"type": "http.response.body", "body": part, "more_body": more})
+        async with self._sending:
+            await send_part(send, part, self._stall_deadline_s, more)
         self._sent_at = asyncio.get_running_loop().time()
         self._comment = part if part.startswith(b":") else b""
-        # Without a pause here a stream whose chunks are all ready would never let the task run
-        # that watches for the client's disconnect.
-        await asyncio.sleep(0)
+
+
+class UnreadError(Exception):
+    """A client has read nothing for as long as it may."""
+
+
+async def send_part(send: Send, part: bytes, stall_deadline_s: float, more: bool = True) -> None:
+    """Sends a part of a response. Raises UnreadError when its client does not read it."""
+    try:
+        async with asyncio.timeout(stall_deadline_s):
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+    except TimeoutError as error:
+        raise UnreadError from error
+    # Without a pause here a stream whose chunks are all ready would never let the task run
+    # that watches for the client's disconnect.
+    await asyncio.sleep(0)
+
+
+def end_unread(scope: Scope, stall_deadline_s: float) -> RequestError:
+    """Prepares the end of a response that its client does not read. Returns the error for it."""
+    error = RequestError(408, TOO_SLOW, f"the client read nothing for {stall_deadline_s:g} s")
+    log_slow_client(scope, error)
+    let_write: Callable[[], None] | None = scope["state"].get("end_unread")
+    if let_write is not None:
+        let_write()
+    return error
+
+
+def log_slow_client(scope: Scope, error: RequestError) -> None:
+    """Logs why the response of a slow client ends."""
+    request_id = scope.get("state", {}).get("request_id", "")
+    log.warning(
+        "a client reads too slowly; its stream ends: %s", error, extra={"request": request_id}
+    )
 
 
 def note_failure(error: RequestError) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -12,7 +11,14 @@ from pomona.errors import RequestError
 from pomona_gateway.http import sse
 from pomona_gateway.http.errors import anthropic_error, dialect_of, internal_error, openai_error
 from pomona_gateway.http.request_body import ClientDisconnected
-from pomona_gateway.http.respond import encode_json, error_response, while_connected
+from pomona_gateway.http.respond import (
+    UnreadError,
+    encode_json,
+    end_unread,
+    error_response,
+    send_part,
+    while_connected,
+)
 from pomona_gateway.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -54,7 +60,7 @@ class RunResponse:
         try:
             await while_connected(receive, self._send(scope, receive, send))
             is_whole = self._run.succeeded
-        except (ClientDisconnected, TimeoutError, OSError):
+        except (ClientDisconnected, UnreadError, OSError):
             log.info("a client left a run")
         finally:
             self._run.readers -= 1
@@ -69,18 +75,16 @@ class RunResponse:
             return
         headers = [*run.headers, *self._headers]
         await send({"type": "http.response.start", "status": run.status, "headers": headers})
+        last = b""
         try:
             async for part in run.read(self._start, self._keep_alive_s):
-                await self._send_part(send, part)
+                await send_part(send, part, self._stall_deadline_s)
         except RequestError as error:
-            await self._send_part(send, error_part(scope, error, len(run.parts)))
-        await self._send_part(send, b"", more=False)
-
-    async def _send_part(self, send: Send, part: bytes, more: bool = True) -> None:
-        async with asyncio.timeout(self._stall_deadline_s):
-            await send({"type": "http.response.body", "body": part, "more_body": more})
-        # As in a streamed response, the task that watches for a disconnect must run.
-        await asyncio.sleep(0)
+            last = error_part(scope, error, len(run.parts))
+        except UnreadError:
+            error = end_unread(scope, self._stall_deadline_s)
+            last = error_part(scope, error, len(run.parts))
+        await send_part(send, last, self._stall_deadline_s, more=False)
 
 
 def error_part(scope: Scope, error: RequestError, number: int) -> bytes:
