@@ -26,6 +26,7 @@ from pomona.messages.limits import (
     LayerIndex,
     Name,
     Order,
+    ProvenEpoch,
     Rate,
     Text,
     UnixTime,
@@ -325,7 +326,7 @@ class GatewayFacts:
     service: Literal["gateway"] = field(default="gateway", kw_only=True)
     url: Text
     running: Count = 0
-    proven_epochs: Annotated[dict[Text, Epoch], Field(max_length=MAX_MODELS)] = field(
+    proven_epochs: Annotated[dict[Text, ProvenEpoch], Field(max_length=MAX_MODELS)] = field(
         default_factory=dict[str, int]
     )
     requests: Annotated[tuple[ModelRequest, ...], Field(max_length=MAX_MODELS)] = ()
@@ -390,5 +391,5 @@ class Beacon:
     state: State
     progress: Count
     queued: Count
-    endpoints: Annotated[dict[Name, Endpoint], Field(max_length=MAX_ENDPOINTS)]
+    endpoints: Annotated[dict[str, Endpoint], Field(max_length=MAX_ENDPOINTS)]
     facts: Facts

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
+from pydantic.config import JsonDict
 
 MAX_BEACON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 8 << 20
@@ -50,16 +52,54 @@ MAX_THUNDERBOLT_PORTS = 32
 MAX_TROUBLES = 64
 MAX_STALLS = 16
 
+MAX_COUNT = 2**63 - 1
+MAX_EPOCH = 2**53
+"""Above it no epoch would be left to plan."""
+MAX_RATE = 1e24
+MAX_UNIX_TIME = 1e11
+"""The year 5138."""
+
+
+def _described_by(limits: JsonDict) -> Callable[[JsonDict], None]:
+    """Describes a number by other limits than the enforced ones, in its JSON Schema.
+
+    Other versions of Pomona compare schemas; a narrower range must not look like another field.
+    """
+
+    def describe(schema: JsonDict) -> None:
+        for name in ("minimum", "maximum"):
+            schema.pop(name, None)
+        schema |= limits
+
+    return describe
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Endpoint = Annotated[str, StringConstraints(max_length=256)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Epoch = Annotated[int, Field(ge=0, le=2**53)]
-Order = Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False)]
-"""Place in an order of decisions; above it nothing is left to come after it."""
-Rate = Annotated[float, Field(ge=0, le=1e24, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Epoch = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=MAX_EPOCH,
+        json_schema_extra=_described_by({"minimum": 0, "maximum": MAX_COUNT}),
+    ),
+]
+ProvenEpoch = Annotated[int, Field(ge=0, le=MAX_EPOCH, json_schema_extra=_described_by({}))]
+"""An epoch in a table of epochs by model."""
+Order = Annotated[
+    float, Field(ge=0, le=MAX_EPOCH, allow_inf_nan=False, json_schema_extra=_described_by({}))
+]
+"""Place in an order of decisions."""
+Rate = Annotated[
+    float,
+    Field(ge=0, le=MAX_RATE, allow_inf_nan=False, json_schema_extra=_described_by({"minimum": 0})),
+]
 Real = Annotated[float, Field(allow_inf_nan=False)]
-UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+UnixTime = Annotated[
+    float, Field(ge=0, le=MAX_UNIX_TIME, allow_inf_nan=False, json_schema_extra=_described_by({}))
+]
 """Unix time in seconds."""
 LayerIndex = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]

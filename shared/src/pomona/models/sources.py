@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError, PomonaError
+from pomona.messages.limits import MAX_SOURCE_CHARACTERS
 from pomona.models.fact_ranges import check_facts
 from pomona.models.facts import ModelFacts
 from pomona.models.formats.gguf_file import read_gguf_facts
@@ -76,12 +77,13 @@ def check_source(source: str) -> Path | None:
     """
     if source == EMBEDDED_MODEL or is_hub_id(source):
         return None
+    too_long = len(source) > MAX_SOURCE_CHARACTERS
     error = ModelNotFoundError(
         f"{plain_text(source, MAX_SHOWN)!r} is not a Hugging Face id, nor the path of a model on "
         "this machine: a folder with config.json and safetensors, or a GGUF file"
     )
     path = Path(source).expanduser() if source.startswith("~/") else Path(source)
-    if not path.is_absolute() or ".." in path.parts or plain_text(source) != source:
+    if too_long or not path.is_absolute() or ".." in path.parts or plain_text(source) != source:
         raise error
     try:
         if path.is_dir() and (path / "config.json").is_file():

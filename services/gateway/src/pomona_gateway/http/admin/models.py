@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pomona.errors import ModelError, RequestError
-from pomona.messages.limits import MAX_SOURCE_CHARACTERS
 from pomona.models import check_source
 from pomona_gateway.http.common.run_request import gateway_of, read_request
 from pomona_gateway.http.request_body import Body
@@ -22,7 +21,7 @@ from pomona_gateway.settings import GatewaySettings
 class ModelBody(Body):
     """A model: its name, or a hub id, a folder or a GGUF file."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=MAX_SOURCE_CHARACTERS)]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 
 
 async def load(request: Request) -> Response:
