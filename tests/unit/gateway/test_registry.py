@@ -147,3 +147,20 @@ def test_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
     before = load_language_model(str(folder))
     (folder / "config.json").write_text(json.dumps(floats))
     assert load_language_model(str(folder)).facts == before.facts
+
+
+def test_a_model_that_the_planner_cannot_read_has_failed_with_the_planners_reason() -> None:
+    table = RouteTable("here")
+    broken = Pipeline(MODEL, "/m/broken", 0, 0, "impossible", reason="its config is damaged")
+    table.on_beacon(beacon_of("planner", "here", facts={"pipelines": (broken,)}))
+
+    async def scenario() -> None:
+        models = ModelRegistry(table)
+        await load(models)
+        assert models.has_failed(MODEL)
+        with pytest.raises(RequestError, match="its config is damaged") as caught:
+            models.find(MODEL)
+        assert (caught.value.status, caught.value.code) == (503, "model_failed")
+        await models.close()
+
+    asyncio.run(scenario())

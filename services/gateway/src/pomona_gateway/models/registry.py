@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pomona.errors import PomonaError, RequestError
@@ -22,6 +23,7 @@ RETRY_INTERVAL_S = 10.0
 MAX_RETRY_INTERVAL_S = 600.0
 """Seconds before a failed load is tried again; doubled by every failure up to the maximum."""
 RETRY_AFTER_S = 5
+LOADS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class ModelRegistry:
         self._created: dict[str, int] = {}
         self._failures: dict[str, _Failure] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Slow loads must not take the threads that requests need.
+        self._threads = ThreadPoolExecutor(LOADS_AT_ONCE, thread_name_prefix="model-load")
 
     def load_missing(self) -> None:
         """Starts to load the tokenizers of planned models that are not loaded."""
@@ -70,7 +74,7 @@ class ModelRegistry:
             self._created.setdefault(pipeline.model, int(time.time()))
             source = pipeline.source
             failure = self._failures.get(source)
-            if source in self._models or source in self._tasks:
+            if source in self._models or source in self._tasks or _is_unreadable(pipeline):
                 continue
             if failure is None or now >= failure.retry_at:
                 self._tasks[source] = asyncio.create_task(self._load_model(source))
@@ -78,8 +82,11 @@ class ModelRegistry:
     async def _load_model(self, source: str) -> None:
         model = None
         try:
-            model = await asyncio.to_thread(self._load, source)
-            self._models[source] = await asyncio.to_thread(probe_language_model, model)
+            loop = asyncio.get_running_loop()
+            model = await loop.run_in_executor(self._threads, self._load, source)
+            self._models[source] = await loop.run_in_executor(
+                self._threads, probe_language_model, model
+            )
             self._failures.pop(source, None)
         except PomonaError as error:
             self._record_failure(source, str(error))
@@ -128,13 +135,17 @@ class ModelRegistry:
         pipeline = self.planned(model)
         if pipeline is None or pipeline.source in self._models:
             return ""
+        if _is_unreadable(pipeline):
+            return pipeline.reason
         failure = self._failures.get(pipeline.source)
         return failure.reason if failure else "its tokenizer is being read"
 
     def has_failed(self, model: str) -> bool:
-        """Returns whether the last attempt to read a model's files failed."""
+        """Returns whether the last attempt to read a model failed, here or in the planner."""
         pipeline = self.planned(model)
-        return pipeline is not None and pipeline.source in self._failures
+        if pipeline is None or pipeline.source in self._models:
+            return False
+        return _is_unreadable(pipeline) or pipeline.source in self._failures
 
     def find(self, name: str) -> tuple[str, LanguageModel]:
         """Finds a model by name or source, and records its use.
@@ -162,11 +173,12 @@ class ModelRegistry:
         model = self._models.get(pipeline.source)
         if model is None:
             failure = self._failures.get(pipeline.source)
+            failed = self.has_failed(pipeline.model)
             wait_s = failure.retry_at - self._clock() if failure else RETRY_AFTER_S
             raise RequestError(
                 503,
-                "model_failed" if failure else "model_not_ready",
-                f"{pipeline.model} cannot answer{'' if failure else ' yet'}: "
+                "model_failed" if failed else "model_not_ready",
+                f"{pipeline.model} cannot answer{'' if failed else ' yet'}: "
                 f"{self.problem(pipeline.model)}",
                 retry_after_s=max(1, round(wait_s)),
             )
@@ -191,6 +203,12 @@ class ModelRegistry:
         await self.wait_for_loads()
         for model in self._models.values():
             await asyncio.to_thread(model.prompter.close)
+        self._threads.shutdown(wait=False)
+
+
+def _is_unreadable(pipeline: Pipeline) -> bool:
+    """Tells whether the planner could not read the model's files; ``reason`` explains why."""
+    return pipeline.state == "impossible" and pipeline.layer_count == 0
 
 
 def _context_length(pipeline: Pipeline, model: LanguageModel) -> int:

@@ -10,6 +10,7 @@ import sys
 import threading
 from array import array
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,6 +175,8 @@ class _PromptProcess:
         self._path = path
         self._deadline_s = deadline_s
         self._turns = FairTurns()
+        # Prompts that wait must not take the threads that other models and requests need.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -198,6 +201,7 @@ class _PromptProcess:
         with self._lock:
             if self._process is not None:
                 self._end(self._process)
+        self._thread.shutdown(wait=False)
 
     async def request(self, line: bytes, first: _Step, tenant: str) -> tuple[str, array[int]]:
         """Makes a prompt in the tenant's turn.
@@ -212,9 +216,9 @@ class _PromptProcess:
                 f"{MAX_WAITING} prompts of this key wait to be tokenised; send fewer at once",
                 retry_after_s=RETRY_AFTER_S,
             )
-        # At most one thread waits for a process, so that other models have threads left.
         async with self._turns.turn(tenant):
-            return await asyncio.to_thread(self._prompt, line, first)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, self._prompt, line, first)
 
     def _prompt(self, request: bytes, first: _Step) -> tuple[str, array[int]]:
         with self._lock, self._exchange(request) as answers:
