@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pomona.auth.api_keys import write_privately
+from pomona.private_files import write_privately
 from pomona_gateway.runs.checked_lines import decode_line, encode_line
 
 log = logging.getLogger(__name__)
