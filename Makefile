@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test unit agents soak chaos install lint types bench format clean
+.PHONY: help up test unit fuzz agents soak chaos install lint types bench format clean
 
 # The caller's Python settings must not reach ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
@@ -25,6 +25,9 @@ test: lint types ## lint, types and every test
 
 unit: install ## fast unit tests, in under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit -m "not slow" $(ARGS)
+
+fuzz: install ## damaged inputs to every parser: make fuzz SECONDS=1800
+	POMONA_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout 0 $(ARGS)
 
 agents: install ## coding agents from npm, each one prompt to the end
 	$(BIN)/python -m pytest -m agents tests/clients $(ARGS)
