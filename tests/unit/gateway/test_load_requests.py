@@ -20,7 +20,7 @@ def test_a_request_comes_after_a_decision_of_a_clock_that_was_ahead() -> None:
     hear(requests, WantedModel("a", "/m/a", False, 5e9), WantedModel("b", "/m/b", True, 3.0))
     requests.request("a", True)
     [pending] = requests.pending
-    assert (pending.model, pending.at) == ("a", 5e9 + 1)
+    assert (pending.model, pending.at) == ("/m/a", 5e9 + 1)
     hear(requests, WantedModel("a", "/m/a", False, 5e9))
     assert requests.pending == (pending,)
     hear(requests, WantedModel("a", "/m/a", True, 5e9 + 1))
