@@ -53,18 +53,6 @@ def pin(pid: int, cpus: Iterable[int]) -> None:
         os.sched_setaffinity(pid, cpus)
 
 
-def use_batch_scheduling() -> bool:
-    """Gives this thread the policy SCHED_BATCH (``man 7 sched``), which Linux has.
-
-    Returns:
-        True if the policy changed from the default one. Raises OSError when the system refuses.
-    """
-    if sys.platform == "linux" and is_linux() and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        return True
-    return False
-
-
 def raise_open_files_limit(wanted: int = OPEN_FILES) -> None:
     """Raises this process's limit of open files to ``wanted``; macOS starts programs with 256."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

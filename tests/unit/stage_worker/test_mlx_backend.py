@@ -29,8 +29,7 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
         used.extend(["layout"] * cpu_layout)
         return WEIGHTS
 
-    def assemble(_: StageWeights, *, shared_rope: bool) -> StageModel:
-        used.extend(["rope"] * shared_rope)
+    def assemble(_: StageWeights) -> StageModel:
         return slice_model(model(), 0, 1)
 
     def warm_up(_: StageModel, chunk: int, cache_bits: int) -> WarmupTiming:
@@ -47,7 +46,6 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
         "this_device": lambda: Device(kind, "d", 1),
         "read_weights": read,
         "assemble": assemble,
-        "start_compute_thread": lambda: used.append("threads"),
         "warm_up": warm_up,
         "measure_workspace": measure_workspace,
     }.items():
@@ -56,7 +54,6 @@ def test_replacements_are_used_on_a_cpu_only_and_never_with_stock_kernels(
     weights = backend.read("m", 0, 1, lambda done, total, fetching=False: None, None, ())
     stage = backend.assemble(weights, PIPELINE)
     assert stage.warmup.workspace_bytes == (7 if kind == "metal" else 0)
-    expected = (
-        ["attention", "layout", "threads", "rope"] if kind == "cpu" and not stock_kernels else []
-    ) + ["workspace"] * (kind == "metal")
+    expected = ["attention", "layout"] if kind == "cpu" and not stock_kernels else []
+    expected += ["workspace"] * (kind == "metal")
     assert used == expected

@@ -18,7 +18,6 @@ from pomona_stage_worker.hardware.benchmark import (
     measure_speed,
     signature,
 )
-from pomona_stage_worker.hardware.cpu_threads import start_compute_thread
 from pomona_stage_worker.hardware.device import this_device
 from pomona_stage_worker.hardware.gpu_warmth import GpuWarmth, is_on_battery, tiny_product
 from pomona_stage_worker.hardware.metal_memory import MetalMemory
@@ -56,9 +55,7 @@ def mlx_backend(
         use_on_x86()
 
     def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
-        if cpu_kernels:
-            start_compute_thread()
-        model = assemble(weights, shared_rope=cpu_kernels)
+        model = assemble(weights)
         grammars = None
         if model.is_tail:
             grammars = GrammarCompiler(resolve(weights.source), pipeline.vocab_size)

@@ -26,7 +26,6 @@ from pomona_stage_worker.hardware.cpu_matrix_layout import (
     loaded_parts,
     transposed_parameters,
 )
-from pomona_stage_worker.hardware.cpu_rope import share_angles
 from pomona_stage_worker.loading.fetch import Progress, fetch, managed_copy
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
@@ -103,20 +102,14 @@ def read_weights(
     return StageWeights(source, start, stop, reader.make_model, arrays)
 
 
-def assemble(weights: StageWeights, *, shared_rope: bool = False) -> StageModel:
-    """Builds the stage. Only the calling thread may run it.
-
-    Args:
-        shared_rope: share RoPE angles between layers, for CPUs.
-    """
+def assemble(weights: StageWeights) -> StageModel:
+    """Builds the stage. Only the calling thread may run it."""
     model = weights.make_model()
     blocked = {name: x for name, x in weights.arrays.items() if name.endswith(SUFFIX)}
     plain = [(name, x) for name, x in weights.arrays.items() if name not in blocked]
     model.load_weights(plain, strict=False)
     _drop_files(model, weights.arrays)
     replace_layers(model, blocked)
-    if shared_rope:
-        share_angles(model)
     return slice_model(model, weights.start, weights.stop)
 
 
