@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pomona.messages.control import RequestProgress
+from pomona.messages.limits import MAX_REPORTED_REQUESTS
 from pomona.messages.pipeline import Rejected, Started, Token
 from pomona.messages.sampling import Sampling
 from pomona_gateway.pipeline.instructions import (
@@ -188,6 +190,27 @@ def test_progress_is_delivered_for_the_current_attempt_only() -> None:
     assert journal.on_progress(started, 1) == [Deliver(started)]
     journal.on_routes({"m": TWO}, 2)
     assert journal.on_progress(started, 3) == []
+
+
+def test_the_progress_of_prompt_and_reply_is_reported_and_begins_anew_with_an_attempt() -> None:
+    journal = submitted()
+    assert journal.oldest(2.0) == (RequestProgress("r", "m", 2.0, 3, 0, 0),)
+    journal.on_progress(Started("r", 0, 0, 2, 3), 3.0)
+    assert journal.oldest(3.0) == (RequestProgress("r", "m", 3.0, 3, 2, 0),)
+    journal.on_progress(Started("r", 0, 0, 3, 3), 3.0)
+    journal.on_token(token(0), 4.0)
+    assert journal.oldest(4.0) == (RequestProgress("r", "m", 4.0, 3, 3, 1),)
+    journal.on_routes({"m": TWO}, 5.0)
+    assert journal.oldest(5.0) == (RequestProgress("r", "m", 5.0, 3, 0, 1),)
+
+
+def test_only_the_oldest_requests_are_reported() -> None:
+    journal = Journal(LIMITS)
+    for number in range(MAX_REPORTED_REQUESTS + 3):
+        sequence = SequenceRequest("m", array("i", PROMPT), SAMPLING)
+        journal.submit(f"r{number}", sequence, ONE, float(number))
+    reported = [progress.request for progress in journal.oldest(100.0)]
+    assert reported == [f"r{number}" for number in range(MAX_REPORTED_REQUESTS)]
 
 
 def test_cancel_reaches_the_head_only_while_an_attempt_runs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from io import StringIO
 
@@ -13,6 +14,7 @@ from pomona.messages.control import (
     GatewayFacts,
     HealthWatcherFacts,
     PlannerFacts,
+    RequestProgress,
     SpeculationStatus,
     StageStatus,
     StageWorkerFacts,
@@ -129,3 +131,18 @@ def test_a_stage_tells_its_footprint_and_mlxs_memory() -> None:
     stage, older = cluster_report("c", beacons).pipelines[0].stages
     assert (stage.footprint_bytes, stage.active_bytes, stage.cached_bytes) == (90, 70, 5)
     assert older.footprint_bytes == 500, "a worker of an older version tells its resident memory"
+
+
+def test_running_requests_are_reported_oldest_first_with_age_and_prompt_progress() -> None:
+    beacons = _cluster()
+    young = RequestProgress("b", "tiny", 2.0, 40, 40, 7)
+    old = RequestProgress("a", "tiny", 61.0, 9000, 4096, 0)
+    for name, progress in (("gateway", young), ("gateway2", old)):
+        facts = GatewayFacts("http://h:1", 1, {"tiny": 7}, oldest=(progress,))
+        beacons[name] = node_beacon(name, facts)
+    report = cluster_report("c", beacons.values())
+    assert report.requests == (old, young)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(rendered(report))
+    text = " ".join(console.export_text().split())
+    assert "a tiny 61 s 4096 of 9000 0 tokens b tiny 2 s 40 of 40 7 tokens" in text

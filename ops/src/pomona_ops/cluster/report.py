@@ -17,6 +17,7 @@ from pomona.messages.control import (
     Pipeline,
     PlannerFacts,
     Prediction,
+    RequestProgress,
     SpeculationStatus,
     Stage,
     StageStatus,
@@ -131,6 +132,7 @@ class ClusterReport:
     state: ``serving`` when every pipeline is proven and no service is missing, ``degraded`` when
         there are ``troubles``, ``absent`` without any beacon.
     users: requests running in all gateways.
+    requests: progress of those that have run longest, oldest first.
     """
 
     cluster: str
@@ -143,6 +145,7 @@ class ClusterReport:
     alerts: tuple[Alert, ...]
     users: int
     tokens_per_second: float
+    requests: tuple[RequestProgress, ...] = ()
 
 
 def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
@@ -180,6 +183,9 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
         alerts=tuple(sorted(alerts.values(), key=lambda alert: alert.since)),
         users=sum(gateway.running for gateway in gateways),
         tokens_per_second=round(sum(worker.tokens_per_second for worker in workers), 2),
+        requests=tuple(
+            sorted((r for g in gateways for r in g.oldest), key=lambda r: r.age_s, reverse=True)
+        ),
     )
 
 

@@ -131,6 +131,8 @@ def rendered(report: ClusterReport) -> Group:
         parts.append(_links(report))
     for pipeline in report.pipelines:
         parts += _pipeline(pipeline)
+    if report.requests:
+        parts.append(_requests(report))
     parts.append(_services(report))
     parts += [Text(f"{a.severity}: {a.summary}", style="red") for a in report.alerts]
     return Group(*parts)
@@ -150,7 +152,7 @@ def _table(*columns: str) -> Table:
         "listens at",
         "to",
     }
-    text_columns |= {"kind", "address", "from"}
+    text_columns |= {"kind", "address", "from", "request", "model"}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         numeric = column not in text_columns
@@ -274,6 +276,19 @@ def _guesses(status: SpeculationStatus) -> str:
         f"{status.accepted / status.drafted:.0%} right ({sources or 'none'}), "
         f"{status.tokens_per_round:.2f} tokens a round{unused}"
     )
+
+
+def _requests(report: ClusterReport) -> Table:
+    table = _table("request", "model", "age", "prompt read", "reply")
+    for request in report.requests:
+        table.add_row(
+            request.request,
+            request.model,
+            f"{request.age_s:.0f} s",
+            f"{request.prefilled} of {request.prompt_tokens}",
+            f"{request.reply_tokens} tokens",
+        )
+    return table
 
 
 def _services(report: ClusterReport) -> Table:

@@ -134,6 +134,7 @@ class Gateway:
             self.verified_routes.epochs(),
             self.load_requests.pending,
             self.load_requests.last_used(self.pipelines.running_models()),
+            self.pipelines.oldest(),
         )
 
     def count_error(self, error: RequestError, model: str = "") -> None:

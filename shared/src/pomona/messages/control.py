@@ -18,6 +18,7 @@ from pomona.messages.limits import (
     MAX_MODELS,
     MAX_PIPELINES,
     MAX_PLAN_NOTES,
+    MAX_REPORTED_REQUESTS,
     MAX_STAGES,
     MAX_STALLS,
     Count,
@@ -28,6 +29,7 @@ from pomona.messages.limits import (
     Order,
     ProvenEpoch,
     Rate,
+    RequestId,
     Text,
     UnixTime,
 )
@@ -314,6 +316,26 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestProgress:
+    """Progress of a running request.
+
+    Attributes:
+        request: its id, as in the logs.
+        age_s: seconds since it arrived at the gateway.
+        prompt_tokens: tokens of its prompt.
+        prefilled: tokens of the prompt in the caches; 0 while it is queued.
+        reply_tokens: tokens of its reply so far.
+    """
+
+    request: RequestId
+    model: Text
+    age_s: Rate
+    prompt_tokens: Count
+    prefilled: Count
+    reply_tokens: Count
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayFacts:
     """Attributes:
     url: base URL of the API.
@@ -321,6 +343,7 @@ class GatewayFacts:
     proven_epochs: last epoch in which a token arrived, by model.
     requests: requests to load or unload that the planner has not confirmed.
     used: Unix time in seconds of the last request, by model.
+    oldest: progress of the requests that have run longest, oldest first.
     """
 
     service: Literal["gateway"] = field(default="gateway", kw_only=True)
@@ -333,6 +356,7 @@ class GatewayFacts:
     used: Annotated[dict[Text, UnixTime], Field(max_length=MAX_MODELS)] = field(
         default_factory=dict[str, float]
     )
+    oldest: Annotated[tuple[RequestProgress, ...], Field(max_length=MAX_REPORTED_REQUESTS)] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ MAX_INTERFACES = 64
 MAX_THUNDERBOLT_PORTS = 32
 MAX_TROUBLES = 64
 MAX_STALLS = 16
+MAX_REPORTED_REQUESTS = 16
+"""Requests whose progress one gateway reports."""
 
 MAX_COUNT = 2**63 - 1
 MAX_EPOCH = 2**53

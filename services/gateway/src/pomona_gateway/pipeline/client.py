@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from pomona.errors import ProtocolError, RequestError
 from pomona.messages.codec import Message
+from pomona.messages.control import RequestProgress
 from pomona.messages.pipeline import (
     Cancel,
     Embedded,
@@ -128,6 +129,10 @@ class PipelineClient:
     def running(self) -> int:
         """Number of sequences in the journal."""
         return len(self._journal)
+
+    def oldest(self) -> tuple[RequestProgress, ...]:
+        """Returns the progress of the sequences that have run longest."""
+        return self._journal.oldest(time.monotonic())
 
     def running_models(self) -> set[str]:
         """Returns the models of the sequences in the journal."""

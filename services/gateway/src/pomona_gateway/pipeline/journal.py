@@ -13,8 +13,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 
 from pomona.errors import RequestError
+from pomona.messages.control import RequestProgress
+from pomona.messages.limits import MAX_REPORTED_REQUESTS
 from pomona.messages.pipeline import QueuePlace, Rejected, Started, Token
 from pomona_gateway.pipeline.instructions import (
     Deliver,
@@ -56,6 +59,7 @@ class Entry:
     sequence: SequenceRequest
     attempts: Attempts
     emitted: list[int] = field(default_factory=list[int])
+    prefilled: int = 0
     scored: int = 0
     embedded: bool = False
 
@@ -87,6 +91,21 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def oldest(self, now: float) -> tuple[RequestProgress, ...]:
+        """Returns the progress of the requests that have run longest, oldest first."""
+        entries = islice(self._entries.values(), MAX_REPORTED_REQUESTS)
+        return tuple(
+            RequestProgress(
+                entry.request,
+                entry.sequence.model,
+                round(now - entry.attempts.opened, 1),
+                len(entry.sequence.prompt),
+                min(entry.prefilled, len(entry.sequence.prompt)),
+                len(entry.emitted),
+            )
+            for entry in entries
+        )
 
     def models(self) -> set[str]:
         """Returns the models of the running requests."""
@@ -192,6 +211,8 @@ class Journal:
         if entry is None or progress.attempt != entry.attempts.number:
             return []
         entry.attempts.waiting_since = now
+        if isinstance(progress, Started):
+            entry.prefilled = progress.prefilled
         return [Deliver(progress)]
 
     def on_rejected(self, rejected: Rejected, now: float) -> list[Instruction]:
@@ -267,6 +288,7 @@ class Journal:
     def _end_attempt(self, entry: Entry, now: float) -> list[Instruction]:
         """Ends the current attempt. The request then waits for a route, or fails."""
         entry.attempts.end(now)
+        entry.prefilled = 0
         error = entry.attempts.exhausted(self._limits)
         return [] if error is None else [self._fail(entry, error)]
 
