@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -81,6 +80,7 @@ class ResponseStore:
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._bytes = 0
         self._queued = 0
+        self._removing: set[str] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="responses")
         if folder is not None:
             self._open(folder)
@@ -113,7 +113,7 @@ class ResponseStore:
         self._forget(response_id)
         self._bytes -= self._sizes.pop(response_id, 0)
         if self._folder is not None:
-            self._do(lambda: self._path(response_id).unlink(missing_ok=True))
+            self._remove_file(response_id)
 
     def close(self) -> None:
         """Writes what is queued."""
@@ -165,7 +165,7 @@ class ResponseStore:
 
     def _read(self, response_id: str) -> Conversation | None:
         """Reads a response that is not in memory: of a former gateway, or of one that ends."""
-        if self._folder is None or not _ID.match(response_id):
+        if self._folder is None or not _ID.match(response_id) or response_id in self._removing:
             return None
         try:
             conversation = _decode(self._path(response_id).read_bytes())
@@ -182,7 +182,19 @@ class ResponseStore:
             oldest, size = self._sizes.popitem(last=False)
             self._bytes -= size
             self._forget(oldest)
-            self._do(partial(self._path(oldest).unlink, missing_ok=True))
+            self._remove_file(oldest)
+
+    def _remove_file(self, response_id: str) -> None:
+        """Removes a file after the writes that are queued; until then it is not read."""
+
+        def unlink() -> None:
+            try:
+                self._path(response_id).unlink(missing_ok=True)
+            finally:
+                self._removing.discard(response_id)
+
+        self._removing.add(response_id)
+        self._do(unlink)
 
     def _path(self, response_id: str) -> Path:
         assert self._folder is not None
