@@ -55,7 +55,10 @@ GAUGES = {
     "cache_config_info",
 }
 COUNTERS = {"prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits"}
-OWN = {"request_refused", "request_resubmitted", "messages_dropped", "key_requests", "key_tokens"}
+OWN = {
+    "request_refused", "request_resubmitted", "parameters_ignored", "messages_dropped",
+    "key_requests", "key_tokens",
+}  # fmt: skip
 """Metrics that vLLM does not have."""
 
 

@@ -87,9 +87,10 @@ def fit(body: dict[str, Any], stored_id: str) -> None:
             body[name] = _existing(body[name], size)
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and body.get("tools"):
-        named, tool = choice.get("function") or choice, body["tools"][0]
-        if "name" in named:
-            named["name"] = (tool.get("function") or tool)["name"]
+        named = choice.get("function") or choice
+        names = [(tool.get("function") or tool).get("name") for tool in body["tools"]]
+        if "name" in named and any(names):
+            named["name"] = next(filter(None, names))
 
 
 def _existing(ids: list[Any], size: int) -> list[Any]:
