@@ -25,6 +25,8 @@ def spoil(folder: Path, fault: str, older: bytes) -> None:
         case "lost":
             shutil.rmtree(folder, ignore_errors=True)
         case "older":
+            if folder.is_file():
+                folder.unlink()
             folder.mkdir(exist_ok=True)
             path.write_bytes(older)
         case "truncated" if path.exists():
