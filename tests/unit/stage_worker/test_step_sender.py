@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from pomona.errors import AddressInUseError
 from pomona.messages import codec
 from pomona.messages.codec import Buffer, Message, MessageRest
 from pomona.messages.control import Pipeline
@@ -201,6 +202,14 @@ def test_an_epoch_fails_when_a_link_lost_its_connection_and_made_it_again(
     assert middle.failure_when_idle() is None
     port = int(middle.pull.endpoint.rpartition(":")[2])
     middle.pull.close()
-    middle.pull = Pull("127.0.0.1", port)
+
+    def bind_again() -> bool:
+        try:
+            middle.pull = Pull("127.0.0.1", port)
+        except AddressInUseError:  # ZeroMQ closes the former socket in a thread of its own.
+            return False
+        return True
+
+    wait_until(bind_again, "the port is free again")
     wait_until(middle.failure_when_idle, "the epoch has failed")
     assert "was lost" in str(middle.failure_when_idle())
