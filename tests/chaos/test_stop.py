@@ -12,7 +12,7 @@ from support.chaos.streams import Stream, ended, started, wait_for_more
 from support.clusters import Cluster, serving
 
 STREAMS = 4
-TOKENS = 160
+TOKENS = 96
 BEFORE = 8
 """Chunks that each stream has received when the worker is stopped."""
 NEXT_S = 40.0
@@ -30,9 +30,16 @@ def streams(cluster: Cluster, chunks: int = 0) -> Sequence[Stream]:
     return started([Stream(cluster.url, number, TOKENS) for number in range(STREAMS)], chunks)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster) -> object:
+    """The replies of the streams when nothing is stopped."""
+    return ended(streams(cluster))
+
+
 @pytest.mark.parametrize("name", ["stage_worker.1", "stage_worker.0"])
-def test_a_stopped_stage_worker_costs_no_answer(cluster: Cluster, name: str) -> None:
-    undisturbed = ended(streams(cluster))
+def test_a_stopped_stage_worker_costs_no_answer(
+    cluster: Cluster, undisturbed: object, name: str
+) -> None:
     pid = cluster.pids()[name]
     running = streams(cluster, BEFORE)
     os.kill(pid, signal.SIGSTOP)
