@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,6 +16,8 @@ import openai
 import psutil
 import pytest
 
+from pomona.messages.limits import MAX_STOP_IDS
+from pomona.messages.pipeline import Submit
 from pomona_gateway.text.prompter import DEADLINE_S
 from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import ScriptedCluster
@@ -392,3 +395,18 @@ def test_load_of_what_cannot_be_a_model_is_400(http: httpx.Client, model: str) -
     answer = http.post("/v1/models/load", json={"model": model})
     assert_refused(answer, 400, "invalid_model", "model")
     assert model not in {x["id"] for x in http.get("/v1/models").json()["data"]}
+
+
+def test_request_that_stage_workers_would_drop_is_refused_at_once(
+    gateway: GatewayThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_too_many_stop_ids(**fields: Any) -> Submit:
+        sampling = replace(fields["sampling"], stop_ids=tuple(range(MAX_STOP_IDS + 1)))
+        return Submit(**{**fields, "sampling": sampling})
+
+    monkeypatch.setattr("pomona_gateway.pipeline.client.Submit", with_too_many_stop_ids)
+    body = {"model": MODEL, "prompt": "x"}
+    answer = httpx.post(f"{gateway.url}/v1/completions", json=body, timeout=10)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_request"
+    assert "sampling.stop_ids" in answer.json()["error"]["message"]

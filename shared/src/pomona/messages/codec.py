@@ -26,7 +26,7 @@ from pomona.messages.limits import (
     MAX_TENSOR_BYTES,
     MAX_TENSORS,
 )
-from pomona.messages.pipeline import Envelope, Tensor
+from pomona.messages.pipeline import Envelope, Submit, Tensor
 
 PROTOCOL_VERSION = 5
 
@@ -39,6 +39,7 @@ ITEM_BYTES = {
 
 _BEACON = TypeAdapter(Beacon)
 _ENVELOPE = TypeAdapter(Envelope)
+_SUBMIT = TypeAdapter(Submit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,17 @@ def decode_beacon(frames: Sequence[Buffer]) -> Beacon:
 def encode_message(envelope: Envelope, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
     """Returns the frames of a data message. Buffers are referenced, not copied."""
     return [orjson.dumps(envelope), *buffers]
+
+
+def check_submit(submit: Submit) -> None:
+    """Checks a request before it is sent, because a receiver drops what it cannot decode.
+
+    Raises ProtocolError, which names the field.
+    """
+    try:
+        _SUBMIT.validate_json(orjson.dumps(submit), strict=True)
+    except ValidationError as error:
+        raise ProtocolError(f"not a valid request: {_first_detail(error)}") from error
 
 
 def decode_message(frames: Sequence[Buffer]) -> Message:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pomona.errors import ProtocolError, RequestError
+from pomona.messages import codec
 from pomona.messages.codec import Message
 from pomona.messages.control import RequestProgress
 from pomona.messages.pipeline import (
@@ -311,6 +312,13 @@ class PipelineClient:
             queue_share=queue.queue_share,
             speculative=send.sequence.speculative,
         )
+        try:
+            codec.check_submit(submit)
+        except ProtocolError as error:
+            code, text = "invalid_request", f"stage workers do not take this request: {error}"
+            rejected = Rejected(send.request, send.attempt, 400, code, text)
+            self._execute(self._journal.on_rejected(rejected, time.monotonic()))
+            return
         arrays = [send.ids]
         if send.sequence.prediction:
             arrays.append(send.sequence.prediction)
