@@ -324,7 +324,7 @@ def bench(context: typer.Context) -> None:
 
 @alerts_app.callback()
 def alerts() -> None:
-    """What the health watcher tells."""
+    """Alerts of the health watcher."""
 
 
 @alerts_app.command("preview", cls=Command)

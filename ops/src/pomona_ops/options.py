@@ -1,4 +1,4 @@
-"""What all commands of ``pomona`` share: flags in ``--help``, ``-h``, ``--json`` and ``--port``."""
+"""Options that all commands of ``pomona`` share: ``--help``, ``-h``, ``--json`` and ``--port``."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class GatewaySettings(ServiceSettings):
     max_attempts: int = Field(default=3, ge=1, le=16)
     """Epochs in a row in which a request is tried without a new token before it fails."""
     journal: Literal["disk", "memory"] = "disk"
-    """Where requests with an ``Idempotency-Key`` and stored responses are kept: on ``disk``, in
+    """Place of requests with an ``Idempotency-Key`` and of stored responses: on ``disk``, in
     the state folder, they survive the gateway; in ``memory`` nothing of them is written."""
     journal_keep_s: float = Field(default=600.0, gt=0, le=86400)
     """Seconds after its end in which a request with an ``Idempotency-Key`` is answered with the

@@ -1,4 +1,4 @@
-"""What an alert means to users, and what its reader can do. Pure.
+"""Effect of an alert on users, and the action for its reader. Pure.
 
 A notification is read on a watch at night. It therefore says, beside what happened, what users
 notice and one thing to do.

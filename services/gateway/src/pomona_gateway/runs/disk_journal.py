@@ -43,7 +43,7 @@ _OWNER_SUFFIX = ".owner"
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """What to write to, or do with, the file of a run.
+    """A change to the file of a run.
 
     Attributes:
         encode: returns the lines to append; None erases the file.

@@ -41,7 +41,7 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class RunOrigin:
-    """What is known of a run from its beginning.
+    """Facts of a run that are known from its beginning.
 
     Attributes:
         id: id of the run; of a response, its id in the API.
@@ -68,7 +68,7 @@ class RunOrigin:
 
 @dataclass(slots=True)
 class RecordedSequences:
-    """What a former gateway recorded of a run's sequences.
+    """Sequences of a run, as a former gateway recorded them.
 
     Attributes:
         sequences: by the number of the choice.

@@ -21,6 +21,8 @@ MAX_RUNS = 4096
 """Maximum number of ended runs that are kept."""
 BACKGROUND_KEEP_S = 86400.0
 """Seconds for which the file of a background response that has not ended is gone on with."""
+OTHERS_DEADLINE_S = 120.0
+"""Longest wait for a run that another gateway executes, seconds."""
 SWEEP_S = 1.0
 RETRY_S = 1.0
 RETRIED = frozenset({404, 429, 503, 504})
@@ -73,18 +75,28 @@ class RunRegistry:
 
     async def wait_for_others(self, *, run_id: str = "", key: str = "", tenant: str = "") -> None:
         """Waits until the journal has been read, and no other gateway, which ends, executes the
-        run with this id, or with this key of a tenant."""
-        await self._has_read.wait()
+        run with this id, or with this key of a tenant.
 
-        def is_elsewhere() -> bool:
-            return any(
-                found.origin.id == run_id
-                or (key and (found.origin.tenant, found.origin.key) == (tenant, key))
-                for found in self._foreign.values()
+        Raises RequestError with status 503 after ``OTHERS_DEADLINE_S``.
+        """
+        try:
+            async with asyncio.timeout(OTHERS_DEADLINE_S):
+                await self._has_read.wait()
+                while self._is_elsewhere(run_id, key, tenant):
+                    await self._swept.wait()
+        except TimeoutError:
+            message = (
+                f"another gateway still executes this request after {OTHERS_DEADLINE_S:g} s, or "
+                "the journal cannot be read; try again later"
             )
+            raise RequestError(503, "run_elsewhere", message, retry_after_s=10) from None
 
-        while is_elsewhere():
-            await self._swept.wait()
+    def _is_elsewhere(self, run_id: str, key: str, tenant: str) -> bool:
+        return any(
+            found.origin.id == run_id
+            or (key and (found.origin.tenant, found.origin.key) == (tenant, key))
+            for found in self._foreign.values()
+        )
 
     def start(
         self,

@@ -41,7 +41,7 @@ _ERRORS = {kind.__name__: kind for kind in (ModelNotFoundError, ModelUnsupported
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What a gateway needs of a model's files.
+    """Contents of a model's files that a gateway needs.
 
     Attributes:
         templates: sources of the chat templates, by name.

@@ -66,7 +66,7 @@ def lost_bytes(before: WiredMemory, now: WiredMemory) -> int:
 
 
 class WiredRecord:
-    """What the file remembers of this machine's memory over the processes of one worker.
+    """This machine's memory, recorded over the processes of one worker.
 
     Args:
         read: reads the memory now.

@@ -19,7 +19,7 @@ from pomona_gateway.http.respond import JsonResponse
 
 
 class RetrieveQuery(Query):
-    """How to retrieve a response."""
+    """The query of a response's retrieval."""
 
     hints = frozenset({"include", "include[]", "include_obfuscation"})
 
