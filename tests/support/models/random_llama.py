@@ -95,6 +95,27 @@ def vocabulary_model() -> Any:
     return built
 
 
+@cache
+def wide_model() -> Any:
+    """Returns a random model whose heads are wide enough to quantise."""
+    mx.random.seed(3)
+    arguments = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=128,
+        num_hidden_layers=3,
+        intermediate_size=128,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=4096,
+    )
+    built = llama.Model(arguments)
+    built.apply(lambda x: mx.random.normal(x.shape) * 0.2 if x.ndim > 1 else x)
+    built.eval()
+    return built
+
+
 def vocabulary_pipeline(
     speculation: bool = False, sources: tuple[DraftSource, ...] = ()
 ) -> InProcessPipeline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx_lm.generate import generate_step
-from mlx_lm.models import llama
 
 from pomona_stage_worker.model.mlx_stage import MlxStage
 from pomona_stage_worker.model.prebuilt_step import PrebuiltStep, prebuild_step
@@ -27,6 +25,7 @@ from support.models.random_llama import (
     model,
     prompts,
     reference_ids,
+    wide_model,
 )
 
 
@@ -185,23 +184,3 @@ def test_quantised_caches_run_one_sequence_a_lane_and_agree_with_mlx_lm() -> Non
         # from unquantised keys and values, is exactly equal.
         assert client.tokens[0] == int(next(iter(steps))[0])
         assert len(client.tokens) == REPLY
-
-
-@cache
-def wide_model() -> Any:
-    mx.random.seed(3)
-    arguments = llama.ModelArgs(
-        model_type="llama",
-        hidden_size=128,
-        num_hidden_layers=3,
-        intermediate_size=128,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        rms_norm_eps=1e-5,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=4096,
-    )
-    built = llama.Model(arguments)
-    built.apply(lambda x: mx.random.normal(x.shape) * 0.2 if x.ndim > 1 else x)
-    built.eval()
-    return built

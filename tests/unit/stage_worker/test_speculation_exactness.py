@@ -7,9 +7,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-import mlx.core as mx
 import pytest
-from mlx_lm.models import llama as llama_model
 
 from pomona.messages.cache_ops import Rollback
 from pomona.messages.sampling import Sampling
@@ -19,7 +17,7 @@ from pomona_stage_worker.slicing import legal_cuts, slice_model
 from support.doubles.oracle_source import OracleSource
 from support.doubles.pipeline import Client, InProcessPipeline
 from support.models.random_llama import model as llama
-from support.models.random_llama import vocabulary_pipeline
+from support.models.random_llama import vocabulary_pipeline, wide_model
 from support.slicing.families import build, randomise
 
 KINDS = {
@@ -59,26 +57,6 @@ def model_of(kind: str) -> Any:
     model: Any = build(kind)
     randomise(model)
     return model
-
-
-@cache
-def wide_model() -> Any:
-    """Returns a model whose heads are wide enough to quantise."""
-    mx.random.seed(3)
-    arguments = llama_model.ModelArgs(
-        model_type="llama",
-        hidden_size=128,
-        num_hidden_layers=3,
-        intermediate_size=128,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        rms_norm_eps=1e-5,
-        vocab_size=97,
-    )
-    built = llama_model.Model(arguments)
-    built.apply(lambda x: mx.random.normal(x.shape) * 0.2 if x.ndim > 1 else x)
-    built.eval()
-    return built
 
 
 def pipeline_of(
