@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -105,6 +105,7 @@ def test_lines_break_between_words() -> None:
     assert wrapped("any text", 0) == "any text"
 
 
+@example("  aaaa", 4, 1)
 @given(st.text(alphabet="ab \n\u4e2d", max_size=80), st.integers(4, 20), st.integers(1, 5))
 def test_wrapping_keeps_every_word_and_the_width(text: str, width: int, size: int) -> None:
     from prompt_toolkit.utils import get_cwidth

@@ -197,8 +197,10 @@ class WordWrapper:
         if self._column and size > room:
             written, self._column = f"\n{self._word}", size
         else:
-            written = self._spaces + self._word
-            self._column += len(self._spaces) + size
+            # Only an indentation can be too wide here: as much of it stays as the word leaves.
+            spaces = self._spaces[: max(0, room - size + len(self._spaces))]
+            written = spaces + self._word
+            self._column += len(spaces) + size
         self._word = self._spaces = ""
         return written
 
