@@ -102,7 +102,10 @@ def _commands() -> Iterator[str]:
         for name, child in getattr(command, "commands", {}).items():
             yield from walk(child, f"{path} {name}")
 
-    return walk(typer.main.get_command(app), "pomona")
+    yield from walk(typer.main.get_command(app), "pomona")
+    # `pomona bench` imports its own commands when it runs.
+    bench = importlib.import_module("pomona_ops.bench.command").app
+    yield from walk(typer.main.get_command(bench), "pomona bench")
 
 
 def _http(modules: list[ModuleType]) -> Iterator[str]:

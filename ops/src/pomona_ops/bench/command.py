@@ -49,10 +49,14 @@ def decode(
     stages: Annotated[int, typer.Option(help="Stages of the pipeline.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side.")] = 5,
     tokens: Annotated[int, typer.Option(min=8, help="Tokens per round.")] = 64,
+    stock_kernels: Annotated[
+        bool,
+        typer.Option("--stock-kernels", help="Stages use MLX's own CPU kernels."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """One user against mlx-lm, and the cost of a hop."""
-    _report(run_decode(model, stages, rounds, tokens), as_json)
+    _report(run_decode(model, stages, rounds, tokens, stock_kernels), as_json)
 
 
 @command()
