@@ -8,6 +8,8 @@ PomonaError
 │   ├── LinkBusyError       the peer did not take a message before the deadline
 │   ├── LinkLostError       the connection was lost, with the messages under way
 │   └── AddressInUseError   another process uses the port
+├── TrustError              a key or a roster is not valid, or may not do what was asked
+│   └── ClonedKeyError      the node's key was made on another machine
 ├── ModelError              a model cannot be found, read or run
 │   ├── ModelNotFoundError
 │   └── ModelUnsupportedError
@@ -15,6 +17,8 @@ PomonaError
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class PomonaError(Exception):
@@ -76,6 +80,29 @@ class AddressInUseError(LinkError):
         )
         self.endpoint = endpoint
         self.setting = setting
+
+
+class TrustError(PomonaError):
+    """A key or a roster of the cluster is not valid, or may not do what was asked."""
+
+
+class ClonedKeyError(TrustError):
+    """The state folder of a node was copied from another machine.
+
+    Args:
+        made_on: host name of the machine that made the key.
+        here: host name of this machine.
+        path: file of the key.
+    """
+
+    def __init__(self, made_on: str, here: str, path: Path) -> None:
+        super().__init__(
+            f"the key in {path} was made on another machine, {made_on or 'unknown'}, and this is "
+            f"{here}: the state folder was copied. Run `pomona keys new` to give this machine a "
+            "key of its own, then join it to the cluster"
+        )
+        self.made_on = made_on
+        self.here = here
 
 
 class ModelError(PomonaError):

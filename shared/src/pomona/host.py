@@ -10,10 +10,14 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import resource
+import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 SYSTEM = sys.platform
@@ -23,6 +27,8 @@ MACHINE = platform.machine()
 
 OPEN_FILES: Final = 8192
 """Sockets and files that a process may open, if the hard limit permits."""
+COMMAND_DEADLINE_S: Final = 5.0
+MACHINE_ID: Final = Path("/etc/machine-id")
 F_FULLFSYNC: Final = 51
 """``F_FULLFSYNC`` of macOS's <fcntl.h>."""
 
@@ -73,3 +79,27 @@ def sync(descriptor: int) -> None:
             fcntl.fcntl(descriptor, F_FULLFSYNC)
             return
     os.fsync(descriptor)
+
+
+@cache
+def hardware_uuid() -> str:
+    """Returns the UUID of this machine, which a copy of its disk does not take along.
+
+    On Linux it is that of the installation (``man 5 machine-id``), since the hardware's is for root
+    only. Empty when it cannot be read.
+    """
+    if is_mac():
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(
+                ["/usr/sbin/ioreg", "-rd1", "-c", "IOPlatformExpertDevice"],
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_DEADLINE_S,
+                check=True,
+            )
+            found = re.search(r'"IOPlatformUUID" = "([^"]+)"', done.stdout)
+            return found[1] if found else ""
+        return ""
+    with suppress(OSError):
+        return MACHINE_ID.read_text().strip()
+    return ""

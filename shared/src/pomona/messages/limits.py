@@ -45,6 +45,8 @@ MAX_ALERTS = 1024
 MAX_ENDPOINTS = 32
 """Addresses of one service, by use."""
 MAX_NODES = 256
+MAX_ROSTER_BYTES = 1 << 18
+"""Members of a cluster with their keys, signed."""
 MAX_ADDRESSES = 32
 """Addresses of one node besides the best one."""
 MAX_INTERFACES = 64
