@@ -25,7 +25,6 @@ class WatchedCluster:
     Attributes:
         running: the services that run, by name, with the beacon that each sends.
         muted: names of running services whose beacons get lost.
-        incidents: what the rules returned for new beacons.
     """
 
     def __init__(self, known: Iterable[KnownService] = (), others: bool = True) -> None:
@@ -35,7 +34,6 @@ class WatchedCluster:
         )
         self.leases = LeaseTable()
         self.running: dict[str, Beacon] = {}
-        self.incidents: list[Condition] = []
         self.muted: set[str] = set()
         self.seq = 0
         self.add("health_watcher", boot="own")
@@ -90,4 +88,4 @@ class WatchedCluster:
         if self.leases.observe(fresh, self.now):
             lease = self.leases.get(fresh.name)
             assert lease is not None
-            self.incidents += self.rules.on_lease(lease, self.now)
+            self.rules.on_lease(lease, self.now)

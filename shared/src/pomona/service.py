@@ -18,6 +18,7 @@ from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
 from pomona.exit_status import EXIT_CONFIGURATION as EXIT_CONFIGURATION
 from pomona.exit_status import exit_status
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
+from pomona.log_rotation import reopening_log
 from pomona.logs import configure_logs
 from pomona.messages.control import Beacon, Facts, State
 from pomona.parent_watch import watch_parent
@@ -30,6 +31,9 @@ EXIT_STALLED = 79
 """Exit code of a process that ends itself because a thread of it hangs."""
 EXIT_GPU_FAILED = 80
 """Exit code of a process whose GPU cannot compute any more."""
+FORMER_END_VARIABLE = "POMONA_FORMER_END"
+"""Variable in which a supervisor says how the process before this one ended."""
+MAX_FORMER_END = 512
 STARTUP_INTERVAL_S = 0.1
 """Beacon interval until the first own beacon comes back from discovery."""
 
@@ -107,6 +111,7 @@ class ControlPlane:
             queued=queued,
             endpoints=dict(self.endpoints),
             facts=self._facts(),
+            former_end=os.environ.get(FORMER_END_VARIABLE, "")[:MAX_FORMER_END],
         )
 
     @asynccontextmanager
@@ -208,7 +213,8 @@ def run_service(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.on_signal)
         watch_parent()
-        await main(stop)
+        with reopening_log(loop):
+            await main(stop)
 
     host.raise_open_files_limit()
     gc.freeze()

@@ -377,3 +377,21 @@ def test_every_duplicate_prompt_result_is_counted() -> None:
         assert journal.dropped == {DropReason.DUPLICATE: count}
         journal.on_embedding(embedding(), 1)
         assert journal.dropped == {DropReason.DUPLICATE: count + 1}
+
+
+def test_answers_that_pause_are_counted_with_their_longest_pause() -> None:
+    journal = submitted()
+    journal.on_token(token(0), 2.0)
+    prompt = array("i", PROMPT)
+    journal.submit("waits", SequenceRequest("m", prompt, SAMPLING), ONE, 2.0)
+    assert journal.paused == 0
+    journal.on_routes({}, 3.0)
+    assert journal.paused == 1, "a request without a token has not paused"
+    journal.on_routes({"m": TWO}, 4.0)
+    assert (journal.paused, journal.pauses.resumed) == (1, 0)
+    journal.on_token(token(1, attempt=1), 7.5)
+    assert (journal.paused, journal.pauses.resumed, journal.pauses.longest_s) == (0, 1, 5.5)
+    journal.on_routes({}, 9.0)
+    assert journal.pauses.longest_s == 0.0, "the next pause is measured anew"
+    journal.cancel("r")
+    assert (journal.paused, journal.pauses.resumed) == (0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -101,6 +102,35 @@ def test_a_restored_alert_is_resolved_only_when_the_rules_have_settled() -> None
     alerts = Alerts(restored=(Alert("service_lost/x", "critical", "gone", UNIX),))
     assert alerts.at(19, settled=False) == []
     assert alerts.at(20, settled=True) == ["resolved x1"]
+
+
+def test_a_condition_that_happens_again_is_raised_again_and_resolved_once() -> None:
+    alerts = Alerts(repeat_after_s=10)
+    assert alerts.at(0, replace(lost("warning"), count=1)) == ["raised x1"]
+    assert alerts.at(5, replace(lost("warning"), count=3)) == []
+    assert alerts.at(12, replace(lost("warning"), count=3)) == ["raised x1"]
+    assert alerts.at(40, replace(lost("warning"), count=2)) == [], "older ones no longer count"
+    assert alerts.at(41) == ["resolved x1"]
+
+
+def test_times_are_those_of_the_fault_not_of_its_messages() -> None:
+    deduplication = AlertDeduplication(30)
+    deduplication.update([replace(lost(), age_s=3.0)], 0, UNIX)
+    [raised] = deduplication.active()
+    assert raised.since == UNIX - 3
+    deduplication.update([replace(lost(), age_s=9.0, over_s=2.0)], 6, UNIX + 6)
+    [resolved] = deduplication.update([], 15, UNIX + 15)
+    assert (resolved.alert.since, resolved.at) == (UNIX - 3, UNIX + 4)
+
+
+def test_a_fault_that_is_reported_late_keeps_its_duration() -> None:
+    deduplication = AlertDeduplication(30)
+    deduplication.update([lost()], 0, UNIX)
+    deduplication.update([], 1, UNIX + 1)
+    deduplication.update([lost()], 5, UNIX + 5)
+    deduplication.update([], 7, UNIX + 7)
+    _, resolved = deduplication.update([], 31, UNIX + 31)
+    assert resolved.at - resolved.alert.since == 2
 
 
 CONDITIONS = [

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from pomona.leases import LEASE_S
-from pomona.messages.control import Pipeline, StageStatus
+from pomona.messages.control import Alert, Pipeline, StageStatus
+from pomona_discovery.local_network import denial
+from pomona_health_watcher.advice import advice_of
 from pomona_health_watcher.conditions import AlertThresholds
 from pomona_health_watcher.loss_rules import SETTLE_S
+from pomona_health_watcher.rules import START_S
 from support.beacons import GIB
 from support.watched_cluster import WatchedCluster
 
@@ -65,7 +68,7 @@ def test_a_panic_is_a_condition_until_the_worker_starts_without_one() -> None:
     ]
     cluster.add("stage_worker", boot="boot2")
     cluster.run(1)
-    assert cluster.keys() == set()
+    assert cluster.keys() == {"service_lost/mac.stage_worker"}, "the restart alone"
 
 
 def test_memory_around_a_threshold_does_not_flap() -> None:
@@ -142,6 +145,35 @@ def test_a_worker_that_stalls_again_and_again_is_a_condition_that_says_how_to_ta
     assert cluster.conditions() == []
     cluster.add("stage_worker", boot="boot2", facts={"stalled_at": (1.0, 2.0, 3.0)})
     cluster.run(3)
-    (condition,) = cluster.conditions()
+    (condition,) = (x for x in cluster.conditions() if x.key.startswith("set_aside/"))
     assert (condition.key, condition.severity) == ("set_aside/mac.stage_worker", "critical")
     assert "mac.stage_worker.stalls.json" in condition.summary
+
+
+def test_a_model_that_fits_nowhere_is_no_fault_while_workers_start() -> None:
+    cluster = WatchedCluster(others=False)
+    pipeline = Pipeline("big", "/big", 4, 60, "impossible", reason="no stage worker")
+    for service in ("discovery", "gateway"):
+        cluster.add(service)
+    cluster.add("planner", facts={"pipelines": (pipeline,)})
+    assert cluster.run(20) == set()
+    cluster.add("stage_worker", state="starting")
+    assert cluster.run(20) == set()
+    cluster.run(START_S)
+    assert cluster.keys() == {"pipeline/big"}
+
+
+def test_a_denied_local_network_is_named_with_what_to_allow() -> None:
+    cluster = WatchedCluster()
+    facts = {"troubles": ("unrelated", denial("other", "192.168.1.7"))}
+    cluster.add("discovery", facts=facts)
+    cluster.run(2)
+    [condition] = cluster.conditions()
+    assert (condition.key, condition.severity) == ("local_network/mac", "critical")
+    assert "other at 192.168.1.7" in condition.summary
+    action = advice_of(Alert(condition.key, condition.severity, condition.summary, 0.0)).action
+    assert "Local Network" in action
+    assert "tmux" in action
+    cluster.add("discovery")
+    cluster.run(1)
+    assert cluster.keys() == set()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +20,10 @@ import psutil
 from pomona import host
 from pomona.errors import ConfigurationError
 from pomona.parent_watch import LIFELINE_VARIABLE
-from pomona.service import EXIT_GPU_FAILED, EXIT_STALLED
+from pomona.service import FORMER_END_VARIABLE
 from pomona_gateway.listener import LISTEN_FD_VARIABLE
 from pomona_ops.cluster.processes import ServiceSpec
+from pomona_ops.up.exit_cause import OutOfMemoryKills, exit_cause
 from pomona_ops.up.log_file import LogFile
 from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
 
@@ -32,10 +32,6 @@ HASTENED_STOP_S = 2.0
 SILENT_STOP_S = 1.0
 """Seconds from SIGTERM to SIGKILL for a process that sends no beacons: it seldom reads signals."""
 _LAST_OUTPUT_S = 0.5
-_CAUSES = {
-    EXIT_STALLED: "a thread made no progress",
-    EXIT_GPU_FAILED: "the GPU failed",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +203,14 @@ class Supervisor:
         policy = RestartPolicy()
         log = LogFile(self._log_dir / f"{spec.name}.log")
         is_restart = False
+        former_end = ""
         try:
             while True:
                 started_at = time.monotonic()
+                memory = OutOfMemoryKills()
                 log.clear_last_error()
                 log.begin_line()
-                code = await self._run_once(spec, log, is_restart)
+                code = await self._run_once(spec, log, is_restart, former_end)
                 if self._stopping:
                     return
                 is_restart = True
@@ -220,7 +218,9 @@ class Supervisor:
                 delay_s = None if isinstance(decision, GiveUp) else decision.delay_s
                 # An error that a killed process logged earlier is not the cause.
                 error = log.last_error() if code > 0 else ""
-                self._on_event(Exited(spec.name, exit_cause(code), error, log.path, delay_s))
+                cause = exit_cause(code, memory.has_killed())
+                former_end = f"{cause}: {error}" if error else cause
+                self._on_event(Exited(spec.name, cause, error, log.path, delay_s))
                 if delay_s is None:
                     self.gave_up.set()
                     return
@@ -230,12 +230,20 @@ class Supervisor:
         finally:
             log.close()
 
-    async def _run_once(self, spec: ServiceSpec, log: LogFile, is_restart: bool) -> int:
-        """Runs a process to its end. Returns its exit code, negative for a signal."""
+    async def _run_once(
+        self, spec: ServiceSpec, log: LogFile, is_restart: bool, former_end: str
+    ) -> int:
+        """Runs a process to its end. Returns its exit code, negative for a signal.
+
+        Args:
+            former_end: how the process before it ended.
+        """
         if self._lifeline is None:
             raise ConfigurationError("Supervisor.start was not called")
         reading_end = self._lifeline[0]
         environment = {**os.environ, **spec.environment, LIFELINE_VARIABLE: str(reading_end)}
+        if former_end:
+            environment[FORMER_END_VARIABLE] = former_end
         inherited = [reading_end]
         if spec.listens and self._listener is not None:
             environment[LISTEN_FD_VARIABLE] = str(self._listener.fileno())
@@ -276,15 +284,3 @@ class Supervisor:
 async def _copy(output: asyncio.StreamReader | None, log: LogFile) -> None:
     while output is not None and (chunk := await output.read(65536)):
         log.write(chunk)
-
-
-def exit_cause(code: int) -> str:
-    """Describes an exit code; a negative one is a signal."""
-    if code in _CAUSES:
-        return f"ended itself (code {code}): {_CAUSES[code]}"
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"

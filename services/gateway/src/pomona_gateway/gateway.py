@@ -135,6 +135,10 @@ class Gateway:
             self.load_requests.pending,
             self.load_requests.last_used(self.pipelines.running_models()),
             self.pipelines.oldest(),
+            self.pipelines.paused,
+            self.pipelines.pauses.resumed,
+            round(self.pipelines.pauses.longest_s, 1),
+            self.settings.load_on_request,
         )
 
     def count_error(self, error: RequestError, model: str = "") -> None:
@@ -145,6 +149,16 @@ class Gateway:
         """Checks that a planner's valid beacon has arrived within ``PLAN_SILENCE_S``."""
         heard = self._planner_heard_at
         return heard is not None and time.monotonic() - heard <= PLAN_SILENCE_S
+
+    def planner_trouble(self) -> str:
+        """Says what follows from a planner that is not heard."""
+        if self._planner_heard_at is None:
+            return "no planner's beacon has arrived yet"
+        silent_s = time.monotonic() - self._planner_heard_at
+        return (
+            f"no valid plan arrives, for {silent_s:.0f} s: the planner is gone, or its beacon is "
+            "not valid. Answers go on; no model is loaded and no lost stage is replaced"
+        )
 
     def ready(self) -> bool:
         """Checks that a plan is valid, some model is readable and its pipeline verified."""

@@ -6,6 +6,7 @@ notice and one thing to do.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,8 @@ from pomona.messages.control import Alert
 @dataclass(frozen=True, slots=True)
 class Advice:
     """Attributes:
-    effect: what users notice, and what cannot happen until it is over.
+    effect: what users notice, and what cannot happen until it is over; empty when the alert
+        itself says it.
     action: one thing to do.
     """
 
@@ -23,7 +25,8 @@ class Advice:
     action: str
 
 
-_LOGS: Final = "If it is not back within a minute, run `pomona logs {service} --since 10m`."
+_LOGS: Final = "If it is not back in a minute, run `pomona logs {service} --since 10m`."
+_CAUSE: Final = "Nothing to do now. `pomona logs {service} --since 10m` shows what came before."
 
 _LOST: Final[dict[str, Advice]] = {
     "gateway": Advice(
@@ -42,24 +45,19 @@ _LOST: Final[dict[str, Advice]] = {
         "Answers of its models pause, and go on when it is back or other nodes hold its layers.",
         _LOGS,
     ),
+    "health_watcher": Advice(
+        "Answers go on. Until it is back, faults are not reported.",
+        _LOGS,
+    ),
 }
 _RESTARTED: Final[dict[str, Advice]] = {
     "gateway": Advice(
-        "Streams were cut; answers can be had again by their id. New requests are served.",
-        "Nothing to do now; `pomona logs gateway --since 10m` gives the cause.",
+        "Streams were cut; their answers can be had again by id. New requests are served.", _CAUSE
     ),
-    "planner": Advice(
-        "Answers went on.",
-        "Nothing to do now; `pomona logs planner --since 10m` gives the cause.",
-    ),
-    "discovery": Advice(
-        "Answers went on.",
-        "Nothing to do now; `pomona logs discovery --since 10m` gives the cause.",
-    ),
-    "stage_worker": Advice(
-        "Answers of its models paused and go on.",
-        "Nothing to do now; `pomona logs stage_worker --since 10m` gives the cause.",
-    ),
+    "planner": Advice("Answers went on.", _CAUSE),
+    "discovery": Advice("Answers went on.", _CAUSE),
+    # The alert counts the answers that paused.
+    "stage_worker": Advice("", _CAUSE),
     "health_watcher": Advice(
         "Answers went on; faults in that time were not reported.",
         "Run `pomona status`; `pomona logs health_watcher --since 10m` gives the cause.",
@@ -70,10 +68,23 @@ _BY_KIND: Final[dict[str, Advice]] = {
         "Answers of models with layers there pause, and go on when it is back or others hold them.",
         "Check its power and network cable; `pomona status` shows what still serves.",
     ),
+    "node_restarted": Advice(
+        "Streams were cut; their answers can be had again by id.",
+        "If this was not on purpose, check its power; `pomona status` shows what serves.",
+    ),
     "stalled": Advice(
         "Answers in this stage wait. A worker whose thread hangs is ended and started again, and "
         "the answers go on.",
         "Wait a minute. If it happens again, run `pomona logs stage_worker --since 10m`.",
+    ),
+    "set_aside": Advice(
+        "Its models run on other nodes if those can hold them; else it is used all the same.",
+        "Run `pomona logs stage_worker --since 1h` there, and check that Mac's memory and disk.",
+    ),
+    "panic": Advice(
+        "Requests for their models fail unless other nodes can hold them.",
+        "Lower POMONA_STAGE_WORKER_MEMORY_BYTES there and restart the worker; `pomona doctor` "
+        "checks the limits.",
     ),
     "memory": Advice(
         "Answers go on; new requests may wait for memory.",
@@ -91,7 +102,17 @@ _BY_KIND: Final[dict[str, Advice]] = {
         "Requests for this model get 503 until it fits; other models go on.",
         "Bring back or add a node; `pomona plan MODEL` shows what the model needs.",
     ),
+    "local_network": Advice(
+        "The two nodes do not share a model until it is allowed.",
+        "On that Mac open System Settings, Privacy & Security, Local Network, and allow the "
+        "program that started Pomona: Terminal, iTerm, or the terminal in which tmux was started; "
+        "then start that program again. `pomona doctor` says more.",
+    ),
 }
+_LOOP: Final = re.compile(r" died \d+ times ")
+_LOOP_ACTION: Final = (
+    "Run `pomona logs {service} --since 10m` for the cause; a service that goes on dying needs you."
+)
 _UNKNOWN: Final = Advice("The effect is unknown.", "Run `pomona status`.")
 
 
@@ -103,5 +124,6 @@ def advice_of(alert: Alert) -> Advice:
     table = _RESTARTED if alert.severity == "warning" else _LOST
     for service, advice in table.items():
         if f".{service}" in subject:
-            return Advice(advice.effect, advice.action.format(service=service))
+            action = _LOOP_ACTION if _LOOP.search(alert.summary) else advice.action
+            return Advice(advice.effect, action.format(service=service))
     return _UNKNOWN

@@ -1,8 +1,9 @@
 """Turns conditions into notices, each alert raised once and resolved once. Pure.
 
 Every raised notice is followed by a resolved one. The same alert is raised at most once in
-``repeat_after_s``. What begins and ends in between is counted, and the count is reported when
-that time is over, so no alert is suppressed for good.
+``repeat_after_s``; an active one is raised again when it becomes critical, or happens again. What
+begins and ends in between is counted, and the count is reported when that time is over, so no
+alert is suppressed for good.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Notice:
     """A message for people about one alert.
 
     Attributes:
-        at: Unix time in seconds.
+        at: Unix time in seconds; of a resolved alert, the time at which its effect ended.
         times: how often the condition occurred since the alert was last raised.
     """
 
@@ -35,8 +36,10 @@ class _Entry:
     alert: Alert
     active: bool = False
     raised: bool = False
-    escalated: bool = False
+    worse: bool = False
     restored: bool = False
+    count: int = 1
+    over_at: float | None = None
     unreported: int = 0
     raised_at: float | None = None
 
@@ -59,6 +62,7 @@ class AlertDeduplication:
         entry = self._entry(incident, unix)
         if not entry.active:
             entry.alert = _alert(incident, unix)
+            entry.over_at = unix
             entry.unreported += 1
 
     def update(
@@ -94,28 +98,33 @@ class AlertDeduplication:
     def _activate(self, condition: Condition, unix: float) -> None:
         entry = self._entry(condition, unix)
         entry.restored = False
+        entry.over_at = unix - condition.over_s if condition.over_s else None
         if not entry.active:
             entry.active = True
+            entry.count = condition.count
             entry.alert = _alert(condition, unix)
             return
-        if condition.severity == "critical" and entry.alert.severity == "warning":
-            entry.escalated = entry.raised
+        escalates = condition.severity == "critical" and entry.alert.severity == "warning"
+        if escalates or condition.count > entry.count:
+            entry.worse = entry.raised
+        entry.count = max(entry.count, condition.count)
         entry.alert = replace(_alert(condition, unix), since=entry.alert.since)
 
     def _deactivate(self, entry: _Entry, unix: float) -> list[Notice]:
-        entry.active = entry.restored = entry.escalated = False
+        entry.active = entry.restored = entry.worse = False
+        entry.over_at = entry.over_at or unix
         if not entry.raised:
             entry.unreported += 1
             return []
         entry.raised = False
-        return [Notice("resolved", entry.alert, unix)]
+        return [Notice("resolved", entry.alert, entry.over_at)]
 
     def _raise(self, entry: _Entry, now: float, unix: float) -> list[Notice]:
         if not self._may_raise(entry, now):
             return []
-        if entry.active and (entry.escalated or not entry.raised):
+        if entry.active and (entry.worse or not entry.raised):
             times = entry.unreported + 1
-            entry.raised, entry.escalated, entry.unreported = True, False, 0
+            entry.raised, entry.worse, entry.unreported = True, False, 0
             entry.raised_at = now
             return [Notice("raised", entry.alert, unix, times)]
         if not entry.active and entry.unreported:
@@ -123,7 +132,7 @@ class AlertDeduplication:
             entry.unreported, entry.raised_at = 0, now
             return [
                 Notice("raised", entry.alert, unix, times),
-                Notice("resolved", entry.alert, unix),
+                Notice("resolved", entry.alert, entry.over_at or unix),
             ]
         return []
 
@@ -132,4 +141,5 @@ class AlertDeduplication:
 
 
 def _alert(condition: Condition, unix: float) -> Alert:
-    return Alert(condition.key, condition.severity, condition.summary[:4096], unix)
+    since = unix - condition.age_s
+    return Alert(condition.key, condition.severity, condition.summary[:4096], since)

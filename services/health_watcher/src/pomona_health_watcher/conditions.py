@@ -12,11 +12,21 @@ Severity = Literal["warning", "critical"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something wrong. ``key`` is ``kind/subject``; the same fault always has the same key."""
+    """Something wrong.
+
+    Attributes:
+        key: ``kind/subject``; the same fault always has the same key.
+        age_s: seconds since it began.
+        over_s: seconds since its effect ended, of a condition that is kept for repetitions.
+        count: how often it has happened; the alert is raised again when the count grows.
+    """
 
     key: str
     severity: Severity
     summary: str
+    age_s: float = 0.0
+    over_s: float = 0.0
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from pomona.leases import BEACON_INTERVAL_S, LEASE_S, Lease
-from pomona.messages.control import ServiceName, State
+from pomona.messages.control import Beacon, ServiceName, State
 from pomona_health_watcher.conditions import Condition, Severity, service_title
 
 ECHO_TIMEOUT_S: Final = BEACON_INTERVAL_S * 1.5
@@ -55,6 +55,21 @@ class KnownService:
     alerted_with_node: Annotated[bool, Field(alias="with_node")] = False
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A service that died, noticed by the first beacon of its successor.
+
+    Attributes:
+        former: its last beacon; None when the watcher was away.
+        at: monotonic time of that beacon, or the watcher's start.
+        alerted: its loss was an alert of its own.
+    """
+
+    former: Beacon | None
+    at: float
+    alerted: bool
+
+
 @dataclass(slots=True)
 class _Service:
     name: str
@@ -69,23 +84,22 @@ class _Service:
     alerted: bool = False
     alerted_with_node: bool = False
 
-    def crashed_without_alert(self) -> bool:
-        """Its process ended without draining, and no alert covers that."""
-        return self.state != "draining" and not (self.alerted or self.alerted_with_node)
+    def death(self) -> Death | None:
+        """Returns its death, unless it drained or is part of the alert for its node."""
+        if self.state == "draining" or self.alerted_with_node:
+            return None
+        former = self.lease.beacon if self.lease is not None else None
+        return Death(former, self.last_beacon_at, self.alerted)
 
-    def lost(self) -> Condition:
-        return self._condition(
-            f"is lost: it sent no beacon for {LEASE_S:.0f} s and did not announce a shutdown."
-        )
-
-    def restarted(self) -> Condition:
-        return self._condition("died and was started again.", "warning")
-
-    def _condition(self, event: str, severity: Severity | None = None) -> Condition:
-        severity = severity or ("warning" if self.service == "health_watcher" else "critical")
+    def lost(self, now: float) -> Condition:
+        severity: Severity = "warning" if self.service == "health_watcher" else "critical"
         title = service_title(self.service, self.name)
         return Condition(
-            f"service_lost/{self.name}", severity, f"{title} on node {self.node} {event}"
+            f"service_lost/{self.name}",
+            severity,
+            f"{title} on node {self.node} is lost: it sent no beacon for {LEASE_S:.0f} s and did "
+            "not announce a shutdown.",
+            now - self.last_beacon_at,
         )
 
 
@@ -118,25 +132,25 @@ class LossRules:
                 alerted=x.alerted, alerted_with_node=x.alerted_with_node,
             )  # fmt: skip
 
-    def on_lease(self, lease: Lease, now: float) -> list[Condition]:
-        """Applies a new beacon. Returns the service's loss when it died and is back already."""
+    def on_lease(self, lease: Lease, now: float) -> Death | None:
+        """Applies a new beacon. Returns the death of the process that its sender replaces."""
         beacon = lease.beacon
         if beacon.name == self._name:
             if beacon.boot == self._boot:
                 self._on_echo(now)
-            return []
+            return None
         service = self._services.get(beacon.name)
-        incidents: list[Condition] = []
+        death: Death | None = None
         if service is None:
             service = self._services[beacon.name] = _Service(
                 beacon.name, beacon.node, beacon.facts.service, beacon.boot, beacon.state, now
             )
-        elif service.boot != beacon.boot and service.crashed_without_alert():
-            incidents.append(service.restarted())
+        elif service.boot != beacon.boot:
+            death = service.death()
         service.boot, service.state, service.node = beacon.boot, beacon.state, beacon.node
         service.lease, service.last_beacon_at = lease, now
         service.lost_at, service.alerted, service.alerted_with_node = None, False, False
-        return incidents
+        return death
 
     def evaluate(self, now: float) -> list[Condition]:
         """Returns every loss that lasts now."""
@@ -144,7 +158,7 @@ class LossRules:
             self._echo_at = max(self._echo_at, now - ECHO_TIMEOUT_S - 1e-3)
         self._evaluated_at = now
         found: list[Condition] = []
-        if self._is_connected(now):
+        if self.is_connected(now):
             self._end_leases(now)
         else:
             found += self._disconnection(now)
@@ -158,6 +172,14 @@ class LossRules:
         """The last lease of every known service, lost ones included."""
         return [x.lease for x in self._services.values() if x.lease is not None]
 
+    def live(self) -> dict[str, Beacon]:
+        """The newest beacon of every service that is not lost, by name."""
+        return {
+            x.name: x.lease.beacon
+            for x in self._services.values()
+            if x.lease is not None and x.lost_at is None
+        }
+
     def known_services(self) -> list[KnownService]:
         """Returns the services for the state file, by name."""
         return [
@@ -170,13 +192,14 @@ class LossRules:
 
     # The watcher's own connection ------------------------------------------------------
 
-    def _is_connected(self, now: float) -> bool:
+    def is_connected(self, now: float) -> bool:
+        """True while the watcher's own beacons come back."""
         return self._echo_at is not None and now - self._echo_at <= ECHO_TIMEOUT_S
 
     def _on_echo(self, now: float) -> None:
         if self._echo_at is None or now - self._echo_at > LEASE_S:
             self._connected_since, self._return_grace_s = now, RETURN_GRACE_S
-        elif not self._is_connected(now):
+        elif not self.is_connected(now):
             self._connected_since, self._return_grace_s = now, LEASE_S
         self._echo_at = now
         self._disconnection_alerted = False
@@ -199,6 +222,7 @@ class LossRules:
             "critical",
             f"discovery {self._node}.discovery on node {self._node} is lost: no beacons arrive, so "
             "the state of all other services is unknown until it is back.",
+            now - (self._started_at if self._echo_at is None else self._echo_at),
         )
 
     # Services and nodes ----------------------------------------------------------------
@@ -238,6 +262,7 @@ class LossRules:
                     "critical",
                     f"node {node} is lost: no beacon from {names}. The machine, its network or "
                     "its discovery service is down.",
+                    now - max(service.last_beacon_at for service in lost),
                 )
             elif node in self._lost_nodes:
                 self._lost_nodes.remove(node)
@@ -247,7 +272,7 @@ class LossRules:
                 if not node_lost and now >= service.alert_from:
                     service.alerted = True
                 if service.alerted:
-                    yield service.lost()
+                    yield service.lost(now)
         self._lost_nodes &= set(nodes)
 
     def _is_node_lost(self, node: str, services: list[_Service], lost: list[_Service]) -> bool:

@@ -13,3 +13,11 @@ POSTS = Counter(
 )
 RETRIES = Counter("pomona_health_watcher_post_retries", "Retried posts")
 WAITING = Gauge("pomona_health_watcher_outbox", "Messages in the queue for Slack")
+
+# They exist from the start, so that a rate has a first value.
+for _severity in ("warning", "critical"):
+    ACTIVE.labels(_severity)
+for _kind in ("raised", "resolved"):
+    NOTICES.labels(_kind)
+for _outcome in ("delivered", "rejected", "given_up", "dropped"):
+    POSTS.labels(_outcome)

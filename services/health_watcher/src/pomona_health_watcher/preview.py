@@ -28,6 +28,7 @@ _GIB: Final = 1 << 30
 _MODEL: Final = "Qwen3-30B-A3B-4bit"
 _WATCHER: Final = "studio.health_watcher"
 _LONG_S: Final = 30
+_MACHINE: Final = Hardware("Apple M3 Ultra", 28, 64 * _GIB, 48 * _GIB, "macOS", "26.2")
 
 
 def preview(cluster: str) -> list[tuple[str, str]]:
@@ -46,7 +47,10 @@ def _faults() -> Iterator[tuple[str, Condition]]:
     yield "a whole node is gone", _after_silence("mini.discovery", "mini.stage_worker.0")
     for service in ("gateway", "planner", "stage_worker.0", "discovery"):
         yield f"{service.partition('.')[0]} died and came back", _after_restart(f"studio.{service}")
+    yield "a service dies again and again", _in_a_crash_loop("studio.gateway")
+    yield "a service was started again and does not serve", _not_serving("studio.stage_worker.0")
     yield "a stage makes no progress", _of(_stage(), queued=3)
+    yield "a worker was ended again and again", _of(_stage(stalled_at=(1.0, 2.0, 3.0)))
     full = _stage(resident_bytes=int(45.5 * _GIB), cache_bytes=9 * _GIB)
     yield "memory is short", _of(full)
     yield "memory is all but used up", _of(replace(full, resident_bytes=int(47.5 * _GIB)))
@@ -55,16 +59,12 @@ def _faults() -> Iterator[tuple[str, Condition]]:
     )
     yield "a stage cannot be loaded", _of(_stage(stages=(broken,)))
     yield "a service has failed", _of(_stage(), state="failed")
-    pipeline = Pipeline(
-        _MODEL,
-        "hub",
-        4,
-        48,
-        "impossible",
-        (),
-        reason="it needs 17.2 GB, the nodes have 12.0 GB",
-    )
+    yield "a Mac panicked", _of(_stage(panicked_at=1.0))
+    reason = "it needs 17.2 GB, the nodes have 12.0 GB"
+    pipeline = Pipeline(_MODEL, "hub", 4, 48, "impossible", (), reason=reason)
     yield "a model fits on no nodes", _of(PlannerFacts((pipeline,)))
+    denied = "macOS denies Pomona the Local Network: mini at 192.168.1.7 is refused"
+    yield "macOS denies the local network", _of(DiscoveryFacts(_MACHINE, troubles=(denied,)))
 
 
 def _stage(**fields: object) -> StageWorkerFacts:
@@ -78,14 +78,13 @@ def _beacon(name: str, facts: Facts, boot: str = "first") -> Beacon:
 
 
 def _cluster() -> dict[str, Beacon]:
-    machine = Hardware("Apple M3 Ultra", 28, 64 * _GIB, 48 * _GIB, "macOS", "26.2")
     beacons = (
         _beacon(_WATCHER, HealthWatcherFacts()),
-        _beacon("studio.discovery", DiscoveryFacts(machine)),
+        _beacon("studio.discovery", DiscoveryFacts(_MACHINE)),
         _beacon("studio.planner", PlannerFacts()),
         _beacon("studio.gateway", GatewayFacts("http://127.0.0.1:52415")),
         _beacon("studio.stage_worker.0", _stage()),
-        _beacon("mini.discovery", DiscoveryFacts(machine)),
+        _beacon("mini.discovery", DiscoveryFacts(_MACHINE)),
         _beacon("mini.stage_worker.0", _stage()),
     )
     return {beacon.name: beacon for beacon in beacons}
@@ -100,15 +99,21 @@ class _Rules:
         self.rules = HealthRules(_WATCHER, "first", "studio", AlertThresholds(), self.now)
 
     def second(self, beacons: dict[str, Beacon]) -> list[Condition]:
-        """Delivers a beacon of each service. Returns incidents and conditions."""
+        """Delivers a beacon of each service. Returns the conditions."""
         self.now += BEACON_INTERVAL_S
-        found: list[Condition] = []
         for beacon in beacons.values():
             self.leases.observe(replace(beacon, seq=int(self.now)), self.now)
             lease = self.leases.get(beacon.name)
             if lease is not None:
-                found += self.rules.on_lease(lease, self.now)
-        return found + self.rules.evaluate(self.now)
+                self.rules.on_lease(lease, self.now)
+        return self.rules.evaluate(self.now)
+
+    def first(self, beacons: dict[str, Beacon]) -> Condition:
+        """Returns the first condition while ``beacons`` are all that arrives."""
+        for _ in range(_LONG_S):
+            if found := self.second(beacons):
+                return found[0]
+        raise AssertionError("the rules found nothing")
 
 
 def _after(beacons: dict[str, Beacon]) -> Condition:
@@ -116,10 +121,7 @@ def _after(beacons: dict[str, Beacon]) -> Condition:
     rules = _Rules()
     for _ in range(3):
         rules.second(_cluster())
-    for _ in range(_LONG_S):
-        if found := rules.second(beacons):
-            return found[0]
-    raise AssertionError("the rules found nothing")
+    return rules.first(beacons)
 
 
 def _after_silence(*names: str) -> Condition:
@@ -131,11 +133,48 @@ def _after_silence(*names: str) -> Condition:
 
 def _after_restart(name: str) -> Condition:
     cluster = _cluster()
-    return _after(cluster | {name: replace(cluster[name], boot="second")})
+    former = cluster[name]
+    if isinstance(former.facts, GatewayFacts):
+        before = replace(former, facts=replace(former.facts, running=3))
+    elif isinstance(former.facts, StageWorkerFacts):
+        before = former
+        gateway = cluster["studio.gateway"]
+        assert isinstance(gateway.facts, GatewayFacts)
+        facts = replace(gateway.facts, resumed=4, longest_pause_s=5.0)
+        cluster |= {gateway.name: replace(gateway, facts=facts)}
+    else:
+        before = former
+    rules = _Rules()
+    for _ in range(3):
+        rules.second(_cluster() | {name: before})
+    for _ in range(2):
+        rules.second({key: x for key, x in cluster.items() if key != name})
+    return rules.first(cluster | {name: _successor(former, "second")})
 
 
-def _of(facts: StageWorkerFacts | PlannerFacts, queued: int = 0, state: str = "ready") -> Condition:
-    name = "studio.planner" if isinstance(facts, PlannerFacts) else "studio.stage_worker.0"
+def _in_a_crash_loop(name: str) -> Condition:
+    cluster = _cluster()
+    rules = _Rules()
+    rules.second(cluster)
+    found: list[Condition] = []
+    for number in range(4):
+        for _ in range(_LONG_S):
+            found = rules.second(cluster | {name: _successor(cluster[name], f"boot {number}")})
+    return found[0]
+
+
+def _not_serving(name: str) -> Condition:
+    starting = replace(_successor(_cluster()[name], "second"), state="starting")
+    return _after(_cluster() | {name: starting})
+
+
+def _successor(former: Beacon, boot: str) -> Beacon:
+    return replace(former, boot=boot, former_end="was killed by SIGKILL")
+
+
+def _of(facts: Facts, queued: int = 0, state: str = "ready") -> Condition:
+    service = "stage_worker.0" if facts.service == "stage_worker" else facts.service
+    name = f"studio.{service}"
     beacon = replace(_beacon(name, facts), queued=queued)
     if state == "failed":
         beacon = replace(beacon, state="failed")

@@ -1,7 +1,6 @@
 """Finds faults in the cluster, from its beacons. Pure: time is a parameter, in seconds.
 
-A condition is something that is wrong now. An incident is something that was wrong and is over
-already, such as a service that died and was restarted within its lease.
+A condition is something that is wrong now, or has just been wrong and may happen again.
 """
 
 from __future__ import annotations
@@ -11,13 +10,21 @@ from typing import Final
 
 from pomona.leases import Lease
 from pomona.messages.control import PlannerFacts, StageWorkerFacts
+from pomona.messages.discovery import DiscoveryFacts
 from pomona.stalls import SET_ASIDE_AFTER
 from pomona_health_watcher.conditions import AlertThresholds, Condition, Severity, title_of
 from pomona_health_watcher.loss_rules import KnownService, LossRules
+from pomona_health_watcher.restart_rules import RestartRules
 from pomona_health_watcher.stall_rules import stall_of
 
 MEMORY_HYSTERESIS: Final = 0.05
 """Share of memory below a threshold at which its alert ends, to avoid flapping."""
+
+LOCAL_NETWORK_DENIED: Final = "denies Pomona the Local Network"
+"""Part of the trouble that a discovery service states when macOS refuses it the own network."""
+START_S: Final = 60.0
+"""Longest time after the watcher's start for stage workers to start. Until then a model that fits
+on no nodes is none of their faults."""
 
 
 class HealthRules:
@@ -34,12 +41,17 @@ class HealthRules:
     ) -> None:  # fmt: skip
         self._thresholds = thresholds
         self._losses = LossRules(name, boot, node, now, known)
+        self._restarts = RestartRules()
         self._memory_severity: dict[str, Severity] = {}
         self._impossible_since: dict[str, float] = {}
+        self._started_at = now
 
-    def on_lease(self, lease: Lease, now: float) -> list[Condition]:
-        """Applies a new beacon. Returns incidents: services that died and are back already."""
-        return self._losses.on_lease(lease, now)
+    def on_lease(self, lease: Lease, now: float) -> None:
+        """Applies a new beacon."""
+        death = self._losses.on_lease(lease, now)
+        if death is not None:
+            self._restarts.on_restart(death, lease.beacon)
+        self._restarts.on_beacon(lease.beacon, now)
 
     def evaluate(self, now: float) -> list[Condition]:
         """Returns everything that is wrong now.
@@ -47,6 +59,10 @@ class HealthRules:
         A lost service is judged by its last beacon: its silence ends no other condition.
         """
         found = self._losses.evaluate(now)
+        lost = {condition.key for condition in found}
+        if self._losses.is_connected(now):
+            self._restarts.update(self._losses.live(), now)
+        found += [x for x in self._restarts.conditions(now) if x.key not in lost]
         for lease in self._losses.leases():
             found += self._conditions_of(lease)
         return found
@@ -97,6 +113,13 @@ class HealthRules:
                         )
             case PlannerFacts() as facts:
                 yield from self._impossible_pipelines(facts, lease.received_at)
+            case DiscoveryFacts(troubles=troubles):
+                for trouble in troubles:
+                    if LOCAL_NETWORK_DENIED in trouble:
+                        yield Condition(
+                            f"local_network/{beacon.node}", "critical", f"{beacon.node}: {trouble}."
+                        )
+                        break
             case _:
                 pass
         if beacon.state == "failed" and not has_reason:
@@ -132,6 +155,8 @@ class HealthRules:
 
     def _impossible_pipelines(self, facts: PlannerFacts, now: float) -> Iterator[Condition]:
         impossible = {x.model: x.reason for x in facts.pipelines if x.state == "impossible"}
+        if now - self._started_at < START_S and not self._workers_are_ready():
+            impossible = {}
         for model in set(self._impossible_since) - set(impossible):
             del self._impossible_since[model]
         for model, reason in impossible.items():
@@ -143,6 +168,15 @@ class HealthRules:
                     "critical",
                     f"no pipeline can be formed for {model}: {reason}",
                 )
+
+    def _workers_are_ready(self) -> bool:
+        """Tells whether there are stage workers, and none is starting."""
+        states = [
+            beacon.state
+            for beacon in self._losses.live().values()
+            if isinstance(beacon.facts, StageWorkerFacts)
+        ]
+        return bool(states) and "starting" not in states
 
 
 def _gib(size: int) -> str:

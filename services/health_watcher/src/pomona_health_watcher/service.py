@@ -99,8 +99,7 @@ class HealthWatcher:
     def _on_beacon(self, beacon: Beacon) -> None:
         lease = self.control.leases.get(beacon.name)
         if lease is not None:
-            for incident in self._rules.on_lease(lease, time.monotonic()):
-                self._alerts.add_incident(incident, time.time())
+            self._rules.on_lease(lease, time.monotonic())
 
     def _evaluate(self) -> None:
         now = time.monotonic()

@@ -26,6 +26,10 @@ TITLES: Final = {
     "stage_failed": "Stage failed",
     "service_failed": "Service failed",
     "pipeline": "Pipeline impossible",
+    "node_restarted": "Node restarted",
+    "set_aside": "Stage worker set aside",
+    "panic": "Mac panicked",
+    "local_network": "Local network denied",
 }
 _SIGNS: Final = {"critical": ":red_circle:", "warning": ":large_orange_circle:"}
 _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -43,7 +47,10 @@ def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
         title = "Service restarted"
     advice = advice_of(alert)
     end = "" if alert.summary.endswith((".", "!", "?")) else "."
-    after = "" if notice.kind == "resolved" else f"{end} {advice.effect} {advice.action}"
+    help_lines = [] if notice.kind == "resolved" else [advice.effect, advice.action]
+    lines = [line for line in help_lines if line]
+    after = "".join(f" {line}" for line in lines)
+    after = f"{end}{after}" if after else ""
     if notice.kind == "resolved":
         header = f":large_green_circle: Resolved: {title.lower()}"
         plain = f"[resolved] {cluster}: {title}: "
@@ -55,8 +62,7 @@ def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
         if notice.times > 1:
             when += f", happened {notice.times} times"
     section = escape(alert.summary, MAX_SECTION - len(after) - 1)
-    if after:
-        section += f"\n{advice.effect}\n{advice.action}"
+    section += "".join(f"\n{line}" for line in lines)
     context = f"cluster {escape(cluster, 100)} · {escape(alert.key, 1500)} · {when}"
     return {
         "text": plain + escape(alert.summary, MAX_TEXT - len(plain) - len(after)) + after,

@@ -253,6 +253,7 @@ class StageWorkerFacts:
     matrix_flops: measured floating-point operations per second in matrix products.
     layer_us: measured overhead of the small kernels of one layer, microseconds.
     wired_bytes: weights that Metal keeps wired; 0 on other devices, or when the setting is off.
+    wirable_bytes: most bytes of weights that it would wire, as macOS allows; 0 as above.
     footprint_bytes: memory that the system charges to the process: the physical footprint on macOS,
         resident memory elsewhere; 0 from a worker that does not tell.
     active_bytes: memory of MLX's arrays.
@@ -280,6 +281,7 @@ class StageWorkerFacts:
     layer_us: Rate = 0.0
     mlx_version: Text = ""
     wired_bytes: Count = 0
+    wirable_bytes: Count = 0
     footprint_bytes: Count = 0
     active_bytes: Count = 0
     cached_bytes: Count = 0
@@ -357,6 +359,10 @@ class GatewayFacts:
         default_factory=dict[str, float]
     )
     oldest: Annotated[tuple[RequestProgress, ...], Field(max_length=MAX_REPORTED_REQUESTS)] = ()
+    paused: Count = 0
+    resumed: Count = 0
+    longest_pause_s: Rate = 0.0
+    loads_on_request: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +409,8 @@ class Beacon:
         endpoints: addresses by use: ``data``, ``local`` (data, same machine only), ``peer``,
             ``metrics``, ``http``.
         facts: state specific to the kind of service; ``facts.service`` names the kind.
+        former_end: how the process that this one replaces ended, if its supervisor knows:
+            ``killed by SIGKILL``. Empty after a first start.
     """
 
     cluster: Name
@@ -417,3 +425,4 @@ class Beacon:
     queued: Count
     endpoints: Annotated[dict[str, Endpoint], Field(max_length=MAX_ENDPOINTS)]
     facts: Facts
+    former_end: Text = ""

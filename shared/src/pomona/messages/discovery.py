@@ -140,6 +140,7 @@ class LinkFacts:
         bytes_per_s, spread_bytes_per_s: one-way throughput of a large message, the same.
         others: slower addresses that answer, fastest first.
         dead: addresses that do not answer.
+        own: this node's address on the same cable or network; empty when unknown.
     """
 
     node: Name
@@ -151,6 +152,7 @@ class LinkFacts:
     spread_bytes_per_s: Rate
     others: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
     dead: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
+    own: Text = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ from pomona_gateway.pipeline.instructions import (
     SendCancel,
     SequenceRequest,
 )
-from pomona_gateway.pipeline.journal import DropReason, Journal
+from pomona_gateway.pipeline.journal import DropReason, Journal, Pauses
 from pomona_gateway.pipeline.links import Batch, HeadLinks, TokenReceiver
 from pomona_gateway.pipeline.prompt_results import parse_embedding, parse_prompt_logprobs
 from pomona_gateway.pipeline.recovery import RecoveryLimits
@@ -134,6 +134,16 @@ class PipelineClient:
     def oldest(self) -> tuple[RequestProgress, ...]:
         """Returns the progress of the sequences that have run longest."""
         return self._journal.oldest(time.monotonic())
+
+    @property
+    def paused(self) -> int:
+        """Number of sequences that wait because their pipeline failed."""
+        return self._journal.paused
+
+    @property
+    def pauses(self) -> Pauses:
+        """Sequences that paused and went on."""
+        return self._journal.pauses
 
     def running_models(self) -> set[str]:
         """Returns the models of the sequences in the journal."""

@@ -62,6 +62,7 @@ class Entry:
     prefilled: int = 0
     scored: int = 0
     embedded: bool = False
+    paused_at: float | None = None
 
     @property
     def missing_logprobs(self) -> int:
@@ -77,15 +78,40 @@ class Entry:
         return needs_embedding or self.missing_logprobs > 0
 
 
+@dataclass(slots=True)
+class Pauses:
+    """Counts answers that paused and went on.
+
+    Attributes:
+        resumed: their number.
+        longest_s: longest pause since no answer was paused, seconds.
+    """
+
+    resumed: int = 0
+    longest_s: float = 0.0
+
+    def begin(self, others: int) -> None:
+        """Records a pause, beside ``others`` that last."""
+        if not others:
+            self.longest_s = 0.0
+
+    def end(self, pause_s: float) -> None:
+        """Records that an answer has gone on."""
+        self.resumed += 1
+        self.longest_s = max(self.longest_s, pause_s)
+
+
 class Journal:
     """All running requests of one gateway.
 
     Attributes:
         dropped: messages dropped, by reason.
+        pauses: answers that paused because their pipeline failed.
     """
 
     def __init__(self, limits: RecoveryLimits) -> None:
         self.dropped: Counter[DropReason] = Counter()
+        self.pauses = Pauses()
         self._limits = limits
         self._entries: dict[str, Entry] = {}
 
@@ -106,6 +132,11 @@ class Journal:
             )
             for entry in entries
         )
+
+    @property
+    def paused(self) -> int:
+        """Number of answers that wait because their pipeline failed."""
+        return sum(entry.paused_at is not None for entry in self._entries.values())
 
     def models(self) -> set[str]:
         """Returns the models of the running requests."""
@@ -174,6 +205,9 @@ class Journal:
             return self._retry(entry, now)
         entry.emitted.append(token.token)
         entry.attempts.progress(now)
+        if entry.paused_at is not None:
+            self.pauses.end(now - entry.paused_at)
+            entry.paused_at = None
         if token.finish is not None:
             del self._entries[token.request]
         return [Deliver(token)]
@@ -287,6 +321,9 @@ class Journal:
 
     def _end_attempt(self, entry: Entry, now: float) -> list[Instruction]:
         """Ends the current attempt. The request then waits for a route, or fails."""
+        if entry.emitted and entry.paused_at is None and entry.attempts.route is not None:
+            self.pauses.begin(self.paused)
+            entry.paused_at = entry.attempts.waiting_since
         entry.attempts.end(now)
         entry.prefilled = 0
         error = entry.attempts.exhausted(self._limits)
