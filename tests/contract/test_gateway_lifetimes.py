@@ -21,6 +21,7 @@ import openai
 import pytest
 
 from pomona.leases import LEASE_S
+from pomona.messages.control import WantedModel
 from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import BEACON_INTERVAL_S, ScriptedCluster, scripted_cluster
 from support.doubles.scripted_head import Script, Submitted
@@ -272,6 +273,21 @@ def test_readyz_and_requests_give_the_reason_without_a_pipeline(
     finally:
         gateway.stop()
         gateway.join()
+
+
+def test_readyz_says_what_loads_a_model_after_all_were_unloaded(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    cluster.models = (WantedModel(MODEL, MODEL, False),)
+    cluster.plans_nothing = True
+    cluster.change()
+    reasons: list[str] = []
+
+    def has_reason() -> bool:
+        reasons.append(httpx.get(f"{gateway.url}/readyz").json()["reason"])
+        return reasons[-1] == "no model is loaded: the next request loads it"
+
+    wait_until(has_reason, f"the reason, not {reasons[-1:]}")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -21,6 +21,7 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
     State,
+    WantedModel,
 )
 from pomona.transport import BeaconProxy, BeaconReceiver, BeaconSender
 from support.doubles.scripted_head import WORKERS, Script, ScriptedHead, Submitted
@@ -37,6 +38,8 @@ class ScriptedCluster:
         stage_state: state of both stages in the workers' beacons.
         address: address of the head in the plan, when it is not its endpoint.
         sequence_tokens: tokens in the head's KV cache, of 1000.
+        models: models in the planner's beacon, loaded or not.
+        plans_nothing: the planner's beacon has no pipeline.
         silent: services that publish no beacons.
         gateways: newest beacon of each gateway, by boot id, newest last.
     """
@@ -51,6 +54,8 @@ class ScriptedCluster:
         self.planner_state: State = "ready"
         self.address = ""
         self.sequence_tokens = 0
+        self.models: tuple[WantedModel, ...] = ()
+        self.plans_nothing = False
         self.silent: set[str] = set()
         self.gateways: dict[str, Beacon] = {}
         self.publish = f"tcp://127.0.0.1:{free_port()}"
@@ -124,7 +129,8 @@ class ScriptedCluster:
             self.model, self.source, self.epoch, 2, state, stages, cache_tokens=1000
         )
         assert self.stage_state in ("loading", "ready", "failed")
-        beacons = [self._beacon("near.planner", "plan", PlannerFacts((pipeline,)), {})]
+        plan = PlannerFacts(() if self.plans_nothing else (pipeline,), self.models)
+        beacons = [self._beacon("near.planner", "plan", plan, {})]
         for n, name in enumerate(WORKERS):
             status = StageStatus(
                 self.model, self.epoch, n, n + 1, self.stage_state, 25 * (n + 1), 100,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from pomona.messages.control import (
     Beacon,
     HealthWatcherFacts,
     PlannerFacts,
     StageWorkerFacts,
+    WantedModel,
 )
 from pomona_ops.up.event_formatter import IMPOSSIBLE_AFTER_S, EventFormatter, Line
+from pomona_ops.up.supervisor import Exited, Started
 from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
 
 
@@ -44,6 +47,47 @@ def test_an_alert_and_its_end_are_lines() -> None:
     assert [line.text for line in formatter.on_beacon(calm, 0.0)] == [
         "resolved: mac.w1 fell silent"
     ]
+
+
+def test_a_restart_is_told_once() -> None:
+    formatter = EventFormatter("mac")
+    warning = replace(ALERT, severity="warning", summary="w1 died and serves again")
+    raised = node_beacon("health_watcher", HealthWatcherFacts((warning,)))
+    assert [line.text for line in formatter.on_beacon(raised, 0.0)] == [
+        "ALERT warning: w1 died and serves again"
+    ]
+    assert not list(formatter.on_beacon(node_beacon("health_watcher", HealthWatcherFacts()), 1.0))
+
+
+def test_an_unloaded_model_is_a_line_and_loads_again_with_one() -> None:
+    formatter = EventFormatter("mac")
+    wanted = WantedModel("tiny", "tiny.gguf", False)
+    planned = node_beacon("planner", PlannerFacts((PIPELINE,)))
+    unloaded = node_beacon("planner", PlannerFacts((), (wanted,)))
+    assert len(list(formatter.on_beacon(planned, 0.0))) == 1
+    assert [line.text for line in formatter.on_beacon(unloaded, 1.0)] == [
+        "tiny is unloaded; the next request for it loads it"
+    ]
+    assert not list(formatter.on_beacon(unloaded, 2.0))
+    assert len(list(formatter.on_beacon(planned, 3.0))) == 1
+
+
+def test_a_cluster_is_settled_when_who_died_is_ready_and_its_pipeline_active() -> None:
+    formatter = EventFormatter("mac")
+    list(formatter.on_beacon(node_beacon("planner", PlannerFacts((PIPELINE,))), 0.0))
+    assert formatter.is_settled
+    formatter.on_supervisor_event(Exited("w1", "was killed by SIGKILL", "", Path("w1.log"), 0.2))
+    assert not formatter.is_settled
+    formatter.on_supervisor_event(Started("w1", 42, True))
+    list(formatter.on_beacon(replace(worker_beacon("w1", 16, 30), pid=41), 1.0))
+    assert not formatter.is_settled, "a late beacon of the process that died"
+    forming = replace(PIPELINE, epoch=8, state="forming")
+    list(formatter.on_beacon(node_beacon("planner", PlannerFacts((forming,))), 2.0))
+    list(formatter.on_beacon(worker_beacon("w1", 16, 30), 2.0))
+    assert not formatter.is_settled
+    active = replace(PIPELINE, epoch=8)
+    list(formatter.on_beacon(node_beacon("planner", PlannerFacts((active,))), 3.0))
+    assert formatter.is_settled
 
 
 def test_a_failed_epoch_is_reported_once() -> None:

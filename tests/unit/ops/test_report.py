@@ -7,6 +7,7 @@ from dataclasses import replace
 from io import StringIO
 
 import orjson
+import pytest
 from rich.console import Console
 
 from pomona.messages.control import (
@@ -18,10 +19,12 @@ from pomona.messages.control import (
     SpeculationStatus,
     StageStatus,
     StageWorkerFacts,
+    WantedModel,
 )
 from pomona.messages.discovery import DiscoveryFacts, Hardware
 from pomona_ops.cluster.report import cluster_report
-from pomona_ops.commands.status import EXIT_CODES, rendered
+from pomona_ops.commands.status import EXIT_CODES
+from pomona_ops.commands.status_tables import rendered
 from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
 
 MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
@@ -146,3 +149,34 @@ def test_running_requests_are_reported_oldest_first_with_age_and_prompt_progress
     console.print(rendered(report))
     text = " ".join(console.export_text().split())
     assert "a tiny 61 s 4096 of 9000 0 tokens b tiny 2 s 40 of 40 7 tokens" in text
+
+
+@pytest.mark.parametrize(
+    ("models", "loads_on_request", "expected"),
+    [
+        (
+            (WantedModel("tiny", "/m", False),),
+            True,
+            "no model is loaded: the next request loads it",
+        ),
+        ((WantedModel("tiny", "/m", False),), False, "run `pomona models load NAME`"),
+        ((), True, "no model is known: run `pomona models load MODEL`"),
+    ],
+)
+def test_without_a_loaded_model_status_says_what_loads_one(
+    models: tuple[WantedModel, ...], loads_on_request: bool, expected: str
+) -> None:
+    beacons = _cluster()
+    beacons["planner"] = node_beacon("planner", PlannerFacts((), models))
+    gateway = GatewayFacts("http://h:1", loads_on_request=loads_on_request)
+    beacons["gateway"] = node_beacon("gateway", gateway)
+    report = cluster_report("c", beacons.values())
+    (trouble,) = report.troubles
+    assert expected in trouble
+    assert report.unloaded == tuple(model.name for model in models)
+
+
+def test_a_lost_stage_says_that_its_answers_wait() -> None:
+    beacons = {name: beacon for name, beacon in _cluster().items() if name != "w1"}
+    report = cluster_report("c", beacons.values())
+    assert any("answers wait until it is replaced" in trouble for trouble in report.troubles)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from pomona.messages.control import (
     Alert,
@@ -31,6 +31,14 @@ from pomona.messages.discovery import (
 )
 
 ClusterState = Literal["serving", "degraded", "absent"]
+
+_WITHOUT: Final = {
+    "discovery": "",
+    "planner": ": answers go on, but no model is loaded and no lost stage replaced",
+    "gateway": ": no request is answered until it is back",
+    "health_watcher": ": faults are not reported",
+}
+"""Effect of a missing service, by its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,7 @@ class ClusterReport:
     users: int
     tokens_per_second: float
     requests: tuple[RequestProgress, ...] = ()
+    unloaded: tuple[str, ...] = ()
 
 
 def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
@@ -186,19 +195,36 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
         requests=tuple(
             sorted((r for g in gateways for r in g.oldest), key=lambda r: r.age_s, reverse=True)
         ),
+        unloaded=_unloaded(newest),
     )
 
 
 def _planned(beacons: Iterable[Beacon]) -> list[Pipeline]:
-    """The plan with the highest epoch of each model."""
+    """The plan with the highest epoch of each model; while no planner is heard, what the heads of
+    pipelines state."""
+    newest = list(beacons)
+    is_planner = any(isinstance(beacon.facts, PlannerFacts) for beacon in newest)
     plans: dict[str, Pipeline] = {}
-    for beacon in beacons:
-        if isinstance(beacon.facts, PlannerFacts):
-            for pipeline in beacon.facts.pipelines:
+    for beacon in newest:
+        facts = beacon.facts
+        if isinstance(facts, PlannerFacts) or (
+            isinstance(facts, StageWorkerFacts) and not is_planner
+        ):
+            for pipeline in facts.pipelines:
                 known = plans.get(pipeline.model)
                 if known is None or pipeline.epoch > known.epoch:
                     plans[pipeline.model] = pipeline
     return list(plans.values())
+
+
+def _unloaded(beacons: Iterable[Beacon]) -> tuple[str, ...]:
+    return tuple(
+        model.name
+        for beacon in beacons
+        if isinstance(beacon.facts, PlannerFacts)
+        for model in beacon.facts.models
+        if not model.loaded
+    )
 
 
 def _node(name: str, beacons: Iterable[Beacon]) -> NodeReport:
@@ -306,15 +332,16 @@ def _troubles(
     newest = list(beacons)
     for service in ("discovery", "planner", "gateway", "health_watcher"):
         if not any(beacon.facts.service == service for beacon in newest):
-            yield f"no beacon from any {service.replace('_', ' ')}"
+            yield f"no beacon from any {service.replace('_', ' ')}{_WITHOUT[service]}"
     for beacon in newest:
         if beacon.state != "ready":
             facts = beacon.facts
             reason = facts.unusable_reason if isinstance(facts, StageWorkerFacts) else ""
             yield f"{beacon.name} is {beacon.state}{f': {reason}' if reason else ''}"
     planned = list(pipelines)
-    if not planned:
-        yield "the planner has no model"
+    planners = [beacon.facts for beacon in newest if isinstance(beacon.facts, PlannerFacts)]
+    if planners and not planned:
+        yield _nothing_loaded(newest, planners)
     for pipeline in planned:
         if pipeline.state != "active":
             reason = f": {pipeline.reason}" if pipeline.reason else ""
@@ -323,10 +350,24 @@ def _troubles(
             yield f"{pipeline.model} has not produced a token in epoch {pipeline.epoch} yet"
         for stage in pipeline.stages:
             if stage.state != "ready":
-                error = f": {stage.error}" if stage.error else ""
-                yield (
-                    f"layers [{stage.start}, {stage.stop}) on {stage.worker}: {stage.state}{error}"
-                )
+                yield _stage_trouble(stage)
     for alert in alerts:
         if alert.severity == "critical":
             yield alert.summary
+
+
+def _nothing_loaded(beacons: Iterable[Beacon], planners: Iterable[PlannerFacts]) -> str:
+    """Says why no model is loaded, and what loads one."""
+    if not any(planner.models for planner in planners):
+        return "no model is known: run `pomona models load MODEL`"
+    gateways = [beacon.facts for beacon in beacons if isinstance(beacon.facts, GatewayFacts)]
+    if gateways and not any(gateway.loads_on_request for gateway in gateways):
+        return "no model is loaded: run `pomona models load NAME`"
+    return "no model is loaded: the next request loads it"
+
+
+def _stage_trouble(stage: StageReport) -> str:
+    layers = f"layers [{stage.start}, {stage.stop}) on {stage.worker}"
+    if stage.state == "lost":
+        return f"{layers}: lost, its worker sends no beacon; answers wait until it is replaced"
+    return f"{layers}: {stage.state}{f': {stage.error}' if stage.error else ''}"

@@ -30,8 +30,9 @@ from pomona_ops.cluster.readiness import why_not_ready
 from pomona_ops.cluster.started import record_start
 from pomona_ops.up.event_formatter import EventFormatter, Line
 from pomona_ops.up.lock import up_lock, was_killed
+from pomona_ops.up.readiness_story import Readiness
 from pomona_ops.up.screen import Screen
-from pomona_ops.up.supervisor import Supervisor, SupervisorEvent
+from pomona_ops.up.supervisor import Exited, Silent, Supervisor, SupervisorEvent
 
 READY_POLL_S = 0.2
 READY_WATCH_S = 1.0
@@ -73,6 +74,7 @@ class _Up:
         self._stop = asyncio.Event()
         self._screen = Screen(on_closed=self._stop.set)
         self._formatter = EventFormatter(options.node)
+        self._died_at: float | None = None
         self._supervisor = Supervisor(
             service_specs(options), options.state_dir / "logs", self._on_event, listener
         )
@@ -130,6 +132,8 @@ class _Up:
         )
 
     def _on_event(self, event: SupervisorEvent) -> None:
+        if isinstance(event, Exited | Silent):
+            self._died_at = time.monotonic()
         self._screen.line(self._formatter.on_supervisor_event(event))
 
     async def _follow_beacons(self) -> None:
@@ -162,31 +166,27 @@ class _Up:
             await receiver.close()
 
     async def _print_readiness(self) -> None:
-        """Prints when the gateway becomes ready, and when it stops being ready."""
-        since = time.monotonic()
-        was_ready: bool | None = None
+        """Prints when the cluster becomes ready, when it stops being ready, and when it is again.
+
+        "Ready again" ends the story of a death: the process is back, its pipeline is active, and a
+        token has come through it.
+        """
+        readiness = Readiness(time.monotonic(), self._options.model, self._url)
         # The certificate is for the names that clients use, not for this machine's address.
         async with httpx.AsyncClient(
             timeout=READY_ANSWER_S, trust_env=False, verify=False
         ) as client:
             while True:
                 reason = await why_not_ready(client, self._url)
-                ready = not reason
-                if ready and not was_ready:
-                    again = "ready again" if was_ready is False else "ready"
-                    self._print(
-                        f"{again} after {time.monotonic() - since:.1f} s: "
-                        f"{self._options.model} at {self._url}/v1",
-                        good=True,
-                    )
-                    if was_ready is None:
-                        self._print(self._next_steps())
-                    was_ready = True
-                elif was_ready and not ready:
-                    since = time.monotonic()
-                    was_ready = False
-                    self._screen.line(Line("gateway", f"not ready: {reason}", "warning"))
-                await asyncio.sleep(READY_WATCH_S if ready else READY_POLL_S)
+                is_first = not readiness.was_ready
+                for line in readiness.update(
+                    reason, self._formatter.is_settled, self._died_at, time.monotonic()
+                ):
+                    self._screen.line(line)
+                if is_first and readiness.was_ready:
+                    self._print(self._next_steps())
+                is_calm = readiness.is_ready and self._formatter.is_settled
+                await asyncio.sleep(READY_WATCH_S if is_calm else READY_POLL_S)
 
     def _next_steps(self) -> str:
         port = self._options.ports.first

@@ -50,6 +50,14 @@ class EventFormatter:
         self._alerts: dict[str, Alert] = {}
         self._broken: dict[str, int] = {}
         self._loading: dict[str, StageStatus] = {}
+        self._unloaded: set[str] = set()
+        self._unfinished: set[str] = set()
+        self._down: dict[str, int] = {}
+
+    @property
+    def is_settled(self) -> bool:
+        """False while a service that ended is not ready again, or a pipeline is not active."""
+        return not (self._down or self._loading or self._unfinished)
 
     @property
     def loading(self) -> dict[str, StageStatus]:
@@ -60,8 +68,12 @@ class EventFormatter:
         """Formats one event."""
         match event:
             case Started(name, pid, is_restart):
+                if is_restart:
+                    self._down[name] = pid
                 return Line(name, f"{'restarted' if is_restart else 'started'}, process {pid}")
             case Exited(name, cause, last_error, log, restart_s):
+                self._down[name] = 0
+                self._loading.pop(name, None)
                 text = f"{cause}: {last_error}" if last_error else cause
                 if restart_s is None:
                     return Line(name, f"{text} (its settings are invalid)", "bad")
@@ -79,10 +91,14 @@ class EventFormatter:
         Args:
             now: monotonic time, seconds.
         """
+        who = self._short(beacon.name)
+        if beacon.pid == self._down.get(who) and beacon.state == "ready":
+            del self._down[who]
         match beacon.facts:
-            case PlannerFacts(pipelines=pipelines):
-                for pipeline in pipelines:
+            case PlannerFacts() as facts:
+                for pipeline in facts.pipelines:
                     yield from self._pipeline(pipeline, now)
+                yield from self._unloads(facts)
             case StageWorkerFacts() as facts:
                 yield from self._worker(beacon, facts)
             case HealthWatcherFacts(alerts=alerts):
@@ -96,6 +112,16 @@ class EventFormatter:
 
     def _short(self, name: str) -> str:
         return name.removeprefix(f"{self._node}.")
+
+    def _unloads(self, facts: PlannerFacts) -> Iterator[Line]:
+        """Formats which models were unloaded. A planner that has just started plans nothing."""
+        planned = {pipeline.model for pipeline in facts.pipelines}
+        self._unfinished = {x.model for x in facts.pipelines if x.state == "forming"}
+        unloaded = {x.name for x in facts.models if not x.loaded and x.name not in planned}
+        for model in sorted(unloaded - self._unloaded):
+            if self._pipelines.pop(model, None) is not None:
+                yield Line("planner", f"{model} is unloaded; the next request for it loads it")
+        self._unloaded = unloaded
 
     def _pipeline(self, pipeline: Pipeline, now: float) -> Iterator[Line]:
         if pipeline.state != "impossible":
@@ -157,7 +183,8 @@ class EventFormatter:
                 tone: Tone = "bad" if alert.severity == "critical" else "warning"
                 yield Line("health_watcher", f"ALERT {alert.severity}: {alert.summary}", tone)
         for key, alert in self._alerts.items():
-            if key not in now:
+            # A restart is over when it is told.
+            if key not in now and alert.severity == "critical":
                 yield Line("health_watcher", f"resolved: {alert.summary}", "good")
         self._alerts = now
 

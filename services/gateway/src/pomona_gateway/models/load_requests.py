@@ -46,6 +46,16 @@ class LoadRequests:
         have no number yet."""
         return tuple(self._pending.values()) if self._heard else ()
 
+    def why_nothing_is_loaded(self) -> str:
+        """Explains why the planner plans no model, and what loads one."""
+        if self._pending or any(model.loaded for model in self._known):
+            return "the model is being loaded"
+        if not self._known:
+            return "no model is known: load one with POST /v1/models/load"
+        if self._load_on_request:
+            return "no model is loaded: the next request loads it"
+        return "no model is loaded: an administrator can load one (POST /v1/models/load)"
+
     def last_used(self, running: set[str]) -> dict[str, float]:
         """Returns the Unix time of each model's last use: now for those of ``running``."""
         for model in running:

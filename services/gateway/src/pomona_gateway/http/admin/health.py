@@ -31,9 +31,9 @@ async def readyz(request: Request) -> Response:
     ready = gateway.ready()
     models = {name: _readiness(gateway, name) for name in sorted(gateway.route_table.pipelines)}
     reasons = [f"{name}: {model['reason']}" for name, model in models.items() if model["reason"]]
-    reason = "; ".join(reasons) or "no planner's beacon has arrived yet"
-    if gateway.route_table.pipelines and not gateway.hears_planner():
-        reason = "no valid plan arrives: the planner is gone, or its beacon is not valid"
+    reason = "; ".join(reasons) or gateway.load_requests.why_nothing_is_loaded()
+    if not gateway.hears_planner():
+        reason = gateway.planner_trouble()
     if gateway.draining:
         reason = "the gateway is shutting down"
     state = "ready" if ready else ("draining" if gateway.draining else "loading")

@@ -1,0 +1,119 @@
+"""``pomona status`` on a terminal of 80 columns, and on screens that are too short."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from pomona.messages.control import (
+    Beacon,
+    GatewayFacts,
+    HealthWatcherFacts,
+    PlannerFacts,
+    Prediction,
+    RequestProgress,
+    StageWorkerFacts,
+)
+from pomona.messages.discovery import DiscoveryFacts, Hardware, LinkFacts
+from pomona_ops.cluster.report import ClusterReport, cluster_report
+from pomona_ops.commands.status_tables import cut_middle, fitted, rendered
+from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
+
+MAC = Hardware("Apple M4 Pro", 14, 64 * 10**9, 48 * 10**9, "macOS", "26.2")
+NODES = ("studio-von-zoe-im-keller-links", "studio-von-zoe-im-keller-rechts")
+
+
+def _report(**changes: Beacon) -> ClusterReport:
+    link = LinkFacts(NODES[1], "169.254.111.222", "thunderbolt", 80.0, 5.0, 4e9, 1e8)
+    progress = tuple(
+        RequestProgress(f"{n:024x}", "mlx-community/Qwen3-235B-A22B-8bit", 61.0, 9000, 4096, n)
+        for n in range(12)
+    )
+    prediction = Prediction(20.0, 30.0, 4, 60.0, 2048, 1.5, 4096, (25e3, 25e3), notes=("a note",))
+    pipeline = replace(PIPELINE, prediction=prediction)
+    beacons = {
+        "discovery": node_beacon("discovery", DiscoveryFacts(MAC, links=(link,))),
+        "planner": node_beacon("planner", PlannerFacts((pipeline,))),
+        "gateway": node_beacon(
+            "gateway", GatewayFacts("http://h:1", 3, {"tiny": 7}, (), {}, progress)
+        ),
+        "health_watcher": node_beacon("health_watcher", HealthWatcherFacts((ALERT,))),
+        "w0": worker_beacon("w0", 0, 16),
+        "w1": worker_beacon("w1", 16, 30),
+    } | changes
+    found = cluster_report("c", beacons.values())
+    named = [
+        replace(stage, worker=f"{node}.stage_worker")
+        for stage, node in zip(found.pipelines[0].stages, NODES, strict=False)
+    ]
+    return replace(found, pipelines=(replace(found.pipelines[0], stages=tuple(named)),))
+
+
+def _lines(content: RenderableType, width: int = 80, height: int = 24) -> list[str]:
+    console = Console(width=width, height=height, file=io.StringIO(), highlight=False)
+    console.print(content)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+
+
+def test_names_that_differ_at_their_ends_stay_apart_at_80_columns() -> None:
+    lines = _lines(rendered(_report()))
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if line.lstrip().startswith(("0..15", "16..29"))]
+    names = [row.split()[1] for row in rows]
+    assert len(set(names)) == 2
+    assert all("…" in name and name.startswith("st") for name in names)
+    assert names[0].endswith("ge_worker")
+
+
+def test_a_table_of_empty_columns_leaves_them_out() -> None:
+    text = "\n".join(_lines(rendered(_report())))
+    assert "MLX" not in text
+    assert "ms planned" in text.replace("\n", " ") or "planned" in text
+
+
+@pytest.mark.parametrize("height", [4, 10, 16, 24, 40, 100])
+@pytest.mark.parametrize("width", [60, 80, 132])
+def test_a_watched_report_fits_the_screen_and_says_what_it_leaves_out(
+    width: int, height: int
+) -> None:
+    console = Console(width=width, height=height, file=io.StringIO(), highlight=False)
+    report = _report()
+    console.print(fitted(report, console))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+    assert len(lines) <= height
+    assert "c is degraded" in lines[0]
+    assert max(map(len, lines)) <= width
+    is_whole = len(_lines(rendered(report), width, height)) < height
+    assert ("not shown on this screen: " in "\n".join(lines)) != is_whole or height < 8
+
+
+@given(st.text(max_size=40), st.integers(0, 50))
+def test_a_cut_name_keeps_both_ends_within_its_width(text: str, width: int) -> None:
+    found = cut_middle(text, width)
+    assert len(found) <= width
+    if len(text) <= width:
+        assert found == text
+    elif width >= 3:
+        assert found[0] == text[0]
+        assert found[-1] == text[-1]
+
+
+def test_a_cluster_without_a_planner_shows_what_its_heads_serve() -> None:
+    head = worker_beacon("w0", 0, 16)
+    assert isinstance(head.facts, StageWorkerFacts)
+    beacons = [
+        node_beacon("discovery", DiscoveryFacts(MAC)),
+        node_beacon("gateway", GatewayFacts("http://h:1", 3, {"tiny": 7})),
+        node_beacon("health_watcher", HealthWatcherFacts()),
+        replace(head, facts=replace(head.facts, pipelines=(PIPELINE,))),
+        worker_beacon("w1", 16, 30),
+    ]
+    report = cluster_report("c", beacons)
+    assert [pipeline.model for pipeline in report.pipelines] == ["tiny"]
+    (trouble,) = report.troubles
+    assert trouble.startswith("no beacon from any planner: answers go on")
