@@ -150,6 +150,17 @@ def test_a_dashboard_is_complete_and_its_panels_do_not_overlap() -> None:
             taken |= cells
 
 
+def test_no_panel_is_without_data_when_all_is_well() -> None:
+    """A rate needs two samples, a quantile of no requests is NaN, and errors may never happen."""
+    for dashboard in _dashboards():
+        for panel in dashboard["panels"]:
+            for target in panel["targets"]:
+                expression = target["expr"]
+                assert expression.endswith(" or on() vector(0)"), panel["title"]
+                if "histogram_quantile" in expression or " / " in expression:
+                    assert " >= 0) or" in expression, panel["title"]
+
+
 def test_every_metric_in_a_panel_or_rule_exists_in_a_service() -> None:
     written = "\n".join(path.read_text() for path in (ROOT / "services").glob("*/src/**/*.py"))
     # Where a service adds one prefix to all its metrics, the code has the names without it.

@@ -49,17 +49,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._by_model: list[Counter | Gauge | Histogram] = []
+        self._started: set[str] = set()
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(
+            found = Histogram(
                 f"pomona_{name}", text, _MODEL, buckets=buckets, registry=self.registry
             )
+            self._by_model.append(found)
+            return found
 
         def counter(name: str, text: str, labels: tuple[str, ...] = _MODEL) -> Counter:
-            return Counter(f"pomona_{name}", text, labels, registry=self.registry)
+            found = Counter(f"pomona_{name}", text, labels, registry=self.registry)
+            if labels == _MODEL:
+                self._by_model.append(found)
+            return found
 
         def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"pomona_{name}", text, _MODEL, registry=self.registry)
+            found = Gauge(f"pomona_{name}", text, _MODEL, registry=self.registry)
+            self._by_model.append(found)
+            return found
 
         self.running = gauge("num_requests_running", "Sequences whose prefill has begun")
         self.waiting = gauge("num_requests_waiting", "Sequences waiting for their prefill")
@@ -138,9 +147,20 @@ class Metrics:
         """Sets the cache configuration of each pipeline. A block is one token."""
         self._cache.clear()
         for pipeline in pipelines:
+            self._start(pipeline.model)
             tokens = str(pipeline.cache_tokens)
             dtype = f"int{pipeline.cache_bits}" if pipeline.cache_bits else "auto"
             self._cache.labels(pipeline.model, "1", tokens, tokens, dtype, "True").set(1)
+
+    def _start(self, model: str) -> None:
+        """Makes every metric of a model exist from the start, so that a rate has a first value."""
+        if model in self._started:
+            return
+        self._started.add(model)
+        for metric in self._by_model:
+            metric.labels(model)
+        for reason in ("stop", "length"):
+            self.success.labels(model, reason)
 
     def observe_token(self, model: str, count: int, timing: Timing, now: float) -> None:
         """Records a token that arrives now, after ``count`` others of its reply."""

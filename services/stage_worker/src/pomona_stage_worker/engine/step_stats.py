@@ -199,6 +199,10 @@ class StepStats:
         self._steps = STEPS.labels(model)
         self._seconds = STEP_SECONDS.labels(model)
         self._model = model
+        if scheduler is not None:
+            # They exist from the start, so that a rate has a first value.
+            for metric in (STEP_TOKENS, PREEMPTIONS, DRAFTS, DRAFT_TOKENS, ACCEPTED_TOKENS):
+                metric.labels(model)
 
     def add(self, record: StepRecord) -> None:
         """Adds a step whose result has been sent."""
