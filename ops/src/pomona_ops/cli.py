@@ -347,17 +347,32 @@ def render(
     logs: Annotated[Path, typer.Option(help="Folder for logs.")] = Path(
         "/usr/local/var/log/pomona"
     ),
-    python: Annotated[Path, typer.Option(help="Interpreter that has Pomona installed.")] = Path(
-        sys.executable
-    ),
+    python: Annotated[
+        Path | None, typer.Option(help="Interpreter, if not that of PREFIX/current.")
+    ] = None,
     system: Annotated[str, typer.Option(help="launchd or systemd.")] = "launchd",
+    prefix: Annotated[Path, typer.Option(help="Folder of the installed versions.")] = Path(
+        "/opt/pomona"
+    ),
 ) -> None:
-    """Write the launchd or systemd units of a node."""
-    from pomona_ops.commands.service import UnitOptions, gateway_address, write_units
+    """Write the launchd or systemd units of a node, and the rotation of their logs."""
+    from pomona_ops.commands.service import (
+        UnitOptions,
+        gateway_address,
+        installed_python,
+        write_units,
+    )
 
+    python = python or installed_python(prefix)
     options = UnitOptions(user, python, settings, logs, *gateway_address(settings))
     for path in write_units(role, options, output, system):
         print(path)
+    if not python.exists():
+        print(
+            f"note: {python} does not exist yet: `sudo ops/install_prefix.sh {prefix}` installs "
+            "this version there",
+            file=sys.stderr,
+        )
 
 
 @keys_app.command("create", cls=Command)

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import resource
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -31,6 +32,9 @@ COMMAND_DEADLINE_S: Final = 5.0
 MACHINE_ID: Final = Path("/etc/machine-id")
 F_FULLFSYNC: Final = 51
 """``F_FULLFSYNC`` of macOS's <fcntl.h>."""
+F_GETPATH: Final = 50
+"""``F_GETPATH`` of macOS's <fcntl.h>."""
+MAX_PATH_BYTES: Final = 1024
 
 
 def is_mac() -> bool:
@@ -103,3 +107,16 @@ def hardware_uuid() -> str:
     with suppress(OSError):
         return MACHINE_ID.read_text().strip()
     return ""
+
+
+def path_of(descriptor: int) -> Path | None:
+    """Returns the path of an open regular file; None for anything else."""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        if is_mac():
+            found = fcntl.fcntl(descriptor, F_GETPATH, bytes(MAX_PATH_BYTES))
+            return Path(os.fsdecode(found.rstrip(b"\0")))
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:
+        return None

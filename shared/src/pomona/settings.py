@@ -6,13 +6,21 @@ Variables take precedence. The file is TOML: common settings at the top, one tab
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -85,6 +93,13 @@ class ServiceSettings(BaseSettings):
     """Address on which ``/metrics`` listens."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of ``/metrics``. 0 takes a free port, which the beacon states."""
+    models_dir: Path | None = Field(default=None, validation_alias=_common("MODELS_DIR"))
+    """Folder for models that are fetched. Default: ``~/.pomona/models``."""
+    hf_home: Path | None = Field(default=None, validation_alias=_common("HF_HOME"))
+    """Folder of the Hugging Face cache, as ``HF_HOME``, which takes precedence."""
+    hf_token: SecretStr = Field(default=SecretStr(""), validation_alias=_common("HF_TOKEN"))
+    """Token of the hub, as ``HF_TOKEN``, which takes precedence. A settings file that has it must
+    be readable by its owner alone."""
 
     @model_validator(mode="before")
     @classmethod
@@ -164,6 +179,36 @@ def _variable(kind: type[ServiceSettings], location: tuple[int | str, ...]) -> s
     return kind.model_config.get("env_prefix", "") + name.upper()
 
 
+def apply_hub_settings(settings: ServiceSettings) -> None:
+    """Sets the variables that the model store and huggingface_hub read, unless they are set.
+
+    Raises ConfigurationError when others can read the settings file and it has the hub's token.
+    """
+    token = settings.hf_token.get_secret_value()
+    path = Path(os.environ.get("POMONA_SETTINGS", ""))
+    if token and not os.environ.get("POMONA_HF_TOKEN") and is_readable_by_others(path):
+        raise ConfigurationError(
+            f"{path} has hf_token, and other accounts can read it: run `chmod 600 {path}`, and "
+            "let the service account own it"
+        )
+    values = {
+        "POMONA_MODELS_DIR": str(settings.models_dir or ""),
+        "HF_HOME": str(settings.hf_home or ""),
+        "HF_TOKEN": token,
+    }
+    for name, value in values.items():
+        if value:
+            os.environ.setdefault(name, value)
+
+
+def is_readable_by_others(path: Path) -> bool:
+    """Tells whether accounts other than the owner of a file can read it."""
+    try:
+        return bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False
+
+
 def settings_or_exit(kind: type[SettingsT]) -> SettingsT:
     """Reads the settings of a service that starts, and keeps a default name of its node.
 
@@ -171,6 +216,7 @@ def settings_or_exit(kind: type[SettingsT]) -> SettingsT:
     """
     try:
         settings = read_settings(kind)
+        apply_hub_settings(settings)
         keep_private(settings.state_dir)
         if "node" in settings.model_fields_set:
             return settings

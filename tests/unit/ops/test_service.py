@@ -14,12 +14,15 @@ import pytest
 from pomona.errors import ConfigurationError
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.commands.service import (
+    LOGROTATE_FILE,
+    NEWSYSLOG_FILE,
     UNITS,
     UnitOptions,
     gateway_address,
     render,
     write_units,
 )
+from support.clusters import run_pomona
 
 OPTIONS = UnitOptions(
     user="_pomona",
@@ -139,3 +142,38 @@ def test_the_units_bind_the_address_of_the_settings_file(tmp_path: Path) -> None
     path.write_text("[gateway")
     with pytest.raises(ConfigurationError, match=re.escape(str(path))):
         gateway_address(path)
+
+
+def test_units_run_the_installed_version_and_are_the_same_on_every_run(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        done = run_pomona("service", "render", "--role", "head", "--output", str(folder))
+        assert done.returncode == 0, done.stderr
+    one, two = ({x.name: x.read_bytes() for x in folder.iterdir()} for folder in folders)
+    assert one == two
+    for name, content in one.items():
+        if name.endswith(".plist"):
+            arguments = plistlib.loads(content)["ProgramArguments"]
+            assert arguments[0] == "/opt/pomona/current/bin/python"
+
+
+def test_newsyslog_rotates_every_log_and_signals_its_service(tmp_path: Path) -> None:
+    """A line has the file, owner and group, mode, count, size, when, flags, pid file, signal."""
+    write_units("head", OPTIONS, tmp_path)
+    lines = (tmp_path / NEWSYSLOG_FILE).read_text().splitlines()
+    entries = [line.split() for line in lines if not line.startswith("#")]
+    units = _units("head").values()
+    assert {entry[0] for entry in entries} == {unit["StandardErrorPath"] for unit in units}
+    for log, owner, mode, count, size, when, flags, pid_file, signal in entries:
+        assert (owner, mode, when, flags, signal) == ("_pomona:_pomona", "640", "*", "J", "1")
+        assert int(count) >= 1
+        assert int(size) >= 1024
+        assert pid_file == log.removesuffix(".log") + ".pid"
+
+
+def test_linux_has_the_same_rotation(tmp_path: Path) -> None:
+    write_units("worker", OPTIONS, tmp_path, "systemd")
+    text = (tmp_path / LOGROTATE_FILE).read_text()
+    assert text.startswith(f"{OPTIONS.logs}/*.log {{")
+    assert "kill -HUP" in text
+    assert text.count("{") == text.count("}")

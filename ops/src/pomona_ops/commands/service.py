@@ -3,6 +3,9 @@
 The gateway's port is bound by launchd or systemd, which hands it on: clients wait while the gateway
 restarts. Discovery ends services that have stopped sending beacons, so that they are started again.
 
+Pomona is installed in ``/opt/pomona/<version>``, with ``current`` beside it as a link to the
+version that runs, so that units, and permissions that macOS ties to a path, outlive an update.
+
 On a Mac the units are LaunchDaemons. Those run without a login, and macOS grants them access to
 the local network, which it may deny to a LaunchAgent. A unit contains no secret: it names the
 settings file, which only the service account can read.
@@ -11,6 +14,7 @@ settings file, which only the service account can read.
 from __future__ import annotations
 
 import plistlib
+import signal
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from typing import Final, Literal, get_args
 
 from pomona.errors import ConfigurationError
 from pomona.exit_status import EXIT_CONFIGURATION
+from pomona.log_rotation import LOG_SUFFIX, PID_SUFFIX
 from pomona.settings import DEFAULT_PORT
 from pomona_gateway.listener import LAUNCHD_SOCKET
 from pomona_gateway.settings import GatewaySettings
@@ -26,6 +31,15 @@ from pomona_health_watcher.settings import HealthWatcherSettings
 
 Role = Literal["head", "worker"]
 System = Literal["launchd", "systemd"]
+
+PREFIX: Final = Path("/opt/pomona")
+"""Folder of the installed versions."""
+CURRENT: Final = "current"
+ROTATED_KIB: Final = 10240
+ROTATED_FILES: Final = 7
+"""Size at which a log is rotated, and the number of rotated files that are kept."""
+NEWSYSLOG_FILE: Final = "pomona.newsyslog.conf"
+LOGROTATE_FILE: Final = "pomona.logrotate"
 
 GATEWAY_HOST: Final[str] = GatewaySettings.model_fields["host"].default
 GATEWAY_DRAIN_S: Final[float] = GatewaySettings.model_fields["drain_deadline_s"].default
@@ -120,6 +134,48 @@ def gateway_address(settings: Path) -> tuple[str, int]:
         raise ConfigurationError(f"{settings} cannot be read: {error}") from error
 
 
+def installed_python(prefix: Path) -> Path:
+    """Returns the interpreter of the version that ``current`` names."""
+    return prefix / CURRENT / "bin" / "python"
+
+
+def newsyslog(role: str, options: UnitOptions) -> str:
+    """Returns the configuration of macOS's log rotation, as ``newsyslog.conf(5)`` describes it.
+
+    It belongs into ``/etc/newsyslog.d``. J compresses; the signal makes a service reopen its log.
+    """
+    lines = ["# logfilename owner:group mode count size(KiB) when flags pid_file signal"]
+    for description in UNITS:
+        if role in description.roles:
+            log = options.logs / f"{description.service}{LOG_SUFFIX}"
+            lines.append(
+                f"{log} {options.user}:{options.user} 640 {ROTATED_FILES} {ROTATED_KIB} * J "
+                f"{log.with_suffix(PID_SUFFIX)} {signal.SIGHUP.value}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def logrotate(options: UnitOptions) -> str:
+    """Returns the same for Linux, as ``logrotate(8)`` describes it; for ``/etc/logrotate.d``."""
+    return f"""{options.logs}/*{LOG_SUFFIX} {{
+    size {ROTATED_KIB}k
+    rotate {ROTATED_FILES}
+    compress
+    delaycompress
+    missingok
+    notifempty
+    su {options.user} {options.user}
+    create 0640 {options.user} {options.user}
+    sharedscripts
+    postrotate
+        for file in {options.logs}/*{PID_SUFFIX}; do
+            [ ! -e "$file" ] || kill -HUP "$(cat "$file")" || true
+        done
+    endscript
+}}
+"""
+
+
 def unit(description: UnitDescription, options: UnitOptions) -> dict[str, object]:
     """The property list of one service, as ``launchd.plist(5)`` describes it."""
     log = str(options.logs / f"{description.service}.log")
@@ -210,6 +266,8 @@ def render(role: str, options: UnitOptions, system: str = "launchd") -> dict[str
     for path in (options.python, options.settings, options.logs):
         if not path.is_absolute():
             raise ConfigurationError(f"{path} is not an absolute path, which {system} needs")
+    if any(character.isspace() for character in f"{options.python}{options.logs}"):
+        raise ConfigurationError("the paths of Python and the logs must not contain spaces")
     if system == "systemd":
         return {
             name: content.encode()
@@ -227,12 +285,16 @@ def render(role: str, options: UnitOptions, system: str = "launchd") -> dict[str
 def write_units(
     role: str, options: UnitOptions, output: Path, system: str = "launchd"
 ) -> list[Path]:
-    """Writes the units of a role into a folder. Returns their paths."""
+    """Writes the units of a role, and the rotation of their logs, into a folder. Returns the paths
+    of the units."""
     units = render(role, options, system)
+    is_mac = system == "launchd"
+    rotation = newsyslog(role, options) if is_mac else logrotate(options)
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, content in units.items():
             (output / name).write_bytes(content)
+        (output / (NEWSYSLOG_FILE if is_mac else LOGROTATE_FILE)).write_text(rotation)
     except OSError as error:
         raise ConfigurationError(f"{output} cannot be written: {error.strerror}") from error
     return [output / name for name in units]
