@@ -19,6 +19,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from pomona_stage_worker.slicing import ModelStructure, StageModel
 from support.slicing.families import build, randomise
+from support.slicing.kernel_use import kernels_reached
 
 # The cache list of each stage.
 Caches = dict[Any, list[Any]]
@@ -34,6 +35,7 @@ class Outcome:
     Attributes:
         arrays: number of arrays that cross each cut.
         failures: differences from the whole model, each with its cut.
+        kernels: Metal kernels of mlx-lm that it would reach on a Mac.
     """
 
     layer_count: int
@@ -43,6 +45,7 @@ class Outcome:
     trims: bool
     uncuttable_reason: str | None
     failures: list[str]
+    kernels: tuple[str, ...] = ()
 
 
 class Pipeline:
@@ -170,10 +173,11 @@ def conform(row: str) -> Outcome:
     structure = ModelStructure(model)
     count, cuts = structure.layer_count, sorted(structure.boundaries)
     arrays = [len(structure.boundaries[cut]) for cut in cuts]
-    singles = session_of(single_sequences, model)
-    if not singles:
-        return Outcome(count, cuts, arrays, False, False, structure.uncuttable_reason, [])
-    batches = session_of(batched, model)
+    with kernels_reached() as kernels:
+        singles = session_of(single_sequences, model)
+        if not singles:
+            return Outcome(count, cuts, arrays, False, False, structure.uncuttable_reason, [])
+        batches = session_of(batched, model)
     expected = {single_sequences: singles, batched: batches, padded: session_of(padded, model)}
 
     splits = [[0, cut, count] for cut in cuts] or [[0, count]]
@@ -192,7 +196,16 @@ def conform(row: str) -> Outcome:
             found += differences_with_fewer_logits(pipeline)
         failures += [f"{split}: {difference}" for difference in found]
     trims = any(name == "after trim" for name, _ in singles)
-    return Outcome(count, cuts, arrays, bool(batches), trims, structure.uncuttable_reason, failures)
+    return Outcome(
+        count,
+        cuts,
+        arrays,
+        bool(batches),
+        trims,
+        structure.uncuttable_reason,
+        failures,
+        tuple(sorted(kernels)),
+    )
 
 
 def session_of(

@@ -66,8 +66,9 @@ COMMON: dict[str, Any] = {
     # linear attention
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
+    # The Metal kernel takes heads of 32 and more.
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
     "linear_conv_kernel_dim": 3,
 }
 
@@ -102,7 +103,7 @@ KDA = {
     "kda_layers": [1, 3, 4],
     "full_attn_layers": [2],
     "num_heads": 4,
-    "head_dim": 8,
+    "head_dim": 32,
     "short_conv_kernel_size": 3,
     "gate_lower_bound": -5.0,
 }

@@ -27,11 +27,15 @@ out and padded by mlx-lm.
 - **batches**, **trims**: whether mlx-lm itself can; without, lanes of one sequence, or prefixes
   that are reused whole only.
 
+- **Metal kernels**: those of mlx-lm that the configuration reaches on a Mac, by the sizes that
+  mlx-lm asks for. Without Metal the tests run what mlx-lm computes in their place: cuts are
+  checked, the kernels are not.
+
 *bitnet* and *muse_spark* compute with Metal kernels of their own. Without Metal the tests put
 plain MLX in their place: that they are cut exactly is checked, their kernels are not.
 
-| family | layers | legal cuts | carries | batches | trims | result |
-|---|---|---|---|---|---|---|
+| family | layers | legal cuts | carries | batches | trims | Metal kernels | result |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -54,6 +58,7 @@ def table_row(row: str, outcome: Outcome) -> str:
         carries if outcome.cuts else "",
         "yes" if outcome.batches else "no",
         "yes" if outcome.trims else "no",
+        ", ".join(outcome.kernels),
         result,
     )
     return "| " + " | ".join(map(str, cells)) + " |"
