@@ -17,7 +17,9 @@ from pomona.messages.control import Pipeline
 from pomona.messages.control import Stage as Place
 from pomona.messages.pipeline import Envelope, Submit, Tensor, Tokens
 from pomona.transport import Identity, Pull
+from pomona_stage_worker.engine import stage_runner
 from pomona_stage_worker.engine.stage_runner import StageRunner
+from pomona_stage_worker.hardware.metal_memory import MetalMemory
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
 from pomona_stage_worker.model.warmup import warm_up
 from pomona_stage_worker.scheduler import SchedulerLimits
@@ -101,6 +103,56 @@ def test_a_closed_runner_is_freed_with_its_stage() -> None:
     del runner, stage
     assert [item() for item in ended] == [None, None]
     gateway.close()
+
+
+@pytest.mark.parametrize(("prompt", "expected"), [(200, 1), (60, 0)])
+def test_memory_is_given_back_once_after_the_last_chunk_of_a_long_prefill(
+    prompt: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_runner, "LONG_PREFILL_TOKENS", 128)
+    calls: list[str] = []
+    memory = MetalMemory(RecordingAllocator(calls), 2**30, 2**31)
+    calls.clear()
+    gateway = Pull("127.0.0.1")
+    place = Place("a", 0, LAYERS, "tcp://127.0.0.1:9")
+    pipeline = Pipeline("m", "m", 1, LAYERS, "active", (place,), vocab_size=VOCABULARY)
+    stage = MlxStage(slice_model(model(), 0, LAYERS))
+    identity = Identity("pomona", "a", "boot")
+    runner = StageRunner(identity, pipeline, 0, stage, _limits, 3.0, release=memory.release)
+    body = Submit("r", 1, "m", gateway.endpoint, GREEDY)
+    tensor = Tensor("int32", (prompt,))
+    envelope = Envelope(
+        codec.PROTOCOL_VERSION, "pomona", "gateway", "boot", 1, 0, 1, body, (tensor,)
+    )
+    ids = array("i", [1 + n % (VOCABULARY - 2) for n in range(prompt)])
+    runner.handle(codec.Message(envelope, (memoryview(ids).cast("B"),)))
+    while runner.load.active or runner.load.waiting:
+        runner.run_next_step()
+    assert runner.failure is None
+    assert calls == ["synchronize", "clear_cache"] * expected
+    runner.close("the test ends")
+    gateway.close()
+
+
+class RecordingAllocator:
+    """Records the names of MLX's functions that are called."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self._calls = calls
+
+    def set_wired_limit(self, limit: int) -> int:
+        self._calls.append("set_wired_limit")
+        return 0
+
+    def set_cache_limit(self, limit: int) -> int:
+        self._calls.append("set_cache_limit")
+        return 0
+
+    def clear_cache(self) -> None:
+        self._calls.append("clear_cache")
+
+    def synchronize(self) -> None:
+        self._calls.append("synchronize")
 
 
 def _limits(pipeline: Pipeline, stage: Stage) -> SchedulerLimits:

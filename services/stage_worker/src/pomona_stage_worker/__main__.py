@@ -6,7 +6,7 @@ import_mlx_lm()
 
 from pomona.service import run_service  # noqa: E402 - what follows imports parts of mlx-lm
 from pomona.settings import settings_or_exit  # noqa: E402
-from pomona_stage_worker.mlx_backend import mlx_backend  # noqa: E402
+from pomona_stage_worker.mlx_backend import WARMUP_CHUNK, mlx_backend  # noqa: E402
 from pomona_stage_worker.settings import StageWorkerSettings  # noqa: E402
 from pomona_stage_worker.worker import StageWorker  # noqa: E402
 
@@ -21,7 +21,7 @@ def main() -> None:
             mlx_backend(
                 stock_kernels=settings.stock_kernels,
                 wires_weights=settings.wired_weights,
-                prefill_chunk=settings.prefill_chunk,
+                prefill_chunk=settings.prefill_chunk or WARMUP_CHUNK,
                 keep_warm_s=settings.keep_warm_s,
             ),
         ).run(stop),

@@ -43,3 +43,8 @@ class ComputeBackend:
     draft_sources: tuple[DraftSource, ...] | None = None
     process_memory: Callable[[], ProcessMemory] = process_memory
     warmth: GpuWarmth | None = None
+
+    def release_memory(self) -> None:
+        """Returns the memory that MLX's allocator keeps, on Metal."""
+        if self.memory is not None:
+            self.memory.release()

@@ -29,6 +29,8 @@ from pomona_stage_worker.model.warmup import warm_up
 from pomona_stage_worker.model.workspace import measure_workspace
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 
+WARMUP_CHUNK = 512
+"""Tokens of the chunk that warms a stage up, and whose workspace at the promised context counts."""
 CPU_WARMUP_CHUNK = 16
 """Tokens of the warm-up chunk on a CPU, which compiles no kernels."""
 
@@ -37,7 +39,7 @@ def mlx_backend(
     *,
     stock_kernels: bool = False,
     wires_weights: bool = True,
-    prefill_chunk: int = 512,
+    prefill_chunk: int = WARMUP_CHUNK,
     keep_warm_s: float = 300.0,
 ) -> ComputeBackend:
     """Creates the backend for this machine's device.

@@ -40,6 +40,7 @@ from pomona_stage_worker.reconcile import (
     wanted_stages,
 )
 from pomona_stage_worker.scheduler import SchedulerLimits
+from pomona_stage_worker.scheduler.limits import chunk_limits
 from pomona_stage_worker.settings import StageWorkerSettings
 
 log = logging.getLogger(__name__)
@@ -90,9 +91,8 @@ class StageWorker:
             {"data": pull.endpoint} | ({"local": local} if local else {}),
             self._work,
         )
-        on_rest = backend.memory.release if backend.memory is not None else lambda: None
         on_idle = backend.warmth.rest if backend.warmth is not None else None
-        self._loop = StepLoop(self._control.identity, pull, on_rest, on_idle)
+        self._loop = StepLoop(self._control.identity, pull, backend.release_memory, on_idle)
         self._watchdog = Watchdog(self._loop, settings.state_dir, settings.instance)
         self._control.on_beacon(self._on_beacon)
 
@@ -213,6 +213,7 @@ class StageWorker:
             layer_us=self._speed.layer_us,
             mlx_version=self._speed.mlx_version,
             wired_bytes=self._backend.memory.wired_bytes if self._backend.memory else 0,
+            wirable_bytes=self._backend.memory.wirable_bytes if self._backend.memory else 0,
             highest_epoch=self._highest_epoch,
             obeyed_epochs=dict(self._obeyed),
             pipelines=tuple(
@@ -449,10 +450,14 @@ class StageWorker:
             self._settings.trace_dir,
             self._prefills,
             self._backend.draft_sources,
+            self._backend.release_memory,
         )
 
     def _limits(self, pipeline: Pipeline, stage: Stage) -> SchedulerLimits:
         settings = self._settings
+        chunks = chunk_limits(
+            self._backend.device, settings.prefill_chunk, stage.has_experts, pipeline
+        )
         return SchedulerLimits(
             stages=len(pipeline.stages),
             context_length=pipeline.context_length,
@@ -461,7 +466,10 @@ class StageWorker:
             can_slice=stage.can_slice,
             max_waiting=settings.max_waiting,
             max_running=settings.max_running,
-            chunk=settings.prefill_chunk,
+            chunk=chunks.most,
+            min_chunk=chunks.least,
+            chunk_us=chunks.longest_us,
+            chunk_cells=chunks.cells,
             pace=settings.pace,
             speculation=settings.speculation,
             can_roll_back=stage.can_roll_back,

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 MAX_OWNERS = 4096
 """Number of requests after which the gateways of ended ones are forgotten."""
+LONG_PREFILL_TOKENS = 4096
+"""Prefilled tokens after which the allocator's buffers are returned."""
 
 TOKENS = Counter("pomona_stage_tokens", "Tokens sampled by the tail", ["model_name"])
 
@@ -94,6 +96,7 @@ class StageRunner:
         trace_dir: folder for a trace of the steps.
         prefills: record of the prompt that is read.
         sources: sources of guesses; see :class:`Scheduler`.
+        release: returns memory that MLX's allocator keeps; called after a long prefill.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class StageRunner:
         trace_dir: Path | None = None,
         prefills: PrefillRecord | None = None,
         sources: tuple[DraftSource, ...] | None = None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
         self.stage = stage
@@ -125,6 +129,8 @@ class StageRunner:
         self._tokens = 0
         self._step_tokens = 0
         self._last_step = 0
+        self._release = release
+        self._prefilled = 0
         self._tokens_metric = TOKENS.labels(pipeline.model)
         trace = StepTrace(trace_dir, identity.name) if trace_dir is not None else None
         self._stats = StepStats(pipeline.model, stage.warmup, self.scheduler, trace)
@@ -403,6 +409,15 @@ class StageRunner:
         self.step_activity = None
         if is_prefill and self._prefills is not None:
             self._prefills.end()
+        if is_prefill and step.lane is None:
+            self._end_chunk(length, is_last=step.sample)
+
+    def _end_chunk(self, tokens: int, is_last: bool) -> None:
+        """Returns the buffers of a long prefill, which nothing needs after its last chunk."""
+        self._prefilled += tokens
+        if is_last and self._prefilled >= LONG_PREFILL_TOKENS:
+            self._prefilled = 0
+            self._release()
 
     def _result(
         self,

@@ -36,14 +36,17 @@ class MetalMemory:
         working_set_bytes: what Metal recommends to use at most.
         memory_bytes: memory of the machine.
         wires: wire the weights.
+
+    Attributes:
+        wirable_bytes: most that is wired; 0 when ``wires`` is off.
+        wired_bytes: what is wired now.
     """
 
     def __init__(
         self, allocator: Allocator, working_set_bytes: int, memory_bytes: int, wires: bool = True
     ) -> None:
         self._allocator = allocator
-        self._most = int(working_set_bytes * (1 - RESERVE_SHARE))
-        self._wires = wires
+        self.wirable_bytes = int(working_set_bytes * (1 - RESERVE_SHARE)) if wires else 0
         self.wired_bytes = 0
         allocator.set_cache_limit(2 * GIB if memory_bytes >= LARGE_MACHINE_BYTES else GIB)
 
@@ -52,7 +55,7 @@ class MetalMemory:
 
         0 ends wiring.
         """
-        wired = min(nbytes, self._most) if self._wires else 0
+        wired = min(nbytes, self.wirable_bytes)
         if wired != self.wired_bytes:
             self._allocator.set_wired_limit(wired)
             self.wired_bytes = wired

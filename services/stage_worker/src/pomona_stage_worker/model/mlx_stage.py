@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import mlx.core as mx
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from pomona.errors import ProtocolError
 from pomona.messages.cache_ops import Close, Join, Leave, Open, Rollback, Trim
@@ -86,6 +87,7 @@ class Stage(Protocol):
 
     Attributes:
         can_roll_back: whether guessed tokens can be removed from the caches exactly.
+        has_experts: whether the model routes tokens to experts.
         max_width: most tokens of a step with guesses, for which it gives the bits of as many
             steps of one token.
     """
@@ -93,6 +95,7 @@ class Stage(Protocol):
     can_batch: bool
     can_slice: bool
     can_roll_back: bool
+    has_experts: bool
     max_width: int
     warmup: WarmupTiming
 
@@ -156,6 +159,10 @@ class MlxStage:
         self.can_batch = can_batch(caches)
         self.can_slice = can_slice(caches)
         self.can_roll_back = can_roll_back(caches)
+        self.has_experts = any(
+            isinstance(module, SwitchLinear | QuantizedSwitchLinear)
+            for module in model.model.modules()
+        )
         self.max_width = max_width if can_trim(caches) else 1
 
     def start_step(

@@ -3,6 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+from pomona.messages.control import Pipeline
+
+CPU_CHUNK: Final = 512
+CPU_MIN_CHUNK: Final = 32
+GPU_CHUNK: Final = 2048
+GPU_MIN_CHUNK: Final = 256
+GPU_MIN_EXPERTS_CHUNK: Final = 512
+"""A chunk reads each expert that any of its tokens uses; a short one reads nearly all for few."""
+GPU_CHUNK_US: Final = 2e6
+"""Longest time of a chunk in a stage, microseconds. macOS ends a command buffer that holds the GPU
+for some seconds, and the process with it."""
+PLANNED_CHUNK: Final = 512
+"""Tokens of the chunk whose workspace at the promised context the planner counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLimits:
+    """Sizes of prefill chunks when no stream runs; see :class:`SchedulerLimits`."""
+
+    most: int
+    least: int
+    longest_us: float = 0.0
+    cells: int = 0
+
+
+def chunk_limits(device: str, wanted: int, has_experts: bool, pipeline: Pipeline) -> ChunkLimits:
+    """Returns the sizes of chunks on a device.
+
+    Args:
+        device: ``metal``, ``cuda`` or ``cpu``.
+        wanted: most tokens of a chunk by the settings; 0 for automatic.
+        has_experts: the model routes tokens to experts.
+    """
+    if device not in ("metal", "cuda"):
+        most = wanted or CPU_CHUNK
+        return ChunkLimits(most, min(CPU_MIN_CHUNK, most))
+    most = wanted or GPU_CHUNK
+    least = min(GPU_MIN_EXPERTS_CHUNK if has_experts else GPU_MIN_CHUNK, most)
+    context = min(pipeline.context_length, pipeline.cache_tokens)
+    return ChunkLimits(most, least, GPU_CHUNK_US, (wanted or PLANNED_CHUNK) * context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +61,12 @@ class SchedulerLimits:
         max_running: sequences that may have caches at once.
         max_prefilling: prompts that are prefilled concurrently, chunk by chunk in turns.
         chunk: most tokens of a prefill chunk.
+        min_chunk: fewest tokens of a chunk that is cut from a prompt when no stream runs, unless
+            ``chunk_us`` or ``chunk_cells`` allows fewer.
+        chunk_us: longest time of a chunk in one stage, microseconds; 0 for no limit. macOS ends a
+            command buffer that holds the GPU for too long.
+        chunk_cells: largest product of a chunk's tokens and its context, for which workspace is
+            planned; 0 for no limit.
         logprobs_chunk: the same for a request with ``prompt_logprobs``, whose chunks return
             float32 logits, (tokens, vocabulary).
         pace: fraction by which running streams may slow down beside a prefill.
@@ -37,6 +85,9 @@ class SchedulerLimits:
     max_running: int = 64
     max_prefilling: int = 4
     chunk: int = 512
+    min_chunk: int = 32
+    chunk_us: float = 0.0
+    chunk_cells: int = 0
     logprobs_chunk: int = 128
     pace: float = 0.7
     min_prefix: int = 16

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from math import sqrt
 
+from pomona_stage_worker.scheduler.chunk_times import LEAST_TOKENS, ChunkTimes
 from pomona_stage_worker.scheduler.limits import SchedulerLimits
 from pomona_stage_worker.scheduler.sequence import Sequence
 
 CHUNKS_PER_STAGE = 8
 """Chunks of a prompt for each stage, when no stream runs: the pipeline is then idle for an eighth
 of the prefill, while it fills and drains."""
-MIN_CHUNK = 32
-"""Fewest tokens of a chunk that is cut from a prompt when no stream runs."""
 _BLEND = 0.2
 """Weight of a new measurement in the moving averages."""
 _UNMEASURED_TOKENS = 32
@@ -46,7 +46,8 @@ class PrefillBudget:
         self._variable_us = 0.0
         self._variable_tokens = 0.0
         self._credit_us = 0.0
-        self._charged_us: deque[float | None] = deque()
+        self._charged_us: deque[tuple[float | None, int]] = deque()
+        self._times = ChunkTimes()
 
     def observe_decode(self, elapsed_us: Collection[int]) -> None:
         """Records a decode step. Args: elapsed_us: compute time of each stage."""
@@ -59,7 +60,8 @@ class PrefillBudget:
         The cost of a token is weighted by chunk length, and measured only once ``fixed`` is known.
         """
         took = max(elapsed_us)
-        charged = self._charged_us.popleft()
+        charged, end = self._charged_us.popleft()
+        self._times.observe(tokens, end, took - self._fixed_us)
         if charged is not None:
             self._credit_us += charged - took
         if self._fixed_us:
@@ -76,21 +78,51 @@ class PrefillBudget:
         most = max(cycle_us, self._longest_us)
         self._credit_us = min(self._credit_us + cycle_us / lanes, most)
 
-    def chunk_issued(self, tokens: int, beside_streams: bool) -> None:
-        """Charges a chunk; it is free when no stream runs."""
+    def chunk_issued(self, tokens: int, beside_streams: bool, end: int = 0) -> None:
+        """Charges a chunk; it is free when no stream runs.
+
+        Args:
+            end: context at the end of the chunk, tokens; by default the chunk alone.
+        """
         cost = self._cost_us(tokens) if beside_streams else None
         self._credit_us -= cost or 0.0
-        self._charged_us.append(cost)
+        self._charged_us.append((cost, end or tokens))
 
     def chunk_size(self, sequence: Sequence, limits: SchedulerLimits, beside_streams: bool) -> int:
         """Returns the tokens of the next chunk of a prompt; 0 when none may be issued now."""
         left = sequence.target - sequence.computed
         prompt = sequence.target - sequence.reused
-        even = -(-prompt // (CHUNKS_PER_STAGE * limits.stages))
-        most = min(left, max(MIN_CHUNK, min(even, limits.chunk)))
+        wanted = max(limits.min_chunk, min(self._lone_chunk(prompt, limits), limits.chunk))
+        most = min(left, self._allowed(wanted, sequence.computed, limits))
         if sequence.lacks_prompt_logprobs:
             most = min(most, limits.logprobs_chunk)
         return self.affordable(most, is_rest=most == left) if beside_streams else most
+
+    def _lone_chunk(self, prompt: int, limits: SchedulerLimits) -> int:
+        """Returns the tokens of a chunk with which a prompt is read fastest when no stream runs.
+
+        k chunks of ``fixed + prompt / k * per_token`` take k + S - 1 such times in S stages, which
+        is least at ``sqrt(prompt * fixed / ((S - 1) * per_token))`` tokens. Before both are
+        measured, and on a CPU, whose ``fixed`` depends on what else runs, a prompt has
+        CHUNKS_PER_STAGE chunks for each stage.
+        """
+        even = -(-prompt // (CHUNKS_PER_STAGE * limits.stages))
+        if not limits.chunk_us or not self._fixed_us or not self._per_token_us:
+            return even
+        if limits.stages == 1:
+            return prompt
+        return int(sqrt(prompt * self._fixed_us / ((limits.stages - 1) * self._per_token_us)))
+
+    def _allowed(self, tokens: int, context: int, limits: SchedulerLimits) -> int:
+        """Returns how many of ``tokens`` a chunk after ``context`` may have, for its time and its
+        workspace."""
+        if limits.chunk_us:
+            left_us = max(limits.chunk_us - self._fixed_us, 1.0)
+            tokens = self._times.tokens_within(left_us, context, tokens, limits.min_chunk)
+        if limits.chunk_cells:
+            fitting = limits.chunk_cells // (context + tokens)
+            tokens = min(tokens, max(fitting, min(tokens, LEAST_TOKENS)))
+        return tokens
 
     def affordable(self, most: int, is_rest: bool = False) -> int:
         """Returns the tokens of a chunk that may be issued now beside running streams; 0 for none.

@@ -268,7 +268,7 @@ class Scheduler:
             sequence.phase = "sampling"
         else:
             prefilling.append(sequence)
-        self._budget.chunk_issued(size, beside_streams)
+        self._budget.chunk_issued(size, beside_streams, end)
         self._last_was_decode = False
         tokens = tuple(sequence.tokens[begin:end])
         return self._run_step(None, (sequence,), (tokens,), sample=is_last)

@@ -62,6 +62,7 @@ class EmulatedStage:
     can_batch = True
     can_slice = True
     can_roll_back = True
+    has_experts = False
     warmup = NO_WARMUP
 
     def __init__(self, hold_s: float, width: int, is_tail: bool, max_width: int = 1) -> None:
