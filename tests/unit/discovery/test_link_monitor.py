@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from pomona.messages.control import Beacon
 from pomona.messages.discovery import Interface, LinkFacts, NodeFacts
 from pomona_discovery.link_monitor import LinkMonitor
-from pomona_discovery.link_probe import ProbeServer
+from pomona_discovery.link_probe import LinkMeasurement, ProbeServer
 from support.beacons import beacon_of
 from support.waiting import wait_until_async
 
@@ -83,3 +84,33 @@ def test_own_addresses_are_not_measured_for_another_machine() -> None:
     )
     monitor.on_beacon(beacon)
     assert monitor.addresses("b") == ("10.0.0.2",)
+
+
+def test_both_ends_use_the_pair_of_addresses_that_the_first_name_chose() -> None:
+    """Node ``a`` chooses one of two cables with link-local addresses, and ``b`` takes the same."""
+    cable, slower = (
+        LinkMeasurement("169.254.1.1", 200e-6, 0, 4e9, 0, "169.254.1.2"),
+        (LinkMeasurement("169.254.9.1", 190e-6, 0, 4e9, 0, "169.254.9.2")),
+    )
+    interfaces = tuple(
+        Interface(name, "thunderbolt", address)
+        for name, address in (("en1", cable.address), ("en2", slower.address))
+    )
+    changes: list[int] = []
+    monitor = LinkMonitor("b", lambda: (), lambda: changes.append(1), interval_s=60)
+
+    def beacon(*links: LinkFacts) -> Beacon:
+        facts = {"machine": NodeFacts(interfaces=interfaces), "links": links}
+        return beacon_of("discovery", "a", endpoints={"probe": "tcp://0.0.0.0:9"}, facts=facts)
+
+    monitor.on_beacon(beacon())
+    assert monitor.addresses("a") == (cable.address, slower.address)
+    monitor.record("a", [cable, slower])
+    assert monitor.facts()[0].address == slower.address
+    chosen = LinkFacts("b", "169.254.1.2", "thunderbolt", 200.0, 0, 4e9, 0, own=cable.address)
+    monitor.on_beacon(beacon(chosen))
+    (link,) = monitor.facts()
+    assert (link.address, link.own, len(changes)) == (cable.address, "169.254.1.2", 1)
+    gone = LinkFacts("b", "169.254.1.2", "thunderbolt", 200.0, 0, 4e9, 0, own="169.254.7.7")
+    monitor.on_beacon(beacon(gone))
+    assert monitor.facts()[0].address in (cable.address, slower.address), "one that answers"

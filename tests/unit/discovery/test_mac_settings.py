@@ -44,3 +44,43 @@ def test_a_bridge_forwards_between_its_members_while_it_is_up() -> None:
     assert mac_settings.bridge_members(text) == ("en2", "en3", "en4")
     assert mac_settings.bridge_members(text.replace("<UP,", "<")) == ()
     assert mac_settings.bridge_members("ifconfig: interface bridge0 does not exist\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Firewall is enabled. (State = 2)\n", "on"),
+        ("Firewall is disabled.\n", "off"),
+        ("Firewall is on\n", "on"),
+        ("socketfilterfw: unknown option\n", "unknown"),
+    ],
+)
+def test_the_firewall_of_other_versions_is_parsed(text: str, expected: str) -> None:
+    assert mac_settings.firewall(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [('"1"', "on"), ("true", "on"), ("NO", "off"), ("0", "off"), ("maybe", "unknown")],
+)
+def test_automatic_updates_are_parsed_however_they_were_written(value: str, expected: str) -> None:
+    text = f'{{\n    "AutomaticallyInstallMacOSUpdates" = {value};\n}}\n'
+    assert mac_settings.automatic_updates(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FileVault is On, but needs to be restarted to finish.\n", "on"),
+        ("FileVault is Off.\nDeferred enablement appears to be active for user 'zoe'.\n", "off"),
+        ("Encryption in progress: Percent completed = 12.3\nFileVault is On.\n", "on"),
+    ],
+)
+def test_a_file_vault_that_changes_is_parsed(text: str, expected: str) -> None:
+    assert mac_settings.file_vault(text) == expected
+
+
+def test_sleep_is_parsed_beside_what_prevents_it() -> None:
+    text = "Currently in use:\n displaysleep         10\n"
+    text += " sleep                1 (sleep prevented by caffeinate, powerd)\n SleepDisabled\t\t0\n"
+    assert mac_settings.sleep_minutes(text) == 1

@@ -95,3 +95,17 @@ def test_facts_of_macos_are_unknown_on_linux(tmp_path: Path) -> None:
     found = collect_node_facts(tmp_path)
     assert (found.sleep_minutes, found.automatic_updates) == (-1, "unknown")
     assert found.disk_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"sys_power": null, "all_power": 12.5, "temp": {"c": 40.5, "g": null}}', (12.5, 40.5)),
+        ('{"sys_power": 30, "temp": null}', (30.0, 0.0)),
+        ('starting\n{"temp": {"cpu": "hot"}}\n', (0.0, 0.0)),
+    ],
+)
+def test_a_macmon_that_lacks_values_still_tells_the_others(
+    text: str, expected: tuple[float, float]
+) -> None:
+    assert parse_macmon(text) == expected

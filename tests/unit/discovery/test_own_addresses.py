@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pomona.messages.discovery import Interface
 from pomona_discovery.own_addresses import addresses_of, kind_towards, parse_hardware_ports
 from support.mac.machines import recorded
@@ -34,3 +36,32 @@ def test_kinds_of_a_macs_interfaces_are_parsed() -> None:
 def test_an_ethernet_port_in_a_dock_is_ethernet() -> None:
     kinds = parse_hardware_ports(recorded("networksetup_dock_ethernet.txt"))
     assert kinds["en5"] == "ethernet"
+
+
+@pytest.mark.parametrize(
+    ("port", "device", "kind"),
+    [
+        ("WLAN", "en0", "wifi"),
+        ("AirPort", "en1", "wifi"),
+        ("USB 10/100/1000 LAN", "en7", "ethernet"),
+        ("AX88179A", "en8", "ethernet"),
+        ("Ethernet-Adapter (en4)", "en4", "ethernet"),
+        ("Thunderbolt Ethernet Slot 1", "en9", "ethernet"),
+        ("Thunderbolt-Brücke", "bridge0", "thunderbolt"),
+        ("iPhone USB", "en6", "other"),
+        ("Bluetooth PAN", "en5", "other"),
+        ("Serial Modem", "modem0", "other"),
+    ],
+)
+def test_ports_of_other_languages_and_adapters_have_their_kind(
+    port: str, device: str, kind: str
+) -> None:
+    text = f"\nHardware Port: {port}\r\nDevice: {device}\r\nEthernet Address: N/A\r\n"
+    assert parse_hardware_ports(text) == {device: kind}
+    assert parse_hardware_ports(text.replace("\r", "")) == {device: kind}
+
+
+def test_a_port_without_a_device_is_left_out() -> None:
+    text = "\nHardware Port: VLAN\nDevice: \nEthernet Address: N/A\n"
+    text += "\nHardware Port: Wi-Fi\nDevice: en0\n"
+    assert parse_hardware_ports(text) == {"en0": "wifi"}

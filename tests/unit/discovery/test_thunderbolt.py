@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from pomona_discovery.thunderbolt import (
@@ -124,3 +127,46 @@ def test_the_state_of_rdma_is_parsed(text: str, state: str) -> None:
 )
 def test_rdma_devices_are_parsed(name: str, devices: tuple[str, ...]) -> None:
     assert rdma_devices(recorded(name)) == devices
+
+
+def _with_speed(speed: str) -> str:
+    text = recorded("thunderbolt_two_macs_tb4.json")
+    return re.sub(r'("current_speed_key"\s*:\s*)"[^"]*"', rf'\1"{speed}"', text)
+
+
+@pytest.mark.parametrize(
+    ("speed", "gbps"),
+    [
+        ("Up to 40 Gb/s", 40.0), ("Bis zu 40 Gbit/s", 40.0), ("Jusqu’à 40 Gbits/s", 40.0),
+        ("40 Gbps", 40.0), ("hasta 20,5 Gb/s", 20.5), ("unknown", 0.0),
+    ],
+)  # fmt: skip
+def test_speeds_are_parsed_in_any_language(speed: str, gbps: float) -> None:
+    assert {port.gbps for port in thunderbolt_ports(_with_speed(speed)) if port.peer} == {gbps}
+
+
+def test_a_line_before_the_json_is_ignored() -> None:
+    text = recorded("thunderbolt_two_macs_tb4.json")
+    noisy = f"2026-01-02 03:04:05.678 system_profiler[321:4567] hello\n{text}"
+    assert thunderbolt_ports(noisy) == thunderbolt_ports(text)
+
+
+def test_a_machine_without_thunderbolt_has_no_ports() -> None:
+    assert thunderbolt_ports('{"SPThunderboltDataType" : []}') == ()
+
+
+def test_a_cable_between_two_ports_of_one_mac_leads_to_no_peer() -> None:
+    buses = [
+        {
+            "receptacle_1_tag": {"receptacle_status_key": "receptacle_connected"},
+            "domain_uuid_key": own,
+            "_items": [{"_name": "Mac", "domain_uuid_key": other}],
+        }
+        for own, other in ("AB", "BA")
+    ]
+    ports = thunderbolt_ports(json.dumps({"SPThunderboltDataType": buses}))
+    assert [(port.peer, port.peer_domain) for port in ports] == [("", "")] * 2
+
+
+def test_rdma_that_is_not_enabled_is_disabled() -> None:
+    assert rdma_state("RDMA is not enabled.\n") == "disabled"

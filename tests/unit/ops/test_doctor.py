@@ -9,15 +9,23 @@ from typing import Any
 import pytest
 
 from pomona import host
-from pomona.messages.discovery import Hardware, LinkFacts, NodeFacts, ThunderboltPort
+from pomona.messages.control import StageStatus, StageWorkerFacts
+from pomona.messages.discovery import (
+    DiscoveryFacts,
+    Hardware,
+    LinkFacts,
+    NodeFacts,
+    ThunderboltPort,
+)
 from pomona_discovery.local_network import denial
 from pomona_discovery.mac_settings import bridge_members
 from pomona_discovery.thunderbolt import thunderbolt_ports
 from pomona_ops.cluster import blas
 from pomona_ops.doctor.checks import CHECKS, Finding, diagnose, openblas
 from pomona_ops.doctor.command import skipped_lines
-from pomona_ops.doctor.snapshot import Node, Severity, Snapshot
+from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
 from support.mac.machines import recorded
+from support.node_beacons import node_beacon
 
 GIB = 1 << 30
 MAC = Hardware("Apple M4 Pro", 14, 64 * GIB, 48 * GIB, "macOS", "26.2")
@@ -87,6 +95,7 @@ FAILING: dict[str, tuple[dict[str, Any], Severity]] = {
     "sleep": ({"facts_sleep_minutes": 10}, "critical"),
     "automatic-updates": ({"facts_automatic_updates": "on"}, "warning"),
     "wired-limit": ({"facts_wired_limit_bytes": 64 * GIB}, "critical"),
+    "wired-share": ({"share_bytes": 50 * GIB, "wirable_bytes": 45 * GIB}, "warning"),
     "memory-mixed": ({"hardware_memory_bytes": 32 * GIB}, "info"),
     "multicast": ({"troubles": ("multicast does not come back: a firewall",)}, "warning"),
     "unreachable": ({"troubles": ("c cannot be reached at any of its addresses",)}, "critical"),
@@ -172,6 +181,7 @@ def test_faults_of_lower_severity(changes: dict[str, Any], check: str, severity:
 MACS_ONLY = (
     "macos-version", "file-vault", "power-failure", "firewall", "laptop", "bridge-loop",
     "thunderbolt-cable", "daisy-chain", "sleep", "automatic-updates", "wired-limit",
+    "wired-share",
 )  # fmt: skip
 
 
@@ -311,3 +321,24 @@ def test_a_missing_openblas_is_told_with_its_cost_and_remedy(
     missing = openblas("this machine has no OpenBLAS: slower", "install it")
     assert (missing.severity, missing.remedy) == ("info", "install it")
     assert openblas("", "install it").remedy == ""
+
+
+@pytest.mark.parametrize(
+    ("share_gib", "remedy"),
+    [(46, "iogpu.wired_limit_mb=57344"), (60, "add a node, or unload a model")],
+)
+def test_a_share_that_cannot_stay_wired_names_what_helps(share_gib: int, remedy: str) -> None:
+    loaded = node("a", share_bytes=share_gib * GIB, wirable_bytes=45 * GIB)
+    (finding,) = of("wired-share", Snapshot((loaded,), running=True))
+    assert remedy in finding.remedy
+
+
+def test_a_share_is_the_sum_of_a_nodes_stages() -> None:
+    stages = (
+        StageStatus("m", 1, 0, 4, "ready", 7, 7),
+        StageStatus("n", 2, 0, 4, "loading", 2, 9),
+    )
+    facts = StageWorkerFacts("metal", 10, 5, stages, wirable_bytes=12)
+    beacons = [node_beacon("discovery", DiscoveryFacts(MAC)), node_beacon("w", facts)]
+    (found,) = nodes_of(beacons, 0.0)
+    assert (found.share_bytes, found.wirable_bytes) == (16, 12)

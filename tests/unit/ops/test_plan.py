@@ -27,7 +27,7 @@ def test_the_ceiling_of_deepseek_v3_on_eight_m4_pro_is_about_13_tokens_a_second(
 def test_a_model_that_does_not_fit_reports_missing_memory_and_remedies() -> None:
     found = plan("llama-4-maverick", "4x:m4-pro-64gb")
     assert not found["fits"]
-    assert found["missing_bytes"] == pytest.approx(22.3e9, rel=0.01)
+    assert found["missing_bytes"] == pytest.approx(32.6e9, rel=0.01)
     assert any("wired limit" in str(remedy) for remedy in found["would_fit"])  # type: ignore[union-attr]  # a list
     assert plan("llama-4-maverick", "5x:m4-pro-64gb")["fits"]
     assert plan("llama-4-maverick", "4x:m4-pro-64gb", wired_percent=92)["fits"]

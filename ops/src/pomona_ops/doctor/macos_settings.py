@@ -62,6 +62,22 @@ def _wired_limit(node: Node) -> Iterable[Fault]:
         )
 
 
+def _share(node: Node) -> Iterable[Fault]:
+    """Finds a share of weights that cannot stay wired: macOS then pages it in for every token."""
+    if not node.wirable_bytes or node.share_bytes <= node.wirable_bytes:
+        return
+    suggested = _suggested_limit_mib(node.hardware.memory_bytes >> 20)
+    fits = node.share_bytes <= 0.95 * (suggested << 20)
+    yield Fault(
+        "warning",
+        f"the {node.share_bytes / 1e9:.1f} GB of weights on {node.name} exceed the "
+        f"{node.wirable_bytes / 1e9:.1f} GB that macOS lets the GPU keep wired",
+        f"run `sudo sysctl iogpu.wired_limit_mb={suggested}` there and restart its stage worker"
+        if fits
+        else "add a node, or unload a model (`pomona models unload NAME`)",
+    )
+
+
 def _suggested_limit_mib(memory_mib: int) -> int:
     return memory_mib - min(max(memory_mib // 8, MIN_RESERVE_MIB), MAX_RESERVE_MIB)
 
@@ -71,5 +87,6 @@ MACOS_CHECKS = {
     "automatic-updates": each(
         _automatic_updates, "no Mac restarts by itself for updates", needs="mac"
     ),
+    "wired-share": each(_share, "every Mac can keep its weights wired", needs="mac"),
     "wired-limit": each(_wired_limit, "the wired memory limit of every Mac is valid", needs="mac"),
 }

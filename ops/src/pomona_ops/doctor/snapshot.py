@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,8 @@ class Node:
         pomona: its version of Pomona.
         mlx: its version of MLX; empty without a stage worker.
         observed_at: Unix time on this machine when its facts arrived.
+        share_bytes: weights of the stages that its workers hold or load.
+        wirable_bytes: weights that its workers may wire; 0 when they wire none.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Node:
     observed_at: float = 0.0
     links: tuple[LinkFacts, ...] = ()
     troubles: tuple[str, ...] = ()
+    share_bytes: int = 0
+    wirable_bytes: int = 0
 
     @property
     def is_mac(self) -> bool:
@@ -111,6 +116,14 @@ def nodes_of(beacons: Sequence[Beacon], observed_at: float) -> tuple[Node, ...]:
         for beacon in beacons
         if isinstance(beacon.facts, StageWorkerFacts)
     }
+    shares: Counter[str] = Counter()
+    wirable: dict[str, int] = {}
+    for beacon in beacons:
+        if isinstance(beacon.facts, StageWorkerFacts):
+            stages = beacon.facts.stages
+            shares[beacon.node] += sum(max(x.total_bytes, x.loaded_bytes) for x in stages)
+            allowed = beacon.facts.wirable_bytes
+            wirable[beacon.node] = max(wirable.get(beacon.node, 0), allowed)
     return tuple(
         Node(
             beacon.node,
@@ -121,6 +134,8 @@ def nodes_of(beacons: Sequence[Beacon], observed_at: float) -> tuple[Node, ...]:
             observed_at,
             beacon.facts.links,
             beacon.facts.troubles,
+            shares[beacon.node],
+            wirable.get(beacon.node, 0),
         )
         for beacon in beacons
         if isinstance(beacon.facts, DiscoveryFacts)

@@ -27,6 +27,8 @@ class _Target:
         denied: address to which macOS denies connections; empty without one.
         due: whether it is to be measured now.
         reported_dead: addresses of this machine that do not answer the other node.
+        chosen: address of the other node that it chose for both ends; empty while it has not, or
+            when this node chooses.
     """
 
     port: int
@@ -38,10 +40,20 @@ class _Target:
     best: str = ""
     due: bool = True
     reported_dead: frozenset[str] = frozenset()
+    chosen: str = ""
+
+    def choose(self) -> None:
+        """Sets the best address: the one that the other end chose, if it answers; else the
+        fastest."""
+        best = choose_best(list(self.measured.values()), self.best)
+        if self.chosen in self.measured:
+            best = self.measured[self.chosen]
+        self.best = best.address if best is not None else ""
 
 
 class LinkMonitor:
-    """Measures the links to all nodes whose beacons arrive.
+    """Measures the links to all nodes whose beacons arrive, and chooses one pair of addresses for
+    each two nodes.
 
     Args:
         node: name of this node.
@@ -87,6 +99,19 @@ class LinkMonitor:
             target.due = True
             self._due.set()
         target.reported_dead = frozenset(dead)
+        if beacon.node < self._node:
+            self._adopt(target, beacon.facts.links)
+
+    def _adopt(self, target: _Target, links: Sequence[LinkFacts]) -> None:
+        """Takes the pair of addresses that the other node chose for the cable between both.
+
+        Of two nodes the one whose name comes first chooses, so that both ends use one cable.
+        """
+        target.chosen = next((x.own for x in links if x.node == self._node and x.address), "")
+        before = target.best
+        target.choose()
+        if target.best != before:
+            self._on_change()
 
     def _foreign(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
         """Returns the addresses that this machine does not have, or all if it has every one."""
@@ -101,6 +126,12 @@ class LinkMonitor:
     def denied(self) -> list[tuple[str, str]]:
         """Returns nodes and the address at which macOS denies connections to them."""
         return sorted((name, x.denied) for name, x in self._targets.items() if x.denied)
+
+    def record(self, node: str, measurements: Sequence[LinkMeasurement]) -> None:
+        """Records measurements of a known node, and chooses its address."""
+        target = self._targets[node]
+        target.measured |= {measurement.address: measurement for measurement in measurements}
+        target.choose()
 
     def remove(self, node: str) -> None:
         self._targets.pop(node, None)
@@ -139,8 +170,7 @@ class LinkMonitor:
             else:
                 target.dead.discard(address)
                 target.measured[address] = measurement
-        best = choose_best(list(target.measured.values()), target.best)
-        target.best = best.address if best is not None else ""
+        target.choose()
         changed = before != (target.best, frozenset(target.dead))
         if changed and self._targets.get(name) is target:
             self._on_change()
@@ -175,4 +205,5 @@ class LinkMonitor:
             best.spread_bytes_per_s,
             others,
             dead,
+            best.own,
         )

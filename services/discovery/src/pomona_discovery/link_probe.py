@@ -40,13 +40,18 @@ SWITCH_FACTOR: Final = 1.25
 
 @dataclass(frozen=True, slots=True)
 class LinkMeasurement:
-    """Result for one address. Spreads are half the interquartile range."""
+    """Result for one address. Spreads are half the interquartile range.
+
+    Attributes:
+        own: address of this machine from which the connection came.
+    """
 
     address: str
     rtt_s: float
     rtt_spread_s: float
     bytes_per_s: float
     spread_bytes_per_s: float
+    own: str = ""
 
     @property
     def typical_s(self) -> float:
@@ -148,6 +153,7 @@ async def measure(
         async with asyncio.timeout(CONNECT_DEADLINE_S):
             reader, writer = await asyncio.open_connection(address, port)
         async with asyncio.timeout(DEADLINE_S):
+            own = str(writer.get_extra_info("sockname", ("",))[0])
             writer.write(b"boot 0\n")
             if await reader.readline() != boot.encode("ascii") + b"\n":
                 return None
@@ -170,7 +176,7 @@ async def measure(
                 else:
                     size = int(min(max(size * TARGET_S / taken, 4096), MAX_LARGE_BYTES))
         rate, spread = median_and_spread(rates)
-        return LinkMeasurement(address, rtt_s, rtt_spread_s, rate, spread)
+        return LinkMeasurement(address, rtt_s, rtt_spread_s, rate, spread, own)
     except (TimeoutError, asyncio.IncompleteReadError, ValueError):
         return None
     except OSError as error:

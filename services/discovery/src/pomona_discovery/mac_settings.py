@@ -7,8 +7,13 @@ of ``socketfilterfw``.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from pomona.messages.discovery import Switch
+
+_ON_OFF: Final[dict[str, Switch]] = {
+    "enabled": "on", "on": "on", "disabled": "off", "off": "off",
+}  # fmt: skip
 
 
 def sleep_minutes(text: str) -> int:
@@ -41,8 +46,10 @@ def _switch(value: int | None) -> Switch:
 
 def automatic_updates(text: str) -> Switch:
     """Parses ``defaults read``: whether macOS installs updates, and restarts, by itself."""
-    match = re.search(r"AutomaticallyInstallMacOSUpdates\s*=\s*(\d)", text)
-    return _switch(None if match is None else int(match[1]))
+    match = re.search(r'AutomaticallyInstallMacOSUpdates"?\s*=\s*"?(\w+)', text)
+    values: dict[str, Switch] = {"1": "on", "true": "on", "yes": "on"}
+    values |= {"0": "off", "false": "off", "no": "off"}
+    return values.get(match[1].lower(), "unknown") if match else "unknown"
 
 
 def file_vault(text: str) -> Switch:
@@ -53,8 +60,10 @@ def file_vault(text: str) -> Switch:
 
 def firewall(text: str) -> Switch:
     """Parses ``socketfilterfw --getglobalstate``. State 2 blocks all incoming connections."""
-    match = re.search(r"State = (\d)", text)
-    return _switch(None if match is None else int(match[1]))
+    if match := re.search(r"State\s*=\s*(\d)", text):
+        return "off" if match[1] == "0" else "on"
+    found = re.search(r"firewall is (?:\w+ )?(enabled|disabled|on|off)\b", text, re.IGNORECASE)
+    return "unknown" if found is None else _ON_OFF[found[1].lower()]
 
 
 def bridge_members(text: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -119,9 +120,16 @@ def parse_macmon(text: str) -> tuple[float, float]:
     if not lines:
         raise ValueError("macmon wrote no measurement")
     measured: Any = orjson.loads(lines[-1])
-    temperatures: dict[str, float] = measured.get("temp", {})
-    watts = measured.get("sys_power") or measured.get("all_power") or 0.0
-    return float(watts), max((float(x) for x in temperatures.values()), default=0.0)
+    temperatures: Any = measured.get("temp")
+    found = temperatures.values() if isinstance(temperatures, dict) else ()
+    watts = (_number(measured.get(name)) for name in ("sys_power", "all_power"))
+    return next(filter(None, watts), 0.0), max(map(_number, found), default=0.0)
+
+
+def _number(value: Any) -> float:
+    """Returns a measured value, 0 for one that is missing or is no number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and isfinite(value) else 0.0
 
 
 def _read_linux_model() -> str:

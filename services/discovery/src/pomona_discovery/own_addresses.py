@@ -21,6 +21,8 @@ from pomona_discovery.hardware import Run, value_or
 from pomona_discovery.mac_commands import run
 
 MAX_ADVERTISED_ADDRESSES: Final = 16
+_TETHERS: Final = ("bluetooth", "iphone", "ipad", "modem", "vpn", "firewire", "virtual")
+"""Parts of the names of ports that lead to no other Mac."""
 
 
 def interfaces(kinds: Mapping[str, str]) -> tuple[Interface, ...]:
@@ -65,21 +67,27 @@ def mac_interface_kinds(run: Run) -> dict[str, str]:
 def parse_hardware_ports(text: str) -> dict[str, str]:
     """Parses the kind of each interface from ``networksetup -listallhardwareports``."""
     return {
-        device: _port_kind(port)
-        for port, device in re.findall(r"Hardware Port: (.+)\nDevice: (\S+)", text)
+        device: _port_kind(port, device)
+        for port, device in re.findall(r"Hardware Port: (.+?)\r?\nDevice: (\S+)", text)
     }
 
 
-def _port_kind(port: str) -> str:
+def _port_kind(port: str, device: str) -> str:
+    """Tells the kind of a port by its name, which is in the language of the system.
+
+    Adapters are called after their chips, so a device ``en7`` of an unknown name is Ethernet.
+    """
     name = port.lower()
     # The Ethernet port of a dock is called "Thunderbolt Ethernet Slot 1".
     if "ethernet" in name:
         return "ethernet"
     if "thunderbolt" in name:
         return "thunderbolt"
-    if "wi-fi" in name or "airport" in name:
+    if any(word in name for word in ("wi-fi", "wifi", "wlan", "airport")):
         return "wifi"
-    return "ethernet" if "lan" in name else "other"
+    if any(word in name for word in _TETHERS):
+        return "other"
+    return "ethernet" if "lan" in name or re.fullmatch(r"en\d+", device) else "other"
 
 
 def interface_kind(name: str) -> str:

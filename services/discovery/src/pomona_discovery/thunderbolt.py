@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import orjson
@@ -24,7 +25,7 @@ Content = dict[str, Any]
 
 MAX_DEPTH = 8
 """Devices in a chain. Thunderbolt allows six."""
-_SPEED = re.compile(r"(\d+(?:\.\d+)?)\s*Gb/s", re.IGNORECASE)
+_SPEED = re.compile(r"(\d+(?:[.,]\d+)?)\s*Gb(?:it|its|ps)?(?:/s)?", re.IGNORECASE)
 _GENERATIONS = ((79, 5), (39, 4), (19, 3))
 """Minimum nominal Gb/s and generation. Thunderbolt 3 and 4 have the same speed."""
 
@@ -40,6 +41,12 @@ def thunderbolt_ports(text: str) -> tuple[ThunderboltPort, ...]:
     speeds = [_speed(tag) for bus in buses for _, tag in _receptacles(bus)]
     generation = _generation(max(speeds, default=0.0))
     ports = [port for bus in buses for port in _ports_of(bus, generation)]
+    own = {port.domain for port in ports if port.domain}
+    # A cable between two ports of this machine leads to no peer.
+    ports = [
+        replace(port, peer="", peer_domain="", hops=0) if port.peer_domain in own else port
+        for port in ports
+    ]
     ports.sort(key=lambda port: port.name)
     return tuple(ports[:MAX_THUNDERBOLT_PORTS])
 
@@ -53,7 +60,9 @@ def product_name(text: str) -> str:
 def _buses(text: str) -> list[Content]:
     if text.lstrip().startswith("Thunderbolt"):
         return parse_text(text)
-    content: Any = orjson.loads(text)
+    # Frameworks that system_profiler loads may print a line of their own before.
+    begin = text.find("{")
+    content: Any = orjson.loads(text[begin:] if begin > 0 else text)
     buses = content.get("SPThunderboltDataType") if isinstance(content, dict) else None
     if not isinstance(buses, list):
         raise ValueError("the output lacks SPThunderboltDataType")
@@ -138,7 +147,7 @@ def _name(item: Content) -> str:
 
 def _speed(tag: Content) -> float:
     match = _SPEED.search(str(tag.get("current_speed_key") or ""))
-    return float(match[1]) if match else 0.0
+    return float(match[1].replace(",", ".")) if match else 0.0
 
 
 def _generation(gbps: float) -> int:
@@ -148,7 +157,7 @@ def _generation(gbps: float) -> int:
 
 def rdma_state(text: str) -> Rdma:
     """Parses ``rdma_ctl status``. A missing command counts as ``unsupported``."""
-    output = text.lower()
+    output = text.lower().replace("not enabled", "disabled")
     if "not supported" in output or "unsupported" in output or "not found" in output:
         return "unsupported"
     if "disabled" in output:

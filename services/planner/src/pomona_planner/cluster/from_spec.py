@@ -14,6 +14,8 @@ from pomona_planner.cost_model.problem import Demand, Link, Machine, Problem
 
 GIB = 1 << 30
 MAX_MACHINES = 16
+RESERVE_SHARE = 0.05
+"""Part of the working set that stage workers leave free, as they state it in their beacons."""
 
 _PART = re.compile(r"^(?:(\d+)x:?)?([a-z0-9-]+?)-(\d+)gb$")
 
@@ -29,11 +31,15 @@ class HypotheticalMachine:
     def name(self) -> str:
         return f"{self.kind.name}-{self.memory_gb}gb"
 
-    @property
-    def usable_bytes(self) -> int:
-        """Memory that macOS lets the GPU use: two thirds up to 36 GB, three quarters above."""
-        memory = self.memory_gb * GIB
-        return memory * 2 // 3 if self.memory_gb <= 36 else memory * 3 // 4
+    def usable_bytes(self, wired_share: float = 0.0) -> int:
+        """Memory that a stage worker uses: what macOS lets the GPU use, less RESERVE_SHARE.
+
+        Args:
+            wired_share: share of memory that the operator lets the GPU use; 0 for macOS's default,
+                two thirds up to 36 GB and three quarters above.
+        """
+        share = wired_share or (2 / 3 if self.memory_gb <= 36 else 3 / 4)
+        return int(self.memory_gb * GIB * share * (1 - RESERVE_SHARE))
 
     @property
     def price(self) -> float:
@@ -103,7 +109,7 @@ def hypothetical_problem(
     machines = tuple(
         Machine(
             name=f"{number}:{machine.name}",
-            memory_bytes=int(machine.memory_gb * GIB * wired_share) or machine.usable_bytes,
+            memory_bytes=machine.usable_bytes(wired_share),
             bandwidth=times.bandwidth(machine.kind.chip, machine.kind.bandwidth),
             compute=machine.kind.compute,
             layer_s=times.layer_s(machine.kind.chip),
