@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test unit fuzz agents soak chaos install lint types bench format clean
+.PHONY: help up test unit fuzz agents soak chaos hostile install lint types bench format clean
 
 # The caller's Python settings must not reach ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
@@ -40,6 +40,10 @@ SEED ?= 0
 chaos: install ## seeded random faults on two nodes: make chaos SECONDS=3600 SEED=7; needs root
 	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 		$(BIN)/python -m pytest -m soak tests/chaos/test_random_faults.py $(ARGS)
+
+hostile: install ## hostile input beside exact streams: make hostile SECONDS=1800 SEED=7
+	@HOSTILE_SECONDS=$(SECONDS) HOSTILE_SEED=$(SEED) \
+		$(BIN)/python -m pytest -s -m soak tests/chaos/test_hostile_input.py $(ARGS)
 
 install: ## make .venv what uv.lock says
 	@ops/bootstrap.sh

@@ -47,6 +47,27 @@ def test_whole_and_streamed_answers_and_their_usage_are_equal(claude: anthropic.
     assert counted.input_tokens == whole.usage.input_tokens + cached
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["x-anthropic-billing-header: cc_version=2.1; cch={n}5b1c", "Current time: 1{n}:05:09"],
+)
+def test_a_header_that_changes_keeps_the_cached_prefix(
+    claude: anthropic.Anthropic, header: str
+) -> None:
+    rules = " ".join(f"Rule {n}: be brief, {header[:3]}." for n in range(40))
+
+    def usage(n: int) -> anthropic.types.Usage:
+        system: Any = [{"type": "text", "text": f"{header.format(n=n)}\n{rules}"}]
+        return claude.messages.create(
+            model=MODEL, max_tokens=4, messages=USER, system=system, **GREEDY
+        ).usage
+
+    first, second = usage(1), usage(2)
+    whole = first.input_tokens + (first.cache_read_input_tokens or 0)
+    assert whole > 300
+    assert (second.cache_read_input_tokens or 0) > 0.9 * whole
+
+
 def test_a_system_prompt_changes_the_answer(claude: anthropic.Anthropic) -> None:
     def introduction(**system: Any) -> str:
         messages: list[Any] = [{"role": "user", "content": "What is your name?"}]

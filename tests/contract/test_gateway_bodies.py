@@ -176,3 +176,79 @@ def test_call_of_a_custom_tool_has_a_text_as_input(
             calls = answer.json()["choices"][0]["message"]["tool_calls"]
         assert calls[0]["type"] == "custom"
         assert calls[0]["custom"] == {"name": "apply_patch", "input": "*** Begin"}
+
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+WEATHER_TOOL = {"type": "function", "function": {"name": "get_weather"}}
+CALLED = {
+    "role": "assistant",
+    "tool_calls": [{"id": "c", "function": {"name": "get_weather", "arguments": "{}"}}],
+}
+SHAPES: dict[str, tuple[str, dict[str, Any], Callable[[str], bool]]] = {
+    "a choice by its type": (CHAT, {"tools": [WEATHER_TOOL], "tool_choice": {"type": "auto"}}, str),
+    "no tools by the choice's type": (
+        CHAT,
+        {"tools": [WEATHER_TOOL], "tool_choice": {"type": "none"}},
+        lambda prompt: "get_weather" not in prompt,
+    ),
+    "a schema beside its type": (
+        CHAT,
+        {"response_format": {"type": "json_schema", "schema": {"type": "object"}}},
+        str,
+    ),
+    "a regular expression as format": (
+        CHAT,
+        {"response_format": {"type": "regex", "pattern": "a+"}},
+        str,
+    ),
+    "a grammar as format": (
+        CHAT,
+        {"response_format": {"type": "grammar", "grammar": 'root ::= "a"'}},
+        str,
+    ),
+    "a user who says nothing": (CHAT, {"messages": [{"role": "user"}]}, str),
+    "a tool's name with a slash": (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "server/tool"}}]},
+        lambda prompt: "server/tool" in prompt,
+    ),
+    "a result that is an object": (
+        CHAT,
+        {
+            "messages": [
+                {"role": "user", "content": "x"},
+                CALLED,
+                {"role": "tool", "tool_call_id": "c", "content": {"sky": "clear"}},
+            ]
+        },
+        lambda prompt: '{"sky":"clear"}' in prompt,
+    ),
+    "an output that is an object": (
+        RESPONSES,
+        {
+            "input": [
+                {"role": "user", "content": "x"},
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": {"sky": "clear"}},
+            ]
+        },
+        lambda prompt: '{"sky":"clear"}' in prompt,
+    ),
+}
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_of_other_servers_clients_are_understood(
+    gateway: GatewayThread, cluster: ScriptedCluster, name: str
+) -> None:
+    path, change, holds = SHAPES[name]
+    usual = {"messages": [{"role": "user", "content": "x"}]} if path == CHAT else {}
+    body = {"model": MODEL, **usual, **change}
+    answer = httpx.post(gateway.url + path, json=body)
+    assert answer.status_code == 200, answer.text
+    submitted = cluster.head.submitted[-1]
+    prompt = tiny_tokenizer().decode(submitted.ids, skip_special=True)
+    assert holds(prompt), prompt
+    constrained = "format" in name or "schema" in name
+    assert bool(submitted.submit.sampling.grammar) == constrained

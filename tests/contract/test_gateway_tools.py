@@ -262,6 +262,27 @@ def test_grammar_is_used_only_where_the_request_needs_one(
 
 
 @pytest.mark.parametrize(
+    ("syntax", "definition", "used"),
+    [
+        ("lark", 'start: "*** " /[a-z]{1,9}/', True),
+        ("regex", r"[a-z]{1,9}/x", True),
+        ("lark", "start: %nonsense", False),
+        ("regex", r"(?=a)b", False),
+    ],
+)
+def test_a_custom_tool_that_may_be_called_has_its_grammar(
+    gateway: GatewayThread, cluster: ScriptedCluster, syntax: str, definition: str, used: bool
+) -> None:
+    form = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
+    custom = {"type": "custom", "custom": {"name": "patch", "format": form}}
+    answer = post(gateway, tools=[TOOL, custom])
+    assert answer.status_code == 200, answer.text
+    assert bool(cluster.head.requests()[-1].submit.sampling.grammar) == used
+    named = "tools[1].custom.format" in answer.headers.get("x-pomona-ignored", "")
+    assert named != used
+
+
+@pytest.mark.parametrize(
     ("schema", "closed"),
     [
         ({"properties": {}}, True),

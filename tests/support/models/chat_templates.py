@@ -132,6 +132,7 @@ TEMPLATES = {
             "]<|/do|>",
         )
     ),
+    "a word before a list": _template(_each(_OBJECT, "doit[", ", ", "]")),
     "arguments as text": _template(
         _each("<|one|>{{ f.name }}<|with|>{{ '' + f.arguments }}<|/one|>")
     ),
@@ -154,3 +155,74 @@ HARMONY = """{%- for m in messages -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}<|start|>assistant{% endif -%}
 """
+RECIPIENTS = """{%- for m in messages -%}
+{%- if m.role == 'assistant' -%}
+{%- if m.reasoning_content -%}
+{{- '<|turn|>model to=mind<|says|>' + m.reasoning_content + '<|next|>' -}}
+{%- endif -%}
+{%- if m.tool_calls -%}
+{%- for c in m.tool_calls -%}
+{{- '<|turn|>model to=' + c.function.name + '<|says|>' + c.function.arguments | tojson -}}
+{{- '<|over|>' if loop.last else '<|next|>' -}}
+{%- endfor -%}
+{%- else -%}{{- '<|turn|>model to=user<|says|>' + m.content + '<|over|>' -}}{%- endif -%}
+{%- else -%}{{- '<|turn|>' + m.role + '<|says|>' + m.content + '<|over|>' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|turn|>model' }}{% endif -%}
+"""
+"""A turn for each part of a reply, which names its recipient."""
+PROMPTED = """{%- for m in messages -%}
+{%- if m.role == 'assistant' -%}
+{%- if m.content is not none -%}
+{{- '<|from|>model\n<|to|>all\n<|body|>' + m.content -}}
+{%- endif -%}
+{%- for c in m.tool_calls or [] -%}
+{%- if not loop.first or m.content is not none %}{{ '\n' }}{% endif -%}
+{{- '<|from|>model\n<|to|>' + c.function.name + '\n<|body|>' + c.function.arguments -}}
+{%- endfor -%}
+{{- '<|over|>\n' -}}
+{%- else -%}{{- '<|from|>' + m.role + '\n<|to|>all\n<|body|>' + m.content + '\n' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|from|>model\n<|to|>' }}{% endif -%}
+"""
+"""The prompt already writes the head of a call, or of an answer."""
+ALWAYS_PROMPTS = """{{- bos_token + functions + datetime -}}
+{%- for m in messages -%}
+{{- '<|turn|>' + m.role + '\n' + (m.content or '') -}}
+{%- if m.tool_calls -%}
+{{- ' doit[' -}}
+{%- for c in m.tool_calls -%}
+{{- '{"name": "' + c.function.name + '", "arguments": ' + c.function.arguments | tojson + '}' -}}
+{%- if not loop.last %}{{ ', ' }}{% endif -%}
+{%- endfor -%}
+{{- ']' -}}
+{%- endif -%}
+{{- '<|over|>' -}}
+{%- endfor -%}
+{{- '<|turn|>assistant\n' -}}
+"""
+"""Writes the prompt for an answer always, and needs variables beside the usual ones."""
+LISTED = """{%- if tools %}Answer with a list:
+```
+[
+    {"name": "one", "arguments": {"an": "argument"}}
+]
+```
+{{ tools | tojson }}
+{% endif -%}
+{%- for m in messages %}{{ '<|turn|>' + m.role + '\n' + m.content + '<|over|>' }}{% endfor -%}
+{{- '<|turn|>assistant\n' -}}
+"""
+"""Shows the form of calls in its instructions only."""
+NAMES_FIRST = """[gMASK]{%- if tools %}{{ tools | tojson }}{% endif -%}
+{%- for m in messages -%}
+{{ '<|' + m.role + '|>' + (m.metadata or '') + '\n' + m.content }}
+{%- endfor -%}
+{%- if add_generation_prompt %}<|assistant|>{% endif -%}
+"""
+"""Calls have their name on the line of the header."""
+MLX_LM = """{%- if tools %}Call in <atem:function_calls> blocks. {{ tools | tojson }}{% endif -%}
+{%- for m in messages %}{{ '<|turn|>' + m.role + '\n' + m.content + '<|over|>' }}{% endfor -%}
+{%- if add_generation_prompt %}{{ '<|turn|>model\n' }}{% endif -%}
+"""
+"""Renders no calls, and names only the mark of a notation that mlx-lm has a parser for."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pomona import host
+from pomona_discovery import mac_commands
 from pomona_discovery.mac_commands import command_path
 from pomona_discovery.node_facts import collect_node_facts, mac_facts, parse_macmon
 from support.mac.machines import FOLDER, answer_as, be_a_mac, recorded
@@ -64,6 +65,28 @@ def test_commands_are_found_where_homebrew_puts_them(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("pomona_discovery.mac_commands.PLACES", ("/nowhere", str(FOLDER / "bin")))
     assert command_path("macmon") == str(FOLDER / "bin" / "macmon")
+
+
+def test_what_a_command_prints_has_a_length_and_a_deadline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mac_commands, "PLACES", (str(tmp_path),))
+    monkeypatch.setattr(mac_commands, "MAX_OUTPUT_BYTES", 5)
+    monkeypatch.setattr(mac_commands, "COMMAND_DEADLINE_S", 0.5)
+
+    def answer(script: str) -> str:
+        command = tmp_path / "zq_command"
+        command.write_text(f"#!/bin/sh\n{script}\n")
+        command.chmod(0o755)
+        return mac_commands.run(["zq_command"])
+
+    assert answer("printf 12345; exit 3") == "12345"
+    with pytest.raises(OSError, match="more than 5 bytes"):
+        answer("exec yes")
+    with pytest.raises(OSError, match="status 3: why"):
+        answer("echo why >&2; exit 3")
+    with pytest.raises(subprocess.TimeoutExpired):
+        answer("exec sleep 60")
 
 
 def test_a_mac_whose_commands_fail_has_empty_facts(

@@ -19,6 +19,7 @@ from pomona_gateway.grammar import (
     JsonShape,
     Outcome,
     dialogue_grammar,
+    regex_grammar,
 )
 from pomona_gateway.parsers import (
     ReasoningDelta,
@@ -28,7 +29,9 @@ from pomona_gateway.parsers import (
     ToolCallStart,
     known_notation,
     reply_reader,
+    written_calls,
 )
+from pomona_gateway.parsers.derivation.known_notations import HARMONY
 from pomona_gateway.text import Tokenizer
 from support.models.tiny_model import tiny_backend
 
@@ -163,6 +166,72 @@ def test_a_reply_is_free_until_it_calls_a_strict_tool(name: str) -> None:
         assert allows(begin(output, outcome), f"Let me see. {forced}")
         broken = forced.replace("weather", "whether")
         assert not allows(begin(output, outcome), f"Let me see. {broken}")
+
+
+PATCH = CallableFunction(
+    "patch",
+    JsonShape({"type": "object", "properties": {"input": {"type": "string"}}}, "tools[1]"),
+    regex_grammar("[ab]{1,5}/x"),
+    "input",
+)
+FAMILIES = {
+    **TEMPLATES,
+    "gemma": "<|tool_call> <tool_call|>",
+    "minimax": "<minimax:tool_call>",
+    "kimi": "<|tool_calls_section_begin|>",
+    "granite": "<|tool_call|>",
+    "command": "<|START_ACTION|>",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_input_of_a_custom_tool_is_held_once_the_reply_calls_it(name: str) -> None:
+    output = known_notation(FAMILIES[name])
+    others = CallableFunction("weather", JsonShape(SCHEMA, "tools[0]"), free=True)
+    outcome = Outcome(functions=[others, PATCH])
+    assert outcome.only_inputs
+    notation = output.calls or HARMONY
+    before = "" if output.harmony else "Let me see. "
+    free = ("weather", {"city": "Nowhere", "more": [1, {"a": "b)"}]})
+    for text, held in (("ab/x", True), ("zz/x", False)):
+        call = written_calls(notation, [("patch", {"input": text})])
+        assert allows(begin(output, outcome), f"{before}{call}") is held
+        if not output.harmony:
+            both = written_calls(notation, [free, ("patch", {"input": text})])
+            assert allows(begin(output, outcome), f"{before}{both}") is held
+    assert allows(begin(output, outcome), f"{before}{written_calls(notation, [free])}")
+
+
+def test_calls_that_no_mark_begins_are_held_by_their_head() -> None:
+    output = known_notation(TEMPLATES["llama"])
+    outcome = Outcome(functions=[FUNCTION])
+    call = '{"name": "weather", "parameters": {"city": "Rome", "days": 3}}'
+    assert allows(begin(output, outcome), "It is {sunny} in Rome.")
+    assert allows(begin(output, outcome), call)
+    assert allows(begin(output, outcome), call.replace('": "w', '":"w'))
+    assert not allows(begin(output, outcome), call.replace("Rome", "Nowhere"))
+    assert not allows(begin(output, outcome), f"Hm. {call.replace('3', '99')}")
+
+
+@pytest.mark.parametrize("name", ["xml", "glm", "gemma"])
+@pytest.mark.parametrize(
+    ("limits", "good", "bad"),
+    [
+        ({"pattern": "^[^@|]+@(a|b)$"}, "x@a", "x@c"),
+        ({"pattern": "b+"}, "abbc", "acc"),
+        ({"minLength": 3, "maxLength": 5}, "abcd", "abcdefg"),
+    ],
+)
+def test_limits_of_a_string_hold_where_it_is_written_bare(
+    name: str, limits: dict[str, Any], good: str, bad: str
+) -> None:
+    output = known_notation(FAMILIES[name])
+    assert output.calls is not None
+    schema = {"type": "object", "properties": {"city": {"type": "string", **limits}}}
+    outcome = Outcome(functions=[CallableFunction("weather", JsonShape(schema, "x"))], forced=True)
+    for text, held in ((good, True), (bad, False)):
+        call = written_calls(output.calls, [("weather", {"city": text})])
+        assert allows(begin(output, outcome), call) is held
 
 
 def test_with_a_shape_a_reply_is_that_or_calls() -> None:

@@ -21,7 +21,17 @@ from pomona_gateway.parsers import (
 from pomona_gateway.text import render_chat
 from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.notation_process import load_notation
-from support.models.chat_templates import BARE, HARMONY, TEMPLATES
+from support.models.chat_templates import (
+    ALWAYS_PROMPTS,
+    BARE,
+    HARMONY,
+    LISTED,
+    MLX_LM,
+    NAMES_FIRST,
+    PROMPTED,
+    RECIPIENTS,
+    TEMPLATES,
+)
 
 PROPERTIES: dict[str, dict[str, Any]] = {
     "city": {"type": "string"},
@@ -154,6 +164,80 @@ def test_harmony_is_read(size: int) -> None:
     assert read(HARMONY, reply, size, prompt) == ("", "Hm.", called)
     prompt, reply = reply_of(HARMONY, message("Yes.", "Hm.", []))
     assert read(HARMONY, reply, size, prompt) == ("Yes.", "Hm.", [])
+
+
+NOW: Call = ("now", {})
+WRITTEN = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
+TURNS = {
+    "an answer": (RECIPIENTS, " to=user<|says|>Yes.<|over|>", ("Yes.", "", [])),
+    "reasoning and an answer": (
+        RECIPIENTS,
+        " to=mind<|says|>Hm.<|next|><|turn|>model to=user<|says|>Yes.<|over|>",
+        ("Yes.", "Hm.", []),
+    ),
+    "an answer and a call": (
+        RECIPIENTS,
+        " to=user<|says|>Let me see.<|next|><|turn|>model to=now<|says|>{}<|over|>",
+        ("Let me see.", "", [NOW]),
+    ),
+    "reasoning and two calls": (
+        RECIPIENTS,
+        ' to=mind<|says|>Hm.<|next|><|turn|>model to=get_weather<|says|>{"city": "Rome"}<|next|>'
+        "<|turn|>model to=now<|says|>{}<|over|>",
+        ("", "Hm.", [("get_weather", {"city": "Rome"}), NOW]),
+    ),
+    "what ends a turn": (RECIPIENTS, " to=user<|says|>Yes.<|over|><|end|>\n", ("Yes.", "", [])),
+    "an answer that the prompt begins": (PROMPTED, "all\n<|body|>Yes.<|over|>", ("Yes.", "", [])),
+    "a call that the prompt begins": (
+        PROMPTED,
+        'get_weather\n<|body|>{"city": "Rome"}\n<|from|>model\n<|to|>now\n<|body|>{}<|over|>',
+        ("", "", [("get_weather", {"city": "Rome"}), NOW]),
+    ),
+    "an answer and a call after a begun head": (
+        PROMPTED,
+        "all\n<|body|>Hm.\n<|from|>model\n<|to|>now\n<|body|>{}<|over|>",
+        ("Hm.", "", [NOW]),
+    ),
+    "a list after a word": (
+        ALWAYS_PROMPTS,
+        f" doit[{WRITTEN}]<|over|>",
+        ("", "", [("get_weather", {"city": "Rome"})]),
+    ),
+    "a word that begins no call": (ALWAYS_PROMPTS, "Just doit now.", ("Just doit now.", "", [])),
+    "a fenced list": (
+        LISTED,
+        f"```\n[\n    {WRITTEN}\n]\n```",
+        ("", "", [("get_weather", {"city": "Rome"})]),
+    ),
+    "a fence that holds no call": (LISTED, "```py\nx = 1\n```", ("```py\nx = 1\n```", "", [])),
+    "a call that mlx-lm's parser reads": (
+        MLX_LM,
+        'Hm.<atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter name="city">'
+        "Rome</atem:parameter>\n</atem:invoke>\n</atem:function_calls>",
+        ("Hm.", "", [("get_weather", {"city": "Rome"})]),
+    ),
+    "a mark that mlx-lm's parser does not read": (
+        MLX_LM,
+        "Use <atem:function_calls> blocks.",
+        ("Use <atem:function_calls> blocks.", "", []),
+    ),
+    "a name and an object": (
+        NAMES_FIRST,
+        'get_weather\n{"city": "Rome"}',
+        ("", "", [("get_weather", {"city": "Rome"})]),
+    ),
+    "a name that begins an answer": (NAMES_FIRST, "now is the time", ("now is the time", "", [])),
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_replies_in_turns_and_bare_calls_are_read_however_they_are_cut(
+    name: str, size: int
+) -> None:
+    template, reply, expected = TURNS[name]
+    prompt = render_chat(template, [USER], TOOLS, add_generation_prompt=True)
+    assert read(template, reply, size, prompt) == expected
 
 
 LINES, SHORT, OBJECTS = (

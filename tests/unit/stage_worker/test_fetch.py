@@ -18,7 +18,7 @@ from mlx_lm.models import llama
 from pomona.errors import ModelError
 from pomona.models import read_facts, resolve
 from pomona.models.store import sparse_copy
-from pomona.models.store.peer_source import PeerSource
+from pomona.models.store.peer_source import MAX_LIST_BYTES, PeerSource
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource
 from pomona.models.store.sparse_copy import SparseCopy
 from pomona_stage_worker.loading import read_weights
@@ -192,8 +192,8 @@ def test_ranges_come_from_peers_first_and_then_from_the_hub(
 class DamagingPeer(PeerSource):
     """A peer whose responses are damaged in transit."""
 
-    def _get(self, path: str) -> tuple[bytes, str]:
-        content, digest = super()._get(path)
+    def _get(self, path: str, most: int = MAX_LIST_BYTES) -> tuple[bytes, str]:
+        content, digest = super()._get(path, most)
         return (b"\0" + content[1:], digest) if path.startswith("/bytes") else (content, digest)
 
 

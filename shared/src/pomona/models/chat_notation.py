@@ -29,6 +29,8 @@ _TOOLS = (
     (("[TOOL_CALL",), "pythonic"),
     (("<|tool_call|>",), "granite"),
     (("<|eom_id|>",), "llama"),
+    (("[gMASK]", "metadata"), "glm4"),
+    (("tools", '{"name": "', '"arguments": {'), "list"),
 )
 _REASONING = (
     (_HARMONY, "harmony"),

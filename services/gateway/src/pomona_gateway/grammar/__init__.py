@@ -2,6 +2,7 @@
 
 from pomona_gateway.grammar.compile_check import GrammarChecker
 from pomona_gateway.grammar.json_escaped import json_escaped
+from pomona_gateway.grammar.lark import regex_grammar
 from pomona_gateway.grammar.reply import Outcome, ReplyGrammar, body_grammar, dialogue_grammar
 from pomona_gateway.grammar.shapes import ChoiceShape, GrammarShape, JsonShape, RegexShape, Shape
 from pomona_gateway.grammar.supported_schema import SchemaLimits, supported_schema
@@ -21,5 +22,6 @@ __all__ = [
     "body_grammar",
     "dialogue_grammar",
     "json_escaped",
+    "regex_grammar",
     "supported_schema",
 ]

@@ -23,10 +23,13 @@ from pomona_gateway.grammar.shapes import ChoiceShape, GrammarShape, JsonShape, 
 from pomona_gateway.settings import GatewaySettings
 from pomona_gateway.text import LanguageModel
 
-MAX_COMPILING = 8
+MAX_COMPILING = 4
 """Maximum number of grammars that compile at the same time."""
-MAX_COMPILING_OF_KEY = 2
+MAX_COMPILING_OF_KEY = 1
 """The same for the requests of one key."""
+SLOW_AFTER_S = 0.3
+"""Time after which a grammar compiles only in time that nothing else wants. Most take less."""
+SLOW_NICENESS = 19
 MAX_PROCESSES = 4
 """Maximum number of models with a process; the least recently used is ended."""
 MAX_PASSED = 256
@@ -228,7 +231,13 @@ class _CompileProcess:
                 raise EOFError
             writer.write(request + b"\n")
             await writer.drain()
-            line = await reader.readline()
+            try:
+                async with asyncio.timeout(SLOW_AFTER_S):
+                    line = await reader.readline()
+            except TimeoutError:
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, pid, SLOW_NICENESS)
+                line = await reader.readline()
             pid = 0
             return json.loads(line) if line.endswith(b"\n") else None
         except ConnectionError:
@@ -257,7 +266,7 @@ class _CompileProcess:
                 ],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                process_group=0,
+                start_new_session=True,
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
             )
         self._control = control

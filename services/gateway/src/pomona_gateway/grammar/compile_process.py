@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +44,7 @@ MAX_REASON = 300
 """Maximum characters of llguidance's reason in an error message."""
 NICENESS = 5
 """Lower priority than the stages of this machine have."""
+SESSION_NICENESS = 10
 SHAPES = TypeAdapter(tuple[JsonShape | RegexShape | ChoiceShape | GrammarShape, ...])
 
 
@@ -158,6 +160,7 @@ def main() -> None:
     )
     compiler = GrammarCompiler(tokenizer, int(max_bytes), int(max_depth))
     gc.freeze()
+    _lower_session_priority()
     with socket.socket(fileno=0) as control:
         while True:
             data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -168,6 +171,13 @@ def main() -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
     os.killpg(0, signal.SIGKILL)
+
+
+def _lower_session_priority() -> None:
+    """Lowers the priority of this session, which Linux may schedule as one group: niceness then
+    counts only inside of it (https://man7.org/linux/man-pages/man7/sched.7.html, autogroup)."""
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(SESSION_NICENESS))
 
 
 def _answer(compiler: GrammarCompiler, descriptor: int) -> NoReturn:

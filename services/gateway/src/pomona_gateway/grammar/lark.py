@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
@@ -30,6 +30,7 @@ class LarkWriter:
         names = sorted(special, key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._rules: list[str] = []
+        self._any_object = ""
         self.shapes: list[Shape] = []
 
     def text(self, text: str) -> str:
@@ -45,11 +46,25 @@ class LarkWriter:
         """Text that a regular expression matches."""
         return self._rule(f"/{pattern}/")
 
-    def until(self, mark: str) -> str:
-        """Matches any text up to the first mark, and the mark."""
+    def until(self, mark: str, pattern: str = "") -> str:
+        """Matches text up to the first mark, and the mark.
+
+        Args:
+            pattern: regular expression for the text; any text when empty.
+        """
+        text = f"/{pattern}/" if pattern else "TEXT"
         if self._marks.match(mark):
-            return f"TEXT {self.text(mark)}"
-        return self._rule(f"TEXT {self.text(mark)}", "[lazy]")
+            return f"{self._rule(text) if pattern else text} {self.text(mark)}"
+        return self._rule(f"{text} {self.text(mark)}", "[lazy]")
+
+    def until_pattern(self, pattern: str) -> str:
+        """Matches any text up to the first match of a pattern, and that match."""
+        return self._rule(f"TEXT /{pattern.replace('/', chr(92) + '/')}/", "[lazy]")
+
+    def special_names(self, literals: Iterable[str]) -> list[str]:
+        """Returns the names of the special tokens that literals contain."""
+        found = (name for literal in literals for name in self._marks.findall(literal))
+        return list(dict.fromkeys(name for name in found if name))
 
     def shape(self, shape: Shape) -> str:
         """Matches a client's shape, and records it in ``shapes``."""
@@ -64,6 +79,12 @@ class LarkWriter:
             case GrammarShape(source=source):
                 return self._rule(f"%lark {{\n{_lark_source(source)}\n}}")
 
+    def any_object(self) -> str:
+        """Matches any JSON object."""
+        if not self._any_object:
+            self._any_object = self._rule('%json {"type": "object"}')
+        return self._any_object
+
     def nested(self, source: str) -> str:
         """Matches a grammar that was checked by itself before."""
         return self._rule(f"%lark {{\n{source}\n}}")
@@ -77,6 +98,11 @@ class LarkWriter:
         name = f"rule_{len(self._rules)}"
         self._rules.append(f"{name}{options}: {expression}")
         return name
+
+
+def regex_grammar(pattern: str) -> str:
+    """Returns a grammar in Lark for the texts that a regular expression matches as a whole."""
+    return f"start: /{regex_to_lark(pattern)}/"
 
 
 def _lark_source(source: str) -> str:

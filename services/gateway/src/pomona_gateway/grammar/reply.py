@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from pomona_gateway.grammar.lark import LarkWriter
 from pomona_gateway.grammar.shapes import Shape
-from pomona_gateway.grammar.tool_calls import MAX_CALLS, CallableFunction, one_call, some_calls
+from pomona_gateway.grammar.tool_calls import (
+    MAX_CALLS,
+    CallableFunction,
+    bare_calls,
+    one_call,
+    some_calls,
+)
 from pomona_gateway.parsers.derivation.known_notations import HARMONY
 from pomona_gateway.parsers.notation import CallNotation, ReplyNotation, tags
 
@@ -35,6 +41,14 @@ class Outcome:
     functions: Sequence[CallableFunction] = ()
     forced: bool = False
     parallel: bool = True
+
+    @property
+    def only_inputs(self) -> bool:
+        """True when only the inputs of custom tools are constrained, and only where the reply
+        calls one."""
+        held = [function for function in self.functions if not function.free]
+        inputs = all(function.input_grammar for function in held)
+        return self.shape is None and not self.forced and inputs
 
 
 def body_grammar(shape: Shape) -> ReplyGrammar:
@@ -80,6 +94,8 @@ def _tagged(lark: LarkWriter, output: ReplyNotation, outcome: Outcome) -> str:
     if outcome.forced or body:
         whole = some_calls(lark, output.calls, outcome.functions, most)
         return whole if outcome.forced else f"({body} | {whole})"
+    if output.calls_stand_bare:
+        return f"({bare_calls(lark, output.calls, outcome.functions, most)} | TEXT)"
     mark = output.call_marks[0]
     calls = some_calls(lark, output.calls, outcome.functions, most, mark)
     begun = f"{lark.until(mark)} {calls}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+
+from llguidance import regex_to_lark
 
 from pomona.errors import RequestError
 from pomona_gateway.grammar.json_escaped import json_escaped
@@ -22,11 +24,16 @@ from pomona_gateway.parsers.notation import (
 MAX_CALLS = 16
 """Most calls in one constrained reply, so that a model which goes on for ever is stopped."""
 
-_SHAPED = ("pattern", "format", "minLength", "maxLength", "const", "enum")
 _SHARED = ("$defs", "definitions")
 _COMBINED = ("$ref", "anyOf", "oneOf", "allOf", "not", "if")
 _PATTERNS = {INDEX_SLOT: "[0-9]{1,2}", ID_SLOT: "[a-zA-Z0-9]{9}"}
 _SLOT = re.compile(f"([{INDEX_SLOT}{ID_SLOT}])")
+_CLASS = re.compile(r"\\[^bB]|\[(?:\\.|[^\]\\])*\]")
+_GROUP = re.compile(r"\([^()]*\)")
+_ANCHOR = re.compile(r"[|^$]|\\[bB]|\(\?[=!<]")
+"""Anchors, alternatives and look-around, which a part of a larger expression cannot have."""
+_KEYWORDS = r"\(([^()\"']|\"([^\"\\]|\\.)*\"|'([^'\\]|\\.)*'|\([^()]*\))*\)"
+"""Arguments of a Python call, with one level of parentheses inside of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +43,14 @@ class CallableFunction:
     Attributes:
         input_grammar: a Lark grammar of the only argument, whose name is ``input_name``; empty
             for none.
+        free: the arguments are not constrained.
     """
 
     name: str
     arguments: JsonShape
     input_grammar: str = ""
     input_name: str = ""
+    free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +83,64 @@ def one_call(
     calls: list[str] = []
     for function in functions:
         begin = _literal(lark, f"{head}{NAME_SLOT}{notation.middle}", function.name)
-        if function.input_grammar:
-            arguments = _input(lark, notation, function)
-        else:
-            arguments = _arguments(lark, notation, function.arguments)
-        end = _literal(lark, notation.tail, function.name)
-        calls.append(f"{begin} {arguments} {end}")
+        calls.append(f"{begin} {_rest(lark, notation, function)}")
     return "(" + " | ".join(calls) + ")"
+
+
+def bare_calls(
+    lark: LarkWriter, notation: CallNotation, functions: Sequence[CallableFunction], most: int
+) -> str:
+    """Returns the expression of text and then calls, in a notation that marks calls by nothing.
+
+    A call is known by its head, name and middle, however their white space is. The text before
+    it may hold anything else, also calls of free functions.
+    """
+    begun: list[str] = []
+    optional = "".join(f"(TEXT {lark.text(mark)})? " for mark in notation.optional_marks)
+    for function in functions:
+        if not function.free:
+            head = f"{notation.opening}{notation.head}{function.name}{notation.middle}"
+            begin = lark.until_pattern(_spaced(head))
+            begun.append(f"{optional}{begin} GAP {_rest(lark, notation, function)}")
+    more = ""
+    if most > 1:
+        gap = lark.pattern(r"[ \n;,]{0,4}")
+        more = f"({gap} {one_call(lark, notation, functions)}){{0,{most - 1}}}"
+    return f"({' | '.join(begun)}) {more} {lark.text(notation.closing)}"
+
+
+def _rest(lark: LarkWriter, notation: CallNotation, function: CallableFunction) -> str:
+    """Returns the expression of a call after its name and what separates the arguments."""
+    if function.free:
+        return _free(lark, notation, function.name)
+    if function.input_grammar:
+        arguments = _input(lark, notation, function)
+    else:
+        arguments = _arguments(lark, notation, function.arguments)
+    return f"{arguments} {_literal(lark, notation.tail, function.name)}"
+
+
+def _free(lark: LarkWriter, notation: CallNotation, name: str) -> str:
+    """Returns the expression of any arguments, and the end of their call."""
+    tail = _literal(lark, notation.tail, name)
+    match notation.style:
+        case "json" | "mlx_lm":
+            return f"{lark.any_object()} {tail}"
+        case "keywords":
+            return f"{lark.pattern(_KEYWORDS)} {tail}"
+        case "relaxed" | "tagged":
+            end = notation.tail.strip() or notation.closing.strip()
+            marks = [lark.text(x) for x in lark.special_names(notation.literals) if x not in end]
+            inner = " | ".join(f"TEXT {mark}" for mark in marks)
+            last = lark.until(end.replace(NAME_SLOT, name))
+            return f"({inner})* {last}" if marks else last
+
+
+def _spaced(literal: str) -> str:
+    """Returns a pattern for a literal whose white space may be other."""
+    pieces = re.findall(r"\s+|\w+|[^\w\s]", literal)
+    words = (re.escape(x) for x in pieces if not x.isspace())
+    return r"[ \n\t]*".join(words)
 
 
 def some_calls(
@@ -117,7 +177,7 @@ def _literal(lark: LarkWriter, text: str, name: str, key: str = "") -> str:
 
 def _arguments(lark: LarkWriter, notation: CallNotation, shape: JsonShape) -> str:
     match notation.style:
-        case "json":
+        case "json" | "mlx_lm":
             return lark.shape(shape)
         case "tagged":
             fields = notation.fields
@@ -142,7 +202,7 @@ def _input(lark: LarkWriter, notation: CallNotation, function: CallableFunction)
     key, source = function.input_name, function.input_grammar
     escaped = True
     match notation.style:
-        case "json":
+        case "json" | "mlx_lm":
             begin, end = f'{{"{key}": "', '"}'
         case "keywords":
             begin, end = f'({key}="', '")'
@@ -227,10 +287,44 @@ def _value(
         if not texts:
             raise _refuse(where, "its enum or const lists no text")
         return f"{lark.text(begin)} {lark.shape(ChoiceShape(texts, where))} {lark.text(after)}"
-    limited = [name for name in _SHAPED if name in schema]
-    if limited and not shape.lenient:
-        raise _refuse(where, f"this model writes strings bare, which {limited[0]!r} cannot hold")
-    return f"{lark.text(begin)} {lark.until(after)}"
+    pattern = bare_pattern(schema)
+    if pattern is None and not shape.lenient:
+        raise _refuse(where, "this model writes strings bare, which this pattern cannot hold")
+    return f"{lark.text(begin)} {lark.until(after, pattern or '')}"
+
+
+def bare_pattern(schema: Mapping[str, Any]) -> str | None:
+    """Returns a regular expression for a string that is written bare.
+
+    Empty when any text will do; None when it cannot be written. ``format`` is not checked.
+    """
+    least, most = (schema.get(key) for key in ("minLength", "maxLength"))
+    pattern = schema.get("pattern")
+    if not isinstance(pattern, str):
+        if least is None and most is None:
+            return ""
+        return f"(.|\n){{{_count(least) or 0},{_count(most) or ''}}}"
+    inner = pattern.removeprefix("^").removesuffix("$")
+    limited = least is not None or most is not None
+    if limited or inner.endswith("\\") or _stands_alone(inner):
+        return None
+    free = r"(.|\n)*"
+    before, after = ("" if x else free for x in (pattern[:1] == "^", pattern[-1:] == "$"))
+    return f"{before}({regex_to_lark(inner)}){after}"
+
+
+def _stands_alone(pattern: str) -> bool:
+    """Returns True when an expression means something else inside of a larger one."""
+    rest = _CLASS.sub("", pattern)
+    if _ANCHOR.search(rest.replace("|", "")):
+        return True
+    while (shorter := _GROUP.sub("", rest)) != rest:
+        rest = shorter
+    return "|" in rest
+
+
+def _count(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
 
 
 def _refuse(where: str, reason: str) -> RequestError:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pomona_gateway.parsers.calls import CallReader, JsonCall, ObjectCall
 from pomona_gateway.parsers.events import Part, Schemas, ToolCallArguments, ToolCallStart
 from pomona_gateway.parsers.keyword_call import KeywordCall
+from pomona_gateway.parsers.mlx_lm_call import MlxLmCall
 from pomona_gateway.parsers.notation import (
     INDEX_SLOT,
     SLOTS,
@@ -23,7 +24,8 @@ MAX_HEAD = 400
 
 _NAME = r"(?P<name>[\w.:/-]+)"
 _WORD = re.compile(r"[\w.:/-]+")
-_FENCE = r"(?:```(?:json)?\s*+)?"
+_FENCE = r"(?:```\w*+\s*+)?"
+_FENCE_BEGIN = re.compile(r"```\w*+\s*+\[?\s*+")
 
 
 class CallForm:
@@ -33,7 +35,8 @@ class CallForm:
         self.notation = notation
         pieces = _with_slots(tags(f"{notation.opening}{notation.head}".replace("{", " {")))
         lead = [piece for piece in pieces if not piece.startswith(("{", '"', "[{"))]
-        last = lead[-1] if lead and not _closed(lead[-1]) else ""
+        # A word before an object, such as ``functools[``, is a mark as a tag is.
+        last = lead[-1] if lead and not _closed(lead[-1]) and not notation.is_object else ""
         openers = [*(lead[:-1] if last else lead), *notation.optional_marks]
         needed = last.startswith("<")
         self.openers = tuple(x.strip("".join(SLOTS)) for x in openers)
@@ -183,6 +186,12 @@ class CallSection:
         """Begins a call; returns the text after its head, or None when none begins."""
         form = self._form
         style = form.notation.style
+        if style == "mlx_lm":
+            head = form.notation.head
+            if not text.startswith(head):
+                return None
+            self._call, self._lead = MlxLmCall(form.notation.parser, self._schemas), head
+            return text[len(head) :]
         started = form.start.match(text, 0, MAX_HEAD)
         if form.notation.is_object:
             started = form.named.match(text, 0, MAX_HEAD) if self._marked else None
@@ -249,6 +258,8 @@ class CallSection:
             return True
         if len(text) > MAX_HEAD:
             return False
+        if _FENCE_BEGIN.fullmatch(rest):
+            return True
         if not self._marked:
             bracket = "?" if self.called else ""
             return re.fullmatch(rf"\[{bracket}\s*+[\w.-]*", rest) is not None

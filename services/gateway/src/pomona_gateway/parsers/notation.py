@@ -22,9 +22,10 @@ KEY_SLOT = "\x04"
 """The name of an argument, where a notation repeats it."""
 SLOTS = (NAME_SLOT, INDEX_SLOT, ID_SLOT, KEY_SLOT)
 
-ArgumentStyle: TypeAlias = Literal["json", "relaxed", "tagged", "keywords"]
+ArgumentStyle: TypeAlias = Literal["json", "relaxed", "tagged", "keywords", "mlx_lm"]
 """``json``: one JSON object. ``relaxed``: one object with bare keys and strings between marks.
-``tagged``: one after the other between tags. ``keywords``: as a Python call has them."""
+``tagged``: one after the other between tags. ``keywords``: as a Python call has them.
+``mlx_lm``: as one of mlx-lm's parsers reads them."""
 
 _TAG = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]|<[^<>]*$|<[^\s<>]*|[^\s<]+")
 _BEFORE_JSON = re.compile(r'\[?\s*\{\s*(?:"[^"]*"\s*:\s*"[^"]*"\s*,\s*)*"')
@@ -63,6 +64,8 @@ class CallNotation:
         fields: how tagged arguments are written; None for the other styles.
         string_mark: what delimits strings in the relaxed style.
         optional_marks: marks that may stand before a call that needs none.
+        parser: name of mlx-lm's parser, in the style ``mlx_lm``; ``head`` and ``tail`` are its
+            marks.
     """
 
     opening: str
@@ -75,11 +78,18 @@ class CallNotation:
     style: ArgumentStyle = "json"
     string_mark: str = '"'
     optional_marks: tuple[str, ...] = ()
+    parser: str = ""
 
     @property
     def is_object(self) -> bool:
         """True when a call is one JSON object that has the name and the arguments."""
         return self.style == "json" and bool(_BEFORE_JSON.search(self.head))
+
+    @property
+    def writes_strings_bare(self) -> bool:
+        """True when strings stand without the quotes and the escapes of JSON."""
+        fields = self.fields
+        return self.style == "relaxed" or (fields is not None and not fields.quoted)
 
     @property
     def literals(self) -> tuple[str, ...]:
@@ -130,6 +140,12 @@ class ReplyNotation:
     def calls_stand_bare(self) -> bool:
         """True when a reply may be a call without any mark."""
         return self.calls is not None and not opening_marks(self)
+
+    @property
+    def names_first(self) -> bool:
+        """True when nothing but the tool's name stands before the arguments."""
+        calls = self.calls
+        return calls is not None and calls.style == "json" and not f"{calls.opening}{calls.head}"
 
     def visible(self, special: Iterable[str], tools: bool) -> frozenset[str]:
         """Chooses the special tokens that the reader needs to see in the text.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from pomona_gateway.parsers.bare_calls import BareCalls
 from pomona_gateway.parsers.call_section import CallSection
 from pomona_gateway.parsers.events import (
     Part,
@@ -15,31 +16,9 @@ from pomona_gateway.parsers.events import (
     overlap,
 )
 from pomona_gateway.parsers.notation import ReplyNotation
+from pomona_gateway.parsers.turn_marks import begun_call, turn_headers, turn_joint
 
 _TOKENS = re.compile(r"\s*(?:<[^<>\s]*>\s*)*(?:<[^<>\s]*)?")
-MAX_HEADER = 120
-"""Characters of the longest header of a turn."""
-_CALL_BEGIN = re.compile(
-    r"(?:\[\s*)?\{\s*(?:\"(?:\w*(?:\"\s*(?::\s*(?:\"[^\"{}]*(?:\"\s*(?:,\s*(?:\"\w*(?:\"\s*(?::\s*"
-    r"(?:\"[^\"{}]*)?)?)?)?)?)?)?)?)?)?)?\Z|\[\s*[\w.-]*\Z"
-)
-"""The beginning of a call that no mark begins."""
-
-
-def _headers(prompt: str, notation: ReplyNotation) -> tuple[str, ...]:
-    """The header of the assistant's turn, as the prompt ends with it."""
-    rest = prompt.rstrip()
-    if notation.reasoning is not None:
-        rest = rest.removesuffix(notation.reasoning[0].strip()).rstrip()
-    end = notation.turn_end
-    whole = rest.rpartition(end)[2].strip() if end and end in rest else ""
-    tag = rest[rest.rfind("<") :] if rest.endswith(">") else ""
-    candidates = (whole, rest.rpartition("\n")[2].strip(), tag)
-    others = {end, *(mark.strip() for mark in (*(notation.reasoning or ()), *notation.answer))}
-    headers = [
-        x for x in candidates if x.startswith("<") and x not in others and len(x) < MAX_HEADER
-    ]
-    return tuple(dict.fromkeys(headers))
 
 
 class MarkedReader:
@@ -58,19 +37,21 @@ class MarkedReader:
         self._schemas = schemas or {}
         self._calls = notation.calls if schemas is not None else None
         self._triggers = notation.call_marks if self._calls is not None else ()
-        self._bare = self._calls is not None and notation.calls_stand_bare
+        bare = self._calls is not None and notation.calls_stand_bare
+        self._bare_calls = BareCalls(notation, self._schemas) if bare else None
+        self._may_call_first = bare
         self._first_marks = {mark.strip() for mark in notation.reasoning or ()}
         self._state: Literal["answer", "reasoning"] = "answer"
         if opened or notation.opened(prompt):
             self._state = "reasoning"
         self._section: CallSection | None = None
         self._tentative: list[Part] | None = None
-        self._late = self._late_calls() if self._bare else None
-        self._headers = _headers(prompt, notation)
+        self._headers = turn_headers(prompt, notation)
+        self._joint = turn_joint(self._calls, self._headers)
         lead = notation.answer[0]
         self._lead = "" if lead.strip() else lead
         self._lead_read = ""
-        self._held = self._prompted = self._begun_by(prompt)
+        self._held = self._prompted = begun_call(self._calls, prompt) if self._triggers else ""
         self._space = ""
         self._skipped = 0
         self._stray: tuple[str, ...] = ()
@@ -115,32 +96,15 @@ class MarkedReader:
         self._cut = True
         if self._section is not None and not self._section.called:
             self._section, self._held = None, ""
-        elif self._section is None and (self._late is None or self._held.strip() not in "{["):
+        elif self._section is None and (self._bare_calls is None or self._held.strip() not in "{["):
             self._held = ""
-
-    def _begun_by(self, prompt: str) -> str:
-        """The mark of a call that the prompt already wrote."""
-        for mark in self._triggers:
-            if mark == ">>>" and prompt.endswith(mark):
-                return mark
-        return ""
-
-    def _late_calls(self) -> re.Pattern[str] | None:
-        """The beginning of a bare call of one of the tools, which may follow text."""
-        names = "|".join(re.escape(name) for name in self._schemas)
-        assert self._calls is not None
-        if not names:
-            return None
-        if self._calls.style == "keywords":
-            return re.compile(rf"\[\s*(?:{names})\(")
-        kind = r'(?:"type"\s*:\s*"function"\s*,\s*)?'
-        return re.compile(rf'(?:\[\s*)?\{{\s*{kind}"(?:name|function)"\s*:\s*"(?:{names})"\s*,')
 
     def _step(self, parts: list[Part], final: bool) -> bool:
         """Reads what is certain; True when more may be read."""
         if self._section is not None:
             return self._read_calls(parts, final)
-        if self._state == "answer" and self._bare and self._may_be_bare(final):
+        bare = self._bare_calls if self._may_call_first and self._state == "answer" else None
+        if bare is not None and self._may_be_bare(bare, final):
             return self._section is not None
         marks = self._marks()
         found = [
@@ -171,18 +135,16 @@ class MarkedReader:
     def _may_stand(self, mark: str, at: int) -> bool:
         """Returns True when a mark counts: reasoning comes before all text of the answer, and
         the header of a turn right after the end of another."""
-        first = mark in self._headers or (self._state == "answer" and mark in self._first_marks)
+        first = mark in self._headers or (
+            self._state == "answer" and mark in self._first_marks and mark != self._joint
+        )
         return not first or not self._held[:at].strip()
 
     def _late_call(self, final: bool) -> tuple[int, bool] | None:
         """Finds a bare call behind text. Returns its place, and whether it is certain."""
-        if self._late is None or self._state != "answer" or self._tentative is not None:
+        if self._bare_calls is None or self._state != "answer" or self._tentative is not None:
             return None
-        found = self._late.search(self._held, self._skipped)
-        if found is not None:
-            return found.start(), True
-        begin = None if final else _CALL_BEGIN.search(self._held, self._skipped)
-        return (begin.start(), False) if begin is not None else None
+        return self._bare_calls.late(self._held, self._skipped, final)
 
     def _begin_late(self, parts: list[Part], at: int, certain: bool) -> bool:
         """Begins calls behind text. They count when only blanks follow them."""
@@ -203,7 +165,7 @@ class MarkedReader:
             self._begin_calls(marked=True)
             return
         self._held = self._held[len(mark) :]
-        if mark in self._headers:
+        if mark in self._headers or (mark == self._joint and self._state == "answer"):
             # Another turn of the assistant goes on with the reply.
             self._space, self._ended = "", False
             self._fresh = self._opened = True
@@ -260,7 +222,7 @@ class MarkedReader:
             self._held = rest = rest.removeprefix(prompted)
             first = min((len(x) for x in self._triggers if rest.startswith(x)), default=1)
             if not any(rest.startswith(x) for x in self._triggers):
-                self._bare = False
+                self._may_call_first = False
             self._skipped = min(first, len(rest))
         return bool(self._held)
 
@@ -287,7 +249,7 @@ class MarkedReader:
         if notation.reasoning is not None and not self._answered and not self._reasoned:
             marks += [x.strip() for x in notation.reasoning]
         marks += [x.strip() for x in notation.answer]
-        marks += [*self._stray, notation.turn_end]
+        marks += [*self._stray, notation.turn_end, self._joint]
         return [mark for mark in dict.fromkeys(marks) if mark]
 
     def _emit(self, parts: list[Part], text: str) -> None:
@@ -308,10 +270,9 @@ class MarkedReader:
             # The call was only mentioned.
             parts.append(self._plain(self._raw))
             self._tentative, self._called = None, False
-        whole = self._space + text
-        tokens = whole if self._called and self._fresh else text
-        text = whole
-        if (self._ended or (self._called and self._fresh)) and _TOKENS.fullmatch(tokens):
+        text = self._space + text
+        ending = text.removeprefix(self._notation.turn_end) if self._ended else text
+        if (self._ended or (self._called and self._fresh)) and _TOKENS.fullmatch(ending):
             # Tokens that end a turn may follow a call.
             self._space = text
             return
@@ -333,15 +294,17 @@ class MarkedReader:
     def _plain(self, text: str) -> Part:
         return ReasoningDelta(text) if self._state == "reasoning" else TextDelta(text)
 
-    def _may_be_bare(self, final: bool) -> bool:
+    def _may_be_bare(self, calls: BareCalls, final: bool) -> bool:
         """Begins the calls of a model that marks them by nothing, or waits for them."""
         if self._answered:
             return False
         text = self._held.lstrip()
         if not text:
             return not final
-        if text[0] not in "{[" or self._skipped:
-            return False
-        self._held = text
-        self._begin_calls(marked=False)
-        return True
+        begins = False if self._skipped else calls.begin(text)
+        if begins is None:
+            return not final
+        if begins:
+            self._held = text
+            self._begin_calls(marked=False)
+        return begins

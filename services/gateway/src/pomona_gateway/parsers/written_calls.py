@@ -36,7 +36,7 @@ def _call(notation: CallNotation, name: str, arguments: Mapping[str, Any], index
 
 def _arguments(notation: CallNotation, arguments: Mapping[str, Any]) -> str:
     match notation.style:
-        case "json":
+        case "json" | "mlx_lm":
             return _json(arguments)
         case "keywords":
             return f"({', '.join(f'{key}={own!r}' for key, own in arguments.items())})"

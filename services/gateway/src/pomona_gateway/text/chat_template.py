@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, Undefined, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import SandboxedEnvironment
@@ -31,6 +31,9 @@ RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token",
 _CHANGES = re.compile(
     r"\.(?:append|pop|update|insert|extend|remove|clear|setdefault|sort|reverse)\b"
 )
+
+
+_TOOLS = re.compile(r"\btools\b")
 
 
 class _Generation(Extension):
@@ -59,8 +62,33 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_without_undefined,
     )
+
+
+def _without_undefined(value: Any) -> None:
+    """Writes a variable without a value, such as a missing description, as ``null``."""
+    if isinstance(value, Undefined):
+        return
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _defaults(source: str, tools: Sequence[Mapping[str, Any]] | None) -> dict[str, str]:
+    """Returns variables that some templates use without a test of whether they are defined.
+
+    ``functions`` and ``datetime`` are those of FireFunction
+    (https://huggingface.co/fireworks-ai/llama-3-firefunction-v2).
+    """
+    defaults = {"bos_token": "", "eos_token": ""}
+    if "functions" in source and not _TOOLS.search(source):
+        functions = [tool.get("function", tool) for tool in tools or ()]
+        defaults |= {"functions": _to_json(functions), "datetime": _now("%A, %B %d, %Y")}
+    return defaults
 
 
 class ChatTemplate:
@@ -113,6 +141,7 @@ class ChatTemplate:
         try:
             text = self._template.render(
                 **{
+                    **_defaults(self.source, tools),
                     **self.special_tokens,
                     **variables,
                     "messages": messages,

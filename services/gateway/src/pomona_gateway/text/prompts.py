@@ -72,7 +72,7 @@ def _with_calls_text(
 
     Hermes' notation is that of calls written as text, and marks their results too.
     """
-    if notation is None or notation == HERMES:
+    if notation is None or notation == HERMES or notation.style == "mlx_lm":
         return messages
     out: list[Mapping[str, Any]] = []
     for message in messages:
@@ -90,7 +90,7 @@ def supports_tools(language: LanguageModel) -> bool:
     return (
         language.output.calls_tools
         and template is not None
-        and "tools" in template.source
+        and ("tools" in template.source or "functions" in template.source)
         and language.traits_of(name).tools
     )
 

@@ -7,16 +7,28 @@ appears in a message or a log.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pomona.errors import ModelError, ModelNotFoundError, ModelUnsupportedError
 from pomona.models.store.hub_id import HubId, parse_hub_id
-from pomona.models.store.remote_source import Manifest, Range, RemoteFile
+from pomona.models.store.remote_source import (
+    MAX_FILES,
+    Manifest,
+    Range,
+    RemoteFile,
+    check_manifest,
+)
 
 DEADLINE_S = 60.0
-"""Deadline of one HTTP request to the hub, seconds."""
+"""Longest wait for the hub without receiving a byte, seconds."""
+ATTEMPTS = 3
+"""Number of times that a transfer is begun when it breaks off."""
+TRANSFER_DEADLINE_S = 3600.0
+"""Longest time of one answer, seconds."""
 
 
 class HubSource:
@@ -39,7 +51,8 @@ class HubSource:
                 hub_id.name, revision=hub_id.revision or "main", timeout=DEADLINE_S
             )
             commit = str(info.sha)
-            entries = list(api.list_repo_tree(hub_id.name, recursive=True, revision=commit))
+            tree = api.list_repo_tree(hub_id.name, recursive=True, revision=commit)
+            entries = list(islice(tree, MAX_FILES + 1))
         files = {
             entry.path: RemoteFile(
                 entry.lfs.size if entry.lfs else entry.size, entry.lfs.sha256 if entry.lfs else ""
@@ -47,14 +60,14 @@ class HubSource:
             for entry in entries
             if isinstance(entry, RepoFile)
         }
-        return Manifest(source, commit, files)
+        return check_manifest(Manifest(source, commit, files))
 
     def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         return [(0, manifest.files[file].size)]
 
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+        from huggingface_hub.utils import build_hf_headers
 
         if begin == end:
             return b""
@@ -64,13 +77,7 @@ class HubSource:
         # A range of a compressed transfer would not be a range of the file.
         headers["accept-encoding"] = "identity"
         with _hub_errors(f"{name}: {file}"):
-            response = http_backoff(
-                "GET", url, headers=headers, timeout=DEADLINE_S, follow_redirects=True
-            )
-            hf_raise_for_status(response)
-            content = bytes(response.content)
-        if response.status_code == 200 and len(content) > end - begin:
-            content = content[begin:end]
+            content = _download(url, headers, begin, end - begin)
         if len(content) != end - begin:
             raise ModelError(
                 f"{name}: {file}: received {len(content)} bytes instead of {end - begin}; try again"
@@ -84,6 +91,46 @@ class HubSource:
         name = _require_hub_id(manifest.source).name
         found = try_to_load_from_cache(name, file, revision=manifest.version)
         return Path(found) if isinstance(found, str) else None
+
+
+def _download(url: str, headers: dict[str, str], begin: int, size: int) -> bytes:
+    """Downloads ``size`` bytes from ``begin`` on. Raises huggingface_hub's errors."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import hf_raise_for_status, http_stream_backoff
+
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            with http_stream_backoff(
+                "GET", url, headers=headers, timeout=DEADLINE_S, follow_redirects=True
+            ) as response:
+                hf_raise_for_status(response)
+                # A server without ranges sends the whole file.
+                skipped = begin if response.status_code == 200 else 0
+                return _read(response.iter_bytes(), skipped, size)
+        except (HfHubHTTPError, ModelError):
+            raise
+        except Exception:  # a transfer that breaks off raises errors of the HTTP library
+            if not left:
+                raise
+    raise AssertionError
+
+
+def _read(parts: Iterable[bytes], skipped: int, size: int) -> bytes:
+    """Reads at most ``size`` bytes after the ``skipped`` ones, within the deadline.
+
+    Raises:
+        ModelError: the transfer takes too long.
+    """
+    until = time.monotonic() + TRANSFER_DEADLINE_S
+    content = bytearray()
+    for part in parts:
+        content += part[skipped:]
+        skipped = max(skipped - len(part), 0)
+        if len(content) >= size:
+            break
+        if time.monotonic() > until:
+            raise ModelError(f"the hub sent no {size} bytes within {TRANSFER_DEADLINE_S:g} s")
+    return bytes(content[:size])
 
 
 def _require_hub_id(source: str) -> HubId:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pomona.errors import ModelError
+
 Range = tuple[int, int]
 """Begin and end of a byte range in a file, end excluded."""
 
@@ -16,6 +18,16 @@ _SMALL_FILES = re.compile(
 )
 _MAX_SMALL_FILE_BYTES = 128 << 20
 _WEIGHT_FILES = re.compile(r"[^/]+\.safetensors|((?!\.\.?/)[^/]+/)*[^/]+\.gguf")
+
+
+MAX_FILES = 65_536
+"""Maximum number of files of a model."""
+MAX_PATH = 1024
+"""Maximum length of a file's path in characters."""
+MAX_FILE_BYTES = 1 << 46
+"""Maximum size of a file."""
+MAX_SMALL_BYTES = 1 << 30
+"""Maximum size of a model's small files together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,23 @@ class Manifest:
     source: str
     version: str
     files: Mapping[str, RemoteFile]
+
+
+def check_manifest(manifest: Manifest) -> Manifest:
+    """Returns a manifest that holds to the limits. Raises ModelError for any other."""
+    if len(manifest.files) > MAX_FILES:
+        raise ModelError(f"{manifest.source} has more than {MAX_FILES} files")
+    small = 0
+    for name, file in manifest.files.items():
+        if len(name) > MAX_PATH or not 0 <= file.size <= MAX_FILE_BYTES:
+            raise ModelError(
+                f"{manifest.source} has a file with a path of {len(name)} characters and "
+                f"{file.size} bytes; at most {MAX_PATH} and {MAX_FILE_BYTES} are read"
+            )
+        small += file.size if is_small_file(name, file.size) else 0
+    if small > MAX_SMALL_BYTES:
+        raise ModelError(f"{manifest.source} has {small} bytes beside its weights")
+    return manifest
 
 
 class RemoteSource(Protocol):

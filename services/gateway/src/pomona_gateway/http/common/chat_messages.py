@@ -16,7 +16,7 @@ from pomona_gateway.http.request_body import Body
 MAX_MESSAGES = 4096
 MAX_CALLS = 1024
 
-FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,256}$")]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,256}$")]
 CallId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Arguments = str | dict[str, Any] | None
 """Arguments of an earlier call: JSON text, perhaps cut off by a token limit, or an object."""
@@ -33,7 +33,7 @@ class SystemMessage(Body):
 
 class UserMessage(Body):
     role: Literal["user"]
-    content: Content | None
+    content: Content | None = None
     name: str | None = None
 
 
@@ -77,7 +77,8 @@ class AssistantMessage(Body):
 
 class ToolMessage(Body):
     role: Literal["tool", "function"]
-    content: Content | None = None
+    content: Content | dict[str, Any] | None = None
+    """A text or parts; an object is given to the model as JSON text."""
     tool_call_id: CallId | None = None
     name: str | None = None
 
@@ -97,7 +98,9 @@ def template_messages(messages: list[Message], ignored: IgnoredParameters) -> li
     for index, message in enumerate(messages):
         is_result = isinstance(message, ToolMessage)
         where = f"messages[{index}].content"
-        content = read_content(message.content, where, ignored, is_result=is_result)
+        given = message.content
+        given = json_text(given) if isinstance(given, dict) else given
+        content = read_content(given, where, ignored, is_result=is_result)
         match message:
             case SystemMessage():
                 written: dict[str, Any] = {"role": "system", "content": content.text}

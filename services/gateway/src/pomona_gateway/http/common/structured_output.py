@@ -16,6 +16,7 @@ MAX_CHOICES = 1024
 Schema = dict[str, Any]
 ChoiceText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Choices = Annotated[list[ChoiceText], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
+FormatText = Annotated[str, StringConstraints(min_length=1, max_length=65536)]
 FormatName = Annotated[str, StringConstraints(max_length=256)]
 ANY_OBJECT: Schema = {"type": "object"}
 
@@ -127,9 +128,26 @@ class JsonSchema(Body):
     """Accepted without effect: the reply always matches the schema."""
 
 
-class JsonSchemaFormat(Body):
+class JsonSchemaFormat(JsonSchema):
+    """The schema is in ``json_schema``, or beside the type as in other dialects."""
+
     type: Literal["json_schema"]
-    json_schema: JsonSchema
+    json_schema: JsonSchema | None = None
+
+
+class RegexFormat(Body):
+    """A regular expression for the whole reply, as TGI and Fireworks have it."""
+
+    type: Literal["regex"]
+    pattern: FormatText | None = None
+    value: FormatText | None = None
+
+
+class GrammarFormat(Body):
+    """A grammar for the whole reply, as Fireworks and llama.cpp have it."""
+
+    type: Literal["grammar"]
+    grammar: FormatText
 
 
 class FlatJsonSchemaFormat(JsonSchema):
@@ -139,7 +157,8 @@ class FlatJsonSchemaFormat(JsonSchema):
 
 
 ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat,
+    Field(discriminator="type"),
 ]
 FlatFormat = Annotated[
     TextFormat | JsonObjectFormat | FlatJsonSchemaFormat, Field(discriminator="type")
@@ -147,7 +166,7 @@ FlatFormat = Annotated[
 
 
 def format_shape(
-    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | FlatJsonSchemaFormat | None,
+    response_format: ResponseFormat | FlatFormat | None,
     where: str,
 ) -> Shape | None:
     """Returns the shape that a format demands; None for plain text.
@@ -158,9 +177,15 @@ def format_shape(
     match response_format:
         case JsonObjectFormat(definition=definition):
             return JsonShape(definition or ANY_OBJECT, f"{where}.schema" if definition else where)
-        case JsonSchemaFormat(json_schema=schema):
-            definition = ANY_OBJECT if schema.definition is None else schema.definition
+        case JsonSchemaFormat(json_schema=None, definition=definition):
+            return JsonShape(ANY_OBJECT if definition is None else definition, f"{where}.schema")
+        case JsonSchemaFormat(json_schema=JsonSchema(definition=definition)):
+            definition = ANY_OBJECT if definition is None else definition
             return JsonShape(definition, f"{where}.json_schema.schema")
+        case RegexFormat(pattern=pattern, value=value):
+            return RegexShape(pattern or value or ".*", f"{where}.pattern")
+        case GrammarFormat(grammar=grammar):
+            return GrammarShape(grammar, f"{where}.grammar")
         case FlatJsonSchemaFormat(definition=definition):
             return JsonShape(ANY_OBJECT if definition is None else definition, f"{where}.schema")
         case _:

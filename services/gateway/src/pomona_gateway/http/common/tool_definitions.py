@@ -173,6 +173,17 @@ class ToolChoiceObject(ToolReference):
     tools: list[ToolReference] | None = None
     allowed_tools: AllowedTools | None = None
 
+    @property
+    def plain_mode(self) -> Literal["auto", "none", "required", "any"] | None:
+        """Returns the mode of ``{"type": "auto"}`` and its like, which names no tool."""
+        if self.tool_name or self.tools or self.allowed_tools:
+            return None
+        match self.type:
+            case "auto" | "none" | "required" | "any":
+                return self.type
+            case _:
+                return None
+
 
 ToolChoice = Literal["auto", "none", "required", "any"] | ToolChoiceObject
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pomona.errors import RequestError
 from pomona_gateway.generation.chat import Function, Tools
+from pomona_gateway.grammar import regex_grammar
 from pomona_gateway.http.common.chat_messages import INPUT
 from pomona_gateway.http.common.tool_definitions import (
     NO_ARGUMENTS,
@@ -38,13 +39,14 @@ def openai_tools(
         for function in _functions(tool, f"tools[{index}]")
     ]
     several = parallel is not False
-    if not isinstance(choice, ToolChoiceObject):
-        return choose_tools(functions, "required" if choice == "any" else choice, "", several, "")
+    mode = choice.plain_mode if isinstance(choice, ToolChoiceObject) else choice
+    if not isinstance(choice, ToolChoiceObject) or mode is not None:
+        return choose_tools(functions, "required" if mode == "any" else mode, "", several, "")
     if choice.type == "allowed_tools":
         allowed = choice.allowed_tools
         references = allowed.tools if allowed else choice.tools or []
-        mode = (allowed.mode if allowed else choice.mode) or "auto"
-        return _allowed(functions, references, mode, several)
+        allowed_mode = (allowed.mode if allowed else choice.mode) or "auto"
+        return _allowed(functions, references, allowed_mode, several)
     where = "tool_choice"
     if choice.function or choice.custom:
         where += ".function.name" if choice.function else ".custom.name"
@@ -105,9 +107,9 @@ def _custom_function(tool: CustomDefinition, where: str) -> Function:
         grammar = tool.format.grammar or tool.format
         syntax = "regular expression" if grammar.syntax == "regex" else "Lark grammar"
         description += f"\nThe input must match this {syntax}:\n{grammar.definition or ''}"
-        if grammar.syntax == "regex" and grammar.definition:
-            parameter["pattern"] = f"^(?:{grammar.definition})$"
-        elif grammar.syntax == "lark":
+        if grammar.definition and grammar.syntax == "regex":
+            lark = regex_grammar(grammar.definition)
+        else:
             lark = grammar.definition or ""
     schema = {"type": "object", "properties": {INPUT: parameter}, "required": [INPUT]}
     return Function(tool.name, description.strip() or None, schema, where, input_grammar=lark)

@@ -26,7 +26,8 @@ from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.generation.detokenizer import TokenLogprob
 from pomona_gateway.http.common.chat_messages import continues_last
-from pomona_gateway.http.common.prepare_chat import constrain_text, default_limit, prepare_chat
+from pomona_gateway.http.common.constrain_reply import constrain_text
+from pomona_gateway.http.common.prepare_chat import default_limit, prepare_chat
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
 from pomona_gateway.http.common.sampling_parameters import SamplingParameters, build_sampling
 from pomona_gateway.http.common.tools import openai_tools

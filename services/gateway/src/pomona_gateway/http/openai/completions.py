@@ -17,7 +17,7 @@ from pomona_gateway.generation.choices import GenerationStream, PromptProgress
 from pomona_gateway.generation.completion import Completion
 from pomona_gateway.generation.detokenizer import ReplyDelta, TokenLogprob
 from pomona_gateway.http import sse
-from pomona_gateway.http.common.prepare_chat import constrain_text
+from pomona_gateway.http.common.constrain_reply import constrain_text
 from pomona_gateway.http.common.run_request import gateway_of, read_request, run_request
 from pomona_gateway.http.common.sampling_parameters import build_sampling
 from pomona_gateway.http.ignored import IgnoredParameters, ignored_of

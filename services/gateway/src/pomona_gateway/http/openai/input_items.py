@@ -12,6 +12,7 @@ from pomona_gateway.http.common.chat_messages import (
     Arguments,
     CallId,
     FunctionName,
+    json_text,
     template_call,
 )
 from pomona_gateway.http.common.content import Content, TextPart, read_content, type_of
@@ -55,7 +56,8 @@ class InputCustomCall(ListedItem):
 class InputCallOutput(ListedItem):
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: CallId
-    output: Content | None = None
+    output: Content | dict[str, Any] | None = None
+    """A text or parts; an object is given to the model as JSON text."""
 
 
 class InputReasoning(ListedItem):
@@ -168,7 +170,8 @@ def _append(
             given = {INPUT: item.input or ""}
             _add_call(messages, template_call(item.call_id, item.name, given))
         case InputCallOutput():
-            output = read_content(item.output, f"{where}.output", ignored, is_result=True)
+            given = json_text(item.output) if isinstance(item.output, dict) else item.output
+            output = read_content(given, f"{where}.output", ignored, is_result=True)
             messages.append({"role": "tool", "content": output.text, "tool_call_id": item.call_id})
         case OtherItem():
             pass

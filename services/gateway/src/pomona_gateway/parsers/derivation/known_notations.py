@@ -93,6 +93,10 @@ COMMAND = CallNotation(
     f'{{"tool_call_id": "{INDEX_SLOT}", "tool_name": "', '", "parameters": ', "}",
     ",\n    ", "\n]<|END_ACTION|>",
 )  # fmt: skip
+LISTED = CallNotation("[", '{"name": "', '", "arguments": ', "}", ", ", "]")
+"""A bare list, which templates such as Hammer's show in their instructions."""
+GLM_4 = CallNotation("", "", "\n", "", "\n", "")
+"""A name, and the arguments on the next line."""
 HARMONY = CallNotation(
     "", "<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", None, ""
 )
@@ -115,6 +119,8 @@ _CALLS = {
     "llama": LLAMA,
     "pythonic": LFM2,
     "granite": GRANITE_LIST,
+    "glm4": GLM_4,
+    "list": LISTED,
 }
 _VARIANTS = (("mistral", "[ARGS]", MISTRAL_ARGS), ("deepseek", "```json", DEEPSEEK_FENCED))
 _REASONING = {

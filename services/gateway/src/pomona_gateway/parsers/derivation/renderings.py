@@ -85,7 +85,10 @@ class Renderings:
         self._content: str | None = ""
         self.as_text = False
         self.variables: dict[str, Any] = {}
+        self._always_prompts = False
         self.prompt = self._after_user([], True) or ""
+        unasked = self._after_user([])
+        self._always_prompts = bool(self.prompt.strip()) and unasked == self.prompt
 
     def turn(self, content: str, reasoning: bool = False) -> str | None:
         """A turn that has no calls; None when the template refuses it."""
@@ -126,18 +129,18 @@ class Renderings:
     def choose_form(self) -> bool:
         """Finds the form of calls that the template renders best; False when it renders
         none."""
-        best, chosen = 0, (False, False, self._content)
+        best, chosen = (0, False, 0), (False, False, self._content)
         for content in ("", None):
             for as_text in (False, True):
                 for named in (False, True):
                     self.as_text, self._named_ids, self._content = as_text, named, content
-                    score = _score(self.calls({KEYS[0]: VALUES[0]}))
+                    turn = self.calls({KEYS[0]: VALUES[0]})
+                    # Some templates write a turn without text before the calls.
+                    score = _score(turn), not (as_text or named), -len(turn or "")
                     if score > best:
                         best, chosen = score, (as_text, named, content)
-            if best >= _BEST:
-                break
         self.as_text, self._named_ids, self._content = chosen
-        return best > 0
+        return best[0] > 0
 
     def _after_user(
         self, messages: list[Mapping[str, Any]], generation: bool = False
@@ -148,8 +151,18 @@ class Renderings:
                 text = self._render(conversation, tools, generation, **self.variables)
             except PomonaError:
                 continue
-            return text[text.rfind(USER) + len(USER) :] if USER in text else text
+            after = text[text.rfind(USER) + len(USER) :] if USER in text else text
+            return self._without_prompt(after) if messages else after
         return None
+
+    def _without_prompt(self, turn: str) -> str:
+        """Removes the prompt for another answer, which some templates write after any turn."""
+        if not self._always_prompts:
+            return turn
+        own = turn.removesuffix(same_end(turn, self.prompt))
+        end = atoms(self.prompt.lstrip())[0]
+        ended = turn.endswith(self.prompt) and end.startswith(("<", "["))
+        return f"{own}{end}" if ended else own
 
 
 _BEST = 3

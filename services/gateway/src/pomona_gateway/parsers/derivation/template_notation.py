@@ -16,6 +16,7 @@ from pomona_gateway.parsers.derivation.renderings import (
     KEYS,
     NAMES,
     REASON,
+    TOOLS,
     UNKNOWN_TOKENS,
     VALUES,
     Render,
@@ -31,7 +32,8 @@ from pomona_gateway.parsers.events import (
     ToolCallArguments,
     ToolCallStart,
 )
-from pomona_gateway.parsers.notation import ReplyNotation, tags
+from pomona_gateway.parsers.mlx_lm_parsers import find_parser, mlx_lm_parser
+from pomona_gateway.parsers.notation import CallNotation, ReplyNotation, tags
 from pomona_gateway.parsers.reader import MarkedReader
 
 MAX_MIRRORED = 4
@@ -88,7 +90,8 @@ def derive_notation(template: str, render: Render) -> ReplyNotation:
         own = own[max(own.find(CONTENT), 0) :]
     notation = ReplyNotation(reasoning=reasoning, arguments_as_text=renderings.as_text)
     if not shows_calls:
-        return replace(_with_ends(notation, own, ""), calls=known.calls)
+        calls = known.calls or _read_by_mlx_lm(template, "")
+        return replace(_with_ends(notation, own, ""), calls=calls)
     called = renderings.calls({KEYS[0]: VALUES[0]}) or ""
     body = _turn_body(renderings, called, text, reasoning)
     notation = _with_ends(notation, own, body)
@@ -96,7 +99,7 @@ def derive_notation(template: str, render: Render) -> ReplyNotation:
         body = body.removeprefix("".join(notation.answer))
     derived = derive_calls(renderings, body, notation)
     if derived is None:
-        return replace(notation, calls=known.calls)
+        return replace(notation, calls=known.calls or _read_by_mlx_lm(template, body))
     calls, shared = derived
     if shared:
         begin, end = notation.answer
@@ -109,6 +112,16 @@ def derive_notation(template: str, render: Render) -> ReplyNotation:
         other = replace(notation, calls=known.calls)
         return other if _reads(other, body) else found
     return found
+
+
+def _read_by_mlx_lm(template: str, turn: str) -> CallNotation | None:
+    """Returns the notation that one of mlx-lm's parsers reads; None for none."""
+    parser = mlx_lm_parser(find_parser(template, turn, [dict(tool) for tool in TOOLS], NAMES[0]))
+    if parser is None:
+        return None
+    return CallNotation(
+        "", parser.start, "", parser.end, "", "", style="mlx_lm", parser=parser.name
+    )
 
 
 def _turn_body(
