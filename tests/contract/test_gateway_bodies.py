@@ -184,8 +184,18 @@ CALLED = {
     "role": "assistant",
     "tool_calls": [{"id": "c", "function": {"name": "get_weather", "arguments": "{}"}}],
 }
+
+
+def _any(prompt: str) -> bool:
+    return True
+
+
 SHAPES: dict[str, tuple[str, dict[str, Any], Callable[[str], bool]]] = {
-    "a choice by its type": (CHAT, {"tools": [WEATHER_TOOL], "tool_choice": {"type": "auto"}}, str),
+    "a choice by its type": (
+        CHAT,
+        {"tools": [WEATHER_TOOL], "tool_choice": {"type": "auto"}},
+        _any,
+    ),
     "no tools by the choice's type": (
         CHAT,
         {"tools": [WEATHER_TOOL], "tool_choice": {"type": "none"}},
@@ -194,19 +204,19 @@ SHAPES: dict[str, tuple[str, dict[str, Any], Callable[[str], bool]]] = {
     "a schema beside its type": (
         CHAT,
         {"response_format": {"type": "json_schema", "schema": {"type": "object"}}},
-        str,
+        _any,
     ),
     "a regular expression as format": (
         CHAT,
         {"response_format": {"type": "regex", "pattern": "a+"}},
-        str,
+        _any,
     ),
     "a grammar as format": (
         CHAT,
         {"response_format": {"type": "grammar", "grammar": 'root ::= "a"'}},
-        str,
+        _any,
     ),
-    "a user who says nothing": (CHAT, {"messages": [{"role": "user"}]}, str),
+    "a user who says nothing": (CHAT, {"messages": [{"role": "user"}]}, _any),
     "a tool's name with a slash": (
         CHAT,
         {"tools": [{"type": "function", "function": {"name": "server/tool"}}]},

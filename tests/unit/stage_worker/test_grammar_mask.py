@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from llguidance import LLMatcher
 
@@ -13,8 +16,10 @@ from pomona.messages.sampling import Sampling
 from pomona.models import EMBEDDED_MODEL, read_facts
 from pomona.models.formats.vocabulary import read_vocabulary
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
+from pomona_stage_worker.sampling.grammar_process import GrammarProcess, GrammarRefusedError
 from support.doubles.pipeline import Client
 from support.models.random_llama import vocabulary_pipeline
+from support.waiting import wait_until
 
 FACTS = read_facts(EMBEDDED_MODEL)
 STOP = FACTS.eos_token_ids
@@ -81,3 +86,35 @@ def test_a_complete_grammar_allows_only_stop_ids() -> None:
     a = read_vocabulary(FACTS.path).encode("a").ids[0]
     constraint.accept(a)
     assert np.flatnonzero(constraint.allowed()).tolist() == list(STOP)
+
+
+BOMB = LLMatcher.grammar_from_json_schema(
+    {"type": "string", "allOf": [{"pattern": f"a.{{1,{n}}}b"} for n in range(1, 201)]}
+)
+
+
+def test_a_grammar_that_takes_too_much_ends_its_own_reply_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compiler = GrammarCompiler(FACTS.path, FACTS.vocab_size)
+    for grammar in (BOMB, "not a grammar"):
+        constraint = compiler.constraint_for(Open(1, "a", 1, "tcp://g", sampling(grammar)))
+        assert set(np.flatnonzero(constraint.allowed())) == set(STOP)
+        constraint.accept(STOP[0])
+    assert "refused" in caplog.text
+    constraint = compiler.constraint_for(Open(2, "b", 1, "tcp://g", sampling(DATE)))
+    assert constraint.allowed().sum() > len(STOP)
+
+
+def test_a_vocabulary_is_read_in_a_process_that_ends_with_the_compiler(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    process = GrammarProcess(tmp_path, 100)
+    with pytest.raises(GrammarRefusedError, match="vocabulary"):
+        process.vocabulary()
+    before = psutil.Process().children()
+    compiler = GrammarCompiler(FACTS.path, FACTS.vocab_size)
+    compiler.constraint_for(Open(1, "a", 1, "tcp://g", sampling(DATE))).allowed()
+    [child] = [x for x in psutil.Process().children() if x not in before]
+    del compiler
+    gc.collect()
+    wait_until(lambda: not child.is_running(), "the process ends")

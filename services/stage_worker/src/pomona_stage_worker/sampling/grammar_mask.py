@@ -9,8 +9,11 @@ but 10 ms in some states of a grammar, and overlaps with the next step.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cached_property
@@ -23,12 +26,14 @@ from numpy.typing import NDArray
 
 from pomona.errors import PomonaError
 from pomona.messages.cache_ops import Open
-from pomona.models.formats.vocabulary import read_vocabulary
+from pomona_stage_worker.sampling.grammar_process import GrammarProcess, GrammarRefusedError
 
 log = logging.getLogger(__name__)
 
 COMPILE_DEADLINE_S = 10.0
 MASK_DEADLINE_S = 10.0
+MAX_PASSED = 256
+"""Number of grammars that are known to compile."""
 MASK_THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -39,7 +44,8 @@ class GrammarError(PomonaError):
 class GrammarCompiler:
     """Compiles the grammars of one model's sequences in threads of its own.
 
-    The threads end with the last reference to the compiler, which the stage holds.
+    A grammar is compiled after a process has compiled it within limits of time and memory. The
+    threads and the process end with the last reference to the compiler, which the stage holds.
 
     Args:
         path: the model's folder or GGUF file. Its vocabulary is read at the first use.
@@ -47,8 +53,10 @@ class GrammarCompiler:
     """
 
     def __init__(self, path: Path, vocab_size: int) -> None:
-        self._path = path
         self._vocab_size = vocab_size
+        self._process = GrammarProcess(path, vocab_size)
+        self._passed: OrderedDict[bytes, None] = OrderedDict()
+        weakref.finalize(self, self._process.close)
         self._compile_thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
         self._mask_threads = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="masks")
 
@@ -61,7 +69,7 @@ class GrammarCompiler:
 
     @cached_property
     def _vocabulary(self) -> str:
-        return read_vocabulary(self._path).to_str()
+        return self._process.vocabulary()
 
     def _tokenizer(self, stop_ids: tuple[int, ...]) -> LLTokenizer:
         tokenizer = self._tokenizers.get(stop_ids)
@@ -78,7 +86,14 @@ class GrammarCompiler:
     def _compile(
         self, grammar: str, emitted: Sequence[int], stop_ids: tuple[int, ...]
     ) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer(stop_ids), grammar, log_level=0)
+        tokenizer = self._tokenizer(stop_ids)
+        digest = hashlib.sha256(grammar.encode(errors="surrogatepass")).digest()
+        if digest not in self._passed:
+            self._process.check(grammar)
+            self._passed[digest] = None
+            if len(self._passed) > MAX_PASSED:
+                self._passed.popitem(last=False)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
         if emitted:
             matcher.consume_tokens(list(emitted))
         return matcher
@@ -103,18 +118,28 @@ class GrammarConstraint:
         self._next: Future[NDArray[np.bool_]] | None = None
 
     def allowed(self) -> NDArray[np.bool_]:
+        matcher = self._matcher
+        if matcher is None:
+            return self._only_stop()
         if self._next is None:
-            self._next = self._mask_threads.submit(self._compute_mask, self._matcher)
+            self._next = self._mask_threads.submit(self._compute_mask, matcher)
         return self._next.result(MASK_DEADLINE_S)
 
     def accept(self, token: int) -> None:
         if self._next is not None:
             self._next.exception(MASK_DEADLINE_S)
-        self._next = self._mask_threads.submit(self._advance, self._matcher, token)
+        matcher = self._matcher
+        if matcher is not None:
+            self._next = self._mask_threads.submit(self._advance, matcher, token)
 
     @cached_property
-    def _matcher(self) -> LLMatcher:
-        return self._compiling.result(COMPILE_DEADLINE_S)
+    def _matcher(self) -> LLMatcher | None:
+        """The compiled grammar; None for one that must not hold up the other sequences."""
+        try:
+            return self._compiling.result(COMPILE_DEADLINE_S)
+        except (GrammarRefusedError, TimeoutError) as error:
+            log.warning("a grammar is refused; its reply ends here: %s", error)
+            return None
 
     def _advance(self, matcher: LLMatcher, token: int) -> NDArray[np.bool_]:
         if token not in self._stop_ids:
@@ -131,6 +156,9 @@ class GrammarConstraint:
         if matcher.is_error():
             # A truncated reply is better than a stream that stalls.
             log.warning("the grammar failed; the reply ends here: %s", matcher.get_error())
+        return self._only_stop()
+
+    def _only_stop(self) -> NDArray[np.bool_]:
         if not self._stop_ids:
             raise GrammarError("the grammar is complete, but the request names no stop id")
         allowed = np.zeros(self._vocab_size, dtype=np.bool_)
