@@ -28,10 +28,14 @@ DISCOVERY = "pomona_discovery"
 
 ASK = """
 import asyncio, sys
+from pathlib import Path
 from pomona.messages.pipeline import Sampling
 from pomona_ops.bench.clusters import BenchError
+from pomona.transport import use
+from pomona.trust import Trust
 from pomona_ops.bench.driver import Driver, active_pipeline
 
+use(Trust.load(Path(sys.argv[3])))
 for attempt in range(5):
     pipeline = asyncio.run(active_pipeline(sys.argv[1], sys.argv[2], 20))
     with Driver(pipeline, sys.argv[2], "10.71.0.1") as driver:
@@ -207,17 +211,18 @@ def tokens_received(net: Network, folder: Path) -> str:
     """Returns the number of tokens of a request from node a, or the error. The tail is on b."""
     done = subprocess.run(
         ["ip", "netns", "exec", f"{net.tag}a", sys.executable, "-c", ASK,
-         f"ipc://{folder}/a.out", net.tag],
+         f"ipc://{folder}/a.out", net.tag, str(folder / "a")],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.stdout.strip() or done.stderr
 
 
 def test_causes_of_missing_nodes_are_reported(tmp_path: Path) -> None:
-    """Reports blocked multicast, duplicate node names and a second cluster of the same name."""
+    """Reports blocked multicast and a second planner; a stranger does not get in by a peer's
+    address."""
     with network("t") as net:
         net.bridge("s", "br0")
-        for number, node in enumerate("abcd", 1):
+        for number, node in enumerate("abd", 1):
             net.plug(node, "eth0", f"10.77.0.{number}", "s", "br0")
             net.run("s", f"ip link set {node}eth0 type bridge_slave mcast_flood off")
         asyncio.run(await_the_reports(net, tmp_path))
@@ -227,7 +232,6 @@ async def await_the_reports(net: Network, folder: Path) -> None:
     first = f"10.77.0.1:{PEER_PORT}"
     net.start("a", folder, DISCOVERY)
     net.start("b", folder, DISCOVERY, DISCOVERY_PEERS=first)
-    net.start("c", folder, DISCOVERY, DISCOVERY_PEERS=first, NODE="b")
     net.start("d", folder, DISCOVERY, DISCOVERY_PEERS=first, CLUSTER="neighbours")
     for node in "ab":
         net.start(node, folder, "pomona_planner")
@@ -237,7 +241,6 @@ async def await_the_reports(net: Network, folder: Path) -> None:
     ):
         for words in (
             "no multicast comes from",
-            "two processes are called b.discovery",
             f"another cluster is called {net.tag} too",
         ):
             await wait_until_async(

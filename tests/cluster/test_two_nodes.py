@@ -13,6 +13,7 @@ import pytest
 
 from pomona_ops.cluster.blas import stage_worker_environment
 from support.clusters import ANSWER, MODEL, READY_S, STOP_S, Cluster, run_pomona
+from support.members import join
 from support.ports import free_ports
 from support.waiting import wait_until
 
@@ -27,9 +28,11 @@ class Node:
         self, folder: Path, name: str, services: tuple[str, ...], **variables: str
     ) -> None:
         self.ports = free_ports()
+        self.state = folder / name
+        join(folder, "pomona", name, self.state)
         environment = {
             "POMONA_NODE": name,
-            "POMONA_STATE_DIR": str(folder / name),
+            "POMONA_STATE_DIR": str(self.state),
             "POMONA_DATA_HOST": "127.0.0.1",
             "POMONA_CONTROL_PUBLISH": f"tcp://127.0.0.1:{self.ports.control_publish}",
             "POMONA_CONTROL_SUBSCRIBE": f"tcp://127.0.0.1:{self.ports.control_subscribe}",
@@ -91,7 +94,9 @@ def test_two_nodes_serve_a_model_together(nodes: tuple[Node, Node]) -> None:
     wait_until(cluster.is_ready, f"ready; output of the head: {head.output.read_text()}", READY_S)
     assert cluster.chat() == ANSWER
     for node in (head, second):
-        status = run_pomona("status", "--json", "--port", str(node.ports.first))
+        status = run_pomona(
+            "status", "--json", "--port", str(node.ports.first), POMONA_STATE_DIR=str(node.state)
+        )
         assert status.returncode == 0, status.stdout
         report = json.loads(status.stdout)
         assert {node["name"] for node in report["nodes"]} == {"head", "second"}

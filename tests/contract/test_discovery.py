@@ -15,6 +15,8 @@ from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.messages.limits import MAX_BEACON_BYTES
 from pomona.transport import BeaconSender
+from pomona.transport.curve import be_client
+from pomona.trust import Trust
 from support.beacon_listener import BeaconListener, metrics_of
 from support.beacons import beacon_of
 from support.processes import Node, ServiceProcess
@@ -55,10 +57,11 @@ async def publish(sender: BeaconSender, beacon: Beacon, until: Callable[[], obje
 class RawPublisher:
     """Sends arbitrary frames to a socket of discovery."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, trust: Trust) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
+        be_client(self._socket, trust, trust.keys.public)
         self._socket.connect(endpoint)
 
     def send(self, *frames: bytes) -> None:
@@ -175,7 +178,7 @@ def test_invalid_and_foreign_frames_are_counted_and_do_no_harm(tmp_path: Path) -
         listener = BeaconListener(node.subscribe, node.cluster)
         await listener.wait_until(lambda newest: "a.discovery" in newest, "discovery is running")
         for origin, endpoint in (("local", node.publish), ("peer", node.peer)):
-            publisher = RawPublisher(endpoint)
+            publisher = RawPublisher(endpoint, node.trust)
 
             def both_counted(origin: str = origin, publisher: RawPublisher = publisher) -> bool:
                 for frames in invalid:
@@ -197,30 +200,20 @@ def test_invalid_and_foreign_frames_are_counted_and_do_no_harm(tmp_path: Path) -
 
 
 def test_a_name_conflict_is_logged_and_counted(tmp_path: Path) -> None:
-    ours, theirs, third = Node("twin", tmp_path), Node("twin", tmp_path), Node("c", tmp_path)
+    node = Node("twin", tmp_path)
 
-    async def body(*processes: ServiceProcess) -> None:
-        listener = BeaconListener(third.subscribe, third.cluster)
-        await listener.wait_until(
-            lambda newest: {"c.discovery", "twin.discovery"} <= set(newest), "all"
+    async def body(discovery: ServiceProcess) -> None:
+        listener = BeaconListener(node.subscribe, node.cluster)
+        await wait_until_async(
+            lambda: "two processes are called twin.health_watcher" in discovery.logged(),
+            "the conflict is reported",
         )
-        for process in processes:
-            await wait_until_async(
-                lambda process=process: (
-                    "two processes are called twin.discovery" in process.logged()
-                ),
-                f"{process.log.name} reports the conflict",
-            )
-        page = metrics_of(listener.newest["c.discovery"])
+        page = metrics_of(listener.newest["twin.discovery"])
         assert "pomona_discovery_name_conflicts 1.0" in page
         await listener.close()
 
-    with (
-        ours.discovery(theirs.peer) as first,
-        theirs.discovery(ours.peer) as second,
-        third.discovery(ours.peer, theirs.peer) as other,
-    ):
-        run(lambda: body(first, second, other))
+    with node.discovery() as discovery, node.health_watcher(), node.health_watcher():
+        run(lambda: body(discovery))
 
 
 def test_a_node_that_is_its_own_peer_counts_echoes_and_reports_no_conflict(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pomona.messages.control import WantedModel
 from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import BEACON_INTERVAL_S, ScriptedCluster, scripted_cluster
 from support.doubles.scripted_head import Script, Submitted
+from support.members import lend_scripted_keys
 from support.models.tiny_model import end_id, tiny_tokenizer, write_tiny_model
 from support.ports import free_port
 from support.waiting import wait_until
@@ -532,8 +533,10 @@ def test_process_serves_and_ends_cleanly_on_sigterm(
     cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     port = free_port()
+    lend_scripted_keys(tmp_path)
     environment = {
         **os.environ,
+        "POMONA_NODE": "near",
         "POMONA_GATEWAY_PORT": str(port),
         "POMONA_CONTROL_PUBLISH": cluster.publish,
         "POMONA_CONTROL_SUBSCRIBE": cluster.subscribe,

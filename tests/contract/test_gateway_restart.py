@@ -17,6 +17,7 @@ import pytest
 from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
 from support.doubles.scripted_head import Script
+from support.members import lend_scripted_keys
 from support.models.tiny_model import end_id, say, tiny_tokenizer, write_tiny_model
 from support.ports import free_port
 from support.processes import ServiceProcess
@@ -276,6 +277,7 @@ def test_killed_process_leaves_its_runs_to_the_next_one(
     cluster: ScriptedCluster, tmp_path: Path
 ) -> None:
     port = free_port()
+    lend_scripted_keys(tmp_path)
     environment = {
         "POMONA_NODE": "near",
         "POMONA_GATEWAY_PORT": str(port),

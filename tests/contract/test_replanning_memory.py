@@ -40,9 +40,9 @@ class ReplannedWorker:
     """A stage worker that follows a plan of the test."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder = folder
         self.model = write_folder(folder / "model", zero_tensors(), WIDE, 4)
         self.node = Node("mac", folder)
+        self.folder = self.node.folder
         stack.enter_context(self.node.discovery())
         self.worker = ServiceProcess(
             "stage_worker",

@@ -18,7 +18,8 @@ from pomona.messages import codec
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.pipeline import Envelope, Step, StepDone, Tensor
 from pomona.messages.sampling import Sampling
-from pomona.transport import BeaconReceiver
+from pomona.transport import BeaconReceiver, installed, use
+from pomona.transport.curve import be_client
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from support.beacon_listener import metrics_of
 from support.processes import DEADLINE_S, Node, ServiceProcess
@@ -50,7 +51,9 @@ class WorkerCluster:
             self.workers.append(stack.enter_context(ServiceProcess(EMULATED, log, variables)))
 
     def active(self, above: int = 0) -> Pipeline:
-        """Waits for an active pipeline whose epoch is above the given one."""
+        """Waits for an active pipeline whose epoch is above the given one. This process then
+        has the keys of its node."""
+        use(self.node.trust)
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             found = asyncio.run(active_pipeline(self.node.subscribe, "pomona", START_S))
@@ -120,6 +123,9 @@ def send_raw(endpoint: str, *messages: list[Any]) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.PUSH)
     socket.setsockopt(zmq.LINGER, 2000)
+    trust = installed()
+    assert trust is not None
+    be_client(socket, trust, trust.keys.public)
     socket.connect(endpoint)
     for frames in messages:
         socket.send_multipart(frames)
@@ -202,7 +208,8 @@ def test_token_id_out_of_range_is_rejected(pipeline: Pipeline) -> None:
 def test_a_prompt_over_the_limit_of_the_pipeline_is_rejected_with_the_reason(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "mac.stage_worker.1.prefill.json").write_text(
+    (tmp_path / "mac").mkdir()
+    (tmp_path / "mac" / "mac.stage_worker.1.prefill.json").write_text(
         f"[[4000, {time.time()}], [4400, {time.time()}]]"
     )
     with ExitStack() as stack:
@@ -317,8 +324,8 @@ def test_serving_goes_on_without_the_planner(tmp_path: Path) -> None:
         own = WorkerCluster(tmp_path, stack)
         pipeline = own.active()
         own.planner.kill()
-        (tmp_path / "plan.json").unlink()
-        (tmp_path / "models.json").unlink(missing_ok=True)
+        (own.node.folder / "plan.json").unlink()
+        (own.node.folder / "models.json").unlink(missing_ok=True)
         with Driver(pipeline, "pomona") as driver:
             reply = submit(driver)
             driver.collect([reply], DEADLINE_S)

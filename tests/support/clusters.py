@@ -17,6 +17,8 @@ import httpx
 import psutil
 
 from pomona.parent_watch import LIFELINE_VARIABLE
+from pomona.transport import use
+from pomona.trust import Trust
 from pomona_ops.cluster.ports import ClusterPorts, is_free
 from support.ports import free_ports
 from support.processes import lifeline
@@ -116,6 +118,8 @@ class Cluster:
             wait_until(is_ready_or_ended, "the cluster is ready", within_s)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; output of `pomona up`:\n{self.output}") from error
+        state = self.output_path.parent / "state"
+        use(Trust.load(state), f"tcp://127.0.0.1:{self.ports.control_subscribe}")
         if self.process.poll() is not None:
             raise RuntimeError(f"`pomona up` ended with {self.process.returncode}:\n{self.output}")
 

@@ -15,6 +15,7 @@ from pomona.messages.control import Pipeline, PlannerFacts
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.parent_watch import LIFELINE_VARIABLE
 from support.beacon_listener import BeaconListener
+from support.members import join
 from support.processes import lifeline
 
 PEER_PORT = 52418
@@ -91,6 +92,7 @@ class Network:
         Args:
             settings: variables without their prefix ``POMONA_``.
         """
+        join(folder, settings.get("CLUSTER", self.tag), node, folder / node)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("POMONA_")}
         environment |= {
             "POMONA_NODE": node,

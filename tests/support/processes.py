@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pomona.parent_watch import LIFELINE_VARIABLE
+from pomona.transport import use
+from support.members import join
 from support.ports import free_port
 from support.waiting import DEADLINE_S as DEADLINE_S
 
@@ -90,16 +92,26 @@ class ServiceProcess:
 
 
 class Node:
-    """The control plane ports of one machine, and the services that use them."""
+    """The control plane ports of one machine, and the services that use them.
+
+    Nodes of one folder and cluster are members of one roster. This process talks with the keys of
+    the node that was made last, and to the control endpoints of each with its own.
+
+    Attributes:
+        folder: state folder.
+    """
 
     def __init__(self, name: str, folder: Path, cluster: str = "pomona") -> None:
         self.name = name
-        self.folder = folder
+        self.folder = folder / name
+        self.folder.mkdir(exist_ok=True)
         self.cluster = cluster
+        self.trust = join(folder, cluster, name, self.folder)
         self.publish = f"tcp://{LOOPBACK}:{free_port()}"
         self.subscribe = f"tcp://{LOOPBACK}:{free_port()}"
         self.peer_port = free_port()
         self.peer = f"tcp://{LOOPBACK}:{self.peer_port}"
+        use(self.trust, self.publish, self.subscribe)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -17,6 +17,21 @@ LinksByNode = Mapping[str, Sequence[LinkFacts]]
 """Measured links to the other nodes, by the node that measured them."""
 
 
+NODE_MARK = "#"
+"""Stands between an endpoint and the name of its node."""
+
+
+def at_node(endpoint: str, node: str) -> str:
+    """Returns an endpoint together with the node whose key must answer there."""
+    return f"{endpoint}{NODE_MARK}{node}" if node else endpoint
+
+
+def split_node(endpoint: str) -> tuple[str, str]:
+    """Returns an endpoint and its node, which is empty when none is named."""
+    address, _, node = endpoint.partition(NODE_MARK)
+    return address, node
+
+
 def best_address(endpoint: str, node: str, sender: str, links: LinksByNode) -> str:
     """Returns the endpoint at which node ``sender`` reaches a wildcard endpoint of ``node``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pomona.messages.control import Beacon, ServiceName
@@ -69,6 +69,14 @@ class LeaseTable:
             del self._leases[lease.beacon.name]
             self._replaced_boots.pop(lease.beacon.name, None)
         return [lease.beacon for lease in expired]
+
+    def remove_nodes(self, is_member: Callable[[str], bool]) -> list[Beacon]:
+        """Removes the leases of nodes that are not members, and returns their last beacons."""
+        removed = [x.beacon for x in self._leases.values() if not is_member(x.beacon.node)]
+        for beacon in removed:
+            del self._leases[beacon.name]
+            self._replaced_boots.pop(beacon.name, None)
+        return removed
 
     def get(self, name: str) -> Lease | None:
         return self._leases.get(name)

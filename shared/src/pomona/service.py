@@ -21,9 +21,18 @@ from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.log_rotation import reopening_log
 from pomona.logs import configure_logs
 from pomona.messages.control import Beacon, Facts, State
+from pomona.messages.discovery import DiscoveryFacts
 from pomona.parent_watch import watch_parent
 from pomona.settings import ServiceSettings
-from pomona.transport import BeaconReceiver, BeaconSender, Identity, terminate
+from pomona.transport import (
+    BeaconReceiver,
+    BeaconSender,
+    Identity,
+    installed,
+    terminate,
+    use,
+)
+from pomona.trust import Roster, Trust
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +73,8 @@ class ControlPlane:
         self._work = work
         self._state: State = "starting"
         self._seq = 0
+        trust = installed()
+        self._roster: Roster | None = trust.roster if trust is not None else None
         self._changed = asyncio.Event()
         self._beacon_handlers: list[Callable[[Beacon], None]] = []
         self._lost_handlers: list[Callable[[Beacon], None]] = []
@@ -163,8 +174,25 @@ class ControlPlane:
             beacon = await receiver.receive(BEACON_INTERVAL_S / 4)
             now = time.monotonic()
             if beacon is not None and self.leases.observe(beacon, now):
+                self._follow_roster(beacon)
                 self._notify(self._beacon_handlers, beacon)
             for lost in self.leases.expire(now):
+                self._notify(self._lost_handlers, lost)
+
+    def _follow_roster(self, beacon: Beacon) -> None:
+        """Takes a newer roster from a discovery service, and ends the leases of revoked nodes."""
+        trust = installed()
+        if trust is None or not isinstance(beacon.facts, DiscoveryFacts):
+            return
+        trust.offer_text(beacon.facts.roster)
+        if trust.roster is not self._roster:
+            self._roster = trust.roster
+            own = self._settings.node
+            roster = trust.roster
+            for lost in self.leases.remove_nodes(
+                lambda node: node == own or roster.by_name(node) is not None
+            ):
+                log.warning("%s was revoked from the cluster", lost.name)
                 self._notify(self._lost_handlers, lost)
 
     def _notify(self, handlers: list[Callable[[Beacon], None]], beacon: Beacon) -> None:
@@ -202,10 +230,15 @@ def run_service(
     """Runs ``main`` with an event that is set on SIGTERM or SIGINT.
 
     Under ``pomona up`` the end of the supervisor has the effect of SIGTERM. Exits with 78 when a
-    setting is not valid or a port is in use, with 1 on any other failure; under launchd as
+    setting or key is not valid or a port is in use, with 1 on any other failure; under launchd as
     :func:`pomona.exit_status.exit_status` says.
     """
     configure_logs(service, settings.node, settings.log_level)
+    try:
+        use(Trust.open(settings.trust_dir, settings.node, settings.cluster))
+    except PomonaError as error:
+        log.error("%s", error)
+        raise SystemExit(exit_status(EXIT_CONFIGURATION)) from error
 
     async def body() -> None:
         stop = StopEvent()

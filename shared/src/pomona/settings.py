@@ -33,7 +33,9 @@ from pomona.exit_status import EXIT_CONFIGURATION, exit_status
 from pomona.node_name import keep_node_name, node_name
 from pomona.ports import services_base
 from pomona.private_files import keep_private
+from pomona.trust.trust import cluster_name
 
+DEFAULT_CLUSTER = "pomona"
 DEFAULT_PORT = 52415
 """Port of the gateway."""
 SERVICES_BASE = services_base(DEFAULT_PORT)
@@ -61,13 +63,17 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
     section: ClassVar[str] = ""
 
-    cluster: SettingName = Field(default="pomona", validation_alias=_common("CLUSTER"))
-    """Name of the cluster. Beacons of another cluster are dropped."""
     state_dir: Path = Field(
         default_factory=lambda: default_state_dir(), validation_alias=_common("STATE_DIR")
     )
     """Folder for state that outlives a process, for example the newest epoch. Default:
     ``~/.pomona/<first port of the cluster>``."""
+    cluster: SettingName = Field(
+        default_factory=lambda fields: cluster_name(fields.get("state_dir")) or DEFAULT_CLUSTER,
+        validation_alias=_common("CLUSTER"),
+    )
+    """Name of the cluster. Beacons of another cluster are dropped. Default: the name in the roster
+    of the state folder, at the first start ``pomona``."""
     node: NodeName = Field(
         default_factory=lambda fields: node_name(fields.get("state_dir")),
         validation_alias=_common("NODE"),
@@ -100,6 +106,13 @@ class ServiceSettings(BaseSettings):
     hf_token: SecretStr = Field(default=SecretStr(""), validation_alias=_common("HF_TOKEN"))
     """Token of the hub, as ``HF_TOKEN``, which takes precedence. A settings file that has it must
     be readable by its owner alone."""
+
+    @property
+    def trust_dir(self) -> Path:
+        """State folder with the keys of this node, which all of its services share."""
+        if "state_dir" in _read_section(self.section) and not os.environ.get("POMONA_STATE_DIR"):
+            return ServiceSettings().state_dir
+        return self.state_dir
 
     @model_validator(mode="before")
     @classmethod
@@ -144,16 +157,27 @@ def has_state_dir(kind: type[ServiceSettings]) -> bool:
     return bool(os.environ.get("POMONA_STATE_DIR")) or "state_dir" in _read_file(kind.section)
 
 
+def _read_section(section: str) -> dict[str, Any]:
+    """Returns a service's own table of the settings file."""
+    found = _read_content().get(section, {}) if section else {}
+    return found if isinstance(found, dict) else {}
+
+
 def _read_file(section: str) -> dict[str, Any]:
+    """Returns the settings of a service in the file, common ones included."""
+    content = _read_content()
+    common = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    return {**common, **content.get(section, {})}
+
+
+def _read_content() -> dict[str, Any]:
     path = os.environ.get("POMONA_SETTINGS")
     if not path:
         return {}
     try:
-        content = tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"POMONA_SETTINGS={path} cannot be read: {error}") from error
-    common = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    return {**common, **content.get(section, {})}
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

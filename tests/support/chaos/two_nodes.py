@@ -28,6 +28,7 @@ from pomona_ops.cluster.processes import ServiceSpec
 from pomona_ops.up.supervisor import Exited, Supervisor, SupervisorEvent
 from support.chaos.streams import Stream
 from support.clusters import MODEL
+from support.members import join
 from support.namespaces import PEER_PORT, Network, network, sh
 from support.waiting import wait_until
 
@@ -188,6 +189,7 @@ class TwoNodes:
 
     def _spec(self, node: str, service: str) -> ServiceSpec:
         other = next(name for name in ADDRESSES if name != node)
+        join(self.folder, self._net.tag, node, self._state(node))
         short = Path("/tmp") / self._net.tag
         environment = {
             "POMONA_NODE": node,

@@ -12,9 +12,11 @@ from typing import Any
 
 import httpx
 
+from pomona.transport import use
 from pomona_gateway.server import serve
 from pomona_gateway.settings import GatewaySettings
 from support.doubles.scripted_cluster import ScriptedCluster
+from support.members import scripted_keys
 from support.waiting import wait_until
 
 
@@ -32,6 +34,7 @@ class GatewayThread:
             **settings,
         )
         self.folder = self.settings.state_dir
+        use(scripted_keys())
         self.failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()

@@ -14,6 +14,7 @@ class Relay:
     Attributes:
         endpoint: address of the relay.
         connections: number of connections so far.
+        seen: every byte that was forwarded.
     """
 
     def __init__(self, target: str) -> None:
@@ -22,6 +23,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.connections = 0
+        self.seen = bytearray()
         self._ended: list[socket.socket] = []
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="relay")]
@@ -47,6 +49,7 @@ class Relay:
     def _copy(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while part := source.recv(65536):
+                self.seen += part
                 sink.sendall(part)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)

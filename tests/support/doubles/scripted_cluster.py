@@ -23,8 +23,9 @@ from pomona.messages.control import (
     State,
     WantedModel,
 )
-from pomona.transport import BeaconProxy, BeaconReceiver, BeaconSender
+from pomona.transport import BeaconProxy, BeaconReceiver, BeaconSender, use
 from support.doubles.scripted_head import WORKERS, Script, ScriptedHead, Submitted
+from support.members import scripted_keys
 from support.ports import free_port
 
 BEACON_INTERVAL_S = 0.2
@@ -60,6 +61,7 @@ class ScriptedCluster:
         self.gateways: dict[str, Beacon] = {}
         self.publish = f"tcp://127.0.0.1:{free_port()}"
         self.subscribe = f"tcp://127.0.0.1:{free_port()}"
+        use(scripted_keys(), self.publish, self.subscribe)
         self._seq = itertools.count(1)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()

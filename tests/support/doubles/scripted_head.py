@@ -28,6 +28,7 @@ from pomona.messages.pipeline import (
     Tokens,
 )
 from pomona.transport import Identity, Pull, Push
+from support.members import scripted_keys
 
 WORKERS = ("near.stage_worker", "far.stage_worker")
 PROBE = [0]
@@ -104,7 +105,8 @@ class ScriptedHead:
         self.submitted: list[Submitted] = []
         self.cancelled: list[tuple[float, Cancel]] = []
         self._identity = Identity("pomona", WORKERS[0], self.boot)
-        self._pull = Pull("127.0.0.1")
+        self._keys = scripted_keys()
+        self._pull = Pull("127.0.0.1", trust=self._keys)
         self.endpoint = self._pull.endpoint
         self._pushes: dict[str, Push] = {}
         self._scheduled: list[_Scheduled] = []
@@ -168,7 +170,9 @@ class ScriptedHead:
             return
         push = self._pushes.get(submit.reply)
         if push is None:
-            push = self._pushes[submit.reply] = Push(self._identity, submit.reply, 1.0)
+            push = self._pushes[submit.reply] = Push(
+                self._identity, submit.reply, 1.0, trust=self._keys
+            )
         try:
             push.send(body, submitted.epoch, tensors, buffers)
         except LinkError:

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from pomona.leases import LEASE_S
 from pomona.messages.codec import encode_beacon
 from pomona.messages.control import Beacon
+from pomona.trust import Member, Roster
 from pomona_discovery.beacon_filter import (
     CONFLICT_AFTER_S,
     CONFLICT_ENDS_S,
     MAX_LOCAL_BOOTS,
+    MAX_NEW_NAMES,
+    NEW_NAMES_S,
     BeaconFilter,
     Dropped,
     Origin,
@@ -173,3 +176,52 @@ def test_the_survivor_of_two_processes_with_one_name_is_forwarded_again(
         verdicts.append(admit(beacon_filter, beacon, now=float(second)))
     assert verdicts[-1] == "forwarded"
     assert beacon_filter.conflicts == frozenset()
+
+
+def members() -> Roster:
+    """A roster of the head ``mac`` and the member ``mini``."""
+    nodes = (("mac", "head"), ("mini", "member"))
+    return Roster("pomona-x", "pomona", 1, "", (), tuple(
+        Member(f"id-{name}", "", name, role) for name, role in nodes  # type: ignore[arg-type]
+    ))  # fmt: skip
+
+
+def verdict(beacon: Beacon, sender: str, origin: Origin = "peer", now: float = 0.0) -> str:
+    found = BeaconFilter("pomona", "here", members).admit(
+        encode_beacon(beacon), origin, now, sender
+    )
+    return found.reason if isinstance(found, Dropped) else "forwarded"
+
+
+def test_a_peer_speaks_for_the_node_of_its_key_only() -> None:
+    beacon = beacon_of("gateway", "mini", boot="newer")
+    assert verdict(beacon, "id-mini") == "forwarded"
+    for sender in ("id-mac", "id-stranger", ""):
+        assert verdict(beacon, sender) == "impostor"
+
+
+@pytest.mark.parametrize("origin", ["peer", "local"])
+def test_only_a_head_plans(origin: Origin) -> None:
+    assert verdict(beacon_of("planner", "mac"), "id-mac", origin) == "forwarded"
+    assert verdict(beacon_of("planner", "mini"), "id-mini", origin) == "unauthorised"
+
+
+def test_the_leases_of_a_revoked_node_end() -> None:
+    roster = [members()]
+    beacon_filter = BeaconFilter("pomona", "mac", lambda: roster[0])
+    for beacon in (beacon_of("gateway", "mac"), beacon_of("stage_worker", "mini")):
+        beacon_filter.admit(encode_beacon(beacon), "peer", 0.0, f"id-{beacon.node}")
+    assert beacon_filter.remove_strangers() == []
+    roster[0] = replace(roster[0], members=roster[0].members[:1])
+    assert [x.name for x in beacon_filter.remove_strangers()] == ["mini.stage_worker"]
+
+
+def test_a_node_adds_a_bounded_number_of_services_a_minute(beacon_filter: BeaconFilter) -> None:
+    def new(number: int, now: float) -> str:
+        beacon = beacon_of("gateway", "mini", name=f"mini.gateway.{number}")
+        return admit(beacon_filter, beacon, "peer", now)
+
+    assert {new(n, 0.0) for n in range(MAX_NEW_NAMES)} == {"forwarded"}
+    assert new(MAX_NEW_NAMES, 1.0) == "too_many_names"
+    assert admit(beacon_filter, beacon_of("gateway", "other"), "peer", 1.0) == "forwarded"
+    assert new(MAX_NEW_NAMES, NEW_NAMES_S + 1.0) == "forwarded"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from pomona.transport import Requester
 from pomona_discovery.link_probe import LinkMeasurement, ProbeServer, choose_best, measure
 from support.ports import free_port
 
@@ -24,18 +25,24 @@ def test_the_current_address_is_kept_unless_another_is_clearly_faster() -> None:
     assert choose_best([ETHERNET, THUNDERBOLT], ETHERNET.address) == THUNDERBOLT
 
 
-def test_an_invalid_request_closes_the_connection() -> None:
+def test_an_invalid_request_gets_no_reply_and_the_next_one_does() -> None:
     async def body() -> None:
         server = ProbeServer("b0")
         await server.start("127.0.0.1", 0)
+        requester = Requester(f"tcp://127.0.0.1:{server.port}")
         try:
-            for line in (b"GET / HTTP/1.1\r\n\r\n", b"take 99999999999\n", b"echo -1\n", b"boot\n"):
-                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-                writer.write(line)
-                async with asyncio.timeout(10):
-                    assert await reader.read(10) == b""
-                writer.close()
+            for frames in (
+                [b"GET /"],
+                [b"echo", b""],
+                [b"echo", bytes(65)],
+                [b"take"],
+                [b"boot", b"0"],
+            ):
+                requester.send(*frames, timeout_s=10)
+            requester.send(b"boot", timeout_s=10)
+            assert requester.receive(10) == [b"b0"]
         finally:
+            requester.close()
             await server.stop()
 
     asyncio.run(body())

@@ -7,6 +7,7 @@ import pytest
 from pomona.leases import LEASE_S
 from pomona.messages.control import Beacon
 from pomona_discovery.peer_table import (
+    MAX_LEARNT_PER_HOST,
     MAX_PEERS,
     PEER_EXPIRY_S,
     UNRESPONSIVE_S,
@@ -140,3 +141,9 @@ def test_the_number_of_peers_is_bounded() -> None:
     flood = [f"tcp://10.1.0.{number}:1" for number in range(250)]
     assert len(table.on_beacon(discovery("b", B, *flood), 1.0)) == MAX_PEERS - 1
     assert len(table.connected()) == MAX_PEERS
+
+
+def test_one_address_takes_a_bounded_part_of_the_table() -> None:
+    table = PeerTable([A], [B], 0.0)
+    flood = [f"tcp://10.9.9.9:{port}" for port in range(1, 250)]
+    assert len(table.on_beacon(discovery("b", B, *flood), 1.0)) == MAX_LEARNT_PER_HOST

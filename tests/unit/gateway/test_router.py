@@ -84,4 +84,4 @@ def test_stages_get_an_address_of_this_node_that_they_measured() -> None:
         (("here", "near"), "10.2.0.1"),
         (("here", "here"), "127.0.0.1"),
     ):
-        assert endpoints(table(*ends, *links, plan(*nodes)))[1] == f"tcp://{address}:9000"
+        assert endpoints(table(*ends, *links, plan(*nodes)))[1] == f"tcp://{address}:9000#here"

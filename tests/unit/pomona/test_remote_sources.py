@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
-from collections.abc import Generator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from pomona.models.store.remote_source import (
     RemoteFile,
     check_manifest,
 )
+from pomona.transport import Replier
 
 MANIFEST = Manifest("m", "1", {"a.safetensors": RemoteFile(100)})
 
@@ -36,30 +37,20 @@ def answers() -> dict[str, Any]:
 def peer(answers: dict[str, Any]) -> Generator[PeerSource]:
     stopped = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = answers[self.path.partition("?")[0]]
-            self.send_response(200)
-            self.end_headers()
-            try:
-                if isinstance(body, bytes):
-                    self.wfile.write(body)
-                while not isinstance(body, bytes) and not stopped.wait(0.01):
-                    self.wfile.write(b"x")
-            except OSError:
-                pass
+    def handle(request: Sequence[bytes], node: str) -> Iterator[list[bytes]]:
+        body = answers[request[0].decode().partition("?")[0]]
+        if isinstance(body, bytes):
+            yield [str(len(body)).encode(), hashlib.sha256(body).hexdigest().encode()]
+            yield [body]
+            return
+        yield [b"1000000", b""]
+        while not stopped.wait(0.01):
+            yield [b"x"]
 
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield PeerSource("peer", f"http://127.0.0.1:{server.server_port}")
+    replier = Replier("127.0.0.1", 0, "TEST", handle)
+    yield PeerSource("peer", replier.endpoint)
     stopped.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    replier.close()
 
 
 def test_a_peers_answer_has_a_length(peer: PeerSource, answers: dict[str, Any]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 from collections.abc import Generator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import mlx.core as mx
 import pytest
@@ -21,6 +20,7 @@ from pomona.models.store import sparse_copy
 from pomona.models.store.peer_source import MAX_LIST_BYTES, PeerSource
 from pomona.models.store.remote_source import Manifest, Range, RemoteSource
 from pomona.models.store.sparse_copy import SparseCopy
+from pomona.transport import Requester
 from pomona_stage_worker.loading import read_weights
 from pomona_stage_worker.loading.file_server import FileServer
 from support.doubles.hub import FakeHub, fake_hub
@@ -134,7 +134,7 @@ def test_the_error_names_an_unreachable_hub(hub: FakeHub, monkeypatch: pytest.Mo
 def peer(original: Path) -> Generator[PeerSource]:
     server = FileServer("127.0.0.1", lambda: {str(original)})
     try:
-        yield PeerSource("other.stage_worker", server.url)
+        yield PeerSource("other.stage_worker", server.endpoint)
     finally:
         server.close()
 
@@ -179,7 +179,7 @@ def test_ranges_come_from_peers_first_and_then_from_the_hub(
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "another machine"))
     server = FileServer("127.0.0.1", lambda: {NAME}, lambda source: first)
     try:
-        source_ = CountingSource(PeerSource("first", server.url))
+        source_ = CountingSource(PeerSource("first", server.endpoint))
         resolve(NAME, [source_])
         from_peer, from_hub = source_.read_bytes, hub.weight_bytes()
         assert same(NAME, original, 2, 6, [source_])
@@ -202,8 +202,8 @@ def test_a_range_with_a_wrong_hash_is_refused(
 ) -> None:
     monkeypatch.setenv("POMONA_MODELS_DIR", str(tmp_path / "models"))
     with pytest.raises(ModelError, match="does not have the hash"):
-        SparseCopy.create(str(original), [DamagingPeer("damaging", peer._url)])  # type: ignore[reportPrivateUsage]
-    assert SparseCopy.create(str(original), [DamagingPeer("damaging", peer._url), peer])  # type: ignore[reportPrivateUsage]
+        SparseCopy.create(str(original), [DamagingPeer("damaging", peer._endpoint)])  # type: ignore[reportPrivateUsage]
+    assert SparseCopy.create(str(original), [DamagingPeer("damaging", peer._endpoint), peer])  # type: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,12 @@ def test_the_file_server_serves_only_model_files(
     (original / "link.json").symlink_to(original.parent / "secret.json")
     server = FileServer("127.0.0.1", lambda: {str(original)})
     try:
-        version = PeerSource("p", server.url).manifest(str(original)).version
-        place = urlsplit(server.url)
-        connection = http.client.HTTPConnection("127.0.0.1", place.port or 0, timeout=5)
+        version = PeerSource("p", server.endpoint).manifest(str(original)).version
         path = target.format(source=quote(str(original), safe=""), version=version)
-        connection.request("GET", path)
-        assert connection.getresponse().status == 404
-        connection.close()
+        requester = Requester(server.endpoint)
+        requester.send(path.encode(), timeout_s=5.0)
+        assert requester.receive(5.0) == [b""]
+        requester.close()
     finally:
         server.close()
         (original / "link.json").unlink()

@@ -152,7 +152,7 @@ def served(tmp_path: Path) -> Generator[tuple[Path, PeerWithOtherPath]]:
     file = write_model(tmp_path / "there" / "own.gguf")
     server = FileServer("127.0.0.1", lambda: {str(file)})
     try:
-        yield file, PeerWithOtherPath(PeerSource("other", server.url), file)
+        yield file, PeerWithOtherPath(PeerSource("other", server.endpoint), file)
     finally:
         server.close()
 

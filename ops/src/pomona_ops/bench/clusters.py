@@ -18,6 +18,8 @@ import orjson
 
 from pomona import host
 from pomona.errors import PomonaError
+from pomona.transport import use
+from pomona.trust import Trust
 from pomona_ops.cluster.blas import blas_threads, stage_worker_environment
 from pomona_ops.cluster.cpu_affinity import one_core_each
 from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts, is_free
@@ -56,6 +58,7 @@ async def running_cluster(
         cluster_options(model, stages, free_ports(stages), pin=_can_pin()),
         state_dir=folder,
     )
+    use(Trust.open(folder, options.node, options.cluster))
     specs = [
         _adapted(spec, hold_ms, worker_environment or {}, one_core)
         for spec in service_specs(options)

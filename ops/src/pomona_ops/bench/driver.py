@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from pomona.addresses import at_node
 from pomona.messages.control import Pipeline, PlannerFacts
 from pomona.messages.pipeline import Cancel, Queued, Rejected, Started, Submit, Tensor, Tokens
 from pomona.messages.sampling import Sampling
-from pomona.transport import BeaconReceiver, Identity, Pull, Push
+from pomona.transport import BeaconReceiver, Identity, Pull, Push, installed
 from pomona_ops.bench.clusters import BenchError
 from pomona_ops.cluster.ports import LOOPBACK
 
@@ -81,7 +82,11 @@ class Driver:
         self._pipeline = pipeline
         identity = Identity(cluster, f"driver-{secrets.token_hex(4)}", secrets.token_hex(8))
         self._pull = Pull(host)
-        self._push = Push(identity, pipeline.stages[0].endpoint)
+        head = pipeline.stages[0]
+        self._push = Push(identity, at_node(head.endpoint, head.node))
+        trust = installed()
+        node = trust.member.name if trust is not None and trust.member is not None else ""
+        self._reply = at_node(self._pull.endpoint, node)
         self._replies: dict[str, Reply] = {}
 
     def __enter__(self) -> Self:
@@ -105,7 +110,7 @@ class Driver:
         """
         request = f"bench-{next(_numbers)}"
         body = Submit(
-            request, 1, self._pipeline.model, self._pull.endpoint, sampling, share=share,
+            request, 1, self._pipeline.model, self._reply, sampling, share=share,
             speculative=speculative,
         )  # fmt: skip
         buffer = memoryview(array("i", prompt)).cast("B")

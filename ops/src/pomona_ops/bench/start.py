@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pomona.messages.control import Beacon, GatewayFacts, StageWorkerFacts
-from pomona.transport import BeaconReceiver
+from pomona.transport import BeaconReceiver, use
+from pomona.trust import Trust
 from pomona_ops.bench.clusters import READY_DEADLINE_S, BenchError, free_ports
 from pomona_ops.bench.numbers import median
 from pomona_ops.cluster.ports import LOOPBACK
@@ -69,6 +70,7 @@ async def run_start(model: str, stages: int, rounds: int) -> dict[str, Any]:
     measures its speed first, and in a used one."""
     folder = Path(tempfile.mkdtemp(prefix="pomona-bench-"))
     options = replace(cluster_options(model, stages, free_ports(stages)), state_dir=folder)
+    use(Trust.open(folder, options.node, options.cluster))
     try:
         first = await _start(options)
         again = [await _start(options) for _ in range(rounds)]

@@ -16,6 +16,8 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.settings import DEFAULT_PORT, ServiceSettings, has_state_dir, read_settings
+from pomona.transport import use
+from pomona.trust import Trust
 from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts
 from pomona_ops.cluster.processes import ClusterOptions, state_dir
 
@@ -101,7 +103,8 @@ def find_target(port: int | None) -> Target:
     """Finds the cluster that a command talks to.
 
     ``port`` comes first, then the settings (``POMONA_CONTROL_SUBSCRIBE``, ``POMONA_CLUSTER``,
-    ``POMONA_STATE_DIR``), then what ``up`` recorded. Raises ConfigurationError.
+    ``POMONA_STATE_DIR``), then what ``up`` recorded. The process has the keys of its node from then
+    on. Raises ConfigurationError, and TrustError for keys that cannot be used.
     """
     settings = read_settings(ServiceSettings)
     given = settings.model_fields_set
@@ -110,6 +113,7 @@ def find_target(port: int | None) -> Target:
     if port is None and "control_subscribe" in given:
         endpoint = settings.control_subscribe
     record = _record_of(first)
+    use(Trust.load(find_state_dir(first)))
     return Target(
         port=first,
         cluster=settings.cluster if record is None or "cluster" in given else record.cluster,

@@ -20,7 +20,8 @@ from pomona.service import EXIT_CONFIGURATION
 from pomona.settings import read_settings
 from pomona.silence import SilenceWatch
 from pomona.stalls import add_stall
-from pomona.transport import BeaconReceiver
+from pomona.transport import BeaconReceiver, use
+from pomona.trust import Trust
 from pomona_gateway.listener import open_listener
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.cluster.blas import OPENBLAS_REMEDY, missing_openblas
@@ -58,6 +59,7 @@ def run_up(options: ClusterOptions) -> int:
             f"{options.state_dir} cannot be created: {error.strerror}; "
             "set POMONA_STATE_DIR to a writable folder"
         ) from error
+    use(Trust.open(options.state_dir, options.node, options.cluster))
     record_start(options)
     host.raise_open_files_limit()
     with up_lock(options.state_dir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,6 +15,8 @@ from pomona_discovery.link_probe import LinkMeasurement, choose_best, measure
 from pomona_discovery.local_network import is_denied
 from pomona_discovery.own_addresses import addresses_of, kind_towards
 
+MIN_INTERVAL_S: Final = 1.0
+"""Time between two measurements of one node that its own beacons ask for."""
 MAX_START_DELAY_S: Final = 1.0
 """Random delay before a measurement that a beacon triggers, so that nodes do not probe at once."""
 
@@ -74,6 +77,7 @@ class LinkMonitor:
         self._interfaces = interfaces
         self._on_change = on_change
         self._targets: dict[str, _Target] = {}
+        self._measured_at: dict[str, float] = {}
         self._due = asyncio.Event()
 
     def on_beacon(self, beacon: Beacon) -> None:
@@ -140,10 +144,11 @@ class LinkMonitor:
         """Measures until cancelled: due nodes first, then all after the interval."""
         while True:
             for name, target in list(self._targets.items()):
-                if target.due:
+                if target.due and self._may_measure(name):
                     await self._measure(name, target)
             self._due.clear()
             if any(target.due for target in self._targets.values()):
+                await asyncio.sleep(MIN_INTERVAL_S / 8)
                 continue
             try:
                 async with asyncio.timeout(self._interval_s * random.uniform(0.75, 1.25)):
@@ -152,6 +157,14 @@ class LinkMonitor:
             except TimeoutError:
                 for target in self._targets.values():
                     target.due = True
+
+    def _may_measure(self, name: str) -> bool:
+        """Spaces the measurements of a node whose beacons ask for many."""
+        now = time.monotonic()
+        if now - self._measured_at.get(name, -MIN_INTERVAL_S) < MIN_INTERVAL_S:
+            return False
+        self._measured_at[name] = now
+        return True
 
     async def _measure(self, name: str, target: _Target) -> None:
         target.due = False
@@ -163,7 +176,7 @@ class LinkMonitor:
                 if is_denied(error, address):
                     target.denied = address
 
-            measurement = await measure(address, target.port, target.boot, on_error)
+            measurement = await measure(address, target.port, target.boot, on_error, node=name)
             if measurement is None:
                 target.dead.add(address)
                 target.measured.pop(address, None)

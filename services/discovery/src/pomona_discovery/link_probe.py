@@ -1,24 +1,25 @@
-"""Measures round trip and throughput to the discovery services of other nodes over TCP.
+"""Measures round trip and throughput to the discovery services of other nodes.
 
-A request is a line, ``echo <bytes>`` or ``take <bytes>``, followed by that many bytes. The response
-is the same bytes, or one byte after all were received. The line ``boot 0`` is answered by a line
-with the boot id, because an address may belong to another machine: every Mac that runs virtual
-machines has 192.168.64.1. Sizes are bounded. Any other input, or DEADLINE_S without input, closes
-the connection.
+The sockets are encrypted like those of activations, so what they measure is what those get. A
+request is ``echo`` or ``take`` with some bytes; the reply is the same bytes, or nothing, after all
+were received. ``boot`` is answered with the boot id, because an address may belong to another
+machine: every Mac that runs virtual machines has 192.168.64.1. A machine with another key is sent
+nothing. Sizes are bounded. Any other request gets no reply.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from pomona.ports import bind_free_port
+from pomona.addresses import at_node
+from pomona.errors import LinkBusyError, LinkError
+from pomona.transport import Replier, Requester
 
 SMALL_BYTES: Final = 64
 ROUND_TRIPS: Final = 20
@@ -29,9 +30,8 @@ TARGET_S: Final = 0.08
 LARGE_ROUNDS: Final = 3
 DEADLINE_S: Final = 5.0
 CONNECT_DEADLINE_S: Final = 1.5
-MAX_CONNECTIONS: Final = 16
-MAX_LINE: Final = 64
-CHUNK: Final = 256 << 10
+POLL_S: Final = 0.1
+"""Longest time within which a measurement notices that it was cancelled."""
 TYPICAL_BYTES: Final = 64 << 10
 """Message size by which addresses are compared."""
 SWITCH_FACTOR: Final = 1.25
@@ -83,57 +83,29 @@ class ProbeServer:
 
     def __init__(self, boot: str) -> None:
         self._boot = boot
-        self._server: asyncio.Server | None = None
-        self._connections = 0
+        self._replier: Replier | None = None
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
-        """Starts listening. Raises OSError when the address cannot be bound."""
-        listener = _bind(host, port) if port else bind_free_port(lambda free: _bind(host, free))
-        self._server = await asyncio.start_server(self._serve, sock=listener, limit=1 << 16)
-        self.port = int(self._server.sockets[0].getsockname()[1])
+        """Starts listening. Raises LinkError when the address cannot be bound."""
+        self._replier = Replier(host, port, "POMONA_DISCOVERY_PROBE_PORT", self._respond)
+        self.port = int(self._replier.endpoint.rpartition(":")[2])
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._server.wait_closed()
+        if self._replier is not None:
+            await asyncio.to_thread(self._replier.close)
+            self._replier = None
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
-        try:
-            if self._connections <= MAX_CONNECTIONS:
-                while await self._respond(reader, writer):
-                    pass
-        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
-            pass
-        except asyncio.CancelledError:
-            # At shutdown asyncio's server would log the cancellation of its own task.
-            pass
-        finally:
-            self._connections -= 1
-            writer.close()
-
-    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        async with asyncio.timeout(DEADLINE_S):
-            line = await reader.readline()
-            if not line:
-                return False
-            kind, _, size_text = line[:MAX_LINE].decode("ascii").strip().partition(" ")
-            size = int(size_text)
-            if kind == "boot":
-                writer.write(self._boot.encode("ascii") + b"\n")
-            elif kind == "echo" and 0 < size <= SMALL_BYTES:
-                writer.write(await reader.readexactly(size))
-            elif kind == "take" and 0 < size <= MAX_LARGE_BYTES:
-                while size > 0:
-                    size -= len(await reader.readexactly(min(size, CHUNK)))
-                writer.write(b"\n")
-            else:
+    def _respond(self, request: Sequence[bytes], node: str) -> list[list[bytes]]:
+        match request:
+            case [b"boot"]:
+                return [[self._boot.encode("ascii")]]
+            case [b"echo", payload] if 0 < len(payload) <= SMALL_BYTES:
+                return [[payload]]
+            case [b"take", payload] if 0 < len(payload) <= MAX_LARGE_BYTES:
+                return [[b""]]
+            case _:
                 raise ValueError("not a valid probe request")
-            await writer.drain()
-        return True
 
 
 async def measure(
@@ -142,60 +114,81 @@ async def measure(
     boot: str,
     on_error: Callable[[OSError], None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
+    node: str = "",
 ) -> LinkMeasurement | None:
     """Measures the link to an address.
 
-    Returns None when no discovery with this boot id answers. ``on_error`` gets the error of a
-    connection that the system refused.
+    Args:
+        node: name of the node, whose key must answer there.
+
+    Returns None when no discovery with this key and boot id answers. ``on_error`` gets the error of
+    a connection that the system refused.
     """
-    writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(CONNECT_DEADLINE_S):
-            reader, writer = await asyncio.open_connection(address, port)
-        async with asyncio.timeout(DEADLINE_S):
-            own = str(writer.get_extra_info("sockname", ("",))[0])
-            writer.write(b"boot 0\n")
-            if await reader.readline() != boot.encode("ascii") + b"\n":
-                return None
-            trips: list[float] = []
-            for _ in range(ROUND_TRIPS):
-                begin = clock()
-                writer.write(b"echo %d\n" % SMALL_BYTES + bytes(SMALL_BYTES))
-                await reader.readexactly(SMALL_BYTES)
-                trips.append(clock() - begin)
-            rtt_s, rtt_spread_s = median_and_spread(trips)
-            rates: list[float] = []
-            size = FIRST_LARGE_BYTES
-            for number in range(LARGE_ROUNDS + 1):
-                begin = clock()
-                await _send_large(writer, size)
-                await reader.readexactly(1)
-                taken = max(clock() - begin - rtt_s, 1e-6)
-                if number:
-                    rates.append(size / taken)
-                else:
-                    size = int(min(max(size * TARGET_S / taken, 4096), MAX_LARGE_BYTES))
-        rate, spread = median_and_spread(rates)
-        return LinkMeasurement(address, rtt_s, rtt_spread_s, rate, spread, own)
-    except (TimeoutError, asyncio.IncompleteReadError, ValueError):
+            _, writer = await asyncio.open_connection(address, port)
+        own = str(writer.get_extra_info("sockname", ("",))[0])
+        writer.close()
+    except TimeoutError:
         return None
     except OSError as error:
         on_error(error)
         return None
+    cancelled = threading.Event()
+    try:
+        found = await asyncio.to_thread(
+            _measure, at_node(f"tcp://{address}:{port}", node), address, boot, clock, cancelled
+        )
+        return replace(found, own=own) if found is not None else None
     finally:
-        if writer is not None:
-            writer.close()
+        cancelled.set()
 
 
-async def _send_large(writer: asyncio.StreamWriter, size: int) -> None:
-    writer.write(b"take %d\n" % size)
-    block = bytes(CHUNK)
-    while size > 0:
-        writer.write(block[:size])
-        size -= CHUNK
-        await writer.drain()
+def _measure(
+    endpoint: str,
+    address: str,
+    boot: str,
+    clock: Callable[[], float],
+    cancelled: threading.Event,
+) -> LinkMeasurement | None:
+    try:
+        requester = Requester(endpoint)
+    except LinkError:
+        return None
 
+    def ask(*frames: bytes) -> list[bytes]:
+        requester.send(*frames, timeout_s=DEADLINE_S)
+        ends_at = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                return requester.receive(POLL_S)
+            except LinkBusyError:
+                if cancelled.is_set() or time.monotonic() > ends_at:
+                    raise
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, reuse_port=False)
+    try:
+        requester.send(b"boot", timeout_s=CONNECT_DEADLINE_S)
+        if requester.receive(DEADLINE_S) != [boot.encode("ascii")]:
+            return None
+        trips: list[float] = []
+        for _ in range(ROUND_TRIPS):
+            begin = clock()
+            ask(b"echo", bytes(SMALL_BYTES))
+            trips.append(clock() - begin)
+        rtt_s, rtt_spread_s = median_and_spread(trips)
+        rates: list[float] = []
+        size = FIRST_LARGE_BYTES
+        for number in range(LARGE_ROUNDS + 1):
+            begin = clock()
+            ask(b"take", bytes(size))
+            taken = max(clock() - begin - rtt_s, 1e-6)
+            if number:
+                rates.append(size / taken)
+            else:
+                size = int(min(max(size * TARGET_S / taken, 4096), MAX_LARGE_BYTES))
+        rate, spread = median_and_spread(rates)
+        return LinkMeasurement(address, rtt_s, rtt_spread_s, rate, spread)
+    except LinkBusyError:
+        return None
+    finally:
+        requester.close()

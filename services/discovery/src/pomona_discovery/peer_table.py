@@ -18,6 +18,8 @@ from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts
 
 MAX_PEERS = 64
+MAX_LEARNT_PER_HOST = 4
+"""Dynamic peers at one address, so that one member cannot fill the table with ports of a third."""
 PEER_EXPIRY_S = 30.0
 """Time without a beacon after which a dynamic peer is removed."""
 UNRESPONSIVE_S = 10.0
@@ -81,6 +83,10 @@ class PeerTable:
         """Adds a dynamic peer, unless it is known, not valid, or the table is full."""
         known = endpoint in self._peers or endpoint in self._own
         if known or len(self._peers) >= MAX_PEERS or not _PEER.match(endpoint):
+            return []
+        host = endpoint.rpartition(":")[0]
+        learnt = [x for x, peer in self._peers.items() if not peer.static]
+        if sum(x.rpartition(":")[0] == host for x in learnt) >= MAX_LEARNT_PER_HOST:
             return []
         self._peers[endpoint] = _Peer(False, now)
         return [PeerInstruction("connect", endpoint)]

@@ -21,7 +21,8 @@ from pomona.messages.discovery import DiscoveryFacts, Hardware, NodeFacts
 from pomona.messages.limits import MAX_TROUBLES
 from pomona.metrics_server import MetricsServer
 from pomona.service import ControlPlane
-from pomona.transport import BeaconProxy
+from pomona.transport import BeaconProxy, installed
+from pomona.trust import Roster
 from pomona_discovery import metrics
 from pomona_discovery.address_watch import follow_addresses
 from pomona_discovery.beacon_filter import BeaconFilter, Dropped, Origin
@@ -38,6 +39,7 @@ from pomona_discovery.own_addresses import (
     interfaces,
     is_in_own_network,
 )
+from pomona_discovery.peer_links import PeerLinks
 from pomona_discovery.peer_table import PeerInstruction, PeerTable
 from pomona_discovery.settings import DiscoverySettings
 from pomona_discovery.silent_services import SilentServices
@@ -46,6 +48,10 @@ from pomona_discovery.stay_awake import stay_awake
 log = logging.getLogger(__name__)
 
 EXPIRY_INTERVAL_S = 0.5
+ROSTER_POLL_S = 0.2
+"""Interval at which the file of the roster is looked at."""
+SEARCH_AGAIN_S = 10.0
+"""Interval at which the key of a static peer that does not answer is searched again."""
 FINAL_BEACON_DEADLINE_S = 0.5
 NODE_FACTS_INTERVAL_S = 60.0
 MACMON_PERIOD = 5
@@ -82,7 +88,14 @@ class Discovery:
         self._proxy = proxy
         self._settings = settings
         self._hardware = hardware
-        self._filter = BeaconFilter(settings.cluster, settings.node)
+        self._trust = installed()
+        trust = self._trust
+        self._filter = BeaconFilter(
+            settings.cluster, settings.node, lambda: trust.roster if trust is not None else None
+        )
+        self._heard: dict[str, float] = {}
+        self._links = PeerLinks(proxy, trust, self._heard_nodes)
+        self._searched_at = 0.0
         self._node_facts = NodeFacts(interfaces=current_interfaces())
         own = self._advertised()
         self._peers = PeerTable({own, proxy.peer_endpoint}, settings.peers, time.monotonic())
@@ -112,6 +125,8 @@ class Discovery:
     async def run(self, stop: asyncio.Event) -> None:
         """Forwards beacons until ``stop`` is set or a socket fails."""
         self._apply(self._peers.connect_static())
+        if self._trust is not None:
+            self._trust.on_change(self._on_roster)
         async with self._forwarding() as failed, self._measuring():
             async with self.control.running():
                 self.control.state = "ready"
@@ -138,6 +153,7 @@ class Discovery:
             asyncio.create_task(self._forward_peers()),
             asyncio.create_task(self._proxy.drain_subscriptions()),
             asyncio.create_task(self._expire_periodically()),
+            asyncio.create_task(self._follow_roster_file()),
         ]
         for task in tasks:
             task.add_done_callback(on_done)
@@ -147,6 +163,28 @@ class Discovery:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._links.close()
+
+    async def _follow_roster_file(self) -> None:
+        """Takes the rosters that commands on this machine write."""
+        while self._trust is not None:
+            self._trust.reload()
+            await asyncio.sleep(ROSTER_POLL_S)
+
+    def _on_roster(self, before: Roster, after: Roster) -> None:
+        """Closes the connections of revoked nodes, and tells everybody."""
+        log.info("the roster has version %d", after.version)
+        self._proxy.refresh()
+        self._links.on_roster()
+        for removed in self._filter.remove_strangers():
+            self._heard.pop(removed.node, None)
+            if removed.facts.service == "discovery":
+                self._link_monitor.remove(removed.node)
+        self.control.publish_now()
+
+    def _heard_nodes(self) -> frozenset[str]:
+        now = time.monotonic()
+        return frozenset(node for node, at in self._heard.items() if now - at <= LEASE_S)
 
     @asynccontextmanager
     async def _measuring(self) -> AsyncGenerator[None]:
@@ -158,7 +196,7 @@ class Discovery:
         try:
             await self._probes.start(settings.peer_host, settings.probe_port)
             self.control.endpoints["probe"] = f"tcp://{settings.peer_host}:{self._probes.port}"
-        except OSError as error:
+        except LinkError as error:
             log.warning("other nodes cannot measure the link to this node: %s", error)
         tasks = [
             asyncio.create_task(self._link_monitor.run()),
@@ -207,7 +245,7 @@ class Discovery:
         if node == self._settings.node:
             log.error("another machine has this node's name, %s: set POMONA_NODE", node)
         for address in addresses:
-            self._apply(self._peers.add(f"tcp://{address}:{port}", time.monotonic()))
+            self._apply(self._peers.add(f"tcp://{address}:{port}", time.monotonic()), node)
 
     def _on_link_change(self) -> None:
         """Adds the best addresses as peers, so that beacons do not depend on a dead one."""
@@ -215,7 +253,7 @@ class Discovery:
             port = self._peer_ports.get(link.node, "")
             if link.address and port:
                 endpoint = f"tcp://{link.address}:{port}"
-                self._apply(self._peers.add(endpoint, time.monotonic()))
+                self._apply(self._peers.add(endpoint, time.monotonic()), link.node)
         self.control.publish_now()
 
     async def _refresh_periodically(self) -> None:
@@ -247,12 +285,15 @@ class Discovery:
 
     async def _forward_peers(self) -> None:
         while True:
-            frames = await self._proxy.receive_peer()
-            beacon = self._admit(frames, "peer")
+            frames, sender = await self._proxy.receive_peer()
+            beacon = self._admit(frames, "peer", sender)
             if beacon is None:
                 continue
             await self._proxy.send_local(frames)
-            self._apply(self._peers.on_beacon(beacon, time.monotonic()))
+            self._heard[beacon.node] = time.monotonic()
+            own = beacon.endpoints.get("peer", "")
+            for instruction in self._peers.on_beacon(beacon, time.monotonic()):
+                self._apply([instruction], beacon.node if instruction.endpoint == own else "")
             if beacon.facts.service == "discovery":
                 self._peer_ports[beacon.node] = beacon.endpoints.get("peer", "").rpartition(":")[2]
             self._link_monitor.on_beacon(beacon)
@@ -265,12 +306,16 @@ class Discovery:
                     self._link_monitor.remove(expired.node)
             self._apply(self._peers.expire(now))
             self._report_conflicts()
+            if now - self._searched_at > SEARCH_AGAIN_S:
+                self._searched_at = now
+                for endpoint in self._peers.unresponsive(now):
+                    self._links.search_again(endpoint)
             metrics.PEERS.labels("connected").set(len(self._peers.connected()))
             metrics.PEERS.labels("heard").set(len(self._peers.live(now)))
             await asyncio.sleep(EXPIRY_INTERVAL_S)
 
-    def _admit(self, frames: list[bytes], origin: Origin) -> Beacon | None:
-        verdict = self._filter.admit(frames, origin, time.monotonic())
+    def _admit(self, frames: list[bytes], origin: Origin, sender: str = "") -> Beacon | None:
+        verdict = self._filter.admit(frames, origin, time.monotonic(), sender)
         if isinstance(verdict, Dropped):
             metrics.DROPPED.labels(origin, verdict.reason).inc()
             log.debug("beacon dropped: %s", verdict.detail, extra={"reason": verdict.reason})
@@ -280,16 +325,13 @@ class Discovery:
         metrics.FORWARDED.labels(verdict.facts.service, origin).inc()
         return verdict
 
-    def _apply(self, instructions: list[PeerInstruction]) -> None:
+    def _apply(self, instructions: list[PeerInstruction], node: str = "") -> None:
+        """Carries out instructions. ``node`` is the one expected at the endpoints, if known."""
         for instruction in instructions:
             if instruction.action == "connect":
-                try:
-                    self._proxy.connect_peer(instruction.endpoint)
-                except LinkError as error:
-                    log.warning("%s", error)
-                    continue
+                self._links.connect(instruction.endpoint, node)
             else:
-                self._proxy.disconnect_peer(instruction.endpoint)
+                self._links.disconnect(instruction.endpoint)
             log.info("peer: %s", instruction.action, extra={"endpoint": instruction.endpoint})
         if instructions:
             self.control.publish_now()
@@ -315,6 +357,7 @@ class Discovery:
             machine=replace(self._node_facts, clock_s=time.time()),
             links=self._link_monitor.facts(),
             troubles=tuple(self._troubles()),
+            roster=self._trust.encoded() if self._trust is not None else "",
         )
 
     def _troubles(self) -> list[str]:
@@ -325,6 +368,9 @@ class Discovery:
             f"{endpoint} of the settings does not answer"
             for endpoint in self._peers.unresponsive(now)
         ]
+        found += [f"{node} does not admit this node" for node in self._links.refused_by()]
+        if self._trust is not None and self._trust.member is None:
+            found.append(f"this node was revoked from {self._trust.roster.name}")
         found += [denial(node, address) for node, address in self._link_monitor.denied()]
         found += [
             f"{node} cannot be reached at any of its addresses"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Iterable
 
 from pomona.messages.control import Alert
@@ -14,6 +16,10 @@ from pomona_health_watcher.slack_message import slack_message
 from pomona_health_watcher.slack_webhook import SlackWebhook
 
 log = logging.getLogger(__name__)
+
+MAX_POSTS = 30
+"""Posts within POSTS_WINDOW_S. A member whose services come and go makes many alerts."""
+POSTS_WINDOW_S = 60.0
 
 
 class Notifier:
@@ -35,6 +41,7 @@ class Notifier:
         self._webhook = webhook
         self._queue = queue
         self._unresolved = {alert.key: alert for alert in unresolved}
+        self._posted_at: deque[float] = deque()
         self._not_empty = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -63,6 +70,8 @@ class Notifier:
         while True:
             await self._not_empty.wait()
             while (notice := self._queue.first()) is not None:
+                if not await self._may_post():
+                    continue
                 try:
                     await self._post(notice)
                 except Exception:
@@ -71,6 +80,18 @@ class Notifier:
                 self._queue.remove(notice)
                 self._queue_changed()
             self._not_empty.clear()
+
+    async def _may_post(self) -> bool:
+        """Returns True when a post may be made now. Else waits for that, while notices queue up and
+        those that are over drop out."""
+        now = time.monotonic()
+        while self._posted_at and now - self._posted_at[0] > POSTS_WINDOW_S:
+            self._posted_at.popleft()
+        if len(self._posted_at) < MAX_POSTS:
+            self._posted_at.append(now)
+            return True
+        await asyncio.sleep(POSTS_WINDOW_S - (now - self._posted_at[0]) + 0.01)
+        return False
 
     async def drain(self, deadline_s: float) -> None:
         """Returns when the queue is empty or the deadline has passed."""

@@ -23,6 +23,12 @@ class StageWorkerSettings(ServiceSettings):
     """Name of this worker in the cluster. Default: ``<node>.stage_worker``."""
     data_port: int = Field(default=0, ge=0, le=65535)
     """Port of the data socket; 0 takes a free one. The beacon has its address."""
+    files_port: int = Field(default=0, ge=0, le=65535)
+    """Port on which other nodes fetch model files; 0 takes a free one. The beacon has its
+    address."""
+    model_folders: tuple[Path, ...] = ()
+    """Folders with models that planners of other machines may name, as a JSON list. Of models
+    elsewhere on this machine a copy is fetched."""
     memory_bytes: int = Field(default=0, ge=0)
     """Most memory for weights and caches, bytes; 0 takes what the machine allows."""
     link_deadline_s: float = Field(default=3.0, gt=0, le=60)

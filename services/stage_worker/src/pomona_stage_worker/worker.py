@@ -8,11 +8,15 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
+from pomona.addresses import LinksByNode, at_node, best_address
 from pomona.errors import PomonaError
 from pomona.messages.control import Beacon, GatewayFacts, Pipeline, PlannerFacts, StageWorkerFacts
+from pomona.messages.discovery import DiscoveryFacts
 from pomona.metrics_server import MetricsServer
+from pomona.models.sources import limit_paths
 from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.service import ControlPlane
@@ -29,6 +33,7 @@ from pomona_stage_worker.hardware.panic_guard import PanicGuard, Share
 from pomona_stage_worker.loaded_stage import MAX_ERROR_CHARACTERS, LoadedStage
 from pomona_stage_worker.loading import StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
+from pomona_stage_worker.loading.readable_folders import ReadableFolders
 from pomona_stage_worker.loading.resident_weights import ResidentWeights
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.reconcile import (
@@ -76,12 +81,19 @@ class StageWorker:
         self._prefills = PrefillRecord(settings.state_dir, settings.instance, time.time())
         self._speed = Speed()
         self._sources: frozenset[str] = frozenset()
+        self._folders = ReadableFolders(settings.model_folders)
+        limit_paths(self._folders.may_open)
         self._rates: list[tuple[float, int]] = []
         self._removed_steps = 0
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._tasks: set[asyncio.Task[None]] = set()
-        pull = Pull(settings.data_host, settings.data_port, "POMONA_STAGE_WORKER_DATA_PORT")
-        self._endpoint, local = pull.endpoint, pull.bind_unix_socket()
+        pull = Pull(
+            settings.data_host,
+            settings.data_port,
+            "POMONA_STAGE_WORKER_DATA_PORT",
+            local_folder=settings.state_dir,
+        )
+        self._endpoint, local = pull.endpoint, pull.local_endpoint
         self._panic_guard = PanicGuard(settings.state_dir, settings.instance)
         self._usable_bytes = settings.usable_memory()
         self._control = ControlPlane(
@@ -101,8 +113,10 @@ class StageWorker:
         metrics = MetricsServer(
             self._settings, "POMONA_STAGE_WORKER_METRICS_PORT", self._control.on_metrics_url
         )
-        files = FileServer(self._settings.data_host, lambda: self._sources)
-        self._control.endpoints["files"] = files.url
+        files = FileServer(
+            self._settings.data_host, self._served_sources, port=self._settings.files_port
+        )
+        self._control.endpoints["files"] = files.endpoint
         self._loop.start()
         try:
             async with self._control.running():
@@ -245,6 +259,8 @@ class StageWorker:
         present = {epoch: stage.install for epoch, stage in self._stages.items()}
         pipelines, self._obeyed = accept_plan(beacon.facts.pipelines, self._obeyed, present)
         self._sources = frozenset(pipeline.source for pipeline in pipelines)
+        if beacon.node == self._settings.node:
+            self._folders.on_plan(self._sources)
         wanted = wanted_stages(pipelines, self._settings.instance, self._endpoint)
         for action in reconcile(wanted, present):
             match action:
@@ -399,6 +415,10 @@ class StageWorker:
             self._resident_weights.take(), self._file_peers(),
         )  # fmt: skip
 
+    def _served_sources(self) -> frozenset[str]:
+        """Returns the planned models whose files may be served from where they are."""
+        return frozenset(x for x in self._sources if self._folders.may_open(Path(x).expanduser()))
+
     def _file_peers(self) -> list[RemoteSource]:
         """Returns the other workers that serve model files, those of this node first."""
         others = [
@@ -407,7 +427,18 @@ class StageWorker:
             if beacon.name != self._control.identity.name and "files" in beacon.endpoints
         ]
         others.sort(key=lambda beacon: beacon.node != self._settings.node)
-        return [PeerSource(beacon.name, beacon.endpoints["files"]) for beacon in others]
+        links = {
+            beacon.node: beacon.facts.links
+            for beacon in self._control.leases.of_service("discovery")
+            if isinstance(beacon.facts, DiscoveryFacts)
+        }
+        return [PeerSource(x.name, self._file_endpoint(x, links)) for x in others]
+
+    def _file_endpoint(self, other: Beacon, links: LinksByNode) -> str:
+        """Returns where this node reaches another worker's files."""
+        endpoint = other.endpoints["files"]
+        best = best_address(endpoint, other.node, self._settings.node, links)
+        return at_node(best or endpoint, other.node)
 
     async def _start_runner(self, install: Install, weights: StageWeights) -> StageRunner:
         """Assembles the stage in the step thread, the only one that may use it."""

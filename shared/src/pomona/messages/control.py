@@ -48,6 +48,7 @@ class Stage:
         address: endpoint for the previous stage, if not ``endpoint``: a local socket of the
             same machine, or the best measured address of a worker that listens on all.
         boot: boot id of the worker's process. Steps of other processes are dropped.
+        node: node of the worker, whose key must answer at the endpoint.
     """
 
     worker: Name
@@ -56,6 +57,7 @@ class Stage:
     endpoint: Endpoint
     address: Endpoint = ""
     boot: Annotated[str, Field(max_length=64)] = ""
+    node: Annotated[str, Field(max_length=64)] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pomona.messages.limits import (
     MAX_ADDRESSES,
     MAX_INTERFACES,
     MAX_NODES,
+    MAX_ROSTER_BYTES,
     MAX_THUNDERBOLT_PORTS,
     MAX_TROUBLES,
     Count,
@@ -162,6 +163,7 @@ class DiscoveryFacts:
     machine: properties that may change while the service runs.
     links: measured links to the other nodes.
     troubles: problems found by discovery, as sentences.
+    roster: the signed roster of the cluster, as JSON (:mod:`pomona.trust.roster`).
     """
 
     service: Literal["discovery"] = field(default="discovery", kw_only=True)
@@ -170,3 +172,4 @@ class DiscoveryFacts:
     machine: NodeFacts = NodeFacts()
     links: Annotated[tuple[LinkFacts, ...], Field(max_length=MAX_NODES)] = ()
     troubles: Annotated[tuple[Text, ...], Field(max_length=MAX_TROUBLES)] = ()
+    roster: Annotated[str, Field(max_length=MAX_ROSTER_BYTES)] = ""

@@ -64,7 +64,7 @@ class Submit:
 
     Attributes:
         attempt: rises when the gateway resubmits the request in a later epoch.
-        reply: the gateway's data endpoint.
+        reply: the gateway's data endpoint, with its node (:func:`pomona.addresses.at_node`).
         emitted: number of ids at the end of the tensor that belong to the reply; index of the
             next token.
         scored: number of prompt logprobs that the gateway has received in :class:`Scored`.

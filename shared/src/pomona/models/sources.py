@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -31,6 +31,17 @@ _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 by the file."""
 
 
+_may_open: list[Callable[[Path], bool]] = []
+
+
+def limit_paths(may_open: Callable[[Path], bool]) -> None:
+    """Limits the paths that :func:`resolve` opens in this process.
+
+    Of a model at another path only a copy is used, or fetched from peers.
+    """
+    _may_open[:] = [may_open]
+
+
 def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     """Returns the folder or GGUF file of a model.
 
@@ -42,13 +53,14 @@ def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     if source == EMBEDDED_MODEL:
         return _embedded()
     path = Path(source).expanduser()
-    if path.is_dir():
+    may_open = all(allows(path) for allows in _may_open)
+    if may_open and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
                 f"the folder {path} is not a model, since it has no config.json"
             )
         return path
-    if path.is_file():
+    if may_open and path.is_file():
         with path.open("rb") as file:
             magic = file.read(4)
         if magic != b"GGUF":
@@ -59,6 +71,11 @@ def resolve(source: str, peers: Sequence[RemoteSource] = ()) -> Path:
     copy = _copy(source, peers)
     if copy is not None:
         return copy.path
+    if not may_open and path.exists():
+        raise ModelNotFoundError(
+            f"{source} is not in a folder that this machine's settings name: add it to "
+            "POMONA_STAGE_WORKER_MODEL_FOLDERS there"
+        )
     raise ModelNotFoundError(
         f"there is no model at {source}: give a Hugging Face id, a folder of safetensors, "
         f"a GGUF file, or {EMBEDDED_MODEL}"

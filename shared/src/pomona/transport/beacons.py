@@ -13,18 +13,24 @@ from pomona.errors import ProtocolError
 from pomona.messages import codec
 from pomona.messages.control import Beacon
 from pomona.messages.limits import MAX_BEACON_BYTES
+from pomona.transport import curve
 from pomona.transport.sockets import CLOSE_LINGER_MS, configure, context
+from pomona.trust import Trust
 
 CONTROL_HIGH_WATER_MARK: Final = 1024
 
 
 class BeaconSender:
-    """Publishes beacons to the discovery service of this node."""
+    """Publishes beacons to the discovery service of this node.
 
-    def __init__(self, endpoint: str) -> None:
+    Args:
+        trust: keys of the node; by default those of this process.
+    """
+
+    def __init__(self, endpoint: str, trust: Trust | None = None) -> None:
         self._socket = context().socket(zmq.PUB)
         configure(self._socket, CONTROL_HIGH_WATER_MARK, MAX_BEACON_BYTES)
-        self._socket.connect(endpoint)
+        curve.connect(self._socket, endpoint, trust or curve.installed(endpoint))
 
     def send(self, beacon: Beacon) -> None:
         """Sends without blocking. A beacon that cannot be sent is dropped; the next replaces it."""
@@ -40,14 +46,17 @@ class BeaconReceiver:
 
     One task lives as long as the receiver and feeds a bounded queue: cancelling a receive can
     lose a message, so receives are cancelled only by :meth:`close`.
+
+    Args:
+        trust: keys of the node; by default those of this process.
     """
 
-    def __init__(self, endpoint: str, cluster: str) -> None:
+    def __init__(self, endpoint: str, cluster: str, trust: Trust | None = None) -> None:
         self._cluster = cluster
         self._socket = zmq.asyncio.Context(context()).socket(zmq.SUB)
         configure(self._socket, CONTROL_HIGH_WATER_MARK, MAX_BEACON_BYTES)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"beacon/")
-        self._socket.connect(endpoint)
+        curve.connect(self._socket, endpoint, trust or curve.installed(endpoint))
         self._queue: asyncio.Queue[Beacon] = asyncio.Queue(CONTROL_HIGH_WATER_MARK)
         self._task = asyncio.create_task(self._receive())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from typing import Any, Final
 
 import zmq
@@ -16,6 +17,9 @@ CLOSE_LINGER_MS: Final = 500
 
 CONNECT_DEADLINE_MS: Final = 2000
 """Time for a TCP connection, and then for ZeroMQ's handshake. After it both are tried again."""
+
+REBIND_DEADLINE_S: Final = 5.0
+REBIND_INTERVAL_S: Final = 0.005
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -71,6 +75,23 @@ def _bind_port(socket: zmq.Socket[Any], endpoint: str, host: str, port: int) -> 
             return
     if error is not None:
         raise error
+
+
+def bind_again(socket: zmq.Socket[Any], endpoint: str) -> None:
+    """Binds an endpoint that the same socket has just unbound, which libzmq does in another thread.
+
+    Raises LinkError when another process has taken it, or it is not free within the deadline.
+    """
+    ends_at = time.monotonic() + REBIND_DEADLINE_S
+    while True:
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > ends_at:
+                raise LinkError(f"cannot listen on {endpoint} again: {error}") from error
+            time.sleep(REBIND_INTERVAL_S)
+        else:
+            return
 
 
 def bind(socket: zmq.Socket[Any], endpoint: str, setting: str) -> str:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from pomona.addresses import at_node
 from pomona.errors import LinkError, ProtocolError
 from pomona.messages.codec import Buffer, Message
 from pomona.messages.pipeline import Cancel, Submit, Tensor
@@ -205,7 +206,8 @@ class HeadLinks:
         key = (route.endpoint, route.boot)
         link = self._links.get(key)
         if link is None:
-            link = HeadLink(self._identity, route.endpoint, self._deadline_s, self._on_unsent)
+            endpoint = at_node(route.endpoint, route.node)
+            link = HeadLink(self._identity, endpoint, self._deadline_s, self._on_unsent)
             self._links[key] = link
         link.send(body, route.epoch, tensors, buffers)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pomona.addresses import IPC_PREFIX, best_address
+from pomona.addresses import IPC_PREFIX, at_node, best_address
 from pomona.messages.control import (
     Beacon,
     Pipeline,
@@ -27,6 +27,7 @@ class Route:
     Attributes:
         boot: boot id of the head. A head with another boot id has lost its KV caches.
         endpoint: endpoint of the head for this gateway. Routes that differ only in it are equal.
+        node: node of the head.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Route:
     head: str
     boot: str
     endpoint: str = field(compare=False)
+    node: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class RouteTable:
         return self._routes.get(model)
 
     def reply_endpoint(self, route: Route, endpoint: str) -> str:
-        """Returns the endpoint of this gateway as the stages of a pipeline reach it.
+        """Returns the endpoint and node of this gateway as the stages of a pipeline reach it.
 
         Head and tail share one endpoint. It is measured from the tail, which sends the tokens,
         or from the head when only the tail is on this node.
@@ -120,7 +122,8 @@ class RouteTable:
         ends = (pipeline.stages[-1], pipeline.stages[0]) if pipeline and pipeline.stages else ()
         nodes = [self._workers[x.worker].node for x in ends if x.worker in self._workers]
         sender = next((node for node in nodes if node != self._node), self._node)
-        return best_address(endpoint, self._node, sender, self._links) or endpoint
+        address = best_address(endpoint, self._node, sender, self._links) or endpoint
+        return at_node(address, self._node)
 
     def cache_use(self, model: str) -> float:
         """Returns the fraction of the KV cache in use, 0 to 1, from the head's last beacon."""
@@ -205,7 +208,9 @@ class RouteTable:
         measured = best_address(head.endpoint, beacon.node, self._node, self._links)
         tail_address = "" if head.address.startswith(IPC_PREFIX) else head.address
         endpoint = measured or tail_address or head.endpoint
-        return Route(pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint)
+        return Route(
+            pipeline.model, pipeline.epoch, head.worker, beacon.boot, endpoint, beacon.node
+        )
 
     def _still_ready(self, route: Route) -> bool:
         beacon = self._workers.get(route.head)

@@ -188,7 +188,9 @@ class Proposer:
                     (), reason=f"waiting for {sender.node} to measure its links to {worker.node}"
                 )
             endpoint = worker.endpoints.get("data", "")
-            stages.append(Stage(worker.name, start, stop, endpoint, address, worker.boot))
+            stages.append(
+                Stage(worker.name, start, stop, endpoint, address, worker.boot, worker.node)
+            )
         return Proposal(tuple(stages), self.complete(choice.prediction))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 from prometheus_client import Counter
 
+from pomona.addresses import at_node
 from pomona.errors import LinkBusyError, LinkGapError, LinkLostError, ProtocolError
 from pomona.messages.codec import Buffer, Message, MessageRest, check_sizes
 from pomona.messages.control import Pipeline, SpeculationStatus
@@ -139,7 +140,7 @@ class StageRunner:
         self._sender: StepSender | None = None
         if len(pipeline.stages) > 1:
             following = pipeline.stages[0 if self.is_tail else position + 1]
-            endpoint = following.address or following.endpoint
+            endpoint = at_node(following.address or following.endpoint, following.node)
             link = Push(identity, endpoint, link_deadline_s, monitored=True)
             self._sender = StepSender(link, pipeline.epoch)
 

@@ -1,26 +1,25 @@
-"""Serves this machine's model files to its peers over HTTP, read only.
+"""Serves this machine's model files to the other members of the cluster, read only.
 
-``GET /manifest?source=`` lists a model's files; ``/held?source=&version=&file=`` lists the byte
-ranges of a file on disk; ``/bytes?source=&version=&file=&begin=&end=`` returns a range, with its
-SHA-256 in a header. Only weight files and small files of models that the plan names, or that have
-a managed copy here, are served. Files are looked up by name in the manifest: a path from a peer is
-never opened.
+A request is one of these paths: ``/manifest?source=`` lists a model's files;
+``/held?source=&version=&file=`` lists the byte ranges of a file on disk;
+``/bytes?source=&version=&file=&begin=&end=`` returns a range. The answer is its size and SHA-256,
+then its bytes in parts, or one empty message for what is not here. Only weight files and small
+files of models that the plan names, or that have a managed copy here, are served. Files are looked
+up by name in the manifest: a path from a peer is never opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
 from pomona.errors import ModelError
-from pomona.models.store.peer_source import DIGEST_HEADER
+from pomona.models.store.peer_source import PART_BYTES
 from pomona.models.store.remote_source import (
     Manifest,
     Range,
@@ -29,18 +28,19 @@ from pomona.models.store.remote_source import (
     is_weight_file,
 )
 from pomona.models.store.sparse_copy import CHUNK_BYTES, SparseCopy
-from pomona.ports import bind_free_port
+from pomona.transport import Replier
 
 log = logging.getLogger(__name__)
 
-DEADLINE_S = 30.0
-"""Timeout for reading a request and for each write of the answer."""
+MAX_REQUEST_BYTES = 1 << 14
+THREADS = 4
 
 
 class FileServer:
-    """HTTP server in a thread of its own; the owner closes it.
+    """Server in threads of its own; the owner closes it.
 
     Args:
+        port: 0 takes a free one.
         sources: returns the models that the plan names now.
         find: returns the managed copy of a model, or None.
     """
@@ -50,24 +50,34 @@ class FileServer:
         host: str,
         sources: Callable[[], Collection[str]],
         find: Callable[[str], SparseCopy | None] = SparseCopy.find,
+        port: int = 0,
     ) -> None:
         self._find = find
         self._sources = sources
         self._versions: dict[str, tuple[tuple[tuple[str, int, int], ...], str]] = {}
-        self._server = bind_free_port(
-            lambda port: ThreadingHTTPServer((host, port), _handler(self._answer))
+        self._replier = Replier(
+            host, port, "POMONA_STAGE_WORKER_FILES_PORT", self._reply, threads=THREADS
         )
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="file server", daemon=True
-        )
-        self._thread.start()
-        self.url = f"http://{host}:{self._server.server_port}"
+        self.endpoint = self._replier.endpoint
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+        self._replier.close()
+
+    def _reply(self, request: Sequence[bytes], node: str) -> Iterator[list[bytes]]:
+        content = None
+        if len(request) == 1 and len(request[0]) <= MAX_REQUEST_BYTES:
+            target = urlsplit(request[0].decode("ascii", "replace"))
+            query = {name: values[-1] for name, values in parse_qs(target.query).items()}
+            try:
+                content = self._answer(target.path, query)
+            except (OSError, ModelError) as error:
+                log.warning("cannot serve a peer: %s", error)
+        if content is None:
+            yield [b""]
+            return
+        yield [str(len(content)).encode(), hashlib.sha256(content).hexdigest().encode()]
+        for at in range(0, len(content), PART_BYTES):
+            yield [content[at : at + PART_BYTES]]
 
     def _answer(self, path: str, query: dict[str, str]) -> bytes | None:
         source, file = query.get("source", ""), query.get("file", "")
@@ -147,34 +157,3 @@ def _version(folder: Path, files: Mapping[str, RemoteFile]) -> str:
         with (folder / name).open("rb") as opened:
             digest.update(opened.read(1 << 16 if is_weight_file(name) else file.size))
     return digest.hexdigest()
-
-
-def _handler(
-    answer: Callable[[str, dict[str, str]], bytes | None],
-) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = DEADLINE_S
-        server_version = "Pomona"
-        sys_version = ""
-
-        def do_GET(self) -> None:
-            target = urlsplit(self.path)
-            query = {name: values[-1] for name, values in parse_qs(target.query).items()}
-            try:
-                content = answer(target.path, query)
-            except (OSError, ModelError) as error:
-                log.warning("cannot serve a peer: %s", error)
-                content = None
-            if content is None:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("content-length", str(len(content)))
-            self.send_header(DIGEST_HEADER, hashlib.sha256(content).hexdigest())
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Silences the access log."""
-
-    return Handler

@@ -6,35 +6,39 @@ The server is :mod:`pomona_stage_worker.loading.file_server`.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import time
 from collections.abc import Sequence
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from pydantic import TypeAdapter, ValidationError
 
-from pomona.errors import ModelError, ModelNotFoundError
+from pomona.errors import LinkError, ModelError, ModelNotFoundError
 from pomona.models.store.remote_source import Manifest, Range, check_manifest
+from pomona.transport import Requester
 
 DEADLINE_S = 10.0
-"""Longest wait for a peer without receiving a byte, seconds."""
+"""Longest wait for a peer without receiving a part of its answer, seconds."""
 TRANSFER_DEADLINE_S = 600.0
 """Longest time of one answer, seconds."""
 MAX_LIST_BYTES = 16 << 20
 """Maximum size of a manifest and of a list of ranges."""
-DIGEST_HEADER = "x-sha256"
-_READ_BYTES = 1 << 20
+PART_BYTES = 1 << 20
+"""Bytes of one part of an answer."""
 
 _MANIFESTS = TypeAdapter(Manifest)
 _RANGES = TypeAdapter(tuple[Range, ...])
 
 
 class PeerSource:
-    """A stage worker that serves its model files at ``url``."""
+    """A stage worker that serves its model files.
 
-    def __init__(self, name: str, url: str) -> None:
+    Args:
+        endpoint: where it does, with its node (:func:`pomona.addresses.at_node`).
+    """
+
+    def __init__(self, name: str, endpoint: str) -> None:
         self.name = name
-        self._url = url
+        self._endpoint = endpoint
 
     def manifest(self, source: str) -> Manifest:
         content, _ = self._get(f"/manifest?source={quote(source, safe='')}")
@@ -59,34 +63,39 @@ class PeerSource:
         return content
 
     def _get(self, path: str, most: int = MAX_LIST_BYTES) -> tuple[bytes, str]:
-        url = urlsplit(self._url)
-        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=DEADLINE_S)
+        """Returns the content and its SHA-256 as the peer states it.
+
+        The first part of an answer is its size in bytes and the digest, or nothing when the peer
+        does not have it. Raises ModelError.
+        """
         try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            content = _read(response, most)
-        except (OSError, http.client.HTTPException) as error:
+            requester = Requester(self._endpoint)
+            try:
+                requester.send(path.encode(), timeout_s=DEADLINE_S)
+                head = requester.receive(DEADLINE_S)
+                if len(head) != 2 or not head[0].isdigit() or len(head[0]) > 20:
+                    raise ModelNotFoundError(f"{self.name} does not have the model")
+                return self._content(requester, int(head[0]), most), head[1].decode(
+                    "ascii", "replace"
+                )
+            finally:
+                requester.close()
+        except LinkError as error:
             raise ModelError(f"{self.name} does not answer: {error}") from error
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise ModelNotFoundError(f"{self.name} does not have the model")
-        return content, response.headers.get(DIGEST_HEADER, "")
 
-
-def _read(response: http.client.HTTPResponse, most: int) -> bytes:
-    """Reads a body. Raises ModelError for one that is too long, OSError for a slow one."""
-    end = time.monotonic() + TRANSFER_DEADLINE_S
-    parts: list[bytes] = []
-    left = most + 1
-    while left and (part := response.read1(min(left, _READ_BYTES))):
-        parts.append(part)
-        left -= len(part)
-        if time.monotonic() > end:
-            raise TimeoutError(f"its answer takes longer than {TRANSFER_DEADLINE_S:g} s")
-    if not left and response.status == 200:
-        raise ModelError(f"a peer answered with more than {most} bytes")
-    return b"".join(parts)
+    def _content(self, requester: Requester, size: int, most: int) -> bytes:
+        """Receives the parts of an answer. Raises ModelError for one that is too long or slow."""
+        ends_at = time.monotonic() + TRANSFER_DEADLINE_S
+        content = bytearray()
+        while len(content) < size <= most:
+            content += b"".join(requester.receive(DEADLINE_S))
+            if time.monotonic() > ends_at:
+                raise ModelError(
+                    f"{self.name}'s answer takes longer than {TRANSFER_DEADLINE_S:g} s"
+                )
+        if size > most or len(content) > size:
+            raise ModelError(f"{self.name} answered with more than {most} bytes")
+        return bytes(content)
 
 
 def _query(manifest: Manifest, file: str) -> str:
