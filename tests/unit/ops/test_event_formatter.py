@@ -12,7 +12,12 @@ from pomona.messages.control import (
     StageWorkerFacts,
     WantedModel,
 )
-from pomona_ops.up.event_formatter import IMPOSSIBLE_AFTER_S, EventFormatter, Line
+from pomona_ops.up.event_formatter import (
+    IMPOSSIBLE_AFTER_S,
+    IMPOSSIBLE_AGAIN_AFTER_S,
+    EventFormatter,
+    Line,
+)
 from pomona_ops.up.supervisor import Exited, Started
 from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
 
@@ -47,6 +52,25 @@ def test_an_alert_and_its_end_are_lines() -> None:
     assert [line.text for line in formatter.on_beacon(calm, 0.0)] == [
         "resolved: mac.w1 fell silent"
     ]
+
+
+def test_the_end_of_a_loss_says_that_the_service_serves() -> None:
+    formatter = EventFormatter("mac")
+    lost = replace(ALERT, key="service_lost/mac.w1", summary="w1 died and does not serve yet")
+    list(formatter.on_beacon(node_beacon("health_watcher", HealthWatcherFacts((lost,))), 0.0))
+    (line,) = formatter.on_beacon(node_beacon("health_watcher", HealthWatcherFacts()), 1.0)
+    assert line.text == "resolved: w1 serves again"
+
+
+def test_the_reason_for_an_epoch_is_told_and_a_later_lack_of_workers_soon() -> None:
+    formatter = EventFormatter("mac")
+    forming = replace(PIPELINE, state="forming", reason="mac.w1 has restarted")
+    (line,) = formatter.on_beacon(node_beacon("planner", PlannerFacts((forming,))), 0.0)
+    assert line.text.endswith("on w1 (mac.w1 has restarted)")
+    gone = replace(PIPELINE, state="impossible", stages=(), reason="no worker has room")
+    beacon = node_beacon("planner", PlannerFacts((gone,)))
+    assert not list(formatter.on_beacon(beacon, 1.0))
+    assert len(list(formatter.on_beacon(beacon, 1.0 + IMPOSSIBLE_AGAIN_AFTER_S))) == 1
 
 
 def test_a_restart_is_told_once() -> None:

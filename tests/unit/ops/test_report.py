@@ -169,7 +169,7 @@ def test_without_a_loaded_model_status_says_what_loads_one(
     beacons = _cluster()
     beacons["planner"] = node_beacon("planner", PlannerFacts((), models))
     gateway = GatewayFacts("http://h:1", loads_on_request=loads_on_request)
-    beacons["gateway"] = node_beacon("gateway", gateway)
+    beacons["gateway"] = replace(node_beacon("gateway", gateway), state="starting")
     report = cluster_report("c", beacons.values())
     (trouble,) = report.troubles
     assert expected in trouble

@@ -333,12 +333,14 @@ def _troubles(
     for service in ("discovery", "planner", "gateway", "health_watcher"):
         if not any(beacon.facts.service == service for beacon in newest):
             yield f"no beacon from any {service.replace('_', ' ')}{_WITHOUT[service]}"
+    planned = list(pipelines)
     for beacon in newest:
-        if beacon.state != "ready":
-            facts = beacon.facts
+        facts = beacon.facts
+        # A gateway is ready when it can serve a model; without one there is nothing to wait for.
+        is_idle = isinstance(facts, GatewayFacts) and beacon.state == "starting" and not planned
+        if beacon.state != "ready" and not is_idle:
             reason = facts.unusable_reason if isinstance(facts, StageWorkerFacts) else ""
             yield f"{beacon.name} is {beacon.state}{f': {reason}' if reason else ''}"
-    planned = list(pipelines)
     planners = [beacon.facts for beacon in newest if isinstance(beacon.facts, PlannerFacts)]
     if planners and not planned:
         yield _nothing_loaded(newest, planners)

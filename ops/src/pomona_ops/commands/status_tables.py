@@ -24,8 +24,10 @@ from pomona_ops.units import in_bytes
 if TYPE_CHECKING:
     from pomona_ops.cluster.report import ClusterReport, PipelineReport, StageReport
 
-MIN_NAME: Final = 9
+MIN_NAME: Final = 16
 """Fewest columns of a name that is cut."""
+MAX_WORD: Final = 12
+"""Most columns that a text needs; longer words are broken."""
 Kind = Literal["name", "text", "number"]
 
 
@@ -132,30 +134,66 @@ def _parts(report: ClusterReport) -> list[Part]:
     return parts
 
 
-def _table(columns: dict[str, Kind], rows: Sequence[Sequence[str]]) -> Table:
-    """Makes a table; columns without any content are left out."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    kept = [
-        number
-        for number, kind in enumerate(columns.values())
-        if kind == "name" or any(row[number : number + 1] != [""] for row in map(list, rows))
-    ]
-    kinds = list(columns.values())
-    for number in kept:
-        numeric = kinds[number] == "number"
-        table.add_column(
-            list(columns)[number], justify="right" if numeric else "left", no_wrap=numeric
-        )
-    for row in rows:
-        cells: list[RenderableType] = []
-        for number in kept:
-            text = row[number] if number < len(row) else ""
-            cells.append(MiddleCut(text) if kinds[number] == "name" else text)
-        table.add_row(*cells)
-    return table
+@dataclass(frozen=True, slots=True)
+class FittedTable:
+    """A table that leaves out columns: those without content, and from the right those of numbers
+    until its names have room.
+
+    Attributes:
+        columns: kind of each column, by its heading.
+        optional: headings of the columns that may be left out for room, the first one first.
+    """
+
+    columns: dict[str, Kind]
+    rows: Sequence[Sequence[str]]
+    optional: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        kept = [name for name in self.columns if self._is_needed(name)]
+        for name in self.optional:
+            if sum(self._least(x) + 1 for x in kept) <= options.max_width:
+                break
+            kept = [x for x in kept if x != name]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in kept:
+            is_number = self.columns[name] == "number"
+            table.add_column(
+                name,
+                justify="right" if is_number else "left",
+                no_wrap=is_number,
+                min_width=self._least(name),
+            )
+        for row in self.rows:
+            cells = dict(zip(self.columns, row, strict=True))
+            table.add_row(
+                *(
+                    MiddleCut(cells[name]) if self.columns[name] == "name" else cells[name]
+                    for name in kept
+                )
+            )
+        yield table
+
+    def _cells(self, name: str) -> list[str]:
+        number = list(self.columns).index(name)
+        return [row[number] for row in self.rows]
+
+    def _is_needed(self, name: str) -> bool:
+        return self.columns[name] == "name" or any(self._cells(name))
+
+    def _least(self, name: str) -> int:
+        """Returns the fewest characters of a column."""
+        longest = max(map(len, (name, *self._cells(name))))
+        match self.columns[name]:
+            case "number":
+                return longest
+            case "name":
+                return min(longest, max(MIN_NAME, len(name)))
+            case "text":
+                words = (word for cell in self._cells(name) for word in cell.split())
+                return min(MAX_WORD, max(map(len, (name, *words))))
 
 
-def _nodes(report: ClusterReport) -> Table:
+def _nodes(report: ClusterReport) -> FittedTable:
     columns: dict[str, Kind] = {
         "node": "name", "chip": "name", "cores": "number", "memory": "number",
         "usable": "number", "power": "number", "system": "text",
@@ -177,10 +215,10 @@ def _nodes(report: ClusterReport) -> Table:
                 f"{hardware.os_name} {hardware.os_version}",
             ]
         )
-    return _table(columns, rows)
+    return FittedTable(columns, rows)
 
 
-def _links(report: ClusterReport) -> Table:
+def _links(report: ClusterReport) -> FittedTable:
     columns: dict[str, Kind] = {
         "from": "name", "to": "name", "kind": "text", "address": "name",
         "round trip": "number", "rate": "number",
@@ -201,7 +239,7 @@ def _links(report: ClusterReport) -> Table:
                     f"{in_bytes(int(link.bytes_per_s))}/s",
                 ]
             )
-    return _table(columns, rows)
+    return FittedTable(columns, rows)
 
 
 def _state(stage: StageReport) -> str:
@@ -223,6 +261,10 @@ def _milliseconds(us: float) -> str:
     return f"{us / 1000:.1f}" if us else ""
 
 
+OPTIONAL: Final = ("MLX", "caches", "ms planned", "measured", "weights")
+"""Columns of stages that may be left out, the first one first."""
+
+
 def _pipeline(pipeline: PipelineReport) -> list[Part]:
     head = Text(pipeline.model, style="bold")
     head.append(f"  epoch {pipeline.epoch}  {pipeline.state}", style="not bold")
@@ -233,7 +275,7 @@ def _pipeline(pipeline: PipelineReport) -> list[Part]:
     }  # fmt: skip
     rows = [
         [
-            f"{stage.start}..{stage.stop - 1}",
+            f"{stage.start}..{stage.stop}",
             stage.worker,
             _state(stage),
             in_bytes(stage.loaded_bytes),
@@ -247,7 +289,7 @@ def _pipeline(pipeline: PipelineReport) -> list[Part]:
     ]
     parts = [Part("", 0, head)]
     if rows:
-        parts.append(Part("stages", 3, _table(columns, rows)))
+        parts.append(Part("stages", 3, FittedTable(columns, rows, OPTIONAL)))
     prediction = pipeline.prediction
     if prediction is not None:
         measured = pipeline.measured_tokens_per_second
@@ -288,7 +330,7 @@ def _guesses(status: SpeculationStatus) -> str:
     )
 
 
-def _requests(report: ClusterReport) -> Table:
+def _requests(report: ClusterReport) -> FittedTable:
     columns: dict[str, Kind] = {
         "request": "name", "model": "name", "age": "number", "prompt read": "number",
         "reply": "number",
@@ -303,10 +345,10 @@ def _requests(report: ClusterReport) -> Table:
         ]
         for request in report.requests
     ]
-    return _table(columns, rows)
+    return FittedTable(columns, rows)
 
 
-def _services(report: ClusterReport) -> Table:
+def _services(report: ClusterReport) -> FittedTable:
     columns: dict[str, Kind] = {
         "service": "name", "node": "name", "pid": "number", "state": "text", "listens at": "text",
     }  # fmt: skip
@@ -322,4 +364,4 @@ def _services(report: ClusterReport) -> Table:
         ]
         for service in report.services
     ]
-    return _table(columns, rows)
+    return FittedTable(columns, rows)

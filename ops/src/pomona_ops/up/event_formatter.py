@@ -18,9 +18,11 @@ from pomona.messages.control import (
 from pomona_ops.units import in_bytes
 from pomona_ops.up.supervisor import Exited, Silent, Started, Stopped, SupervisorEvent
 
-IMPOSSIBLE_AFTER_S = 3.0
-"""Seconds for which a pipeline is impossible before a line says so. While a cluster starts, the
-workers appear one by one."""
+IMPOSSIBLE_AFTER_S = 20.0
+"""Seconds for which the first pipeline is impossible before a line says so. While a cluster starts,
+the workers appear one by one."""
+IMPOSSIBLE_AGAIN_AFTER_S = 3.0
+"""The same once a pipeline has formed."""
 
 Tone = Literal["plain", "good", "warning", "bad"]
 
@@ -50,6 +52,7 @@ class EventFormatter:
         self._alerts: dict[str, Alert] = {}
         self._broken: dict[str, int] = {}
         self._loading: dict[str, StageStatus] = {}
+        self._has_formed = False
         self._unloaded: set[str] = set()
         self._unfinished: set[str] = set()
         self._down: dict[str, int] = {}
@@ -126,8 +129,10 @@ class EventFormatter:
     def _pipeline(self, pipeline: Pipeline, now: float) -> Iterator[Line]:
         if pipeline.state != "impossible":
             self._impossible_since.pop(pipeline.model, None)
-        elif now - self._impossible_since.setdefault(pipeline.model, now) < IMPOSSIBLE_AFTER_S:
-            return
+        else:
+            patience_s = IMPOSSIBLE_AGAIN_AFTER_S if self._has_formed else IMPOSSIBLE_AFTER_S
+            if now - self._impossible_since.setdefault(pipeline.model, now) < patience_s:
+                return
         known = self._pipelines.get(pipeline.model)
         if known is not None and _reported_part(known) == _reported_part(pipeline):
             return
@@ -141,9 +146,10 @@ class EventFormatter:
                 text = f"no pipeline for {pipeline.model}: {pipeline.reason}"
                 yield Line("planner", text, "warning")
             case "forming":
-                yield Line(
-                    "planner", f"epoch {pipeline.epoch} of {pipeline.model}: layers {stages}"
-                )
+                self._has_formed = True
+                reason = f" ({pipeline.reason})" if pipeline.reason else ""
+                text = f"epoch {pipeline.epoch} of {pipeline.model}: layers {stages}{reason}"
+                yield Line("planner", text)
             case "active":
                 yield Line(
                     "planner", f"epoch {pipeline.epoch} of {pipeline.model} is active", "good"
@@ -185,7 +191,10 @@ class EventFormatter:
         for key, alert in self._alerts.items():
             # A restart is over when it is told.
             if key not in now and alert.severity == "critical":
-                yield Line("health_watcher", f"resolved: {alert.summary}", "good")
+                kind, _, name = alert.key.partition("/")
+                is_loss = kind == "service_lost"
+                over = f"{self._short(name)} serves again" if is_loss else alert.summary
+                yield Line("health_watcher", f"resolved: {over}", "good")
         self._alerts = now
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from textwrap import wrap
 from typing import Final, NamedTuple
 
 from rich.console import Console
@@ -18,6 +19,8 @@ _STYLES: Final[dict[Tone, str]] = {
     "plain": "", "good": "green", "warning": "yellow", "bad": "bold red",
 }  # fmt: skip
 _NAME_WIDTH = 15
+MIN_FOLDED_WIDTH = 60
+"""Columns of a terminal from which on long lines are folded below their own beginning."""
 
 
 class _Console(Console):
@@ -47,7 +50,12 @@ class Screen:
         text = Text()
         text.append(datetime.now().strftime("%H:%M:%S "), style="dim")
         text.append(f"{line.who:<{_NAME_WIDTH}} ", style="cyan")
-        text.append(line.text, style=_STYLES[line.tone])
+        body = line.text
+        if self._console.is_terminal and self._console.width >= MIN_FOLDED_WIDTH:
+            room = self._console.width - len(text)
+            indent = f"\n{' ' * len(text)}"
+            body = indent.join(wrap(body, room, break_on_hyphens=False) or [""])
+        text.append(body, style=_STYLES[line.tone])
         self._console.print(text)
 
     def loading(self, stages: Mapping[str, StageStatus]) -> None:
