@@ -20,6 +20,7 @@ class LoadedStage:
         install: the newest instruction of the plan.
         weights: None until they are read.
         runner: None until the step thread has taken the stage.
+        guess_width: most tokens of a step with guesses; 0 until the head has chosen it.
     """
 
     def __init__(self, install: Install) -> None:
@@ -28,6 +29,7 @@ class LoadedStage:
         self.install = install
         self.weights: StageWeights | None = None
         self.runner: StageRunner | None = None
+        self.guess_width = 0
         self._status = StageStatus(
             pipeline.model, pipeline.epoch, stage.start, stage.stop, "loading"
         )
@@ -60,6 +62,7 @@ class LoadedStage:
             sequence_tokens=self.runner.load.sequence_tokens,
             workspace_bytes=self.runner.stage.warmup.workspace_bytes,
             speculation=self.runner.speculation,
+            max_width=self.runner.stage.max_width,
         )
 
     def report_progress(self, done: int, total: int, fetching: bool = False) -> None:

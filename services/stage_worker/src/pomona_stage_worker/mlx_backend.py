@@ -26,6 +26,13 @@ from pomona_stage_worker.hardware.x86_kernels import use_on_x86
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
 from pomona_stage_worker.model.warmup import warm_up
+from pomona_stage_worker.model.width_check import (
+    CPU_CONTEXTS,
+    CPU_WIDTH,
+    GPU_CONTEXTS,
+    GPU_WIDTH,
+    exact_width,
+)
 from pomona_stage_worker.model.workspace import measure_workspace
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
 
@@ -68,7 +75,11 @@ def mlx_backend(
             context = min(pipeline.context_length, pipeline.cache_tokens) or chunk
             workspace = measure_workspace(model, chunk, context, pipeline.cache_bits, mx)
             warmup = replace(warmup, workspace_bytes=workspace)
-        return MlxStage(model, pipeline.cache_bits, grammars, warmup, builds_beside)
+        width = 1
+        if not pipeline.cache_bits:
+            tried = (CPU_WIDTH, CPU_CONTEXTS) if device == "cpu" else (GPU_WIDTH, GPU_CONTEXTS)
+            width = exact_width(model, *tried)
+        return MlxStage(model, pipeline.cache_bits, grammars, warmup, builds_beside, width)
 
     def measure(folder: Path) -> Speed:
         return load_or_measure(

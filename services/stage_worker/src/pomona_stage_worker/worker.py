@@ -8,6 +8,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +48,7 @@ from pomona_stage_worker.reconcile import (
 from pomona_stage_worker.scheduler import SchedulerLimits
 from pomona_stage_worker.scheduler.limits import chunk_limits
 from pomona_stage_worker.settings import StageWorkerSettings
+from pomona_stage_worker.step_width import common_width
 
 log = logging.getLogger(__name__)
 
@@ -254,6 +256,8 @@ class StageWorker:
         """Reconciles this worker with the plan of a planner's beacon."""
         if isinstance(beacon.facts, GatewayFacts):
             self._on_gateway(beacon)
+        if isinstance(beacon.facts, StageWorkerFacts):
+            self._update_widths()
         if not isinstance(beacon.facts, PlannerFacts) or beacon.state == "starting":
             return
         present = {epoch: stage.install for epoch, stage in self._stages.items()}
@@ -291,6 +295,17 @@ class StageWorker:
 
         log.info("gateway %s was replaced; its requests end", name)
         self._loop.call(end_requests)
+
+    def _update_widths(self) -> None:
+        """Lets the head guess as many tokens a step as all stages compute exactly."""
+        beacons = self._control.leases.of_service("stage_worker")
+        for stage in self._stages.values():
+            runner = stage.runner
+            if runner is not None and runner.is_head:
+                width = common_width(stage.install.pipeline, runner.stage.max_width, beacons)
+                if width != stage.guess_width:
+                    stage.guess_width = width
+                    self._loop.call(partial(runner.limit_width, width))
 
     def _remove(self, epoch: int) -> None:
         stage = self._stages.pop(epoch)
@@ -504,7 +519,8 @@ class StageWorker:
             pace=settings.pace,
             speculation=settings.speculation,
             can_roll_back=stage.can_roll_back,
-            max_width=stage.max_width,
+            # Those of other stages are not known yet.
+            max_width=stage.max_width if len(pipeline.stages) == 1 else 1,
         )
 
 

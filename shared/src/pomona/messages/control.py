@@ -30,6 +30,7 @@ from pomona.messages.limits import (
     ProvenEpoch,
     Rate,
     RequestId,
+    StepWidth,
     Text,
     UnixTime,
 )
@@ -204,6 +205,7 @@ class StageStatus:
         workspace_bytes: memory of a prefill chunk at the promised context, beside weights and
             caches, measured when the stage was assembled; 0 where it is not measured.
         speculation: guessed tokens; head only.
+        max_width: most tokens of a step with guesses that gives the bits of single steps.
     """
 
     model: Text
@@ -223,6 +225,7 @@ class StageStatus:
     sequence_tokens: Count = 0
     workspace_bytes: Count = 0
     speculation: SpeculationStatus | None = None
+    max_width: StepWidth = 1
 
 
 @dataclass(frozen=True, slots=True)

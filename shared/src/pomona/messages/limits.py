@@ -28,6 +28,8 @@ MAX_ROWS = 4096
 MAX_OPS = 65536
 """Cache ops of one step."""
 MAX_STAGES = 64
+MAX_STEP_WIDTH = 64
+"""Tokens of a step with guesses."""
 MAX_LAYERS = 4096
 """Layers of one model."""
 MAX_PIPELINES = 64
@@ -105,6 +107,7 @@ UnixTime = Annotated[
     float, Field(ge=0, le=MAX_UNIX_TIME, allow_inf_nan=False, json_schema_extra=_described_by({}))
 ]
 """Unix time in seconds."""
+StepWidth = Annotated[int, Field(ge=1, le=MAX_STEP_WIDTH)]
 LayerIndex = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]

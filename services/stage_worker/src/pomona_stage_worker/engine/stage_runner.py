@@ -203,6 +203,11 @@ class StageRunner:
         if self.scheduler is not None:
             self.scheduler.limit_caches(tokens)
 
+    def limit_width(self, tokens: int) -> None:
+        """Changes the most tokens of a step with guesses, on the head."""
+        if self.scheduler is not None:
+            self.scheduler.speculator.max_width = tokens
+
     def prepare(self) -> bool:
         """Does work in advance while no message waits. Returns False when there is none."""
         self._stats.record()

@@ -18,6 +18,8 @@ from pomona_stage_worker.slicing import StageModel
 from pomona_stage_worker.slicing.phantom_caches import leaf_caches
 
 FIRST_CONTEXT: Final = 2048
+RANDOM_TOKENS: Final = 64
+"""Random tokens that are repeated in a lengthened cache, since drawing takes long."""
 TRIAL_S: Final = 3.0
 """Time after which no longer context is tried; the rest is extrapolated."""
 
@@ -71,7 +73,7 @@ def _chunk_bytes(
     """Returns the peak memory of one chunk that ends at ``context``, beyond what was there."""
     caches = new_caches(model, cache_bits)
     run_step(model, 1, 1, caches)
-    _lengthen(caches, context - chunk)
+    lengthen(caches, context - chunk)
     mx.eval(cache_arrays(model.owned_caches(caches)))
     before = memory.get_active_memory()
     memory.reset_peak_memory()
@@ -79,17 +81,28 @@ def _chunk_bytes(
     return max(memory.get_peak_memory() - before, 0)
 
 
-def _lengthen(caches: Caches, length: int) -> None:
-    """Sets growing caches, phantoms included, to ``length`` tokens of zeros. Others, like sliding
-    windows and recurrent states, take the same memory at any length."""
-    for _, leaf in leaf_caches(caches):
+def lengthen(caches: Caches, length: int, *, is_random: bool = False) -> None:
+    """Sets growing caches, phantoms included, to ``length`` tokens.
+
+    Others, like sliding windows and recurrent states, take the same memory at any length.
+
+    Args:
+        is_random: fill plain KV caches with normal numbers instead of zeros, the same at each call.
+    """
+    for number, (_, leaf) in enumerate(leaf_caches(caches)):
         if type(leaf) in (KVCache, QuantizedKVCache) and not leaf.empty() and length:
-            leaf.keys = _zeros(leaf.keys, length)
-            leaf.values = _zeros(leaf.values, length)
+            seed = number if is_random and type(leaf) is KVCache else None
+            leaf.keys = _filled(leaf.keys, length, seed)
+            leaf.values = _filled(leaf.values, length, seed)
             leaf.offset = length
 
 
-def _zeros(value: Any, length: int) -> Any:
-    if isinstance(value, mx.array):
-        return mx.zeros((*value.shape[:2], length, value.shape[-1]), dtype=value.dtype)
-    return tuple(_zeros(item, length) for item in value)
+def _filled(value: Any, length: int, seed: int | None) -> Any:
+    if not isinstance(value, mx.array):
+        return tuple(_filled(item, length, seed) for item in value)
+    shape = (*value.shape[:2], length, value.shape[-1])
+    if seed is None or not value.shape[-1]:
+        return mx.zeros(shape, dtype=value.dtype)
+    block = mx.random.normal((*shape[:2], RANDOM_TOKENS, shape[-1]), key=mx.random.key(seed))
+    repeated = mx.tile(block.astype(value.dtype), (1, 1, -(-length // RANDOM_TOKENS), 1))
+    return mx.contiguous(repeated[..., :length, :])
