@@ -94,6 +94,37 @@ def test_a_plan_that_breaks_a_pin_is_replaced_once_the_cluster_is_idle() -> None
     assert ranges(after)[0] == ("b", 0, 4)
 
 
+def test_every_machine_gets_a_stage_when_the_settings_spread_the_model() -> None:
+    planner = PipelineController(PipelineSpec(EMBEDDED_MODEL, spread=True), FACTS, None)
+    planner.decide([worker("a")], 7, 0.0)
+    alone = planner.decide([worker("a")], 7, 10.0)
+    assert ranges(alone) == [("a", 0, 30)]
+    active = planner.decide(loaded(alone), 8, 11.0)
+    assert active.state == "active"
+
+    both = [*loaded(alone), worker("b")]
+    busy = beacon_of("gateway", "g", facts={"running": 1})
+    assert planner.decide(both, 8, 12.0, [busy]).epoch == 7
+    planner.decide(both, 8, 14.5, [busy])
+    assert "every machine holds a stage" in planner.pipeline.proposal
+    spread = planner.decide(both, 8, 50.0)
+    assert spread.epoch == 8
+    assert {stage.worker for stage in spread.stages} == {"a", "b"}
+
+    planner.decide(loaded(spread), 9, 51.0)
+    planner.decide(loaded(spread)[:1], 9, 60.0)
+    left = planner.decide(loaded(spread)[:1], 9, 200.0)
+    assert len(left.stages) == 1, "an absent machine blocks nothing"
+
+
+def test_a_machine_that_can_hold_no_stage_blocks_nothing() -> None:
+    planner = PipelineController(PipelineSpec(EMBEDDED_MODEL, spread=True), FACTS, None)
+    small = worker("b", memory=1000)
+    planner.decide([worker("a"), small], 7, 0.0)
+    formed = planner.decide([worker("a"), small], 7, 10.0)
+    assert ranges(formed) == [("a", 0, 30)]
+
+
 def measured(pipeline: Pipeline, factor: float) -> list[Beacon]:
     """Returns the pipeline's only worker, slower by a factor than predicted, and a second one."""
     (stage,), prediction = pipeline.stages, pipeline.prediction

@@ -214,6 +214,7 @@ class Planner:
             users=settings.users,
             promised_context=settings.promised_context,
             required=frozenset(settings.require),
+            spread=settings.spread and not settings.stages,
             excluded=frozenset(settings.exclude),
             pins=pins_for_model(map(parse_pin, settings.pins), facts.name),
             replan_gain=settings.replan_gain,

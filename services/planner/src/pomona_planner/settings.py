@@ -40,6 +40,9 @@ class PlannerSettings(ServiceSettings):
     """Tokens of each of these requests that must fit, 1 to 2^24."""
     require: tuple[str, ...] = ()
     """Nodes or stage workers that must hold a stage, as a JSON list."""
+    spread: bool = False
+    """Give every machine a stage, where the model can be cut so, also when fewer would be faster.
+    No effect with ``stages``. `pomona up` sets it in a cluster of several machines."""
     exclude: tuple[str, ...] = ()
     """Nodes or stage workers that must not hold a stage, as a JSON list."""
     pins: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from pomona_planner.control.proposal import PipelineSpec, Proposer, is_named
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.prediction import Plan, predict
 from pomona_planner.cost_model.problem import Problem
-from pomona_planner.solver.optimizer import OptimizedPlan, choose
+from pomona_planner.solver.optimizer import OptimizedPlan
 
 RECUT_GAIN = 0.03
 """Share by which new cuts must shorten the busiest stage to be applied before serving."""
@@ -52,6 +52,7 @@ class PipelineController:
         self._load_retries = LoadRetries()
         self._first_worker_at: float | None = None
         self._next_review_at = 0.0
+        self._considered: Set[str] = frozenset()
         self._recut_considered = saved is not None
         self._stale_since: float | None = None
         self._lost_workers = LostWorkers()
@@ -80,6 +81,11 @@ class PipelineController:
         if workers and self._first_worker_at is None:
             self._first_worker_at = now
         planned = {stage.worker for stage in self.pipeline.stages}
+        ready = {worker.name for worker in workers if worker.state == "ready"}
+        if self._spec.spread and ready - planned - self._considered:
+            # A machine that has come gets a stage as soon as the pipeline is idle.
+            self._next_review_at = min(self._next_review_at, now + self._spec.settle_s)
+        self._considered = ready
         lost = self._lost_workers.update(planned, {worker.name for worker in workers}, now)
         reason = self._reason_to_replan(workers, now)
         if reason is not None:
@@ -286,7 +292,7 @@ class PipelineController:
                 for node, _, stop in best.plan.stages()
             )
             proposal = f"{best_speed:.1f} tok/s instead of {speed:.1f} with {ends}"
-            proposal += "" if pins_kept else ", as the pins require"
+            proposal += "" if pins_kept else self._why_required(problem)
             when_idle = self._spec.replan == "idle" or not pins_kept or takes_back
             if self._spec.replan == "always" or (when_idle and not self._is_busy(workers)):
                 self._held = ()
@@ -320,13 +326,12 @@ class PipelineController:
         stages = self.pipeline.stages
         self._proposer.calibration.update(self.pipeline, self._statuses(workers))
         used = {stage.worker for stage in stages}
-        problem = self._proposer.problem(
+        problem, best = self._proposer.best(
             [w for w in workers if w.state == "ready" and (w.name in used or not is_set_aside(w))]
         )
         names = [machine.name for machine in problem.machines]
         if any(stage.worker not in names for stage in stages):
             return None
-        best = choose(problem, self._proposer.aim())
         if not isinstance(best, OptimizedPlan):
             return None
         nodes = tuple(names.index(stage.worker) for stage in stages)
@@ -336,8 +341,15 @@ class PipelineController:
         return problem, OptimizedPlan(plan, problem.machines, prediction, gap=0.0), best
 
     def _keeps_pins(self, problem: Problem) -> bool:
+        """Returns whether every worker that must hold a stage does, with the layers of its pin."""
         held = {stage.worker: (stage.start, stage.stop) for stage in self.pipeline.stages}
-        return all(held.get(worker) == layers for worker, layers in problem.pins.items())
+        return problem.required <= held.keys() and all(
+            held.get(worker) == layers for worker, layers in problem.pins.items()
+        )
+
+    def _why_required(self, problem: Problem) -> str:
+        pinned = problem.required <= set(problem.pins)
+        return ", as the pins require" if pinned else ", so that every machine holds a stage"
 
     def _is_busy(self, workers: Sequence[Beacon]) -> bool:
         others = self._proposer.other_beacons

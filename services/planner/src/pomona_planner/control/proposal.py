@@ -14,6 +14,7 @@ from pomona_planner.control.pins import Pin
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.prediction import Plan, predict
 from pomona_planner.cost_model.problem import Aim, Demand, Objective, Problem
+from pomona_planner.solver.infeasible import Infeasible
 from pomona_planner.solver.optimizer import OptimizedPlan, choose
 
 MIN_CONTEXT = 1024
@@ -37,6 +38,7 @@ class PipelineSpec:
         aim, floor: objective and throughput floor; see ``Aim``.
         users, promised_context: concurrent requests, and tokens of each, that must fit.
         required, excluded: names of nodes or workers that must, and must not, hold a stage.
+        spread: every machine gets a stage, where the model can be cut so.
         pins: layers of nodes or workers, which hold while these are present.
         replan_gain: share of speed that a better plan must gain.
         replan: ``propose`` a better plan only, apply it when the model is ``idle``, or
@@ -54,6 +56,7 @@ class PipelineSpec:
     users: int = 1
     promised_context: int = MIN_CONTEXT
     required: frozenset[str] = frozenset()
+    spread: bool = False
     excluded: frozenset[str] = frozenset()
     pins: tuple[Pin, ...] = ()
     replan_gain: float = 0.2
@@ -105,8 +108,7 @@ class Proposer:
             return Proposal((), reason="no stage worker is present; start one on each node")
         if not stages and waited_s < self.spec.settle_s:
             return Proposal((), reason="waiting for more stage workers")
-        problem = self.problem(usable)
-        choice = choose(problem, self.aim())
+        problem, choice = self.best(usable)
         if not isinstance(choice, OptimizedPlan):
             unload = [f"unload {' or '.join(self.other_models)}"] if self.other_models else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
@@ -116,8 +118,20 @@ class Proposer:
     def aim(self) -> Aim:
         return Aim(self.spec.aim, self.spec.floor, self.spec.stages)
 
-    def problem(self, usable: Sequence[Beacon]) -> Problem:
-        """Returns the planning problem of the workers that are ready."""
+    def best(self, usable: Sequence[Beacon]) -> tuple[Problem, OptimizedPlan | Infeasible]:
+        """Returns the planning problem of the workers that are ready, and its best plan.
+
+        Where not every machine can hold a stage, the fastest plan is best.
+        """
+        if self.spec.spread:
+            problem = self._problem(usable, spread=True)
+            choice = choose(problem, self.aim())
+            if isinstance(choice, OptimizedPlan):
+                return problem, choice
+        problem = self._problem(usable)
+        return problem, choose(problem, self.aim())
+
+    def _problem(self, usable: Sequence[Beacon], spread: bool = False) -> Problem:
         spec, facts = self.spec, self.facts
         workers = self._candidates(usable)
         pins = {
@@ -133,7 +147,7 @@ class Proposer:
             Demand(context, spec.users, spec.cache_bits),
             cuts=facts.legal_cuts,
             required=frozenset(
-                w.name for w in workers if w.name in pins or is_named(w, spec.required)
+                w.name for w in workers if spread or w.name in pins or is_named(w, spec.required)
             ),
             pins=pins,
         )
