@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pomona import host
-from pomona.messages.control import StageStatus, StageWorkerFacts
+from pomona.messages.control import Pipeline, StageStatus, StageWorkerFacts
 from pomona.messages.discovery import (
     DiscoveryFacts,
     Hardware,
@@ -111,6 +111,10 @@ def faulty(check: str) -> tuple[Snapshot, Severity]:
     """A cluster in which the check finds a fault, and the severity."""
     if check == "ports":
         return Snapshot((node("a"),), ("the gateway (52415)",)), "critical"
+    if check == "pipelines":
+        reason = "b has too little memory"
+        pipeline = Pipeline("tiny", "tiny.gguf", 1, 30, "impossible", reason=reason)
+        return Snapshot((node("a"),), running=True, pipelines=(pipeline,)), "critical"
     changes, severity = FAILING[check]
     a: dict[str, Any] = {}
     if check == "thunderbolt-cable":
@@ -136,7 +140,7 @@ def test_a_healthy_cluster_passes(check: str) -> None:
 
 
 def test_every_check_has_a_failing_case() -> None:
-    assert FAILING.keys() | {"ports"} == CHECKS.keys()
+    assert FAILING.keys() | {"ports", "pipelines"} == CHECKS.keys()
 
 
 @pytest.mark.parametrize("check", CHECKS)

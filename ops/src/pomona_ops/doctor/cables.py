@@ -63,7 +63,12 @@ def _wifi(node: Node) -> Iterable[Fault]:
 
 
 def _asymmetry(snapshot: Snapshot) -> Iterable[Fault]:
-    rates = {(n.name, x.node): x.bytes_per_s for n in snapshot.nodes for x in n.links}
+    rates = {
+        (node.name, link.node): link.bytes_per_s
+        for node in snapshot.nodes
+        for link in node.links
+        if not link.busy
+    }
     for (a, b), rate in sorted(rates.items()):
         back = rates.get((b, a), 0.0)
         if rate > 0 and back > MAX_RATE_RATIO * rate:
@@ -81,5 +86,9 @@ CABLE_CHECKS = {
     ),
     "daisy-chain": each(_daisy_chain, "no Mac is connected through another device", needs="mac"),
     "wifi": each(_wifi, "no link between nodes runs over Wi-Fi", "several"),
-    "asymmetry": Check(_asymmetry, "links are equally fast in both directions", "several"),
+    "asymmetry": Check(
+        _asymmetry,
+        "links are equally fast in both directions, as far as they were idle when measured",
+        "several",
+    ),
 }

@@ -9,6 +9,7 @@ from pomona_ops.doctor.cables import CABLE_CHECKS
 from pomona_ops.doctor.machines import MACHINE_CHECKS
 from pomona_ops.doctor.macos_settings import MACOS_CHECKS
 from pomona_ops.doctor.networks import NETWORK_CHECKS
+from pomona_ops.doctor.pipelines import PIPELINE_CHECKS
 from pomona_ops.doctor.snapshot import Check, Severity, Snapshot
 from pomona_ops.doctor.unattended import UNATTENDED_CHECKS
 
@@ -19,6 +20,7 @@ CHECKS: dict[str, Check] = (
     | CABLE_CHECKS
     | NETWORK_CHECKS
     | MACHINE_CHECKS
+    | PIPELINE_CHECKS
 )
 
 

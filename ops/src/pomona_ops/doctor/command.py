@@ -12,6 +12,7 @@ from typing import Final
 import orjson
 
 from pomona import __version__
+from pomona.messages.control import PlannerFacts
 from pomona.settings import ServiceSettings, read_settings
 from pomona_discovery.hardware import detect_hardware
 from pomona_discovery.node_facts import collect_node_facts
@@ -20,7 +21,7 @@ from pomona_ops.cluster.blas import OPENBLAS_REMEDY, missing_openblas
 from pomona_ops.cluster.ports import ClusterPorts, is_free
 from pomona_ops.cluster.started import Target
 from pomona_ops.doctor.checks import Finding, diagnose, openblas
-from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of
+from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of, pipelines_of
 
 EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
 _COLUMNS: Final = 80
@@ -48,7 +49,12 @@ def take_snapshot(target: Target) -> Snapshot:
     beacons = asyncio.run(collect_beacons(target.endpoint, target.cluster))
     nodes = nodes_of(beacons, time.time())
     if nodes:
-        return Snapshot(nodes, running=True)
+        return Snapshot(
+            nodes,
+            running=True,
+            pipelines=pipelines_of(beacons),
+            has_planner=any(isinstance(x.facts, PlannerFacts) for x in beacons),
+        )
     now = time.time()
     here = Node(
         settings.node,

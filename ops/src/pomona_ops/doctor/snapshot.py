@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pomona.messages.control import Beacon, StageWorkerFacts
+from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.discovery import (
     DiscoveryFacts,
     Hardware,
@@ -54,11 +54,15 @@ class Snapshot:
     Attributes:
         taken_ports: uses of the ports on this machine that another process has.
         running: the nodes are those of a running cluster; otherwise this machine alone.
+        pipelines: those of the planners.
+        has_planner: a planner of the running cluster is heard.
     """
 
     nodes: tuple[Node, ...]
     taken_ports: tuple[str, ...] = ()
     running: bool = False
+    pipelines: tuple[Pipeline, ...] = ()
+    has_planner: bool = True
 
     @property
     def macs(self) -> list[Node]:
@@ -139,6 +143,16 @@ def nodes_of(beacons: Sequence[Beacon], observed_at: float) -> tuple[Node, ...]:
         )
         for beacon in beacons
         if isinstance(beacon.facts, DiscoveryFacts)
+    )
+
+
+def pipelines_of(beacons: Sequence[Beacon]) -> tuple[Pipeline, ...]:
+    """Returns the pipelines of all planners."""
+    return tuple(
+        pipeline
+        for beacon in beacons
+        if isinstance(beacon.facts, PlannerFacts)
+        for pipeline in beacon.facts.pipelines
     )
 
 

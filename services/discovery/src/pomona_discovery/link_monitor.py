@@ -27,6 +27,7 @@ class _Target:
 
     Attributes:
         boot: boot id of its discovery service, with which its addresses must answer.
+        busy: whether requests ran here or there during the last measurement.
         denied: address to which macOS denies connections; empty without one.
         due: whether it is to be measured now.
         reported_dead: addresses of this machine that do not answer the other node.
@@ -37,6 +38,7 @@ class _Target:
     port: int
     addresses: tuple[str, ...]
     boot: str
+    busy: bool = False
     denied: str = ""
     measured: dict[str, LinkMeasurement] = field(default_factory=dict[str, LinkMeasurement])
     dead: set[str] = field(default_factory=set[str])
@@ -63,6 +65,7 @@ class LinkMonitor:
         interfaces: returns the interfaces of this machine.
         on_change: called when a node's best address or its dead addresses change.
         interval_s: time between two measurements of all links.
+        is_busy: tells whether requests run on a node.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class LinkMonitor:
         interfaces: Callable[[], Sequence[Interface]],
         on_change: Callable[[], None],
         interval_s: float,
+        is_busy: Callable[[str], bool] = lambda node: False,
     ) -> None:
         self._interval_s = interval_s
+        self._is_busy = is_busy
         self._node = node
         self._interfaces = interfaces
         self._on_change = on_change
@@ -170,6 +175,7 @@ class LinkMonitor:
         target.due = False
         before = (target.best, frozenset(target.dead))
         target.denied = ""
+        busy = self._are_busy(name)
         for address in target.addresses:
 
             def on_error(error: OSError, address: str = address) -> None:
@@ -183,10 +189,14 @@ class LinkMonitor:
             else:
                 target.dead.discard(address)
                 target.measured[address] = measurement
+        target.busy = busy or self._are_busy(name)
         target.choose()
         changed = before != (target.best, frozenset(target.dead))
         if changed and self._targets.get(name) is target:
             self._on_change()
+
+    def _are_busy(self, name: str) -> bool:
+        return self._is_busy(name) or self._is_busy(self._node)
 
     def facts(self) -> tuple[LinkFacts, ...]:
         return tuple(
@@ -219,4 +229,5 @@ class LinkMonitor:
             others,
             dead,
             best.own,
+            busy=target.busy,
         )

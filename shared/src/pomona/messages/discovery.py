@@ -142,6 +142,7 @@ class LinkFacts:
         others: slower addresses that answer, fastest first.
         dead: addresses that do not answer.
         own: this node's address on the same cable or network; empty when unknown.
+        busy: requests ran on one of the two nodes during the measurement, which may be too low.
     """
 
     node: Name
@@ -154,6 +155,7 @@ class LinkFacts:
     others: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
     dead: Annotated[tuple[Text, ...], Field(max_length=MAX_ADDRESSES)] = ()
     own: Text = ""
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
