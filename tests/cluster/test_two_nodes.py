@@ -36,7 +36,7 @@ class Node:
             "POMONA_DATA_HOST": "127.0.0.1",
             "POMONA_CONTROL_PUBLISH": f"tcp://127.0.0.1:{self.ports.control_publish}",
             "POMONA_CONTROL_SUBSCRIBE": f"tcp://127.0.0.1:{self.ports.control_subscribe}",
-            "POMONA_DISCOVERY_PEER_HOST": "0.0.0.0",
+            "POMONA_DISCOVERY_PEER_HOST": "127.0.0.1",
             "POMONA_DISCOVERY_PEER_PORT": str(self.ports.peer),
             "POMONA_GATEWAY_PORT": str(self.ports.gateway),
             **stage_worker_environment(2),

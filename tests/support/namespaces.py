@@ -100,6 +100,7 @@ class Network:
             "POMONA_STATE_DIR": str(folder / node),
             "POMONA_CONTROL_PUBLISH": f"ipc://{folder}/{node}.in",
             "POMONA_CONTROL_SUBSCRIBE": f"ipc://{folder}/{node}.out",
+            "POMONA_DATA_HOST": "0.0.0.0",
             "POMONA_DISCOVERY_PEER_HOST": "0.0.0.0",
             "POMONA_DISCOVERY_PEER_PORT": str(PEER_PORT),
             "POMONA_DISCOVERY_PROBE_INTERVAL_S": "2",

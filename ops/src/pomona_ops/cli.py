@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 app = command_group(help="Pomona: one inference server from several Macs.", add_completion=True)
 command = partial(app.command, cls=Command)
-keys_app = command_group(help="API keys of a gateway.")
+keys_app = command_group(help="API keys of a gateway, and keys of nodes.")
 service_app = command_group(help="launchd and systemd units of the services.")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 alerts_app = command_group(help="What the health watcher tells.")
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(service_app, name="service")
+cluster_app = command_group(help="The cluster's own key.")
+app.add_typer(cluster_app, name="cluster")
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -74,7 +76,13 @@ def up(
     model: Annotated[
         str, typer.Argument(help="Name, folder of safetensors or GGUF file.")
     ] = "SmolLM2-135M-Instruct",
-    stages: Annotated[int, typer.Option(help="Stage workers, each with one stage.")] = 2,
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            help="Stage workers, each with one stage; default: 2, and 1 in a cluster of several "
+            "machines."
+        ),
+    ] = None,
     port: Annotated[
         int,
         typer.Option(
@@ -83,11 +91,12 @@ def up(
     ] = DEFAULT_PORT,
     pin: Annotated[bool, typer.Option("--pin", help="Give each worker its own cores.")] = False,
 ) -> None:
-    """Run a whole cluster on this machine until Ctrl-C."""
+    """Run a whole cluster on this machine until Ctrl-C, or this machine's part of the one that it
+    has joined."""
     from pomona_ops.cluster.processes import cluster_options
     from pomona_ops.up.command import run_up
 
-    raise typer.Exit(run_up(cluster_options(model, stages, port, pin)))
+    raise typer.Exit(run_up(lambda: cluster_options(model, stages, port, pin)))
 
 
 @command()
@@ -110,8 +119,106 @@ def status(
             "--watch cannot be combined with --json; run `pomona status --json` repeatedly"
         )
     if watch:
-        raise typer.Exit(watch_status(target.endpoint, target.cluster))
-    raise typer.Exit(show_status(target.endpoint, target.cluster, as_json))
+        raise typer.Exit(watch_status(target.endpoint, target.cluster, target.node))
+    raise typer.Exit(show_status(target.endpoint, target.cluster, as_json, target.node))
+
+
+@command()
+def invite(
+    port: PortOption = None,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Take back every invitation that is not used yet.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a line that lets one other machine join this cluster, within ten minutes.
+
+    The line is all of standard output; standard error says what to do with it. Exits 78 on a
+    machine that is not the head.
+    """
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.invite import cancel_invitations, invite
+
+    target = find_target(port)
+    raise typer.Exit(cancel_invitations(target, as_json) if cancel else invite(target, as_json))
+
+
+@command()
+def join(
+    where: Annotated[
+        str,
+        typer.Argument(
+            help="An invitation, or a head nearby by name or host:port; default: what was begun, "
+            "else the only head nearby."
+        ),
+    ] = "",
+    name: Annotated[str, typer.Option(help="Name of this machine; default: its own.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether digits agree.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for an approval.")] = 600.0,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="Leave the cluster of this machine, if it has others.")
+    ] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Withdraw a join that is not finished.")
+    ] = False,
+    port: PortOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make this machine a member of a cluster. Exits 0 joined, 1 refused, 2 no head answers.
+
+    Without an invitation, six digits are compared with those of `pomona approve` on the head.
+    """
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.join import JoinOptions, cancel_join, join
+
+    target = find_target(port)
+    if cancel:
+        raise typer.Exit(cancel_join(target, as_json))
+    raise typer.Exit(join(target, JoinOptions(where, name, yes, wait, leave, as_json)))
+
+
+@command()
+def nodes(port: PortOption = None, as_json: JsonOption = False) -> None:
+    """List the members of the cluster, machines that ask to join, and clusters nearby."""
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.nodes import show_nodes
+
+    raise typer.Exit(show_nodes(find_target(port), as_json))
+
+
+@command()
+def approve(
+    name: Annotated[str, typer.Argument(help="Name of the machine that asks to join.")],
+    digits: Annotated[
+        str, typer.Option(help="The digits that its screen shows; default: ask.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without comparing.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Retire the key that has the name now.")
+    ] = False,
+    deny: Annotated[bool, typer.Option("--deny", help="Refuse the machine.")] = False,
+    port: PortOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a machine in that runs `pomona join`. Exits 0, 1 when the digits differ."""
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.approve import ApproveOptions, approve
+
+    options = ApproveOptions(name, digits, yes, replace, deny, as_json)
+    raise typer.Exit(approve(find_target(port), options))
+
+
+@command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="Name of the member.")],
+    port: PortOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End the membership of a machine, within a second."""
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.revoke import revoke
+
+    raise typer.Exit(revoke(find_target(port), name, as_json))
 
 
 @command()
@@ -418,6 +525,57 @@ def keys_revoke(
     from pomona_ops.commands.keys import revoke_key
 
     revoke_key(_key_store(port), name)
+
+
+@cluster_app.command("export", cls=Command)
+def cluster_export(
+    output: Annotated[str, typer.Argument(help="File to write; - for standard output.")],
+    port: PortOption = None,
+) -> None:
+    """Write the cluster's key to a file, with which another member can become the head."""
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.cluster_key import export_key
+
+    raise typer.Exit(export_key(find_target(port), output))
+
+
+@cluster_app.command("import", cls=Command)
+def cluster_import(
+    source: Annotated[str, typer.Argument(help="File of `cluster export`; - for standard input.")],
+    port: PortOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make this member a head, which admits nodes and plans."""
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.cluster_key import import_key
+
+    raise typer.Exit(import_key(find_target(port), source, as_json))
+
+
+@keys_app.command("rotate", cls=Command)
+def keys_rotate(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="The cluster's key instead of this node's.")
+    ] = False,
+    port: PortOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the key of this node, or of the cluster, while it serves."""
+    from pomona_ops.cluster.started import find_target
+    from pomona_ops.commands.membership.node_key import rotate_cluster_key, rotate_node_key
+
+    target = find_target(port)
+    raise typer.Exit((rotate_cluster_key if cluster else rotate_node_key)(target, as_json))
+
+
+@keys_app.command("new", cls=Command)
+def keys_new(port: PortOption = None, as_json: JsonOption = False) -> None:
+    """Give this machine a key of its own, when its state folder was copied from another one."""
+    from pomona_ops.cluster.started import find_port, find_state_dir
+    from pomona_ops.commands.membership.node_key import new_node_key
+
+    # The keys that are there cannot be used, so that no cluster is looked for.
+    raise typer.Exit(new_node_key(find_state_dir(find_port(port)), as_json))
 
 
 def _key_store(port: int | None) -> KeyStore:

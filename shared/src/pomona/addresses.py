@@ -13,6 +13,12 @@ WILDCARD_HOSTS = frozenset({"0.0.0.0", "*", "::", "[::]"})
 IPC_PREFIX = "ipc://"
 """Scheme of endpoints that only processes of the same machine reach."""
 
+
+def is_loopback(host: str) -> bool:
+    """Tests whether only this machine reaches a host."""
+    return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+
+
 LinksByNode = Mapping[str, Sequence[LinkFacts]]
 """Measured links to the other nodes, by the node that measured them."""
 

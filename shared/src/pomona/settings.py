@@ -1,6 +1,7 @@
 """Settings, read once from ``POMONA_*`` variables and the file named by ``POMONA_SETTINGS``.
 
-Variables take precedence. The file is TOML: common settings at the top, one table per service.
+Variables take precedence. The file is TOML: common settings at the top, one table per service. What
+neither has may come from the state folder: :mod:`pomona.network_settings`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pydantic_settings import (
 
 from pomona.errors import ConfigurationError
 from pomona.exit_status import EXIT_CONFIGURATION, exit_status
+from pomona.network_settings import network_settings
 from pomona.node_name import keep_node_name, node_name
 from pomona.ports import services_base
 from pomona.private_files import keep_private
@@ -117,9 +119,10 @@ class ServiceSettings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _fill_state_dir(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values.keys() & {"state_dir", "POMONA_STATE_DIR"}:
-            return values
-        return {**values, "state_dir": default_state_dir(cls.first_port(values))}
+        if not values.keys() & {"state_dir", "POMONA_STATE_DIR"}:
+            values = {**values, "state_dir": default_state_dir(cls.first_port(values))}
+        folder = Path(values.get("POMONA_STATE_DIR", values.get("state_dir", "")))
+        return {**network_settings(folder, cls.section), **values}
 
     @classmethod
     def first_port(cls, values: Mapping[str, Any]) -> int:
@@ -183,13 +186,19 @@ def _read_content() -> dict[str, Any]:
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
-def read_settings(kind: type[SettingsT]) -> SettingsT:
-    """Reads the settings of a service. Raises ConfigurationError naming each invalid variable."""
+def read_settings(kind: type[SettingsT], **given: Any) -> SettingsT:
+    """Reads the settings of a service. Raises ConfigurationError naming each invalid variable.
+
+    Args:
+        given: settings that come before all others, by name.
+    """
     try:
-        return kind()
+        return kind(**given)
     except ValidationError as error:
         lines = [
             f"{_variable(kind, detail['loc'])}: {detail['msg']}"
+            if detail["loc"]
+            else detail["msg"].removeprefix("Value error, ")
             for detail in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError("settings are not valid: " + "; ".join(lines)) from error

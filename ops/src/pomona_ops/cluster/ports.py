@@ -49,6 +49,10 @@ class ClusterPorts:
         return self._base + 3
 
     @property
+    def door(self) -> int:
+        return self._base + 4
+
+    @property
     def discovery_metrics(self) -> int:
         return self._base + 10
 
@@ -70,6 +74,7 @@ class ClusterPorts:
             "discovery, for beacons in": self.control_publish,
             "discovery, for beacons out": self.control_subscribe,
             "discovery, for its peers": self.peer,
+            "discovery, for machines that join": self.door,
             "discovery's metrics": self.discovery_metrics,
             "the planner's metrics": self.planner_metrics,
             "the health watcher's metrics": self.health_watcher_metrics,

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, Literal
 
 from pomona import host
 from pomona.errors import ConfigurationError, ModelError
@@ -16,11 +17,14 @@ from pomona.settings import (
     has_state_dir,
     read_settings,
 )
+from pomona.trust import Trust
+from pomona_discovery.settings import DiscoverySettings
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.cluster.blas import stage_worker_environment
 from pomona_ops.cluster.cpu_affinity import shares
 from pomona_ops.cluster.ports import LOOPBACK, MAX_STAGES, ClusterPorts
 
+DEFAULT_STAGES: Final = 2
 STOP_S = 10.0
 AFTER_DRAIN_S = 10.0
 """Seconds between the end of the gateway's drain deadline and SIGKILL."""
@@ -58,6 +62,8 @@ class ClusterOptions:
         stages: stage workers to run, each with one stage.
         state_dir: folder for logs and for state that outlives a process.
         pin: pin each stage worker to cores of its own.
+        role: ``worker`` for a machine whose head is another one.
+        shared: other machines may be members, and every worker gets a stage.
     """
 
     model: str
@@ -67,19 +73,36 @@ class ClusterOptions:
     node: str
     cluster: str
     pin: bool = False
+    role: Role = "head"
+    shared: bool = False
 
 
-def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> ClusterOptions:
-    """Completes the command's arguments from the settings. Raises ConfigurationError."""
+Role = Literal["head", "worker"]
+
+
+def cluster_options(model: str, stages: int | None, port: int, pin: bool = False) -> ClusterOptions:
+    """Completes the command's arguments from the settings and the state folder.
+
+    Args:
+        stages: None for one stage worker where other machines have theirs, else two.
+
+    Raises ConfigurationError.
+    """
+    folder = state_dir(port)
+    settings = read_settings(DiscoverySettings, state_dir=folder)
+    shared = not settings.is_local
+    # In a cluster of several machines, each has one stage worker.
+    stages = 1 if shared else DEFAULT_STAGES if stages is None else stages
     if not 1 <= stages <= MAX_STAGES:
         raise ConfigurationError(
             f"{stages} is not a valid number of stages: choose 1 to {MAX_STAGES}"
         )
     if pin and not host.is_linux():
         raise ConfigurationError("--pin works on Linux only: macOS cannot pin a process to a core")
-    settings = read_settings(ServiceSettings)
+    role = node_role(folder)
     try:
-        resolve(model)
+        if role == "head":
+            resolve(model)
     except ModelError as error:
         raise ConfigurationError(str(error)) from error
     path = Path(model).expanduser()
@@ -88,11 +111,29 @@ def cluster_options(model: str, stages: int, port: int, pin: bool = False) -> Cl
         model=str(path.absolute()) if path.exists() else model,
         stages=stages,
         ports=ClusterPorts(port),
-        state_dir=state_dir(port),
+        state_dir=folder,
         node=settings.node,
         cluster=settings.cluster,
         pin=pin,
+        role=role,
+        shared=shared,
     )
+
+
+def node_role(folder: Path) -> Role:
+    """Returns what this machine is in its cluster.
+
+    Raises ConfigurationError when it was revoked.
+    """
+    trust = Trust.load(folder)
+    if trust is None or trust.has_cluster_key:
+        return "head"
+    if trust.member is None:
+        raise ConfigurationError(
+            f"this machine is no longer a member of {trust.roster.name}: join again with "
+            "`pomona join`, or start a cluster of its own after `pomona keys new`"
+        )
+    return "worker"
 
 
 def state_dir(port: int, kind: type[ServiceSettings] = ServiceSettings) -> Path:
@@ -129,6 +170,7 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
         common
         | {
             "POMONA_DISCOVERY_PEER_PORT": str(ports.peer),
+            "POMONA_DISCOVERY_DOOR_PORT": str(ports.door),
             "POMONA_DISCOVERY_METRICS_PORT": str(ports.discovery_metrics),
         },
         stop_rank=2,
@@ -139,7 +181,8 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
         common
         | {
             "POMONA_PLANNER_MODELS": json.dumps([options.model]),
-            "POMONA_PLANNER_STAGES": str(options.stages),
+            "POMONA_PLANNER_STAGES": "0" if options.shared else str(options.stages),
+            "POMONA_PLANNER_SPREAD": str(options.shared).lower(),
             "POMONA_PLANNER_METRICS_PORT": str(ports.planner_metrics),
         },
     )
@@ -157,6 +200,8 @@ def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
         common | {"POMONA_HEALTH_WATCHER_METRICS_PORT": str(ports.health_watcher_metrics)},
     )
     workers = [_stage_worker(options, index, common) for index in range(options.stages)]
+    if options.role == "worker":
+        return [discovery, *workers]
     return [discovery, *workers, planner, gateway, health_watcher]
 
 

@@ -29,6 +29,7 @@ from pomona.messages.discovery import (
     LinkFacts,
     NodeFacts,
 )
+from pomona_ops.cluster.reachable_urls import reachable_urls
 
 ClusterState = Literal["serving", "degraded", "absent"]
 
@@ -137,6 +138,7 @@ class PipelineReport:
 @dataclass(frozen=True, slots=True)
 class ClusterReport:
     """Attributes:
+    urls: of the APIs, as ``node`` reaches them; none for one that only its own machine reaches.
     state: ``serving`` when every pipeline is proven and no service is missing, ``degraded`` when
         there are ``troubles``, ``absent`` without any beacon.
     users: requests running in all gateways.
@@ -157,8 +159,12 @@ class ClusterReport:
     unloaded: tuple[str, ...] = ()
 
 
-def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
-    """Combines the newest beacons of all services."""
+def cluster_report(cluster: str, beacons: Iterable[Beacon], node: str = "") -> ClusterReport:
+    """Combines the newest beacons of all services.
+
+    Args:
+        node: name of the machine for which the URLs are.
+    """
     newest = sorted(beacons, key=lambda beacon: beacon.name)
     pipelines = tuple(_pipeline(pipeline, newest) for pipeline in _planned(newest))
     alerts = {
@@ -174,7 +180,7 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon]) -> ClusterReport:
         cluster=cluster,
         state="absent" if not newest else "degraded" if troubles else "serving",
         troubles=troubles,
-        urls=tuple(gateway.url for gateway in gateways),
+        urls=reachable_urls(newest, node),
         nodes=tuple(_node(name, newest) for name in sorted({beacon.node for beacon in newest})),
         services=tuple(
             ServiceReport(

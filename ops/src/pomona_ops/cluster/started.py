@@ -54,12 +54,14 @@ class Target:
 
     Attributes:
         endpoint: where its beacons are received.
+        node: name of this machine.
     """
 
     port: int
     cluster: str
     endpoint: str
     state_dir: Path
+    node: str = ""
 
 
 _RECORD = TypeAdapter(StartedCluster)
@@ -113,12 +115,17 @@ def find_target(port: int | None) -> Target:
     if port is None and "control_subscribe" in given:
         endpoint = settings.control_subscribe
     record = _record_of(first)
-    use(Trust.load(find_state_dir(first)))
+    folder = find_state_dir(first)
+    own = read_settings(ServiceSettings, state_dir=folder)
+    trust = Trust.load(folder)
+    use(trust)
+    is_known = record is None or "cluster" in given or trust is not None
     return Target(
         port=first,
-        cluster=settings.cluster if record is None or "cluster" in given else record.cluster,
+        cluster=own.cluster if is_known or record is None else record.cluster,
         endpoint=endpoint,
-        state_dir=find_state_dir(first),
+        state_dir=folder,
+        node=own.node,
     )
 
 

@@ -13,7 +13,7 @@ import httpx
 import orjson
 
 from pomona.errors import PomonaError
-from pomona_ops.cluster.processes import gateway_url
+from pomona_ops.cluster.api_url import api_url
 
 CONNECT_S = 5.0
 NEXT_TOKEN_S = 900.0
@@ -69,11 +69,11 @@ def run_chat(options: ChatOptions, prompt: str | None) -> int:
         return EXIT_USAGE
     key = os.environ.get("POMONA_API_KEY")
     with httpx.Client(
-        base_url=gateway_url(options.port),
+        base_url=api_url(options.port),
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(NEXT_TOKEN_S, connect=CONNECT_S),
-        # The gateway is on this machine: no proxy leads to it, and its certificate is for the
-        # names that other machines use.
+        # The gateway is on a machine of the cluster: no proxy leads to it, and its certificate is
+        # for the names that clients use.
         trust_env=False,
         verify=False,
     ) as client:

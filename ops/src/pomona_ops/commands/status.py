@@ -22,9 +22,9 @@ from pomona_ops.cluster.report import (
 EXIT_CODES: Final[dict[ClusterState, int]] = {"serving": 0, "degraded": 1, "absent": 2}
 
 
-def show_status(endpoint: str, cluster: str, as_json: bool) -> int:
+def show_status(endpoint: str, cluster: str, as_json: bool, node: str = "") -> int:
     """Prints the state once. Returns the exit code: 0 serving, 1 degraded, 2 no cluster."""
-    report = cluster_report(cluster, asyncio.run(collect_beacons(endpoint, cluster)))
+    report = cluster_report(cluster, asyncio.run(collect_beacons(endpoint, cluster)), node)
     if as_json:
         sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
     elif report.state == "absent":
@@ -34,21 +34,21 @@ def show_status(endpoint: str, cluster: str, as_json: bool) -> int:
     return EXIT_CODES[report.state]
 
 
-def watch_status(endpoint: str, cluster: str) -> int:
+def watch_status(endpoint: str, cluster: str, node: str = "") -> int:
     """Refreshes the state every second until Ctrl-C, and returns 0 then.
 
     When standard output is not a terminal, it prints one report after the other, and returns 2
     as soon as no service sends a beacon.
     """
     try:
-        asyncio.run(_watch(endpoint, cluster))
+        asyncio.run(_watch(endpoint, cluster, node))
     except KeyboardInterrupt:
         return 0
     print(_absent_message(endpoint, cluster), file=sys.stderr)
     return EXIT_CODES["absent"]
 
 
-async def _watch(endpoint: str, cluster: str) -> None:
+async def _watch(endpoint: str, cluster: str, node: str) -> None:
     """Returns when the cluster is absent and standard output is not a terminal."""
     from rich.console import Console
     from rich.live import Live
@@ -76,7 +76,7 @@ async def _watch(endpoint: str, cluster: str) -> None:
                 await observe_beacons(receiver, leases, listen_s)
                 listen_s = BEACON_INTERVAL_S
                 leases.expire(time.monotonic())
-                report = cluster_report(cluster, [lease.beacon for lease in leases])
+                report = cluster_report(cluster, [lease.beacon for lease in leases], node)
                 absent = report.state == "absent"
                 if live is not None:
                     shown = (

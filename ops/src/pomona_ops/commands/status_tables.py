@@ -73,6 +73,14 @@ def rendered(report: ClusterReport) -> Group:
     return Group(*(part.content for part in _parts(report)))
 
 
+def _where(report: ClusterReport) -> str:
+    """Says where the API is: its URLs, or the machines that alone reach it."""
+    if report.urls:
+        return " ".join(report.urls)
+    closed = sorted({x.node for x in report.services if x.service == "gateway"})
+    return f"API on {', '.join(closed)} only" if closed else ""
+
+
 def fitted(report: ClusterReport, console: Console) -> Group:
     """Returns the report in at most as many lines as the screen has."""
     parts = _parts(report)
@@ -109,7 +117,7 @@ def _parts(report: ClusterReport) -> list[Part]:
     head = Text(report.cluster, style="bold")
     head.append(" is ", style="not bold").append(report.state, style=f"bold {colour}")
     head.append(
-        f"  {' '.join(report.urls)}  users {report.users}  {report.tokens_per_second:g} tok/s",
+        f"  {_where(report)}  users {report.users}  {report.tokens_per_second:g} tok/s",
         style="not bold",
     )
     parts = [Part("", 0, head)]

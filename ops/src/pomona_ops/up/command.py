@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx
@@ -31,23 +31,29 @@ from pomona_ops.cluster.readiness import why_not_ready
 from pomona_ops.cluster.started import record_start
 from pomona_ops.up.event_formatter import EventFormatter, Line
 from pomona_ops.up.lock import up_lock, was_killed
+from pomona_ops.up.node_place import node_place
 from pomona_ops.up.readiness_story import Readiness
 from pomona_ops.up.screen import Screen
 from pomona_ops.up.supervisor import Exited, Silent, Supervisor, SupervisorEvent
 
 READY_POLL_S = 0.2
 READY_WATCH_S = 1.0
+PLACE_WATCH_S = 0.5
 READY_ANSWER_S = 5.0
 ORPHANS_S = LIFELINE_GRACE_S + 2.0
 """Seconds within which the children of a killed `up` have ended."""
 
 
-def run_up(options: ClusterOptions) -> int:
+def run_up(read_options: Callable[[], ClusterOptions]) -> int:
     """Runs the cluster until SIGINT, SIGTERM or SIGHUP. Returns the exit code.
+
+    The services start again, with new options, when this node's place in its cluster changes:
+    ``pomona invite`` and ``pomona join`` write it to the state folder.
 
     Raises ConfigurationError before anything is started when a port is taken or the state
     folder cannot be created.
     """
+    options = read_options()
     # Children of a killed `up` end within their grace period, and give the ports back.
     orphans_s = ORPHANS_S if was_killed(options.state_dir) else 0.0
     require_free(options.ports, options.stages, orphans_s)
@@ -63,17 +69,34 @@ def run_up(options: ClusterOptions) -> int:
     record_start(options)
     host.raise_open_files_limit()
     with up_lock(options.state_dir):
-        listener = open_listener(read_settings(GatewaySettings).host, options.ports.gateway)
-        return asyncio.run(_Up(options, listener).run())
+        listener: socket.socket | None = None
+        try:
+            while True:
+                if options.role == "head" and listener is None:
+                    host_name = read_settings(GatewaySettings, state_dir=options.state_dir).host
+                    listener = open_listener(host_name, options.ports.gateway)
+                # The supervisor closes its copy. Clients wait while this one listens.
+                copy = None if listener is None else listener.dup()
+                code = asyncio.run(_Up(options, copy).run())
+                if code is not None:
+                    return code
+                options = read_options()
+                use(Trust.open(options.state_dir, options.node, options.cluster))
+                record_start(options)
+        finally:
+            if listener is not None:
+                listener.close()
 
 
 class _Up:
-    """One run of the command: supervisor, beacons, readiness and screen."""
+    """One run of the services: supervisor, beacons, readiness and screen."""
 
-    def __init__(self, options: ClusterOptions, listener: socket.socket) -> None:
+    def __init__(self, options: ClusterOptions, listener: socket.socket | None) -> None:
         self._options = options
         self._url = gateway_url(options.ports.gateway)
         self._stop = asyncio.Event()
+        self._moved = False
+        self._place = node_place(options.state_dir)
         self._screen = Screen(on_closed=self._stop.set)
         self._formatter = EventFormatter(options.node)
         self._died_at: float | None = None
@@ -81,15 +104,13 @@ class _Up:
             service_specs(options), options.state_dir / "logs", self._on_event, listener
         )
 
-    async def run(self) -> int:
+    async def run(self) -> int | None:
+        """Returns the exit code; None when the services are to start again."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         watch_parent()
-        self._print(
-            f"{self._options.model} in {self._options.stages} stages, "
-            f"logs in {self._options.state_dir / 'logs'}"
-        )
+        self._print(f"{self._what()}, logs in {self._options.state_dir / 'logs'}")
         if missing := missing_openblas():
             self._screen.line(Line("pomona", f"{missing}; {OPENBLAS_REMEDY}", "warning"))
         self._supervisor.start()
@@ -98,14 +119,36 @@ class _Up:
                 self._stop.wait(),
                 self._supervisor.gave_up.wait(),
                 self._follow_beacons(),
-                self._print_readiness(),
+                self._print_readiness() if self._options.role == "head" else self._stop.wait(),
+                self._watch_place(),
             )
         finally:
             self._screen.close()
-            if not self._stop.is_set():
+            if self._moved:
+                self._print("this node's place in its cluster has changed: services start again")
+            elif not self._stop.is_set():
                 self._print("a service cannot run; stopping the others", good=False)
             await self._supervisor.stop()
+        if self._moved and not self._stop.is_set():
+            return None
         return EXIT_CONFIGURATION if self._supervisor.gave_up.is_set() else 0
+
+    def _what(self) -> str:
+        options = self._options
+        if options.role == "worker":
+            return f"{options.node}, a member of {options.cluster}"
+        if options.shared:
+            return f"{options.model} on every machine of {options.cluster}"
+        return f"{options.model} in {options.stages} stages"
+
+    async def _watch_place(self) -> None:
+        """Returns when this node's place in its cluster has changed."""
+        while True:
+            place = node_place(self._options.state_dir)
+            if place is not None and place != self._place:
+                self._moved = True
+                return
+            await asyncio.sleep(PLACE_WATCH_S)
 
     @staticmethod
     async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:

@@ -1,7 +1,8 @@
 """Finds nodes by multicast DNS (RFC 6762, RFC 6763), service ``_pomona._tcp``.
 
-An entry has cluster, node and boot. Only entries of this cluster are used. Nodes behind routers
-and VLANs need static peers in the settings; both methods can be combined.
+An entry has the cluster's id, node, boot, and the port of the head's doorstep. Only entries of this
+cluster are used. Nodes behind routers and VLANs need static peers in the settings; both methods can
+be combined.
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ class Mdns:
         self._seen_nodes: set[str] = set()
         self._failure = ""
 
-    async def start(self, addresses: Sequence[str], port: int) -> None:
+    async def start(self, addresses: Sequence[str], port: int, door: int = 0) -> None:
         """Announces the node at these addresses, and no longer at those of an earlier call.
+
+        Args:
+            door: port at which new nodes may ask to join; 0 for none.
 
         A failure is reported by :meth:`trouble`.
         """
@@ -62,7 +66,12 @@ class Mdns:
                 f"{self._cluster}-{self._node}-{self._boot[:6]}.{SERVICE}",
                 addresses=[socket.inet_aton(address) for address in addresses],
                 port=port,
-                properties={"cluster": self._cluster, "node": self._node, "boot": self._boot},
+                properties={
+                    "cluster": self._cluster,
+                    "node": self._node,
+                    "boot": self._boot,
+                    "door": str(door),
+                },
                 server=f"{self._node}-{self._boot[:6]}.local.",
             )
             self._browser = AsyncServiceBrowser(

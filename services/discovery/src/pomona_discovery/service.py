@@ -26,6 +26,7 @@ from pomona.trust import Roster
 from pomona_discovery import metrics
 from pomona_discovery.address_watch import follow_addresses
 from pomona_discovery.beacon_filter import BeaconFilter, Dropped, Origin
+from pomona_discovery.doorstep.service import Doorstep
 from pomona_discovery.hardware import detect_hardware
 from pomona_discovery.link_monitor import LinkMonitor
 from pomona_discovery.link_probe import ProbeServer
@@ -101,12 +102,14 @@ class Discovery:
         self._peers = PeerTable({own, proxy.peer_endpoint}, settings.peers, time.monotonic())
         self._conflicts: frozenset[str] = frozenset()
         self._planners: dict[str, float] = {}
+        self._busy: dict[str, float] = {}
         self._peer_ports: dict[str, str] = {}
         self._link_monitor = LinkMonitor(
             settings.node,
             lambda: self._node_facts.interfaces,
             self._on_link_change,
             settings.probe_interval_s,
+            self._is_busy,
         )
         self._final_beacon_sent = asyncio.Event()
         self.control = ControlPlane(
@@ -119,8 +122,15 @@ class Discovery:
         self._silent_services = (
             SilentServices(identity.name, settings.state_dir) if settings.end_silent else None
         )
+        self._doorstep = (
+            Doorstep(settings, trust, self._door_peers, self._heard_nodes, self._on_door)
+            if trust is not None
+            else None
+        )
         self._probes = ProbeServer(identity.boot)
-        self._mdns = Mdns(settings.cluster, settings.node, identity.boot, self._on_mdns_node)
+        # Another cluster may have the same name, but not the same id.
+        cluster = trust.roster.cluster if trust is not None else settings.cluster
+        self._mdns = Mdns(cluster, settings.node, identity.boot, self._on_mdns_node)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Forwards beacons until ``stop`` is set or a socket fails."""
@@ -204,6 +214,8 @@ class Discovery:
             asyncio.create_task(self._follow_addresses()),
             asyncio.create_task(stay_awake()),
         ]
+        if self._doorstep is not None:
+            tasks.append(asyncio.create_task(self._doorstep.run()))
         if self._silent_services is not None:
             tasks.append(asyncio.create_task(self._silent_services.run()))
         try:
@@ -214,6 +226,21 @@ class Discovery:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._mdns.stop()
             await self._probes.stop()
+
+    def _door_peers(self) -> list[str]:
+        """Returns the endpoint of this service for a machine that joins."""
+        endpoint = self.control.endpoints["peer"]
+        port = self._proxy.peer_endpoint.rpartition(":")[2]
+        # The joiner has found an address of this machine that it reaches.
+        return [endpoint if self._settings.advertised_host else f"tcp://*:{port}"]
+
+    def _on_door(self, port: int) -> None:
+        """States where the doorstep is; 0 when it is closed."""
+        if port:
+            self.control.endpoints["door"] = f"tcp://{self._settings.peer_host}:{port}"
+        else:
+            self.control.endpoints.pop("door", None)
+        self.control.publish_now()
 
     def _advertised(self) -> str:
         address = advertised_address(self._node_facts.interfaces)
@@ -239,7 +266,9 @@ class Discovery:
         settings = self._settings
         if settings.mdns and not settings.is_local:
             addresses = addresses_of(settings.peer_host, self._node_facts.interfaces)
-            await self._mdns.start(addresses, int(self._proxy.peer_endpoint.rpartition(":")[2]))
+            is_head = self._trust is not None and self._trust.has_cluster_key
+            port = int(self._proxy.peer_endpoint.rpartition(":")[2])
+            await self._mdns.start(addresses, port, settings.door_port if is_head else 0)
 
     def _on_mdns_node(self, node: str, addresses: list[str], port: int) -> None:
         if node == self._settings.node:
@@ -322,6 +351,8 @@ class Discovery:
             return None
         if verdict.facts.service == "planner":
             self._planners[verdict.name] = time.monotonic()
+        if verdict.queued:
+            self._busy[verdict.node] = time.monotonic()
         metrics.FORWARDED.labels(verdict.facts.service, origin).inc()
         return verdict
 
@@ -349,6 +380,10 @@ class Discovery:
             log.info("the name conflict of %s has ended", name)
         self._conflicts = current
         metrics.CONFLICTS.set(len(current))
+
+    def _is_busy(self, node: str) -> bool:
+        """Tells whether a service of a node has had work within the lease."""
+        return time.monotonic() - self._busy.get(node, -LEASE_S) < LEASE_S
 
     def _facts(self) -> DiscoveryFacts:
         return DiscoveryFacts(

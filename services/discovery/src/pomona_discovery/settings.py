@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import orjson
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from pomona.addresses import WILDCARD_HOSTS
+from pomona.addresses import WILDCARD_HOSTS, is_loopback
 from pomona.settings import SERVICES_BASE, ServiceSettings
 from pomona_discovery.peer_table import MAX_PEERS, PEER_PATTERN
 
@@ -40,6 +40,8 @@ class DiscoverySettings(ServiceSettings):
     macmon: bool = True
     """Reads power and temperature of a Mac by ``macmon``, where that is installed, every five
     minutes."""
+    door_port: int = Field(default=SERVICES_BASE + 4, ge=0, le=65535)
+    """Port of ``peer_host`` on which the head lets new nodes in; 0 takes a free one."""
     probe_port: int = Field(default=0, ge=0, le=65535)
     """Port on which other nodes measure the link to this one; 0 takes a free one."""
 
@@ -60,10 +62,27 @@ class DiscoverySettings(ServiceSettings):
     probe_interval_s: float = Field(default=30.0, ge=1, le=3600)
     """Interval between two measurements of all links, seconds."""
 
+    @model_validator(mode="after")
+    def _check_hosts(self) -> Self:
+        """Refuses a node of which other machines reach one half only."""
+        if is_loopback(self.data_host) == self.is_local:
+            return self
+        if self.is_local:
+            raise ValueError(
+                f"POMONA_DATA_HOST is {self.data_host}, so other machines are to reach this node, "
+                f"but POMONA_DISCOVERY_PEER_HOST is {self.peer_host}, which they cannot: set "
+                "POMONA_DISCOVERY_PEER_HOST=0.0.0.0 too, or POMONA_DATA_HOST=127.0.0.1"
+            )
+        raise ValueError(
+            f"POMONA_DISCOVERY_PEER_HOST is {self.peer_host}, so other machines are to reach this "
+            f"node, but POMONA_DATA_HOST is {self.data_host}, which they cannot: set "
+            "POMONA_DATA_HOST=0.0.0.0, or to this machine's address"
+        )
+
     @property
     def is_local(self) -> bool:
         """True when other machines cannot reach this discovery service."""
-        return self.peer_host == "localhost" or self.peer_host.startswith("127.")
+        return is_loopback(self.peer_host)
 
     def advertised(self, bound: str, address: str = "") -> str:
         """Returns the endpoint for other nodes.
@@ -74,7 +93,7 @@ class DiscoverySettings(ServiceSettings):
         """
         host = self.advertised_host or self.peer_host
         if host in WILDCARD_HOSTS:
-            local = self.data_host in WILDCARD_HOSTS or self.data_host.startswith("127.")
+            local = self.data_host in WILDCARD_HOSTS or is_loopback(self.data_host)
             host = address if address and local else self.data_host
         return f"tcp://{host}:{bound.rpartition(':')[2]}"
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from pomona.errors import PomonaError
-from pomona_ops.cluster.processes import gateway_url
+from pomona_ops.cluster.api_url import api_url
 from pomona_ops.commands.chat import EXIT_NO_CLUSTER, NoGatewayError
 from pomona_ops.commands.launch.clients import (
     CLIENTS,
@@ -157,7 +157,7 @@ def _installed(name: str, client: Client) -> str:
 
 
 def _find_target(options: LaunchOptions) -> Target:
-    url = (options.url or gateway_url(options.port)).rstrip("/").removesuffix("/v1")
+    url = (options.url or api_url(options.port)).rstrip("/").removesuffix("/v1")
     key = os.environ.get(KEY_VARIABLE)
     try:
         answer = httpx.get(
