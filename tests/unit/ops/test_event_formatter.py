@@ -73,6 +73,16 @@ def test_the_reason_for_an_epoch_is_told_and_a_later_lack_of_workers_soon() -> N
     assert len(list(formatter.on_beacon(beacon, 1.0 + IMPOSSIBLE_AGAIN_AFTER_S))) == 1
 
 
+def test_a_reason_that_is_over_is_not_told_with_the_new_epoch() -> None:
+    formatter = EventFormatter("mac")
+    reason = "2 stage workers are needed; present: none"
+    gone = replace(PIPELINE, state="impossible", stages=(), reason=reason)
+    assert not list(formatter.on_beacon(node_beacon("planner", PlannerFacts((gone,))), 0.0))
+    forming = replace(PIPELINE, state="forming", reason=reason)
+    (line,) = formatter.on_beacon(node_beacon("planner", PlannerFacts((forming,))), 1.0)
+    assert line.text.endswith("[16, 30) on w1")
+
+
 def test_a_restart_is_told_once() -> None:
     formatter = EventFormatter("mac")
     warning = replace(ALERT, severity="warning", summary="w1 died and serves again")

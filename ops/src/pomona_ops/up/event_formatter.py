@@ -48,6 +48,7 @@ class EventFormatter:
         self._node = node
         self._pipelines: dict[str, Pipeline] = {}
         self._impossible_since: dict[str, float] = {}
+        self._impossible_reasons: dict[str, str] = {}
         self._stages: dict[str, dict[tuple[str, str, int], str]] = {}
         self._alerts: dict[str, Alert] = {}
         self._broken: dict[str, int] = {}
@@ -127,6 +128,8 @@ class EventFormatter:
         self._unloaded = unloaded
 
     def _pipeline(self, pipeline: Pipeline, now: float) -> Iterator[Line]:
+        if pipeline.state == "impossible":
+            self._impossible_reasons[pipeline.model] = pipeline.reason
         if pipeline.state != "impossible":
             self._impossible_since.pop(pipeline.model, None)
         else:
@@ -147,7 +150,9 @@ class EventFormatter:
                 yield Line("planner", text, "warning")
             case "forming":
                 self._has_formed = True
-                reason = f" ({pipeline.reason})" if pipeline.reason else ""
+                # The planner keeps the reason for which there was no pipeline before.
+                is_news = pipeline.reason not in ("", self._impossible_reasons.get(pipeline.model))
+                reason = f" ({pipeline.reason})" if is_news else ""
                 text = f"epoch {pipeline.epoch} of {pipeline.model}: layers {stages}{reason}"
                 yield Line("planner", text)
             case "active":
