@@ -17,6 +17,7 @@ from pomona.messages.limits import MAX_BEACON_BYTES
 from pomona.transport import BeaconSender
 from pomona.transport.curve import be_client
 from pomona.trust import Trust
+from pomona.trust import roster as rosters
 from support.beacon_listener import BeaconListener, metrics_of
 from support.beacons import beacon_of
 from support.processes import Node, ServiceProcess
@@ -271,3 +272,63 @@ def test_a_port_in_use_is_an_error_that_names_the_setting(tmp_path: Path) -> Non
         with b.discovery(POMONA_DISCOVERY_PEER_PORT=str(a.peer_port)) as second:
             assert second.wait() == 78
             assert "POMONA_DISCOVERY_PEER_PORT" in second.logged()
+
+
+def test_a_revoked_node_is_out_and_the_others_go_on(tmp_path: Path) -> None:
+    a, b, c = (Node(name, tmp_path) for name in "abc")
+
+    async def body() -> None:
+        sender = BeaconSender(c.publish, c.trust)
+        async with BeaconListener(a.subscribe, a.cluster) as at_a:
+            never = asyncio.create_task(publish(sender, beacon_of("gateway", "c"), lambda: False))
+            names = {"a.discovery", "b.discovery", "c.discovery", "c.gateway"}
+            await at_a.wait_until(lambda newest: names <= set(newest), "all are heard")
+            a.trust.change(lambda x: rosters.without_member(x, c.trust.keys.id))
+
+            def is_known(newest: Newest) -> bool:
+                rosters_heard = [
+                    beacon.facts.roster
+                    for beacon in (newest["a.discovery"], newest["b.discovery"])
+                    if isinstance(beacon.facts, DiscoveryFacts)
+                ]
+                return rosters_heard == [a.trust.encoded()] * 2
+
+            await at_a.wait_until(is_known, "a and b know the new roster", 5.0)
+            at_a.received.clear()
+            seen = at_a.newest["b.discovery"].seq
+            await at_a.wait_until(lambda newest: newest["b.discovery"].seq > seen + 2, "b goes on")
+            assert {beacon.node for beacon in at_a.received} == {"a", "b"}
+            never.cancel()
+            await asyncio.gather(never, return_exceptions=True)
+        sender.close()
+
+    with a.discovery(), b.discovery(a.peer), c.discovery(a.peer):
+        run(body)
+
+
+def test_a_cluster_of_the_same_name_at_a_static_address_is_another_one(tmp_path: Path) -> None:
+    ours, theirs = Node("a", tmp_path / "ours"), Node("b", tmp_path / "theirs")
+
+    async def body() -> None:
+        async with (
+            BeaconListener(ours.subscribe, ours.cluster) as at_ours,
+            BeaconListener(theirs.subscribe, theirs.cluster) as at_theirs,
+        ):
+            sender = BeaconSender(theirs.publish, theirs.trust)
+            beacon = beacon_of("planner", "b")
+            await publish(sender, beacon, lambda: "b.planner" in at_theirs.newest)
+            sender.close()
+            await at_ours.wait_until(
+                lambda newest: any(
+                    "does not answer" in trouble
+                    for beacon in newest.values()
+                    if isinstance(beacon.facts, DiscoveryFacts)
+                    for trouble in beacon.facts.troubles
+                ),
+                "the address is reported",
+            )
+            assert {x.node for x in at_ours.received} == {"a"}
+            assert {x.node for x in at_theirs.received} == {"b"}
+
+    with ours.discovery(theirs.peer), theirs.discovery(ours.peer):
+        run(body)

@@ -104,7 +104,7 @@ class Node:
     def __init__(self, name: str, folder: Path, cluster: str = "pomona") -> None:
         self.name = name
         self.folder = folder / name
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.cluster = cluster
         self.trust = join(folder, cluster, name, self.folder)
         self.publish = f"tcp://{LOOPBACK}:{free_port()}"
