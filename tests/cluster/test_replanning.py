@@ -42,7 +42,10 @@ def test_a_better_plan_is_proposed_and_applied_only_if_replan_is_idle(
                 EMULATED,
                 tmp_path / f"{name}.log",
                 node.environment
-                | {"POMONA_NODE": name, "POMONA_STAGE_WORKER_HOLD_MS": str(hold_ms)},
+                | {
+                    "POMONA_STAGE_WORKER_NAME": f"{name}.stage_worker",
+                    "POMONA_STAGE_WORKER_HOLD_MS": str(hold_ms),
+                },
             )
             for name, hold_ms in HOLD_MS.items()
         )
@@ -58,7 +61,7 @@ def test_a_better_plan_is_proposed_and_applied_only_if_replan_is_idle(
         )
         asyncio.run(measure_and_propose(node, stack, quick, is_applied))
         if not is_applied:
-            check_status(ports.first)
+            check_status(ports.first, node.folder)
 
 
 async def measure_and_propose(
@@ -122,11 +125,10 @@ def measured(worker: Beacon) -> bool:
     return isinstance(facts, StageWorkerFacts) and any(x.decode_us > 0 for x in facts.stages)
 
 
-def check_status(port: int) -> None:
+def check_status(port: int, state_dir: Path) -> None:
     """Checks that ``pomona status`` has the measurements beside the predictions."""
-    (pipeline,) = json.loads(run_pomona("status", "--json", "--port", str(port)).stdout)[
-        "pipelines"
-    ]
+    done = run_pomona("status", "--json", "--port", str(port), POMONA_STATE_DIR=str(state_dir))
+    (pipeline,) = json.loads(done.stdout)["pipelines"]
     (stage,) = pipeline["stages"]
     assert stage["decode_us"] >= 0.95 * HOLD_MS["a"] * 1000
     assert stage["predicted_us"] < stage["decode_us"] / 2, (
