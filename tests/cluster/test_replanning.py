@@ -15,6 +15,7 @@ import pytest
 
 from pomona.messages.control import Beacon, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.sampling import Sampling
+from pomona.transport import use
 from pomona_ops.bench.driver import Driver
 from support.beacon_listener import BeaconListener
 from support.clusters import MODEL, run_pomona
@@ -37,17 +38,16 @@ def test_a_better_plan_is_proposed_and_applied_only_if_replan_is_idle(
         node.publish = f"tcp://{LOOPBACK}:{ports.control_publish}"
         node.subscribe = f"tcp://{LOOPBACK}:{ports.control_subscribe}"
         stack.enter_context(node.discovery())
+        other = Node("b", tmp_path)
+        use(node.trust, node.publish, node.subscribe)
+        stack.enter_context(other.discovery(node.peer))
         slow, quick = (
             ServiceProcess(
                 EMULATED,
-                tmp_path / f"{name}.log",
-                node.environment
-                | {
-                    "POMONA_STAGE_WORKER_NAME": f"{name}.stage_worker",
-                    "POMONA_STAGE_WORKER_HOLD_MS": str(hold_ms),
-                },
+                tmp_path / f"{each.name}.log",
+                each.environment | {"POMONA_STAGE_WORKER_HOLD_MS": str(HOLD_MS[each.name])},
             )
-            for name, hold_ms in HOLD_MS.items()
+            for each in (node, other)
         )
         stack.enter_context(slow)
         planner = {
