@@ -136,7 +136,13 @@ class Discovery:
         """Forwards beacons until ``stop`` is set or a socket fails."""
         self._apply(self._peers.connect_static())
         if self._trust is not None:
-            self._trust.on_change(self._on_roster)
+            loop = asyncio.get_running_loop()
+
+            def on_roster(before: Roster, after: Roster) -> None:
+                # The doorstep changes the roster in a thread, and sockets belong to this one.
+                loop.call_soon_threadsafe(self._on_roster, before, after)
+
+            self._trust.on_change(on_roster)
         async with self._forwarding() as failed, self._measuring():
             async with self.control.running():
                 self.control.state = "ready"
