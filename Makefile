@@ -51,6 +51,7 @@ install: ## make .venv what uv.lock says
 lint: install ## style and common mistakes
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	ops/check_page.sh
 
 types: install ## strict types, for Linux and for macOS
 	$(BIN)/pyright --pythonplatform Linux
@@ -66,4 +67,5 @@ format: install ## rewrite the code as lint wants it
 clean: ## remove what was installed and built here
 	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis
 	rm -rf tests/clients/openai2/.venv tests/clients/ai/node_modules tests/clients/agents/node_modules
+	rm -rf services/gateway/web/node_modules
 	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -51,6 +51,14 @@ BEYOND_SCHEMAS = {
 """Codes of a 400 for requests that the document allows. JSON Schema cannot express that this
 model gives no embeddings and reads no images, that one number must not exceed another, which
 tools there are, or which schemas and regular expressions a grammar supports."""
+LEFT_OUT = {
+    ("get", "/api/pomona/v1/events"),
+    ("get", "/api/pomona/v1/plan"),
+    ("post", "/api/pomona/v1/plan"),
+    ("post", "/api/pomona/v1/models/pull"),
+}
+"""A stream without an end, and what starts a process for each request; see
+test_gateway_dashboard."""
 REFUSED = ["400", "404", "405", "413"]
 """Statuses for invalid requests; a list that is too long may also make the body too large."""
 
@@ -164,6 +172,8 @@ def _test(method: str, path: str) -> Callable[..., None]:
 
 for _path, _methods in DOCUMENT["paths"].items():
     for _method in _methods:
+        if (_method, _path) in LEFT_OUT:
+            continue
         # pytest would give the same id to all tests of one function.
         _name = f"{_method}{_path}".replace("/", "_").replace("{", "").replace("}", "")
         globals()[f"test_schemathesis_finds_nothing_in_{_name}"] = _test(_method, _path)

@@ -223,7 +223,9 @@ def revoke(
 
 @command()
 def plan(
-    model: Annotated[str, typer.Argument(help="Known name, folder, file or hub id.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Known name, folder, file or hub id.", show_default=False)
+    ] = None,
     cluster: Annotated[
         str, typer.Option(help="Machines, such as 8x:m4-pro-64gb or m3-ultra-512gb,m4-max-128gb.")
     ] = "8x:m4-pro-64gb",
@@ -254,10 +256,19 @@ def plan(
         bool, typer.Option("--compare", help="Compare with other clusters.")
     ] = False,
     as_json: JsonOption = False,
+    list_names: Annotated[
+        bool, typer.Option("--list", help="List the known machines, links and models.")
+    ] = False,
 ) -> None:
     """Predict what would run where and how fast, on any machines."""
     from pomona_ops.commands.plan import PlanOptions, run_plan
+    from pomona_ops.commands.plan_catalog import print_catalog
 
+    if list_names:
+        print_catalog(as_json)
+        return
+    if model is None:
+        raise typer.BadParameter("name a model; --list shows the known ones", param_hint="MODEL")
     if objective not in ("latency", "throughput"):
         raise typer.BadParameter("choose latency or throughput", param_hint="--objective")
     options = PlanOptions(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
+from pomona.cluster_report import ClusterReport, cluster_report
 from pomona.messages.control import (
     Beacon,
     GatewayFacts,
@@ -21,7 +22,6 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona.messages.discovery import DiscoveryFacts, Hardware, LinkFacts
-from pomona_ops.cluster.report import ClusterReport, cluster_report
 from pomona_ops.commands.status_tables import cut_middle, fitted, rendered
 from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon
 

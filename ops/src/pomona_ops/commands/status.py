@@ -10,14 +10,14 @@ from typing import Final
 
 import orjson
 
-from pomona.leases import BEACON_INTERVAL_S, LeaseTable
-from pomona.transport import BeaconReceiver
-from pomona_ops.cluster.beacons import LISTEN_S, collect_beacons, observe_beacons
-from pomona_ops.cluster.report import (
+from pomona.cluster_report import (
     ClusterReport,
     ClusterState,
     cluster_report,
 )
+from pomona.leases import BEACON_INTERVAL_S, LeaseTable
+from pomona.transport import BeaconReceiver
+from pomona_ops.cluster.beacons import LISTEN_S, collect_beacons, observe_beacons
 
 EXIT_CODES: Final[dict[ClusterState, int]] = {"serving": 0, "degraded": 1, "absent": 2}
 

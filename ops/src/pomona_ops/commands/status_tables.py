@@ -22,7 +22,7 @@ from pomona.messages.control import SpeculationStatus
 from pomona_ops.units import in_bytes
 
 if TYPE_CHECKING:
-    from pomona_ops.cluster.report import ClusterReport, PipelineReport, StageReport
+    from pomona.cluster_report import ClusterReport, PipelineReport, StageReport
 
 MIN_NAME: Final = 16
 """Fewest columns of a name that is cut."""

@@ -15,6 +15,10 @@ from pomona.errors import ConfigurationError, RequestError
 from pomona.messages.control import Beacon, GatewayFacts, PlannerFacts
 from pomona.service import ControlPlane
 from pomona.settings import default_state_dir
+from pomona_gateway.dashboard.live_feed import LiveFeed
+from pomona_gateway.dashboard.model_list import ModelList
+from pomona_gateway.dashboard.pomona_commands import CommandQueue
+from pomona_gateway.dashboard.pulls import Pulls
 from pomona_gateway.grammar import GrammarChecker
 from pomona_gateway.http.openai import response_store
 from pomona_gateway.http.openai.response_store import ResponseStore
@@ -53,6 +57,9 @@ class Gateway:
         usage: tokens used, by key.
         rate_limits: limits of each key.
         response_store: stored responses of the Responses API.
+        feed: state of the cluster for the pages.
+        plan_commands: runs ``pomona plan``.
+        pulls: downloads of models to this machine.
         runs: requests whose replies outlive their connections, and this process.
         metrics: Prometheus metrics.
         control: sends and receives beacons.
@@ -118,6 +125,15 @@ class Gateway:
         )
         self.control.endpoints |= {"http": url, "data": self.pipelines.endpoint}
         self.control.on_beacon(self._on_beacon)
+        self.plan_commands = CommandQueue()
+        self.pulls = Pulls()
+        self.feed = LiveFeed(
+            settings.cluster,
+            self.control,
+            self.metrics.first_tokens,
+            self._cache_use,
+            ModelList(self.models.problem, lambda: dict(self.pulls.reasons)),
+        )
         self._probes = PipelineProbes(
             self.pipelines,
             self.route_table,
@@ -168,8 +184,9 @@ class Gateway:
         return any(not self.models.problem(model) for model in self.verified_routes.epochs())
 
     def drain(self) -> None:
-        """Refuses new requests. Running ones continue."""
+        """Refuses new requests, and ends the events of pages. Running requests continue."""
         self.draining = True
+        self.feed.end()
         self.control.state = "draining"
 
     def check_accepting(self) -> None:
@@ -203,6 +220,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Fails running requests and ends every task, thread and process."""
+        await self.feed.close()
+        await self.pulls.close()
         await self.runs.close()
         await asyncio.to_thread(self.response_store.close)
         await asyncio.to_thread(self.grammars.close)
@@ -212,6 +231,10 @@ class Gateway:
         await self.models.close()
         await self.pipelines.close()
         await self._write_usage()
+
+    def _cache_use(self) -> float:
+        """Returns the share of the KV caches in use, of the tightest pipeline, 0 to 1."""
+        return max(map(self.route_table.cache_use, self.route_table.pipelines), default=0.0)
 
     def _on_beacon(self, beacon: Beacon) -> None:
         if isinstance(beacon.facts, PlannerFacts):

@@ -51,6 +51,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._by_model: list[Counter | Gauge | Histogram] = []
         self._started: set[str] = set()
+        self._first_tokens = 0, 0.0
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             found = Histogram(
@@ -167,8 +168,15 @@ class Metrics:
         self.generation_tokens.labels(model).inc()
         if count == 0:
             self.first_token.labels(model).observe(now - timing.opened)
+            number, seconds = self._first_tokens
+            self._first_tokens = number + 1, seconds + now - timing.opened
             return
         self.inter_token.labels(model).observe(now - timing.last)
+
+    def first_tokens(self) -> tuple[int, float]:
+        """Returns the number of first tokens of all models so far, and the sum of the times to
+        them in seconds."""
+        return self._first_tokens
 
     def observe_prompt(self, model: str, length: int, cached: int) -> None:
         """Records a prefilled prompt; ``cached`` of its tokens came from the prefix cache."""

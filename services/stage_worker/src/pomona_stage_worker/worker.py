@@ -215,6 +215,8 @@ class StageWorker:
             panicked_at=self._panic_guard.panicked_at,
             stages=tuple(stage.status() for stage in self._stages.values()),
             cache_bytes=sum(load.cache_bytes for load in loads),
+            prefix_bytes=sum(load.prefix_bytes for load in loads),
+            compute_us=sum(load.compute_us for load in loads),
             sequences=sum(load.sequences for load in loads),
             prefixes=sum(load.prefixes for load in loads),
             lanes=sum(load.lanes for load in loads),

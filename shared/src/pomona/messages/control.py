@@ -265,6 +265,8 @@ class StageWorkerFacts:
     cached_bytes: freed buffers that MLX's allocator keeps.
     panicked_at: Unix time of the panic of this Mac because of which the worker refuses to load the
         same layers with the same limits; 0 without one.
+    prefix_bytes: the part of ``cache_bytes`` for cached prefixes.
+    compute_us: microseconds that the steps of its stages have computed so far.
     """
 
     service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
@@ -291,6 +293,8 @@ class StageWorkerFacts:
     active_bytes: Count = 0
     cached_bytes: Count = 0
     panicked_at: Rate = 0.0
+    prefix_bytes: Count = 0
+    compute_us: Count = 0
     step_tokens: Count = 0
     highest_epoch: Epoch = 0
     unusable_reason: Text = ""

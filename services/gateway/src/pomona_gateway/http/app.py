@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 from pomona.errors import RequestError
 from pomona_gateway.gateway import Gateway
 from pomona_gateway.http.auth import AllowedHosts, KeyAuthentication
+from pomona_gateway.http.dashboard.page import FOLDER, page_file
 from pomona_gateway.http.errors import routing_error
 from pomona_gateway.http.idempotency import IdempotentRequests
 from pomona_gateway.http.ignored import IgnoredHeader
@@ -41,6 +42,7 @@ def build_app(gateway: Gateway) -> Starlette:
     app = Starlette(
         routes=[
             Route("/openapi.json", _openapi_document),
+            Route(f"{FOLDER}{{file:path}}", page_file),
             *(
                 Route(
                     # Model ids may contain slashes.

@@ -10,12 +10,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pomona.auth.api_keys import ApiKey, KeyStore
 from pomona.errors import ConfigurationError, RequestError
+from pomona_gateway.http.dashboard.page import is_page_request
 from pomona_gateway.http.middleware import refuse
 from pomona_gateway.tenant import set_tenant
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 """Paths that never need a key."""
-ADMINISTRATOR_PATHS = frozenset({"/metrics", "/v1/models/load", "/v1/models/unload"})
+ADMINISTRATOR_PATHS = frozenset(
+    {"/metrics", "/v1/models/load", "/v1/models/unload", "/api/pomona/v1/models/pull"}
+)
 
 
 class AllowedHosts:
@@ -76,7 +79,7 @@ class KeyAuthentication:
                 error = RequestError(503, "keys_unreadable", message) if self._required else None
         scope.setdefault("state", {})["key"] = key
         set_tenant(key.id if key else "")
-        error = error or self._check(scope["path"], key)
+        error = error or self._check(scope, key)
         if error is None:
             await self._app(scope, receive, send)
         else:
@@ -87,8 +90,9 @@ class KeyAuthentication:
         secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return self._store.find(secret) if secret else None
 
-    def _check(self, path: str, key: ApiKey | None) -> RequestError | None:
-        if not self._required or path in OPEN_PATHS:
+    def _check(self, scope: Scope, key: ApiKey | None) -> RequestError | None:
+        path: str = scope["path"]
+        if not self._required or path in OPEN_PATHS or is_page_request(scope):
             return None
         if key is None:
             message = "no valid API key; send one as 'Authorization: Bearer ...' or 'x-api-key'"

@@ -13,6 +13,8 @@ from pomona.errors import RequestError
 from pomona_gateway.text.limits import PromptTooLongError
 
 MAX_RETRY_AFTER_S = 60
+OWN_API = "/api/pomona/"
+"""Paths of Pomona's own API. The other paths below ``/api`` are Ollama's."""
 
 
 _OPENAI_TYPES = {
@@ -76,7 +78,7 @@ def dialect_of(scope: Scope) -> Literal["openai", "anthropic", "ollama"]:
     ``/v1/models`` is shared with OpenAI; Anthropic's clients send ``anthropic-version`` there.
     """
     path: str = scope["path"]
-    if path.startswith("/api/"):
+    if path.startswith("/api/") and not path.startswith(OWN_API):
         return "ollama"
     if path.startswith("/v1/models") and "anthropic-version" in Headers(scope=scope):
         return "anthropic"

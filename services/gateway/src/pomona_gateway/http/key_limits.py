@@ -14,7 +14,15 @@ from pomona_gateway.rate_limits import RateLimits
 from pomona_gateway.runs.run import Run
 from pomona_gateway.tenant import set_tenant
 
-FREE_PATHS = frozenset({"/v1/models/load", "/v1/models/unload", "/api/show"})
+FREE_PATHS = frozenset(
+    {
+        "/v1/models/load",
+        "/v1/models/unload",
+        "/api/show",
+        "/api/pomona/v1/plan",
+        "/api/pomona/v1/models/pull",
+    }
+)
 """Paths of POST requests that make no prompt."""
 
 

@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import core_schema
 
 from pomona import __version__
+from pomona_gateway.http.errors import OWN_API
 from pomona_gateway.http.routes import OPERATIONS, SSE, Operation
 
 _ERRORS = {
@@ -27,6 +28,12 @@ _BODY_ERRORS = {
     "429": "A limit is reached; see Retry-After.",
     "503": "The model cannot answer now; see Retry-After.",
     "504": "The pipeline did not answer before its deadline.",
+}
+_OWN_ERRORS = {
+    "429": "Others are being computed; see Retry-After.",
+    "501": "The `pomona` command is not installed beside the gateway.",
+    "503": "Too many pages are open, or the gateway shuts down; see Retry-After.",
+    "504": "The command did not end before its deadline.",
 }
 _HEADERS = {
     "x-request-id": {"required": True, "schema": {"type": "string"}},
@@ -138,8 +145,11 @@ def _responses(operation: Operation) -> dict[str, Any]:
 
 
 def _errors(operation: Operation) -> dict[str, str]:
+    own = _OWN_ERRORS if operation.path.startswith(OWN_API) else {}
     if operation.body is not None:
-        return {**_ERRORS, **_BODY_ERRORS}
+        return {**_ERRORS, **_BODY_ERRORS, **own}
+    if own:
+        return {**_ERRORS, **own}
     return {**_ERRORS, **_NOT_FOUND} if "{" in operation.path else _ERRORS
 
 
@@ -148,7 +158,7 @@ def _error_schema(path: str) -> dict[str, Any]:
     name = "Error"
     if path.startswith("/v1/messages"):
         name = "AnthropicError"
-    elif path.startswith("/api/"):
+    elif path.startswith("/api/") and not path.startswith(OWN_API):
         name = "OllamaError"
     return {"$ref": f"#/components/schemas/{name}"}
 

@@ -10,9 +10,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pomona_gateway.http.admin.health import get_model, health, list_models, metrics, readyz
-from pomona_gateway.http.admin.models import ModelBody, load, unload
+from pomona_gateway.http.admin.models import ModelBody, load, pull, unload
 from pomona_gateway.http.anthropic.messages import count_tokens, messages
 from pomona_gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
+from pomona_gateway.http.dashboard.cluster import cluster, events
+from pomona_gateway.http.dashboard.page import root_page
+from pomona_gateway.http.dashboard.plan import PlanBody, plan, plan_catalog
 from pomona_gateway.http.ollama.chat import chat, generate
 from pomona_gateway.http.ollama.chat_request import (
     EmbedRequest,
@@ -22,7 +25,7 @@ from pomona_gateway.http.ollama.chat_request import (
     ShowRequest,
 )
 from pomona_gateway.http.ollama.embed import embed, old_embeddings
-from pomona_gateway.http.ollama.models import ps, root, show, tags, version
+from pomona_gateway.http.ollama.models import ps, show, tags, version
 from pomona_gateway.http.openai.chat import chat_completions
 from pomona_gateway.http.openai.chat_request import ChatRequest
 from pomona_gateway.http.openai.completions import completions
@@ -66,7 +69,7 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation("GET", "/", root, response="text/plain"),
+    Operation("GET", "/", root_page, response="text/plain"),
     Operation("GET", "/health", health),
     Operation("GET", "/readyz", readyz),
     Operation("GET", "/metrics", metrics, response="text/plain"),
@@ -93,4 +96,9 @@ OPERATIONS = (
     Operation("GET", "/api/ps", ps),
     Operation("POST", "/api/show", show, ShowRequest),
     Operation("GET", "/api/version", version),
+    Operation("GET", "/api/pomona/v1/cluster", cluster),
+    Operation("GET", "/api/pomona/v1/events", events, response=SSE),
+    Operation("GET", "/api/pomona/v1/plan", plan_catalog),
+    Operation("POST", "/api/pomona/v1/plan", plan, PlanBody),
+    Operation("POST", "/api/pomona/v1/models/pull", pull, ModelBody, status=202),
 )

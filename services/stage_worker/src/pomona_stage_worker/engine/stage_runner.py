@@ -64,11 +64,12 @@ class RunnerLoad:
 
     Attributes:
         steps: steps run.
+        compute_us: microseconds that they computed.
         tokens: tokens sampled.
         step_tokens: tokens of the step that runs; on the head, of all steps in the pipeline.
         waiting, active, lanes, prefixes, sequence_tokens: the scheduler's, on the head.
-        sequences, cache_bytes, table: state of the caches when the stage was last idle; ``table``
-            is the number of the last step and a digest of the cache table.
+        sequences, cache_bytes, prefix_bytes, table: state of the caches when the stage was last
+            idle; ``table`` is the number of the last step and a digest of the cache table.
     """
 
     steps: int = 0
@@ -81,7 +82,9 @@ class RunnerLoad:
     sequence_tokens: int = 0
     sequences: int = 0
     cache_bytes: int = 0
+    prefix_bytes: int = 0
     table: str = ""
+    compute_us: int = 0
 
 
 class StageRunner:
@@ -234,6 +237,7 @@ class StageRunner:
         self._idle_load = RunnerLoad(
             sequences=len(contents["sequences"]) + rows,
             cache_bytes=self.stage.cache_bytes(),
+            prefix_bytes=self.stage.prefix_bytes(),
             table=f"{self._last_step}:{blake2b(packed, digest_size=8).hexdigest()}",
         )
 
@@ -269,6 +273,7 @@ class StageRunner:
         return replace(
             self._idle_load,
             steps=self._steps,
+            compute_us=self._stats.compute_us,
             tokens=self._tokens,
             step_tokens=scheduler.tokens_in_flight if scheduler else self._step_tokens,
             waiting=scheduler.waiting if scheduler else 0,

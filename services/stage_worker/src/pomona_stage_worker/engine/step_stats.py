@@ -180,7 +180,10 @@ class StepTrace:
 class StepStats:
     """Collects steps at once and records them later, when no step waits for this thread.
 
-    Used by the step thread only, except for ``times``.
+    Used by the step thread only, except for ``times`` and ``compute_us``.
+
+    Attributes:
+        compute_us: microseconds that the recorded steps have computed.
 
     Args:
         model: model name, for metrics.
@@ -191,6 +194,7 @@ class StepStats:
         self, model: str, warmup: WarmupTiming, scheduler: Scheduler | None, trace: StepTrace | None
     ) -> None:
         self.times = StepTimes(warmup)
+        self.compute_us = 0
         self._scheduler = scheduler
         self._trace = trace
         self._pending: list[StepRecord] = []
@@ -222,6 +226,7 @@ class StepStats:
             if self._trace is not None:
                 self._trace.add(record)
             self._seconds.observe(record.elapsed_us / 1e6)
+            self.compute_us += record.elapsed_us
         self._steps.inc(len(self._pending))
         if self._scheduler is not None:
             self._record_schedule(self._scheduler)

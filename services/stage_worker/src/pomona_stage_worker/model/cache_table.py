@@ -118,6 +118,10 @@ class CacheTable:
         held += [prefix.caches for prefix in self.prefixes.values()]
         return sum(map(cache_bytes, held))
 
+    def prefix_nbytes(self) -> int:
+        """Returns the bytes of the cached prefixes' caches."""
+        return sum(cache_bytes(prefix.caches) for prefix in self.prefixes.values())
+
     def _join(self, number: int, seqs: Sequence[int]) -> None:
         joining = [self.sequences.pop(seq) for seq in seqs]
         lane = self.lanes.get(number)

@@ -120,6 +120,10 @@ class Stage(Protocol):
 
     def cache_bytes(self) -> int: ...
 
+    def prefix_bytes(self) -> int:
+        """Returns the part of ``cache_bytes`` for cached prefixes."""
+        ...
+
 
 class MlxStage:
     """A stage that computes with MLX. Used by one thread only.
@@ -284,6 +288,9 @@ class MlxStage:
 
     def cache_bytes(self) -> int:
         return self._table.nbytes()
+
+    def prefix_bytes(self) -> int:
+        return self._table.prefix_nbytes()
 
     def _caches_of(self, step: Step) -> Caches:
         if step.lane is None:

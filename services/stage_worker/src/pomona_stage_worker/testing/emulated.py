@@ -119,6 +119,9 @@ class EmulatedStage:
     def cache_bytes(self) -> int:
         return 0
 
+    def prefix_bytes(self) -> int:
+        return 0
+
     def _sleep_until(self, until: float) -> None:
         """Returns at ``until`` exactly, and spins only briefly: other stages need the cores."""
         wake_at = until - self._oversleep_s

@@ -1,4 +1,5 @@
-"""``POST /v1/models/load`` and ``POST /v1/models/unload``, for administrators."""
+"""``POST /v1/models/load``, ``/v1/models/unload`` and ``/api/pomona/v1/models/pull``, for
+administrators."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from starlette.responses import Response
 
 from pomona.errors import ModelError, RequestError
 from pomona.models import check_source
+from pomona.models.store.hub_id import is_hub_id
+from pomona.plain_text import plain_text
 from pomona_gateway.http.common.run_request import gateway_of, read_request
 from pomona_gateway.http.request_body import Body
 from pomona_gateway.http.respond import JsonResponse
@@ -32,6 +35,17 @@ async def load(request: Request) -> Response:
 async def unload(request: Request) -> Response:
     """Asks the planner to unload a model. Its running requests fail."""
     return await _ask_planner(request, loaded=False)
+
+
+async def pull(request: Request) -> Response:
+    """Downloads all of a model to this machine; other machines then copy from it. The models that
+    ``/api/pomona/v1/events`` streams show how far it is."""
+    body = await read_request(request, ModelBody)
+    if not is_hub_id(body.model):
+        message = f"{plain_text(body.model, 128)!r} is not a Hugging Face id, such as owner/name"
+        raise RequestError(400, "invalid_model", message, "model")
+    gateway_of(request).pulls.start(body.model)
+    return JsonResponse({"id": body.model, "object": "model", "state": "pulling"}, 202)
 
 
 async def _ask_planner(request: Request, loaded: bool) -> Response:

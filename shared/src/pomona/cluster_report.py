@@ -1,6 +1,7 @@
 """Derives the state of a cluster from its beacons. Pure.
 
-``pomona status`` prints the :class:`ClusterReport`; the JSON form is the dataclass itself.
+``pomona status`` prints the :class:`ClusterReport`, and the gateway serves it; the JSON form is the
+dataclass itself.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from pomona.expected_links import ExpectedLink, expected_link
 from pomona.messages.control import (
     Alert,
     Beacon,
@@ -22,6 +24,7 @@ from pomona.messages.control import (
     Stage,
     StageStatus,
     StageWorkerFacts,
+    WantedModel,
 )
 from pomona.messages.discovery import (
     DiscoveryFacts,
@@ -50,6 +53,7 @@ class NodeReport:
         hardware: None without a beacon from its discovery service.
         links: the links from it to other nodes, as it measured them.
         troubles: problems that its discovery service reports.
+        expected: what each of the links should give.
     """
 
     name: str
@@ -58,6 +62,39 @@ class NodeReport:
     machine: NodeFacts = field(default_factory=NodeFacts)
     links: tuple[LinkFacts, ...] = ()
     troubles: tuple[str, ...] = ()
+    expected: tuple[ExpectedLink, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """A stage worker's process: all its stages together.
+
+    Attributes:
+        usable_bytes: memory available to its weights and caches.
+        weight_bytes: weights in memory.
+        cache_bytes: KV caches and kept prefixes.
+        prefix_bytes: the part of ``cache_bytes`` for kept prefixes.
+        steps, compute_us: steps run, and microseconds that it computed, since it started.
+        step_tokens: tokens of the step that runs; on a head, of all steps in the pipeline.
+        sequences, prefixes, lanes, waiting: as in its beacon.
+    """
+
+    name: str
+    node: str
+    device: str
+    usable_bytes: int
+    weight_bytes: int
+    cache_bytes: int
+    prefix_bytes: int
+    footprint_bytes: int
+    steps: int
+    compute_us: int
+    step_tokens: int
+    sequences: int
+    prefixes: int
+    lanes: int
+    waiting: int
+    tokens_per_second: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +180,9 @@ class ClusterReport:
         there are ``troubles``, ``absent`` without any beacon.
     users: requests running in all gateways.
     requests: progress of those that have run longest, oldest first.
+    unloaded: models that were unloaded on request.
+    workers: each stage worker's memory and work.
+    models: every model that the planner knows, to be loaded or not.
     """
 
     cluster: str
@@ -157,6 +197,8 @@ class ClusterReport:
     tokens_per_second: float
     requests: tuple[RequestProgress, ...] = ()
     unloaded: tuple[str, ...] = ()
+    workers: tuple[WorkerReport, ...] = ()
+    models: tuple[WantedModel, ...] = ()
 
 
 def cluster_report(cluster: str, beacons: Iterable[Beacon], node: str = "") -> ClusterReport:
@@ -202,7 +244,45 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon], node: str = "") -> C
             sorted((r for g in gateways for r in g.oldest), key=lambda r: r.age_s, reverse=True)
         ),
         unloaded=_unloaded(newest),
+        workers=tuple(_workers(newest)),
+        models=_known_models(newest),
     )
+
+
+def _workers(beacons: Iterable[Beacon]) -> Iterable[WorkerReport]:
+    for beacon in beacons:
+        facts = beacon.facts
+        if isinstance(facts, StageWorkerFacts):
+            yield WorkerReport(
+                name=beacon.name,
+                node=beacon.node,
+                device=facts.device,
+                usable_bytes=facts.usable_memory_bytes,
+                weight_bytes=sum(stage.loaded_bytes for stage in facts.stages),
+                cache_bytes=facts.cache_bytes,
+                prefix_bytes=facts.prefix_bytes,
+                footprint_bytes=facts.footprint_bytes or facts.resident_bytes,
+                steps=beacon.progress,
+                compute_us=facts.compute_us,
+                step_tokens=facts.step_tokens,
+                sequences=facts.sequences,
+                prefixes=facts.prefixes,
+                lanes=facts.lanes,
+                waiting=facts.waiting,
+                tokens_per_second=facts.tokens_per_second,
+            )
+
+
+def _known_models(beacons: Iterable[Beacon]) -> tuple[WantedModel, ...]:
+    """Returns the newest decision on each model, by source."""
+    newest: dict[str, WantedModel] = {}
+    for beacon in beacons:
+        if isinstance(beacon.facts, PlannerFacts):
+            for model in beacon.facts.models:
+                known = newest.get(model.source)
+                if known is None or model.at > known.at:
+                    newest[model.source] = model
+    return tuple(sorted(newest.values(), key=lambda model: model.name))
 
 
 def _planned(beacons: Iterable[Beacon]) -> list[Pipeline]:
@@ -234,7 +314,9 @@ def _unloaded(beacons: Iterable[Beacon]) -> tuple[str, ...]:
 
 
 def _node(name: str, beacons: Iterable[Beacon]) -> NodeReport:
-    for beacon in beacons:
+    newest = list(beacons)
+    machines = {b.node: b.facts.machine for b in newest if isinstance(b.facts, DiscoveryFacts)}
+    for beacon in newest:
         if beacon.node == name and isinstance(beacon.facts, DiscoveryFacts):
             facts = beacon.facts
             return NodeReport(
@@ -244,6 +326,10 @@ def _node(name: str, beacons: Iterable[Beacon]) -> NodeReport:
                 facts.machine,
                 facts.links,
                 facts.troubles,
+                tuple(
+                    expected_link(link, facts.machine, machines.get(link.node, NodeFacts()))
+                    for link in facts.links
+                ),
             )
     return NodeReport(name, None, 0)
 

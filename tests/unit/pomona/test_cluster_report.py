@@ -10,6 +10,7 @@ import orjson
 import pytest
 from rich.console import Console
 
+from pomona.cluster_report import cluster_report
 from pomona.messages.control import (
     Beacon,
     GatewayFacts,
@@ -22,7 +23,6 @@ from pomona.messages.control import (
     WantedModel,
 )
 from pomona.messages.discovery import DiscoveryFacts, Hardware
-from pomona_ops.cluster.report import cluster_report
 from pomona_ops.commands.status import EXIT_CODES
 from pomona_ops.commands.status_tables import rendered
 from support.node_beacons import ALERT, PIPELINE, node_beacon, worker_beacon

@@ -1,0 +1,2 @@
+import DOMPurify from "dompurify";
+export default DOMPurify;

@@ -1,0 +1,92 @@
+"""The page on a real cluster: an answer outlives its worker, and ten open pages cost nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator
+from contextlib import ExitStack
+
+import httpx
+import psutil
+import pytest
+
+from support.chromium import Chromium, Page
+from support.clusters import Cluster, serving
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+PAGES = 10
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+    with serving(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(cluster: Cluster, browser: Chromium) -> Generator[Page]:
+    opened = browser.open(f"{cluster.url}/#/chat")
+    opened.wait_for_text("Ask something")
+    yield opened
+    assert opened.messages() == []
+    opened.close()
+
+
+def test_an_answer_goes_on_when_a_worker_is_killed(page: Page, cluster: Cluster) -> None:
+    tail = next(pid for name, pid in sorted(cluster.pids().items()) if name.endswith("worker.1"))
+    page.evaluate("document.querySelector('#question').focus()")
+    page.type("Write a very long story about a gardener and her apple trees.")
+    page.press("Enter")
+    page.wait("(document.querySelector('.markdown')?.innerText ?? '').length > 60", "an answer")
+    os.kill(tail, signal.SIGKILL)
+    page.wait_for_text("continued after a failure", 90.0)
+    length = "document.querySelector('.markdown').innerText.length"
+    before = page.evaluate(length)
+    page.wait(f"{length} > {before} || !document.querySelector('.composer .danger')", "the rest")
+    page.evaluate("document.querySelector('.composer .danger')?.click()")
+    page.evaluate("location.hash = '#/cluster'")
+    page.wait_for_text("epoch")
+    cluster.wait_ready()
+
+
+def test_the_state_is_that_of_pomona_status(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        served = client.get("/api/pomona/v1/cluster").json()
+    printed = cluster.status()
+    assert set(served) == set(printed)
+    for key in ("cluster", "urls", "nodes"):
+        assert [x["name"] if isinstance(x, dict) else x for x in served[key]] == [
+            x["name"] if isinstance(x, dict) else x for x in printed[key]
+        ]
+    assert served["workers"][0]["weight_bytes"] == printed["workers"][0]["weight_bytes"] > 0
+
+
+def test_workers_state_what_they_have_computed(cluster: Cluster) -> None:
+    def compute_us() -> list[int]:
+        with cluster.client() as client:
+            return [x["compute_us"] for x in client.get("/api/pomona/v1/cluster").json()["workers"]]
+
+    before = compute_us()
+    cluster.chat(max_tokens=16)
+    wait_until(lambda: all(b > a for a, b in zip(before, compute_us(), strict=True)), "work")
+
+
+def test_ten_open_streams_leave_the_gateways_memory_flat(cluster: Cluster) -> None:
+    gateway = psutil.Process(cluster.pids()["gateway"])
+    url = f"{cluster.url}/api/pomona/v1/events"
+    with ExitStack() as stack:
+        client = stack.enter_context(httpx.Client(trust_env=False, timeout=30.0))
+        lines = [stack.enter_context(client.stream("GET", url)).iter_lines() for _ in range(PAGES)]
+
+        def read_states(count: int) -> None:
+            for own in lines:
+                for _ in range(count):
+                    next(line for line in own if line.startswith("event: cluster"))
+
+        read_states(3)
+        before = gateway.memory_info().rss
+        read_states(6)
+        assert gateway.memory_info().rss - before < 4 << 20
