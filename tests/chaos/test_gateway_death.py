@@ -9,8 +9,10 @@ from collections.abc import Generator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from support.chaos.streams import Stream, ended, started
 from support.clusters import MODEL, Cluster, serving
 from support.waiting import wait_until
 
@@ -79,6 +81,30 @@ def test_ordinary_retry_finds_what_the_dead_gateway_had_computed(cluster: Cluste
     assert usage["prompt_tokens"] > 400
     assert usage["prompt_tokens_details"]["cached_tokens"] > 0.9 * usage["prompt_tokens"]
     wait_until(lambda: cluster.status()["users"] == 0, "the end of the dead gateway's request")
+
+
+def test_a_gateway_told_to_end_finishes_its_streams_beside_its_successor(
+    cluster: Cluster,
+) -> None:
+    undisturbed = ended(started([Stream(cluster.url, 1, 200)]))
+    pid = cluster.pids()["gateway"]
+    running = started([Stream(cluster.url, 1, 200)], 8)
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: answers(cluster), "an answer of the successor", PATIENCE_S)
+    was_running = running[0].is_alive()
+    assert cluster.pids()["gateway"] != pid
+    assert ended(running) == undisturbed
+    assert was_running
+    wait_until(lambda: not psutil.pid_exists(pid), "the end of the first gateway", PATIENCE_S)
+
+
+def answers(cluster: Cluster) -> bool:
+    """Asks for an answer. A connection must never be refused, nor cut off."""
+    url = f"{cluster.url}/v1/chat/completions"
+    whole = {**BODY, "stream": False, "max_tokens": 1}
+    answer = httpx.post(url, json=whole, timeout=PATIENCE_S)
+    assert answer.is_success or answer.status_code == 503
+    return answer.is_success
 
 
 def wait_for_text(answer: httpx.Response) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 import pytest
 
 from support.chaos.streams import Stream, ended, started, wait_for_more
-from support.chaos.two_nodes import ADDRESSES, TwoNodes, two_nodes
+from support.chaos.two_nodes import ADDRESSES, NODES, TwoNodes, two_nodes
 
 pytestmark = pytest.mark.soak
 
@@ -86,6 +86,25 @@ def stop(cluster: TwoNodes, name: str) -> None:
 
 def kill(cluster: TwoNodes, name: str) -> None:
     assert cluster.signal(name, signal.SIGKILL)
+
+
+@pytest.mark.timeout(600)
+def test_answers_are_had_again_by_their_keys_after_a_reboot_of_the_head(
+    cluster: TwoNodes, undisturbed: list[str]
+) -> None:
+    def keyed(chunks: int = 0) -> Sequence[Stream]:
+        all_ = [cluster.stream(n, TOKENS, key=f"facts {n}") for n in range(STREAMS)]
+        return started(all_, chunks)
+
+    cut_off = keyed(BEFORE)
+    cluster.swallow("h")
+    for service in NODES["h"]:
+        cluster.signal(f"h.{service}", signal.SIGKILL)
+    cluster.deliver("h")
+    for stream in cut_off:
+        stream.join(NEXT_S)
+    cluster.wait_ready()
+    assert ended(keyed()) == undisturbed
 
 
 @pytest.mark.timeout(600)

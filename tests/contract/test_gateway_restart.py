@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -306,3 +307,33 @@ def test_killed_process_leaves_its_runs_to_the_next_one(
         assert process.stop() == 0
         assert "Traceback" not in process.logged()
         assert REPLY not in process.logged()
+
+
+def test_successor_goes_on_with_what_nobody_reads_while_the_other_finishes_its_stream(
+    cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    cluster.head.script = lambda _: Script(ids=IDS, end=end_id(), step_s=1.0)
+    old = GatewayThread(cluster, state_dir=tmp_path / "state", drain_deadline_s=60.0)
+    old.ready()
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(post(old, stream=True).text))
+    with client_of(old) as client:
+        made = client.responses.create(model=MODEL, input="hi", background=True)
+    reader.start()
+    wait_until(lambda: len(cluster.head.requests()) == 2, "two running requests")
+    cluster.head.script = lambda _: slow()
+    wait_for_tokens(old)
+    old.stop()
+    following = {"state_dir": tmp_path / "state", **FAST}
+    with running_gateway(cluster, **following) as successor, client_of(successor) as client:
+
+        def is_complete() -> bool:
+            return client.responses.retrieve(made.id).status == "completed"
+
+        wait_until(is_complete, "the whole response")
+        assert reader.is_alive()
+        assert client.responses.retrieve(made.id).output_text == REPLY
+        old.stop_at_once()
+        reader.join(30)
+        assert "shut down before the reply" in read[0]
+        old.join()

@@ -95,3 +95,24 @@ def test_discovery_ends_a_silent_service_and_no_other(node: Node, beacons: Beaco
         assert discovery.is_running()
         assert len(read_stalls(node.folder, "mac.health_watcher")) == 1
         assert f"mac.health_watcher (process {silent.pid}) sends no beacons" in discovery.logged()
+
+
+def test_a_suspended_worker_is_ended_long_before_a_suspended_service(
+    node: Node, beacons: BeaconThread
+) -> None:
+    with (
+        node.discovery(POMONA_DISCOVERY_END_SILENT="true"),
+        node.health_watcher() as other,
+        ServiceProcess(
+            "stage_worker",
+            node.folder / "worker.log",
+            node.environment | {"POMONA_STAGE_WORKER_HOLD_MS": "1"},
+            "pomona_stage_worker.testing.emulated",
+        ) as worker,
+    ):
+        wait_until(lambda: beacons.newest.keys() >= {"mac.health_watcher", NAME}, "beacons", HANG_S)
+        os.kill(other.pid, signal.SIGSTOP)
+        os.kill(worker.pid, signal.SIGSTOP)
+        wait_until(lambda: not worker.is_running(), "the end of the worker", HANG_S)
+        assert other.is_running()
+        assert len(read_stalls(node.folder, NAME)) == 1

@@ -90,13 +90,20 @@ def up(
         ),
     ] = DEFAULT_PORT,
     pin: Annotated[bool, typer.Option("--pin", help="Give each worker its own cores.")] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Same reply whatever runs beside it; slower with several users.",
+        ),
+    ] = False,
 ) -> None:
     """Run a whole cluster on this machine until Ctrl-C, or this machine's part of the one that it
     has joined."""
     from pomona_ops.cluster.processes import cluster_options
     from pomona_ops.up.command import run_up
 
-    raise typer.Exit(run_up(lambda: cluster_options(model, stages, port, pin)))
+    raise typer.Exit(run_up(lambda: cluster_options(model, stages, port, pin, deterministic)))
 
 
 @command()

@@ -5,11 +5,13 @@ A process that is stopped or hangs keeps its sockets, so nobody else notices tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 SILENCE_S = 7.0
 """Seconds without a beacon after which a process is ended: over twice a lease, so that the
 others have already done what they can without it."""
+STOPPED_S = 2.0
+"""The same for a process that the system has suspended, which nothing else explains."""
 UNHEARD_S = 2.5
 """Seconds without any beacon after which it is discovery, or this process, that was silent."""
 DISCOVERY = "discovery"
@@ -34,11 +36,18 @@ class SilenceWatch:
         self._heard_any_at = now
         self._heard[service, pid] = now
 
-    def silent(self, pids: Mapping[str, int], now: float) -> list[str]:
+    def silent(
+        self,
+        pids: Mapping[str, int],
+        now: float,
+        is_stopped: Callable[[str], bool] = lambda service: False,
+    ) -> list[str]:
         """Returns the services to end.
 
         Args:
             pids: running processes by service.
+            is_stopped: tells of a silent service whether its process is suspended, so that it is
+                ended after ``STOPPED_S``.
         """
         running = set(pids.items())
         self._heard = {key: at for key, at in self._heard.items() if key in running}
@@ -47,7 +56,11 @@ class SilenceWatch:
             # This process did not run, so it could hear nobody.
             self._forgive(now)
             self._heard_any_at = now
-        late = [service for (service, _), at in self._heard.items() if now - at > SILENCE_S]
+        late = [
+            service
+            for (service, _), at in self._heard.items()
+            if now - at > SILENCE_S or (now - at > STOPPED_S and is_stopped(service))
+        ]
         if self._heard_any_at is None or now - self._heard_any_at > UNHEARD_S:
             late = [service for service in late if service == DISCOVERY]
         for service in late:

@@ -27,10 +27,16 @@ class Stream(threading.Thread):
         url: base URL of the gateway.
         number: chooses the prompt.
         enter: called in the thread first, to enter another network.
+        key: ``Idempotency-Key``; empty for none.
     """
 
     def __init__(
-        self, url: str, number: int, tokens: int, enter: Callable[[], None] = lambda: None
+        self,
+        url: str,
+        number: int,
+        tokens: int,
+        enter: Callable[[], None] = lambda: None,
+        key: str = "",
     ) -> None:
         super().__init__(name=f"stream {number}", daemon=True)
         self.number = number
@@ -39,6 +45,7 @@ class Stream(threading.Thread):
         self.error = ""
         self._url = url
         self._enter = enter
+        self._headers = {"idempotency-key": key} if key else {}
         self._body = {
             "model": MODEL,
             "prompt": f"Here are {number + 3} facts about the sea:",
@@ -57,7 +64,9 @@ class Stream(threading.Thread):
             self._enter()
             with (
                 httpx.Client(timeout=END_S, trust_env=False) as client,
-                client.stream("POST", f"{self._url}/v1/completions", json=self._body) as answer,
+                client.stream(
+                    "POST", f"{self._url}/v1/completions", json=self._body, headers=self._headers
+                ) as answer,
             ):
                 for line in answer.raise_for_status().iter_lines():
                     if line.startswith("data: {"):

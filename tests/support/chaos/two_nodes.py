@@ -46,8 +46,9 @@ CLONE_NEWNET = 0x40000000
 class TwoNodes:
     """The running cluster. All methods may be called from the test's thread."""
 
-    def __init__(self, net: Network, folder: Path) -> None:
+    def __init__(self, net: Network, folder: Path, *, listens_everywhere: bool) -> None:
         self.folder = folder
+        self._listens_everywhere = listens_everywhere
         self.events: list[SupervisorEvent] = []
         self._net = net
         self._loop = asyncio.new_event_loop()
@@ -79,8 +80,8 @@ class TwoNodes:
         self._thread.join(30)
         self._loop.close()
 
-    def stream(self, number: int, tokens: int) -> Stream:
-        return Stream(self.url, number, tokens, self.enter)
+    def stream(self, number: int, tokens: int, key: str = "") -> Stream:
+        return Stream(self.url, number, tokens, self.enter, key)
 
     def enter(self) -> None:
         """Moves the calling thread into the head's network, for the rest of its life."""
@@ -130,6 +131,11 @@ class TwoNodes:
             f"ip neigh replace {ADDRESSES[other]} lladdr {self._hardware_address(other)} "
             "dev eth0 nud reachable",
         )
+
+    def move(self, node: str, address: str) -> None:
+        """Gives a node another address instead of its own, as a new DHCP lease does."""
+        self._net.run(node, f"ip address add {address}/24 dev eth0")
+        self._net.run(node, f"ip address del {ADDRESSES[node]}/24 dev eth0")
 
     def slow_down(self, sender: str, mbit: int) -> None:
         """Limits the rate at which a node sends."""
@@ -190,6 +196,7 @@ class TwoNodes:
     def _spec(self, node: str, service: str) -> ServiceSpec:
         other = next(name for name in ADDRESSES if name != node)
         join(self.folder, self._net.tag, node, self._state(node))
+        host = "0.0.0.0" if self._listens_everywhere else ADDRESSES[node]
         short = Path("/tmp") / self._net.tag
         environment = {
             "POMONA_NODE": node,
@@ -197,8 +204,9 @@ class TwoNodes:
             "POMONA_STATE_DIR": str(self._state(node)),
             "POMONA_CONTROL_PUBLISH": f"ipc://{short}.{node}.in",
             "POMONA_CONTROL_SUBSCRIBE": f"ipc://{short}.{node}.out",
-            "POMONA_DATA_HOST": ADDRESSES[node],
-            "POMONA_DISCOVERY_PEER_HOST": ADDRESSES[node],
+            "POMONA_DATA_HOST": host,
+            "POMONA_DISCOVERY_PEER_HOST": host,
+            "POMONA_DISCOVERY_PROBE_INTERVAL_S": "2",
             "POMONA_DISCOVERY_PEER_PORT": str(PEER_PORT),
             "POMONA_DISCOVERY_PEERS": f"{ADDRESSES[other]}:{PEER_PORT}",
             "POMONA_DISCOVERY_MDNS": "false",
@@ -216,7 +224,11 @@ class TwoNodes:
         if service == "stage_worker":
             environment |= stage_worker_environment(2)
         return ServiceSpec(
-            f"{node}.{service}", command, environment, stop_rank=0 if service == "gateway" else 1
+            f"{node}.{service}",
+            command,
+            environment,
+            stop_rank=0 if service == "gateway" else 1,
+            standby=service == "stage_worker",
         )
 
     def restarts(self) -> int:
@@ -224,8 +236,12 @@ class TwoNodes:
 
 
 @contextmanager
-def two_nodes(folder: Path, tag: str) -> Generator[TwoNodes]:
+def two_nodes(folder: Path, tag: str, *, listens_everywhere: bool = False) -> Generator[TwoNodes]:
     """Runs the cluster until it is ready, and ends it. Asserts that no process is left.
+
+    Args:
+        listens_everywhere: services listen on all addresses, and are reached at those that
+            discovery measures.
 
     Skips the test where namespaces or mounts are not available.
     """
@@ -242,7 +258,7 @@ def two_nodes(folder: Path, tag: str) -> Generator[TwoNodes]:
             except OSError as error:
                 pytest.skip(f"a small disk needs the right to mount: {error}")
             stack.callback(sh, f"umount -l {state}")
-        cluster = TwoNodes(net, folder)
+        cluster = TwoNodes(net, folder, listens_everywhere=listens_everywhere)
         before = set(psutil.Process().children(recursive=True))
         cluster.start()
         try:

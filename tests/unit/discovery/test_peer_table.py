@@ -109,8 +109,8 @@ def test_a_peer_named_by_another_expires_after_the_same_time() -> None:
 def test_a_removed_peer_can_come_back() -> None:
     table = PeerTable([A], [], 0.0)
     table.on_beacon(discovery("c", C), 0.0)
-    table.expire(100.0)
-    assert table.on_beacon(discovery("c", C, seq=200), 200.0) == connects(C)
+    table.expire(400.0)
+    assert table.on_beacon(discovery("c", C, seq=200), 500.0) == connects(C)
 
 
 def test_beacons_of_other_services_add_no_peers() -> None:

@@ -67,3 +67,24 @@ def test_usage_is_listed_and_a_new_key_of_the_same_name_starts_at_zero(
     assert UsageStore(tmp_path).usage_of(store.list()[0]).requests == 0
     book.add(store.list()[0], 1, 1, 2e9)
     assert (book.pending_write(store.list()) or b"").count(b"requests") == 1
+
+
+def test_two_gateways_count_side_by_side_and_a_failed_write_is_made_up_for(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.create("me")
+    (key,) = store.list()
+    draining, successor = UsageStore(tmp_path), UsageStore(tmp_path)
+    for book, tokens in ((draining, 1), (successor, 10), (draining, 100)):
+        book.add(key, tokens, 0, 1e9)
+        content = book.pending_write(store.list())
+        assert content is not None
+        book.write(content)
+    assert UsageStore(tmp_path).usage_of(key).prompt_tokens == 111
+    successor.add(key, 1000, 0, 2e9)
+    assert successor.pending_write(store.list()) is not None
+    successor.restore()
+    assert successor.usage_of(key).prompt_tokens == 1111
+    content = successor.pending_write(store.list())
+    assert content is not None
+    successor.write(content)
+    assert UsageStore(tmp_path).usage_of(key).prompt_tokens == 1111

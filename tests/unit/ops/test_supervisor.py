@@ -18,7 +18,16 @@ import pytest
 
 from pomona.service import EXIT_CONFIGURATION
 from pomona_ops.cluster.processes import ServiceSpec
-from pomona_ops.up.supervisor import Exited, Silent, Started, Stopped, Supervisor, SupervisorEvent
+from pomona_ops.up import supervisor as supervisor_module
+from pomona_ops.up.supervisor import (
+    Draining,
+    Exited,
+    Silent,
+    Started,
+    Stopped,
+    Supervisor,
+    SupervisorEvent,
+)
 from support.waiting import DEADLINE_S, wait_until, wait_until_async
 
 ANSWERS = """
@@ -28,6 +37,35 @@ while True:
     client = listener.accept()[0]
     client.sendall(str(os.getpid()).encode())
     client.close()
+"""
+DRAINS = """
+import os, signal, socket, sys, threading
+from pathlib import Path
+listener = socket.socket(fileno=int(os.environ["POMONA_GATEWAY_LISTEN_FD"]))
+done = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=drain).start())
+def drain():
+    listener.close()
+    print("drains", flush=True)
+    while not Path(FILE).exists():
+        done.wait(0.01)
+    os._exit(0)
+print("up", flush=True)
+while True:
+    try:
+        client = listener.accept()[0]
+    except OSError:
+        done.wait()
+    client.sendall(str(os.getpid()).encode())
+    client.close()
+"""
+WAITS_ITS_TURN = """
+import os, time
+from pomona.standby import wait_for_turn
+print("imported", flush=True)
+wait_for_turn()
+print("runs", os.getpid(), flush=True)
+time.sleep(600)
 """
 RUNS = "import time\nprint('up', flush=True)\ntime.sleep(600)"
 IGNORES_SIGTERM = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{RUNS}"
@@ -246,3 +284,98 @@ def test_clients_wait_while_the_process_that_listens_is_restarted(tmp_path: Path
             await asyncio.open_connection("127.0.0.1", port)
 
     asyncio.run(run())
+
+
+def test_a_standby_takes_the_place_of_a_killed_process_and_ends_with_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STANDBY_AFTER_S", 0.0)
+
+    async def run() -> None:
+        spec = replace(_spec("a", WAITS_ITS_TURN), standby=True)
+        async with supervising(tmp_path, spec) as running:
+            for number in range(1, 4):
+                await wait_until_async(
+                    lambda n=number: _printed(tmp_path, "a").count("imported") == n + 1, "a standby"
+                )
+                children = {child.pid for child in psutil.Process().children()}
+                pid = running.supervisor.pids()["a"]
+                assert f"runs {pid}" in _printed(tmp_path, "a")
+                assert _printed(tmp_path, "a").count("runs") == number
+                (standby,) = {p for p in children if _runs_script(p)} - {pid}
+                os.kill(pid, signal.SIGKILL)
+                await wait_until_async(
+                    lambda n=number: len(running.started("a")) == n + 1, "the restart"
+                )
+                assert running.started("a")[-1] == standby
+
+    asyncio.run(run())
+
+
+def _runs_script(pid: int) -> bool:
+    return WAITS_ITS_TURN in psutil.Process(pid).cmdline()
+
+
+def test_a_dead_standby_costs_a_start_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STANDBY_AFTER_S", 0.0)
+
+    async def run() -> None:
+        spec = replace(_spec("a", WAITS_ITS_TURN), standby=True)
+        async with supervising(tmp_path, spec) as running:
+            await wait_until_async(
+                lambda: _printed(tmp_path, "a").count("imported") == 2, "a standby"
+            )
+            for child in psutil.Process().children():
+                if _runs_script(child.pid):
+                    child.kill()
+            await wait_until_async(
+                lambda: _printed(tmp_path, "a").count("runs") == 2, "another process"
+            )
+            assert len(running.started("a")) == 2
+
+    asyncio.run(run())
+
+
+def test_a_process_that_drains_gets_a_successor_and_finishes_beside_it(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    file = tmp_path / "finish"
+
+    async def ask() -> int:
+        async with asyncio.timeout(DEADLINE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            answer = int(await reader.read())
+            writer.close()
+            return answer
+
+    async def run() -> list[SupervisorEvent]:
+        spec = replace(_spec("a", f"FILE = {str(file)!r}\n{DRAINS}"), listens=True)
+        async with supervising(tmp_path, spec, listener=listener) as running:
+            first = await ask()
+            os.kill(first, signal.SIGTERM)
+            await wait_until_async(lambda: "drains" in _printed(tmp_path, "a"), "a drain")
+            running.supervisor.succeed("a", first)
+            assert await ask() != first
+            assert psutil.pid_exists(first)
+            file.touch()
+            await wait_until_async(
+                lambda: Stopped("a", forced=False) in running.events, "the end of the first"
+            )
+            assert await ask() == running.supervisor.pids()["a"] != first
+            return list(running.events)
+
+    events = asyncio.run(run())
+    assert [type(event) for event in events] == [Started, Draining, Started, Stopped]
+
+
+def test_a_process_that_drains_without_a_held_socket_gets_no_successor(tmp_path: Path) -> None:
+    async def run() -> list[SupervisorEvent]:
+        async with supervising(tmp_path, _spec("a", RUNS)) as running:
+            await wait_until_async(lambda: "up" in _printed(tmp_path, "a"), "a running process")
+            running.supervisor.succeed("a", running.supervisor.pids()["a"])
+            await asyncio.sleep(0)
+            return list(running.events)
+
+    assert not [event for event in asyncio.run(run()) if isinstance(event, Draining)]

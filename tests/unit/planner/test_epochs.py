@@ -17,14 +17,26 @@ EPOCHS = st.integers(0, 10_000)
     planned=st.lists(EPOCHS, max_size=3),
     held=st.lists(EPOCHS, max_size=3),
     highest=EPOCHS,
+    on_disk=EPOCHS,
     broken=EPOCHS,
     proven=st.lists(EPOCHS, max_size=3),
 )
 def test_the_next_epoch_is_one_above_the_highest_that_anyone_has_seen(
-    saved: int, planned: list[int], held: list[int], highest: int, broken: int, proven: list[int]
+    saved: int,
+    planned: list[int],
+    held: list[int],
+    highest: int,
+    on_disk: int,
+    broken: int,
+    proven: list[int],
 ) -> None:
     stages = tuple(StageStatus("m", epoch, 0, 1, "ready") for epoch in held)
-    worker = {"stages": stages, "highest_epoch": highest, "broken_epoch": broken}
+    worker = {
+        "stages": stages,
+        "highest_epoch": highest,
+        "saved_epoch": on_disk,
+        "broken_epoch": broken,
+    }
     gateway = {"proven_epochs": {f"m{n}": epoch for n, epoch in enumerate(proven)}}
     found = next_epoch(
         saved,
@@ -35,7 +47,7 @@ def test_the_next_epoch_is_one_above_the_highest_that_anyone_has_seen(
             beacon_of("discovery"),
         ],
     )
-    assert found == 1 + max([saved, *planned, *held, highest, broken, *proven])
+    assert found == 1 + max([saved, *planned, *held, highest, on_disk, broken, *proven])
 
 
 def test_the_first_epoch_is_one() -> None:

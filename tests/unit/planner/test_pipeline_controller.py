@@ -291,14 +291,18 @@ def with_bandwidth(beacon: Beacon, bandwidth: float) -> Beacon:
     return replace(beacon, facts=replace(beacon.facts, memory_bandwidth=bandwidth))
 
 
-@pytest.mark.parametrize(("bandwidth", "is_kept"), [(9e9, True), (40e9, False)])
+@pytest.mark.parametrize(
+    ("bandwidth", "running", "is_kept"),
+    [(9e9, 0, True), (12e9, 0, False), (12e9, 1, True), (40e9, 0, False), (40e9, 1, False)],
+)
 def test_a_pipeline_that_comes_back_keeps_its_cuts_unless_others_are_much_faster(
-    bandwidth: float, is_kept: bool
+    bandwidth: float, running: int, is_kept: bool
 ) -> None:
     planner = controller()
     first = form(planner)
     a = with_bandwidth(worker("a"), bandwidth)
-    planner.decide([a], 8, 5.0)
-    again = planner.decide([a, worker("b", port=2)], 9, 6.0)
+    gateway = beacon_of("gateway", "g", facts={"running": running})
+    planner.decide([a], 8, 5.0, [gateway])
+    again = planner.decide([a, worker("b", port=2)], 9, 6.0, [gateway])
     assert again.epoch == 9
     assert (ranges(again) == ranges(first)) == is_kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pomona.silence import SILENCE_S, SilenceWatch
+from pomona.silence import SILENCE_S, STOPPED_S, SilenceWatch
 
 PIDS = {"discovery": 1, "planner": 2, "stage_worker.0": 3}
 STEP_S = 0.5
@@ -25,6 +25,17 @@ def test_a_service_that_falls_silent_is_ended_once() -> None:
     rest = {"discovery", "planner"}
     assert play(watch, rest, 60.0, SILENCE_S) == []
     assert play(watch, rest, 60.0 + SILENCE_S, 60.0) == ["stage_worker.0"]
+
+
+def test_a_suspended_service_is_ended_sooner() -> None:
+    watch = SilenceWatch()
+    play(watch, set(PIDS), 0.0, 10.0)
+    watch.observe("stage_worker.0", 3, 10.0)
+    ends_at = 10.0 + STOPPED_S
+    for now, ended in ((ends_at, []), (ends_at + 0.1, ["stage_worker.0"]), (ends_at + 0.2, [])):
+        watch.observe("discovery", 1, now)
+        watch.observe("planner", 2, now)
+        assert watch.silent(PIDS, now, lambda service: service == "stage_worker.0") == ended
 
 
 def test_a_service_that_never_spoke_is_still_starting() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pomona_stage_worker.hardware import cpu_blocked_linear, cpu_matrix_layout
 from pomona_stage_worker.hardware.cpu_matrix_layout import Layout
+from pomona_stage_worker.hardware.layout_file import LayoutFile
 from pomona_stage_worker.loading import assemble, read_weights
 from support.models.folders import CONFIG, tensors_of, write_folder
 from unit.stage_worker.test_folder_weights import MOE, ignore_progress, random_model
@@ -122,3 +123,34 @@ def test_a_less_simple_layout_must_be_clearly_faster(
         cpu_blocked_linear.in_blocks: blocked,
     }
     assert cpu_matrix_layout.clearly_fastest(seconds) is chosen
+
+
+def test_a_layout_that_was_timed_is_not_timed_again_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_matrix_layout, "_files", [])
+    weight = mx.random.normal((128, 16))
+
+    def timed_by(process: LayoutFile, fastest: str) -> tuple[bool, str]:
+        """Returns whether a process timed the shape, and the name of the parameter it made."""
+        timed = prefer(monkeypatch, fastest)
+        cpu_matrix_layout.keep_layouts_in(process)
+        (name,) = cpu_matrix_layout.in_fastest_layout("a.weight", weight, may_block=True)
+        return bool(timed), name
+
+    other = LayoutFile(tmp_path, "this chip")
+    assert timed_by(LayoutFile(tmp_path, "this chip"), "blocks") == (True, "a.blocks")
+    assert timed_by(LayoutFile(tmp_path, "this chip"), "stored") == (False, "a.blocks")
+    assert timed_by(other, "stored") == (True, "a.blocks"), "the first choice is everybody's"
+    assert timed_by(LayoutFile(tmp_path, "another chip"), "stored") == (True, "a.weight")
+
+
+def test_without_a_file_layouts_are_kept_in_memory(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    for file in (LayoutFile(blocked, "chip"), LayoutFile(tmp_path / "new", "chip")):
+        assert file.find("8x8") == ""
+        assert file.add("8x8", "as_stored") == "as_stored"
+        assert file.find("8x8") == "as_stored"
+    (tmp_path / "layouts.json").write_text("[1")
+    assert LayoutFile(tmp_path, "chip").find("8x8") == ""

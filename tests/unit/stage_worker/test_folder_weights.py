@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from io import StringIO
 from itertools import pairwise
@@ -212,6 +213,21 @@ def test_weights_in_memory_are_reused_and_those_of_other_layers_freed(tmp_path: 
     assert all(second.arrays[known] is x for known, x in loaded_parts(arrays, name).items())
     assert not any(".layers.1." in name for name in second.arrays)
     assert not first.arrays, "nothing keeps the layers that the second range lacks"
+
+
+def test_a_stage_of_the_same_layers_is_taken_as_it_is_and_freed_for_others(tmp_path: Path) -> None:
+    write_folder(tmp_path, tensors_of(random_model()), CONFIG)
+    first = read_weights(str(tmp_path), 0, 2, ignore_progress)
+    stage = assemble(first)
+    again = read_weights(str(tmp_path), 0, 2, ignore_progress, first)
+    assert again is first
+    assert assemble(again) is stage
+    freed = weakref.ref(stage)
+    del stage
+    other = read_weights(str(tmp_path), 0, 3, ignore_progress, first)
+    assert freed() is None
+    assert (first.arrays, first.model) == ({}, None)
+    assert assemble(other).stop == 3
 
 
 def test_a_loaded_stage_keeps_no_weight_file_open(tmp_path: Path) -> None:

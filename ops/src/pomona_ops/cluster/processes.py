@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -42,6 +43,7 @@ class ServiceSpec:
         stop_s: seconds from SIGTERM to SIGKILL.
         cores: CPU cores it is pinned to; empty leaves the choice to the system.
         listens: it is given the listening socket of the API.
+        standby: another process with its modules imported waits to take its place.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ServiceSpec:
     stop_s: float = STOP_S
     cores: frozenset[int] = frozenset()
     listens: bool = False
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class ClusterOptions:
         pin: pin each stage worker to cores of its own.
         role: ``worker`` for a machine whose head is another one.
         shared: other machines may be members, and every worker gets a stage.
+        deterministic: replies do not depend on the requests beside them.
     """
 
     model: str
@@ -75,12 +79,19 @@ class ClusterOptions:
     pin: bool = False
     role: Role = "head"
     shared: bool = False
+    deterministic: bool = False
 
 
 Role = Literal["head", "worker"]
 
 
-def cluster_options(model: str, stages: int | None, port: int, pin: bool = False) -> ClusterOptions:
+def cluster_options(
+    model: str,
+    stages: int | None,
+    port: int,
+    pin: bool = False,
+    deterministic: bool = False,
+) -> ClusterOptions:
     """Completes the command's arguments from the settings and the state folder.
 
     Args:
@@ -117,6 +128,7 @@ def cluster_options(model: str, stages: int | None, port: int, pin: bool = False
         pin=pin,
         role=role,
         shared=shared,
+        deterministic=deterministic,
     )
 
 
@@ -152,6 +164,14 @@ def gateway_url(port: int) -> str:
     settings = read_settings(GatewaySettings)
     host = {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(settings.host, settings.host)
     return f"{'https' if settings.tls_certificate else 'http'}://{host}:{port}"
+
+
+def with_standbys(specs: Iterable[ServiceSpec]) -> list[ServiceSpec]:
+    """Gives the gateway and the stage workers a standby: clients wait for their restart."""
+    return [
+        replace(spec, standby=spec.listens or spec.name.startswith("stage_worker"))
+        for spec in specs
+    ]
 
 
 def service_specs(options: ClusterOptions) -> list[ServiceSpec]:
@@ -211,11 +231,13 @@ def _command(service: str) -> tuple[str, ...]:
 
 
 def _stage_worker(options: ClusterOptions, index: int, common: dict[str, str]) -> ServiceSpec:
+    deterministic = {"POMONA_STAGE_WORKER_DETERMINISTIC": "true"} if options.deterministic else {}
     return ServiceSpec(
         f"stage_worker.{index}",
         _command("stage_worker"),
         common
         | stage_worker_environment(options.stages)
+        | deterministic
         | {
             "POMONA_STAGE_WORKER_NAME": f"{options.node}.stage_worker.{index}",
             "POMONA_STAGE_WORKER_METRICS_PORT": str(options.ports.stage_worker_metrics(index)),

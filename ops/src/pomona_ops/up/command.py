@@ -26,7 +26,12 @@ from pomona_gateway.listener import open_listener
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.cluster.blas import OPENBLAS_REMEDY, missing_openblas
 from pomona_ops.cluster.ports import LOOPBACK, require_free
-from pomona_ops.cluster.processes import ClusterOptions, gateway_url, service_specs
+from pomona_ops.cluster.processes import (
+    ClusterOptions,
+    gateway_url,
+    service_specs,
+    with_standbys,
+)
 from pomona_ops.cluster.readiness import why_not_ready
 from pomona_ops.cluster.started import record_start
 from pomona_ops.up.event_formatter import EventFormatter, Line
@@ -101,7 +106,10 @@ class _Up:
         self._formatter = EventFormatter(options.node)
         self._died_at: float | None = None
         self._supervisor = Supervisor(
-            service_specs(options), options.state_dir / "logs", self._on_event, listener
+            with_standbys(service_specs(options)),
+            options.state_dir / "logs",
+            self._on_event,
+            listener,
         )
 
     async def run(self) -> int | None:
@@ -195,7 +203,10 @@ class _Up:
                 if beacon is not None and beacon.node == self._options.node:
                     service = beacon.name.removeprefix(f"{beacon.node}.")
                     silence.observe(service, beacon.pid, now)
-                for service in silence.silent(self._supervisor.pids(), now):
+                    if beacon.state == "draining":
+                        self._supervisor.succeed(service, beacon.pid)
+                pids = self._supervisor.pids()
+                for service in silence.silent(pids, now, self._is_stopped_worker):
                     name = f"{self._options.node}.{service}"
                     add_stall(self._options.state_dir, name, time.time())
                     task = asyncio.create_task(self._supervisor.end_silent(service))
@@ -209,6 +220,10 @@ class _Up:
                 self._screen.loading(self._formatter.loading)
         finally:
             await receiver.close()
+
+    def _is_stopped_worker(self, service: str) -> bool:
+        # Ending a gateway would cut its clients off, so it has more time to go on.
+        return service.startswith("stage_worker") and self._supervisor.is_stopped(service)
 
     async def _print_readiness(self) -> None:
         """Prints when the cluster becomes ready, when it stops being ready, and when it is again.

@@ -16,7 +16,14 @@ from pomona.messages.control import (
     StageWorkerFacts,
 )
 from pomona_ops.units import in_bytes
-from pomona_ops.up.supervisor import Exited, Silent, Started, Stopped, SupervisorEvent
+from pomona_ops.up.supervisor import (
+    Draining,
+    Exited,
+    Silent,
+    Started,
+    Stopped,
+    SupervisorEvent,
+)
 
 IMPOSSIBLE_AFTER_S = 20.0
 """Seconds for which the first pipeline is impossible before a line says so. While a cluster starts,
@@ -84,6 +91,8 @@ class EventFormatter:
                 return Line(name, f"{text}. Restart in {restart_s:g} s; log: {log}", "warning")
             case Silent(name, pid):
                 return Line(name, f"process {pid} sends no beacons and is ended", "warning")
+            case Draining(name, pid):
+                return Line(name, f"process {pid} finishes its requests; another one takes over")
             case Stopped(name, forced):
                 if forced:
                     return Line(name, "did not stop in time and was killed", "warning")

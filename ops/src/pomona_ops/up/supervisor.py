@@ -1,28 +1,28 @@
 """Runs the processes of a cluster, restarts them, and stops them in order.
 
 Every process has a session of its own, so that Ctrl-C reaches only the supervisor, and holds one
-end of the supervisor's lifeline (see pomona.parent_watch).
+end of the supervisor's lifeline (see pomona.parent_watch). A process whose spec says so has a
+standby, which takes its place at once. A process that drains by itself, and whose listening socket
+the supervisor holds, gets a successor while it finishes its work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import psutil
-
-from pomona import host
 from pomona.errors import ConfigurationError
-from pomona.parent_watch import LIFELINE_VARIABLE
 from pomona.service import FORMER_END_VARIABLE
-from pomona_gateway.listener import LISTEN_FD_VARIABLE
 from pomona_ops.cluster.processes import ServiceSpec
+from pomona_ops.up.child import Child, start_child
 from pomona_ops.up.exit_cause import OutOfMemoryKills, exit_cause
 from pomona_ops.up.log_file import LogFile
 from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
@@ -31,7 +31,11 @@ HASTENED_STOP_S = 2.0
 """Seconds from the second SIGTERM, at which streams end with an error, to SIGKILL."""
 SILENT_STOP_S = 1.0
 """Seconds from SIGTERM to SIGKILL for a process that sends no beacons: it seldom reads signals."""
-_LAST_OUTPUT_S = 0.5
+FINISH_S = 620.0
+"""Seconds within which a process finishes its work beside its successor: over the gateway's own
+deadline for that."""
+STANDBY_AFTER_S = 10.0
+"""Seconds from the start of a process to that of its standby, which takes a second of a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,15 @@ class Silent:
     pid: int
 
 
-SupervisorEvent = Started | Exited | Stopped | Silent
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """A process was told to end, and finishes its work while another one takes its place."""
+
+    name: str
+    pid: int
+
+
+SupervisorEvent = Started | Exited | Stopped | Silent | Draining
 
 
 class Supervisor:
@@ -102,9 +114,11 @@ class Supervisor:
         self._on_event = on_event
         self._stopping = False
         self._hasten = asyncio.Event()
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._children: dict[str, Child] = {}
+        self._standbys: dict[str, Child] = {}
+        self._succeeded: dict[str, asyncio.Event] = {}
+        self._draining: dict[str, dict[Child, asyncio.Task[None]]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._started_at: dict[int, float] = {}
         self._lifeline: tuple[int, int] | None = None
 
     def start(self) -> None:
@@ -114,43 +128,48 @@ class Supervisor:
             self._tasks[spec.name] = asyncio.create_task(self._supervise(spec), name=spec.name)
 
     def pids(self) -> dict[str, int]:
-        """Process ids of the running processes, by name."""
-        return {name: process.pid for name, process in self._processes.items()}
+        """Process ids of the running processes, by name. Standbys, and processes that finish their
+        work beside their successors, are not among them."""
+        return {name: child.pid for name, child in self._children.items()}
+
+    def is_stopped(self, name: str) -> bool:
+        """Returns whether a process is suspended, as by SIGSTOP."""
+        child = self._children.get(name)
+        return child is not None and child.is_stopped()
 
     def hasten(self) -> None:
         """Sends each process that stops another SIGTERM, and shortens the wait for it to
         HASTENED_STOP_S."""
         self._hasten.set()
 
+    def succeed(self, name: str, pid: int) -> None:
+        """Starts the successor of a process that drains although this supervisor runs.
+
+        Does nothing unless this supervisor holds the socket on which the process listens.
+        """
+        child, event = self._children.get(name), self._succeeded.get(name)
+        is_ours = child is not None and child.pid == pid and child.spec.listens
+        if is_ours and event is not None and self._listener is not None and not self._stopping:
+            event.set()
+
     async def end_silent(self, name: str) -> None:
         """Ends a process that sends no beacons: SIGTERM, then SIGKILL. It is then restarted."""
-        process = self._processes.get(name)
-        if process is None or self._stopping or not self._is_own(name, process.pid):
+        child = self._children.get(name)
+        if child is None or self._stopping or not child.is_own():
             return
-        self._on_event(Silent(name, process.pid))
-        process.terminate()
-        try:
-            async with asyncio.timeout(SILENT_STOP_S):
-                await process.wait()
-        except TimeoutError:
-            if self._processes.get(name) is process and self._is_own(name, process.pid):
-                process.kill()
-
-    def _is_own(self, name: str, pid: int) -> bool:
-        """Returns whether a process id still belongs to the process that was started as ``name``,
-        by its start time and arguments."""
-        spec = next(spec for spec in self._specs if spec.name == name)
-        try:
-            found = psutil.Process(pid)
-            # The program itself is not compared: Python on macOS starts another one in its place.
-            is_same = found.create_time() == self._started_at[pid]
-            return is_same and found.cmdline()[1:] == [*spec.command[1:]]
-        except (psutil.Error, KeyError):
-            return False
+        self._on_event(Silent(name, child.pid))
+        if not child.is_stopped():
+            child.terminate()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SILENT_STOP_S):
+                    await child.process.wait()
+        if self._children.get(name) is child and child.is_own():
+            child.kill()
 
     async def stop(self) -> None:
         """Stops all processes and waits for them; those of the lowest stop rank go first."""
         self._stopping = True
+        await self._end_standbys()
         for rank in sorted({spec.stop_rank for spec in self._specs}):
             stopping = [
                 self._stop_one(spec)
@@ -162,6 +181,7 @@ class Supervisor:
                 # The gateway has gone first: whoever connects from now on is refused.
                 self._listener.close()
                 self._listener = None
+        await self._end_standbys()
         if self._lifeline is not None:
             for descriptor in self._lifeline:
                 os.close(descriptor)
@@ -169,30 +189,39 @@ class Supervisor:
 
     async def _stop_one(self, spec: ServiceSpec) -> None:
         task = self._tasks[spec.name]
-        process = self._processes.get(spec.name)
-        if process is None:
+        child = self._children.get(spec.name)
+        ending = [
+            self._end(spec, finishing, draining)
+            for draining, finishing in self._draining.get(spec.name, {}).items()
+        ]
+        if child is None:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.gather(task, *ending, return_exceptions=True)
             return
-        with suppress(ProcessLookupError):
-            process.terminate()
-        forced = not await self._ends_within(task, process, spec.stop_s)
-        if forced:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await asyncio.gather(task, return_exceptions=True)
+        child.terminate()
+        forced, *_ = await asyncio.gather(self._end(spec, task, child), *ending)
         self._on_event(Stopped(spec.name, forced))
 
-    async def _ends_within(
-        self, task: asyncio.Task[None], process: asyncio.subprocess.Process, timeout_s: float
-    ) -> bool:
+    async def _end(self, spec: ServiceSpec, task: asyncio.Task[None], child: Child) -> bool:
+        """Waits for the end of a process that was told to stop. Returns True when it is killed."""
+        forced = not await self._ends_within(task, child, spec.stop_s)
+        if forced and child in self._draining.get(spec.name, {}):
+            # It has a longer deadline of its own, which the second SIGTERM ends.
+            child.terminate()
+            await asyncio.wait({task}, timeout=HASTENED_STOP_S)
+            forced = not task.done()
+        if forced:
+            child.kill()
+            await asyncio.gather(task, return_exceptions=True)
+        return forced
+
+    async def _ends_within(self, task: asyncio.Task[None], child: Child, timeout_s: float) -> bool:
         """Returns True when the task ends in time. :meth:`hasten` shortens the time."""
         hasten = asyncio.create_task(self._hasten.wait())
         try:
             await asyncio.wait({task, hasten}, timeout=timeout_s, return_when="FIRST_COMPLETED")
             if not task.done() and hasten.done():
-                with suppress(ProcessLookupError):
-                    process.terminate()
+                child.terminate()
                 await asyncio.wait({task}, timeout=HASTENED_STOP_S)
         finally:
             hasten.cancel()
@@ -214,6 +243,9 @@ class Supervisor:
                 if self._stopping:
                     return
                 is_restart = True
+                if code is None:
+                    former_end = ""
+                    continue
                 decision, policy = policy.on_exit(code, time.monotonic() - started_at)
                 delay_s = None if isinstance(decision, GiveUp) else decision.delay_s
                 # An error that a killed process logged earlier is not the cause.
@@ -228,59 +260,85 @@ class Supervisor:
                 if self._stopping:
                     return
         finally:
+            await asyncio.gather(*self._draining.get(spec.name, {}).values())
             log.close()
 
     async def _run_once(
         self, spec: ServiceSpec, log: LogFile, is_restart: bool, former_end: str
-    ) -> int:
-        """Runs a process to its end. Returns its exit code, negative for a signal.
+    ) -> int | None:
+        """Runs a process to its end. Returns its exit code, negative for a signal; None when it
+        finishes its work while its successor starts.
 
         Args:
             former_end: how the process before it ended.
         """
-        if self._lifeline is None:
-            raise ConfigurationError("Supervisor.start was not called")
-        reading_end = self._lifeline[0]
-        environment = {**os.environ, **spec.environment, LIFELINE_VARIABLE: str(reading_end)}
-        if former_end:
-            environment[FORMER_END_VARIABLE] = former_end
-        inherited = [reading_end]
-        if spec.listens and self._listener is not None:
-            environment[LISTEN_FD_VARIABLE] = str(self._listener.fileno())
-            inherited.append(self._listener.fileno())
         try:
-            process = await asyncio.create_subprocess_exec(
-                *spec.command,
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=inherited,
-            )
+            child = await self._next_child(spec, log, former_end)
         except OSError as error:
             log.write(f"cannot start {spec.command[0]}: {error}\n".encode())
             return os.EX_OSERR
-        self._processes[spec.name] = process
-        with suppress(psutil.Error):
-            self._started_at[process.pid] = psutil.Process(process.pid).create_time()
+        self._children[spec.name] = child
+        succeeded = self._succeeded[spec.name] = asyncio.Event()
+        ending = asyncio.create_task(child.wait())
+        taken_over = asyncio.create_task(succeeded.wait())
+        helpers: list[asyncio.Task[Any]] = [taken_over]
+        if spec.standby:
+            helpers.append(asyncio.create_task(self._prepare_standby(spec, log)))
         try:
-            if spec.cores:
-                with suppress(ProcessLookupError):
-                    host.pin(process.pid, spec.cores)
             if self._stopping:
-                process.terminate()
-            self._on_event(Started(spec.name, process.pid, is_restart))
-            copying = asyncio.create_task(_copy(process.stdout, log))
-            code = await process.wait()
-            await asyncio.wait({copying}, timeout=_LAST_OUTPUT_S)
-            copying.cancel()
-            return code
+                child.terminate()
+            self._on_event(Started(spec.name, child.pid, is_restart))
+            await asyncio.wait({ending, taken_over}, return_when="FIRST_COMPLETED")
+            if not ending.done():
+                self._on_event(Draining(spec.name, child.pid))
+                finishing = asyncio.create_task(self._finish(spec, child, ending))
+                self._draining.setdefault(spec.name, {})[child] = finishing
+                return None
+            return ending.result()
         finally:
-            del self._processes[spec.name]
-            self._started_at.pop(process.pid, None)
+            for helper in helpers:
+                helper.cancel()
+            del self._children[spec.name]
 
+    async def _next_child(self, spec: ServiceSpec, log: LogFile, former_end: str) -> Child:
+        """Takes the standby, or starts a process. Raises OSError."""
+        variables = {FORMER_END_VARIABLE: former_end} if former_end else {}
+        standby = self._standbys.pop(spec.name, None)
+        if standby is not None:
+            if standby.begin(variables):
+                return standby
+            standby.kill()
+            await standby.wait()
+        spec = replace(spec, environment={**spec.environment, **variables})
+        return await self._start_child(spec, log)
 
-async def _copy(output: asyncio.StreamReader | None, log: LogFile) -> None:
-    while output is not None and (chunk := await output.read(65536)):
-        log.write(chunk)
+    async def _start_child(self, spec: ServiceSpec, log: LogFile, standby: bool = False) -> Child:
+        if self._lifeline is None:
+            raise ConfigurationError("Supervisor.start was not called")
+        listener = None if self._listener is None else self._listener.fileno()
+        return await start_child(spec, log, self._lifeline[0], listener, standby)
+
+    async def _prepare_standby(self, spec: ServiceSpec, log: LogFile) -> None:
+        """Starts a standby once the process has run for a while."""
+        await asyncio.sleep(STANDBY_AFTER_S)
+        if spec.name in self._standbys or self._stopping:
+            return
+        try:
+            self._standbys[spec.name] = await self._start_child(spec, log, standby=True)
+        except OSError as error:
+            log.write(f"cannot start a standby: {error}\n".encode())
+
+    async def _end_standbys(self) -> None:
+        standbys, self._standbys = list(self._standbys.values()), {}
+        for child in standbys:
+            child.kill()
+        await asyncio.gather(*(child.wait() for child in standbys))
+
+    async def _finish(self, spec: ServiceSpec, child: Child, ending: asyncio.Task[int]) -> None:
+        """Waits for the end of a process that drains, as long as it may take."""
+        await asyncio.wait({ending}, timeout=FINISH_S)
+        if not ending.done():
+            child.kill()
+            await ending
+        self._draining[spec.name].pop(child)
+        self._on_event(Stopped(spec.name, forced=ending.result() == -signal.SIGKILL))

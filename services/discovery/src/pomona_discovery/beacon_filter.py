@@ -165,7 +165,8 @@ class BeaconFilter:
 
     def _check_conflict(self, beacon: Beacon, now: float) -> None:
         accepted = self._accepted.get(beacon.name)
-        if accepted is None or accepted.boot == beacon.boot:
+        # A gateway that drains finishes its requests beside its successor.
+        if accepted is None or accepted.boot == beacon.boot or beacon.state == "draining":
             return
         if now - accepted.since > CONFLICT_AFTER_S:
             self._conflicts[beacon.name] = now

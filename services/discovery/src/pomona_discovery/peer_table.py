@@ -20,7 +20,7 @@ from pomona.messages.discovery import DiscoveryFacts
 MAX_PEERS = 64
 MAX_LEARNT_PER_HOST = 4
 """Dynamic peers at one address, so that one member cannot fill the table with ports of a third."""
-PEER_EXPIRY_S = 30.0
+PEER_EXPIRY_S = 300.0
 """Time without a beacon after which a dynamic peer is removed."""
 UNRESPONSIVE_S = 10.0
 """Time without a beacon after which a static peer is reported."""

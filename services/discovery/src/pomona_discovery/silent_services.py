@@ -48,6 +48,7 @@ class SilentServices:
         self._state_dir = state_dir
         self._watch = SilenceWatch()
         self._processes: dict[str, LocalProcess] = {}
+        self._workers: set[str] = set()
 
     def on_beacon(self, beacon: Beacon) -> None:
         """Records a beacon of a service on this machine."""
@@ -63,15 +64,21 @@ class SilentServices:
             if started is None:
                 return
             self._processes[beacon.name] = LocalProcess(beacon.pid, started)
+            if beacon.facts.service == "stage_worker":
+                self._workers.add(beacon.name)
         self._watch.observe(beacon.name, beacon.pid, time.monotonic())
 
     async def run(self) -> None:
         """Ends silent services until cancelled."""
         while True:
             pids = {name: process.pid for name, process in self._processes.items()}
-            silent = self._watch.silent(pids, time.monotonic())
+            silent = self._watch.silent(pids, time.monotonic(), self._is_stopped_worker)
             await asyncio.gather(*(self._end(name) for name in silent))
             await asyncio.sleep(CHECK_INTERVAL_S)
+
+    def _is_stopped_worker(self, name: str) -> bool:
+        # Ending a gateway would cut its clients off, so it has more time to go on.
+        return name in self._workers and _is_stopped(self._processes[name].pid)
 
     async def _end(self, name: str) -> None:
         known = self._processes.pop(name, None)
@@ -81,6 +88,9 @@ class SilentServices:
         add_stall(self._state_dir, name, time.time())
         try:
             process = psutil.Process(known.pid)
+            if _is_stopped(known.pid):
+                process.kill()
+                return
             process.terminate()
             deadline = time.monotonic() + TERM_S
             while _started(known.pid) == known.started:
@@ -92,6 +102,13 @@ class SilentServices:
             log.error("%s belongs to another account, so discovery cannot end it", name)
         except psutil.NoSuchProcess:
             pass
+
+
+def _is_stopped(pid: int) -> bool:
+    """Returns whether a process is suspended, as by SIGSTOP. It then reads no SIGTERM."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    return False
 
 
 def _started(pid: int) -> tuple[float, tuple[str, ...]] | None:

@@ -271,7 +271,10 @@ class Gateway:
             content = self.usage.pending_write(self.keys.list())
             if content is not None:
                 await asyncio.to_thread(self.usage.write, content)
-        except (OSError, ConfigurationError) as error:
+        except OSError as error:
+            self.usage.restore()
+            log.warning("cannot write the usage of API keys", extra={"reason": str(error)})
+        except ConfigurationError as error:
             log.warning("cannot write the usage of API keys", extra={"reason": str(error)})
 
 

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 32
 """Connections that are accepted before any is handled, or refused for want of descriptors."""
+SUCCEEDED_DRAIN_S = 600.0
+"""Seconds for which a gateway may finish its streams beside its successor, which serves."""
 CLOSE_GRACE_S = 2
 """Seconds from the end of a drain until connections are closed, for its last error events."""
 
@@ -152,27 +154,32 @@ async def _drain(
 ) -> None:
     """Lets the running requests finish, and fails those past the deadline, or ``at_once``.
 
-    New requests get a 503, unless a successor has taken the socket over: then only it accepts.
+    New requests get a 503, unless a successor has taken the socket over: then only it accepts, and
+    goes on with the runs that nobody reads.
     """
     gateway.drain()
+    error = RequestError(
+        503, "shutting_down", "the gateway shut down before the reply was complete"
+    )
     # Runs on disk are gone on with by the next gateway.
     last = {*server.server_state.tasks, *gateway.runs.unsaved_tasks()}
     finishing = asyncio.create_task(_wait_for_all(last))
     succeeding = asyncio.create_task(gateway.succeeded.wait())
     hurrying = asyncio.create_task(at_once.wait())
+    handing_over: asyncio.Task[None] | None = None
     with suppress(TimeoutError):
-        async with asyncio.timeout(gateway.settings.drain_deadline_s):
+        async with asyncio.timeout(gateway.settings.drain_deadline_s) as deadline:
             first = asyncio.FIRST_COMPLETED
             await asyncio.wait({finishing, succeeding, hurrying}, return_when=first)
             if succeeding.done():
                 server.stop_accepting()
                 log.info("another gateway has taken the socket over")
+                handing_over = asyncio.create_task(gateway.runs.hand_over(error))
+                deadline.reschedule(asyncio.get_running_loop().time() + SUCCEEDED_DRAIN_S)
             await asyncio.wait({finishing, hurrying}, return_when=first)
-    for task in (finishing, succeeding, hurrying):
-        task.cancel()
-    error = RequestError(
-        503, "shutting_down", "the gateway shut down before the reply was complete"
-    )
+    for task in (finishing, succeeding, hurrying, handing_over):
+        if task is not None:
+            task.cancel()
     await gateway.runs.interrupt(error)
     gateway.pipelines.fail_all(error)
     server.should_exit = True

@@ -6,12 +6,14 @@ import_mlx_lm()
 
 from pomona.service import run_service  # noqa: E402 - what follows imports parts of mlx-lm
 from pomona.settings import settings_or_exit  # noqa: E402
+from pomona.standby import wait_for_turn  # noqa: E402
 from pomona_stage_worker.mlx_backend import WARMUP_CHUNK, mlx_backend  # noqa: E402
 from pomona_stage_worker.settings import StageWorkerSettings  # noqa: E402
 from pomona_stage_worker.worker import StageWorker  # noqa: E402
 
 
 def main() -> None:
+    wait_for_turn()
     settings = settings_or_exit(StageWorkerSettings)
     run_service(
         settings.instance,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 import psutil
@@ -18,14 +19,16 @@ from pomona_stage_worker.hardware.benchmark import (
     measure_speed,
     signature,
 )
+from pomona_stage_worker.hardware.cpu_matrix_layout import keep_layouts_in
 from pomona_stage_worker.hardware.device import this_device
 from pomona_stage_worker.hardware.gpu_warmth import GpuWarmth, is_on_battery, tiny_product
+from pomona_stage_worker.hardware.layout_file import LayoutFile
 from pomona_stage_worker.hardware.metal_memory import MetalMemory
 from pomona_stage_worker.hardware.process_memory import process_memory
 from pomona_stage_worker.hardware.x86_kernels import use_on_x86
 from pomona_stage_worker.loading import StageWeights, assemble, read_weights
 from pomona_stage_worker.model.mlx_stage import MlxStage, Stage
-from pomona_stage_worker.model.warmup import warm_up
+from pomona_stage_worker.model.warmup import WarmupTiming, warm_up
 from pomona_stage_worker.model.width_check import (
     CPU_CONTEXTS,
     CPU_WIDTH,
@@ -35,6 +38,7 @@ from pomona_stage_worker.model.width_check import (
 )
 from pomona_stage_worker.model.workspace import measure_workspace
 from pomona_stage_worker.sampling.grammar_mask import GrammarCompiler
+from pomona_stage_worker.slicing import StageModel
 
 WARMUP_CHUNK = 512
 """Tokens of the chunk that warms a stage up, and whose workspace at the promised context counts."""
@@ -63,28 +67,43 @@ def mlx_backend(
     if cpu_kernels:
         use_on_x86()
 
-    def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
-        model = assemble(weights)
-        grammars = None
-        if model.is_tail:
-            grammars = GrammarCompiler(resolve(weights.source), pipeline.vocab_size)
-        builds_beside = device != "cpu"
+    warmed: WeakKeyDictionary[StageModel, tuple[tuple[int, int], tuple[WarmupTiming, int]]]
+    warmed = WeakKeyDictionary()
+
+    def warm(model: StageModel, pipeline: Pipeline) -> tuple[WarmupTiming, int]:
         chunk = prefill_chunk if device != "cpu" else min(prefill_chunk, CPU_WARMUP_CHUNK)
+        context = min(pipeline.context_length, pipeline.cache_tokens) or chunk
+        kind = (pipeline.cache_bits, context if device == "metal" else 0)
+        known = warmed.get(model)
+        if known is not None and known[0] == kind:
+            return known[1]
         warmup = warm_up(model, chunk, pipeline.cache_bits)
         if device == "metal":
-            context = min(pipeline.context_length, pipeline.cache_tokens) or chunk
             workspace = measure_workspace(model, chunk, context, pipeline.cache_bits, mx)
             warmup = replace(warmup, workspace_bytes=workspace)
         width = 1
         if not pipeline.cache_bits:
             tried = (CPU_WIDTH, CPU_CONTEXTS) if device == "cpu" else (GPU_WIDTH, GPU_CONTEXTS)
             width = exact_width(model, *tried)
+        warmed[model] = kind, (warmup, width)
+        return warmup, width
+
+    def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
+        model = assemble(weights)
+        grammars = None
+        if model.is_tail:
+            grammars = GrammarCompiler(resolve(weights.source), pipeline.vocab_size)
+        builds_beside = device != "cpu"
+        warmup, width = warm(model, pipeline)
         return MlxStage(model, pipeline.cache_bits, grammars, warmup, builds_beside, width)
 
     def measure(folder: Path) -> Speed:
+        measured_on = signature(this, cpu_kernels)
+        if cpu_kernels:
+            keep_layouts_in(LayoutFile(folder, measured_on))
         return load_or_measure(
             folder,
-            signature(this, cpu_kernels),
+            measured_on,
             lambda: measure_speed(device == "metal", cpu_kernels),
         )
 

@@ -44,6 +44,9 @@ class StageWorkerSettings(ServiceSettings):
     """Fraction by which running streams may slow down beside a prefill; 0.7 is 70%."""
     speculation: bool = True
     """Guess tokens in advance while stages would be idle. Replies are the same without."""
+    deterministic: bool = False
+    """Compute a reply in steps of the same shapes whatever runs beside it, and again after a
+    fault: one sequence a lane, and chunks of fixed sizes. Slower with several users."""
     trace_dir: Path | None = None
     """Folder for a trace of the times of every step, for ``pomona bench trace``."""
 

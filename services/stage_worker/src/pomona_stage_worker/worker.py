@@ -16,6 +16,7 @@ from pomona.addresses import LinksByNode, at_node, best_address
 from pomona.errors import PomonaError
 from pomona.messages.control import Beacon, GatewayFacts, Pipeline, PlannerFacts, StageWorkerFacts
 from pomona.messages.discovery import DiscoveryFacts
+from pomona.messages.limits import MAX_EPOCH
 from pomona.metrics_server import MetricsServer
 from pomona.models.sources import limit_paths
 from pomona.models.store.peer_source import PeerSource
@@ -36,6 +37,7 @@ from pomona_stage_worker.loading import StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
 from pomona_stage_worker.loading.readable_folders import ReadableFolders
 from pomona_stage_worker.loading.resident_weights import ResidentWeights
+from pomona_stage_worker.mapped_number import MappedNumber
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.reconcile import (
     Install,
@@ -76,6 +78,7 @@ class StageWorker:
         self._closing: set[asyncio.Future[None]] = set()
         self._broken = (0, "")
         self._highest_epoch = 0
+        self._saved_epoch = MappedNumber(settings.state_dir / f"{settings.instance}.epoch")
         self._obeyed: dict[str, int] = {}
         self._stalled_at = read_stalls(settings.state_dir, settings.instance)
         self._wired_record = WiredRecord(settings.state_dir, settings.instance)
@@ -233,6 +236,7 @@ class StageWorker:
             wired_bytes=self._backend.memory.wired_bytes if self._backend.memory else 0,
             wirable_bytes=self._backend.memory.wirable_bytes if self._backend.memory else 0,
             highest_epoch=self._highest_epoch,
+            saved_epoch=min(self._saved_epoch.value, MAX_EPOCH),
             obeyed_epochs=dict(self._obeyed),
             pipelines=tuple(
                 stage.install.pipeline
@@ -264,6 +268,8 @@ class StageWorker:
             return
         present = {epoch: stage.install for epoch, stage in self._stages.items()}
         pipelines, self._obeyed = accept_plan(beacon.facts.pipelines, self._obeyed, present)
+        if (highest := max(self._obeyed.values(), default=0)) > self._saved_epoch.value:
+            self._saved_epoch.store(highest)
         self._sources = frozenset(pipeline.source for pipeline in pipelines)
         if beacon.node == self._settings.node:
             self._folders.on_plan(self._sources)
@@ -300,6 +306,8 @@ class StageWorker:
 
     def _update_widths(self) -> None:
         """Lets the head guess as many tokens a step as all stages compute exactly."""
+        if self._settings.deterministic:
+            return
         beacons = self._control.leases.of_service("stage_worker")
         for stage in self._stages.values():
             runner = stage.runner
@@ -510,7 +518,7 @@ class StageWorker:
             stages=len(pipeline.stages),
             context_length=pipeline.context_length,
             cache_tokens=pipeline.cache_tokens,
-            can_batch=stage.can_batch,
+            can_batch=stage.can_batch and not settings.deterministic,
             can_slice=stage.can_slice,
             max_waiting=settings.max_waiting,
             max_running=settings.max_running,
@@ -522,7 +530,8 @@ class StageWorker:
             speculation=settings.speculation,
             can_roll_back=stage.can_roll_back,
             # Those of other stages are not known yet.
-            max_width=stage.max_width if len(pipeline.stages) == 1 else 1,
+            max_width=1 if settings.deterministic or len(pipeline.stages) > 1 else stage.max_width,
+            deterministic=settings.deterministic,
         )
 
 

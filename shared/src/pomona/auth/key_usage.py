@@ -39,17 +39,22 @@ _USAGES = TypeAdapter(dict[str, KeyUsage])
 class UsageStore:
     """Usage by key digest, so a new key that reuses an old name starts at zero.
 
-    Only one process may call :meth:`add` and :meth:`write`; others only read.
+    Each write adds what was counted since the last one to the file: a gateway that finishes its
+    requests and its successor count side by side. No other process may write.
     """
 
     def __init__(self, state_dir: Path) -> None:
         """Raises ConfigurationError when the file exists and cannot be read."""
         self.path = state_dir / FILE_NAME
-        self._changed = False
+        self._counted: dict[str, KeyUsage] = {}
+        self._before: tuple[dict[str, KeyUsage], dict[str, KeyUsage]] = ({}, {})
+        self._usages = self._read()
+
+    def _read(self) -> dict[str, KeyUsage]:
         try:
-            self._usages = _USAGES.validate_json(self.path.read_bytes())
+            return _USAGES.validate_json(self.path.read_bytes())
         except FileNotFoundError:
-            self._usages = {}
+            return {}
         except (OSError, ValidationError) as error:
             raise ConfigurationError(
                 f"{self.path} cannot be read as usage of keys: {error}; "
@@ -57,31 +62,49 @@ class UsageStore:
             ) from error
 
     def usage_of(self, key: ApiKey) -> KeyUsage:
-        return self._usages.get(key.digest, KeyUsage())
+        written, counted = self._usages.get(key.digest), self._counted.get(key.digest)
+        return _sum(written or KeyUsage(), counted or KeyUsage())
 
     def add(self, key: ApiKey, prompt_tokens: int, reply_tokens: int, now: float) -> None:
         """Counts a finished request of a key. ``now`` is Unix time in seconds."""
-        before = self.usage_of(key)
-        self._usages[key.digest] = KeyUsage(
-            before.requests + 1,
-            before.prompt_tokens + prompt_tokens,
-            before.reply_tokens + reply_tokens,
-            now,
-        )
-        self._changed = True
+        before = self._counted.get(key.digest, KeyUsage())
+        self._counted[key.digest] = _sum(before, KeyUsage(1, prompt_tokens, reply_tokens, now))
 
     def pending_write(self, keys: Iterable[ApiKey]) -> bytes | None:
         """Returns the new content of the file, or None when nothing changed since the last call.
 
-        Drops the usage of keys that are not in ``keys``.
+        Drops the usage of keys that are not in ``keys``. Raises ConfigurationError when the file
+        cannot be read.
         """
-        if not self._changed:
+        if not self._counted:
             return None
-        self._changed = False
-        known = {key.digest for key in keys}
-        self._usages = {digest: x for digest, x in self._usages.items() if digest in known}
+        written = self._read()
+        totals = {
+            key.digest: _sum(
+                written.get(key.digest, KeyUsage()), self._counted.get(key.digest, KeyUsage())
+            )
+            for key in keys
+            if key.digest in written or key.digest in self._counted
+        }
+        self._before, self._usages = (written, self._counted), totals
+        self._counted = {}
         return orjson.dumps(self._usages)
 
     def write(self, content: bytes) -> None:
-        """Replaces the file. Raises OSError."""
+        """Replaces the file. Raises OSError, after which :meth:`restore` is due."""
         write_privately(self.path, content)
+
+    def restore(self) -> None:
+        """Counts what the last write, which failed, should have added with the next one."""
+        self._usages, lost = self._before
+        for digest, usage in lost.items():
+            self._counted[digest] = _sum(usage, self._counted.get(digest, KeyUsage()))
+
+
+def _sum(one: KeyUsage, other: KeyUsage) -> KeyUsage:
+    return KeyUsage(
+        one.requests + other.requests,
+        one.prompt_tokens + other.prompt_tokens,
+        one.reply_tokens + other.reply_tokens,
+        max(one.last, other.last),
+    )

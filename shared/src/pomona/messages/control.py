@@ -246,6 +246,7 @@ class StageWorkerFacts:
     broken_epoch: newest epoch that failed here, which the planner must replace.
     broken_reason: why it failed.
     highest_epoch: highest epoch of a stage that this process was told to hold; 0 before the first.
+    saved_epoch: highest epoch that this process, or an earlier one of its name, has obeyed.
     unusable_reason: why the worker is ``failed``, such as memory that only a reboot gives back.
     prompt_limit: most tokens of a prompt, because processes of this name died of longer ones; 0 for
         no limit.
@@ -297,6 +298,7 @@ class StageWorkerFacts:
     compute_us: Count = 0
     step_tokens: Count = 0
     highest_epoch: Epoch = 0
+    saved_epoch: Epoch = 0
     unusable_reason: Text = ""
     prompt_limit: Count = 0
     obeyed_epochs: Annotated[dict[Text, Epoch], Field(max_length=MAX_PIPELINES)] = field(

@@ -44,7 +44,7 @@ def configure(socket: zmq.Socket[Any], high_water_mark: int, max_bytes: int) -> 
     socket.setsockopt(zmq.RCVHWM, high_water_mark)
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 250)
     # Without these a connect waits for the kernel's retries of SYN, which take a minute.
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_DEADLINE_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, CONNECT_DEADLINE_MS)

@@ -106,6 +106,10 @@ class DiskJournal(RunRecorder):
 
         self._put(_Event(run.id, cut_and_encode))
 
+    def release(self, run: Run) -> None:
+        """Lets another gateway go on with a run, whose execution has been stopped."""
+        self._put(_Event(run.id, lambda: run_file.encode_owner("")))
+
     def sequence(self, run: Run, index: int, sequence: SequenceRequest) -> None:
         size = 4 * len(sequence.prompt)
         self._put(_Event(run.id, lambda: run_file.encode_sequence(index, sequence), size=size))
@@ -175,6 +179,16 @@ class DiskJournal(RunRecorder):
             return None
         self._sizes[run_id] = content.size
         return content
+
+    def is_released(self, run_id: str) -> bool:
+        """Returns whether the gateway that executed a run has released it. Blocks."""
+        end = run_file.encode_owner("")
+        try:
+            with self._path(run_id).open("rb") as file:
+                file.seek(-len(end), os.SEEK_END)
+                return file.read() == end
+        except OSError:
+            return False
 
     def modified_at(self, run_id: str) -> float:
         """Returns the Unix time at which the file of a run was written; 0 without one."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from pomona.errors import RequestError
 from pomona_gateway.runs.disk_journal import DiskJournal
-from pomona_gateway.runs.run import Run, RunKind, RunOrigin, RunRequest
+from pomona_gateway.runs.run import Run, RunKind, RunOrigin, RunRecorder, RunRequest
 from pomona_gateway.runs.run_context import executing
 from pomona_gateway.runs.run_file import RunFile
 
@@ -167,6 +167,22 @@ class RunRegistry:
             run.interrupt(error)
         await asyncio.gather(*(run.stop() for run in running))
 
+    async def hand_over(self, error: RequestError) -> None:
+        """Leaves the runs on disk that nobody reads to the successor, until cancelled."""
+        while True:
+            left = [
+                run
+                for run in self
+                if not run.ended and not run.readers and isinstance(run.recorder, DiskJournal)
+            ]
+            for run in left:
+                run.interrupt(error)
+                await run.stop()
+                if isinstance(run.recorder, DiskJournal):
+                    run.recorder.release(run)
+                    run.recorder = RunRecorder()
+            await asyncio.sleep(SWEEP_S)
+
     def unsaved_tasks(self) -> set[asyncio.Task[None]]:
         """Returns the executions of runs that are in memory only."""
         unsaved = [run for run in self if not isinstance(run.recorder, DiskJournal)]
@@ -228,7 +244,9 @@ class RunRegistry:
         if journal is None:
             return
         for run_id, known in list(self._foreign.items()):
-            if journal.is_alive(known.owner):
+            if journal.is_alive(known.owner) and not await asyncio.to_thread(
+                journal.is_released, run_id
+            ):
                 continue
             found = await asyncio.to_thread(journal.read, run_id)
             del self._foreign[run_id]

@@ -34,7 +34,8 @@ def next_epoch(saved: int, pipelines: Iterable[Pipeline], beacons: Iterable[Beac
             case StageWorkerFacts() as facts:
                 stages = (status.epoch for status in facts.stages)
                 obeyed = facts.obeyed_epochs.values()
-                seen += [facts.highest_epoch, facts.broken_epoch, *stages, *obeyed]
+                own = (facts.highest_epoch, facts.saved_epoch, facts.broken_epoch)
+                seen += [*own, *stages, *obeyed]
             case GatewayFacts() as facts:
                 seen += facts.proven_epochs.values()
             case PlannerFacts() as facts:

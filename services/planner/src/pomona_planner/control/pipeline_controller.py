@@ -22,7 +22,13 @@ from pomona_planner.cluster.worker_address import dead_address
 from pomona_planner.control.adoption import adopted, obeyed_epoch, reported_pipelines
 from pomona_planner.control.load_retries import LoadRetries
 from pomona_planner.control.lost_workers import LostWorkers, is_set_aside
-from pomona_planner.control.proposal import PipelineSpec, Proposer, is_named
+from pomona_planner.control.proposal import (
+    BUSY_KEEP_GAIN,
+    KEEP_GAIN,
+    PipelineSpec,
+    Proposer,
+    is_named,
+)
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.prediction import Plan, predict
 from pomona_planner.cost_model.problem import Problem
@@ -212,9 +218,10 @@ class PipelineController:
         """
         waited_s = 0.0 if self._first_worker_at is None else now - self._first_worker_at
         trusted = [worker for worker in workers if not is_set_aside(worker)]
-        proposal = self._proposer.propose(trusted, waited_s, self._held)
+        gain = BUSY_KEEP_GAIN if self._is_busy(workers) else KEEP_GAIN
+        proposal = self._proposer.propose(trusted, waited_s, self._held, gain)
         if proposal.prediction is None and len(trusted) < len(workers):
-            proposal = self._proposer.propose(workers, waited_s, self._held)
+            proposal = self._proposer.propose(workers, waited_s, self._held, gain)
         if proposal.prediction is not None and self._lost_workers.may_return(lost, now):
             self.pipeline = replace(
                 self.pipeline, state="forming", reason=f"{reason}; it may be restarting"

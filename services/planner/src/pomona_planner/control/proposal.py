@@ -21,7 +21,9 @@ MIN_CONTEXT = 1024
 """Minimum number of tokens whose cache must fit before a pipeline is formed."""
 
 KEEP_GAIN = 0.15
-"""Speed that other cuts must gain to be loaded while requests wait."""
+"""Speed that other cuts must gain when a pipeline is formed again."""
+BUSY_KEEP_GAIN = 0.5
+"""The same while requests wait for it: other cuts have to be read from disk."""
 
 Replan = Literal["propose", "idle", "always"]
 
@@ -89,14 +91,18 @@ class Proposer:
     other_models: Sequence[str] = ()
 
     def propose(
-        self, workers: Sequence[Beacon], waited_s: float, held: Sequence[Stage] = ()
+        self,
+        workers: Sequence[Beacon],
+        waited_s: float,
+        held: Sequence[Stage] = (),
+        keep_gain: float = KEEP_GAIN,
     ) -> Proposal:
         """Chooses the best stages.
 
         Args:
             waited_s: seconds since the first worker appeared.
-            held: stages of the last pipeline, which are kept unless the best ones are
-                ``KEEP_GAIN`` faster: their weights are in memory.
+            held: stages of the last pipeline, which are kept unless the best ones are faster by
+                the share ``keep_gain``: their weights are in memory.
         """
         usable = [worker for worker in workers if worker.state == "ready"]
         stages = self.spec.stages
@@ -112,7 +118,7 @@ class Proposer:
         if not isinstance(choice, OptimizedPlan):
             unload = [f"unload {' or '.join(self.other_models)}"] if self.other_models else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
-        kept = self._kept(problem, choice, held)
+        kept = self._kept(problem, choice, held, keep_gain)
         return self._proposal(self._candidates(usable), kept or choice)
 
     def aim(self) -> Aim:
@@ -157,7 +163,7 @@ class Proposer:
         return replace(prediction, link_correction=self.calibration.links)
 
     def _kept(
-        self, problem: Problem, best: OptimizedPlan, held: Sequence[Stage]
+        self, problem: Problem, best: OptimizedPlan, held: Sequence[Stage], keep_gain: float
     ) -> OptimizedPlan | None:
         """Returns the plan of the held stages, if it still fits and is fast enough."""
         index = {machine.name: number for number, machine in enumerate(problem.machines)}
@@ -173,7 +179,7 @@ class Proposer:
         )
         prediction = predict(problem, plan)
         needed = problem.demand.context * problem.demand.users
-        is_fast = self.speed(prediction) * (1 + KEEP_GAIN) >= self.speed(best.prediction)
+        is_fast = self.speed(prediction) * (1 + keep_gain) >= self.speed(best.prediction)
         if prediction.cache_tokens < needed or not is_fast:
             return None
         prediction = replace(prediction, notes=best.prediction.notes)

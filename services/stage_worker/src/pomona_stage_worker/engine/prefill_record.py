@@ -8,13 +8,13 @@ a step nothing.
 from __future__ import annotations
 
 import logging
-import mmap
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import orjson
+
+from pomona_stage_worker.mapped_number import MappedNumber
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,6 @@ MAX_DEATHS: Final = 16
 MARGIN: Final = 0.75
 """Limit as a share of the shortest prompt that was deadly."""
 MAX_SEQUENCES: Final = 64
-_LAYOUT: Final = struct.Struct("<qq")
-"""Tokens, and their complement, by which a damaged file is recognised."""
 
 Death = tuple[int, float]
 """Tokens of the prompt so far, and the Unix time at which its death was found."""
@@ -49,10 +47,10 @@ class PrefillRecord:
 
     def __init__(self, state_dir: Path, name: str, now: float) -> None:
         self._path = state_dir / f"{name}.prefill.json"
-        self._map = _open_map(state_dir / f"{name}.prefill")
+        self._reading = MappedNumber(state_dir / f"{name}.prefill")
         self._tokens: dict[int, int] = {}
         self.deaths = _read_deaths(self._path)
-        if (tokens := self._reading()) >= MIN_TOKENS:
+        if (tokens := self._reading.value) >= MIN_TOKENS:
             self.deaths = (*self.deaths, (tokens, now))[-MAX_DEATHS:]
             log.warning("the last process ended while it read a prompt of %d tokens", tokens)
             self._write_deaths()
@@ -65,41 +63,17 @@ class PrefillRecord:
         if len(self._tokens) > MAX_SEQUENCES:
             del self._tokens[next(iter(self._tokens))]
         if total >= MIN_TOKENS:
-            self._store(total)
+            self._reading.store(total)
 
     def end(self) -> None:
         """Records that the chunk was read."""
-        self._store(0)
-
-    def _store(self, tokens: int) -> None:
-        if self._map is not None:
-            _LAYOUT.pack_into(self._map, 0, tokens, ~tokens)
-
-    def _reading(self) -> int:
-        if self._map is None:
-            return 0
-        tokens, complement = _LAYOUT.unpack_from(self._map, 0)
-        return int(tokens) if complement == ~tokens else 0
+        self._reading.store(0)
 
     def _write_deaths(self) -> None:
         try:
             self._path.write_bytes(orjson.dumps(self.deaths))
         except OSError as error:
             log.warning("cannot record in %s of which prompt a process died: %s", self._path, error)
-
-
-def _open_map(path: Path) -> mmap.mmap | None:
-    """Maps the first bytes of a file; None when the disk does not permit it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            if path.stat().st_size < _LAYOUT.size:
-                file.write(bytes(_LAYOUT.size))
-                file.flush()
-            return mmap.mmap(file.fileno(), _LAYOUT.size)
-    except (OSError, ValueError) as error:
-        log.warning("cannot record which prompt is read in %s: %s", path, error)
-        return None
 
 
 def _read_deaths(path: Path) -> tuple[Death, ...]:

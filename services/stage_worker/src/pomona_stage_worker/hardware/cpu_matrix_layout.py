@@ -8,19 +8,21 @@ kernels, the processor's caches and the matrix:
   a multiple of 64 KiB apart evict each other from the cache;
 - small blocks need no copy if BLAS has kernels for small products.
 
-Each shape is therefore timed once in every layout.
+Each shape is therefore timed once in every layout, and the choice is kept in a file.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchLinear
 
 from pomona_stage_worker.hardware.cpu_blocked_linear import OUTPUTS, SUFFIX, in_blocks, multiply
+from pomona_stage_worker.hardware.layout_file import LayoutFile
 
 TRIES = 2
 LANE_ROWS = 1, 4
@@ -34,10 +36,18 @@ MIN_TIMED_BYTES = 1 << 17
 """Smaller matrices keep the stored layout: they stay in the processor's caches, and their timings
 are noise."""
 
-Layout = Callable[[mx.array], mx.array]
+Layout: TypeAlias = Callable[[mx.array], mx.array]
 
 _fastest: dict[tuple[int | bool, ...], Layout] = {}
 """Fastest layout by shape and by whether blocks are allowed."""
+_files: list[LayoutFile] = []
+"""The file in which they are kept, or none."""
+
+
+def keep_layouts_in(file: LayoutFile) -> None:
+    """Uses the layouts in a file, and adds those that are timed from now on."""
+    _files[:] = [file]
+    _fastest.clear()
 
 
 def as_stored(weight: mx.array) -> mx.array:
@@ -72,13 +82,24 @@ def in_fastest_layout(name: str, weight: mx.array, may_block: bool) -> dict[str,
         return {name: weight}
     key = (*weight.shape, may_block)
     if key not in _fastest:
-        _fastest[key] = clearly_fastest(
-            {o: product_seconds(o, matrix, LANE_ROWS) for o in layouts(weight, may_block)}
-        )
+        _fastest[key] = _choose(weight, matrix, may_block)
     laid_out = _fastest[key](weight)
     mx.eval(laid_out)
     is_blocked = _fastest[key] is in_blocks
     return {name.removesuffix(WEIGHT) + SUFFIX if is_blocked else name: laid_out}
+
+
+def _choose(weight: mx.array, matrix: mx.array, may_block: bool) -> Layout:
+    """Returns the layout of the file, or times each possible one."""
+    possible = {layout.__name__: layout for layout in layouts(weight, may_block)}
+    shape = f"{'x'.join(map(str, weight.shape))}{' blocks' if may_block else ''}"
+    for file in _files:
+        if known := possible.get(file.find(shape)):
+            return known
+    best = clearly_fastest({o: product_seconds(o, matrix, LANE_ROWS) for o in possible.values()})
+    for file in _files:
+        best = possible.get(file.add(shape, best.__name__), best)
+    return best
 
 
 def loaded_parts(arrays: Mapping[str, mx.array], name: str) -> dict[str, mx.array]:

@@ -37,13 +37,14 @@ BUFFER_CACHE_FRACTION = 1 / 20
 """Size of MLX's buffer cache while a stage is loaded, as a fraction of the stage's bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StageWeights:
     """Weights of layers ``[start, stop)`` in memory.
 
     Attributes:
         make_model: builds the whole mlx-lm model with lazy weights.
         arrays: the owned parameters by name, evaluated.
+        model: the stage that was built from them; only the step thread may use it.
     """
 
     source: str
@@ -51,6 +52,12 @@ class StageWeights:
     stop: int
     make_model: Callable[[], nn.Module]
     arrays: dict[str, mx.array]
+    model: StageModel | None = None
+
+    @property
+    def layers(self) -> tuple[str, int, int]:
+        """The model's source, and its layers ``[start, stop)``."""
+        return self.source, self.start, self.stop
 
     @property
     def nbytes(self) -> int:
@@ -60,6 +67,7 @@ class StageWeights:
         """Empties these weights. Returns the arrays if they are of ``source``; else frees them."""
         arrays = dict(self.arrays) if self.source == source else {}
         self.arrays.clear()
+        self.model = None
         return arrays
 
 
@@ -80,13 +88,17 @@ def read_weights(
 
     Args:
         progress: receives bytes loaded, or bytes fetched while fetching.
-        have: weights already in memory, which are emptied: those that the new range also has are
-            reused, the others freed before anything is read.
+        have: weights already in memory. Those of the same layers are returned as they are. Others
+            are emptied: those that the new range also has are reused, the rest freed before
+            anything is read.
         cpu_layout: store each matrix in the memory layout that this CPU multiplies fastest.
 
     Raises:
         ModelError: a file or tensor cannot be read; the message names it.
     """
+    if have is not None and have.arrays and have.layers == (source, start, stop):
+        progress(have.nbytes, have.nbytes)
+        return have
     held = have.surrender(source) if have is not None else {}
     try:
         path = resolve(source, peers)
@@ -103,14 +115,20 @@ def read_weights(
 
 
 def assemble(weights: StageWeights) -> StageModel:
-    """Builds the stage. Only the calling thread may run it."""
+    """Builds the stage, or returns the one that was built from these weights before.
+
+    Only the calling thread may run it.
+    """
+    if weights.model is not None:
+        return weights.model
     model = weights.make_model()
     blocked = {name: x for name, x in weights.arrays.items() if name.endswith(SUFFIX)}
     plain = [(name, x) for name, x in weights.arrays.items() if name not in blocked]
     model.load_weights(plain, strict=False)
     _drop_files(model, weights.arrays)
     replace_layers(model, blocked)
-    return slice_model(model, weights.start, weights.stop)
+    weights.model = slice_model(model, weights.start, weights.stop)
+    return weights.model
 
 
 def _drop_files(model: nn.Module, arrays: Mapping[str, mx.array]) -> None:

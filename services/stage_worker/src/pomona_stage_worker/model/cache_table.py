@@ -173,6 +173,8 @@ class CacheTable:
         if op.parent is not None:
             self._refuse(op.parent not in self.prefixes, f"prefix {op.parent} is gone")
             caches = [slice_tokens(cache, op.shared, op.length) for cache in caches]
+        elif sequence_length(caches) > op.length:
+            caches = [slice_tokens(cache, 0, op.length) for cache in caches]
         self.prefixes[op.keep] = Prefix(caches, op.length, op.shared, op.parent)
 
     def _trim(self, number: int, length: int) -> None:

@@ -24,7 +24,7 @@ from pomona_stage_worker.model.layer_caches import (
 )
 from pomona_stage_worker.sampling.sampler import sample_tokens
 from pomona_stage_worker.sampling.sequence_state import SequenceSampler
-from pomona_stage_worker.slicing import Logits, StageModel, slice_model
+from pomona_stage_worker.slicing import Logits, StageModel
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def zero_activations(model: StageModel, rows: int = 1, length: int = 1) -> tuple
     (rows, length) tokens; none at the head. The previous layers are traced, never computed."""
     if model.start == 0:
         return ()
-    before = slice_model(model.model, 0, model.start)
+    before = model.stage_before()
     caches = before.make_cache()
     sent = before(mx.zeros((rows, length), dtype=mx.int32), None, caches)
     arrays = sent if isinstance(sent, tuple) else (sent,)

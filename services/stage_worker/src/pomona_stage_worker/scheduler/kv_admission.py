@@ -29,7 +29,7 @@ class KvAdmission:
 
     def __init__(self, limits: SchedulerLimits, queue: RequestQueue, lanes: Lanes) -> None:
         self.limits = limits
-        self.prefixes = PrefixCache(partial=limits.can_slice)
+        self.prefixes = PrefixCache(partial=limits.can_slice, block=limits.block)
         self.active: dict[int, Sequence] = {}
         self.prefilling: list[Sequence] = []
         self.preemptions = 0
@@ -110,8 +110,9 @@ class KvAdmission:
             return []
         ops = self._detach(sequence)
         prefix = None
-        if sequence.computed >= self.limits.min_prefix:
-            tokens = sequence.tokens[: sequence.computed]
+        length = self._reusable(sequence)
+        if length >= self.limits.min_prefix:
+            tokens = sequence.tokens[:length]
             prefix = self.prefixes.add(tokens, sequence.policy.tenant, sequence.origin)
         if prefix is None:
             return [*ops, Close(sequence.number)]
@@ -127,6 +128,17 @@ class KvAdmission:
         while self.prefixes.is_overfull and (op := self.prefixes.evict()) is not None:
             ops.append(op)
         return ops
+
+    def _reusable(self, sequence: Sequence) -> int:
+        """Returns how many tokens of an ended sequence may become a cached prefix.
+
+        In deterministic mode these are the whole chunks of its prompt.
+        """
+        block = self.limits.block
+        if block == 1:
+            return sequence.computed
+        length = min(sequence.computed, sequence.prompt_length) if self.limits.can_slice else 0
+        return length - length % block
 
     def _open(self, sequence: Sequence) -> list[Op]:
         self._number += 1

@@ -74,6 +74,8 @@ class SchedulerLimits:
         speculation: whether tokens may be guessed in advance.
         can_roll_back: whether the caches can be restored after a wrong guess.
         max_width: most tokens of a step with guesses.
+        deterministic: whether a reply must not depend on the requests beside it: one sequence a
+            lane, and chunks that end at multiples of ``block``.
     """
 
     stages: int
@@ -94,3 +96,10 @@ class SchedulerLimits:
     speculation: bool = False
     can_roll_back: bool = True
     max_width: int = 1
+    deterministic: bool = False
+
+    @property
+    def block(self) -> int:
+        """Tokens at whose multiples a prompt is cut into chunks, and prefixes are reused; 1 when
+        chunks may have any size."""
+        return min(self.chunk, self.logprobs_chunk) if self.deterministic else 1

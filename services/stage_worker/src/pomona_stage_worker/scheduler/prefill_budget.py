@@ -90,6 +90,9 @@ class PrefillBudget:
 
     def chunk_size(self, sequence: Sequence, limits: SchedulerLimits, beside_streams: bool) -> int:
         """Returns the tokens of the next chunk of a prompt; 0 when none may be issued now."""
+        if limits.deterministic:
+            size = fixed_chunk(sequence, limits.block)
+            return size if not beside_streams or self._can_pay(size) else 0
         left = sequence.target - sequence.computed
         prompt = sequence.target - sequence.reused
         wanted = max(limits.min_chunk, min(self._lone_chunk(prompt, limits), limits.chunk))
@@ -141,6 +144,12 @@ class PrefillBudget:
         tokens = longest if has_full_credit else self._tokens_in(self._credit_us)
         return min(tokens, most) if 2 * tokens >= longest else 0
 
+    def _can_pay(self, tokens: int) -> bool:
+        """Returns whether a chunk of a given size may be issued now beside running streams."""
+        if self._cycle_us == 0.0 or self._per_token_us == 0.0:
+            return True
+        return self._credit_us >= min(self._cost_us(tokens), self._longest_us)
+
     @property
     def _longest_us(self) -> float:
         return (1 + self._slowdown) * self._fixed_us
@@ -154,6 +163,16 @@ class PrefillBudget:
     @property
     def _per_token_us(self) -> float:
         return self._variable_us / self._variable_tokens if self._variable_tokens else 0.0
+
+
+def fixed_chunk(sequence: Sequence, block: int) -> int:
+    """Returns the tokens of the next chunk when sizes depend on the prompt alone.
+
+    A chunk ends at a multiple of ``block`` or with the prompt. The tokens of a reply that is
+    prefilled again go one by one, as they did when they were sampled.
+    """
+    left = sequence.prompt_length - sequence.computed
+    return min(block - sequence.computed % block, left) if left > 0 else 1
 
 
 def _blend(old: float, new: float) -> float:

@@ -45,10 +45,12 @@ class PrefixCache:
         partial: whether the first part of a prefix can be reused (plain KV caches), or only
             a whole one (state-space and rotating caches).
         capacity: most prefixes, whatever their length.
+        block: only multiples of so many tokens are reused.
     """
 
-    def __init__(self, partial: bool, capacity: int = 1024) -> None:
+    def __init__(self, partial: bool, capacity: int = 1024, block: int = 1) -> None:
         self.stored_tokens = 0
+        self._block = block
         self._partial = partial
         self._capacity = capacity
         self._prefixes: dict[int, CachedPrefix] = {}
@@ -74,6 +76,7 @@ class PrefixCache:
             if prefix.tenant != tenant or min(len(prefix.tokens), len(wanted)) <= best_length:
                 continue
             common = _common_length(prefix.tokens, wanted)
+            common -= common % self._block
             if common > best_length and (self._partial or common == len(prefix.tokens)):
                 best, best_length = prefix, common
         if best is None:

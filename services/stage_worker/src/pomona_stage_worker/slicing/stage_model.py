@@ -1,5 +1,7 @@
 """Runs a contiguous range of a model's layers with the model's own forward pass."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -74,6 +76,10 @@ class StageModel:
     def make_cache(self) -> list[Any]:
         """Creates one cache for each entry of the model's own list, phantom or real."""
         return make_prompt_cache(self.model)
+
+    def stage_before(self) -> StageModel:
+        """Returns the stage of all layers before this one; this one must not be the head."""
+        return StageModel(self.model, self._structure, 0, self.start)
 
     def owned_caches(self, cache: list[Any]) -> list[Any]:
         """Returns the entries that hold state of this stage.
