@@ -216,7 +216,6 @@ SHAPES: dict[str, tuple[str, dict[str, Any], Callable[[str], bool]]] = {
         {"response_format": {"type": "grammar", "grammar": 'root ::= "a"'}},
         _any,
     ),
-    "a user who says nothing": (CHAT, {"messages": [{"role": "user"}]}, _any),
     "a tool's name with a slash": (
         CHAT,
         {"tools": [{"type": "function", "function": {"name": "server/tool"}}]},

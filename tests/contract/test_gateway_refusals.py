@@ -142,11 +142,6 @@ def test_unknown_parameter_is_named_or_refused_by_the_setting(
         ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         ({"response_format": {"type": "yaml"}}, "invalid_value", "response_format"),
-        (
-            {"response_format": {"type": "json_schema"}},
-            "missing_required_parameter",
-            "response_format.json_schema",
-        ),
         ({"structured_outputs": {}}, "invalid_value", "structured_outputs"),
         (
             {"structured_outputs": {"regex": "a", "choice": ["b"]}},

@@ -33,7 +33,7 @@ class SystemMessage(Body):
 
 class UserMessage(Body):
     role: Literal["user"]
-    content: Content | None = None
+    content: Content | None
     name: str | None = None
 
 
