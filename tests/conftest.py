@@ -1,5 +1,5 @@
-"""What all tests of a process share: the end of ZeroMQ's Context, and one browser for the gateway's
-page."""
+"""Fixtures that all tests of a process share: the end of ZeroMQ's Context, and one browser
+for the gateway's page."""
 
 from __future__ import annotations
 

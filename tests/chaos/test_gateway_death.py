@@ -36,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
 
 
 def stream(cluster: Cluster, key: dict[str, str], stop_after: int = 10**9) -> list[str]:
-    """Returns the data lines of a streamed chat, the first ``stop_after`` of them."""
+    """Returns the data lines of a streamed chat, at most ``stop_after``."""
     lines: list[str] = []
     url = f"{cluster.url}/v1/chat/completions"
     with httpx.stream("POST", url, json=BODY, headers=key, timeout=PATIENCE_S) as answer:

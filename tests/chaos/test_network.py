@@ -58,7 +58,7 @@ def partition(cluster: TwoNodes, senders: Sequence[str], seconds: float) -> None
 
 
 def reboot(cluster: TwoNodes) -> None:
-    """Ends the services of a machine without a sign of it: connections stay half open."""
+    """Ends the services of a machine without a sign: connections stay half open."""
     cluster.swallow("w")
     for service in ("stage_worker", "discovery"):
         cluster.signal(f"w.{service}", signal.SIGKILL)

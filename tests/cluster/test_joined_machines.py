@@ -122,7 +122,7 @@ def test_a_model_is_split_over_four_machines_and_answers(joined: Joined) -> None
 
 
 def test_a_stranger_changes_nothing(joined: Joined) -> None:
-    """It reads, forges plans and workers, replays what it has recorded, and floods handshakes."""
+    """It reads, forges plans and workers, replays its recordings, and floods handshakes."""
     ports = _open_ports(joined.head)
     targets = json.dumps([[x.address, port] for x in joined.members for port in ports])
     epoch = joined.head.status()["pipelines"][0]["epoch"]
@@ -169,7 +169,7 @@ def test_packets_show_no_prompt_token_weight_or_key(joined: Joined) -> None:
 
 
 def secrets_of(joined: Joined) -> dict[str, bytes]:
-    """Returns what nobody on the network may read, by its name."""
+    """Returns what no stranger may read, by its name."""
     secrets = {
         "the prompt": STORY[20:52].encode(),
         "the answer": joined.text.encode()[:40],

@@ -62,7 +62,7 @@ class Machine:
         }
 
     def run(self, *arguments: str) -> Done:
-        """Runs a command in this process, which is faster than starting Python anew."""
+        """Runs a command in this process, which is faster than starting Python again."""
         found = CliRunner().invoke(app, list(arguments), env=self.variables)
         error = found.exception
         if isinstance(error, PomonaError):

@@ -28,7 +28,7 @@ LAYERS = CONFIG["num_hidden_layers"]
 WIDE: dict[str, Any] = {
     **CONFIG, "hidden_size": 512, "intermediate_size": 1536, "head_dim": 128,
 }  # fmt: skip
-"""A model of 100 MB: two shares of it differ plainly from what a computation needs."""
+"""A model of 100 MB: two shares differ plainly from what a computation needs."""
 
 
 def zero_tensors() -> dict[str, mx.array]:

@@ -59,7 +59,7 @@ class ChromiumError(Exception):
 
 
 class Chromium:
-    """A headless browser. Each page of it is a :class:`Page`."""
+    """A headless browser. Each page is a :class:`Page`."""
 
     def __init__(self, path: str, profile: str) -> None:
         reading, self._write = os.pipe()

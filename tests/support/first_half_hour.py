@@ -68,7 +68,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What a reader sees: without escape sequences, and the last state of each line."""
+        """Text as a reader sees it: without escape sequences, and the last state of each line."""
         plain = ESCAPES.sub("", self._output.decode(errors="replace")).replace("\r\n", "\n")
         lines = (line.rpartition("\r")[2].rstrip() for line in plain.split("\n"))
         return "\n".join(lines).strip("\n")

@@ -126,7 +126,7 @@ class Machine:
             )
 
     def stop(self) -> None:
-        """Ends ``pomona up`` and every process that it has started."""
+        """Ends ``pomona up`` and its child processes."""
         if self._up is None:
             return
         with suppress(psutil.NoSuchProcess):

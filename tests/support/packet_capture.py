@@ -1,4 +1,4 @@
-"""Records every packet that passes a namespace, such as one with a bridge."""
+"""Records every packet that passes a namespace, like one with a bridge."""
 
 from __future__ import annotations
 

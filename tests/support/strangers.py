@@ -27,7 +27,7 @@ for socket in heard:
     print(socket.recv_multipart()[:2])
 context.destroy(linger=0)
 """
-"""Prints what it can read with ZeroMQ, in clear and with keys of its own."""
+"""Prints everything readable with ZeroMQ, in clear and with keys of its own."""
 
 FORGE = """
 import json, sys, time, zmq

@@ -61,7 +61,7 @@ class WatchedCluster:
         self._deliver(replace(beacon, state="draining"))
 
     def run(self, seconds: float) -> set[str]:
-        """Lets time pass. Returns the keys of all conditions at any moment of it."""
+        """Lets time pass. Returns the keys of all conditions at any moment."""
         seen: set[str] = set()
         end = self.now + seconds
         while self.now < end:

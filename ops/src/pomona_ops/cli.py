@@ -365,7 +365,7 @@ def help_topic(
         str, typer.Argument(help="A topic or a command.", autocompletion=_complete_topics)
     ] = "",
 ) -> None:
-    """Explain a word, such as stage, epoch, lane or beacon; or show a command's help."""
+    """Explain a word, like stage, epoch, lane or beacon; or show a command's help."""
     from pomona_ops.commands.topics import TOPICS, explain, topic_list
 
     if not topic:

@@ -41,7 +41,7 @@ command_group = partial(
     context_settings=HELP_NAMES,
     pretty_exceptions_enable=False,
 )
-"""Makes a group of commands, of which each is declared with ``cls=Command``."""
+"""Makes a group of commands, each declared with ``cls=Command``."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PortOption = Annotated[

@@ -74,7 +74,7 @@ class WorkerReport:
         weight_bytes: weights in memory.
         cache_bytes: KV caches and kept prefixes.
         prefix_bytes: the part of ``cache_bytes`` for kept prefixes.
-        steps, compute_us: steps run, and microseconds that it computed, since it started.
+        steps, compute_us: steps run, and microseconds of computing, since it started.
         step_tokens: tokens of the step that runs; on a head, of all steps in the pipeline.
         sequences, prefixes, lanes, waiting: as in its beacon.
     """
@@ -118,7 +118,7 @@ class StageReport:
         loaded_bytes, total_bytes: weights of this stage in memory, now and when it is loaded.
         resident_bytes: resident memory of the worker's process, all its stages together.
         footprint_bytes: memory that the system charges to that process.
-        active_bytes, cached_bytes: memory of MLX's arrays there, and freed buffers that it keeps.
+        active_bytes, cached_bytes: memory of MLX's arrays there, and kept buffers.
         cache_bytes: KV caches in the worker.
         error: the reason for ``failed``.
         fetched_bytes, fetch_bytes: weights that were missing on the machine: fetched, and in all.

@@ -8,7 +8,7 @@ PomonaError
 │   ├── LinkBusyError       the peer did not take a message before the deadline
 │   ├── LinkLostError       the connection was lost, with the messages under way
 │   └── AddressInUseError   another process uses the port
-├── TrustError              a key or a roster is not valid, or may not do what was asked
+├── TrustError              a key or a roster is not valid, or lacks the right
 │   └── ClonedKeyError      the node's key was made on another machine
 ├── ModelError              a model cannot be found, read or run
 │   ├── ModelNotFoundError
@@ -83,7 +83,7 @@ class AddressInUseError(LinkError):
 
 
 class TrustError(PomonaError):
-    """A key or a roster of the cluster is not valid, or may not do what was asked."""
+    """A key or a roster of the cluster is not valid, or lacks the right to do this."""
 
 
 class ClonedKeyError(TrustError):

@@ -46,11 +46,11 @@ WIFI: Final = LinkKind("Wi-Fi", 3000, 0.05e9)
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLink:
-    """What a link should give, and how it compares.
+    """Expected speed of a link, and its measurement beside it.
 
     Attributes:
         node: name of the other node.
-        kind: name of the kind of link, such as ``Thunderbolt 5``; empty when it is not known.
+        kind: name of the kind of link, like ``Thunderbolt 5``; empty when it is not known.
         rtt_us: expected round trip of a small message, microseconds; 0 when it is not known.
         bytes_per_s: expected throughput of a large message; 0 when it is not known.
         state: ``fallback`` when a better kind connects the two machines but is not in use,

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 SERVICE_PORTS: Final = range(1024, 28768)
 """Ports with fixed numbers."""
 FREE_PORTS: Final = range(28768, 32768)
-"""Ports for whoever asks for a free one."""
+"""Ports for callers that ask for a free one."""
 BLOCK: Final = 77
 """Ports that a cluster may use on one machine: 13 and those of 64 stage workers."""
 SHIFT: Final = 30000
@@ -58,7 +58,7 @@ def bind_free_port(bind: Callable[[int], Bound]) -> Bound:
 def attempts(host: str, port: int, deadline_s: float = TIME_WAIT_S) -> Iterator[None]:
     """Yields for each attempt to bind a port, until it makes no sense to wait longer.
 
-    A port on which somebody listens stays taken. One that a connection holds is free again soon.
+    A port with a listener stays taken. One that a connection holds is free again soon.
     """
     ends_at = time.monotonic() + deadline_s
     yield

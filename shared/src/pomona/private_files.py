@@ -17,7 +17,7 @@ _OTHERS: Final = 0o077
 def keep_private(folder: Path) -> None:
     """Makes this process create private files only, and makes a state folder private.
 
-    A folder that is shared, such as ``/tmp``, or of another user, keeps its mode.
+    A folder that is shared, like ``/tmp``, or of another user, keeps its mode.
     """
     os.umask(_OTHERS)
     with suppress(OSError):

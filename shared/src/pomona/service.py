@@ -37,7 +37,7 @@ from pomona.trust import Roster, Trust
 log = logging.getLogger(__name__)
 
 EXIT_STALLED = 79
-"""Exit code of a process that ends itself because a thread of it hangs."""
+"""Exit code of a process that ends itself because a thread hangs."""
 EXIT_GPU_FAILED = 80
 """Exit code of a process whose GPU cannot compute any more."""
 FORMER_END_VARIABLE = "POMONA_FORMER_END"

@@ -1,6 +1,6 @@
 """Decides which local services are ended because their beacons have stopped. Pure.
 
-A process that is stopped or hangs keeps its sockets, so nobody else notices that it is gone.
+A process that is stopped or hangs keeps its sockets, so no other process notices its end.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class SilenceWatch:
 
         Args:
             pids: running processes by service.
-            is_stopped: tells of a silent service whether its process is suspended, so that it is
-                ended after ``STOPPED_S``.
+            is_stopped: tells of a silent service whether its process is suspended; it is
+                then ended after ``STOPPED_S``.
         """
         running = set(pids.items())
         self._heard = {key: at for key, at in self._heard.items() if key in running}

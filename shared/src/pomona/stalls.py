@@ -1,7 +1,7 @@
 """Record of the times at which a service was ended because it made no progress.
 
-Whoever ends a process writes it: the process itself, or its supervisor. The next process of the
-same name states it in its beacon, and the planner avoids what stalls again and again.
+The process that hangs writes it, or its supervisor. The next process of the same
+name states it in its beacon, and the planner avoids what stalls again and again.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class HostileClient:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Ends what is being sent."""
+        """Ends the message in progress."""
         self._stopped.set()
         for thread in self._threads:
             thread.join(2 * PATIENCE_S)

@@ -23,7 +23,7 @@ DESCRIPTORS = 12
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done to the cluster, and how long it lasts."""
+    """A fault of the cluster, and its duration."""
 
     name: str
     begin: Callable[[], object]
@@ -81,7 +81,7 @@ def choose_fault(cluster: TwoNodes, rng: random.Random, kills_gateway: bool) -> 
 
 
 class Streams:
-    """Keeps so many streams running, and compares each with the undisturbed text."""
+    """Keeps a number of streams running, and compares each with the undisturbed text."""
 
     def __init__(self, cluster: TwoNodes) -> None:
         self._cluster = cluster
@@ -123,7 +123,7 @@ class Streams:
 def play(
     cluster: TwoNodes, seed: int, seconds: float, report: Callable[[str], None]
 ) -> Sequence[str]:
-    """Plays faults for so many seconds. Returns what was wrong at the end."""
+    """Plays faults for a time. Returns the faults found at the end."""
     rng = random.Random(seed)
     streams = Streams(cluster)
     streams.keep_running()

@@ -81,7 +81,7 @@ class Stream(threading.Thread):
 
 
 def started(streams: Sequence[Stream], chunks: int = 0) -> Sequence[Stream]:
-    """Starts streams, and waits until each has received so many chunks."""
+    """Starts streams, and waits until each has received a number of chunks."""
     for stream in streams:
         stream.start()
     wait_until(
@@ -100,7 +100,7 @@ def ended(streams: Sequence[Stream]) -> list[str]:
 
 
 def wait_for_more(streams: Sequence[Stream], deadline_s: float) -> None:
-    """Waits until each stream has received new text, beyond what was already on its way."""
+    """Waits until each stream has received new text, beyond the text already on its way."""
     seen = [len(stream.chunks) for stream in streams]
     wait_until(
         lambda: all(len(x.chunks) > n + 2 for x, n in zip(streams, seen, strict=True)),

@@ -62,7 +62,7 @@ class TwoNodes:
 
     @property
     def services(self) -> list[str]:
-        """Names of all services, such as ``w.stage_worker``."""
+        """Names of all services, like ``w.stage_worker``."""
         return [f"{node}.{service}" for node in NODES for service in NODES[node]]
 
     def start(self) -> None:
@@ -116,7 +116,7 @@ class TwoNodes:
     # The network and the disk ---------------------------------------------------------------
 
     def swallow(self, sender: str) -> None:
-        """Loses everything that a node sends to the other, without any sign of it."""
+        """Loses everything that a node sends to the other, without a sign."""
         (other,) = ADDRESSES.keys() - {sender}
         self._net.run(
             sender, f"ip neigh replace {ADDRESSES[other]} lladdr {NOBODY} dev eth0 nud permanent"

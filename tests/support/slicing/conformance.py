@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         arrays: number of arrays that cross each cut.
         failures: differences from the whole model, each with its cut.
-        kernels: Metal kernels of mlx-lm that it would reach on a Mac.
+        kernels: Metal kernels of mlx-lm reached on a Mac.
     """
 
     layer_count: int

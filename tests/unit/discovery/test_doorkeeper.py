@@ -1,4 +1,4 @@
-"""The doorkeeper admits who is invited or approved, once, and says why it admits nobody else."""
+"""The doorkeeper admits who is invited or approved, once, and says why it admits no one else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tenants take turns, whatever each of them wants."""
+"""Tenants take turns, whatever each wants."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ echo "uv $*" >> "$CALLS"
 
 @dataclass
 class MadeUpMachine:
-    """A clone, and a PATH with nothing but what is put there."""
+    """A clone, and a PATH with nothing but the test's files."""
 
     folder: Path
     path: Path
@@ -54,7 +54,7 @@ class MadeUpMachine:
         self.add(name, script)
 
     def bootstrap(self) -> tuple[int, str, list[str]]:
-        """Returns the exit status, what was printed, and the calls of pip and uv."""
+        """Returns the exit status, the output, and the calls of pip and uv."""
         done = subprocess.run(
             ["/bin/sh", str(self.folder / "ops" / "bootstrap.sh")],
             env={"PATH": str(self.path), "CALLS": str(self.calls), "UV": str(self.path / "new-uv")},

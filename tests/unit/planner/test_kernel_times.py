@@ -1,4 +1,4 @@
-"""Times of kernels: each kind of layer costs what was fitted, and a CPU's costs stay alike."""
+"""Times of kernels: each kind of layer costs its fitted time, and a CPU's costs stay alike."""
 
 from __future__ import annotations
 

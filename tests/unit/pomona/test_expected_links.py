@@ -1,4 +1,4 @@
-"""What a link should give, by its kind."""
+"""The expected speed of a link follows from its kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The signed roster: what is accepted, and from whom."""
+"""The signed roster: accepted changes and senders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes several times as long as ever before is a hang; a pause of the machine is not."""
+"""A step that takes several times as long as before is a hang; a pause of the machine is not."""
 
 from __future__ import annotations
 

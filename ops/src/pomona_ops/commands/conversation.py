@@ -207,7 +207,7 @@ class WordWrapper:
 
 @contextmanager
 def _no_echo() -> Generator[None]:
-    """Keeps what is typed during an answer out of it; the next prompt receives it."""
+    """Keeps keys typed during an answer out of its text; the next prompt receives it."""
     if not sys.stdin.isatty():
         yield
         return

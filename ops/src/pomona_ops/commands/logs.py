@@ -33,7 +33,7 @@ _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 @dataclass(frozen=True, slots=True)
 class LogOptions:
     """Attributes:
-    service: name of a service or of one process, such as ``stage_worker.1``; empty for all.
+    service: name of a service or of one process, like ``stage_worker.1``; empty for all.
     since: Unix time in seconds; None prints the last LAST_LINES lines.
     level: the least severe level that is printed.
     """
@@ -188,7 +188,7 @@ def _follow(options: LogOptions, tails: dict[Path, _Tail]) -> Iterator[LogLine]:
 
 
 class _Tail:
-    """Reads what is added to a log, across its rotation."""
+    """Reads a growing log, across its rotation."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -36,7 +36,7 @@ class Part:
     """A part of the report.
 
     Attributes:
-        name: what is said in its place when it is left out.
+        name: text in its place when it is left out.
         rank: parts of a higher rank are left out first; rank 0 stays.
     """
 

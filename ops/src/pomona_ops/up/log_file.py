@@ -12,7 +12,7 @@ _TAIL_BYTES = 8192
 
 
 class LogFile:
-    """Stores the output of a process; keeps at most twice ``max_bytes`` of it."""
+    """Stores the output of a process; keeps at most twice ``max_bytes``."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
         self.path = path
@@ -43,7 +43,7 @@ class LogFile:
     def last_error(self) -> str:
         """Returns the last error in the output as one line; empty without one.
 
-        That is the newest log entry of level error or above, or a plain line after it, such as
+        That is the newest log entry of level error or above, or a plain line after it, like
         the last line of a traceback.
         """
         for raw in reversed(self._tail.splitlines()):

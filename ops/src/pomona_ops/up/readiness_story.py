@@ -9,7 +9,7 @@ from typing import Final
 from pomona_ops.up.event_formatter import Line
 
 UNREADY_S: Final = 2.0
-"""Seconds for which a ready cluster is not ready before a line says so. What was killed is back in
+"""Seconds for which a ready cluster is not ready before a line says so. A killed service is back in
 less, and the lines of its restart say it."""
 IDLE: Final = "no model is loaded"
 """Beginning of the reason of a cluster that waits for a request to load a model."""
@@ -19,7 +19,7 @@ IDLE: Final = "no model is loaded"
 class Readiness:
     """Attributes:
     since: beginning of the present wait.
-    model, url: what is ready, and where.
+    model, url: the ready model, and its address.
     was_ready: it has been ready once.
     is_ready: nothing was wrong at the last update.
     """

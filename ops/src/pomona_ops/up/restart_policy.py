@@ -43,7 +43,7 @@ class RestartPolicy:
         """Returns the decision, and the policy for the next exit.
 
         The delay doubles from FIRST_DELAY_S to LONGEST_DELAY_S with each exit of the service
-        itself, and starts over after an uptime of HEALTHY_AFTER_S. A service that somebody else
+        itself, and starts over after an uptime of HEALTHY_AFTER_S. A service that another process
         ended after its start is restarted at once, however often. Exit code 78 (invalid settings)
         is final, unless the settings have worked before: then a port was taken for a moment, and
         waiting helps.

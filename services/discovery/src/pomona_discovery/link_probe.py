@@ -31,7 +31,7 @@ LARGE_ROUNDS: Final = 3
 DEADLINE_S: Final = 5.0
 CONNECT_DEADLINE_S: Final = 1.5
 POLL_S: Final = 0.1
-"""Longest time within which a measurement notices that it was cancelled."""
+"""Longest time within which a measurement notices its cancellation."""
 TYPICAL_BYTES: Final = 64 << 10
 """Message size by which addresses are compared."""
 SWITCH_FACTOR: Final = 1.25

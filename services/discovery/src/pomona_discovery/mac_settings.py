@@ -67,7 +67,7 @@ def firewall(text: str) -> Switch:
 
 
 def bridge_members(text: str) -> tuple[str, ...]:
-    """Parses ``ifconfig bridge0``: interfaces that it forwards between, none when it is down."""
+    """Parses ``ifconfig bridge0``: interfaces of the bridge, none when it is down."""
     match = re.search(r"flags=\w+<([^>]*)>", text)
     if match is None or "UP" not in match[1].split(","):
         return ()

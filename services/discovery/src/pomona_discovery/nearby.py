@@ -15,7 +15,7 @@ MAX_NEARBY = 256
 
 @dataclass(frozen=True, slots=True)
 class NearbyNode:
-    """A node that announces itself in the local network. Nothing of it is proven.
+    """A node that announces itself in the local network. Nothing about it is proven.
 
     Attributes:
         door: port at which it lets new nodes in; 0 when it is not a head.

@@ -363,7 +363,7 @@ class Discovery:
         return verdict
 
     def _apply(self, instructions: list[PeerInstruction], node: str = "") -> None:
-        """Carries out instructions. ``node`` is the one expected at the endpoints, if known."""
+        """Carries out instructions. ``node`` is expected at the endpoints, if known."""
         for instruction in instructions:
             if instruction.action == "connect":
                 self._links.connect(instruction.endpoint, node)

@@ -1,8 +1,8 @@
 """Parses the output of a Mac's commands about Thunderbolt and RDMA.
 
 Sources: ``man 8 system_profiler``; the keys of ``SPThunderboltDataType`` as recorded on Macs
-(``receptacle_1_tag`` of a bus holds ``current_speed_key`` and the receptacle's id; what is
-connected is nested under ``_items``; another computer has a ``domain_uuid_key``, a dock, hub or
+(``receptacle_1_tag`` of a bus holds ``current_speed_key`` and the receptacle's id; connected
+devices are nested under ``_items``; another computer has a ``domain_uuid_key``, a dock, hub or
 disk has none); Apple's technical note TN3205 on RDMA over Thunderbolt (``rdma_ctl``, macOS 26.2)
 and ``man 1 ibv_devices``.
 """
@@ -52,7 +52,7 @@ def thunderbolt_ports(text: str) -> tuple[ThunderboltPort, ...]:
 
 
 def product_name(text: str) -> str:
-    """Returns the kind of Mac, such as ``MacBook Pro``, from the same output; may be empty."""
+    """Returns the kind of Mac, like ``MacBook Pro``, from the same output; may be empty."""
     names = (str(bus.get("device_name_key") or "") for bus in _buses(text))
     return next((name for name in names if name), "")
 

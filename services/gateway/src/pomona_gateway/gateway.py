@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_RETRY_AFTER_S = 2
 START_S = 15.0
-"""Seconds after its start in which a gateway lets requests wait for what it does not know yet."""
+"""Seconds after its start in which a gateway lets requests wait until it knows the cluster."""
 START_POLL_S = 0.05
 PLAN_SILENCE_S = 6.0
 """Seconds without a valid beacon of a planner after which the gateway is not ready. A planner that

@@ -63,7 +63,7 @@ async def serve(
 def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
     """Loads the certificate and its key; returns None when neither is set.
 
-    Raises ConfigurationError when only one of them is set, or when they cannot be used.
+    Raises ConfigurationError when only one is set, or when they cannot be used.
     """
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None and key is None:
@@ -155,7 +155,7 @@ async def _drain(
     """Lets the running requests finish, and fails those past the deadline, or ``at_once``.
 
     New requests get a 503, unless a successor has taken the socket over: then only it accepts, and
-    goes on with the runs that nobody reads.
+    goes on with the runs without a reader.
     """
     gateway.drain()
     error = RequestError(

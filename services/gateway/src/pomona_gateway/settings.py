@@ -51,7 +51,7 @@ class GatewaySettings(ServiceSettings):
     """Host names that requests may use, beside this machine's own names and IP addresses;
     ``*`` allows any."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose web pages may use the API (CORS), such as ``https://chat.example.com``, beside
+    """Origins whose web pages may use the API (CORS), like ``https://chat.example.com``, beside
     those on this machine (loopback addresses, desktop applications); ``*`` allows every page."""
     tls_certificate: Path | None = None
     """File with the certificate chain (PEM). Together with ``tls_key`` it turns on HTTPS."""
@@ -109,7 +109,7 @@ class GatewaySettings(ServiceSettings):
     as billing headers that differ at each request."""
     volatile_system_lines: Annotated[tuple[Pattern, ...], Field(max_length=100)] = MOVED
     """Regular expressions for whole lines of system messages that are moved to the end of the
-    last message of the user or of a tool, so that the prefix cache serves what is before it."""
+    last message of the user or of a tool, so that the prefix cache serves the text before."""
 
     model_folders: tuple[Path, ...] = ()
     """Folders from which models may be loaded by their path (``POST /v1/models/load``). Default:
@@ -131,7 +131,7 @@ class GatewaySettings(ServiceSettings):
     """Epochs in a row in which a request is tried without a new token before it fails."""
     journal: Literal["disk", "memory"] = "disk"
     """Place of requests with an ``Idempotency-Key`` and of stored responses: on ``disk``, in
-    the state folder, they survive the gateway; in ``memory`` nothing of them is written."""
+    the state folder, they survive the gateway; in ``memory`` nothing is written."""
     journal_keep_s: float = Field(default=600.0, gt=0, le=86400)
     """Seconds after its end in which a request with an ``Idempotency-Key`` is answered with the
     same response, and the events of a response can be streamed again."""

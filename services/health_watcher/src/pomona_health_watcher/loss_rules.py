@@ -107,7 +107,7 @@ class LossRules:
     """Follows the lease of each service.
 
     Args:
-        name, boot, node: of the watcher itself. Its own beacons prove that it is connected.
+        name, boot, node: of the watcher itself. Its own beacons prove its connection.
         known: services that a former process of this watcher knew.
     """
 

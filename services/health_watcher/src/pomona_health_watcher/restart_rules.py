@@ -41,11 +41,11 @@ class Restart:
         deaths: monotonic times of the deaths that count.
         down_since: first death since it last served.
         is_seen: the watcher was there when it died.
-        models: models of which it held layers.
+        models: models whose layers it held.
         resumed_before: answers that had resumed before its death, by gateway boot.
         cut: answers that ran through it when it died; for a gateway.
         serving_at: when its successor served again; None before.
-        told_at: when people could first know what it did to answers; None before.
+        told_at: when its effect on answers could first be known; None before.
         is_critical: it was reported as lost, or as not serving.
         is_closed: it was critical, and its end has been returned.
         reported: the last condition returned.

@@ -1,7 +1,7 @@
 """Posts to a Slack incoming webhook.
 
 Slack answers 200 when it has the message. 408, 429, 5xx and network errors are transient and
-retried; 429 says how long to wait. Every other status is permanent, such as 404 ``no_service``
+retried; 429 says how long to wait. Every other status is permanent, like 404 ``no_service``
 or 410 ``channel_is_archived``.
 https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling_errors
 

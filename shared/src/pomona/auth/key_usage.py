@@ -39,7 +39,7 @@ _USAGES = TypeAdapter(dict[str, KeyUsage])
 class UsageStore:
     """Usage by key digest, so a new key that reuses an old name starts at zero.
 
-    Each write adds what was counted since the last one to the file: a gateway that finishes its
+    Each write adds the counts since the last one to the file: a gateway that finishes its
     requests and its successor count side by side. No other process may write.
     """
 

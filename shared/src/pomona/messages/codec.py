@@ -96,7 +96,7 @@ def encode_message(envelope: Envelope, buffers: Sequence[Buffer] = ()) -> list[B
 
 
 def check_submit(submit: Submit) -> None:
-    """Checks a request before it is sent, because a receiver drops what it cannot decode.
+    """Checks a request before it is sent, because a receiver drops it unless it can be decoded.
 
     Raises ProtocolError, which names the field.
     """

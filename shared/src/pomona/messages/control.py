@@ -171,7 +171,7 @@ class SpeculationStatus:
     Attributes:
         off: reason why nothing is guessed; empty while guesses are possible.
         drafted: guesses whose steps were issued.
-        accepted: those of them that were right.
+        accepted: the right ones.
         tokens_per_round: tokens for each one that had to wait for the token before it.
         sources: right guesses by source.
         unused: why each other source is not used.
@@ -247,12 +247,12 @@ class StageWorkerFacts:
     broken_reason: why it failed.
     highest_epoch: highest epoch of a stage that this process was told to hold; 0 before the first.
     saved_epoch: highest epoch that this process, or an earlier one of its name, has obeyed.
-    unusable_reason: why the worker is ``failed``, such as memory that only a reboot gives back.
+    unusable_reason: why the worker is ``failed``, like memory that only a reboot gives back.
     prompt_limit: most tokens of a prompt, because processes of this name died of longer ones; 0 for
         no limit.
     obeyed_epochs: highest epoch of each model's plan that this process has obeyed, by source. It
         ignores plans below.
-    pipelines: pipelines of which it holds the head, for a planner that does not know them.
+    pipelines: pipelines whose head it holds, for a planner that does not know them.
     stalled_at: Unix times of the last ten minutes, by the clock of this machine, at which processes
         of this name were ended because they made no progress.
     memory_bandwidth: measured bytes of weights read per second; 0 before the measurement.
@@ -264,7 +264,7 @@ class StageWorkerFacts:
         resident memory elsewhere; 0 from a worker that does not tell.
     active_bytes: memory of MLX's arrays.
     cached_bytes: freed buffers that MLX's allocator keeps.
-    panicked_at: Unix time of the panic of this Mac because of which the worker refuses to load the
+    panicked_at: Unix time of the panic of this Mac after which the worker refuses to load the
         same layers with the same limits; 0 without one.
     prefix_bytes: the part of ``cache_bytes`` for cached prefixes.
     compute_us: microseconds that the steps of its stages have computed so far.

@@ -34,7 +34,7 @@ class Join:
     Attributes:
         secret: the invitation's secret, hexadecimal.
         version: Pomona's version.
-        is_default_name: nobody has chosen the name, so another one like it will do.
+        is_default_name: the name was not chosen by a person, so another one like it will do.
     """
 
     kind: Literal["join"] = field(default="join", kw_only=True)

@@ -48,7 +48,7 @@ NO_CACHE = LayerCache()
 
 
 def whole_number(value: Any) -> int | None:
-    """Returns an integer, also from a float such as 32.0; None for anything else."""
+    """Returns an integer, also from a float like 32.0; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if value == value // 1 else None

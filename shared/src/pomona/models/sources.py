@@ -90,7 +90,7 @@ def check_source(source: str) -> Path | None:
         model, or the copy of another machine's model.
 
     Raises:
-        ModelNotFoundError: it is neither. The message does not tell what is at the path.
+        ModelNotFoundError: it is neither. The message does not tell about the path's content.
     """
     if source == EMBEDDED_MODEL or is_hub_id(source):
         return None

@@ -82,7 +82,7 @@ class BeaconProxy:
         await self._peer_out.send_multipart(frames)
 
     def refresh(self) -> None:
-        """Closes the peers' connections when one of them was revoked. Members connect again."""
+        """Closes the peers' connections when one was revoked. Members connect again."""
         for listener in self._listeners:
             listener.refresh()
 

@@ -1,7 +1,7 @@
 """Encrypts sockets with CURVE (ZeroMQ RFC 26) by the keys of a node.
 
 The bound side is always the CURVE server: libzmq aborts when a server connects to a server (issue
-3059 of zeromq/libzmq). It knows its clients by the roster; a client names the node that it expects.
+3059 of zeromq/libzmq). It knows its clients by the roster; a client names the expected node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pomona.trust import Roster, Trust
 log = logging.getLogger(__name__)
 
 Audience = Literal["node", "members"]
-"""Who may connect: processes of this node, or every member of the roster."""
+"""Clients that may connect: processes of this node, or every member of the roster."""
 
 _installed: list[Trust] = []
 _by_endpoint: dict[str, Trust] = {}
@@ -84,7 +84,7 @@ def be_client(socket: zmq.Socket[Any], trust: Trust, key: str) -> None:
 
 
 class Listener:
-    """One bound endpoint of a socket, with the keys that it has admitted.
+    """One bound endpoint of a socket, with the keys admitted there.
 
     All methods but :meth:`is_due` belong to the thread of the socket.
 

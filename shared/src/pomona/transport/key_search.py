@@ -31,7 +31,7 @@ async def find_member(
     """Returns the first candidate whose key answers at a peer endpoint, and what it said.
 
     ``refused`` means that the node has the key but does not admit this one. Without a member the
-    outcome is ``wrong_key`` when somebody else listens there, else ``unreachable``.
+    outcome is ``wrong_key`` when another process listens there, else ``unreachable``.
     """
     for member in candidates:
         outcome = await try_key(trust, endpoint, member.key)

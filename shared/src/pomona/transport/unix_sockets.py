@@ -20,7 +20,7 @@ def private_socket_path(state_dir: Path) -> Path:
     """Returns a new path in a folder for this user only, and removes sockets of ended processes.
 
     It is below the state folder, or below the folder for temporary files when that has too long a
-    name. Raises OSError when the folder cannot be made, or belongs to somebody else.
+    name. Raises OSError when the folder cannot be made, or belongs to another account.
     """
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     folder = state_dir.absolute() / FOLDER

@@ -1,4 +1,4 @@
-"""Who belongs to the cluster: keys of nodes, the signed roster of members, and their files.
+"""Membership of the cluster: keys of nodes, the signed roster of members, and their files.
 
 :class:`Trust` is what services hold: the keys of this node and the current roster.
 """

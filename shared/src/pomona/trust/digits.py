@@ -28,7 +28,7 @@ def commitment(public_key: str, nonce: bytes) -> bytes:
 
 
 def is_committed(committed: bytes, public_key: str, nonce: bytes) -> bool:
-    """Tests whether a revealed nonce is the one of a commitment."""
+    """Tests whether a revealed nonce matches a commitment."""
     return hmac.compare_digest(committed, commitment(public_key, nonce))
 
 

@@ -1,6 +1,6 @@
 """Asks a head for its public key, before anything is encrypted.
 
-The key is public. Whoever asks must know its hash, from an invitation, or compare digits.
+The key is public. A caller must know its hash, from an invitation, or compare digits.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Invitation:
     secret: bytes
 
     def is_key(self, public_key: str) -> bool:
-        """Tests whether a public key is the one of the head that invited."""
+        """Tests whether a public key belongs to the head that invited."""
         return hmac.compare_digest(self.key_hash, key_hash(public_key))
 
 

@@ -34,7 +34,7 @@ REQUEST_EXPIRY_S: Final = 600.0
 DECIDED_EXPIRY_S: Final = 86400.0
 """Time for which a refused machine is told so."""
 MAX_INVITATIONS: Final = 64
-"""Invitations of which the ledger knows whether they were used; the oldest are forgotten."""
+"""Most invitations in the ledger; the oldest are forgotten."""
 MAX_OPEN: Final = 16
 """Invitations that are good at the same time."""
 MAX_REQUESTS: Final = 16
@@ -81,7 +81,7 @@ class JoinRequest:
         key: its public key.
         machine: digest of its hardware UUID.
         asked_at, seen_at: Unix times of its first and of its last message.
-        invitation: id of the invitation that it has shown; empty without one.
+        invitation: id of the shown invitation; empty without one.
         committed: commitment to its nonce.
         nonce: its nonce, once revealed.
         head_nonce: the head's nonce.
@@ -230,7 +230,7 @@ class LedgerFile:
             ) from error
 
     def change(self, change: Callable[[JoinLedger], tuple[JoinLedger, Result]]) -> Result:
-        """Replaces the ledger by what ``change`` makes of it. Returns its second result.
+        """Replaces the ledger by the result of ``change``. Returns its second result.
 
         Raises ConfigurationError when the file cannot be read or written.
         """

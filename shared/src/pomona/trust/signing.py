@@ -1,7 +1,7 @@
 """Key pairs and signatures: Ed25519 (RFC 8032) for clusters, Curve25519 (RFC 7748) for nodes.
 
 All keys and signatures are lower-case hexadecimal. PyNaCl is imported at the first use, because
-that takes 40 ms, and a service that only reads its own files needs none of it.
+that takes 40 ms, and a service that only reads its own files needs none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a process knows of its cluster: the keys of its node, and the current roster."""
+"""A process's view of its cluster: the keys of its node, and the current roster."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Trust:
     # Changing --------------------------------------------------------------------------------
 
     def offer(self, offered: Roster) -> bool:
-        """Takes a roster that somebody sent, when it is a valid successor of the present one.
+        """Takes a received roster, when it is a valid successor of the present one.
 
         It is written to the disk. Returns True when it was taken.
         """

@@ -41,7 +41,7 @@ class ApproveOptions:
 def approve(target: Target, options: ApproveOptions) -> int:
     """Decides a request. Returns 0 decided, 1 when the digits differ.
 
-    Raises ConfigurationError when nobody of this name asks, or its name is taken.
+    Raises ConfigurationError when no machine of this name asks, or its name is taken.
     """
     trust = head_trust(target, f"pomona approve {options.name}")
     ledger = LedgerFile(target.state_dir)

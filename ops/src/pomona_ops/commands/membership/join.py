@@ -82,7 +82,7 @@ class PendingJoin:
         head_key: the head's public key.
         nonce: this machine's nonce; empty with an invitation.
         secret: of the invitation; empty without one.
-        is_default_name: nobody has chosen the name.
+        is_default_name: the name was not chosen by a person.
     """
 
     address: tuple[str, Annotated[int, Field(ge=1, le=65535)]]

@@ -66,7 +66,7 @@ class NodesReport:
 
     Attributes:
         version: of the roster.
-        nearby: nodes of other clusters that announce themselves; nothing of them is proven.
+        nearby: nodes of other clusters that announce themselves; nothing about them is proven.
     """
 
     cluster: str

@@ -1,4 +1,4 @@
-"""Decides who joins the cluster. Pure but for the ledger and the membership that it is given.
+"""Decides who joins the cluster. Pure but for the ledger and the membership.
 
 - A valid invitation admits its bearer at once, unless another key has the name: then the owner
   decides with ``pomona approve NAME --replace``.

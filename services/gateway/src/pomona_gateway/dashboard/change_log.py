@@ -1,4 +1,4 @@
-"""What has changed in a cluster from one report to the next, in sentences. Pure."""
+"""Sentences about the changes from one report of a cluster to the next. Pure."""
 
 from __future__ import annotations
 

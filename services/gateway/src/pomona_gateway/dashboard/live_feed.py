@@ -40,7 +40,7 @@ def encode_event(name: str, content: Any) -> bytes:
 
 @dataclass(slots=True)
 class _Page:
-    """What one connection has been sent: samples, changes, and the version of each state."""
+    """State of one connection: the samples, changes and versions sent to it."""
 
     samples: int = 0
     changes: int = 0

@@ -14,7 +14,7 @@ from pomona.errors import RequestError
 
 DEADLINE_S = 60.0
 MAX_WAITING = 4
-"""Commands that may wait for the one that runs."""
+"""Commands that may wait for a running one."""
 RETRY_AFTER_S = 5
 NICENESS = 10
 """Added to the priority of a command, so that streams of tokens come first."""
@@ -22,7 +22,7 @@ NICENESS = 10
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A command that has ended: its exit status and what it printed."""
+    """A command that has ended: exit status and output."""
 
     status: int
     output: bytes

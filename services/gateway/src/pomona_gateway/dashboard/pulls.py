@@ -15,7 +15,7 @@ RETRY_AFTER_S = 30
 
 
 class Pulls:
-    """Pulls that run or have failed. What is on the disk tells how far a pull is.
+    """Pulls that run or have failed. The files on the disk tell how far a pull is.
 
     Attributes:
         reasons: why each failed pull failed, by source; None while it runs.

@@ -1,4 +1,4 @@
-"""How much each stage worker computes, from the counters in its beacons. Pure."""
+"""Work rate of each stage worker, from the counters in its beacons. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Work:
     """Recent work of a stage worker.
 
     Attributes:
-        steps_per_s: steps that it finished in a second.
+        steps_per_s: finished steps a second.
         busy: share of the time in which it computed, 0 to 1.
         step_tokens: tokens of the step that ran when its last beacon was made.
         lanes: micro-batches in flight, counted by the head; 0 on other stages.

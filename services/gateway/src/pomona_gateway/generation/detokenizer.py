@@ -208,7 +208,7 @@ class _WindowDecoder:
     def _step(self, token: int) -> str:
         """Decodes a window of the last tokens, and returns what the token adds to its text.
 
-        The window begins with tokens whose text was returned before (``_context`` of them, the
+        The window begins with tokens whose text was returned before (``_context`` tokens, the
         text ``_decoded``), because a decoder may treat the first token of a text in its own way.
         """
         if not self._decoded and self._window:

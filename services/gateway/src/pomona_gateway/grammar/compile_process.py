@@ -178,7 +178,7 @@ def main() -> None:
 
 def _lower_session_priority() -> None:
     """Lowers the priority of this session, which Linux may schedule as one group: niceness then
-    counts only inside of it (https://man7.org/linux/man-pages/man7/sched.7.html, autogroup)."""
+    counts only inside (https://man7.org/linux/man-pages/man7/sched.7.html, autogroup)."""
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(SESSION_NICENESS))
 

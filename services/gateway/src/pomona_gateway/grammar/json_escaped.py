@@ -42,7 +42,7 @@ _CLASSES = {
 
 
 def json_escaped(source: str) -> str:
-    """Returns a grammar for the JSON escapes of what a Lark grammar matches.
+    """Returns a grammar for the JSON escapes of a Lark grammar's matches.
 
     Raises:
         ValueError: the grammar has a construct that cannot be rewritten.
@@ -76,7 +76,7 @@ def _rule_name(terminal: str) -> str:
 
 
 def _expression(pattern: str, dot_all: bool = False) -> str:
-    """Returns an expression, a character at a time, for the escapes of what a pattern matches.
+    """Returns an expression, a character at a time, for the escapes of a pattern's matches.
 
     Raises:
         ValueError: the pattern has look-around or a back-reference.

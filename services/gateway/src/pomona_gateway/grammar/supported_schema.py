@@ -1,4 +1,4 @@
-"""Rewrites JSON Schemas to what a grammar can express, and lists what it drops.
+"""Rewrites JSON Schemas to what a grammar can express, and lists the dropped parts.
 
 Handles what pydantic, zod and msgspec generate. Other keywords that llguidance does not support
 stay, so that compiling the grammar reports them. It also bounds values that a model may otherwise
@@ -53,7 +53,7 @@ NO_LIMITS = SchemaLimits()
 def supported_schema(
     schema: Mapping[str, Any], limits: SchemaLimits = NO_LIMITS
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns a schema that a grammar can express, and the paths of what it does not check."""
+    """Returns a schema that a grammar can express, and the paths of unchecked parts."""
     rewriter = _Rewriter(limits)
     return rewriter.rewrite(schema, ""), tuple(rewriter.dropped)
 

@@ -33,7 +33,7 @@ _GROUP = re.compile(r"\([^()]*\)")
 _ANCHOR = re.compile(r"[|^$]|\\[bB]|\(\?[=!<]")
 """Anchors, alternatives and look-around, which a part of a larger expression cannot have."""
 _KEYWORDS = r"\(([^()\"']|\"([^\"\\]|\\.)*\"|'([^'\\]|\\.)*'|\([^()]*\))*\)"
-"""Arguments of a Python call, with one level of parentheses inside of them."""
+"""Arguments of a Python call, with one level of nested parentheses."""
 
 
 @dataclass(frozen=True, slots=True)

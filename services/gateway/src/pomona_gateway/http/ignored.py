@@ -1,6 +1,6 @@
 """Parameters without effect: collected while a request is prepared, and named to the client.
 
-A body keeps the parameters that it does not declare. ``collect_ignored`` finds them, with the
+A body keeps undeclared parameters. ``collect_ignored`` finds them, with the
 declared hints and the parts that are left out; a handler adds what this model has no use for.
 ``IgnoredHeader`` then names them in ``x-pomona-ignored``, counts them, and logs each path
 once.
@@ -41,7 +41,7 @@ class IgnoredParameters:
         self._more = 0
 
     def add(self, path: str) -> None:
-        """Adds a path such as ``messages[0].name``; an empty name becomes ``''``."""
+        """Adds a path like ``messages[0].name``; an empty name becomes ``''``."""
         path = quote(path[:MAX_PATH_CHARACTERS], safe="[]._-+:$@/") or "''"
         if path in self._paths:
             return

@@ -36,7 +36,7 @@ class ForeignOrigins:
     that declare a body of another type than JSON (415).
 
     Args:
-        allowed: origins such as ``https://chat.example.com``, beside loopback addresses, desktop
+        allowed: origins like ``https://chat.example.com``, beside loopback addresses, desktop
             applications and the host that the request names; ``*`` allows every origin.
     """
 

@@ -92,7 +92,7 @@ class Lenient(BaseModel):
 class Body(Lenient):
     """Base of request bodies: types are not coerced.
 
-    The exception is JSON Schema's: a number without a fraction, such as 1.0, is an integer.
+    The exception is JSON Schema's: a number without a fraction, like 1.0, is an integer.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
@@ -213,7 +213,7 @@ def _is_integral_float(detail: ErrorDetails) -> bool:
 
 
 def _with_integers(value: Any) -> Any:
-    """Replaces floats such as 1.0 by integers, which float fields accept too."""
+    """Replaces floats like 1.0 by integers, which float fields accept too."""
     match value:
         case float():
             return int(value) if value.is_integer() else value
@@ -255,7 +255,7 @@ def _specificity(detail: ErrorDetails) -> tuple[int, int]:
 
 
 def _parameter_name(location: tuple[int | str, ...], body: Any, missing: bool) -> str:
-    """Converts pydantic's location to a name such as ``messages[0].content``.
+    """Converts pydantic's location to a name like ``messages[0].content``.
 
     pydantic also puts the names of union members into locations. They are the parts that the
     body does not have, unless the parameter itself is ``missing``.

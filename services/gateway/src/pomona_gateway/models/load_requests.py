@@ -156,7 +156,7 @@ class LoadRequests:
 def _is_confirmed(request: ModelRequest, decision: WantedModel | None) -> bool:
     """Tells whether the planner's decision includes a request, or is a newer one.
 
-    Two gateways may number requests alike; the planner then takes one of them.
+    Two gateways may number requests alike; the planner then takes one.
     """
     if decision is None or decision.at < request.at:
         return False

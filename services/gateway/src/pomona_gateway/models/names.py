@@ -17,7 +17,7 @@ def find_name(name: str, sources: Mapping[str, str], aliases: Mapping[str, str])
 
     Args:
         sources: the source of each model, by the model's name.
-        aliases: names of models by pattern, such as ``claude-*``; case does not matter.
+        aliases: names of models by pattern, like ``claude-*``; case does not matter.
     """
     return _known(name, sources) or _known(aliased(name, aliases), sources)
 

@@ -1,7 +1,7 @@
 """Converts values as models write them to JSON, piece by piece.
 
 Accepts JSON, Python literals (single quotes, ``True``, ``None``), bare keys, trailing commas,
-and strings between marks of a model's own, such as Gemma 4's ``<|"|>``. JSON comes out as it
+and strings between marks of a model's own, like Gemma 4's ``<|"|>``. JSON comes out as it
 went in.
 """
 
@@ -178,8 +178,8 @@ class LooseValue:
         return escaped, text[1:]
 
     def _python_string(self, text: str, final: bool) -> tuple[str, str]:
-        """Ends the string at a quote that something may follow: templates write what is
-        inside as it is."""
+        """Ends the string at a quote that something may follow: templates write the
+        content as it is."""
         if self._expect == "key" or (self._is_key and not self._open):
             followers = ":"
         else:

@@ -26,7 +26,7 @@ class MlxLmParser:
     Attributes:
         start, end: marks around calls; an empty ``end`` stands for the end of the reply.
         parse: reads the text between the marks, with the tools in OpenAI's form. Returns a call
-            or a list of them, each with ``name`` and ``arguments``; raises anything.
+            or a list of calls, each with ``name`` and ``arguments``; raises anything.
     """
 
     name: str

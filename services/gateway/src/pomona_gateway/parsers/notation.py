@@ -223,7 +223,7 @@ _PIECES = re.compile(rf"\s+|[{''.join(SLOTS)}]|[^\s{''.join(SLOTS)}]+")
 def literal_pattern(literal: str) -> str:
     """Returns a pattern for a literal in which white space may be more, less or none.
 
-    It gives no white space back, so that a long run of it costs no more than its length.
+    It gives no white space back, so that a long run costs no more than its length.
     """
     out: list[str] = [r"\s*+"]
     for piece in _PIECES.findall(literal):

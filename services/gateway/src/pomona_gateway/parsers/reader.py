@@ -100,7 +100,7 @@ class MarkedReader:
             self._held = ""
 
     def _step(self, parts: list[Part], final: bool) -> bool:
-        """Reads what is certain; True when more may be read."""
+        """Reads the certain part; True when more may be read."""
         if self._section is not None:
             return self._read_calls(parts, final)
         bare = self._bare_calls if self._may_call_first and self._state == "answer" else None

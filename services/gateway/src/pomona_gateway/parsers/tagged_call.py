@@ -111,7 +111,7 @@ class TaggedCall:
     def _value_end(self, text: str, key: str, final: bool) -> tuple[str, int] | None:
         """Finds the end of a value.
 
-        Returns the value and how much of the text it takes with its closing tag; None while
+        Returns the value and its length with the closing tag; None while
         that is not certain.
         """
         close = self._form.fields.after.replace(KEY_SLOT, key)

@@ -25,7 +25,7 @@ def turn_headers(prompt: str, notation: ReplyNotation) -> tuple[str, ...]:
 
 
 def turn_joint(calls: CallNotation | None, headers: tuple[str, ...]) -> str:
-    """Returns the mark between two turns of one reply, such as an answer and a call; empty for
+    """Returns the mark between two turns of one reply, like an answer and a call; empty for
     none."""
     between = (calls.between or "").strip() if calls is not None else ""
     return between if any(between.endswith(header) for header in headers) else ""

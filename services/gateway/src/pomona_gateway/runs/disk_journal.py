@@ -2,8 +2,8 @@
 
 The event loop only appends to a queue. When the disk is full, fails or does not keep up, the runs
 concerned go on without a file. The folder and the files are readable by their owner only. They are
-not synced: what was written survives the end of the process, and after a power cut as much of it
-as the system had saved.
+not synced: written data survives the end of the process, and after a power cut the part
+that the system had saved.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class DiskJournal(RunRecorder):
         self._wake.set()
 
     def close(self) -> None:
-        """Writes what is queued and ends the thread."""
+        """Writes the queue and ends the thread."""
         self._closing = True
         self._wake.set()
         self._thread.join(JOIN_S)

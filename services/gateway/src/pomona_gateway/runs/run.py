@@ -3,7 +3,7 @@
 The request is executed once, by a task of its own. Everything that the API writes is recorded, so
 that any number of readers can replay the reply from the beginning, or from a later part, and then
 follow it live. The tokens are recorded too: a gateway that finds a run on disk executes the
-request again, takes the recorded tokens first, and has the pipeline go on after the last of them.
+request again, takes the recorded tokens first, and has the pipeline go on after them.
 """
 
 from __future__ import annotations

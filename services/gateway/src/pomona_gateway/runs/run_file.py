@@ -1,7 +1,7 @@
 """The file of a run: one line for each event, in the order of the events. Pure.
 
 Each line is a JSON object with a checksum (:mod:`~pomona_gateway.runs.checked_lines`). Reading
-ends at the first line that is cut off or damaged; what was before it is used. Objects by their
+ends at the first line that is cut off or damaged; the lines before are used. Objects by their
 first key:
 
 - ``run``: the origin of the run. The first line.

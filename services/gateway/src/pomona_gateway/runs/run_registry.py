@@ -147,7 +147,7 @@ class RunRegistry:
         self._forget(run)
 
     def abandon(self, run: Run) -> None:
-        """Cancels and forgets a run that nobody reads."""
+        """Cancels and forgets a run without a reader."""
         run.end(RequestError(499, "cancelled", "the client left"))
         if run.task is not None:
             run.task.cancel()
@@ -168,7 +168,7 @@ class RunRegistry:
         await asyncio.gather(*(run.stop() for run in running))
 
     async def hand_over(self, error: RequestError) -> None:
-        """Leaves the runs on disk that nobody reads to the successor, until cancelled."""
+        """Leaves the runs on disk without a reader to the successor, until cancelled."""
         while True:
             left = [
                 run

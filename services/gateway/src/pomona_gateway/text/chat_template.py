@@ -72,7 +72,7 @@ def _to_json(
 
 
 def _without_undefined(value: Any) -> None:
-    """Writes a variable without a value, such as a missing description, as ``null``."""
+    """Writes a variable without a value, like a missing description, as ``null``."""
     if isinstance(value, Undefined):
         return
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

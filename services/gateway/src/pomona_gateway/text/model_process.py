@@ -1,6 +1,6 @@
 """``python -m pomona_gateway.text.model_process SOURCE PATH``: reads a model's files.
 
-The files are of whoever made the model, and a large tokenizer takes seconds in which no other
+The files come from the model's maker, and a large tokenizer takes seconds in which no other
 thread of its process runs. They are read in a process with a deadline and a memory limit. Its
 output is a line of JSON, either a description or an error, and then the vocabulary: the ends of
 the names as uint32, and the names.

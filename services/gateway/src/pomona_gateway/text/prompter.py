@@ -113,7 +113,7 @@ class Prompter:
         """Encodes a text.
 
         Args:
-            chat: the text is a rendered conversation, which has the special tokens that it needs.
+            chat: the text is a rendered conversation, with its special tokens.
             limit: longest text to tokenise.
 
         Raises:

@@ -24,7 +24,7 @@ def render_chat(
         template: the source of a Jinja chat template.
         messages: in OpenAI's form; arguments of calls may be JSON text or objects.
         tools: in OpenAI's form.
-        special_tokens: such as ``bos_token``, and other variables of the template.
+        special_tokens: like ``bos_token``, and other variables of the template.
     """
     notation = template_notation(template, ChatTemplate)
     variables = dict(special_tokens)

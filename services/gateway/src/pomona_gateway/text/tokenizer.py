@@ -20,7 +20,7 @@ class Tokenizer(Vocabulary):
 
     Args:
         backend: tokenizer of the ``tokenizers`` library.
-        prefix: ids to put before a prompt that is not a chat, such as BOS. None leaves that to
+        prefix: ids to put before a prompt that is not a chat, like BOS. None leaves that to
             the backend's post-processor.
     """
 

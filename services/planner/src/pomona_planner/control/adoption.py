@@ -13,7 +13,7 @@ from pomona.messages.control import Beacon, Pipeline, StageStatus, StageWorkerFa
 
 def reported_pipelines(workers: Sequence[Beacon]) -> list[Pipeline]:
     """Returns the pipelines that heads report and whose stages are all loaded or loading, one for
-    each source: the one of the highest epoch."""
+    each source: the one with the highest epoch."""
     by_name = {worker.name: worker for worker in workers}
     found: dict[str, Pipeline] = {}
     for worker in workers:

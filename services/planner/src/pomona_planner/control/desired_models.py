@@ -106,7 +106,7 @@ def _make_room(models: dict[str, WantedModel]) -> bool:
     """Forgets the oldest unloaded model if as many are known as there may be.
 
     Returns:
-        False when all of them should be loaded, so another one has no room.
+        False when all should be loaded, so another one has no room.
     """
     if len(models) < MAX_KNOWN_MODELS:
         return True

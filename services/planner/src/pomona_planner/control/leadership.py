@@ -15,7 +15,7 @@ GRACE_S = 2.5
 """Seconds after discovery is connected within which every beacon of a worker arrives, even if one
 is lost."""
 UNUSED_GRACE_S = 1.2
-"""The same while nobody has seen an epoch, and enough workers are there."""
+"""The same while no epoch has been seen, and enough workers are there."""
 EVIDENCE_GRACE_S = 6.0
 """The same when a gateway or a worker has seen an epoch that no pipeline explains."""
 

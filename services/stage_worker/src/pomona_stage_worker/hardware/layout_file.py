@@ -40,7 +40,7 @@ class LayoutFile:
         return self._layouts.get(shape, "")
 
     def add(self, shape: str, layout: str) -> str:
-        """Adds the layout of a shape. Returns the one that another worker has added before."""
+        """Adds the layout of a shape. Returns an earlier one of another worker, if any."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock.open("w") as lock:

@@ -39,7 +39,7 @@ class MetalMemory:
 
     Attributes:
         wirable_bytes: most that is wired; 0 when ``wires`` is off.
-        wired_bytes: what is wired now.
+        wired_bytes: bytes wired now.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class PanicGuard:
 
     @property
     def panicked_at(self) -> float:
-        """Unix time of the panic because of which a share is refused, seconds; 0 without one."""
+        """Unix time of the panic after which a share is refused, seconds; 0 without one."""
         return self._record.panicked_at
 
     def refusal(self, share: Share) -> str:

@@ -1,4 +1,4 @@
-"""Makes integers of counts and sizes that a config.json states as floats, such as 32.0 layers."""
+"""Makes integers of counts and sizes that a config.json states as floats, like 32.0 layers."""
 
 from __future__ import annotations
 

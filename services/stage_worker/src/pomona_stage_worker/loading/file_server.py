@@ -3,7 +3,7 @@
 A request is one of these paths: ``/manifest?source=`` lists a model's files;
 ``/held?source=&version=&file=`` lists the byte ranges of a file on disk;
 ``/bytes?source=&version=&file=&begin=&end=`` returns a range. The answer is its size and SHA-256,
-then its bytes in parts, or one empty message for what is not here. Only weight files and small
+then its bytes in parts, or one empty message for a missing file. Only weight files and small
 files of models that the plan names, or that have a managed copy here, are served. Files are looked
 up by name in the manifest: a path from a peer is never opened.
 """

@@ -41,7 +41,7 @@ def repack(kind: str, rows: NDArray[np.uint8]) -> Quantized:
     """Repacks a matrix.
 
     Args:
-        kind: GGUF type, such as ``Q4_K``.
+        kind: GGUF type, like ``Q4_K``.
         rows: raw blocks, shape (rows, bytes a row).
     """
     return _UNPACK[kind](rows)

@@ -1,4 +1,4 @@
-"""Which folders of this machine a worker reads and serves."""
+"""Folders of this machine that a worker reads and serves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 class ReadableFolders:
     """Paths that the planner of this machine, or the settings of this machine, name.
 
-    A planner on another machine may name any path, such as a folder with somebody's keys. A model
+    A planner on another machine may name any path, like a folder with keys. A model
     there is fetched from the planner's machine instead.
 
     Args:

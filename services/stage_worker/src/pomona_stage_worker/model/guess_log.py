@@ -1,7 +1,7 @@
 """Undoes guessed steps in the caches of a lane of one row.
 
 Before each guessed step the log notes how to undo it. Plain and quantised KV caches are trimmed:
-the next token overwrites what was removed. Of any other cache the log keeps the attributes before
+the next token overwrites the removed ones. Of any other cache the log keeps the attributes before
 the step. Arrays are immutable in MLX, so state-space caches cost no copy; a rotating cache, which
 is otherwise updated in place, costs a copy of its window for each guessed step.
 """

@@ -88,8 +88,8 @@ class Stage(Protocol):
     Attributes:
         can_roll_back: whether guessed tokens can be removed from the caches exactly.
         has_experts: whether the model routes tokens to experts.
-        max_width: most tokens of a step with guesses, for which it gives the bits of as many
-            steps of one token.
+        max_width: most tokens of a step with guesses, for which it gives the bits of
+            single steps.
     """
 
     can_batch: bool

@@ -1,4 +1,4 @@
-"""Finds how many tokens a step may have so that it gives the bits of as many single steps.
+"""Finds how many tokens a step may have and still give the bits of single steps.
 
 A step with several guesses is exact only then. It depends on the chip, the quantization and the
 kernels that MLX chooses by the number of rows and the length of the context, so it is tried when a

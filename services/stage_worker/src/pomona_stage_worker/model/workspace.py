@@ -70,7 +70,7 @@ def extrapolate(found: list[tuple[int, int]], context: int) -> int:
 def _chunk_bytes(
     model: StageModel, chunk: int, context: int, cache_bits: int, memory: PeakMemory
 ) -> int:
-    """Returns the peak memory of one chunk that ends at ``context``, beyond what was there."""
+    """Returns the peak memory of one chunk that ends at ``context``, beyond what is used before."""
     caches = new_caches(model, cache_bits)
     run_step(model, 1, 1, caches)
     lengthen(caches, context - chunk)

@@ -37,7 +37,7 @@ class ChunkTimes:
         Args:
             chunk_us: microseconds without those of reading the weights; 0 for no limit.
             begin: context before the chunk, tokens.
-            least: tokens of a chunk at a context of which nothing is known.
+            least: tokens of a chunk at an unknown context.
         """
         if chunk_us <= 0:
             return most

@@ -38,7 +38,7 @@ class GuessSteps:
 
     @property
     def is_idle_stage(self) -> bool:
-        """True if nobody else needs the next step: fewer lanes than stages run, no prompt is
+        """True if no other work needs the next step: fewer lanes than stages run, no prompt is
         prefilled and no request waits."""
         return (
             self._speculator.can_guess

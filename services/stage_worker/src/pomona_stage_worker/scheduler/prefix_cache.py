@@ -45,7 +45,7 @@ class PrefixCache:
         partial: whether the first part of a prefix can be reused (plain KV caches), or only
             a whole one (state-space and rotating caches).
         capacity: most prefixes, whatever their length.
-        block: only multiples of so many tokens are reused.
+        block: only multiples of this many tokens are reused.
     """
 
     def __init__(self, partial: bool, capacity: int = 1024, block: int = 1) -> None:

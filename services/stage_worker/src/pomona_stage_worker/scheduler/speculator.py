@@ -1,6 +1,6 @@
-"""Decides which guesses the head sends, and keeps count of them.
+"""Decides which guesses the head sends, and counts them.
 
-Guesses fill what would be idle: they are issued only while fewer lanes than stages run, no prompt
+Guesses fill idle stages: they are issued only while fewer lanes than stages run, no prompt
 is prefilled and no request waits. Each request has its own rates of right guesses. While guesses
 are not worth sending, they are compared with the sampled tokens all the same, which costs no step;
 so a text that begins to repeat itself is noticed.

@@ -58,7 +58,7 @@ def owned_parameters(model: nn.Module, start: int, stop: int) -> set[str]:
     """Returns the flattened names in `model.parameters()` that the stage `[start, stop)` reads.
 
     The head also owns the parameters read before the layers, the tail those read after them; a
-    tied embedding belongs to both. Parameters that the text model never reads, such as a vision
+    tied embedding belongs to both. Parameters that the text model never reads, like a vision
     tower, belong to no stage.
 
     Raises:

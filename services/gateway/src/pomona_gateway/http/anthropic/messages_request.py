@@ -61,7 +61,7 @@ class AnthropicTool(Block):
 
 
 class AnthropicServerTool(Body):
-    """A tool that Anthropic defines, such as ``web_search_20250305``. It is left out."""
+    """A tool that Anthropic defines, like ``web_search_20250305``. It is left out."""
 
     left_out = True
 

@@ -53,7 +53,7 @@ async def constrain_text(
 
 
 def supported_shape(gateway: Gateway, shape: Shape, ignored: IgnoredParameters) -> Shape:
-    """Returns a shape that a grammar can express. The parts that it does not check are noted in
+    """Returns a shape that a grammar can express. Unchecked parts are noted in
     ``ignored``."""
     if not isinstance(shape, JsonShape):
         return shape

@@ -88,7 +88,7 @@ class FlatCustomTool(CustomDefinition):
 
 
 class ServerTool(Body):
-    """A tool that a provider's server would run, such as ``web_search``. It is left out."""
+    """A tool that a provider's server would run, like ``web_search``. It is left out."""
 
     left_out = True
 

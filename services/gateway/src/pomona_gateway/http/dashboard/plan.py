@@ -22,11 +22,11 @@ NO_PLAN = 1
 Cluster = Annotated[
     str, StringConstraints(pattern=r"^[0-9a-z][0-9a-z:,-]*$", min_length=2, max_length=512)
 ]
-"""Machines, such as ``8x:m4-pro-64gb`` or ``m3-ultra-512gb,m4-max-128gb``."""
+"""Machines, like ``8x:m4-pro-64gb`` or ``m3-ultra-512gb,m4-max-128gb``."""
 
 
 class PlanBody(Body):
-    """A model and the machines that it is planned for."""
+    """A model and machines to plan it for."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     clusters: Annotated[list[Cluster], Field(min_length=1, max_length=4)]

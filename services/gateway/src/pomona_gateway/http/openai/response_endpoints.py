@@ -24,7 +24,7 @@ class RetrieveQuery(Query):
     hints = frozenset({"include", "include[]", "include_obfuscation"})
 
     stream: Literal["true", "false"] | None = None
-    """Stream the events of the response, from the beginning or after one of them."""
+    """Stream the events of the response, from the beginning or after one event."""
     starting_after: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """The ``sequence_number`` of the last event that the client has."""
 

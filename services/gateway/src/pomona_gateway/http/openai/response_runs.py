@@ -127,7 +127,7 @@ def _events(gateway: Gateway, run: Run, start: int = 0) -> RunResponse:
 
 
 def _on_reader_gone(gateway: Gateway, run: Run, has_all: bool) -> None:
-    """Cancels a response that is not in the background and that nobody reads."""
+    """Cancels a response that is not in the background and without a reader."""
     if run.origin.background:
         return
     if has_all:

@@ -116,7 +116,7 @@ class ResponseStore:
             self._remove_file(response_id)
 
     def close(self) -> None:
-        """Writes what is queued."""
+        """Writes the queue."""
         self._writer.shutdown()
 
     def _keep(self, response_id: str, conversation: Conversation) -> None:

@@ -94,7 +94,7 @@ COMMAND = CallNotation(
     ",\n    ", "\n]<|END_ACTION|>",
 )  # fmt: skip
 LISTED = CallNotation("[", '{"name": "', '", "arguments": ', "}", ", ", "]")
-"""A bare list, which templates such as Hammer's show in their instructions."""
+"""A bare list, which templates like Hammer's show in their instructions."""
 GLM_4 = CallNotation("", "", "\n", "", "\n", "")
 """A name, and the arguments on the next line."""
 HARMONY = CallNotation(
