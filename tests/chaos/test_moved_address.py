@@ -13,7 +13,7 @@ from support.chaos.two_nodes import two_nodes
 STREAMS = 4
 TOKENS = 160
 MOVED = "10.79.0.77"
-NEXT_S = 90.0
+NEXT_S = 30.0
 
 
 @pytest.mark.soak

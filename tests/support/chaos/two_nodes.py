@@ -134,8 +134,9 @@ class TwoNodes:
 
     def move(self, node: str, address: str) -> None:
         """Gives a node another address instead of its own, as a new DHCP lease does."""
-        self._net.run(node, f"ip address add {address}/24 dev eth0")
+        # Linux removes the other addresses of a subnet together with its first one.
         self._net.run(node, f"ip address del {ADDRESSES[node]}/24 dev eth0")
+        self._net.run(node, f"ip address add {address}/24 dev eth0")
 
     def slow_down(self, sender: str, mbit: int) -> None:
         """Limits the rate at which a node sends."""
