@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from support.doubles.gateway_thread import GatewayThread, running_gateway
-from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
+from support.doubles.scripted_cluster import ScriptedCluster
 from support.models.tiny_model import CONTEXT_LENGTH, TEMPLATE, say, write_tiny_model
 
 
@@ -24,7 +24,7 @@ def cluster(
     cut_by = getattr(module, "CUT_BY", "")
     source = write_tiny_model(tmp_path_factory.mktemp("model"), template, length, cut_by)
     reply = getattr(module, "REPLY", "A")
-    with scripted_cluster(lambda _: say(reply), module.MODEL, str(source)) as cluster:
+    with ScriptedCluster.running(lambda _: say(reply), module.MODEL, str(source)) as cluster:
         yield cluster
 
 

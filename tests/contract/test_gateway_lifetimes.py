@@ -23,7 +23,7 @@ import pytest
 from pomona.leases import LEASE_S
 from pomona.messages.control import WantedModel
 from support.doubles.gateway_thread import GatewayThread, running_gateway
-from support.doubles.scripted_cluster import BEACON_INTERVAL_S, ScriptedCluster, scripted_cluster
+from support.doubles.scripted_cluster import BEACON_INTERVAL_S, ScriptedCluster
 from support.doubles.scripted_head import Script, Submitted
 from support.members import lend_scripted_keys
 from support.models.tiny_model import end_id, tiny_tokenizer, write_tiny_model
@@ -52,7 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def cluster(source: str) -> Generator[ScriptedCluster]:
-    with scripted_cluster(lambda _: WHOLE, MODEL, source) as cluster:
+    with ScriptedCluster.running(lambda _: WHOLE, MODEL, source) as cluster:
         yield cluster
 
 

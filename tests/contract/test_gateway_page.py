@@ -14,7 +14,7 @@ import pytest
 from pomona.auth.api_keys import KeyStore
 from pomona.messages.control import Alert
 from support.chromium import Chromium, Page
-from support.doubles.drawn_cluster import LARGE, DrawnCluster, drawn_cluster
+from support.doubles.drawn_cluster import LARGE, DrawnCluster
 from support.doubles.gateway_thread import GatewayThread, running_gateway
 from support.models.tiny_model import TEMPLATE, say, write_tiny_model
 from support.waiting import wait_until
@@ -59,7 +59,7 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
     source = write_tiny_model(tmp_path_factory.mktemp("model"), TEMPLATE, 4096)
     with (
-        drawn_cluster(lambda _: say("A"), MODEL, str(source)) as cluster,
+        DrawnCluster.running(lambda _: say("A"), MODEL, str(source)) as cluster,
         running_gateway(cluster, token_deadline_s=30.0) as gateway,
     ):
         cluster.alerts = (ALERT,)

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from support.doubles.gateway_thread import GatewayThread, running_gateway
-from support.doubles.scripted_cluster import ScriptedCluster, scripted_cluster
+from support.doubles.scripted_cluster import ScriptedCluster
 from support.doubles.scripted_head import Script
 from support.members import lend_scripted_keys
 from support.models.tiny_model import end_id, say, tiny_tokenizer, write_tiny_model
@@ -39,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def shared_cluster(source: str) -> Generator[ScriptedCluster]:
-    with scripted_cluster(lambda _: slow(), MODEL, source) as cluster:
+    with ScriptedCluster.running(lambda _: slow(), MODEL, source) as cluster:
         yield cluster
 
 

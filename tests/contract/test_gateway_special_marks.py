@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 
 from pomona_gateway.text import Tokenizer
 from support.doubles.gateway_thread import running_gateway
-from support.doubles.scripted_cluster import scripted_cluster
+from support.doubles.scripted_cluster import ScriptedCluster
 from support.doubles.scripted_head import Script
 from support.models.tiny_model import TEMPLATE, end_id, tiny_backend, write_tiny_model
 
@@ -31,7 +31,9 @@ def test_special_tokens_that_mark_reasoning_and_calls_reach_the_parser(tmp_path:
     ids = tuple(Tokenizer(backend).encode(said, chat=True))
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "tools": [TOOL]}
     with (
-        scripted_cluster(lambda _: Script(ids=ids, end=end_id()), MODEL, str(folder)) as cluster,
+        ScriptedCluster.running(
+            lambda _: Script(ids=ids, end=end_id()), MODEL, str(folder)
+        ) as cluster,
         running_gateway(cluster) as gateway,
     ):
         url = f"{gateway.url}/v1/chat/completions"

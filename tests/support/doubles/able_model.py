@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from support.doubles.gateway_thread import running_gateway
-from support.doubles.scripted_cluster import scripted_cluster
+from support.doubles.scripted_cluster import ScriptedCluster
 from support.doubles.scripted_head import Script, Submitted
 from support.models.tiny_model import TEMPLATE, end_id, tiny_tokenizer, write_tiny_model
 
@@ -69,7 +69,7 @@ def able_model(folder: Path, context_length: int = CONTEXT_LENGTH) -> Generator[
     """Runs the model while the block runs. Yields the URL of its gateway."""
     source = write_tiny_model(folder, TOOLS_TEMPLATE, context_length)
     with (
-        scripted_cluster(script, NAME, str(source)) as cluster,
+        ScriptedCluster.running(script, NAME, str(source)) as cluster,
         running_gateway(cluster) as gateway,
     ):
         yield gateway.url

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from pomona.messages.control import (
@@ -29,7 +27,6 @@ from pomona.messages.discovery import (
     ThunderboltPort,
 )
 from support.doubles.scripted_cluster import ScriptedCluster
-from support.doubles.scripted_head import Script, ScriptedHead, Submitted
 
 LARGE = "Qwen3-32B-4bit"
 NODES = ("near", "far", "mini-3", "mini-4")
@@ -160,19 +157,3 @@ def _discovery(node: str) -> DiscoveryFacts:
 
 def _link(node: str, kind: str, rtt_us: float, bytes_per_s: float) -> LinkFacts:
     return LinkFacts(node, "10.0.0.2", kind, rtt_us, 20.0, bytes_per_s, 1e6)
-
-
-@contextmanager
-def drawn_cluster(
-    script: Callable[[Submitted], Script], model: str, source: str
-) -> Generator[DrawnCluster]:
-    """Runs a scripted head and its cluster while the block runs."""
-    head = ScriptedHead(script)
-    try:
-        cluster = DrawnCluster(head, model, source)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-    finally:
-        head.close()

@@ -10,6 +10,7 @@ import itertools
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from typing import Self
 
 from pomona.messages.control import (
     Beacon,
@@ -149,18 +150,18 @@ class ScriptedCluster:
         node = name.split(".")[0]
         return Beacon("pomona", name, node, boot, seq, "0", 1, state, 0, 0, endpoints, facts)
 
-
-@contextmanager
-def scripted_cluster(
-    script: Callable[[Submitted], Script], model: str, source: str
-) -> Generator[ScriptedCluster]:
-    """Runs a scripted head and its cluster while the block runs."""
-    head = ScriptedHead(script)
-    try:
-        cluster = ScriptedCluster(head, model, source)
+    @classmethod
+    @contextmanager
+    def running(
+        cls, script: Callable[[Submitted], Script], model: str, source: str
+    ) -> Generator[Self]:
+        """Runs a scripted head and its cluster while the block runs."""
+        head = ScriptedHead(script)
         try:
-            yield cluster
+            cluster = cls(head, model, source)
+            try:
+                yield cluster
+            finally:
+                cluster.close()
         finally:
-            cluster.close()
-    finally:
-        head.close()
+            head.close()
