@@ -29,12 +29,15 @@ from pomona_stage_worker.hardware.cpu_matrix_layout import (
 from pomona_stage_worker.loading.fetch import Progress, fetch, managed_copy
 from pomona_stage_worker.loading.folder_weights import FolderWeights
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
+from pomona_stage_worker.sharding.shard import Group, shard_model
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
 
 log = logging.getLogger(__name__)
 
 BUFFER_CACHE_FRACTION = 1 / 20
 """Size of MLX's buffer cache while a stage is loaded, as a fraction of the stage's bytes."""
+WHOLE_FRACTION = 1 / 20
+"""Matrices that are whole while a rank's part is loaded, as a fraction of the part."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ def read_weights(
     peers: Sequence[RemoteSource] = (),
     *,
     cpu_layout: bool = False,
+    group: Group | None = None,
 ) -> StageWeights:
     """Reads the parameters of layers ``[start, stop)`` of the model at ``source``.
 
@@ -91,7 +95,9 @@ def read_weights(
         have: weights already in memory. Those of the same layers are returned as they are. Others
             are emptied: those that the new range also has are reused, the rest freed before
             anything is read.
-        cpu_layout: store each matrix in the memory layout that this CPU multiplies fastest.
+        cpu_layout: store each matrix in the memory layout that this CPU multiplies fastest; not
+            with ``group``.
+        group: keep only this rank's part of each matrix. Its tensors are read one after another.
 
     Raises:
         ModelError: a file or tensor cannot be read; the message names it.
@@ -102,7 +108,8 @@ def read_weights(
     held = have.surrender(source) if have is not None else {}
     try:
         path = resolve(source, peers)
-        reader = (_FolderReader if path.is_dir() else _GgufReader)(source, path, peers, cpu_layout)
+        reader_class = _FolderReader if path.is_dir() else _GgufReader
+        reader = reader_class(source, path, peers, cpu_layout and group is None, group)
         arrays = reader.read(start, stop, progress, held)
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{source} cannot be loaded: {error}") from error
@@ -162,15 +169,21 @@ class _FolderReader:
     """
 
     def __init__(
-        self, source: str, path: Path, peers: Sequence[RemoteSource], cpu_layout: bool
+        self,
+        source: str,
+        path: Path,
+        peers: Sequence[RemoteSource],
+        cpu_layout: bool,
+        group: Group | None,
     ) -> None:
         self._copy = managed_copy(source, path)
         self._peers = peers
         self._cpu_layout = cpu_layout
+        self._group = group
         self._weights = FolderWeights(path)
 
     def make_model(self) -> nn.Module:
-        return self._weights.make_model().model
+        return _sharded(self._weights.make_model().model, self._group)
 
     def read(
         self, start: int, stop: int, progress: Progress, held: dict[str, mx.array]
@@ -179,6 +192,7 @@ class _FolderReader:
         model = lazy.model
         owned = _owned(model, start, stop)
         _free_foreign(held, owned)
+        _sharded(model, self._group)
         wanted = {name: x for name, x in _parameters(model).items() if name in owned}
         sizes = {name: int(array.nbytes) for name, array in wanted.items()}
         total, done = sum(sizes.values()), 0
@@ -210,7 +224,7 @@ class _FolderReader:
 
     def _place_of(self, parameter: str) -> str:
         lazy = self._weights.make_model()
-        array = _parameters(lazy.model)[parameter]
+        array = _parameters(_sharded(lazy.model, self._group))[parameter]
         return self._weights.where(self._weights.tensors_of(lazy, [array])) or parameter
 
 
@@ -218,27 +232,35 @@ class _GgufReader:
     """Converts one module after another, the largest first."""
 
     def __init__(
-        self, source: str, path: Path, peers: Sequence[RemoteSource], cpu_layout: bool
+        self,
+        source: str,
+        path: Path,
+        peers: Sequence[RemoteSource],
+        cpu_layout: bool,
+        group: Group | None,
     ) -> None:
         self._copy = managed_copy(source, path)
         self._peers = peers
         self._cpu_layout = cpu_layout
+        self._group = group
         self._weights = GgufWeights(path)
 
     def make_model(self) -> nn.Module:
-        return self._weights.make_model()
+        return _sharded(self._weights.make_model(), self._group)
 
     def read(
         self, start: int, stop: int, progress: Progress, held: dict[str, mx.array]
     ) -> dict[str, mx.array]:
         self._fetch((), progress)
-        model = self.make_model()
+        model = self._weights.make_model()
         owned = _owned(model, start, stop)
         _free_foreign(held, owned)
         sizes = {n: int(x.nbytes) for n, x in _parameters(model).items() if n in owned}
         transposed = transposed_parameters(model) if self._cpu_layout else {}
         del model
         self._fetch({name for name in sizes if not loaded_parts(held, name)}, progress)
+        if self._group is not None:
+            return self._read_parts(sizes, self._group, progress)
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
         for name in _largest_first(sizes):
@@ -258,9 +280,56 @@ class _GgufReader:
         self._weights.log_conversions()
         return arrays
 
+    def _read_parts(
+        self, sizes: Mapping[str, int], group: Group, progress: Progress
+    ) -> dict[str, mx.array]:
+        """Reads a few matrices after another, and keeps this rank's parts."""
+        total, done = sum(sizes.values()), 0
+        arrays: dict[str, mx.array] = {}
+        for names in _batches(sizes, int(total / group.size() * WHOLE_FRACTION)):
+            progress(done // group.size(), total // group.size())
+            whole: dict[str, mx.array] = {}
+            for name in names:
+                if name not in whole:
+                    whole |= self._weights.parameters(name)
+            model = self._weights.make_model()
+            model.load_weights(list(whole.items()), strict=False)
+            del whole
+            parameters = _parameters(_sharded(model, group))
+            parts = {name: parameters[name] for name in names}
+            del model, parameters
+            mx.eval(parts)
+            arrays.update(parts)
+            done += sum(sizes[name] for name in names)
+            _trim_buffer_cache(total)
+        progress(total // group.size(), total // group.size())
+        self._weights.log_conversions()
+        return arrays
+
     def _fetch(self, parameters: Iterable[str], progress: Progress) -> None:
         if self._copy is not None:
             fetch(self._copy, self._weights.places(parameters), self._peers, progress)
+
+
+def _sharded(model: nn.Module, group: Group | None) -> nn.Module:
+    return model if group is None else shard_model(model, group)
+
+
+def _batches(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Groups parameters to at most ``limit`` bytes where possible; those of a module together."""
+    modules: dict[str, list[str]] = {}
+    for name in sizes:
+        modules.setdefault(name.rpartition(".")[0], []).append(name)
+    batches: list[list[str]] = []
+    left = 0
+    for names in modules.values():
+        size = sum(sizes[name] for name in names)
+        if size > left:
+            batches.append([])
+            left = limit
+        batches[-1] += names
+        left -= size
+    return batches
 
 
 def _free_foreign(held: dict[str, mx.array], owned: Set[str]) -> None:
