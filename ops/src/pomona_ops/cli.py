@@ -15,7 +15,7 @@ import typer
 
 from pomona.settings import DEFAULT_PORT
 from pomona_ops.commands.models.command import app as models_app
-from pomona_ops.options import Command, JsonOption, LogLevel, PortOption, command_group
+from pomona_ops.options import Command, JsonOption, KeyOption, LogLevel, PortOption, command_group
 
 if TYPE_CHECKING:
     from pomona.auth.api_keys import KeyStore
@@ -226,6 +226,48 @@ def revoke(
     from pomona_ops.commands.membership.revoke import revoke
 
     raise typer.Exit(revoke(find_target(port), name, as_json))
+
+
+@command()
+def drain(
+    node: Annotated[str, typer.Argument(help="Name of the node, or of one of its stage workers.")],
+    until_back: Annotated[
+        bool, typer.Option("--until-back", help="Take it back when it has been started again.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask when the others cannot hold the model.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait until it holds no layers.")
+    ] = 600.0,
+    port: PortOption = None,
+    key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Plan without a node, so that it can be stopped. Running answers go on elsewhere.
+
+    Exits 0 drained, 1 not drained, 78 without a gateway. It stays drained until `pomona undrain`,
+    also when it or the planner is started again.
+    """
+    from pomona_ops.cluster.started import find_port
+    from pomona_ops.commands.drain import DrainClient, DrainOptions, drain
+
+    options = DrainOptions(node, until_back, yes, wait, as_json)
+    raise typer.Exit(drain(DrainClient(find_port(port), key), options))
+
+
+@command()
+def undrain(
+    node: Annotated[str, typer.Argument(help="Name that was drained.")],
+    port: PortOption = None,
+    key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Plan with a drained node again."""
+    from pomona_ops.cluster.started import find_port
+    from pomona_ops.commands.drain import DrainClient, undrain
+
+    raise typer.Exit(undrain(DrainClient(find_port(port), key), node, as_json))
 
 
 @command()

@@ -43,6 +43,9 @@ command_group = partial(
 )
 """Makes a group of commands, each declared with ``cls=Command``."""
 
+KeyOption = Annotated[
+    str, typer.Option(envvar="POMONA_API_KEY", help="An administrator's key.", show_envvar=True)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PortOption = Annotated[
     int | None,

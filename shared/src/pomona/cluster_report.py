@@ -16,6 +16,7 @@ from pomona.messages.control import (
     Beacon,
     GatewayFacts,
     HealthWatcherFacts,
+    NodeDrain,
     Pipeline,
     PlannerFacts,
     Prediction,
@@ -183,6 +184,7 @@ class ClusterReport:
     unloaded: models that were unloaded on request.
     workers: each stage worker's memory and work.
     models: every model that the planner knows, to be loaded or not.
+    drains: the planner's latest decision on each node that was to be drained.
     """
 
     cluster: str
@@ -199,6 +201,7 @@ class ClusterReport:
     unloaded: tuple[str, ...] = ()
     workers: tuple[WorkerReport, ...] = ()
     models: tuple[WantedModel, ...] = ()
+    drains: tuple[NodeDrain, ...] = ()
 
 
 def cluster_report(cluster: str, beacons: Iterable[Beacon], node: str = "") -> ClusterReport:
@@ -246,7 +249,20 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon], node: str = "") -> C
         unloaded=_unloaded(newest),
         workers=tuple(_workers(newest)),
         models=_known_models(newest),
+        drains=newest_drains(newest),
     )
+
+
+def newest_drains(beacons: Iterable[Beacon]) -> tuple[NodeDrain, ...]:
+    """Returns the newest decision on each node that was to be drained, by name."""
+    newest: dict[str, NodeDrain] = {}
+    for beacon in beacons:
+        if isinstance(beacon.facts, PlannerFacts):
+            for drain in beacon.facts.drains:
+                known = newest.get(drain.node)
+                if known is None or drain.at > known.at:
+                    newest[drain.node] = drain
+    return tuple(sorted(newest.values(), key=lambda drain: drain.node))
 
 
 def _workers(beacons: Iterable[Beacon]) -> Iterable[WorkerReport]:

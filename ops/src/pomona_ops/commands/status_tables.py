@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pomona.addresses import IPC_PREFIX
-from pomona.messages.control import SpeculationStatus
+from pomona.messages.control import NodeDrain, SpeculationStatus
 from pomona_ops.units import in_bytes
 
 if TYPE_CHECKING:
@@ -129,6 +129,11 @@ def _parts(report: ClusterReport) -> list[Part]:
         if alert.summary not in told:
             text = Text(f"  {alert.severity}: {alert.summary}", style="red")
             parts.append(Part("alerts", 2, text))
+    present = {x.name for x in report.nodes} | {x.name for x in report.workers}
+    for drain in report.drains:
+        if drain.is_in_force:
+            text = f"  {drain.node} is {drain.state}{_drain_note(drain, present)}"
+            parts.append(Part("drained nodes", 3, Text(text, style="cyan")))
     for pipeline in report.pipelines:
         parts += _pipeline(pipeline)
     for name in report.unloaded:
@@ -140,6 +145,13 @@ def _parts(report: ClusterReport) -> list[Part]:
         parts.append(Part("links", 7, _links(report)))
     parts.append(Part("services", 8, _services(report)))
     return parts
+
+
+def _drain_note(drain: NodeDrain, present: set[str]) -> str:
+    """Says whether a drained node is away, and how it is taken back."""
+    away = "" if drain.node in present else ", and away"
+    back = "until it is back" if drain.until_back else f"`pomona undrain {drain.node}` ends it"
+    return f"{away}; {back}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,12 @@ worker. `0..15` means layers 0 to 14: the last number is not included.
 
 The planner chooses the ranges so that every stage takes about the same time. Fewer stages are
 faster for one user; more stages hold a larger model. `pomona plan MODEL` shows the choice.""",
+    "drain": """A drained node is planned without, so that it can be stopped or updated: `pomona
+drain NODE`. Its layers are loaded elsewhere, and running answers go on with the next token. When
+the others cannot hold the model, the command says how long answers will pause and asks first.
+
+It stays drained until `pomona undrain NODE`, or with `--until-back` until it has been started
+again. The health watcher says nothing about a drained node that is silent.""",
     "pipeline": """A pipeline is all stages of one model, in order. Activations go from the first
 stage, the head, to the last, the tail. The tail samples a token and sends its id back to the head.
 

@@ -19,6 +19,7 @@ from pomona_gateway.dashboard.live_feed import LiveFeed
 from pomona_gateway.dashboard.model_list import ModelList
 from pomona_gateway.dashboard.pomona_commands import CommandQueue
 from pomona_gateway.dashboard.pulls import Pulls
+from pomona_gateway.drain_requests import DrainRequests
 from pomona_gateway.grammar import GrammarChecker
 from pomona_gateway.http.openai import response_store
 from pomona_gateway.http.openai.response_store import ResponseStore
@@ -67,6 +68,7 @@ class Gateway:
         verified_routes: routes through which a token has come.
         pipelines: runs sequences on the pipelines.
         load_requests: models to load or unload, stated to the planner.
+        drain_requests: nodes to drain, stated to the planner.
         models: tokenizers and chat templates.
         grammars: compiles grammars before they are used.
     """
@@ -104,6 +106,7 @@ class Gateway:
             self.metrics,
             self.verified_routes.on_token,
         )
+        self.drain_requests = DrainRequests(self.control.publish_now)
         self.load_requests = LoadRequests(self.control.publish_now, settings.load_on_request)
         lines = SystemLines(settings.dropped_system_lines, settings.volatile_system_lines)
         self.models = ModelRegistry(
@@ -155,6 +158,7 @@ class Gateway:
             self.pipelines.pauses.resumed,
             round(self.pipelines.pauses.longest_s, 1),
             self.settings.load_on_request,
+            self.drain_requests.pending,
         )
 
     def count_error(self, error: RequestError, model: str = "") -> None:
@@ -247,6 +251,7 @@ class Gateway:
         if routes_changed:
             self.pipelines.on_routes_changed()
         self.load_requests.on_beacon(beacon)
+        self.drain_requests.on_beacon(beacon)
         self.models.load_missing()
         if routes_changed:
             self._update_state()

@@ -13,6 +13,7 @@ from pomona.messages.control import PlannerFacts, StageWorkerFacts
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.stalls import SET_ASIDE_AFTER
 from pomona_health_watcher.conditions import AlertThresholds, Condition, Severity, title_of
+from pomona_health_watcher.drained_nodes import DrainedNodes
 from pomona_health_watcher.loss_rules import KnownService, LossRules
 from pomona_health_watcher.restart_rules import RestartRules
 from pomona_health_watcher.stall_rules import stall_of
@@ -42,6 +43,7 @@ class HealthRules:
         self._thresholds = thresholds
         self._losses = LossRules(name, boot, node, now, known)
         self._restarts = RestartRules()
+        self._drained = DrainedNodes()
         self._memory_severity: dict[str, Severity] = {}
         self._impossible_since: dict[str, float] = {}
         self._started_at = now
@@ -49,23 +51,27 @@ class HealthRules:
     def on_lease(self, lease: Lease, now: float) -> None:
         """Applies a new beacon."""
         death = self._losses.on_lease(lease, now)
-        if death is not None:
+        if death is not None and not self._drained.includes(lease.beacon):
             self._restarts.on_restart(death, lease.beacon)
         self._restarts.on_beacon(lease.beacon, now)
 
     def evaluate(self, now: float) -> list[Condition]:
         """Returns everything that is wrong now.
 
-        A lost service is judged by its last beacon: its silence ends no other condition.
+        A lost service is judged by its last beacon: its silence ends no other condition. What
+        follows from a drain is left out.
         """
+        leases = self._losses.leases()
+        self._drained.update((lease.beacon for lease in leases), now)
         found = self._losses.evaluate(now)
         lost = {condition.key for condition in found}
         if self._losses.is_connected(now):
             self._restarts.update(self._losses.live(), now)
         found += [x for x in self._restarts.conditions(now) if x.key not in lost]
-        for lease in self._losses.leases():
+        for lease in leases:
             found += self._conditions_of(lease)
-        return found
+        nodes = {lease.beacon.name: lease.beacon.node for lease in leases}
+        return [x for x in found if not self._drained.is_expected(x, nodes)]
 
     def settled(self, now: float) -> bool:
         """True when beacons have arrived for long enough to judge a former process's alerts."""

@@ -28,11 +28,20 @@ from pomona_planner.control.desired_models import (
     initial_models,
     unload_idle,
 )
+from pomona_planner.control.drains import (
+    DrainForecast,
+    Drains,
+    adopt_drains,
+    apply_drain_requests,
+    end_returned,
+    in_force,
+    with_progress,
+)
 from pomona_planner.control.leadership import Leadership
 from pomona_planner.control.pins import parse_pin, pins_for_model
 from pomona_planner.control.plan_control import PlanControl
 from pomona_planner.control.proposal import PipelineSpec
-from pomona_planner.control.state_files import DesiredModelsFile, PlanFile
+from pomona_planner.control.state_files import DesiredModelsFile, DrainsFile, PlanFile
 from pomona_planner.settings import PlannerSettings
 
 log = logging.getLogger(__name__)
@@ -78,6 +87,8 @@ class Planner:
         self._control = ControlPlane(settings, name, self._facts, work=lambda: (self._changes, 0))
         leadership = Leadership(name, self._control.identity.boot, settings.stages)
         self._plan = PlanControl(PlanFile(settings.state_dir), leadership, name, self._on_change)
+        self._drains_file = DrainsFile(settings.state_dir)
+        self._drains: Drains = self._drains_file.read()
         self._unreadable: dict[str, tuple[str, float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         for source in self._desired.loaded:
@@ -109,7 +120,8 @@ class Planner:
 
     def _facts(self) -> PlannerFacts:
         pipelines = self._all_pipelines() if self._plan.leads else ()
-        return PlannerFacts(pipelines, tuple(self._desired.models.values()))
+        drains = tuple(self._drains.values())
+        return PlannerFacts(pipelines, tuple(self._desired.models.values()), drains)
 
     def _all_pipelines(self) -> tuple[Pipeline, ...]:
         unreadable = (
@@ -123,6 +135,10 @@ class Planner:
             self._changed.set()
         elif isinstance(beacon.facts, GatewayFacts):
             self._set_desired(apply_requests(self._desired, beacon.facts.requests))
+            if beacon.facts.drains:
+                self._changed.set()
+        elif isinstance(beacon.facts, PlannerFacts) and not self._plan.leads:
+            self._set_drains(adopt_drains(self._drains, beacon.facts.drains))
 
     async def _wait(self, stop: asyncio.Event) -> None:
         """Waits for a change, for ``stop``, or for ``TICK_S``."""
@@ -230,8 +246,40 @@ class Planner:
         leases = self._control.leases
         if not self._plan.leads and self._has_lost_models:
             self._adopt_models()
-        self._plan.decide(leases, time.monotonic(), is_complete=not self._reading)
+        self._decide_drains()
+        self._plan.decide(
+            leases, time.monotonic(), not self._reading, drained=in_force(self._drains)
+        )
         self._control.state = "ready" if self._plan.leads else "starting"
+
+    def _decide_drains(self) -> None:
+        """Decides on requests to drain nodes, and notes how far drains are."""
+        leases = self._control.leases
+        if not self._plan.leads:
+            return
+        requests = [
+            request
+            for gateway in leases.of_service("gateway")
+            if isinstance(gateway.facts, GatewayFacts)
+            for request in gateway.facts.drains
+        ]
+        beacons = [lease.beacon for lease in leases]
+
+        def forecast(name: str) -> DrainForecast:
+            return self._plan.forecast(in_force(self._drains) | {name}, leases)
+
+        drains = apply_drain_requests(self._drains, requests, beacons, forecast)
+        drains = end_returned(drains, beacons)
+        self._set_drains(with_progress(drains, self._plan.pipelines(), beacons))
+
+    def _set_drains(self, drains: Drains) -> None:
+        if drains is not self._drains:
+            for drain in drains.values():
+                if drain != self._drains.get(drain.node):
+                    log.info("%s is %s: %s", drain.node, drain.state, drain.reason or "as asked")
+            self._drains = drains
+            self._drains_file.write(drains)
+            self._control.publish_now()
 
     def _adopt_models(self) -> None:
         """Wants the models that the workers run, when the file with the wanted ones is lost."""

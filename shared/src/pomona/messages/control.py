@@ -16,6 +16,7 @@ from pomona.messages.limits import (
     MAX_ALERTS,
     MAX_ENDPOINTS,
     MAX_MODELS,
+    MAX_NODES,
     MAX_PIPELINES,
     MAX_PLAN_NOTES,
     MAX_REPORTED_REQUESTS,
@@ -156,12 +157,46 @@ class WantedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDrain:
+    """Latest decision on whether a node is drained: planned without, so that it can be stopped.
+
+    Attributes:
+        node: name of a node, or of one of its stage workers.
+        state: ``draining`` while it holds layers or others still load them, then ``drained``;
+            ``refused`` when the others cannot hold a model; ``ended`` when it is planned with.
+        until_back: the drain ends by itself when the node has been started again.
+        at: place of the decision in the planner's order.
+        boot: boot id of the node's process at the drain; empty when the node was away.
+        reason: what the drain costs, or why it was refused.
+        pause_s: expected pause of answers, seconds; when it was refused, the time to load the
+            node's layers once it is back.
+    """
+
+    node: Name
+    state: Literal["draining", "drained", "refused", "ended"]
+    until_back: bool = False
+    at: Order = 0.0
+    boot: Annotated[str, Field(max_length=64)] = ""
+    reason: Text = ""
+    pause_s: Rate = 0.0
+
+    @property
+    def is_in_force(self) -> bool:
+        """True while the node is planned without."""
+        return self.state in ("draining", "drained")
+
+
+@dataclass(frozen=True, slots=True)
 class PlannerFacts:
-    """Attributes: models: every known model, to be loaded or not."""
+    """Attributes:
+    models: every known model, to be loaded or not.
+    drains: the latest decision on each node that was to be drained.
+    """
 
     service: Literal["planner"] = field(default="planner", kw_only=True)
     pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
     models: Annotated[tuple[WantedModel, ...], Field(max_length=MAX_MODELS)] = ()
+    drains: Annotated[tuple[NodeDrain, ...], Field(max_length=MAX_NODES)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +364,27 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainRequest:
+    """A request to drain a node or to end its drain, made through a gateway.
+
+    The gateway repeats it until the planner's beacon has a decision at least as new.
+
+    Attributes:
+        node: name of a node, or of one of its stage workers.
+        drained: True to drain, False to end the drain.
+        until_back: see :class:`NodeDrain`.
+        force: drain also when the others cannot hold a model, which then is not served.
+        at: place of the request in the planner's order, as in :class:`ModelRequest`.
+    """
+
+    node: Name
+    drained: bool
+    until_back: bool = False
+    force: bool = False
+    at: Order = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RequestProgress:
     """Progress of a running request.
 
@@ -357,6 +413,7 @@ class GatewayFacts:
     requests: requests to load or unload that the planner has not confirmed.
     used: Unix time in seconds of the last request, by model.
     oldest: progress of the requests that have run longest, oldest first.
+    drains: requests to drain nodes that the planner has not confirmed.
     """
 
     service: Literal["gateway"] = field(default="gateway", kw_only=True)
@@ -374,6 +431,7 @@ class GatewayFacts:
     resumed: Count = 0
     longest_pause_s: Rate = 0.0
     loads_on_request: bool = True
+    drains: Annotated[tuple[DrainRequest, ...], Field(max_length=MAX_NODES)] = ()
 
 
 @dataclass(frozen=True, slots=True)

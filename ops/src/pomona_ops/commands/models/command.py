@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pomona.errors import ConfigurationError, PomonaError
-from pomona_ops.options import Command, JsonOption, PortOption, command_group
+from pomona_ops.options import Command, JsonOption, KeyOption, PortOption, command_group
 
 if TYPE_CHECKING:
     from pomona_ops.commands.models.gateway import GatewayClient
@@ -20,9 +20,6 @@ app = command_group(help="List, download, load and unload models.")
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Hub id, folder of safetensors, GGUF file, or known name.")
-]
-KeyOption = Annotated[
-    str, typer.Option(envvar="POMONA_API_KEY", help="An administrator's key.", show_envvar=True)
 ]
 _LOADED_AGAIN = (
     "The next request for it loads it again, unless the gateway runs with "

@@ -17,7 +17,14 @@ from pomona_gateway.tenant import set_tenant
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 """Paths that never need a key."""
 ADMINISTRATOR_PATHS = frozenset(
-    {"/metrics", "/v1/models/load", "/v1/models/unload", "/api/pomona/v1/models/pull"}
+    {
+        "/metrics",
+        "/v1/models/load",
+        "/v1/models/unload",
+        "/api/pomona/v1/models/pull",
+        "/api/pomona/v1/drain",
+        "/api/pomona/v1/undrain",
+    }
 )
 
 

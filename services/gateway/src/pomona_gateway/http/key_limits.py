@@ -21,6 +21,8 @@ FREE_PATHS = frozenset(
         "/api/show",
         "/api/pomona/v1/plan",
         "/api/pomona/v1/models/pull",
+        "/api/pomona/v1/drain",
+        "/api/pomona/v1/undrain",
     }
 )
 """Paths of POST requests that make no prompt."""

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from pomona_gateway.http.admin.drains import DrainBody, UndrainBody, drain, undrain
 from pomona_gateway.http.admin.health import get_model, health, list_models, metrics, readyz
 from pomona_gateway.http.admin.models import ModelBody, load, pull, unload
 from pomona_gateway.http.anthropic.messages import count_tokens, messages
@@ -101,4 +102,6 @@ OPERATIONS = (
     Operation("GET", "/api/pomona/v1/plan", plan_catalog),
     Operation("POST", "/api/pomona/v1/plan", plan, PlanBody),
     Operation("POST", "/api/pomona/v1/models/pull", pull, ModelBody, status=202),
+    Operation("POST", "/api/pomona/v1/drain", drain, DrainBody, status=202),
+    Operation("POST", "/api/pomona/v1/undrain", undrain, UndrainBody, status=202),
 )

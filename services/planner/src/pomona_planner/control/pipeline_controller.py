@@ -20,7 +20,9 @@ from pomona.messages.control import (
 from pomona.models import ModelFacts
 from pomona_planner.cluster.worker_address import dead_address
 from pomona_planner.control.adoption import adopted, obeyed_epoch, reported_pipelines
+from pomona_planner.control.drains import DrainForecast, names_stage
 from pomona_planner.control.load_retries import LoadRetries
+from pomona_planner.control.load_times import LoadTimes
 from pomona_planner.control.lost_workers import LostWorkers, is_set_aside
 from pomona_planner.control.proposal import (
     BUSY_KEEP_GAIN,
@@ -28,6 +30,7 @@ from pomona_planner.control.proposal import (
     PipelineSpec,
     Proposer,
     is_named,
+    relaxed,
 )
 from pomona_planner.cost_model.calibration import Calibration
 from pomona_planner.cost_model.prediction import Plan, predict
@@ -63,6 +66,8 @@ class PipelineController:
         self._stale_since: float | None = None
         self._lost_workers = LostWorkers()
         self._held = self.pipeline.stages
+        self._drained: Set[str] = frozenset()
+        self._load_times = LoadTimes(facts)
 
     def decide(
         self,
@@ -71,6 +76,7 @@ class PipelineController:
         now: float,
         other_beacons: Sequence[Beacon] = (),
         other_models: Sequence[str] = (),
+        drained: Set[str] = frozenset(),
     ) -> Pipeline:
         """Returns the pipeline as it should be, with ``next_epoch`` if it had to change.
 
@@ -79,11 +85,17 @@ class PipelineController:
             other_beacons: of discovery services and gateways, for links, machines and
                 running requests.
             other_models: models whose memory ``workers`` do not report as usable.
+            drained: names of nodes or workers that are planned without.
         """
+        if drained != self._drained:
+            self._drained, self._next_review_at = drained, now
+        workers = self._usable(workers, drained)
         self._proposer = replace(
-            self._proposer, other_beacons=other_beacons, other_models=other_models
+            self._proposer,
+            spec=relaxed(self._spec, len(workers)) if drained else self._spec,
+            other_beacons=other_beacons,
+            other_models=other_models,
         )
-        workers = [worker for worker in workers if not is_named(worker, self._spec.excluded)]
         if workers and self._first_worker_at is None:
             self._first_worker_at = now
         planned = {stage.worker for stage in self.pipeline.stages}
@@ -92,11 +104,45 @@ class PipelineController:
             # A machine that has come gets a stage as soon as the pipeline is idle.
             self._next_review_at = min(self._next_review_at, now + self._spec.settle_s)
         self._considered = ready
-        lost = self._lost_workers.update(planned, {worker.name for worker in workers}, now)
+        present = {worker.name for worker in workers} | self._drained_workers()
+        lost = self._lost_workers.update(planned, present, now)
         reason = self._reason_to_replan(workers, now)
         if reason is not None:
             self._replan(workers, next_epoch, reason, now, lost)
         return self.pipeline
+
+    def forecast(
+        self, workers: Sequence[Beacon], drained: Set[str]
+    ) -> tuple[DrainForecast, Pipeline]:
+        """Forecasts what planning without some nodes comes to.
+
+        Args:
+            workers: all that are present.
+            drained: names of nodes or workers.
+
+        Returns:
+            The forecast, and the pipeline as it would be.
+        """
+        now = self.pipeline
+        if not any(names_stage(stage, drained) for stage in now.stages):
+            return DrainForecast(), now
+        others = self._usable(workers, drained)
+        proposer = replace(self._proposer, spec=relaxed(self._spec, len(others)))
+        proposal = proposer.propose(others, self._spec.settle_s, now.stages)
+        if proposal.prediction is None:
+            own = [stage for stage in now.stages if names_stage(stage, drained)]
+            pause_s = self._load_times.pause_s((), own, workers)
+            return DrainForecast(f"{now.model}: {proposal.reason}", pause_s), now
+        pause_s = self._load_times.pause_s(now.stages, proposal.stages, workers)
+        return DrainForecast(pause_s=pause_s), replace(now, stages=proposal.stages)
+
+    def _usable(self, workers: Sequence[Beacon], drained: Set[str]) -> list[Beacon]:
+        without = self._spec.excluded | drained
+        return [worker for worker in workers if not is_named(worker, without)]
+
+    def _drained_workers(self) -> Set[str]:
+        """Names of the pipeline's workers that are drained."""
+        return {x.worker for x in self.pipeline.stages if names_stage(x, self._drained)}
 
     def adopt(self, workers: Sequence[Beacon]) -> None:
         """Continues the pipeline that the workers run, if they run a later one than this."""
@@ -136,6 +182,7 @@ class PipelineController:
         self.pipeline = self._with_state(workers)
         if self.pipeline.state != "active":
             return None
+        self._load_times.finish(now)
         if not self._recut_considered:
             self._recut_considered = True
             if self._recut_pays(workers):
@@ -167,7 +214,8 @@ class PipelineController:
         for stage in self.pipeline.stages:
             worker = by_name.get(stage.worker)
             if worker is None:
-                return f"{stage.worker} is gone"
+                is_drained = stage.worker in self._drained_workers()
+                return f"{stage.worker} {'is drained' if is_drained else 'is gone'}"
             fault = self._worker_fault(worker, stage)
             if fault is not None:
                 return fault
@@ -236,7 +284,8 @@ class PipelineController:
                 ),
                 default=(0, ""),
             )
-            self._lost_workers.plan_around(lost, used)
+            self._lost_workers.plan_around(lost | self._drained_workers(), used)
+            self._load_times.begin(self.pipeline.stages, proposal.stages, workers, now)
             facts, spec = self._facts, self._spec
             self.pipeline = Pipeline(
                 model=facts.name,
@@ -258,10 +307,14 @@ class PipelineController:
             )
             self._held = proposal.stages
             self._next_review_at = now + spec.review_interval_s
-        elif self.pipeline.stages:
-            self.pipeline = self._impossible(next_epoch, proposal.reason)
         else:
-            self.pipeline = replace(self.pipeline, reason=proposal.reason)
+            without = f"without {', '.join(sorted(self._drained))}: " if self._drained else ""
+            why = f"{without}{proposal.reason}"
+            self.pipeline = (
+                self._impossible(next_epoch, why)
+                if self.pipeline.stages
+                else replace(self.pipeline, reason=why)
+            )
 
     def _impossible(self, epoch: int, reason: str) -> Pipeline:
         facts = self._facts
@@ -348,13 +401,18 @@ class PipelineController:
         return problem, OptimizedPlan(plan, problem.machines, prediction, gap=0.0), best
 
     def _keeps_pins(self, problem: Problem) -> bool:
-        """Returns whether every worker that must hold a stage does, with the layers of its pin."""
+        """Returns whether there are as many stages as the settings demand, and every worker that
+        must hold a stage does, with the layers of its pin."""
+        if self._proposer.spec.stages not in (0, len(self.pipeline.stages)):
+            return False
         held = {stage.worker: (stage.start, stage.stop) for stage in self.pipeline.stages}
         return problem.required <= held.keys() and all(
             held.get(worker) == layers for worker, layers in problem.pins.items()
         )
 
     def _why_required(self, problem: Problem) -> str:
+        if self._proposer.spec.stages not in (0, len(self.pipeline.stages)):
+            return f", since {self._proposer.spec.stages} stages are set"
         pinned = problem.required <= set(problem.pins)
         return ", as the pins require" if pinned else ", so that every machine holds a stage"
 

@@ -5,13 +5,14 @@ Pure except for the state file: leases and the time are parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from pomona.leases import LeaseTable
 from pomona.messages.control import Beacon, Pipeline
 from pomona.models import ModelFacts
 from pomona_planner.control.adoption import reported_pipelines
+from pomona_planner.control.drains import DrainForecast
 from pomona_planner.control.epochs import next_epoch
 from pomona_planner.control.leadership import GRACE_S, Leadership
 from pomona_planner.control.pipeline_controller import PipelineController
@@ -84,7 +85,36 @@ class PlanControl:
         """Returns the healthy pipelines that workers report."""
         return reported_pipelines(leases.of_service("stage_worker"))
 
-    def decide(self, leases: LeaseTable, now: float, is_complete: bool = True) -> None:
+    def forecast(self, drained: Set[str], leases: LeaseTable) -> DrainForecast:
+        """Forecasts what planning without some nodes comes to, all models together.
+
+        Args:
+            drained: names of nodes or workers.
+        """
+        workers = leases.of_service("stage_worker")
+        pipelines = {source: self.pipeline(source) for source in self._models}
+        refusals: list[str] = []
+        pause_s = 0.0
+        for source, model in self._models.items():
+            placed = [
+                PlacedModel(pipelines[other], self._models[other].facts)
+                for other in self._models
+                if other != source and pipelines[other].stages
+            ]
+            forecast, pipelines[source] = model.controller.forecast(
+                subtract_placed_models(workers, placed), drained
+            )
+            pause_s = max(pause_s, forecast.pause_s)
+            refusals += [forecast.refusal] if forecast.refusal else []
+        return DrainForecast("; ".join(refusals), pause_s)
+
+    def decide(
+        self,
+        leases: LeaseTable,
+        now: float,
+        is_complete: bool = True,
+        drained: Set[str] = frozenset(),
+    ) -> None:
         """Decides on every pipeline, if this planner leads.
 
         Does nothing while discovery is silent, because workers may then be alive unseen.
@@ -92,6 +122,7 @@ class PlanControl:
         Args:
             is_complete: all models that should be loaded are known. Before that a plan would
                 lack some.
+            drained: names of nodes or workers that are planned without.
         """
         if leases.get(self._name) is None:
             self._leadership.disconnect()
@@ -119,6 +150,7 @@ class PlanControl:
                 now,
                 other_beacons,
                 [other.pipeline.model for other in placed],
+                drained,
             )
             self._apply(before, after)
             if after.epoch != before.epoch:

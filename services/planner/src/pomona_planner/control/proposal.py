@@ -214,6 +214,11 @@ class Proposer:
         return Proposal(tuple(stages), self.complete(choice.prediction))
 
 
+def relaxed(spec: PipelineSpec, workers: int) -> PipelineSpec:
+    """Returns the spec with at most as many stages as there are workers, while some are drained."""
+    return replace(spec, stages=min(spec.stages, max(workers, 1)))
+
+
 def is_named(worker: Beacon, names: Set[str]) -> bool:
     """Returns whether the names contain the worker or its node."""
     return worker.name in names or worker.node in names

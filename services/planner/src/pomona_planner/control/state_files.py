@@ -1,4 +1,5 @@
-"""Files that keep the newest epoch, the pipelines and the desired models over restarts.
+"""Files that keep the newest epoch, the pipelines, the desired models and the drained nodes over
+restarts.
 
 Errors of the disk are logged, and planning continues without the file.
 """
@@ -7,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from pomona.messages.control import Pipeline
+from pomona.messages.control import NodeDrain, Pipeline
 from pomona_planner.control.desired_models import DesiredModels
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 _PIPELINES = TypeAdapter(tuple[Pipeline, ...])
+_DRAINS = TypeAdapter(tuple[NodeDrain, ...])
 _DESIRED_MODELS = TypeAdapter(DesiredModels)
 
 
@@ -55,6 +58,20 @@ class DesiredModelsFile:
 
     def write(self, desired: DesiredModels) -> None:
         _write_durably(self._path, orjson.dumps(desired))
+
+
+class DrainsFile:
+    """The decisions on drained nodes in ``drains.json`` of the state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "drains.json"
+
+    def read(self) -> dict[str, NodeDrain]:
+        """Returns the decisions by node."""
+        return {drain.node: drain for drain in _read(self._path, _DRAINS) or ()}
+
+    def write(self, drains: Mapping[str, NodeDrain]) -> None:
+        _write_durably(self._path, orjson.dumps(tuple(drains.values())))
 
 
 def _read(path: Path, adapter: TypeAdapter[Content]) -> Content | None:
