@@ -28,7 +28,7 @@ Drains: TypeAlias = Mapping[str, NodeDrain]
 
 @dataclass(frozen=True, slots=True)
 class DrainForecast:
-    """What planning without a node comes to.
+    """Expected result of planning without a node.
 
     Attributes:
         refusal: why the others cannot hold a model that is served now; empty when they can.
