@@ -229,8 +229,8 @@ def test_all_services_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path)
     try:
         cluster.wait_ready()
-        # The supervisor, six services, and the gateway's process for chat templates.
-        wait_until(lambda: len(cluster.processes()) == 8, "all processes run", 10)
+        # The supervisor, six services, three standbys, and the gateway's process for templates.
+        wait_until(lambda: len(cluster.processes()) >= 11, "all processes run", 60)
         processes = cluster.processes()
         cluster.process.kill()
         cluster.process.wait(10)
