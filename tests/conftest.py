@@ -8,7 +8,10 @@ from collections.abc import Generator
 import pytest
 
 from pomona.transport import terminate
+from support.certificates import read_once
 from support.chromium import Chromium, chromium, find_chromium
+
+read_once()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.certificates import read_once
+
 if TYPE_CHECKING:
     import httpx
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 URL = "POMONA_CLIENTS_URL"
 DOUBLE_URL = "POMONA_DOUBLE_URL"
+
+read_once()
 
 
 @pytest.fixture(scope="package")

@@ -245,7 +245,7 @@ def test_a_machine_nearby_takes_the_place_after_its_digits_are_compared(joined: 
             listed = json.loads(head.run("nodes", "--json").stdout)
             return [x["digits"] for x in listed["waiting"] if x["digits"]]
 
-        wait_until(asking, "the machine asks", 60)
+        wait_until(asking, "the machine asks")
         (number,) = asking()
         done = head.run("approve", STRANGER, "--digits", number)
         assert done.returncode == 0, done.stderr
@@ -254,7 +254,7 @@ def test_a_machine_nearby_takes_the_place_after_its_digits_are_compared(joined: 
         assert f"{number[:3]} {number[3:]}" in output
     finally:
         joining.kill()
-        joining.wait(10)
+        joining.wait(60)
     eve.up()
     head.wait_held_by(*NAMES[:3], STRANGER)
 

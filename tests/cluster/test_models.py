@@ -215,7 +215,7 @@ def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(
     try:
         cluster.wait_ready()
         assert answer_of(cluster, folder.name) == mlx_lm_answer(16)
-        wait_until(lambda: not served(), "the model is unloaded", 30)
+        wait_until(lambda: not served(), "the model is unloaded")
         answer = post_chat(cluster, folder.name)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0

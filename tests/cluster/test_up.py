@@ -137,7 +137,7 @@ def test_the_head_counts_the_tokens_of_its_steps_under_vllms_metric_names(cluste
         cached = used["prompt_tokens_details"]["cached_tokens"]
         # The last token is not decoded.
         expected = before + used["prompt_tokens"] - cached + 9 - 1
-        wait_until(lambda: tokens() == expected, f"{expected} tokens, not {tokens()}", 10)
+        wait_until(lambda: tokens() == expected, f"{expected} tokens, not {tokens()}")
         assert metric("pomona_num_preemptions_total") == 0
 
 
@@ -230,11 +230,11 @@ def test_all_services_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     try:
         cluster.wait_ready()
         # The supervisor, six services, three standbys, and the gateway's process for templates.
-        wait_until(lambda: len(cluster.processes()) >= 11, "all processes run", 60)
+        wait_until(lambda: len(cluster.processes()) >= 11, "all processes run")
         processes = cluster.processes()
         cluster.process.kill()
-        cluster.process.wait(10)
-        wait_until(lambda: not any(p.is_running() for p in processes[1:]), "the services ended", 20)
+        cluster.process.wait(60)
+        wait_until(lambda: not any(p.is_running() for p in processes[1:]), "the services ended")
         assert not cluster.taken_ports()
     finally:
         cluster.destroy()
@@ -258,15 +258,15 @@ def test_all_services_end_when_the_tests_are_killed(tmp_path: Path) -> None:
     ) as tests:
         assert tests.stdout is not None
         used = ClusterPorts(int(tests.stdout.readline())).by_use(2).values()
-        wait_until(lambda: not is_free(next(iter(used))), "the cluster listens", 60)
+        wait_until(lambda: not is_free(next(iter(used))), "the cluster listens")
         tests.terminate()
-    wait_until(lambda: all(is_free(port) for port in used), "the cluster ended", 20)
+    wait_until(lambda: all(is_free(port) for port in used), "the cluster ended")
 
 
 def test_ctrl_c_during_the_start_leaves_no_process(tmp_path: Path) -> None:
     cluster = Cluster.start(tmp_path)
     try:
-        wait_until(lambda: "health_watcher  started" in cluster.output, "the services started", 30)
+        wait_until(lambda: "health_watcher  started" in cluster.output, "the services started")
         assert cluster.stop() == 0, cluster.output
     finally:
         cluster.destroy()

@@ -28,7 +28,7 @@ from support.waiting import wait_until
 
 MODEL = "tiny"
 HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -222,7 +222,7 @@ def test_a_failed_pull_says_why(gateway: GatewayThread, monkeypatch: pytest.Monk
             models = events.wait_for("models")
             return next((x["pull_reason"] for x in models if x["pull"] == "failed"), "")
 
-        wait_until(reason, "the pull has failed", 30.0)
+        wait_until(reason, "the pull has failed")
 
 
 @pytest.mark.slow

@@ -296,12 +296,12 @@ def test_killed_process_leaves_its_runs_to_the_next_one(
             return False
 
     with ServiceProcess("gateway", tmp_path / "gateway.log", environment) as process:
-        wait_until(is_ready, "readiness", 60)
+        wait_until(is_ready, "readiness")
         with pytest.raises(httpx.TransportError):
             httpx.post(f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=1)
         process.kill()
         process.start()
-        wait_until(is_ready, "readiness", 60)
+        wait_until(is_ready, "readiness")
         whole = httpx.post(f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=60)
         assert whole.json()["choices"][0]["message"]["content"] == REPLY
         assert process.stop() == 0

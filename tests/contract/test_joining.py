@@ -194,7 +194,7 @@ def test_digits_are_compared_before_an_uninvited_machine_joins(
         assert f"{waiting['digits'][:3]} {waiting['digits'][3:]}" in output
     finally:
         joining.kill()
-        joining.wait(10)
+        joining.wait(60)
     joining = studio.start("join", f"127.0.0.1:{head.door}", "--yes", "--wait", "60")
     try:
         wait_until(asks, "the machine asks again")
@@ -204,7 +204,7 @@ def test_digits_are_compared_before_an_uninvited_machine_joins(
         assert joining.returncode == 0, output
     finally:
         joining.kill()
-        joining.wait(10)
+        joining.wait(60)
     assert head.members() == studio.members() == {"head", "studio"}
 
 
@@ -229,7 +229,7 @@ def test_a_reinstalled_machine_takes_its_name_back_with_the_owner_s_consent(
         assert "pomona approve studio --replace" in output
     finally:
         joining.kill()
-        joining.wait(10)
+        joining.wait(60)
     current = head.trust().roster
     assert current.by_key(old) is None
     assert current.by_key(studio.trust().keys.public) is not None

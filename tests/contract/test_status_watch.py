@@ -34,7 +34,7 @@ def test_reports_follow_each_other_until_the_cluster_is_gone(tmp_path: Path) -> 
             assert watching.wait(20) == 2
         finally:
             watching.kill()
-            watching.wait(10)
+            watching.wait(60)
     assert "No beacons from a cluster called pomona at" in errors.read_text()
 
 

@@ -56,5 +56,5 @@ class BeaconListener:
 
 def metrics_of(beacon: Beacon) -> str:
     """Returns the ``/metrics`` page of the service that sent a beacon."""
-    with urllib.request.urlopen(beacon.endpoints["metrics"], timeout=5) as answer:
+    with urllib.request.urlopen(beacon.endpoints["metrics"], timeout=60) as answer:
         return str(answer.read().decode())

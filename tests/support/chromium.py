@@ -126,10 +126,10 @@ class Chromium:
         with suppress(ChromiumError, OSError):
             self.send("Browser.close")
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
         os.close(self._write)
         os.close(self._read)
 
@@ -167,7 +167,7 @@ class Page:
             raise ChromiumError(details.get("exception", {}).get("description", details["text"]))
         return result["result"].get("value")
 
-    def wait(self, condition: str, what: str, within_s: float = 30.0) -> None:
+    def wait(self, condition: str, what: str, within_s: float = 60.0) -> None:
         """Waits until an expression is true."""
         try:
             wait_until(lambda: self.evaluate(f"Boolean({condition})"), what, within_s)
@@ -179,7 +179,7 @@ class Page:
         """Returns what the page shows."""
         return self.evaluate("document.body.innerText")
 
-    def wait_for_text(self, text: str, within_s: float = 30.0) -> None:
+    def wait_for_text(self, text: str, within_s: float = 60.0) -> None:
         script = f"document.body.innerText.toLowerCase().includes({json.dumps(text.lower())})"
         self.wait(script, f"the page says {text!r}", within_s)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import psutil
 
+from pomona.cluster_report import cluster_report
 from pomona.parent_watch import LIFELINE_VARIABLE
+from pomona.settings import ServiceSettings, read_settings
 from pomona.transport import use
 from pomona.trust import Trust
-from pomona_ops.cluster.ports import ClusterPorts, is_free
+from pomona_ops.cluster.beacons import collect_beacons
+from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts, is_free
 from support.ports import free_ports
 from support.processes import lifeline
 from support.questions import ANSWER as ANSWER
@@ -115,11 +119,11 @@ class Cluster:
             return self.is_ready() or self.process.poll() is not None
 
         try:
-            wait_until(is_ready_or_ended, "the cluster is ready", within_s)
+            wait_until(is_ready_or_ended, "the cluster is ready", within_s, poll_s=0.05)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; output of `pomona up`:\n{self.output}") from error
         state = self.output_path.parent / "state"
-        use(Trust.load(state), f"tcp://127.0.0.1:{self.ports.control_subscribe}")
+        use(Trust.load(state), f"tcp://{LOOPBACK}:{self.ports.control_subscribe}")
         if self.process.poll() is not None:
             raise RuntimeError(f"`pomona up` ended with {self.process.returncode}:\n{self.output}")
 
@@ -138,9 +142,11 @@ class Cluster:
         return answer.json()["choices"][0]["message"]["content"]
 
     def status(self) -> dict[str, Any]:
-        """Returns the output of ``pomona status --json``."""
-        done = run_pomona("status", "--json", "--port", str(self.ports.first))
-        return json.loads(done.stdout)
+        """Returns what ``pomona status --json`` prints, without a process of its own."""
+        endpoint = f"tcp://{LOOPBACK}:{self.ports.control_subscribe}"
+        name = read_settings(ServiceSettings).cluster
+        report = cluster_report(name, asyncio.run(collect_beacons(endpoint, name)))
+        return orjson.loads(orjson.dumps(report))
 
     def pids(self) -> dict[str, int]:
         """Returns the process ids from the beacons, by service name without the node."""

@@ -157,7 +157,7 @@ def record() -> str:
         finally:
             if up.process.poll() is None:
                 up.process.kill()
-                up.process.wait(10)
+                up.process.wait(60)
         text = "\n\n".join(parts)
         return text.replace(folder, "~").replace(str(ROOT), "pomona")
 

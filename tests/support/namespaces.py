@@ -118,10 +118,10 @@ class Network:
         def end() -> None:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(10)
+                process.wait(60)
 
         self._stack.callback(end)
 

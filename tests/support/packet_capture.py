@@ -54,4 +54,4 @@ def captured(space: str, path: Path, ignored_port: int = 0) -> Generator[Path]:
         yield path
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

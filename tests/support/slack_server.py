@@ -92,5 +92,5 @@ class Slack:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive()

@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
 POLL_S: Final = 0.01
 
 
 def wait_until(
-    condition: Callable[[], object], description: str, deadline_s: float = DEADLINE_S
+    condition: Callable[[], object],
+    description: str,
+    deadline_s: float = DEADLINE_S,
+    poll_s: float = POLL_S,
 ) -> None:
     """Returns when ``condition()`` is true. Raises TimeoutError with ``description`` otherwise."""
     deadline = time.monotonic() + deadline_s
     while not condition():
         _check(deadline, deadline_s, description)
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 async def wait_until_async(

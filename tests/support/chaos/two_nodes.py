@@ -165,7 +165,7 @@ class TwoNodes:
         def ask() -> None:
             self.enter()
             try:
-                answer = httpx.get(f"{self.url}{path}", timeout=5, trust_env=False)
+                answer = httpx.get(f"{self.url}{path}", timeout=30, trust_env=False)
             except httpx.HTTPError:
                 return
             status.append(answer.status_code)

@@ -70,7 +70,7 @@ class GatewayThread:
         """Tells the draining gateway to fail what still runs."""
         self._loop.call_soon_threadsafe(self._at_once.set)
 
-    def join(self, deadline_s: float = 10.0) -> None:
+    def join(self, deadline_s: float = 60.0) -> None:
         self._thread.join(deadline_s)
         assert not self._thread.is_alive(), "the gateway did not end"
         self._folder.cleanup()

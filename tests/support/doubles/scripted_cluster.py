@@ -76,7 +76,7 @@ class ScriptedCluster:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:

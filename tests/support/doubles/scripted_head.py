@@ -120,7 +120,7 @@ class ScriptedHead:
     def close(self) -> None:
         self._closing.set()
         self._wake()
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
     def requests(self) -> list[Submitted]:

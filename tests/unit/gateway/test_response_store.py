@@ -40,7 +40,7 @@ def test_a_deleted_response_is_gone_while_the_disk_is_slow(
     goes_on = threading.Event()
 
     def write_later(*arguments: Any) -> None:
-        goes_on.wait(10)
+        goes_on.wait(60)
         write_privately(*arguments)
 
     monkeypatch.setattr(f"{ResponseStore.__module__}.write_privately", write_later)

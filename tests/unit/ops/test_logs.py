@@ -99,7 +99,7 @@ def test_follow_prints_new_lines_across_a_rotation(tmp_path: Path) -> None:
         wait_until(lambda: "four" in output.read_text(), "the line of a new service")
     finally:
         following.terminate()
-        following.wait(10)
+        following.wait(60)
     assert [x.split()[3] for x in output.read_text().splitlines()] == [
         "one", "two", "three", "four",
     ]  # fmt: skip

@@ -36,7 +36,7 @@ def test_a_renamed_log_is_reopened_at_the_signal_of_newsyslog(tmp_path: Path) ->
         wait_until(lambda: "tick" in log.read_text(), "a line in the new log")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_the_path_of_a_descriptor_is_that_of_its_file(tmp_path: Path) -> None:

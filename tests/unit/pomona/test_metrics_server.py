@@ -31,7 +31,7 @@ def test_a_taken_port_is_served_as_soon_as_it_is_free(
         assert "POMONA_X" in caplog.text
     wait_until(lambda: urls, "the metrics are served")
     assert urls == [f"http://127.0.0.1:{port}/metrics"]
-    with urllib.request.urlopen(urls[0], timeout=5) as answer:
+    with urllib.request.urlopen(urls[0], timeout=60) as answer:
         assert b"# TYPE" in answer.read()
     server.close()
 

@@ -32,7 +32,7 @@ from support.waiting import wait_until
 
 STEP = Step(1, None, (1,), False)
 IDENTITY = Identity("pomona", "b.stage_worker", "boot")
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_revoked_node_is_out_and_the_others_go_on(
         wait_until(lambda: sorted(received) == [1, 2], "both are heard")
         roster = a.change(lambda x: rosters.without_member(x, c.keys.id))
         b.offer(roster)  # c goes on as if it had not heard
-        wait_until(lambda: not is_connected(from_c), "c is out", 1.0)
+        wait_until(lambda: not is_connected(from_c), "c is out", 10.0)
         with pytest.raises(LinkBusyError):
             from_c.send(STEP, 3)
         wait_until(lambda: is_connected(from_b), "b is in again")

@@ -17,7 +17,7 @@ from support.waiting import wait_until
 
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (2,)), Tensor("float32", (1,)))
 STEP = Step(1, None, (1,), False)
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from support.waiting import wait_until
 
 HOLD_S = 0.1
 WIDTH = 4
-WAIT_S = 5.0
+WAIT_S = 30.0
 TENSORS = (Tensor("int32", (1, 1)), Tensor("float32", (1, 1, WIDTH)))
 
 
