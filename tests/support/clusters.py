@@ -24,6 +24,7 @@ from pomona.transport import use
 from pomona.trust import Trust
 from pomona_ops.cluster.beacons import collect_beacons
 from pomona_ops.cluster.ports import LOOPBACK, ClusterPorts, is_free
+from support.measured_speed import keep, lend
 from support.ports import free_ports
 from support.processes import lifeline
 from support.questions import ANSWER as ANSWER
@@ -77,6 +78,7 @@ class Cluster:
         """Starts ``pomona up`` with its state and its output in ``folder``."""
         ports = ports or free_ports()
         folder.mkdir(parents=True, exist_ok=True)
+        lend(folder / "state", f"{stages} workers")
         output = folder / "up.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -123,6 +125,7 @@ class Cluster:
         except TimeoutError as error:
             raise TimeoutError(f"{error}; output of `pomona up`:\n{self.output}") from error
         state = self.output_path.parent / "state"
+        keep(state, f"{self.stages} workers")
         use(Trust.load(state), f"tcp://{LOOPBACK}:{self.ports.control_subscribe}")
         if self.process.poll() is not None:
             raise RuntimeError(f"`pomona up` ended with {self.process.returncode}:\n{self.output}")

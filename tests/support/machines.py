@@ -16,6 +16,7 @@ import psutil
 
 from pomona.parent_watch import LIFELINE_VARIABLE
 from support.clusters import pomona
+from support.measured_speed import keep, lend
 from support.namespaces import Network, network
 from support.processes import lifeline
 from support.waiting import wait_until
@@ -28,6 +29,7 @@ PRIVATE = "/mnt"
 PROBE_PORT = 22420
 """Port of measurements of links, which send large messages of zeros."""
 READY_S = 240.0
+SHARING = "a worker a machine"
 STOP_S = 60.0
 
 
@@ -114,6 +116,7 @@ class Machine:
 
     def up(self, *arguments: str, **variables: str) -> None:
         """Starts ``pomona up``."""
+        lend(self.state, SHARING)
         with self.output.open("ab") as output:
             self._up = subprocess.Popen(
                 self.inside(*pomona("up", *arguments)),
@@ -161,6 +164,7 @@ class Machine:
             f"a pipeline over {', '.join(nodes)}; {self.name}: {self.output.read_text()[-3000:]}",
             READY_S,
         )
+        keep(self.state, SHARING)
 
 
 @contextmanager

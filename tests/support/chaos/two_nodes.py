@@ -28,6 +28,7 @@ from pomona_ops.cluster.processes import ServiceSpec
 from pomona_ops.up.supervisor import Exited, Supervisor, SupervisorEvent
 from support.chaos.streams import Stream
 from support.clusters import MODEL
+from support.measured_speed import keep, lend
 from support.members import join
 from support.namespaces import PEER_PORT, Network, network, sh
 from support.waiting import wait_until
@@ -37,6 +38,7 @@ NODES = {"h": ("discovery", "stage_worker", "planner", "gateway", "health_watche
          "w": ("discovery", "stage_worker")}  # fmt: skip
 GATEWAY_PORT = 52415
 READY_S = 180.0
+SHARING = "two nodes"
 DISK_BYTES = 64 << 20
 NOBODY = "02:00:00:00:00:99"
 """Link-layer address that no machine has: frames to it are swallowed."""
@@ -91,6 +93,7 @@ class TwoNodes:
 
     def wait_ready(self) -> None:
         wait_until(lambda: self._get("/readyz") == 200, "the gateway is ready", READY_S)
+        keep(self._state("h"), SHARING)
 
     def pid(self, name: str) -> int | None:
         """Process id of a service, or None while it is restarted."""
@@ -197,6 +200,7 @@ class TwoNodes:
     def _spec(self, node: str, service: str) -> ServiceSpec:
         other = next(name for name in ADDRESSES if name != node)
         join(self.folder, self._net.tag, node, self._state(node))
+        lend(self._state(node), SHARING)
         host = "0.0.0.0" if self._listens_everywhere else ADDRESSES[node]
         short = Path("/tmp") / self._net.tag
         environment = {
