@@ -240,3 +240,62 @@ def test_a_plan_is_that_of_pomona_plan(gateway: GatewayThread) -> None:
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "invalid_plan")
     path = httpx.post(url, json={**body, "model": "/etc"}, timeout=60.0)
     assert path.json()["error"]["code"] == "invalid_model"
+
+
+def test_a_choice_for_a_machine_reaches_the_planner(
+    gateway: GatewayThread, cluster: ScriptedCluster
+) -> None:
+    url = f"{gateway.url}/api/pomona/v1/placement"
+
+    def choose(**body: Any) -> httpx.Response:
+        return httpx.post(url, json=body)
+
+    assert choose(machine="far", choice="exclude").status_code == 202
+    assert choose(machine="near", choice="pin", start=0, stop=2).json()["state"] == "asked"
+    assert choose(machine="far", choice="cap", memory_bytes=10**9).status_code == 202
+    wanted = [("near", "pin"), ("far", "cap")]
+
+    def placed() -> list[tuple[str, str]]:
+        report = httpx.get(f"{gateway.url}/api/pomona/v1/cluster").json()
+        return [(x["machine"], x["kind"]) for x in report["placement"]["choices"]]
+
+    wait_until(lambda: placed() == wanted, "the planner has taken the choices", 30.0)
+    wait_until(
+        lambda: all(x.facts.placement is None for x in _gateway_beacons(cluster)),
+        "the gateway repeats nothing that is confirmed",
+        30.0,
+    )
+    for machine in ("near", "far"):
+        choose(machine=machine, choice="free")
+    wait_until(lambda: placed() == [], "the choices are taken back", 30.0)
+
+
+def _gateway_beacons(cluster: ScriptedCluster) -> list[Any]:
+    return list(cluster.gateways.values())[-1:]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"machine": "far", "choice": "pin", "start": 4, "stop": 4}, 400),
+        ({"machine": "far", "choice": "cap", "memory_bytes": 3}, 400),
+        ({"machine": "far", "choice": "explode"}, 400),
+        ({"machine": "", "choice": "exclude"}, 400),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(
+    gateway: GatewayThread, body: dict[str, Any], status: int
+) -> None:
+    assert httpx.post(f"{gateway.url}/api/pomona/v1/placement", json=body).status_code == status
+
+
+def test_only_an_administrator_places_and_no_page_of_another_origin(
+    keyed: tuple[GatewayThread, str, str],
+) -> None:
+    gateway, user, administrator = keyed
+    url = f"{gateway.url}/api/pomona/v1/placement"
+    body = {"machine": "far", "choice": "free"}
+    assert httpx.post(url, json=body, headers={"x-api-key": user}).status_code == 403
+    foreign = {"x-api-key": administrator, "origin": "https://evil.example"}
+    assert httpx.post(url, json=body, headers=foreign).status_code == 403
+    assert httpx.post(url, json=body, headers={"x-api-key": administrator}).status_code == 202

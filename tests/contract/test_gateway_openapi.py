@@ -45,6 +45,8 @@ BEYOND_SCHEMAS = {
     "parameter_not_supported",
     "tool_not_found",
     "embeddings_not_supported",
+    "invalid_layers",
+    "invalid_memory",
     "min_tokens_too_large",
     "structured_output_not_supported",
 }
@@ -56,6 +58,11 @@ LEFT_OUT = {
     ("get", "/api/pomona/v1/plan"),
     ("post", "/api/pomona/v1/plan"),
     ("post", "/api/pomona/v1/models/pull"),
+    ("get", "/api/pomona/v1/nodes"),
+    ("post", "/api/pomona/v1/nodes/invite"),
+    ("post", "/api/pomona/v1/nodes/approve"),
+    ("post", "/api/pomona/v1/nodes/revoke"),
+    ("get", "/api/pomona/v1/logs"),
 }
 """A stream without an end, and what starts a process for each request; see
 test_gateway_dashboard."""

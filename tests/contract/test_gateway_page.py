@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,16 @@ import pytest
 
 from pomona.auth.api_keys import KeyStore
 from pomona.messages.control import Alert
+from pomona.messages.placement import MachineChoice
+from pomona.trust import Member, Trust
+from pomona.trust import roster as rosters
+from pomona.trust.digits import digits
+from pomona.trust.join_ledger import JoinRequest, LedgerFile
+from pomona.trust.node_keys import new_node_keys
 from support.chromium import Chromium, Page
 from support.doubles.drawn_cluster import LARGE, DrawnCluster
 from support.doubles.gateway_thread import GatewayThread, running_gateway
+from support.members import lend_scripted_keys, scripted_keys
 from support.models.tiny_model import TEMPLATE, say, write_tiny_model
 from support.waiting import wait_until
 
@@ -27,6 +35,8 @@ AXE = Path("services/gateway/web/node_modules/axe-core/axe.min.js")
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = "POMONA_TEST_SCREENSHOTS"
 """Variable with a folder for the screenshots, to look at them."""
+ASKING = "ab" * 32
+"""Public key of the machine that asks to join."""
 ALERT = Alert(
     "link:far:mini-3",
     "warning",
@@ -55,12 +65,32 @@ class Place:
     gateway: GatewayThread
 
 
+def head_folder(folder: Path) -> Path:
+    """Makes the state folder of a head: ``far`` is a member, a machine asks, and there are logs."""
+    lend_scripted_keys(folder)
+    trust = Trust.load(folder)
+    assert trust is not None
+    far = new_node_keys()
+    trust.change(lambda x: rosters.with_member(x, Member(far.id, far.public, "far", "member")))
+    asking = JoinRequest(
+        ASKING, "mini-9", "", time.time(), time.time(), nonce="01" * 16, head_nonce="02" * 16
+    )
+    LedgerFile(folder).change(lambda ledger: (ledger.put(asking), None))
+    (folder / "logs").mkdir()
+    (folder / "logs" / "planner.log").write_text(
+        '{"time": "2026-01-02T03:04:05Z", "level": "warning", "event": "near is busy",'
+        ' "epoch": 7}\n'
+    )
+    return folder
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
-    source = write_tiny_model(tmp_path_factory.mktemp("model"), TEMPLATE, 4096)
+    folder = tmp_path_factory.mktemp("page")
+    source = write_tiny_model(folder / "model", TEMPLATE, 4096)
     with (
         DrawnCluster.running(lambda _: say("A"), MODEL, str(source)) as cluster,
-        running_gateway(cluster, token_deadline_s=30.0) as gateway,
+        running_gateway(cluster, token_deadline_s=30.0, state_dir=head_folder(folder)) as gateway,
     ):
         cluster.alerts = (ALERT,)
         cluster.busy = True
@@ -157,6 +187,71 @@ def test_a_plan_is_computed_and_compared(page: Page) -> None:
     page.wait_for_text("A million tokens, all users", 60.0)
     assert "Setup 2" in page.text()
     assert "Risk" in page.text()
+
+
+def click(page: Page, label: str) -> None:
+    """Presses the button with this label or text."""
+    script = (
+        "[...document.querySelectorAll('button')].find((x) => "
+        f"(x.getAttribute('aria-label') ?? x.textContent.trim()) === {json.dumps(label)})"
+    )
+    page.wait(f"{script} && !{script}.ariaDisabled", f"a button {label!r} that can be pressed")
+    page.evaluate(f"{script}.click()")
+
+
+def test_a_machine_is_invited_and_one_that_asks_is_refused(page: Page) -> None:
+    show(page, "nodes")
+    page.wait_for_text("when it is the machine in front of you")
+    trust = scripted_keys()
+    number = digits(trust.keys.public, ASKING, bytes([2] * 16), bytes([1] * 16))
+    assert f"{number[:3]} {number[3:]}" in page.text()
+    click(page, "Refuse mini-9")
+    page.wait_for_text("None. pomona join", 90.0)
+    click(page, "Invite a machine")
+    page.wait_for_text("listens to itself only")
+    click(page, "Open it and invite")
+    page.wait_for_text("pomona join pom1-", 120.0)
+    assert "until" in page.text()
+
+
+def test_a_member_is_revoked_after_its_effect_was_said(page: Page) -> None:
+    show(page, "nodes")
+    click(page, "Revoke far")
+    page.wait_for_text("only a new invitation lets it in again")
+    page.wait_for_text("It holds 1 stage")
+    click(page, "Revoke it")
+    page.wait("!document.querySelector('[aria-label=\"Revoke far\"]')", "far is revoked", 90.0)
+    page.wait_for_text("This machine has the cluster's key.")
+
+
+def test_the_nodes_panel_shows_the_newest_log_lines(page: Page) -> None:
+    show(page, "nodes")
+    page.evaluate("document.querySelector('details summary').click()")
+    page.wait_for_text("near is busy")
+    assert "epoch=7" in page.text()
+    page.evaluate("document.querySelector('details summary').click()")
+
+
+def test_a_choice_for_a_machine_is_applied_and_taken_back(page: Page, place: Place) -> None:
+    show(page, "plan")
+    page.wait_for_text("Apply to this cluster", 60.0)
+    page.evaluate(
+        "(() => { const machine = [...document.querySelectorAll('select')].find((x) => x.closest("
+        "'label')?.innerText.startsWith('Machine')); machine.value = 'far';"
+        " machine.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+    click(page, "Apply to far")
+    page.wait_for_text("forms again without it at once")
+    click(page, "Apply it")
+    page.wait_for_text("far is excluded")
+    assert place.cluster.placement.choices == (MachineChoice("far", "exclude"),)
+    place.cluster.refused_placement = "tiny could not run: too little memory"
+    click(page, "Apply to far")
+    click(page, "Apply it")
+    page.wait_for_text("tiny could not run")
+    place.cluster.refused_placement = ""
+    click(page, "Take back: far is excluded")
+    page.wait("!document.body.innerText.includes('far is excluded')", "it is taken back")
 
 
 def test_a_chat_streams_and_stops(page: Page, place: Place) -> None:

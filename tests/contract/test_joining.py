@@ -6,110 +6,30 @@ a loopback address.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import socket
-import subprocess
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from typer.testing import CliRunner
 
-from pomona.errors import ConfigurationError, PomonaError
 from pomona.transport import use
-from pomona.trust import Trust, roster
+from pomona.trust import roster
 from pomona.trust.invitation import Invitation, decode_invitation, encode_invitation
 from pomona.trust.join_ledger import FILE
-from pomona_ops.cli import app
-from support.clusters import pomona
+from support.node_machine import Machine, door_answers
 from support.ports import free_port
-from support.processes import ServiceProcess
 from support.waiting import wait_until
-
-
-@dataclass(frozen=True)
-class Done:
-    """The result of a command."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Machine:
-    """A node with a state folder of its own, on which commands run."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.state = folder / name
-        self.state.mkdir()
-        self.door = free_port()
-        self._log = folder / f"{name}.log"
-        publish, subscribe, peer = free_port(), free_port(), free_port()
-        self.variables = {
-            "POMONA_NODE": name,
-            "POMONA_STATE_DIR": str(self.state),
-            "POMONA_CONTROL_PUBLISH": f"tcp://127.0.0.1:{publish}",
-            "POMONA_CONTROL_SUBSCRIBE": f"tcp://127.0.0.1:{subscribe}",
-            "POMONA_DISCOVERY_PEER_HOST": "127.0.0.1",
-            "POMONA_DISCOVERY_PEER_PORT": str(peer),
-            "POMONA_DISCOVERY_DOOR_PORT": str(self.door),
-            "POMONA_DATA_HOST": "127.0.0.1",
-        }
-
-    def run(self, *arguments: str) -> Done:
-        """Runs a command in this process, which is faster than starting Python again."""
-        found = CliRunner().invoke(app, list(arguments), env=self.variables)
-        error = found.exception
-        if isinstance(error, PomonaError):
-            code = 78 if isinstance(error, ConfigurationError) else 1
-            return Done(code, found.stdout, f"{found.stderr}pomona: {error}")
-        if error is not None and not isinstance(error, SystemExit):
-            raise error
-        return Done(found.exit_code, found.stdout, found.stderr)
-
-    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        done = self.run(*arguments, "--json")
-        assert done.returncode == code, (done.stdout, done.stderr)
-        return json.loads(done.stdout)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            pomona(*arguments), env=os.environ | self.variables, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    def discovery(self) -> ServiceProcess:
-        return ServiceProcess("discovery", self._log, self.variables)
-
-    def trust(self) -> Trust:
-        found = Trust.load(self.state)
-        assert found is not None
-        return found
-
-    def members(self) -> set[str]:
-        return {member.name for member in self.trust().roster.members}
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Generator[Machine]:
     machine = Machine(tmp_path, "head")
     with machine.discovery():
-        wait_until(lambda: _answers(machine), "the doorstep is open")
+        wait_until(lambda: door_answers(machine), "the doorstep is open")
         yield machine
     use(None)
-
-
-def _answers(machine: Machine) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", machine.door), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.fixture

@@ -45,13 +45,16 @@ function files() {
   const texts = new Map();
   for (const name of licences) {
     const { version, license, homepage } = JSON.parse(read(`${name}/package.json`));
-    const text = read(`${name}/LICENSE`).trim();
-    // Libraries under the Apache License differ only in the lines after it.
-    const key = /Apache License\s+Version 2.0/.test(text) ? "Apache" : text;
-    const known = texts.get(key) ?? [text];
-    texts.set(key, [...known, `${name} ${version} (${license}) ${homepage ?? ""}`]);
+    const text = read(`${name}/LICENSE`).trim().replace(/^[ \t]+/gm, "");
+    // The MIT licences differ in the lines before their text, the Apache Licenses in those after it.
+    const begin = Math.max(0, text.indexOf("Permission is hereby granted"));
+    const isApache = /Apache License\s+Version 2.0/.test(text);
+    const key = isApache ? "Apache" : text.slice(begin).replace(/\s+/g, " ");
+    const known = texts.get(key) ?? [text.slice(begin)];
+    const named = `${name} ${version} (${license}) ${homepage ?? ""}\n${text.slice(0, begin)}`;
+    texts.set(key, [...known, named.trim()]);
   }
-  const parts = [...texts.values()].map(([text, ...names]) => `${names.join("\n")}\n\n${text}\n`);
+  const parts = [...texts.values()].map(([text, ...names]) => `${names.join("\n\n")}\n\n${text}\n`);
   found.push(["LICENCES.txt", parts.join(`\n${"-".repeat(78)}\n\n`)]);
   return found;
 }

@@ -33,6 +33,7 @@ from pomona.messages.discovery import (
     LinkFacts,
     NodeFacts,
 )
+from pomona.messages.placement import Placement
 from pomona_ops.cluster.reachable_urls import reachable_urls
 
 ClusterState = Literal["serving", "degraded", "absent"]
@@ -185,6 +186,7 @@ class ClusterReport:
     workers: each stage worker's memory and work.
     models: every model that the planner knows, to be loaded or not.
     drains: the planner's latest decision on each node that was to be drained.
+    placement: the operator's choices for machines, as the planner has taken them.
     """
 
     cluster: str
@@ -202,6 +204,7 @@ class ClusterReport:
     workers: tuple[WorkerReport, ...] = ()
     models: tuple[WantedModel, ...] = ()
     drains: tuple[NodeDrain, ...] = ()
+    placement: Placement = field(default_factory=Placement)
 
 
 def cluster_report(cluster: str, beacons: Iterable[Beacon], node: str = "") -> ClusterReport:
@@ -250,6 +253,11 @@ def cluster_report(cluster: str, beacons: Iterable[Beacon], node: str = "") -> C
         workers=tuple(_workers(newest)),
         models=_known_models(newest),
         drains=newest_drains(newest),
+        placement=max(
+            (b.facts.placement for b in newest if isinstance(b.facts, PlannerFacts)),
+            key=lambda x: x.at,
+            default=Placement(),
+        ),
     )
 
 

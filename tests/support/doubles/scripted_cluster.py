@@ -24,6 +24,7 @@ from pomona.messages.control import (
     State,
     WantedModel,
 )
+from pomona.messages.placement import MachineChoice, Placement
 from pomona.transport import BeaconProxy, BeaconReceiver, BeaconSender, use
 from support.doubles.scripted_head import WORKERS, Script, ScriptedHead, Submitted
 from support.members import scripted_keys
@@ -41,6 +42,8 @@ class ScriptedCluster:
         address: address of the head in the plan, when it is not its endpoint.
         sequence_tokens: tokens in the head's KV cache, of 1000.
         models: models in the planner's beacon, loaded or not.
+        placement: newest choices for machines that a gateway has wanted.
+        refused_placement: why the planner refuses them; empty when it takes them.
         plans_nothing: the planner's beacon has no pipeline.
         silent: services that publish no beacons.
         gateways: newest beacon of each gateway, by boot id, newest last.
@@ -58,6 +61,9 @@ class ScriptedCluster:
         self.sequence_tokens = 0
         self.models: tuple[WantedModel, ...] = ()
         self.plans_nothing = False
+        self.placement = Placement()
+        self.kept_choices: tuple[MachineChoice, ...] = ()
+        self.refused_placement = ""
         self.silent: set[str] = set()
         self.gateways: dict[str, Beacon] = {}
         self.publish = f"tcp://127.0.0.1:{free_port()}"
@@ -99,6 +105,8 @@ class ScriptedCluster:
             while True:
                 beacon = await receiver.receive(1.0)
                 if beacon is not None and isinstance(beacon.facts, GatewayFacts):
+                    if beacon.facts.placement is not None:
+                        self.placement = beacon.facts.placement
                     self.gateways.pop(beacon.boot, None)
                     self.gateways[beacon.boot] = beacon
 
@@ -132,7 +140,9 @@ class ScriptedCluster:
             self.model, self.source, self.epoch, 2, state, stages, cache_tokens=1000
         )
         assert self.stage_state in ("loading", "ready", "failed")
-        plan = PlannerFacts(() if self.plans_nothing else (pipeline,), self.models)
+        plan = PlannerFacts(
+            () if self.plans_nothing else (pipeline,), self.models, placement=self._confirmed()
+        )
         beacons = [self._beacon("near.planner", "plan", plan, {})]
         for n, name in enumerate(WORKERS):
             status = StageStatus(
@@ -143,6 +153,12 @@ class ScriptedCluster:
             boot = f"{self.head.boot}-{n}"
             beacons.append(self._beacon(name, boot, facts, {"data": self.head.endpoint}))
         return [beacon for beacon in beacons if beacon.facts.service not in self.silent]
+
+    def _confirmed(self) -> Placement:
+        """Returns the choices that a gateway wants, or why they are refused."""
+        if not self.refused_placement:
+            self.kept_choices = self.placement.choices
+        return Placement(self.kept_choices, self.placement.at, self.refused_placement)
 
     def _beacon(self, name: str, boot: str, facts: Facts, endpoints: dict[str, str]) -> Beacon:
         state = self.planner_state if facts.service == "planner" else "ready"

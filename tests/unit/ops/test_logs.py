@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from pomona.errors import ConfigurationError
-from pomona_ops.commands.logs import formatted, log_files, parse_line, parse_since
+from pomona.log_tail import log_files, parse_line
+from pomona_ops.commands.logs import formatted, parse_since
 from support.clusters import pomona, run_pomona
 from support.waiting import wait_until
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from rich.console import Console
 from rich.text import Text
 
 from pomona.errors import ConfigurationError
+from pomona.log_tail import LogLine, log_files, parse_lines
 from pomona_ops.options import LogLevel
 
 FOLLOW_INTERVAL_S: Final = 0.25
@@ -43,26 +44,6 @@ class LogOptions:
     follow: bool = False
     since: float | None = None
     level: LogLevel = "debug"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class LogLine:
-    """A line of a log.
-
-    Attributes:
-        at: Unix time in seconds.
-        who: the process, as its file is named.
-        fields: the JSON object; None for a line of plain text.
-    """
-
-    at: float
-    who: str = field(compare=False)
-    text: str = field(compare=False)
-    fields: dict[str, Any] | None = field(compare=False, default=None)
-
-    @property
-    def level(self) -> str:
-        return str((self.fields or {}).get("level", "error"))
 
 
 def show_logs(options: LogOptions) -> int:
@@ -105,31 +86,6 @@ def parse_since(text: str, now: float) -> float:
     )
 
 
-def log_files(folder: Path, service: str = "") -> list[Path]:
-    """Returns the logs of a service, of one process, or of all. Raises ConfigurationError."""
-    found = sorted(x for x in folder.glob("*.log") if x.is_file())
-    if not found:
-        raise ConfigurationError(
-            f"no logs in {folder}: `pomona up` writes them; pass the cluster's port with --port"
-        )
-    wanted = service.replace("-", "_").replace(" ", "_")
-    matching = [x for x in found if wanted in ("", x.stem, x.stem.partition(".")[0])]
-    if not matching:
-        names = ", ".join(x.stem for x in found)
-        raise ConfigurationError(f"no log of {service!r} in {folder}; there are: {names}")
-    return matching
-
-
-def parse_line(raw: str, who: str, previous: float) -> LogLine:
-    """Reads one line; text that is not a JSON object gets the time of the line before it."""
-    with suppress(orjson.JSONDecodeError, ValueError, TypeError):
-        fields = orjson.loads(raw)
-        if isinstance(fields, dict):
-            at = datetime.fromisoformat(str(fields.get("time"))).timestamp()
-            return LogLine(at, who, str(fields.get("event", "")), fields)
-    return LogLine(previous, who, raw.rstrip())
-
-
 def formatted(line: LogLine) -> Text:
     """Formats a line: local time, process, level unless it is info, event and its fields."""
     text = Text()
@@ -163,18 +119,9 @@ def _older_half(path: Path) -> list[LogLine]:
     """Returns the lines of the file that the log had before it was full."""
     older = path.with_name(path.name + ".1")
     try:
-        return _parse_lines(older.read_text(errors="replace").splitlines(), path.stem, 0.0)
+        return parse_lines(older.read_text(errors="replace").splitlines(), path.stem, 0.0)
     except OSError:
         return []
-
-
-def _parse_lines(raws: Iterable[str], who: str, previous: float) -> list[LogLine]:
-    found: list[LogLine] = []
-    for raw in filter(None, raws):
-        line = parse_line(raw, who, previous)
-        previous = max(previous, line.at)
-        found.append(line)
-    return found
 
 
 def _follow(options: LogOptions, tails: dict[Path, _Tail]) -> Iterator[LogLine]:
@@ -209,7 +156,7 @@ class _Tail:
         except OSError:
             pass
         *lines, self._partial = text.split("\n")
-        found = _parse_lines(lines, self._path.stem, self._previous)
+        found = parse_lines(lines, self._path.stem, self._previous)
         if found:
             self._previous = found[-1].at
         return found

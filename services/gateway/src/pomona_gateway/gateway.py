@@ -16,6 +16,7 @@ from pomona.messages.control import Beacon, GatewayFacts, PlannerFacts
 from pomona.service import ControlPlane
 from pomona.settings import default_state_dir
 from pomona_gateway.dashboard.live_feed import LiveFeed
+from pomona_gateway.dashboard.membership import MembershipCommands
 from pomona_gateway.dashboard.model_list import ModelList
 from pomona_gateway.dashboard.pomona_commands import CommandQueue
 from pomona_gateway.dashboard.pulls import Pulls
@@ -25,6 +26,7 @@ from pomona_gateway.http.openai import response_store
 from pomona_gateway.http.openai.response_store import ResponseStore
 from pomona_gateway.metrics import Metrics
 from pomona_gateway.models.load_requests import LoadRequests
+from pomona_gateway.models.placement_requests import PlacementRequests
 from pomona_gateway.models.registry import ModelRegistry
 from pomona_gateway.pipeline.client import PipelineClient
 from pomona_gateway.pipeline.probe import PipelineProbes, VerifiedRoutes
@@ -53,6 +55,7 @@ class Gateway:
     """The parts of one gateway and its place in the cluster.
 
     Attributes:
+        drain_begun: set when this gateway has been told to end.
         succeeded: set when another gateway serves under this one's name, while this one drains.
         keys: API keys.
         usage: tokens used, by key.
@@ -61,6 +64,7 @@ class Gateway:
         feed: state of the cluster for the pages.
         plan_commands: runs ``pomona plan``.
         pulls: downloads of models to this machine.
+        membership: reads and changes the roster of this node.
         runs: requests whose replies outlive their connections, and this process.
         metrics: Prometheus metrics.
         control: sends and receives beacons.
@@ -69,6 +73,7 @@ class Gateway:
         pipelines: runs sequences on the pipelines.
         load_requests: models to load or unload, stated to the planner.
         drain_requests: nodes to drain, stated to the planner.
+        placement: choices for machines, stated to the planner.
         models: tokenizers and chat templates.
         grammars: compiles grammars before they are used.
     """
@@ -79,6 +84,7 @@ class Gateway:
         self.url = url
         self.draining = False
         self._started = time.monotonic()
+        self.drain_begun = asyncio.Event()
         self.succeeded = asyncio.Event()
         self._planner_heard_at: float | None = None
         self.keys = KeyStore(settings.state_dir)
@@ -108,6 +114,7 @@ class Gateway:
         )
         self.drain_requests = DrainRequests(self.control.publish_now)
         self.load_requests = LoadRequests(self.control.publish_now, settings.load_on_request)
+        self.placement = PlacementRequests(self.control.publish_now)
         lines = SystemLines(settings.dropped_system_lines, settings.volatile_system_lines)
         self.models = ModelRegistry(
             self.route_table,
@@ -130,6 +137,7 @@ class Gateway:
         self.control.on_beacon(self._on_beacon)
         self.plan_commands = CommandQueue()
         self.pulls = Pulls()
+        self.membership = MembershipCommands(settings)
         self.feed = LiveFeed(
             settings.cluster,
             self.control,
@@ -159,6 +167,7 @@ class Gateway:
             round(self.pipelines.pauses.longest_s, 1),
             self.settings.load_on_request,
             self.drain_requests.pending,
+            self.placement.pending,
         )
 
     def count_error(self, error: RequestError, model: str = "") -> None:
@@ -190,6 +199,7 @@ class Gateway:
     def drain(self) -> None:
         """Refuses new requests, and ends the events of pages. Running requests continue."""
         self.draining = True
+        self.drain_begun.set()
         self.feed.end()
         self.control.state = "draining"
 
@@ -252,6 +262,7 @@ class Gateway:
             self.pipelines.on_routes_changed()
         self.load_requests.on_beacon(beacon)
         self.drain_requests.on_beacon(beacon)
+        self.placement.on_beacon(beacon)
         self.models.load_missing()
         if routes_changed:
             self._update_state()

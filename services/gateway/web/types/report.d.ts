@@ -104,6 +104,7 @@ export interface Report {
     pid: number;
     state: string;
     version: string;
+    endpoints: Record<string, string>;
   }[];
   pipelines: Pipeline[];
   alerts: { key: string; severity: "warning" | "critical"; summary: string; since: number }[];
@@ -118,6 +119,16 @@ export interface Report {
     reply_tokens: number;
   }[];
   workers: Worker[];
+  placement: { choices: MachineChoice[]; at: number; refused: string };
+}
+
+export interface MachineChoice {
+  machine: string;
+  kind: "exclude" | "pin" | "cap";
+  model: string;
+  start: number;
+  stop: number;
+  memory_bytes: number;
 }
 
 export interface Work {
@@ -201,4 +212,36 @@ export interface Plan {
   dollars_per_million_tokens?: number;
   dollars_per_million_tokens_one_user?: number;
   price_of_used_dollars?: number;
+}
+
+export interface Waiting {
+  name: string;
+  key: string;
+  digits: string;
+  invited: boolean;
+  holder: string;
+}
+
+export interface Membership {
+  cluster: string;
+  version: number;
+  is_head: boolean;
+  heads: string[];
+  members: {
+    id: string;
+    name: string;
+    role: string;
+    since: number;
+    invited_by: string;
+    online: boolean;
+    here: boolean;
+  }[];
+  waiting: Waiting[];
+}
+
+export interface LogLine {
+  at: number;
+  process: string;
+  level: string;
+  text: string;
 }

@@ -39,9 +39,15 @@ from pomona_planner.control.drains import (
 )
 from pomona_planner.control.leadership import Leadership
 from pomona_planner.control.pins import parse_pin, pins_for_model
+from pomona_planner.control.placement import newest_request
 from pomona_planner.control.plan_control import PlanControl
 from pomona_planner.control.proposal import PipelineSpec
-from pomona_planner.control.state_files import DesiredModelsFile, DrainsFile, PlanFile
+from pomona_planner.control.state_files import (
+    DesiredModelsFile,
+    DrainsFile,
+    PlacementFile,
+    PlanFile,
+)
 from pomona_planner.settings import PlannerSettings
 
 log = logging.getLogger(__name__)
@@ -89,6 +95,9 @@ class Planner:
         self._plan = PlanControl(PlanFile(settings.state_dir), leadership, name, self._on_change)
         self._drains_file = DrainsFile(settings.state_dir)
         self._drains: Drains = self._drains_file.read()
+        self._placement_file = PlacementFile(settings.state_dir)
+        self._placement = self._placement_file.read()
+        self._plan.place(self._placement)
         self._unreadable: dict[str, tuple[str, float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         for source in self._desired.loaded:
@@ -110,6 +119,7 @@ class Planner:
                 while not stop.is_set():
                     self._unload_idle_models()
                     self._reconcile_models()
+                    self._place_machines()
                     self._decide()
                     await self._wait(stop)
                 self._control.state = "draining"
@@ -120,8 +130,8 @@ class Planner:
 
     def _facts(self) -> PlannerFacts:
         pipelines = self._all_pipelines() if self._plan.leads else ()
-        drains = tuple(self._drains.values())
-        return PlannerFacts(pipelines, tuple(self._desired.models.values()), drains)
+        models, drains = tuple(self._desired.models.values()), tuple(self._drains.values())
+        return PlannerFacts(pipelines, models, drains, self._placement)
 
     def _all_pipelines(self) -> tuple[Pipeline, ...]:
         unreadable = (
@@ -238,6 +248,24 @@ class Planner:
             review_interval_s=settings.look_interval_s,
         )
         self._plan.add(source, spec, facts)
+
+    # Machines ----------------------------------------------------------------------------
+
+    def _place_machines(self) -> None:
+        """Takes the newest choices for machines, unless a model could not run with them."""
+        gateways = self._control.leases.of_service("gateway")
+        wanted = newest_request(self._placement, gateways)
+        if wanted is None or not self._plan.leads:
+            return
+        reason = self._plan.why_not(wanted, self._control.leases)
+        if reason:
+            log.warning("the choices for machines are refused: %s", reason)
+            self._placement = replace(self._placement, at=wanted.at, refused=plain_text(reason))
+        else:
+            self._placement = replace(wanted, refused="")
+            self._plan.place(self._placement)
+        self._placement_file.write(self._placement)
+        self._control.publish_now()
 
     # Pipelines ---------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from pomona.messages.limits import (
     Text,
     UnixTime,
 )
+from pomona.messages.placement import Placement
 
 ServiceName = Literal["discovery", "planner", "stage_worker", "gateway", "health_watcher"]
 State = Literal["starting", "ready", "draining", "failed"]
@@ -191,12 +192,14 @@ class PlannerFacts:
     """Attributes:
     models: every known model, to be loaded or not.
     drains: the latest decision on each node that was to be drained.
+    placement: the operator's choices for machines.
     """
 
     service: Literal["planner"] = field(default="planner", kw_only=True)
     pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
     models: Annotated[tuple[WantedModel, ...], Field(max_length=MAX_MODELS)] = ()
     drains: Annotated[tuple[NodeDrain, ...], Field(max_length=MAX_NODES)] = ()
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +417,7 @@ class GatewayFacts:
     used: Unix time in seconds of the last request, by model.
     oldest: progress of the requests that have run longest, oldest first.
     drains: requests to drain nodes that the planner has not confirmed.
+    placement: choices for machines that the planner has not confirmed.
     """
 
     service: Literal["gateway"] = field(default="gateway", kw_only=True)
@@ -432,6 +436,7 @@ class GatewayFacts:
     longest_pause_s: Rate = 0.0
     loads_on_request: bool = True
     drains: Annotated[tuple[DrainRequest, ...], Field(max_length=MAX_NODES)] = ()
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def _open_door(target: Target) -> Door:
         print("opening this machine to others; replies that run finish first", file=sys.stderr)
         keep_network(target.state_dir, {"data_host": ANY}, {"peer_host": ANY})
         settings = discovery_settings(target)
-    runs = any(x.port == target.port and x.runs() for x in started_clusters())
+    runs = any(Path(x.state_dir) == target.state_dir and x.runs() for x in started_clusters())
     ends_at = time.monotonic() + (OPEN_DEADLINE_S if runs else 0.0)
     while True:
         own = own_discovery(beacons_of(target), settings.node)

@@ -13,6 +13,12 @@ from pomona.messages.control import Beacon
 from pomona.trust import Trust
 from pomona.trust.digits import grouped
 from pomona.trust.join_ledger import JoinRequest, LedgerFile
+from pomona.trust.membership import (
+    MemberReport,
+    WaitingReport,
+    member_reports,
+    waiting_reports,
+)
 from pomona_discovery.nearby import NearbyNode, nearby_nodes
 from pomona_ops.cluster.started import Target
 from pomona_ops.commands.membership.node import beacons_of, open_trust
@@ -21,43 +27,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BROWSE_S: Final = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class MemberReport:
-    """A member of the roster.
-
-    Attributes:
-        since: Unix time at which it joined, by the head's clock.
-        invited_by: name, or id of a node that is no longer a member; empty for the founder.
-        online: its discovery service sends beacons.
-        here: it is this machine.
-    """
-
-    id: str
-    name: str
-    role: str
-    since: float
-    invited_by: str
-    online: bool
-    here: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingReport:
-    """A machine that asks to join.
-
-    Attributes:
-        digits: six digits that its screen shows; empty for one with an invitation.
-        holder: member that has its name; empty without one.
-    """
-
-    name: str
-    key: str
-    asked_at: float
-    digits: str
-    invited: bool
-    holder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +66,15 @@ def nodes_report(
     nearby: list[NearbyNode],
 ) -> NodesReport:
     """Combines roster, beacons, requests and announcements."""
-    current, own = trust.roster, trust.keys
-    names = {member.id: member.name for member in current.members}
+    current = trust.roster
     online = {beacon.node for beacon in beacons if beacon.facts.service == "discovery"}
     return NodesReport(
         cluster=current.name,
         id=current.cluster,
         version=current.version,
-        members=tuple(
-            MemberReport(
-                x.id, x.name, x.role, x.since, names.get(x.invited_by, x.invited_by),
-                x.name in online, x.id == own.id,
-            )
-            for x in current.members
-        ),
-        waiting=tuple(waiting_report(trust, x) for x in requests if x.verdict == "waiting"),
+        members=member_reports(trust, online),
+        waiting=waiting_reports(trust, requests),
         nearby=tuple(x for x in nearby if x.cluster != current.cluster),
-    )  # fmt: skip
-
-
-def waiting_report(trust: Trust, request: JoinRequest) -> WaitingReport:
-    """Describes a request to join, with the digits for this screen."""
-    holder = trust.roster.by_name(request.name)
-    return WaitingReport(
-        request.name,
-        request.key,
-        request.asked_at,
-        request.digits(trust.keys.public),
-        bool(request.invitation),
-        holder.name if holder is not None and holder.key != request.key else "",
     )
 
 

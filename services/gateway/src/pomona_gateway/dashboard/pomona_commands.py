@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,8 +30,13 @@ class Finished:
     errors: str
 
 
-async def run_command(*arguments: str, deadline_s: float) -> Finished:
+async def run_command(
+    *arguments: str, deadline_s: float, variables: Mapping[str, str] | None = None
+) -> Finished:
     """Runs ``pomona ARGUMENTS`` until it ends; it is ended when the caller is cancelled.
+
+    Args:
+        variables: environment of the command beside that of the gateway.
 
     Raises:
         RequestError: the command is not installed here (501), or it did not end in time (504).
@@ -44,6 +50,7 @@ async def run_command(*arguments: str, deadline_s: float) -> Finished:
         "-m",
         "pomona_ops",
         *arguments,
+        env={**os.environ, **(variables or {})},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

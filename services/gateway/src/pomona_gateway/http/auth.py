@@ -24,6 +24,12 @@ ADMINISTRATOR_PATHS = frozenset(
         "/api/pomona/v1/models/pull",
         "/api/pomona/v1/drain",
         "/api/pomona/v1/undrain",
+        "/api/pomona/v1/placement",
+        "/api/pomona/v1/nodes",
+        "/api/pomona/v1/nodes/invite",
+        "/api/pomona/v1/nodes/approve",
+        "/api/pomona/v1/nodes/revoke",
+        "/api/pomona/v1/logs",
     }
 )
 

@@ -20,7 +20,7 @@ _ERRORS = {
     "408": "The request arrived too slowly, or the response was read too slowly.",
     "431": "The headers are too many or too large.",
 }
-_NOT_FOUND = {"404": "There is no such model or response."}
+_NOT_FOUND = {"404": "There is no such model, response or log."}
 _BODY_ERRORS = {
     **_NOT_FOUND,
     "413": "The body is too large.",
@@ -30,6 +30,7 @@ _BODY_ERRORS = {
     "504": "The pipeline did not answer before its deadline.",
 }
 _OWN_ERRORS = {
+    "409": "The command refuses; the message says why.",
     "429": "Others are being computed; see Retry-After.",
     "501": "The `pomona` command is not installed beside the gateway.",
     "503": "Too many pages are open, or the gateway shuts down; see Retry-After.",
@@ -149,7 +150,7 @@ def _errors(operation: Operation) -> dict[str, str]:
     if operation.body is not None:
         return {**_ERRORS, **_BODY_ERRORS, **own}
     if own:
-        return {**_ERRORS, **own}
+        return {**_ERRORS, **(_NOT_FOUND if operation.query is not None else {}), **own}
     return {**_ERRORS, **_NOT_FOUND} if "{" in operation.path else _ERRORS
 
 

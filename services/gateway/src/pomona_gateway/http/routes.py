@@ -15,7 +15,19 @@ from pomona_gateway.http.admin.models import ModelBody, load, pull, unload
 from pomona_gateway.http.anthropic.messages import count_tokens, messages
 from pomona_gateway.http.anthropic.messages_request import CountRequest, MessagesRequest
 from pomona_gateway.http.dashboard.cluster import cluster, events
+from pomona_gateway.http.dashboard.nodes import (
+    ApproveBody,
+    InviteBody,
+    LogsQuery,
+    RevokeBody,
+    approve,
+    invite,
+    logs,
+    nodes,
+    revoke,
+)
 from pomona_gateway.http.dashboard.page import root_page
+from pomona_gateway.http.dashboard.placement import PlacementBody, placement
 from pomona_gateway.http.dashboard.plan import PlanBody, plan, plan_catalog
 from pomona_gateway.http.ollama.chat import chat, generate
 from pomona_gateway.http.ollama.chat_request import (
@@ -104,4 +116,10 @@ OPERATIONS = (
     Operation("POST", "/api/pomona/v1/models/pull", pull, ModelBody, status=202),
     Operation("POST", "/api/pomona/v1/drain", drain, DrainBody, status=202),
     Operation("POST", "/api/pomona/v1/undrain", undrain, UndrainBody, status=202),
+    Operation("POST", "/api/pomona/v1/placement", placement, PlacementBody, status=202),
+    Operation("GET", "/api/pomona/v1/nodes", nodes),
+    Operation("POST", "/api/pomona/v1/nodes/invite", invite, InviteBody),
+    Operation("POST", "/api/pomona/v1/nodes/approve", approve, ApproveBody),
+    Operation("POST", "/api/pomona/v1/nodes/revoke", revoke, RevokeBody),
+    Operation("GET", "/api/pomona/v1/logs", logs, query=LogsQuery),
 )

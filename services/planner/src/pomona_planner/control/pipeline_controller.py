@@ -24,6 +24,7 @@ from pomona_planner.control.drains import DrainForecast, names_stage
 from pomona_planner.control.load_retries import LoadRetries
 from pomona_planner.control.load_times import LoadTimes
 from pomona_planner.control.lost_workers import LostWorkers, is_set_aside
+from pomona_planner.control.placement import spec_fault
 from pomona_planner.control.proposal import (
     BUSY_KEEP_GAIN,
     KEEP_GAIN,
@@ -68,6 +69,7 @@ class PipelineController:
         self._held = self.pipeline.stages
         self._drained: Set[str] = frozenset()
         self._load_times = LoadTimes(facts)
+        self._spec_fault = ""
 
     def decide(
         self,
@@ -104,7 +106,7 @@ class PipelineController:
             # A machine that has come gets a stage as soon as the pipeline is idle.
             self._next_review_at = min(self._next_review_at, now + self._spec.settle_s)
         self._considered = ready
-        present = {worker.name for worker in workers} | self._drained_workers()
+        present = {worker.name for worker in workers} | self._planned_without()
         lost = self._lost_workers.update(planned, present, now)
         reason = self._reason_to_replan(workers, now)
         if reason is not None:
@@ -140,9 +142,26 @@ class PipelineController:
         without = self._spec.excluded | drained
         return [worker for worker in workers if not is_named(worker, without)]
 
-    def _drained_workers(self) -> Set[str]:
-        """Names of the pipeline's workers that are drained."""
-        return {x.worker for x in self.pipeline.stages if names_stage(x, self._drained)}
+    def _planned_without(self) -> Set[str]:
+        """Names of the pipeline's workers that are drained or excluded."""
+        without = self._drained | self._spec.excluded
+        return {x.worker for x in self.pipeline.stages if names_stage(x, without)}
+
+    def change_spec(self, spec: PipelineSpec) -> None:
+        """Follows another spec of the same model from the next decision on."""
+        before, self._spec = self._spec, spec
+        if spec != before:
+            self._next_review_at = 0.0
+            self._spec_fault = spec_fault(before, spec, self.pipeline.stages)
+
+    def why_not(self, spec: PipelineSpec, workers: Sequence[Beacon]) -> str:
+        """Returns why this spec would end the pipeline; empty when it would not."""
+        without = spec.excluded | self._drained
+        others = [worker for worker in workers if not is_named(worker, without)]
+        spec = relaxed(spec, len(others)) if self._drained else spec
+        proposal = replace(self._proposer, spec=spec).propose(others, spec.settle_s)
+        ends = self.pipeline.stages and proposal.prediction is None
+        return f"{self._facts.name} could not run: {proposal.reason}" if ends else ""
 
     def adopt(self, workers: Sequence[Beacon]) -> None:
         """Continues the pipeline that the workers run, if they run a later one than this."""
@@ -176,7 +195,8 @@ class PipelineController:
                 return load_error
             self.pipeline = replace(self.pipeline, state="forming", reason=load_error)
             return None
-        fault = self._fault(workers) or self._stale_epoch(workers, now)
+        fault = self._fault(workers) or self._spec_fault or self._stale_epoch(workers, now)
+        self._spec_fault = ""
         if fault is not None:
             return fault
         self.pipeline = self._with_state(workers)
@@ -214,8 +234,10 @@ class PipelineController:
         for stage in self.pipeline.stages:
             worker = by_name.get(stage.worker)
             if worker is None:
-                is_drained = stage.worker in self._drained_workers()
-                return f"{stage.worker} {'is drained' if is_drained else 'is gone'}"
+                is_excluded = names_stage(stage, self._spec.excluded)
+                is_drained = names_stage(stage, self._drained)
+                why = "is excluded" if is_excluded else "is drained" if is_drained else "is gone"
+                return f"{stage.worker} {why}"
             fault = self._worker_fault(worker, stage)
             if fault is not None:
                 return fault
@@ -284,7 +306,7 @@ class PipelineController:
                 ),
                 default=(0, ""),
             )
-            self._lost_workers.plan_around(lost | self._drained_workers(), used)
+            self._lost_workers.plan_around(lost | self._planned_without(), used)
             self._load_times.begin(self.pipeline.stages, proposal.stages, workers, now)
             facts, spec = self._facts, self._spec
             self.pipeline = Pipeline(

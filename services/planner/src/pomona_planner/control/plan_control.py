@@ -5,17 +5,19 @@ Pure except for the state file: leases and the time are parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from pomona.leases import LeaseTable
-from pomona.messages.control import Beacon, Pipeline
+from pomona.messages.control import Pipeline
+from pomona.messages.placement import Placement
 from pomona.models import ModelFacts
 from pomona_planner.control.adoption import reported_pipelines
 from pomona_planner.control.drains import DrainForecast
 from pomona_planner.control.epochs import next_epoch
 from pomona_planner.control.leadership import GRACE_S, Leadership
 from pomona_planner.control.pipeline_controller import PipelineController
+from pomona_planner.control.placement import limited_workers, placed_spec
 from pomona_planner.control.proposal import PipelineSpec
 from pomona_planner.control.state_files import PlanFile
 from pomona_planner.cost_model.cache_sharing import (
@@ -29,6 +31,7 @@ from pomona_planner.cost_model.cache_sharing import (
 class _PlannedModel:
     controller: PipelineController
     facts: ModelFacts
+    spec: PipelineSpec
 
 
 class PlanControl:
@@ -53,6 +56,7 @@ class PlanControl:
         self._name = name
         self._on_change = on_change
         self._models: dict[str, _PlannedModel] = {}
+        self._placement = Placement()
 
     @property
     def leads(self) -> bool:
@@ -73,7 +77,26 @@ class PlanControl:
     def add(self, source: str, spec: PipelineSpec, facts: ModelFacts) -> None:
         """Adds a model, with its pipeline in the file of an earlier process."""
         saved = self._saved.get(spec.source)
-        self._models[source] = _PlannedModel(PipelineController(spec, facts, saved), facts)
+        placed = placed_spec(spec, facts.name, self._placement)
+        self._models[source] = _PlannedModel(PipelineController(placed, facts, saved), facts, spec)
+
+    def place(self, placement: Placement) -> None:
+        """Follows other choices for machines from the next decision on."""
+        self._placement = placement
+        for model in self._models.values():
+            model.controller.change_spec(placed_spec(model.spec, model.facts.name, placement))
+
+    def why_not(self, placement: Placement, leases: LeaseTable) -> str:
+        """Returns which model could not run with these choices, and why; empty when all can."""
+        workers = limited_workers(leases.of_service("stage_worker"), placement)
+        for source, model in self._models.items():
+            reason = model.controller.why_not(
+                placed_spec(model.spec, model.facts.name, placement),
+                subtract_placed_models(workers, self._placed_models(without=source)),
+            )
+            if reason:
+                return reason
+        return ""
 
     def remove(self, source: str, leases: LeaseTable) -> None:
         """Removes a model; its workers free it."""
@@ -91,7 +114,7 @@ class PlanControl:
         Args:
             drained: names of nodes or workers.
         """
-        workers = leases.of_service("stage_worker")
+        workers = limited_workers(leases.of_service("stage_worker"), self._placement)
         pipelines = {source: self.pipeline(source) for source in self._models}
         refusals: list[str] = []
         pause_s = 0.0
@@ -127,7 +150,7 @@ class PlanControl:
         if leases.get(self._name) is None:
             self._leadership.disconnect()
             return
-        workers = leases.of_service("stage_worker")
+        workers = limited_workers(leases.of_service("stage_worker"), self._placement)
         gateways, planners = leases.of_service("gateway"), leases.of_service("planner")
         if not self._leadership.update(
             now, self.pipelines(), workers, gateways, planners, is_complete
@@ -174,7 +197,7 @@ class PlanControl:
         Epochs stay the same: heads apply the new limit, and requests already admitted keep
         their memory.
         """
-        workers: Sequence[Beacon] = leases.of_service("stage_worker")
+        workers = limited_workers(leases.of_service("stage_worker"), self._placement)
         limits = fair_cache_tokens(self._placed_models(), workers)
         for model in self._models.values():
             before = model.controller.pipeline

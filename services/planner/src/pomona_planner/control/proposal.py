@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pomona.messages.control import Beacon, Prediction, Stage, StageWorkerFacts
@@ -42,6 +42,7 @@ class PipelineSpec:
         required, excluded: names of nodes or workers that must, and must not, hold a stage.
         spread: every machine gets a stage, where the model can be cut so.
         pins: layers of nodes or workers, which hold while these are present.
+        memory_limits: bytes that the operator allows a node or worker at most, by name.
         replan_gain: share of speed that a better plan must gain.
         replan: ``propose`` a better plan only, apply it when the model is ``idle``, or
             ``always``.
@@ -61,6 +62,7 @@ class PipelineSpec:
     spread: bool = False
     excluded: frozenset[str] = frozenset()
     pins: tuple[Pin, ...] = ()
+    memory_limits: Mapping[str, int] = field(default_factory=dict[str, int])
     replan_gain: float = 0.2
     replan: Replan = "propose"
     review_interval_s: float = 30.0

@@ -16,6 +16,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from pomona.messages.control import NodeDrain, Pipeline
+from pomona.messages.placement import Placement
 from pomona_planner.control.desired_models import DesiredModels
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ Content = TypeVar("Content")
 _PIPELINES = TypeAdapter(tuple[Pipeline, ...])
 _DRAINS = TypeAdapter(tuple[NodeDrain, ...])
 _DESIRED_MODELS = TypeAdapter(DesiredModels)
+_PLACEMENT = TypeAdapter(Placement)
 
 
 class PlanFile:
@@ -72,6 +74,19 @@ class DrainsFile:
 
     def write(self, drains: Mapping[str, NodeDrain]) -> None:
         _write_durably(self._path, orjson.dumps(tuple(drains.values())))
+
+
+class PlacementFile:
+    """The operator's choices for machines in ``placement.json`` of the state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "placement.json"
+
+    def read(self) -> Placement:
+        return _read(self._path, _PLACEMENT) or Placement()
+
+    def write(self, placement: Placement) -> None:
+        _write_durably(self._path, orjson.dumps(placement))
 
 
 def _read(path: Path, adapter: TypeAdapter[Content]) -> Content | None:

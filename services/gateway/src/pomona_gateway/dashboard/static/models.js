@@ -5,7 +5,7 @@ import { sendForJson } from "./api.js";
 import { bytes } from "./format.js";
 import { live } from "./live.js";
 import { StageProgress } from "./machine.js";
-import { Action, Badge, html, Progress, Section } from "./ui.js";
+import { Action, Badge, Confirm, html, Progress, Section } from "./ui.js";
 
 /** @typedef {import("./report.js").ModelEntry} ModelEntry */
 
@@ -90,7 +90,6 @@ export function Models() {
  *   ask: (path: string, model: string) => void}} props
  */
 function Model({ model, report, ask }) {
-  const [asking, confirm] = useState(false);
   const pipeline = report?.pipelines.find((x) => x.source === model.source);
   const users = report?.requests.filter((request) => request.model === model.name).length ?? 0;
   const why = whyNotAdministrator();
@@ -136,24 +135,13 @@ function Model({ model, report, ask }) {
         )}
     </ul>`}
     <p class="actions">
-      ${isLoaded && !asking &&
-      html`<${Action} why=${why} onClick=${() => confirm(true)} label=${`Unload ${model.name}`}>
-        Unload
-      <//>`}
-      ${isLoaded && asking &&
-      html`<span class="confirm" role="group" aria-label=${`Unload ${model.name}?`}>
-        <span>${risk}</span>
-        <${Action}
-          kind="danger"
-          onClick=${() => {
-            confirm(false);
-            ask("v1/models/unload", model.source);
-          }}
-        >
-          Unload it
-        <//>
-        <${Action} onClick=${() => confirm(false)}>Keep it<//>
-      </span>`}
+      ${isLoaded && html`<${Confirm}
+        verb="Unload"
+        name=${model.name}
+        why=${why}
+        risk=${risk}
+        onYes=${() => ask("v1/models/unload", model.source)}
+      />`}
       ${!isLoaded &&
       html`<${Action}
         kind="primary"

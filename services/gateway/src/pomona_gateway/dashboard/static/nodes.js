@@ -1,64 +1,83 @@
-/** Nodes: their services, how one joins, and how one leaves. */
+/** Nodes: who is a member, how one joins, and how one leaves. */
 
+import { useState } from "./vendor/preact-hooks.js";
+import { sendForJson } from "./api.js";
 import { bytes, memorySize } from "./format.js";
+import { Join } from "./join.js";
 import { live } from "./live.js";
-import { Action, Badge, CommandLine, html, Section } from "./ui.js";
+import { Logs } from "./logs.js";
+import { whyNotAdministrator } from "./models.js";
+import { Badge, Confirm, html, Section, useAnswers } from "./ui.js";
+
+/** @typedef {import("./report.js").Membership} Membership */
 
 const TONES = /** @type {Record<string, string>} */ ({
   ready: "good", starting: "warning", draining: "warning", failed: "critical",
 });
-
-/** @type {{name: string, why: string}[]} */
-const ACTIONS = [
-  { name: "Drain", why: "Not from this page. On the machine, Ctrl-C or SIGTERM finishes what runs." },
-  { name: "Update", why: "Not from this page. Install the new version there, then restart it." },
-  { name: "Revoke", why: "Not from this page. Run the line below on the head." },
-];
+const POLL_MS = 3000;
 
 export function Nodes() {
   const { report } = live();
+  const [members, problem, again] = useAnswers(
+    whyNotAdministrator() ? "" : "api/pomona/v1/nodes", POLL_MS,
+  );
   if (!report) return null;
+  const names = new Set([
+    ...report.nodes.map((node) => node.name),
+    ...(members?.members.map((/** @type {{name: string}} */ member) => member.name) ?? []),
+  ]);
+  const why = whyNotAdministrator() || problem || whyNotHead(members);
   return html`
-    <${Join} />
+    <${Join} members=${members} why=${why} onDone=${again} />
     <ul class="models">
-      ${report.nodes.map(
-        (node) => html`<li key=${node.name}><${NodeCard} node=${node} report=${report} /></li>`,
+      ${[...names].sort().map(
+        (name) => html`<li key=${name}>
+          <${NodeCard} name=${name} report=${report} members=${members} why=${why} onDone=${again} />
+        </li>`,
       )}
     </ul>
+    <${Logs} />
   `;
 }
 
-function Join() {
-  return html`<${Section} title="Add a machine" id="join">
-    <p>On the head, this prints a line that lets one machine in, within ten minutes:</p>
-    <${CommandLine} command="pomona invite" />
-    <p>
-      Run the printed line on the other machine, then <code>pomona up</code> there. Without an
-      invitation, <code>pomona join</code> finds the head; both screens then show six digits. On the
-      head, see who asks, and approve only when the digits are the same:
-    </p>
-    <${CommandLine} command="pomona nodes" />
-    <${CommandLine} command="pomona approve NAME" />
-    <p class="muted">
-      Only the head's own terminal admits machines: a page cannot show that the digits are those of
-      the machine in front of you.
-    </p>
-  <//>`;
+/** @param {Membership | null} members */
+function whyNotHead(members) {
+  if (!members) return "Reading the members…";
+  if (members.is_head) return "";
+  return `Only ${members.heads.join(", ")} has the cluster's key: open the page there.`;
 }
 
-/** @param {{node: import("./report.js").Node, report: import("./report.js").Report}} props */
-function NodeCard({ node, report }) {
-  const services = report.services.filter((service) => service.node === node.name);
-  const { hardware, machine } = node;
-  return html`<${Section} title=${node.name} id=${`node-${node.name}`}>
+/**
+ * @param {{name: string, report: import("./report.js").Report, members: Membership | null,
+ *   why: string, onDone: () => void}} props
+ */
+function NodeCard({ name, report, members, why, onDone }) {
+  const node = report.nodes.find((one) => one.name === name);
+  const services = report.services.filter((service) => service.node === name);
+  const member = members?.members.find((one) => one.name === name);
+  const { hardware, machine } = node ?? { hardware: null, machine: null };
+  const own = live().hello?.version ?? "";
+  const others = [...new Set(services.map((x) => x.version).filter((x) => own && x !== own))];
+  return html`<${Section}
+    title=${name}
+    id=${`node-${name}`}
+    aside=${member && html`<${Badge} tone=${node ? "good" : "muted"}>
+      ${node ? member.role : `${member.role}, absent`}
+    <//>`}
+  >
     <p class="muted">
       ${hardware
-        ? `${machine.product || hardware.chip}, ${hardware.os_name} ${hardware.os_version}, `
+        ? `${machine?.product || hardware.chip}, ${hardware.os_name} ${hardware.os_version}, `
           + `${hardware.cores} cores, ${memorySize(hardware.memory_bytes)} of memory`
         : "No beacon from its discovery service."}
-      ${machine.disk_free_bytes > 0 && `, ${bytes(machine.disk_free_bytes)} free on its disk`}
+      ${machine && machine.disk_free_bytes > 0 && `, ${bytes(machine.disk_free_bytes)} free`}
+      ${member && member.since > 0 && html`<br />Member since ${" "}
+        ${new Date(1000 * member.since).toLocaleDateString()}
+        ${member.invited_by && `, invited by ${member.invited_by}`}`}
     </p>
-    <div class="scroll" tabindex="0" role="region" aria-label=${`Services of ${node.name}`}>
+    ${services.length > 0 && html`<div
+      class="scroll" tabindex="0" role="region" aria-label=${`Services of ${name}`}
+    >
       <table>
         <thead>
           <tr>
@@ -76,23 +95,47 @@ function NodeCard({ node, report }) {
           )}
         </tbody>
       </table>
-    </div>
-    <p class="actions">
-      ${ACTIONS.map(
-        ({ name, why }) => html`<${Action} key=${name} why=${why} label=${`${name} ${node.name}`}>
-          ${name}
-        <//>`,
-      )}
-    </p>
-    <details>
-      <summary>Revoke ${node.name}</summary>
-      <p>On the head, this ends its membership within a second. Running replies go on without it.</p>
-      <${CommandLine} command=${`pomona revoke ${node.name}`} />
-    </details>
-    <details>
-      <summary>Logs</summary>
-      <p>Logs stay on their machine. There, this follows all services in the order of time:</p>
-      <${CommandLine} command="pomona logs --follow" />
-    </details>
+    </div>`}
+    ${others.length > 0 && html`<p class="notice warning">
+      Update: ${name} runs ${others.join(", ")}, and this gateway ${own}. Install the same version
+      on both, then restart the services of the older one.
+    </p>`}
+    ${member && html`<${Revoke}
+      name=${name}
+      why=${why || (member.here ? "This machine has the cluster's key." : "")}
+      stages=${report.pipelines.flatMap((x) => x.stages.filter((stage) => stage.node === name))}
+      onDone=${onDone}
+    />`}
   <//>`;
+}
+
+/**
+ * @param {{name: string, why: string, stages: import("./report.js").Stage[],
+ *   onDone: () => void}} props
+ */
+function Revoke({ name, why, stages, onDone }) {
+  const [problem, say] = useState("");
+  const revoke = async () => {
+    try {
+      await sendForJson("api/pomona/v1/nodes/revoke", { body: { name } });
+      say("");
+      onDone();
+    } catch (error) {
+      say(error instanceof Error ? error.message : String(error));
+    }
+  };
+  const effect = stages.length
+    ? `It holds ${stages.length} stage${stages.length > 1 ? "s" : ""}: running answers pause and go `
+      + "on without it, or fail after a minute when the model does not fit the others. "
+    : "";
+  return html`<div>
+    <${Confirm}
+      verb="Revoke"
+      name=${name}
+      why=${why}
+      risk=${"Within a second it is no longer a member; only a new invitation lets it in again. " + effect}
+      onYes=${() => void revoke()}
+    />
+    <p role="status" class=${problem ? "notice critical" : ""}>${problem}</p>
+  </div>`;
 }

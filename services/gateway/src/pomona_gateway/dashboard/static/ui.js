@@ -3,6 +3,7 @@
 import { h } from "./vendor/preact.js";
 import { useEffect, useRef, useState } from "./vendor/preact-hooks.js";
 import htm from "./vendor/htm.js";
+import { sendForJson } from "./api.js";
 
 /** @typedef {import("./vendor/preact.js").ComponentChildren} Children */
 
@@ -80,6 +81,28 @@ export function Action({ onClick, why = "", whyId = "", kind = "", label, childr
   </span>`;
 }
 
+/**
+ * A button for something with a risk, which it says before it is done.
+ *
+ * @param {{verb: string, name: string, risk: string, why?: string, yes?: string, onYes: () => void}}
+ *   props without a risk nothing is asked
+ */
+export function Confirm({ verb, name, risk, why = "", yes = `${verb} it`, onYes }) {
+  const [asking, ask] = useState(false);
+  if (!asking) {
+    return html`<${Action}
+      why=${why} label=${`${verb} ${name}`} onClick=${() => (risk ? ask(true) : onYes())}
+    >
+      ${verb}${name.startsWith("a ") && ` ${name}`}
+    <//>`;
+  }
+  return html`<span class="confirm" role="group" aria-label=${`${verb} ${name}?`}>
+    <span>${risk}</span>
+    <${Action} kind="danger" onClick=${() => (ask(false), onYes())}>${yes}<//>
+    <${Action} onClick=${() => ask(false)}>Keep it<//>
+  </span>`;
+}
+
 /** @param {{label: string, value: string, note?: string, tone?: string}} props */
 export function Tile({ label, value, note = "", tone = "" }) {
   return html`<div class=${`tile ${tone}`}>
@@ -136,4 +159,39 @@ export function Section({ title, id, children, aside }) {
     <header><h2 id=${name}>${title}</h2>${aside}</header>
     ${children}
   </section>`;
+}
+
+/**
+ * Asks for JSON again and again while the page is visible.
+ *
+ * @param {string} path empty asks for nothing
+ * @param {number} everyMs
+ * @returns {[any, string, () => void]} the newest answer, why there is none, and what asks at once
+ */
+export function useAnswers(path, everyMs) {
+  const [answer, set] = useState(/** @type {any} */ (null));
+  const [problem, say] = useState("");
+  const [asked, ask] = useState(0);
+  useEffect(() => {
+    if (!path) return undefined;
+    const abort = new AbortController();
+    let timer = 0;
+    const look = async () => {
+      try {
+        if (!document.hidden) {
+          set(await sendForJson(path, { signal: abort.signal }));
+          say("");
+        }
+      } catch (error) {
+        if (!abort.signal.aborted) say(error instanceof Error ? error.message : String(error));
+      }
+      if (!abort.signal.aborted) timer = setTimeout(look, everyMs);
+    };
+    void look();
+    return () => {
+      abort.abort();
+      clearTimeout(timer);
+    };
+  }, [path, everyMs, asked]);
+  return [answer, problem, () => ask((count) => count + 1)];
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -27,6 +28,8 @@ MEDIA_TYPES: Final = {
     "svg": "image/svg+xml",
     "txt": "text/plain; charset=utf-8",
 }
+_COMMENTS = re.compile(rb"^[ \t]*/\*\*(?:(?!\*/).)*\*/[ \t]*\n", re.MULTILINE | re.DOTALL)
+"""Comments for people and for tsc that stand on lines of their own."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -123,8 +126,14 @@ def page_files() -> dict[str, File]:
                 continue
             media_type = MEDIA_TYPES.get(entry.name.rpartition(".")[2])
             if media_type is not None:
-                content = entry.read_bytes()
+                content = _served(f"{prefix}{entry.name}", entry.read_bytes())
                 packed = gzip.compress(content, 9, mtime=0)
                 tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
                 found[f"{prefix}{entry.name}"] = File(content, packed, media_type, tag)
     return found
+
+
+def _served(name: str, content: bytes) -> bytes:
+    """Leaves the comments out of the page's own scripts, a seventh of them."""
+    is_own_script = name.endswith(".js") and "/" not in name
+    return _COMMENTS.sub(b"", content) if is_own_script else content
