@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,23 @@ def test_a_machine_is_invited_and_one_that_asks_is_refused(page: Page) -> None:
     click(page, "Open it and invite")
     page.wait_for_text("pomona join pom1-", 120.0)
     assert "until" in page.text()
+
+
+def test_a_node_is_drained_and_undrained(page: Page, place: Place) -> None:
+    show(page, "nodes")
+    click(page, "Drain mini-3")
+    page.wait_for_text("running answers go on")
+    click(page, "Drain it")
+    page.wait_for_text("Being drained")
+    asked = place.cluster.drains["mini-3"]
+    place.cluster.drains["mini-3"] = replace(asked, state="refused", reason="tiny does not fit")
+    page.wait_for_text("Not drained: tiny does not fit")
+    click(page, "Drain mini-3 all the same")
+    page.wait_for_text("No request for the model is answered")
+    click(page, "Drain it all the same")
+    page.wait_for_text("Being drained")
+    click(page, "Undrain mini-3")
+    page.wait("!document.body.innerText.includes('Being drained')", "the drain has ended")
 
 
 def test_a_member_is_revoked_after_its_effect_was_said(page: Page) -> None:

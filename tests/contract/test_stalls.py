@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pomona.exit_status import EXIT_STALLED
 from pomona.messages.sampling import Sampling
-from pomona.service import EXIT_STALLED
 from pomona.stalls import read_stalls
 from pomona_ops.bench.driver import Driver
 from support.beacon_thread import BeaconThread

@@ -7,6 +7,10 @@ from typing import Final
 
 EXIT_CONFIGURATION: Final = 78
 """Exit code when a setting is not valid or a port is in use (EX_CONFIG)."""
+EXIT_STALLED: Final = 79
+"""Exit code of a process that ends itself because a thread hangs."""
+EXIT_GPU_FAILED: Final = 80
+"""Exit code of a process whose GPU cannot compute any more."""
 EXIT_TERMINATED: Final = 143
 """Exit code of a process that SIGTERM ended, as shells report it."""
 LAUNCHD_VARIABLE: Final = "XPC_SERVICE_NAME"

@@ -17,6 +17,7 @@ from pomona import __version__, host
 from pomona.errors import AddressInUseError, ConfigurationError, PomonaError
 from pomona.exit_status import EXIT_CONFIGURATION as EXIT_CONFIGURATION
 from pomona.exit_status import exit_status
+from pomona.former_end import former_end
 from pomona.leases import BEACON_INTERVAL_S, LeaseTable
 from pomona.log_rotation import reopening_log
 from pomona.logs import configure_logs
@@ -36,13 +37,6 @@ from pomona.trust import Roster, Trust
 
 log = logging.getLogger(__name__)
 
-EXIT_STALLED = 79
-"""Exit code of a process that ends itself because a thread hangs."""
-EXIT_GPU_FAILED = 80
-"""Exit code of a process whose GPU cannot compute any more."""
-FORMER_END_VARIABLE = "POMONA_FORMER_END"
-"""Variable in which a supervisor says how the process before this one ended."""
-MAX_FORMER_END = 512
 STARTUP_INTERVAL_S = 0.1
 """Beacon interval until the first own beacon comes back from discovery."""
 
@@ -68,6 +62,7 @@ class ControlPlane:
         self.identity = Identity(settings.cluster, name, secrets.token_hex(8))
         self.leases = LeaseTable()
         self.endpoints = dict(endpoints or {})
+        self._former_end = former_end()
         self._settings = settings
         self._facts = facts
         self._work = work
@@ -122,7 +117,7 @@ class ControlPlane:
             queued=queued,
             endpoints=dict(self.endpoints),
             facts=self._facts(),
-            former_end=os.environ.get(FORMER_END_VARIABLE, "")[:MAX_FORMER_END],
+            former_end=self._former_end,
         )
 
     @asynccontextmanager

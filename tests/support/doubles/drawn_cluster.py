@@ -67,7 +67,7 @@ class DrawnCluster(ScriptedCluster):
 
     def _with_work(self, beacon: Beacon) -> Beacon:
         match beacon.facts:
-            case PlannerFacts(pipelines=pipelines, placement=placement):
+            case PlannerFacts(pipelines=pipelines) as plan:
                 pipelines = tuple(
                     replace(
                         x,
@@ -81,7 +81,7 @@ class DrawnCluster(ScriptedCluster):
                     for x in pipelines
                 )
                 known = WantedModel("spare", "/models/spare", False, 1.0)
-                facts = PlannerFacts((*pipelines, self._large()), (known,), placement=placement)
+                facts = replace(plan, pipelines=(*pipelines, self._large()), models=(known,))
                 return replace(beacon, facts=facts)
             case StageWorkerFacts(stages=(status,)) as facts:
                 is_head = status.start == 0

@@ -16,6 +16,7 @@ from pomona.messages.control import (
     Beacon,
     Facts,
     GatewayFacts,
+    NodeDrain,
     Pipeline,
     PlannerFacts,
     Stage,
@@ -42,6 +43,7 @@ class ScriptedCluster:
         address: address of the head in the plan, when it is not its endpoint.
         sequence_tokens: tokens in the head's KV cache, of 1000.
         models: models in the planner's beacon, loaded or not.
+        drains: decisions on nodes that a gateway wants to drain.
         placement: newest choices for machines that a gateway has wanted.
         refused_placement: why the planner refuses them; empty when it takes them.
         plans_nothing: the planner's beacon has no pipeline.
@@ -61,6 +63,7 @@ class ScriptedCluster:
         self.sequence_tokens = 0
         self.models: tuple[WantedModel, ...] = ()
         self.plans_nothing = False
+        self.drains: dict[str, NodeDrain] = {}
         self.placement = Placement()
         self.kept_choices: tuple[MachineChoice, ...] = ()
         self.refused_placement = ""
@@ -105,6 +108,9 @@ class ScriptedCluster:
             while True:
                 beacon = await receiver.receive(1.0)
                 if beacon is not None and isinstance(beacon.facts, GatewayFacts):
+                    for request in beacon.facts.drains:
+                        state = "draining" if request.drained else "ended"
+                        self.drains[request.node] = NodeDrain(request.node, state, at=request.at)
                     if beacon.facts.placement is not None:
                         self.placement = beacon.facts.placement
                     self.gateways.pop(beacon.boot, None)
@@ -141,7 +147,10 @@ class ScriptedCluster:
         )
         assert self.stage_state in ("loading", "ready", "failed")
         plan = PlannerFacts(
-            () if self.plans_nothing else (pipeline,), self.models, placement=self._confirmed()
+            () if self.plans_nothing else (pipeline,),
+            self.models,
+            drains=tuple(self.drains.values()),
+            placement=self._confirmed(),
         )
         beacons = [self._beacon("near.planner", "plan", plan, {})]
         for n, name in enumerate(WORKERS):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import plistlib
 import re
+import shlex
+import subprocess
 from configparser import ConfigParser
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from pomona.errors import ConfigurationError
+from pomona.former_end import former_end
 from pomona_gateway.settings import GatewaySettings
 from pomona_ops.commands.service import (
     LOGROTATE_FILE,
@@ -132,6 +135,24 @@ def test_systemd_binds_the_gateways_port_and_restarts_whatever_ends() -> None:
         assert unit["ExecStart"] == f"/opt/pomona/bin/python -I -m pomona_{service}"
         assert f"POMONA_SETTINGS={OPTIONS.settings}" in unit["Environment"]
         assert ("END_SILENT=true" in unit["Environment"]) == (service == "discovery")
+
+
+def test_systemd_keeps_how_a_service_ended_for_the_next_process(tmp_path: Path) -> None:
+    options = replace(OPTIONS, logs=tmp_path)
+    units = render("head", options, "systemd")
+    unit = ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # as its documentation says
+    unit.read_string(units["pomona-planner.service"].decode())
+    service = unit["Service"]
+    kept = Path(service["EnvironmentFile"].removeprefix("-"))
+    words = {"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"}
+    # systemd makes one dollar sign of two.
+    for line in ("ExecStopPost", "ExecStartPost"):
+        subprocess.run(shlex.split(service[line].replace("$$", "$")), env=words, check=True)
+        if line == "ExecStopPost":
+            name, _, value = kept.read_text().strip().partition("=")
+            assert former_end({name: value}) == "was killed by SIGKILL"
+    assert not kept.exists()
 
 
 def test_the_units_bind_the_address_of_the_settings_file(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Final, Literal, get_args
 
 from pomona.errors import ConfigurationError
 from pomona.exit_status import EXIT_CONFIGURATION
+from pomona.former_end import FORMER_END_VARIABLE
 from pomona.log_rotation import LOG_SUFFIX, PID_SUFFIX
 from pomona.settings import DEFAULT_PORT
 from pomona_gateway.listener import LAUNCHD_SOCKET
@@ -226,6 +227,9 @@ def systemd_units(description: UnitDescription, options: UnitOptions) -> dict[st
             ("Install", {"WantedBy": "sockets.target"}),
         )
     variables = " ".join(f"{k}={v}" for k, v in options.environment(service).items())
+    # `systemctl show` forgets how a process ended when the next one starts.
+    end = options.logs / f"{service}.end"
+    words = f"{FORMER_END_VARIABLE}=$$SERVICE_RESULT $$EXIT_CODE $$EXIT_STATUS"
     units[f"{name}.service"] = _ini(
         ("Unit", unit),
         (
@@ -234,6 +238,9 @@ def systemd_units(description: UnitDescription, options: UnitOptions) -> dict[st
                 "User": options.user,
                 "ExecStart": " ".join(options.command(service)),
                 "Environment": variables,
+                "EnvironmentFile": f"-{end}",
+                "ExecStartPost": f"/bin/rm -f {end}",
+                "ExecStopPost": f"/bin/sh -c 'echo \"{words}\" >{end}'",
                 "Restart": "always",
                 "RestartSec": "0.2",
                 "RestartPreventExitStatus": str(EXIT_CONFIGURATION),

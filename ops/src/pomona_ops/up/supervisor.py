@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from pomona.errors import ConfigurationError
-from pomona.service import FORMER_END_VARIABLE
+from pomona.former_end import FORMER_END_VARIABLE, exit_cause
 from pomona_ops.cluster.processes import ServiceSpec
 from pomona_ops.up.child import Child, start_child
-from pomona_ops.up.exit_cause import OutOfMemoryKills, exit_cause
 from pomona_ops.up.log_file import LogFile
+from pomona_ops.up.out_of_memory import OutOfMemoryKills
 from pomona_ops.up.restart_policy import GiveUp, RestartPolicy
 
 HASTENED_STOP_S = 2.0

@@ -119,6 +119,11 @@ export interface Report {
     reply_tokens: number;
   }[];
   workers: Worker[];
+  drains: {
+    node: string;
+    state: "draining" | "drained" | "refused" | "ended";
+    reason: string;
+  }[];
   placement: { choices: MachineChoice[]; at: number; refused: string };
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from pomona.service import EXIT_GPU_FAILED, EXIT_STALLED
+from pomona.exit_status import EXIT_GPU_FAILED, EXIT_STALLED
 from pomona.stalls import add_stall
 from pomona_stage_worker.engine.progress_watch import Activity, ProgressWatch
 from pomona_stage_worker.engine.stage_runner import StageRunner

@@ -7,7 +7,7 @@ import { Join } from "./join.js";
 import { live } from "./live.js";
 import { Logs } from "./logs.js";
 import { whyNotAdministrator } from "./models.js";
-import { Badge, Confirm, html, Section, useAnswers } from "./ui.js";
+import { Action, Badge, Confirm, html, Section, useAnswers } from "./ui.js";
 
 /** @typedef {import("./report.js").Membership} Membership */
 
@@ -100,6 +100,7 @@ function NodeCard({ name, report, members, why, onDone }) {
       Update: ${name} runs ${others.join(", ")}, and this gateway ${own}. Install the same version
       on both, then restart the services of the older one.
     </p>`}
+    <${Drain} name=${name} report=${report} />
     ${member && html`<${Revoke}
       name=${name}
       why=${why || (member.here ? "This machine has the cluster's key." : "")}
@@ -107,6 +108,58 @@ function NodeCard({ name, report, members, why, onDone }) {
       onDone=${onDone}
     />`}
   <//>`;
+}
+
+const DRAINS = {
+  draining: "Being drained: others load its layers.",
+  drained: "Drained: it holds no layers and can be stopped.",
+  refused: "Not drained",
+  ended: "",
+};
+
+/** @param {{name: string, report: import("./report.js").Report}} props */
+function Drain({ name, report }) {
+  const [problem, say] = useState("");
+  const drain = report.drains.find((one) => one.node === name);
+  const inForce = drain?.state === "draining" || drain?.state === "drained";
+  const ask = async (/** @type {string} */ path, /** @type {object} */ options) => {
+    try {
+      await sendForJson(`api/pomona/v1/${path}`, { body: { node: name, ...options } });
+      say("");
+    } catch (error) {
+      say(error instanceof Error ? error.message : String(error));
+    }
+  };
+  const why = whyNotAdministrator();
+  const refused = drain?.state === "refused";
+  return html`<div>
+    <p role="status" class=${inForce ? "notice info" : refused ? "notice warning" : ""}>
+      ${drain && DRAINS[drain.state]}${refused && `: ${drain.reason}`}
+    </p>
+    <p class="actions">
+      ${inForce
+        ? html`<${Action} why=${why} label=${`Undrain ${name}`} onClick=${() => void ask("undrain", {})}>
+            Undrain
+          <//>`
+        : html`<${Confirm}
+            verb="Drain"
+            name=${name}
+            why=${why}
+            risk=${"Others load its layers, and running answers go on. When they cannot hold a model, "
+              + "nothing is done and the reason is said. It is taken back when it was started again."}
+            onYes=${() => void ask("drain", { until_back: true })}
+          />`}
+      ${refused && html`<${Confirm}
+        verb="Drain"
+        name=${`${name} all the same`}
+        yes="Drain it all the same"
+        why=${why}
+        risk="No request for the model is answered until this machine is back."
+        onYes=${() => void ask("drain", { until_back: true, force: true })}
+      />`}
+    </p>
+    ${problem && html`<p class="notice critical" role="alert">${problem}</p>`}
+  </div>`;
 }
 
 /**

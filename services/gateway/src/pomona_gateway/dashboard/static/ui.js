@@ -93,7 +93,7 @@ export function Confirm({ verb, name, risk, why = "", yes = `${verb} it`, onYes 
     return html`<${Action}
       why=${why} label=${`${verb} ${name}`} onClick=${() => (risk ? ask(true) : onYes())}
     >
-      ${verb}${name.startsWith("a ") && ` ${name}`}
+      ${verb}${/^a | all /.test(name) && ` ${name}`}
     <//>`;
   }
   return html`<span class="confirm" role="group" aria-label=${`${verb} ${name}?`}>

@@ -1,4 +1,4 @@
-"""Describes how a process ended: exit code, signal, or lack of memory.
+"""Notices that the kernel has killed a process for lack of memory.
 
 Sources: ``proc_vmstat(5)`` and the kernel's cgroup v2 document: both count ``oom_kill``, the
 processes that the kernel killed for lack of memory. macOS keeps no such count.
@@ -7,17 +7,10 @@ processes that the kernel killed for lack of memory. macOS keeps no such count.
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pomona.service import EXIT_GPU_FAILED, EXIT_STALLED
-
-_CAUSES: Final = {
-    EXIT_STALLED: "a thread made no progress",
-    EXIT_GPU_FAILED: "the GPU failed",
-}
 _COUNTS: Final = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 
 
@@ -46,21 +39,3 @@ def _count(path: Path) -> int:
     except OSError:
         return 0
     return int(match[1]) if match else 0
-
-
-def exit_cause(code: int, out_of_memory: bool = False) -> str:
-    """Describes an exit code; a negative one is a signal.
-
-    Args:
-        out_of_memory: the kernel killed a process for lack of memory meanwhile.
-    """
-    if code in _CAUSES:
-        return f"ended itself (code {code}): {_CAUSES[code]}"
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    reason = ", as the machine was out of memory" if out_of_memory and name == "SIGKILL" else ""
-    return f"was killed by {name}{reason}"
