@@ -10,9 +10,11 @@ from contextlib import ExitStack
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from support.chromium import Chromium, Page
 from support.clusters import Cluster, serving
+from support.dashboards import used_metrics
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -72,6 +74,20 @@ def test_workers_state_what_they_have_computed(cluster: Cluster) -> None:
     before = compute_us()
     cluster.chat(max_tokens=16)
     wait_until(lambda: all(b > a for a, b in zip(before, compute_us(), strict=True)), "work")
+
+
+def test_every_metric_of_a_dashboard_or_a_rule_is_there_from_the_start(cluster: Cluster) -> None:
+    services = cluster.status()["services"]
+    urls = {x["endpoints"]["metrics"] for x in services if "metrics" in x["endpoints"]}
+    with cluster.client() as client:
+        texts = [client.get(url).text for url in (*sorted(urls), "/metrics")]
+    exposed = {
+        sample.name
+        for text in texts
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert used_metrics() - exposed == set()
 
 
 def test_ten_open_streams_leave_the_gateways_memory_flat(cluster: Cluster) -> None:

@@ -74,8 +74,11 @@ class ReplannedWorker:
         plan = Pipeline(
             "m", str(self.model), epoch, LAYERS, "forming", stages, 256, 512, vocab_size=256
         )
+        self._send(plan)
+
+    def _send(self, *pipelines: Pipeline) -> None:
         self._seq += 1
-        beacon = beacon_of("planner", seq=self._seq, facts={"pipelines": (plan,)})
+        beacon = beacon_of("planner", seq=self._seq, facts={"pipelines": pipelines})
         self._sender.send(replace(beacon, boot="planner"))
 
     def until(self, holds: Callable[[StageWorkerFacts], object], what: str, *plan: int) -> None:
@@ -100,6 +103,20 @@ class ReplannedWorker:
 
         self.until(is_ready, f"epoch {epoch} is ready", epoch, start, stop)
 
+    def remove(self) -> None:
+        """Publishes a plan without pipelines until the worker has no stage."""
+
+        def is_empty(facts: StageWorkerFacts) -> bool:
+            self._send()
+            return not facts.stages
+
+        self.until(is_empty, "the stage is removed")
+
+    def memory_calls(self) -> list[list[Any]]:
+        """Returns MLX's functions for memory that were called, in order, with their arguments."""
+        lines = (self.folder / "memory_calls.jsonl").read_bytes().splitlines()
+        return [orjson.loads(line) for line in lines]
+
     def loads(self) -> list[dict[str, Any]]:
         lines = (self.folder / "loads.jsonl").read_bytes().splitlines()
         return [orjson.loads(line) for line in lines]
@@ -123,3 +140,20 @@ def test_the_peak_of_a_new_range_is_at_most_a_tenth_above_the_larger_share(
     for before, load in pairwise(loads):
         larger = max(before["held"], load["held"])
         assert load["peak"] <= 1.1 * larger, f"{load['range']} after {before['range']}"
+
+
+def test_a_removed_stage_unwires_its_weights_then_synchronizes_then_gives_memory_back(
+    worker: ReplannedWorker,
+) -> None:
+    worker.install(1, 0, 4)
+    [load] = worker.loads()
+    wait_until(lambda: ["set_wired_limit", load["held"]] in worker.memory_calls(), "wired weights")
+    worker.remove()
+
+    def after_removal() -> list[list[Any]]:
+        calls = worker.memory_calls()
+        ends = [n for n, call in enumerate(calls) if call == ["set_wired_limit", 0]]
+        return calls[ends[-1] :] if ends else []
+
+    expected = [["set_wired_limit", 0], ["synchronize"], ["clear_cache"]]
+    wait_until(lambda: after_removal()[:3] == expected, "memory is given back", DEADLINE_S)

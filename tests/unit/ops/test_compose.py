@@ -11,14 +11,11 @@ import pytest
 import yaml
 
 from pomona_ops.cluster.ports import ClusterPorts
+from support.dashboards import GRAFANA, PROMETHEUS, dashboards, used_metrics
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "compose" / "docker-compose.yml"
-PROMETHEUS = ROOT / "ops" / "prometheus"
-GRAFANA = ROOT / "ops" / "grafana"
 HOST = "host.docker.internal"
-
-METRIC = re.compile(r"pomona_[a-z0-9_]+")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -30,7 +27,7 @@ def _read(path: Path) -> dict[str, Any]:
 SERVICES: dict[str, dict[str, Any]] = _read(COMPOSE)["services"]
 
 
-def test_compose_has_a_chat_page_metrics_and_dashboards() -> None:
+def test_compose_has_a_chat_page_metrics_anddashboards() -> None:
     assert set(SERVICES) == {"open-webui", "prometheus", "grafana"}
 
 
@@ -120,7 +117,7 @@ def test_reading_a_long_prompt_is_not_an_alert_of_prometheus() -> None:
     assert "generation_tokens" not in stalled["expr"]
 
 
-def test_grafana_finds_its_data_source_and_its_dashboards() -> None:
+def test_grafana_finds_its_data_source_and_itsdashboards() -> None:
     (source,) = _read(GRAFANA / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
     (provider,) = _read(GRAFANA / "provisioning" / "dashboards" / "pomona.yml")["providers"]
@@ -128,13 +125,13 @@ def test_grafana_finds_its_data_source_and_its_dashboards() -> None:
     assert f"../ops/grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (GRAFANA / "dashboards" / Path(home).name).exists()
-    for dashboard in _dashboards():
+    for dashboard in dashboards():
         for panel in dashboard["panels"]:
             assert panel["datasource"]["uid"] == source["uid"]
 
 
 def test_a_dashboard_is_complete_and_its_panels_do_not_overlap() -> None:
-    for dashboard in _dashboards():
+    for dashboard in dashboards():
         taken: set[tuple[int, int]] = set()
         for panel in dashboard["panels"]:
             assert panel["title"]
@@ -152,7 +149,7 @@ def test_a_dashboard_is_complete_and_its_panels_do_not_overlap() -> None:
 
 def test_no_panel_is_without_data_when_all_is_well() -> None:
     """A rate needs two samples, a quantile of no requests is NaN, and errors may never happen."""
-    for dashboard in _dashboards():
+    for dashboard in dashboards():
         for panel in dashboard["panels"]:
             for target in panel["targets"]:
                 expression = target["expr"]
@@ -164,20 +161,6 @@ def test_no_panel_is_without_data_when_all_is_well() -> None:
 def test_every_metric_in_a_panel_or_rule_exists_in_a_service() -> None:
     written = "\n".join(path.read_text() for path in (ROOT / "services").glob("*/src/**/*.py"))
     # Where a service adds one prefix to all its metrics, the code has the names without it.
-    for name in sorted(_used_metrics()):
+    for name in sorted(used_metrics()):
         stem = re.sub(r"_(total|bucket|sum|count)$", "", name)
         assert f'"{stem}"' in written or f'"{stem.removeprefix("pomona_")}"' in written, name
-
-
-def _dashboards() -> list[dict[str, Any]]:
-    found = sorted((GRAFANA / "dashboards").glob("*.json"))
-    assert found
-    return [json.loads(path.read_text()) for path in found]
-
-
-def _used_metrics() -> set[str]:
-    (group,) = _read(PROMETHEUS / "rules.yml")["groups"]
-    expressions = [rule["expr"] for rule in group["rules"]]
-    for dashboard in _dashboards():
-        expressions += [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
-    return {name for text in expressions for name in METRIC.findall(text)}
