@@ -69,7 +69,8 @@ def test_a_fit_to_predicted_speeds_finds_their_times() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"split": "tensor", "nodes": "2"}, "tensor parallelism"),
+        ({"split": "tensor 4:4", "nodes": "2"}, "tensor group of unequal machines"),
+        ({"split": "tensor", "engine": "exo branch"}, "unreleased branch"),
         ({"split": "experts 50/50", "nodes": "2"}, "experts are split"),
         ({"split": "pipeline/tensor?"}, "not certain"),
         ({"model": "no-such-model"}, "not in published.toml"),
@@ -184,7 +185,10 @@ def test_the_command_prints_errors_as_fractions_and_what_it_left_out() -> None:
     errors = sorted(abs(row["predicted"] / row["measured"] - 1) for row in result["rows"])
     assert result["compared"] == len(errors)
     assert result["worst_error"] == pytest.approx(errors[-1])
-    assert any("tensor" in row["reason"] for row in result["not_compared"])
+    assert any("experts" in row["reason"] for row in result["not_compared"])
+    # These rows had no part in the fit of decode times.
+    assert result["tensor_groups"]["compared"] >= 4
+    assert result["tensor_groups"]["median_error"] < 0.2
     default = CliRunner().invoke(app, ["plan", "--published", "--json"])
     assert default.stdout == outcome.stdout
     assert "median error" in CliRunner().invoke(app, ["plan", "--published"]).output

@@ -24,6 +24,7 @@ from pomona_planner.cluster.from_spec import (
 from pomona_planner.cluster.machine_catalog import ChipKind, load_machine_catalog
 from pomona_planner.cost_model.prediction import Plan, cycle_seconds
 from pomona_planner.cost_model.problem import Demand, Link
+from pomona_planner.cost_model.tensor_group import Collective, group_time, load_collectives
 
 COLUMNS = ("model", "quant", "machines", "nodes", "link", "engine", "split", "context",
            "decode_tok_s")  # fmt: skip
@@ -36,8 +37,9 @@ GGUF_BITS = {
 }  # fmt: skip
 """Bits per weight of llama.cpp's file types, averaged over a model."""
 MLX_BITS = {"mxfp4": 4.25, "nvfp4": 4.5, "mxfp8": 8.25, "bf16": 16.0, "fp16": 16.0, "f16": 16.0}
-MIXED = {"mxfp4-q8": (4.25, 8.5)}
-"""Bits per weight of the experts and of the rest."""
+MIXED = {"mxfp4-q8": (4.25, 8.5), "native 4bit": (4.5, 16.0)}
+"""Bits per weight of the experts and of the rest. Kimi K2 Thinking is published with experts of 4
+bits, in groups of 32, and everything else in bfloat16 (its config.json)."""
 
 _AFFINE = re.compile(r"~?\b(?:q)?([2-8])(?:[ -]?bits?)?\b")
 _CHIP = re.compile(r"\bM(\d)(?: (Pro|Max|Ultra))?\b", re.IGNORECASE)
@@ -70,6 +72,7 @@ class Comparable:
         bounds: layer indices of the stages, as in ``Plan``.
         cached: tokens in the cache.
         measured: tokens per second.
+        collective: of a tensor group, whose machines hold all layers together; else None.
     """
 
     row: PublishedRow
@@ -79,11 +82,16 @@ class Comparable:
     bounds: tuple[int, ...]
     cached: int
     measured: float
+    collective: Collective | None = None
 
     def predict(self, times: DecodeTimes | None = None) -> float:
         """Predicts the tokens per second of one user."""
         demand = Demand(cached_tokens=self.cached)
         problem = hypothetical_problem(self.facts, self.machines, self.link, demand, times=times)
+        if self.collective is not None:
+            machines = problem.machines
+            time = group_time(self.facts, machines[0], len(machines), self.collective, demand)
+            return 1 / time.seconds
         plan = Plan(tuple(range(len(self.machines))), self.bounds)
         return 1 / cycle_seconds(problem, plan, 1)
 
@@ -141,9 +149,11 @@ def comparable(row: PublishedRow) -> Comparable:
     _check_engine(row)
     facts = _facts(row)
     kinds = _kinds(row)
-    bounds = _bounds(row, facts, len(kinds))
+    collective = _collective(row, kinds)
+    bounds = _bounds(row, facts, 1 if collective is not None else len(kinds))
     machines = tuple(HypotheticalMachine(kind, max(kind.prices)) for kind in kinds)
-    return Comparable(row, facts, machines, _link(row, len(kinds)), bounds, _context(row), measured)
+    link = _link(row, len(kinds))
+    return Comparable(row, facts, machines, link, bounds, _context(row), measured, collective)
 
 
 def known_model(name: str) -> str | None:
@@ -171,10 +181,10 @@ def _check_engine(row: PublishedRow) -> None:
     split, engine = row.split.lower(), row.engine.lower()
     if "?" in split:
         raise NotComparableError("the split is not certain")
-    if "tensor" in split:
-        raise NotComparableError("tensor parallelism; the planner splits by layers")
     if "expert" in split:
         raise NotComparableError("experts are split; the planner splits by layers")
+    if "branch" in engine:
+        raise NotComparableError("an unreleased branch of the engine")
     if "mtp" in engine or "dflash" in engine or "specul" in engine:
         raise NotComparableError("speculative decoding")
     at_once = re.search(r"(\d+) at once", row.context)
@@ -256,6 +266,15 @@ def _bounds(row: PublishedRow, facts: ModelFacts, stages: int) -> tuple[int, ...
     if len(sizes) != stages or sum(sizes) != count or 0 in sizes:
         raise NotComparableError(f"{stated[0]} does not split {count} layers on {stages} nodes")
     return tuple(sum(sizes[:stage]) for stage in range(stages + 1))
+
+
+def _collective(row: PublishedRow, kinds: Sequence[ChipKind]) -> Collective | None:
+    """Returns the collective of a tensor group, or None for a row of another split."""
+    if "tensor" not in row.split.lower() or len(kinds) == 1:
+        return None
+    if len({kind.name for kind in kinds}) > 1 or ":" in row.split:
+        raise NotComparableError("a tensor group of unequal machines")
+    return load_collectives()["jaccl" if "rdma" in row.link.lower() else "ring"]
 
 
 def _link(row: PublishedRow, stages: int) -> Link:

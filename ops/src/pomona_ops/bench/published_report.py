@@ -29,8 +29,8 @@ def compare_published(path: Path, with_fit: bool = False) -> dict[str, Any]:
     are without sign.
 
     Args:
-        with_fit: also fit the decode times to the file and validate that fit, which takes
-            minutes.
+        with_fit: also fit the decode times to the rows without tensor groups and validate that
+            fit, which takes minutes.
 
     Raises:
         BenchError: when the file is not valid or has no row that can be compared.
@@ -39,12 +39,15 @@ def compare_published(path: Path, with_fit: bool = False) -> dict[str, Any]:
     if not compared:
         reasons = "; ".join(sorted({reason for _, reason in left_out}))
         raise BenchError(f"{path} has no row that can be compared: {reasons or 'it is empty'}")
+    groups = [row.error() for row in compared if row.collective is not None]
     result = {
         **_summary([row.error() for row in compared]),
+        "tensor_groups": _summary(groups) if groups else None,
         "rows": [_entry(row) for row in compared],
         "not_compared": [asdict(row) | {"reason": reason} for row, reason in left_out],
     }
     if with_fit:
+        compared = [row for row in compared if row.collective is None]
         fitted = fit(compared)
         result["fit"] = {
             "decode_times": {name: round(value, 3) for name, value in asdict(fitted).items()},
@@ -68,6 +71,8 @@ def print_published(result: dict[str, Any]) -> None:
         text = f"not compared: {row['model']}, {row['quant']}, {row['machines']}: {row['reason']}"
         console.print(text, markup=False, highlight=False)
     _print_errors(console, "compared", result)
+    if result["tensor_groups"] is not None:
+        _print_errors(console, "of these, tensor groups", result["tensor_groups"])
     if "fit" in result:
         for name, value in result["fit"]["decode_times"].items():
             console.print(f"{name} = {value}", highlight=False)

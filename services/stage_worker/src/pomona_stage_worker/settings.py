@@ -58,6 +58,10 @@ class StageWorkerSettings(ServiceSettings):
     stock_kernels: bool = False
     """Compute with MLX's own kernels only, as a Mac does; for benchmarks on a CPU."""
 
+    group: int = Field(default=1, ge=1, le=8)
+    """Rank processes on this machine that hold each stage together, over mlx's ring; 1 computes in
+    the worker itself. A stage fails, with the reason, if its model cannot be split so."""
+
     @field_validator("prefill_chunk")
     @classmethod
     def _is_automatic_or_enough(cls, value: int) -> int:

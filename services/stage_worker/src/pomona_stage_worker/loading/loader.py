@@ -27,8 +27,9 @@ from pomona_stage_worker.hardware.cpu_matrix_layout import (
     transposed_parameters,
 )
 from pomona_stage_worker.loading.fetch import Progress, fetch, managed_copy
-from pomona_stage_worker.loading.folder_weights import FolderWeights
+from pomona_stage_worker.loading.folder_weights import FolderWeights, LazyModel
 from pomona_stage_worker.loading.gguf_weights import GgufWeights
+from pomona_stage_worker.sharding.legality import check_shardable
 from pomona_stage_worker.sharding.shard import Group, shard_model
 from pomona_stage_worker.slicing import StageModel, owned_parameters, slice_model
 
@@ -121,6 +122,30 @@ def read_weights(
     return StageWeights(source, start, stop, reader.make_model, arrays)
 
 
+def fetch_for_ranks(
+    source: str,
+    start: int,
+    stop: int,
+    progress: Progress,
+    peers: Sequence[RemoteSource],
+    size: int,
+) -> None:
+    """Fetches what ``size`` ranks need of layers ``[start, stop)``, before they are started.
+
+    Raises:
+        ShardingError: the model cannot be split over so many ranks; only headers were fetched.
+        ModelError: a file or tensor cannot be read.
+    """
+    try:
+        path = resolve(source, peers)
+        reader_class = _FolderReader if path.is_dir() else _GgufReader
+        reader = reader_class(source, path, peers, False, None)
+        check_shardable(reader.make_model, size)
+        reader.fetch(start, stop, progress)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ModelError(f"{source} cannot be loaded: {error}") from error
+
+
 def assemble(weights: StageWeights) -> StageModel:
     """Builds the stage, or returns the one that was built from these weights before.
 
@@ -197,11 +222,8 @@ class _FolderReader:
         sizes = {name: int(array.nbytes) for name, array in wanted.items()}
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
-        if self._copy is not None:
-            absent = [array for name, array in wanted.items() if not loaded_parts(held, name)]
-            tensors = self._weights.tensors_of(lazy, absent)
-            places = [self._weights.places[tensor] for tensor in tensors]
-            fetch(self._copy, places, self._peers, progress)
+        absent = [array for name, array in wanted.items() if not loaded_parts(held, name)]
+        self._fetch(lazy, absent, progress)
         transposed = transposed_parameters(model) if self._cpu_layout else {}
         del model, lazy
         for name in _largest_first(sizes):
@@ -221,6 +243,19 @@ class _FolderReader:
             _trim_buffer_cache(total)
         progress(done, total)
         return arrays
+
+    def fetch(self, start: int, stop: int, progress: Progress) -> None:
+        """Fetches the tensors of layers ``[start, stop)`` that are not on this machine."""
+        lazy = self._weights.make_model()
+        owned = _owned(lazy.model, start, stop)
+        arrays = [x for name, x in _parameters(lazy.model).items() if name in owned]
+        self._fetch(lazy, arrays, progress)
+
+    def _fetch(self, lazy: LazyModel, parameters: Sequence[mx.array], progress: Progress) -> None:
+        if self._copy is not None:
+            tensors = self._weights.tensors_of(lazy, parameters)
+            places = [self._weights.places[tensor] for tensor in tensors]
+            fetch(self._copy, places, self._peers, progress)
 
     def _place_of(self, parameter: str) -> str:
         lazy = self._weights.make_model()
@@ -279,6 +314,11 @@ class _GgufReader:
         progress(done, total)
         self._weights.log_conversions()
         return arrays
+
+    def fetch(self, start: int, stop: int, progress: Progress) -> None:
+        """Fetches the tensors of layers ``[start, stop)`` that are not on this machine."""
+        self._fetch((), progress)
+        self._fetch(_owned(self._weights.make_model(), start, stop), progress)
 
     def _read_parts(
         self, sizes: Mapping[str, int], group: Group, progress: Progress

@@ -1,0 +1,89 @@
+"""A compute backend whose stages are held by groups of rank processes on this machine."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import mlx.nn as nn
+
+from pomona.errors import ModelError
+from pomona.messages.control import Pipeline
+from pomona.models.store.remote_source import RemoteSource
+from pomona_stage_worker.compute_backend import ComputeBackend
+from pomona_stage_worker.groups.rank_children import RankChildren
+from pomona_stage_worker.groups.rank_group import RankGroup, load_group
+from pomona_stage_worker.groups.rank_messages import Load
+from pomona_stage_worker.loading import Progress, StageWeights
+from pomona_stage_worker.loading.loader import fetch_for_ranks
+from pomona_stage_worker.model.mlx_stage import Stage
+
+WARMUP_CHUNK: Final = 16
+"""Tokens of a rank's warm-up chunk."""
+
+
+class GroupWeights(StageWeights):
+    """Weights in the memory of rank processes, which end with this object."""
+
+    def __init__(self, load: Load, children: RankChildren, held: int) -> None:
+        super().__init__(load.source, load.start, load.stop, _no_model, {})
+        self.children = children
+        self._held = held
+        self._close = weakref.finalize(self, children.close)
+
+    @property
+    def nbytes(self) -> int:
+        return self._held
+
+    def surrender(self, source: str) -> dict[str, object]:  # type: ignore[override]  # nothing is handed over
+        """Ends the ranks; nothing of them can be used again."""
+        self._close()
+        return {}
+
+
+def grouped(backend: ComputeBackend, size: int, folder: Path) -> ComputeBackend:
+    """Returns the backend with every stage split over ``size`` rank processes.
+
+    A model that cannot be split is refused before anything is loaded.
+
+    Args:
+        folder: state folder of the node.
+    """
+
+    def read(
+        source: str,
+        start: int,
+        stop: int,
+        progress: Progress,
+        have: StageWeights | None,
+        peers: Sequence[RemoteSource],
+    ) -> StageWeights:
+        if isinstance(have, GroupWeights):
+            if have.children.failure is None and have.layers == (source, start, stop):
+                progress(have.nbytes, have.nbytes)
+                return have
+            have.surrender(source)
+        fetch_for_ranks(source, start, stop, progress, peers, size)
+        load = Load(source, start, stop)
+        children = RankChildren(size, folder)
+        try:
+            held = load_group(children, load, progress)
+        except BaseException:
+            children.close()
+            raise
+        return GroupWeights(load, children, held)
+
+    def make(weights: StageWeights, pipeline: Pipeline) -> Stage:
+        if not isinstance(weights, GroupWeights):
+            raise ModelError("these weights are not those of a group")
+        is_tail = weights.stop == pipeline.layer_count
+        return RankGroup(weights.children, pipeline, is_tail, WARMUP_CHUNK)
+
+    return replace(backend, read=read, assemble=make)
+
+
+def _no_model() -> nn.Module:
+    raise ModelError("the weights of a group are in its rank processes")

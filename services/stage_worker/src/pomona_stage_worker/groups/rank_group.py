@@ -1,0 +1,202 @@
+"""A stage computed by the ranks of a tensor group, with the interface of any other stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import orjson
+
+from pomona.messages.codec import Buffer
+from pomona.messages.control import Pipeline
+from pomona.messages.pipeline import Step, Tensor
+from pomona_stage_worker.groups.rank_children import RankChildren
+from pomona_stage_worker.groups.rank_messages import (
+    AskState,
+    Assemble,
+    CacheState,
+    Done,
+    Load,
+    Progress,
+    Ready,
+    RunStep,
+    Started,
+)
+from pomona_stage_worker.loading import Progress as ProgressCall
+from pomona_stage_worker.model.mlx_stage import Computation, StepOutput
+from pomona_stage_worker.model.warmup import WarmupTiming
+from pomona_stage_worker.sampling.sampled_tensors import SampledToken
+from pomona_stage_worker.sampling.tail_results import PromptResult, TokenResult
+
+LOAD_DEADLINE_S: Final = 110.0
+"""Longest silence of a rank while it joins and loads; the watchdog of the worker waits longer."""
+WARMUP_DEADLINE_S: Final = 110.0
+DECODE_DEADLINE_S: Final = 4.0
+PREFILL_DEADLINE_S: Final = 8.0
+"""Least deadlines of a step; the watchdog of the worker waits longer."""
+SLOWER: Final = 4.0
+"""A step may take this many times as long as the longest one so far, by token."""
+
+
+class StepDeadlines:
+    """How long a step may take, from the longest steps so far.
+
+    Args:
+        decode_s: a decode step of one sequence, by the warm-up.
+    """
+
+    def __init__(self, decode_s: float = 0.0) -> None:
+        self._longest = {True: 0.0, False: decode_s}
+
+    def deadline_s(self, rows: int, length: int) -> float:
+        """Returns seconds for a step of ``length`` tokens in each of ``rows`` rows."""
+        least = PREFILL_DEADLINE_S if length > 1 else DECODE_DEADLINE_S
+        return max(least, SLOWER * self._longest[length > 1] * rows * length)
+
+    def add(self, rows: int, length: int, seconds: float) -> None:
+        is_prefill = length > 1
+        self._longest[is_prefill] = max(self._longest[is_prefill], seconds / (rows * length))
+
+
+def load_group(children: RankChildren, load: Load, progress: ProgressCall) -> int:
+    """Forms the group and lets every rank read its part.
+
+    Args:
+        progress: receives the bytes that rank 0 has loaded.
+
+    Returns:
+        Bytes of all ranks' weights.
+
+    Raises:
+        GroupError: the group could not be formed, or a rank could not load.
+    """
+    for rank in range(children.size):
+        children.receive(rank, Progress, LOAD_DEADLINE_S)
+    children.send(load)
+    held = 0
+    for rank in range(children.size):
+        while True:
+            report, _ = children.receive(rank, Progress, LOAD_DEADLINE_S)
+            if report.is_done:
+                held += report.done
+                break
+            if rank == 0:
+                progress(report.done * children.size, report.total * children.size)
+    return held
+
+
+class RankGroup:
+    """A stage whose ranks are child processes of this one. Used by one thread.
+
+    Every step goes to all ranks. Rank 0 answers with the results; the others with a digest of the
+    sampled tokens, which is compared when the next step starts.
+
+    Args:
+        children: ranks that have loaded.
+        pipeline: plan of the epoch.
+        is_tail: whether the stage ends the pipeline.
+        chunk: tokens of the warm-up chunk.
+
+    Raises:
+        GroupError: a rank failed or hangs. The processes of all ranks are ended then.
+    """
+
+    max_width = 1
+
+    def __init__(
+        self, children: RankChildren, pipeline: Pipeline, is_tail: bool, chunk: int
+    ) -> None:
+        self._children = children
+        self._is_tail = is_tail
+        self._done: Done | None = None
+        self._state: CacheState | None = None
+        children.send(Assemble(pipeline, chunk))
+        ready = [
+            children.receive(rank, Ready, WARMUP_DEADLINE_S)[0] for rank in range(children.size)
+        ]
+        self.can_batch = ready[0].can_batch
+        self.can_slice = ready[0].can_slice
+        self.can_roll_back = ready[0].can_roll_back
+        self.has_experts = ready[0].has_experts
+        self.warmup = WarmupTiming(
+            max(rank.decode_us for rank in ready), max(rank.tail_us for rank in ready)
+        )
+        self._deadlines = StepDeadlines(self.warmup.decode_us / 1e6)
+
+    def start_step(
+        self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
+    ) -> Computation:
+        self._compare_digests()
+        self._state = None
+        began = time.monotonic()
+        self._children.send(RunStep(step, tuple(tensors)), buffers)
+        rows, length = tensors[0].shape[:2] if tensors and step.rows else (1, 1)
+        ends_at = began + self._deadlines.deadline_s(rows, length)
+        described: tuple[Tensor, ...] = ()
+        if step.rows and not self._is_tail:
+            left_s = ends_at - time.monotonic()
+            described = self._children.receive(0, Started, left_s)[0].tensors
+
+        def finish() -> StepOutput:
+            left_s = max(ends_at - time.monotonic(), 0.0)
+            self._done, buffers = self._children.receive(0, Done, left_s)
+            self._deadlines.add(rows, length, time.monotonic() - began)
+            return _output(self._done, buffers)
+
+        return Computation(described, time.monotonic_ns(), finish, is_async=True)
+
+    def prebuild(self) -> bool:
+        return False
+
+    def table(self) -> dict[str, Any]:
+        """Returns the cache table. Raises GroupError when the ranks disagree about it."""
+        return cast("dict[str, Any]", orjson.loads(self._cache_state().table))
+
+    def cache_bytes(self) -> int:
+        """Returns the bytes of the caches of all ranks."""
+        return self._cache_state().cache_bytes
+
+    def prefix_bytes(self) -> int:
+        return self._cache_state().prefix_bytes
+
+    def _compare_digests(self) -> None:
+        """Receives the other ranks' ends of the last step."""
+        done, self._done = self._done, None
+        if done is None:
+            return
+        for rank in range(1, self._children.size):
+            other, _ = self._children.receive(rank, Done, DECODE_DEADLINE_S)
+            if (other.step, other.digest) != (done.step, done.digest):
+                raise self._children.end(f"rank {rank} sampled other tokens than rank 0")
+
+    def _cache_state(self) -> CacheState:
+        """Asks all ranks once after a step."""
+        if self._state is None:
+            self._compare_digests()
+            self._children.send(AskState())
+            states = [
+                self._children.receive(rank, CacheState, PREFILL_DEADLINE_S)[0]
+                for rank in range(self._children.size)
+            ]
+            tables = {state.table for state in states}
+            if len(tables) > 1:
+                raise self._children.end("the cache tables of its ranks differ")
+            self._state = CacheState(
+                states[0].table,
+                sum(state.cache_bytes for state in states),
+                sum(state.prefix_bytes for state in states),
+            )
+        return self._state
+
+
+def _output(done: Done, buffers: Sequence[Buffer]) -> StepOutput:
+    results = tuple(
+        TokenResult(x.reply, SampledToken(x.seq, x.token.token, x.token.finish), x.token)
+        for x in done.sampled
+    )
+    if done.prompt is None:
+        return StepOutput(tuple(buffers), results)
+    first = len(buffers) - done.prompt.tensors
+    message = done.prompt.body, done.tensors[first:], tuple(buffers[first:])
+    return StepOutput(tuple(buffers[:first]), results, PromptResult(done.prompt.reply, message))
