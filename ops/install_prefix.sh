@@ -20,7 +20,18 @@ export UV_PYTHON_INSTALL_DIR UV_PROJECT_ENVIRONMENT
 request=$PYTHON_VERSION
 if is_mac; then request=cpython-$PYTHON_VERSION-macos-aarch64-none; fi
 say "installing Pomona $version into $folder"
-"$uv" sync --frozen --no-dev --no-editable --managed-python --python "$request"
+sync() { "$uv" sync --frozen --no-dev --no-editable "$@"; }
+if ! sync --managed-python --python "$request"; then
+    # Without the internet there is no Python of uv's own; one that every account can read will do.
+    python=$(find_python 11) || fail "no Python can be downloaded, and none is installed"
+    say "no Python can be downloaded; trying $python"
+    sync --no-managed-python --python "$python" || fail "the installation failed; see above"
+    real=$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))')
+    case $real in
+        /root/*|/home/*|/Users/*)
+            say "note: $real is in a home, which the account of the services may not read" ;;
+    esac
+fi
 
 rm -f "$prefix/.current.new"
 ln -s "$version" "$prefix/.current.new"

@@ -6,9 +6,7 @@ a port is taken.
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +14,7 @@ import typer
 from pomona.settings import DEFAULT_PORT
 from pomona_ops.commands.models.command import app as models_app
 from pomona_ops.options import Command, JsonOption, KeyOption, LogLevel, PortOption, command_group
+from pomona_ops.service.command import app as service_app
 
 if TYPE_CHECKING:
     from pomona.auth.api_keys import KeyStore
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 app = command_group(help="Pomona: one inference server from several Macs.", add_completion=True)
 command = partial(app.command, cls=Command)
 keys_app = command_group(help="API keys of a gateway, and keys of nodes.")
-service_app = command_group(help="launchd and systemd units of the services.")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 alerts_app = command_group(help="What the health watcher tells.")
@@ -501,45 +499,6 @@ def alerts_preview(as_json: JsonOption = False) -> None:
     from pomona_ops.commands.alerts import print_preview
 
     print_preview(read_settings(ServiceSettings).cluster, as_json)
-
-
-@service_app.command(cls=Command)
-def render(
-    role: Annotated[str, typer.Option(help="head (all five services) or worker.")],
-    output: Annotated[Path, typer.Option(help="Folder to write the units to.")],
-    user: Annotated[str, typer.Option(help="Service account.")] = "_pomona",
-    settings: Annotated[Path, typer.Option(help="The settings file that the units name.")] = Path(
-        "/usr/local/etc/pomona/pomona.toml"
-    ),
-    logs: Annotated[Path, typer.Option(help="Folder for logs.")] = Path(
-        "/usr/local/var/log/pomona"
-    ),
-    python: Annotated[
-        Path | None, typer.Option(help="Interpreter, if not that of PREFIX/current.")
-    ] = None,
-    system: Annotated[str, typer.Option(help="launchd or systemd.")] = "launchd",
-    prefix: Annotated[Path, typer.Option(help="Folder of the installed versions.")] = Path(
-        "/opt/pomona"
-    ),
-) -> None:
-    """Write the launchd or systemd units of a node, and the rotation of their logs."""
-    from pomona_ops.commands.service import (
-        UnitOptions,
-        gateway_address,
-        installed_python,
-        write_units,
-    )
-
-    python = python or installed_python(prefix)
-    options = UnitOptions(user, python, settings, logs, *gateway_address(settings))
-    for path in write_units(role, options, output, system):
-        print(path)
-    if not python.exists():
-        print(
-            f"note: {python} does not exist yet: `sudo ops/install_prefix.sh {prefix}` installs "
-            "this version there",
-            file=sys.stderr,
-        )
 
 
 @keys_app.command("create", cls=Command)
