@@ -50,6 +50,7 @@ def test_the_facts_of_a_mac_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert found.disk_bytes > 0
 
 
+@pytest.mark.slow
 def test_macmon_does_not_run_when_the_setting_is_off(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_hostile_template_is_a_400_and_the_next_prompt_works(
     assert render(prompter, "{{ messages[0].role }}") == "user"
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_killed(prompter: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel sends no alarm to a stopped process."""
     render(prompter, "")
@@ -108,6 +109,7 @@ def test_a_text_that_takes_too_long_to_encode_is_a_400_and_the_next_text_works(
     assert asyncio.run(prompter.encode(JUST_BELOW)) == tiny_tokenizer().encode(JUST_BELOW, True)
 
 
+@pytest.mark.slow
 def test_a_chat_that_takes_too_long_to_encode_is_an_error_of_the_tokenizer(
     prompter: Prompter,
 ) -> None:

@@ -38,6 +38,7 @@ def spoil(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [

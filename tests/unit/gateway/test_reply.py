@@ -114,6 +114,7 @@ def read(output: ReplyNotation, text: str, prompt: str = "") -> list[Any]:
     return [*parser.push(text), *parser.finish()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "harmony"])
 @pytest.mark.parametrize("parallel", [False, True])
 def test_whatever_is_drawn_under_a_forced_call_is_read_as_calls(name: str, parallel: bool) -> None:

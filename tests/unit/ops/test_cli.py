@@ -63,6 +63,7 @@ def test_help_lists_topics_explains_commands_and_refuses_other_words() -> None:
     assert (code, "neither a topic nor" in " ".join(output.split())) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_environment_variable_names_the_port_and_the_option_overrides_it() -> None:
     done = run_pomona("status", POMONA_PORT="47000")
     assert (done.returncode, f":{ClusterPorts(47000).control_subscribe}" in done.stderr) == (
@@ -79,6 +80,7 @@ def test_an_empty_prompt_is_refused() -> None:
     assert (code, "the prompt is empty" in output) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_completes_commands_and_topics(shell: str) -> None:
     for words, expected in (("pomona st", "status"), ("pomona help ep", "epoch")):

@@ -202,6 +202,7 @@ def test_the_client_replaces_the_command(tmp_path: Path, programs: Path, gateway
     assert "ANTHROPIC_API_KEY" not in environment
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("programs")
 def test_a_written_file_is_taken_back(tmp_path: Path, gateway: str) -> None:
     done = _launch(tmp_path, "qwen", "--url", gateway, "--model", "big")

@@ -45,6 +45,7 @@ def test_the_logs_of_all_services_are_merged_by_time(tmp_path: Path) -> None:
     assert lines[0].endswith("epoch=7")
 
 
+@pytest.mark.slow
 def test_a_service_a_process_a_level_and_a_time_select_lines(tmp_path: Path) -> None:
     write(tmp_path, "gateway", ("01", "info", "early"), ("05", "error", "late"))
     write(tmp_path, "stage_worker.0", ("02", "info", "zero"))

@@ -168,6 +168,7 @@ def test_processes_stop_in_the_order_of_their_ranks(tmp_path: Path) -> None:
     assert not any(event.forced for event in stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hastened", [False, True])
 def test_a_process_that_will_not_stop_is_killed(tmp_path: Path, hastened: bool) -> None:
     async def run() -> list[SupervisorEvent]:
@@ -286,6 +287,7 @@ def test_clients_wait_while_the_process_that_listens_is_restarted(tmp_path: Path
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_standby_takes_the_place_of_a_killed_process_and_ends_with_the_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

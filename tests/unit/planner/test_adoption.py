@@ -60,6 +60,7 @@ ACTIONS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(ACTIONS, max_size=14), st.integers(0, 2))
 def test_a_healthy_pipeline_keeps_its_epoch_whatever_happens_to_planners(

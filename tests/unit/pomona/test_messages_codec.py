@@ -193,6 +193,7 @@ def test_a_number_that_json_cannot_represent_is_rejected() -> None:
 # Data messages -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ENVELOPES, st.randoms(use_true_random=False))
 def test_a_message_survives_encoding_and_decoding(envelope: Envelope, random: Any) -> None:

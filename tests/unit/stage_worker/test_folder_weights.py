@@ -75,6 +75,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIG, MOE], ids=["dense", "experts"])
 @pytest.mark.parametrize("mode", MODES)
 def test_logits_of_a_quantised_model_equal_mlx_lms(

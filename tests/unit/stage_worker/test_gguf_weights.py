@@ -58,6 +58,7 @@ def logits_of(path: Path, bounds: tuple[int, ...] = (0, LAYERS)) -> mx.array:
     return activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("bounds", [(0, 6), (0, 2, 6)])
 def test_logits_of_a_gguf_file_equal_mlx_lms(

@@ -80,6 +80,7 @@ def test_the_tiny_product_runs_on_any_device() -> None:
     tiny_product()
 
 
+@pytest.mark.slow
 def test_the_step_loop_tells_how_long_it_has_been_idle() -> None:
     idle: list[float] = []
     identity = Identity("pomona", "a.stage_worker", "boot")

@@ -161,6 +161,7 @@ def run_schedule(kind: str, seed: int, lone: bool = False) -> InProcessPipeline:
     return pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_replies_are_those_of_plain_decoding(kind: str) -> None:
     accepted = rollbacks = 0
@@ -173,6 +174,7 @@ def test_replies_are_those_of_plain_decoding(kind: str) -> None:
     raise AssertionError(f"{accepted} right guesses, {rollbacks} rollbacks: too few to tell")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_resumed_request_goes_on_as_in_plain_decoding(sampling: Sampling) -> None:
     prompt = prompt_of(3)
@@ -217,6 +219,7 @@ def test_quantised_caches_are_rolled_back() -> None:
     assert guessed.scheduler.speculator.counts.rejected
 
 
+@pytest.mark.slow
 def test_a_reply_with_a_grammar_is_that_of_plain_decoding() -> None:
     sampling = Sampling(max_tokens=40, temperature=1.0, seed=3, stop_ids=(0,), grammar=DIGITS)
 
