@@ -247,7 +247,7 @@ def test_calls_of_a_template_without_calls_are_written_in_the_models_own_notatio
         {"role": "tool", "content": "Rain", "tool_call_id": "1"},
     ]
     template = ChatTemplate(NO_CALLS, {})
-    assert render_conversation(template, traits_of(NO_CALLS), {"messages": messages}) == (
+    assert render_conversation(template, traits_of(NO_CALLS), {"messages": messages}).text == (
         "[user]Well?[assistant]<|tool_call_start|>[get(city='Oslo')]<|tool_call_end|>"
         "[tool]Rain[assistant]"
     )
@@ -285,7 +285,7 @@ def test_tools_with_several_types_are_simplified_for_a_template_that_needs_one()
     tools = [{"type": "function", "function": function}]
     template = ChatTemplate(ONE_TYPE, {})
     variables = {"messages": [{"role": "user", "content": "Well?"}], "tools": tools}
-    text = render_conversation(template, traits_of(ONE_TYPE), variables)
+    text = render_conversation(template, traits_of(ONE_TYPE), variables).text
     assert text == "getstringobject[user]Well?[assistant]"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pomona_gateway.text.conversation import calls_as_text
-from pomona_gateway.text.prompts import with_tool_instructions
+from pomona_gateway.text.tool_instructions import with_tool_instructions
 
 USER = {"role": "user", "content": "Weather?"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}

@@ -37,7 +37,7 @@ BEGUN: dict[str, Any] = {"role": "assistant", "content": "1, 2, "}
 def render(source: str, *messages: dict[str, Any], continue_final: bool = True) -> str:
     template = ChatTemplate(source, {})
     traits = probe_template(template.render)
-    return render_conversation(template, traits, {"messages": list(messages)}, continue_final)
+    return render_conversation(template, traits, {"messages": list(messages)}, continue_final).text
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_template_that_leaves_out_the_last_message_is_an_error() -> None:
 def test_messages_are_rendered_strictly_when_the_adapted_ones_are_rejected() -> None:
     messages = [{"role": "system", "content": "Brief."}, USER, USER]
     template = ChatTemplate(ALTERNATING, {})
-    text = render_conversation(template, PERMISSIVE, {"messages": messages})
+    text = render_conversation(template, PERMISSIVE, {"messages": messages}).text
     assert text == "Brief.\n\nCount.\n\nCount.|"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from pomona_gateway.text.template_traits import TemplateTraits, format_call_id
 
@@ -61,31 +61,6 @@ def adapt_tools(
         return list(tools)
     empty = {"description": "", "parameters": {"type": "object", "properties": {}}}
     return [{**tool, "function": {**empty, **tool["function"]}} for tool in tools]
-
-
-def plain_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Reduces schemas to what templates that walk through them understand: one type each."""
-    return [_plain_schema(tool) for tool in tools]
-
-
-def _plain_schema(part: Any) -> Any:
-    if isinstance(part, list):
-        return [_plain_schema(inner) for inner in cast("list[Any]", part)]
-    if not isinstance(part, Mapping):
-        return part
-    out = {key: _plain_schema(inner) for key, inner in cast("Mapping[str, Any]", part).items()}
-    for key in ("anyOf", "oneOf"):
-        options = out.get(key)
-        if isinstance(options, list):
-            others = [x for x in cast("list[Any]", options) if x != {"type": "null"}]
-            if others and isinstance(others[0], dict):
-                del out[key]
-                out = {**cast("dict[str, Any]", others[0]), **out}
-    kinds = out.get("type")
-    if isinstance(kinds, list):
-        named = [x for x in cast("list[Any]", kinds) if x != "null"]
-        out["type"] = named[0] if named else "string"
-    return out
 
 
 def calls_as_text(
@@ -251,6 +226,8 @@ def _number_calls(messages: list[Message], traits: TemplateTraits) -> list[Messa
             calls.append({**call, "id": ids[own], "function": function})
         if calls:
             message = {**message, "tool_calls": calls}
+            if not message.get("content"):
+                message["content"] = None if traits.null_content else ""
         elif message["role"] == "tool" and "tool_call_id" in message:
             own = str(message["tool_call_id"])
             named = ids.get(own) or format_call_id(

@@ -5,7 +5,8 @@ standard input:
 
 - ``text``: a text to encode.
 - ``template`` and ``variables``: a conversation to render, in the form that ``traits`` demands,
-  and to encode. The first line of the answer has the rendered text.
+  and to encode. The first line of the answer has the rendered text, and which parts of the tools
+  it simplifies.
 - ``template`` alone: a template to probe. The answer is one line with its traits.
 
 The answer to the first two ends with a line that has the number of ids, followed by the ids as
@@ -30,7 +31,7 @@ from typing import Any, TypeVar
 
 from pomona.errors import PomonaError
 from pomona_gateway.text.chat_template import ChatTemplate
-from pomona_gateway.text.rendered_chat import render_conversation
+from pomona_gateway.text.rendered_chat import RenderedChat, render_conversation
 from pomona_gateway.text.template_traits import TemplateTraits, probe_template
 from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 
@@ -51,12 +52,13 @@ def _template_of(request: dict[str, Any]) -> ChatTemplate:
     return _template(request["template"], tuple(sorted(request["special_tokens"].items())))
 
 
-def _render(request: dict[str, Any]) -> str:
+def _render(request: dict[str, Any]) -> RenderedChat:
     return render_conversation(
         _template_of(request),
         TemplateTraits(**request["traits"]),
         request["variables"],
         request["continue_final"],
+        call=request["call"],
     )
 
 
@@ -87,8 +89,9 @@ def answer_request(line: bytes, tokenizer: Tokenizer) -> None:
             _write({"traits": _with_deadline(deadline_s, lambda: _probe(request))})
             return
         if chat:
-            text = _with_deadline(deadline_s, lambda: _render(request))
-            _write({"text": text})
+            rendered = _with_deadline(deadline_s, lambda: _render(request))
+            text = rendered.text
+            _write(asdict(rendered))
         else:
             text = request["text"]
         max_bytes = request.get("max_bytes")

@@ -22,7 +22,10 @@ from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.fair_turns import FairTurns
 from pomona_gateway.text.limits import TextLimit
 from pomona_gateway.text.prompt_process import PIPE_BYTES
+from pomona_gateway.text.rendered_chat import RenderedChat
 from pomona_gateway.text.template_traits import PERMISSIVE, TemplateTraits
+from pomona_gateway.text.tool_instructions import TAUGHT_CALL
+from pomona_gateway.text.tool_schemas import SimplifiedPart
 
 DEADLINE_S = 10.0
 """Deadline for rendering a prompt, and again for encoding it. Rendering takes milliseconds; a
@@ -86,11 +89,14 @@ class Prompter:
         traits: TemplateTraits = PERMISSIVE,
         continue_final: bool = False,
         limit: TextLimit | None = None,
+        call: str = TAUGHT_CALL,
+        simplified: list[SimplifiedPart] | None = None,
     ) -> tuple[str, array[int]]:
         """Renders a conversation as :func:`render_conversation` does.
 
         Args:
             limit: longest text to tokenise.
+            simplified: takes the parts of the tools that the prompt says otherwise.
 
         Returns:
             The prompt as text and as token ids.
@@ -104,8 +110,12 @@ class Prompter:
             "variables": variables,
             "traits": asdict(traits),
             "continue_final": continue_final,
+            "call": call,
         }
-        return await self._request(request, _RENDER, limit)
+        rendered, ids = await self._request(request, _RENDER, limit)
+        if simplified is not None:
+            simplified += rendered.simplified
+        return rendered.text, ids
 
     async def encode(
         self, text: str, chat: bool = False, limit: TextLimit | None = None
@@ -143,7 +153,7 @@ class Prompter:
 
     async def _request(
         self, request: dict[str, Any], first: _Step, limit: TextLimit | None
-    ) -> tuple[str, array[int]]:
+    ) -> tuple[RenderedChat, array[int]]:
         max_bytes = None if limit is None else limit.max_bytes
         line = await asyncio.to_thread(_encoded, {**request, "max_bytes": max_bytes})
         process = self._short if len(line) <= MAX_SHORT_BYTES else self._long
@@ -203,7 +213,9 @@ class _PromptProcess:
                 self._end(self._process)
         self._thread.shutdown(wait=False)
 
-    async def request(self, line: bytes, first: _Step, tenant: str) -> tuple[str, array[int]]:
+    async def request(
+        self, line: bytes, first: _Step, tenant: str
+    ) -> tuple[RenderedChat, array[int]]:
         """Makes a prompt in the tenant's turn.
 
         Raises:
@@ -220,7 +232,7 @@ class _PromptProcess:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._thread, self._prompt, line, first)
 
-    def _prompt(self, request: bytes, first: _Step) -> tuple[str, array[int]]:
+    def _prompt(self, request: bytes, first: _Step) -> tuple[RenderedChat, array[int]]:
         with self._lock, self._exchange(request) as answers:
             return self._read(answers, first)
 
@@ -248,11 +260,13 @@ class _PromptProcess:
         finally:
             killer.cancel()
 
-    def _read(self, answers: IO[bytes], first: _Step) -> tuple[str, array[int]]:
+    def _read(self, answers: IO[bytes], first: _Step) -> tuple[RenderedChat, array[int]]:
         """Reads text and ids. Raises EOFError with the step during which the process ended."""
-        text = ""
+        rendered = RenderedChat("")
         if first is _RENDER:
-            text = self._read_line(answers, _RENDER)["text"]
+            answer = self._read_line(answers, _RENDER)
+            parts = tuple((index, path) for index, path in answer["simplified"])
+            rendered = RenderedChat(answer["text"], parts)
         answer = self._read_line(answers, _ENCODE)
         if "too_long" in answer:
             raise _TextTooLongError(answer["too_long"])
@@ -262,7 +276,7 @@ class _PromptProcess:
             ids.fromfile(answers, count)
         except EOFError as error:
             raise EOFError(_ENCODE) from error
-        return text, ids
+        return rendered, ids
 
     def _read_line(self, answers: IO[bytes], step: _Step) -> dict[str, Any]:
         line = answers.readline()

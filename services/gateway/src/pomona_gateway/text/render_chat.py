@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
+from pomona_gateway.parsers.derivation.known_notations import HERMES
 from pomona_gateway.parsers.derivation.template_notation import template_notation
+from pomona_gateway.text.calls_text import with_calls_text
 from pomona_gateway.text.chat_template import ChatTemplate
+from pomona_gateway.text.rendered_chat import render_conversation
+from pomona_gateway.text.template_traits import TemplateTraits, probe_template
+from pomona_gateway.text.tool_instructions import example_call
 
 
 def render_chat(
@@ -17,14 +22,19 @@ def render_chat(
     tools: Sequence[Mapping[str, Any]] | None = None,
     **special_tokens: Any,
 ) -> str:
-    """Renders a conversation. A prompt for the model's answer ends it, unless the last message
-    is the assistant's.
+    """Renders a conversation in the form that the template expresses. A prompt for the model's
+    answer ends it, unless the last message is the assistant's.
+
+    Probes and renders the template in this process, without a deadline.
 
     Args:
         template: the source of a Jinja chat template.
         messages: in OpenAI's form; arguments of calls may be JSON text or objects.
         tools: in OpenAI's form.
         special_tokens: like ``bos_token``, and other variables of the template.
+
+    Raises:
+        RequestError: the template rejects the messages in every form.
     """
     notation = template_notation(template, ChatTemplate)
     variables = dict(special_tokens)
@@ -32,41 +42,38 @@ def render_chat(
     generation = bool(variables.pop("add_generation_prompt", answers))
     texts = {name: text for name, text in variables.items() if name.endswith("_token")}
     others = {name: value for name, value in variables.items() if name not in texts}
-    given = with_arguments(messages, notation.arguments_as_text)
-    own = _template(template, tuple(sorted(texts.items())))
-    return own.render(given, tools, generation, **others)
+    own, traits = _template(template, tuple(sorted(texts.items())))
+    given: Sequence[Mapping[str, Any]] = [_with_objects(message) for message in messages]
+    if not traits.calls:
+        given = with_calls_text(given, notation.calls or HERMES)
+    variables = {**others, "messages": given, "tools": tools or ()}
+    call = example_call(notation)
+    return render_conversation(own, traits, variables, generation=generation, call=call).text
 
 
 @lru_cache(maxsize=64)
-def _template(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
-    return ChatTemplate(source, dict(special_tokens))
+def _template(
+    source: str, special_tokens: tuple[tuple[str, str], ...]
+) -> tuple[ChatTemplate, TemplateTraits]:
+    template = ChatTemplate(source, dict(special_tokens))
+    return template, probe_template(template.render)
 
 
-def with_arguments(messages: Sequence[Mapping[str, Any]], as_text: bool) -> list[Mapping[str, Any]]:
-    """The messages with the arguments of calls as the template wants them: as JSON text, or as
-    objects."""
-    return [_with_arguments(message, as_text) for message in messages]
-
-
-def _with_arguments(message: Mapping[str, Any], as_text: bool) -> Mapping[str, Any]:
+def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the message with the arguments of its calls as objects, where they are JSON."""
     calls = message.get("tool_calls")
     if not isinstance(calls, Sequence) or isinstance(calls, str):
         return message
-    return {
-        **message,
-        "tool_calls": [_call(call, as_text) for call in cast("Sequence[Any]", calls)],
-    }
+    return {**message, "tool_calls": [_call(call) for call in cast("Sequence[Any]", calls)]}
 
 
-def _call(call: Any, as_text: bool) -> Any:
+def _call(call: Any) -> Any:
     function = cast("Mapping[str, Any]", call).get("function") if isinstance(call, Mapping) else 0
     if not isinstance(function, Mapping):
         return call
     own = cast("Mapping[str, Any]", function)
     arguments = own.get("arguments")
-    if as_text and isinstance(arguments, Mapping):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    elif not as_text and isinstance(arguments, str):
+    if isinstance(arguments, str):
         try:
             read = json.loads(arguments or "{}")
         except ValueError:

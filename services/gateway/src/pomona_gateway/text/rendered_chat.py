@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pomona.errors import RequestError
 from pomona_gateway.text.chat_template import ChatTemplate
-from pomona_gateway.text.conversation import adapt_messages, adapt_tools, plain_tools
+from pomona_gateway.text.conversation import adapt_messages, adapt_tools
 from pomona_gateway.text.template_traits import STRICT, TemplateTraits
+from pomona_gateway.text.tool_instructions import TAUGHT_CALL, with_tool_instructions
+from pomona_gateway.text.tool_schemas import SimplifiedPart, ToolForm, tool_forms, tools_shown
 
 CONTINUED_AT = "⟦continued-here-8f1c2e⟧"
 """Text put where the reply continues the last message. The prompt ends before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A prompt.
+
+    Attributes:
+        simplified: parts of the tools' parameters that the prompt says otherwise than the client.
+    """
+
+    text: str
+    simplified: tuple[SimplifiedPart, ...] = ()
 
 
 def render_conversation(
@@ -19,16 +34,22 @@ def render_conversation(
     traits: TemplateTraits,
     variables: Mapping[str, Any],
     continue_final: bool = False,
-) -> str:
+    generation: bool = True,
+    call: str = TAUGHT_CALL,
+) -> RenderedChat:
     """Renders messages and tools, adapted to the template.
 
-    What the template rejects all the same is rendered once more with simpler schemas of tools,
-    and with messages in the strictest form.
+    Where the template rejects tools, or leaves out a name of one or of an argument, it gets them
+    in simpler forms. Messages that it rejects all the same take the strictest form. At last a
+    system message explains the tools.
 
     Args:
         variables: ``messages``, ``tools`` and other variables of the template.
         continue_final: the prompt ends with the text of the last message, if that is one of the
             assistant without calls, so that the reply continues it.
+        generation: the prompt ends with what begins the assistant's turn.
+        call: a call as the model shall write it where a system message explains the tools; empty
+            for none.
 
     Raises:
         RequestError: the template rejects every form.
@@ -38,25 +59,40 @@ def render_conversation(
     if continued:
         messages = _with_mark(messages)
     tools = adapt_tools(variables.get("tools") or (), traits)
-    given = {
-        **variables,
-        "tools": tools,
-        "add_generation_prompt": not continued,
-    }
-    forms: list[dict[str, Any]] = [{"messages": adapt_messages(messages, traits)}]
-    if tools:
-        forms.append({**forms[0], "tools": plain_tools(tools)})
-    forms.append({"messages": adapt_messages(messages, STRICT)})
-    if tools:
-        forms.append({**forms[-1], "tools": forms[1]["tools"]})
+    given = {**variables, "add_generation_prompt": generation and not continued}
     first: RequestError | None = None
-    for form in forms:
+    partial: RenderedChat | None = None
+    for adapted, form in _forms(messages, tools, traits, call):
         try:
-            return _render(template, {**given, **form}, continued)
+            text = _render(template, {**given, "messages": adapted, "tools": form.tools}, continued)
         except RequestError as error:
             first = first or error
+            continue
+        rendered = RenderedChat(text, form.simplified)
+        if tools_shown(text, form.tools):
+            return rendered
+        partial = partial or rendered
+    if partial is not None:
+        return partial
     assert first is not None
     raise first
+
+
+def _forms(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    traits: TemplateTraits,
+    call: str,
+) -> Iterator[tuple[Sequence[Mapping[str, Any]], ToolForm]]:
+    """Yields messages and tools in ever simpler forms."""
+    for own in (traits, STRICT):
+        adapted = adapt_messages(messages, own)
+        for form in tool_forms(tools):
+            yield adapted, form
+    if tools and call:
+        taught = with_tool_instructions(messages, tools, forced=False, call=call)
+        for own in (traits, STRICT):
+            yield adapt_messages(taught, own), ToolForm(())
 
 
 def is_continuable(messages: Sequence[Mapping[str, Any]]) -> bool:

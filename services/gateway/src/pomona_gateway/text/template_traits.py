@@ -66,6 +66,7 @@ class TemplateTraits:
         content_with_calls: text and calls in one message.
         empty_arguments: a call without arguments.
         text_arguments: arguments of a call are given as JSON text, not as a mapping.
+        null_content: a message with calls and without text has the content null.
         call_id: required format of call ids: any, ``functions.<name>:<index>``, or nine
             alphanumeric characters.
         reasoning: field of an assistant message that holds its reasoning; empty for none.
@@ -89,6 +90,7 @@ class TemplateTraits:
     content_with_calls: bool = True
     empty_arguments: bool = True
     text_arguments: bool = False
+    null_content: bool = False
     call_id: CallIdFormat = "any"
     reasoning: ReasoningField = "reasoning_content"
     end_of_turn: str = ""
@@ -168,7 +170,12 @@ def probe_template(render: Render) -> TemplateTraits:
         wrong = "{'" in turn or '{\\"' in turn
         return not wrong and expresses(messages, *words, *_RESULTS[:count], tools=tools)
 
-    forms = [_CallForm(text, ids) for ids in _ID_FORMATS for text in (False, True)]
+    forms = [
+        _CallForm(text, ids, null)
+        for null in (False, True)
+        for ids in _ID_FORMATS
+        for text in (False, True)
+    ]
     form = next((form for form in forms if expresses_calls(form)), None)
     known = form or _CallForm(False, "any")
     tool = _tool(_NAMES[0])
@@ -206,6 +213,7 @@ def probe_template(render: Render) -> TemplateTraits:
         empty_arguments=form is not None
         and expresses(empty, _USER["content"], _NAMES[0], _RESULTS[0], tools=[tool]),
         text_arguments=known.text_arguments,
+        null_content=known.null_content,
         call_id=known.call_id,
         reasoning=reasoning,
         end_of_turn=_end_of_turn(render, known, reasoning),
@@ -218,6 +226,7 @@ class _CallForm:
 
     text_arguments: bool
     call_id: CallIdFormat
+    null_content: bool = False
 
 
 _ID_FORMATS: tuple[CallIdFormat, ...] = ("any", "functions", "nine")
@@ -238,7 +247,8 @@ def _calling(
         results.append(
             {"role": "tool", "content": _RESULTS[index], "tool_call_id": call_id, "name": name}
         )
-    assistant = {"role": "assistant", "content": content, "tool_calls": calls}
+    text = content or (None if form.null_content else "")
+    assistant = {"role": "assistant", "content": text, "tool_calls": calls}
     return [_USER, assistant, *results], [_tool(name) for name in _NAMES[:count]]
 
 

@@ -21,11 +21,9 @@ from pomona_gateway.http.ignored import IgnoredParameters
 from pomona_gateway.parsers import taught_notation
 from pomona_gateway.text import LanguageModel
 from pomona_gateway.text.conversation import calls_as_text
-from pomona_gateway.text.prompts import (
-    chat_prompt,
-    supports_tools,
-    with_tool_instructions,
-)
+from pomona_gateway.text.prompts import chat_prompt, supports_tools
+from pomona_gateway.text.tool_instructions import with_tool_instructions
+from pomona_gateway.text.tool_schemas import SimplifiedPart
 
 
 async def prepare_chat(
@@ -67,9 +65,12 @@ async def prepare_chat(
         **reasoning_variables(language, wish, ignored),
         **(template_variables or {}),
     }
+    simplified: list[SimplifiedPart] = []
     text, prompt = await render_prompt(
-        language, messages, tools, variables, continue_final, prompt_parameter
+        language, messages, tools, variables, continue_final, prompt_parameter, simplified
     )
+    for index, path in simplified:
+        ignored.add(f"{tools.functions[index].where}.{path}")
     sampling = build_sampling(
         parameters,
         language,
@@ -112,16 +113,26 @@ async def render_prompt(
     variables: Mapping[str, Any],
     continue_final: bool = False,
     parameter: str = "messages",
+    simplified: list[SimplifiedPart] | None = None,
 ) -> tuple[str, array[int]]:
     """Returns the prompt as text and as token ids.
 
     If ``continue_final``, it ends inside the last message.
 
     If the model's template does not support tools, the prompt explains them to the model.
+
+    Args:
+        simplified: takes the parts of the tools that the prompt says otherwise than the client.
     """
     if supports_tools(language):
         return await chat_prompt(
-            language, messages, tools.definitions, variables, continue_final, parameter
+            language,
+            messages,
+            tools.definitions,
+            variables,
+            continue_final,
+            parameter,
+            simplified,
         )
     written: Sequence[Mapping[str, Any]] = calls_as_text(messages)
     if tools.functions:
