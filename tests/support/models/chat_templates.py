@@ -226,3 +226,32 @@ MLX_LM = """{%- if tools %}Call in <atem:function_calls> blocks. {{ tools | tojs
 {%- if add_generation_prompt %}{{ '<|turn|>model\n' }}{% endif -%}
 """
 """Renders no calls, and names only the mark of a notation that mlx-lm has a parser for."""
+
+_CHAT = """{%- for m in messages %}[{{ m.role }}]{{ m.content }}TOOLS{% endfor -%}
+{%- if add_generation_prompt %}[assistant]{% endif -%}"""
+TYPED_TOOLS = {
+    "one type each": """{%- macro kind(s) -%}
+{%- if s.type is not string %}{{ raise_exception('one type') }}{% endif -%}
+{{ s.type + ' ' + s.description }}
+{%- if s.type == 'array' %}{{ '[' + kind(s['items']) + ']' }}{% endif -%}
+{%- for k, v in (s.properties or {}).items() %}{{ k + ': ' + kind(v) + ', ' }}{% endfor -%}
+{%- endmacro -%}
+{%- for t in tools or [] %}{{ t.function.name + ' ' + t.function.description }}(
+{%- for k, v in t.function.parameters.properties.items() %}{{ k + ': ' + kind(v) + ', ' }}
+{%- endfor %}){% endfor -%}"""
+    + _CHAT.replace("TOOLS", ""),
+    "types joined": """{%- for t in tools or [] %}{{ t.function.name + t.function.description }}
+{%- for k, v in t.function.parameters.properties.items() %}
+{{- k + ': ' + (v.type if v.type is string else v.type | join('|')) }}
+{%- for x in v.get('enum', []) %}{{ ' ' + x }}{% endfor %}{% endfor %}{% endfor -%}"""
+    + _CHAT.replace("TOOLS", ""),
+    "names only": """{%- for t in tools or [] %}{{ t.function.name }}{% endfor -%}"""
+    + _CHAT.replace("TOOLS", ""),
+    "rejects all tools": """{%- if tools and tools[0].function.name == 'look_up' %}
+{{- raise_exception('no') }}{% endif -%}{%- for t in tools or [] %}{{ t | tojson }}{% endfor -%}"""
+    + _CHAT.replace("TOOLS", ""),
+    "beside a system message": _CHAT.replace(
+        "TOOLS", "{% if m.role == 'system' %}{{ tools | tojson }}{% endif %}"
+    ),
+}
+"""Templates that render the schemas of tools, or reject some."""

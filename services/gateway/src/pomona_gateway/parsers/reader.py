@@ -40,6 +40,7 @@ class MarkedReader:
         bare = self._calls is not None and notation.calls_stand_bare
         self._bare_calls = BareCalls(notation, self._schemas) if bare else None
         self._may_call_first = bare
+        self._begin_mark, self._end_mark = (mark.strip() for mark in notation.reasoning or ("", ""))
         self._first_marks = {mark.strip() for mark in notation.reasoning or ()}
         self._state: Literal["answer", "reasoning"] = "answer"
         if opened or notation.opened(prompt):
@@ -58,6 +59,7 @@ class MarkedReader:
         self._fresh = True
         self._answered = False
         self._reasoned = False
+        self._may_reason = True
         self._called = False
         self._opened = False
         self._ended = False
@@ -135,9 +137,10 @@ class MarkedReader:
     def _may_stand(self, mark: str, at: int) -> bool:
         """Returns True when a mark counts: reasoning comes before all text of the answer, and
         the header of a turn right after the end of another."""
-        first = mark in self._headers or (
-            self._state == "answer" and mark in self._first_marks and mark != self._joint
-        )
+        literal = mark != self._begin_mark or "|" not in mark
+        in_answer = self._state == "answer" and mark in self._first_marks and literal
+        again = self._state == "reasoning" and mark == self._begin_mark != self._end_mark
+        first = mark in self._headers or ((in_answer or again) and mark != self._joint)
         return not first or not self._held[:at].strip()
 
     def _late_call(self, final: bool) -> tuple[int, bool] | None:
@@ -168,18 +171,22 @@ class MarkedReader:
         if mark in self._headers or (mark == self._joint and self._state == "answer"):
             # Another turn of the assistant goes on with the reply.
             self._space, self._ended = "", False
-            self._fresh = self._opened = True
+            self._fresh = self._opened = self._may_reason = True
             return
         if mark == notation.turn_end:
             # It is text when more text follows.
             self._space += mark
             self._ended = True
             return
+        if self._state == "reasoning" and mark == self._begin_mark != self._end_mark:
+            # The prompt had already opened it.
+            self._space = ""
+            return
         if self._state == "reasoning":
-            self._state, self._reasoned = "answer", True
+            self._state, self._reasoned, self._may_reason = "answer", True, False
             self._release_calls(parts, mention=True)
         elif notation.reasoning is not None and mark == notation.reasoning[0].strip():
-            self._state = "reasoning"
+            self._state, self._ended = "reasoning", False
         elif mark == notation.answer[0].strip():
             self._opened = True
         elif mark in self._stray:
@@ -241,13 +248,19 @@ class MarkedReader:
         headers = self._headers if self._ended else ()
         if self._state == "reasoning":
             assert notation.reasoning is not None
-            end = notation.reasoning[1].strip()
-            return [x for x in (end, *self._triggers, notation.turn_end, *headers) if x]
+            again = self._begin_mark if self._fresh else ""
+            own = (self._end_mark, *self._triggers, notation.turn_end, *headers, again)
+            return [x for x in own if x]
         if self._ended:
-            return [x for x in (*self._triggers, notation.turn_end, *headers) if x]
+            return [
+                x for x in (*self._triggers, notation.turn_end, *headers, self._begin_mark) if x
+            ]
         marks = [*self._triggers]
-        if notation.reasoning is not None and not self._answered and not self._reasoned:
+        if notation.reasoning is not None and self._may_reason:
             marks += [x.strip() for x in notation.reasoning]
+        elif "|" in self._begin_mark:
+            # A special token is not a literal mark, which an answer may mention.
+            marks.append(self._begin_mark)
         marks += [x.strip() for x in notation.answer]
         marks += [*self._stray, notation.turn_end, self._joint]
         return [mark for mark in dict.fromkeys(marks) if mark]
@@ -288,7 +301,7 @@ class MarkedReader:
         if self._state == "reasoning":
             parts.append(ReasoningDelta(body))
         else:
-            self._answered = True
+            self._answered, self._may_reason = True, False
             parts.append(TextDelta(body))
 
     def _plain(self, text: str) -> Part:

@@ -19,7 +19,11 @@ def turn_headers(prompt: str, notation: ReplyNotation) -> tuple[str, ...]:
     candidates = (whole, rest.rpartition("\n")[2].strip(), tag)
     others = {end, *(mark.strip() for mark in (*(notation.reasoning or ()), *notation.answer))}
     headers = [
-        x for x in candidates if x.startswith("<") and x not in others and len(x) < MAX_HEADER
+        x
+        for x in candidates
+        if (x.startswith("<") or (x == whole and x.endswith(">")))
+        and x not in others
+        and len(x) < MAX_HEADER
     ]
     return tuple(dict.fromkeys(headers))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime
 from functools import cached_property
@@ -78,6 +79,14 @@ def _without_undefined(value: Any) -> None:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
+def _with_parts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    name = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
+    return {**message, "content": [{"type": "text", "text": content, **name}]}
+
+
 def _defaults(source: str, tools: Sequence[Mapping[str, Any]] | None) -> dict[str, str]:
     """Returns variables that some templates use without a test of whether they are defined.
 
@@ -136,6 +145,24 @@ class ChatTemplate:
         Raises:
             RequestError: the template rejects the messages.
         """
+        try:
+            return self._render(messages, tools, add_generation_prompt, variables)
+        except RequestError:
+            # Templates of models that see images may read content only as a list of parts.
+            if "'text'" not in self.source and '"text"' not in self.source:
+                raise
+            parts = [_with_parts(message) for message in messages]
+            with suppress(RequestError):
+                return self._render(parts, tools, add_generation_prompt, variables)
+            raise
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
         if _CHANGES.search(self.source):
             messages, tools = deepcopy(messages), deepcopy(tools)
         try:

@@ -16,6 +16,7 @@ Message: TypeAlias = dict[str, Any]
 
 OPENING = "Hello."
 """User message put before a conversation that starts with the assistant."""
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 CALLS_TEXT = "calls_text"
 """Key of a message: its calls in the model's own notation, for a template without calls."""
 
@@ -240,11 +241,10 @@ def _number_calls(messages: list[Message], traits: TemplateTraits) -> list[Messa
 
 def _name_reasoning(message: Message, traits: TemplateTraits) -> Message:
     """Gives reasoning under the field that the template reads."""
-    fields = ("reasoning_content", "thinking", "reasoning")
-    reasoning = next((message[field] for field in fields if message.get(field)), None)
+    reasoning = next((message[field] for field in REASONING_FIELDS if message.get(field)), None)
     if reasoning is None:
         return message
-    rest = {key: value for key, value in message.items() if key not in fields}
+    rest = {key: value for key, value in message.items() if key not in REASONING_FIELDS}
     return {**rest, traits.reasoning or "reasoning_content": reasoning}
 
 

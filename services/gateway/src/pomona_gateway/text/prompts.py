@@ -49,7 +49,7 @@ async def chat_prompt(
 
     stable = language.system_lines.stabilise(messages)
     traits = language.traits_of(name)
-    if not traits.calls and tools:
+    if tools:
         stable = with_calls_text(stable, language.output.calls)
     given = {**(variables or {}), "messages": stable, "tools": tools}
     limit = language.text_limit(parameter)

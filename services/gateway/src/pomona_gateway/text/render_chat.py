@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
-from pomona_gateway.parsers.derivation.known_notations import HERMES
 from pomona_gateway.parsers.derivation.template_notation import template_notation
 from pomona_gateway.text.calls_text import with_calls_text
 from pomona_gateway.text.chat_template import ChatTemplate
@@ -43,9 +42,8 @@ def render_chat(
     texts = {name: text for name, text in variables.items() if name.endswith("_token")}
     others = {name: value for name, value in variables.items() if name not in texts}
     own, traits = _template(template, tuple(sorted(texts.items())))
-    given: Sequence[Mapping[str, Any]] = [_with_objects(message) for message in messages]
-    if not traits.calls:
-        given = with_calls_text(given, notation.calls or HERMES)
+    objects = [_with_objects(message) for message in messages]
+    given = with_calls_text(objects, notation.calls)
     variables = {**others, "messages": given, "tools": tools or ()}
     call = example_call(notation)
     return render_conversation(own, traits, variables, generation=generation, call=call).text

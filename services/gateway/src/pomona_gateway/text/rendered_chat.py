@@ -8,11 +8,12 @@ from typing import Any
 
 from pomona.errors import RequestError
 from pomona_gateway.text.chat_template import ChatTemplate
-from pomona_gateway.text.conversation import adapt_messages, adapt_tools
+from pomona_gateway.text.conversation import REASONING_FIELDS, adapt_messages, adapt_tools
 from pomona_gateway.text.template_traits import STRICT, TemplateTraits
 from pomona_gateway.text.tool_instructions import TAUGHT_CALL, with_tool_instructions
 from pomona_gateway.text.tool_schemas import SimplifiedPart, ToolForm, tool_forms, tools_shown
 
+_EMPTY_SYSTEM = {"role": "system", "content": ""}
 CONTINUED_AT = "⟦continued-here-8f1c2e⟧"
 """Text put where the reply continues the last message. The prompt ends before it."""
 
@@ -69,7 +70,7 @@ def render_conversation(
             first = first or error
             continue
         rendered = RenderedChat(text, form.simplified)
-        if tools_shown(text, form.tools):
+        if tools_shown(text, form.tools) and _shows_last_call(text, messages):
             return rendered
         partial = partial or rendered
     if partial is not None:
@@ -89,10 +90,32 @@ def _forms(
         adapted = adapt_messages(messages, own)
         for form in tool_forms(tools):
             yield adapted, form
+        if tools and own.system and messages[:1] and messages[0]["role"] != "system":
+            # Some templates show tools only within a system message.
+            yield [_EMPTY_SYSTEM, *adapted], ToolForm(tools)
     if tools and call:
         taught = with_tool_instructions(messages, tools, forced=False, call=call)
         for own in (traits, STRICT):
             yield adapt_messages(taught, own), ToolForm(())
+    # Templates may refuse reasoning of earlier turns, which others leave out.
+    yield _without_reasoning(adapt_messages(messages, traits)), ToolForm(tools)
+
+
+def _without_reasoning(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [
+        {key: value for key, value in message.items() if key not in REASONING_FIELDS}
+        for message in messages
+    ]
+
+
+def _shows_last_call(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether a conversation that ends with calls is rendered to its end."""
+    calls = messages[-1].get("tool_calls") if messages else None
+    if not calls:
+        return True
+    users = [message["content"] for message in messages if message["role"] == "user"]
+    after = text.rpartition(users[-1])[2] if users and isinstance(users[-1], str) else text
+    return calls[0]["function"]["name"] in after
 
 
 def is_continuable(messages: Sequence[Mapping[str, Any]]) -> bool:

@@ -253,7 +253,8 @@ def _calling(
 
 
 def _tool(name: str) -> dict[str, Any]:
-    parameters = {"type": "object", "properties": {"kind": {"type": "string"}}}
+    kind = {"type": "string", "description": "Sort."}
+    parameters = {"type": "object", "properties": {"kind": kind}, "required": ["kind"]}
     function = {"name": name, "description": "Grows.", "parameters": parameters}
     return {"type": "function", "function": function}
 

@@ -34,6 +34,8 @@ _ONE = frozenset(
 _VALUES = frozenset({"default", "const", "enum", "examples", "example"})
 _DEFINITIONS = ("$defs", "definitions")
 _TEXTS = ("description", "title")
+_ANY = {"type": "string", "description": ""}
+"""Stands for a schema that allows everything, where each schema needs a type."""
 _TYPES: tuple[tuple[type, str], ...] = (
     (bool, "boolean"),
     (int, "integer"),
@@ -117,7 +119,7 @@ class _Writer:
         if not isinstance(given, dict):  # true, false, or no schema at all
             if given is not True and given is not None:
                 self.simplified.append(path)
-            return {"type": "string", "description": ""} if self.plain else {}
+            return dict(_ANY) if self.plain else {}
         own, open_references = self._resolved(cast("Schema", given), path, open_references)
         if path.count(".") > MAX_DEPTH or self.budget[0] < 0:
             self.simplified.append(path)
@@ -136,7 +138,7 @@ class _Writer:
         elif "type" not in out and (inferred := _inferred(out)):
             out = {"type": inferred, **out}
         if out.get("type") == "array" and not isinstance(out.get("items"), dict):
-            out["items"] = {"type": "string"} if self.plain else {}
+            out["items"] = dict(_ANY) if self.plain else {}
         if out.get("type") == "object" and path and not isinstance(out.get("properties"), dict):
             out["properties"] = {}
         return out
@@ -145,7 +147,7 @@ class _Writer:
         if key in _MAPS and isinstance(value, dict):
             parts = cast("Schema", value)
             return {
-                str(name): self.schema(part, f"{path}.{name}", references)
+                str(name): {"description": "", **self.schema(part, f"{path}.{name}", references)}
                 for name, part in parts.items()
             }
         if (key in _LISTS or key == "items") and isinstance(value, list):
@@ -200,11 +202,11 @@ class _Writer:
         if isinstance(items, list):
             parts = cast("list[Any]", items)
             lost["items"] = own.get("items", own.get("prefixItems"))
-            out["items"] = parts[0] if parts else {"type": "string"}
+            out["items"] = parts[0] if parts else dict(_ANY)
             out.pop("prefixItems", None)
-        if isinstance(out.get("additionalProperties"), dict):
-            lost["additionalProperties"] = own["additionalProperties"]
-            out["additionalProperties"] = True
+        if out["type"] == "object" and not isinstance(out.get("additionalProperties"), dict):
+            # Some templates write every object as a mapping of strings to one type.
+            out["additionalProperties"] = dict(_ANY)
         self.simplified += [f"{path}.{key}" if path else key for key in lost]
         out["description"] = _noted(out, lost)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pomona_gateway.parsers.derivation.renderings import (
     KEYS,
     NAMES,
+    UNKNOWN_TOKENS,
     VALUES,
     Renderings,
     same_end,
@@ -195,8 +196,9 @@ def _second(rest: str, fields: FieldNotation | None) -> tuple[str, str] | None:
 
 
 def _without_end(text: str, turn_end: str) -> str:
-    at = text.find(turn_end) if turn_end else -1
-    return text[:at] if at >= 0 else text
+    ends = (turn_end, *UNKNOWN_TOKENS.values())
+    found = [at for end in ends if end and (at := text.find(end)) >= 0]
+    return text[: min(found)] if found else text
 
 
 def _same_end_numbered(one: str, other: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, Protocol
 
 from pomona.errors import PomonaError
@@ -22,6 +23,7 @@ REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 _ATOMS = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]|\w+|\s|[^\w\s]")
 _QUOTED = re.compile(r"\\+\"")
+_LATER = "zqlaterzq"
 
 
 class Render(Protocol):
@@ -83,12 +85,18 @@ class Renderings:
         self._render = render
         self._named_ids = False
         self._content: str | None = ""
+        self._followed = False
+        self._after_turns = ""  # what the template writes after the last turn of any conversation
         self.as_text = False
         self.variables: dict[str, Any] = {}
         self._always_prompts = False
         self.prompt = self._after_user([], True) or ""
         unasked = self._after_user([])
         self._always_prompts = bool(self.prompt.strip()) and unasked == self.prompt
+        if unasked and not self._always_prompts:
+            between = (self.earlier_turn(CONTENT) or unasked).partition(_LATER)[0]
+            appended = (self.turn(CONTENT) or "").endswith(unasked)
+            self._after_turns = unasked if appended and unasked.strip() not in between else ""
 
     def turn(self, content: str, reasoning: bool = False) -> str | None:
         """A turn that has no calls; None when the template refuses it."""
@@ -100,7 +108,7 @@ class Renderings:
     def earlier_turn(self, content: str) -> str | None:
         """A turn that another one of the user follows."""
         message = {"role": "assistant", "content": content}
-        return self._after_user([message, {"role": "user", "content": "zqlaterzq"}])
+        return self._after_user([message, {"role": "user", "content": _LATER}])
 
     def calls(self, *arguments: Mapping[str, Any], reasoning: bool = False) -> str | None:
         """A turn that calls the first tool, then the second; names that come before the
@@ -129,39 +137,49 @@ class Renderings:
     def choose_form(self) -> bool:
         """Finds the form of calls that the template renders best; False when it renders
         none."""
-        best, chosen = (0, False, 0), (False, False, self._content)
-        for content in ("", None):
-            for as_text in (False, True):
-                for named in (False, True):
-                    self.as_text, self._named_ids, self._content = as_text, named, content
-                    turn = self.calls({KEYS[0]: VALUES[0]})
-                    # Some templates write a turn without text before the calls.
-                    score = _score(turn), not (as_text or named), -len(turn or "")
-                    if score > best:
-                        best, chosen = score, (as_text, named, content)
-        self.as_text, self._named_ids, self._content = chosen
+        best, chosen = (0, False, 0), (False, False, self._content, False)
+        forms = product(("", None), (False, True), (False, True), (False, True))
+        for content, followed, as_text, named in forms:
+            if followed and best[0] > 0:
+                continue
+            self.as_text, self._named_ids, self._content = as_text, named, content
+            self._followed = followed
+            turn = self.calls({KEYS[0]: VALUES[0]})
+            # Some templates write a turn without text before the calls.
+            score = _score(turn), not (as_text or named), -len(turn or "")
+            if score > best and score[0] > 0:
+                best, chosen = score, (as_text, named, content, followed)
+        self.as_text, self._named_ids, self._content, self._followed = chosen
         return best[0] > 0
 
     def _after_user(
         self, messages: list[Mapping[str, Any]], generation: bool = False
     ) -> str | None:
         conversation: list[Mapping[str, Any]] = [{"role": "user", "content": USER}, *messages]
+        followed = self._followed and bool(messages)
+        if followed:
+            # Some templates leave out calls that end a conversation.
+            conversation.append({"role": "user", "content": _LATER})
         for tools in (TOOLS, None):
             try:
                 text = self._render(conversation, tools, generation, **self.variables)
             except PomonaError:
                 continue
-            after = text[text.rfind(USER) + len(USER) :] if USER in text else text
+            before, _, after = text.rpartition(USER)
+            if followed:
+                after = after.partition(_LATER)[0]
+                after = after.removesuffix(same_end(before, after))
             return self._without_prompt(after) if messages else after
         return None
 
     def _without_prompt(self, turn: str) -> str:
         """Removes the prompt for another answer, which some templates write after any turn."""
-        if not self._always_prompts:
+        appended = self.prompt if self._always_prompts else self._after_turns
+        if not appended:
             return turn
-        own = turn.removesuffix(same_end(turn, self.prompt))
-        end = atoms(self.prompt.lstrip())[0]
-        ended = turn.endswith(self.prompt) and end.startswith(("<", "["))
+        own = turn.removesuffix(same_end(turn, appended))
+        end = atoms(appended.lstrip())[0]
+        ended = turn.endswith(appended) and end.startswith(("<", "["))
         return f"{own}{end}" if ended else own
 
 

@@ -152,7 +152,7 @@ def _with_ends(notation: ReplyNotation, text_body: str, call_body: str) -> Reply
     shared = same_end(end, call_body)
     close = end[: len(end) - len(shared)].strip() if shared else ""
     close = mirrored[1] if mirrored is not None else close
-    rest = end[len(close) :].strip()
+    rest = end[end.find(close) + len(close) :].strip()
     marks = tags(rest)
     simple = bool(marks) and marks[0] not in tags(close) and marks[0] not in tags(begin)
     turn_end = marks[0] if simple else rest
