@@ -200,6 +200,21 @@ def test_a_peer_speaks_for_the_node_of_its_key_only() -> None:
         assert verdict(beacon, sender) == "impostor"
 
 
+def test_a_newer_boot_under_the_name_of_another_node_is_not_believed() -> None:
+    taken = beacon_of("stage_worker", "mini", boot="newer", name="mac.stage_worker")
+    assert verdict(taken, "id-mini") == "impostor"
+    beacon_filter = BeaconFilter("pomona", "here", members)
+
+    def hear(node: str, boot: str, now: float) -> str:
+        beacon = beacon_of("gateway", node, boot=boot, name="shop")
+        found = beacon_filter.admit(encode_beacon(beacon), "peer", now, f"id-{node}")
+        return found.reason if isinstance(found, Dropped) else "forwarded"
+
+    assert hear("mac", "one", 0.0) == "forwarded"
+    assert hear("mini", "two", 1.0) == "impostor"
+    assert hear("mac", "three", 2.0) == "forwarded"
+
+
 @pytest.mark.parametrize("origin", ["peer", "local"])
 def test_only_a_head_plans(origin: Origin) -> None:
     assert verdict(beacon_of("planner", "mac"), "id-mac", origin) == "forwarded"

@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pomona.addresses import at_node
-from pomona.errors import LinkBusyError, LinkError
+from pomona.errors import LinkBusyError, LinkError, ProtocolError
+from pomona.messages import codec
+from pomona.messages.codec import Message
 from pomona.messages.pipeline import Step, Tensor
 from pomona.transport import BeaconProxy, Identity, Pull, Push, Replier, Requester
 from pomona.transport.authenticator import Authenticator
@@ -59,7 +61,9 @@ def open_pull(closing: ExitStack, trust: Trust, **options: Any) -> Pull:
 
 
 def open_push(closing: ExitStack, pull: Pull, node: str, trust: Trust | None) -> Push:
-    push = Push(IDENTITY, at_node(pull.endpoint, node), 0.4, trust=trust)
+    name = trust.member.name if trust is not None and trust.member is not None else "b"
+    identity = Identity("pomona", f"{name}.stage_worker", "boot")
+    push = Push(identity, at_node(pull.endpoint, node), 0.4, trust=trust)
     closing.callback(push.close)
     return push
 
@@ -245,6 +249,70 @@ def test_every_handshake_is_answered_with_200_or_400(request: list[bytes], valid
         assert (answer[0], answer[2], len(answer)) == (b"1.0", b"400", 6)
     finally:
         own.term()
+
+
+def test_a_link_that_was_refused_connects_when_the_other_side_knows_the_new_member(
+    nodes: tuple[Trust, Trust], tmp_path: Path, closing: ExitStack
+) -> None:
+    """libzmq gives a refused connection up."""
+    a, b = nodes
+    late = Trust.open(tmp_path / "late", "late")
+    member = Member(late.keys.id, late.keys.public, "late", "member")
+    roster = a.change(lambda x: rosters.with_member(x, member))
+    late = Trust.joined(tmp_path / "late", roster)
+    pull = open_pull(closing, b)  # b has not heard of the new member
+    push = Push(
+        Identity("pomona", "late.stage_worker", "boot"),
+        at_node(pull.endpoint, "b"),
+        0.5,
+        trust=late,
+    )
+    closing.callback(push.close)
+    with pytest.raises(LinkBusyError):
+        push.send(STEP, 1)
+    b.offer(roster)
+    wait_until(lambda: is_connected(push), "the link is there", 30)
+    message = pull.receive(WAIT_S)
+    assert message is not None
+    assert message.envelope.epoch == 4
+
+
+def test_a_member_does_not_speak_in_the_name_of_another(
+    nodes: tuple[Trust, Trust], tmp_path: Path, closing: ExitStack
+) -> None:
+    a, b = nodes
+    join(tmp_path, "home", "b.long", tmp_path / "b.long")
+    pull = open_pull(closing, a)
+
+    def send(name: str) -> Any:
+        push = Push(Identity("pomona", name, "boot"), at_node(pull.endpoint, "a"), WAIT_S, trust=b)
+        closing.callback(push.close)
+        push.send(STEP, 1)
+        return pull.receive(WAIT_S)
+
+    assert send("b.stage_worker.0") is not None
+    assert send("driver-1") is not None, "a name of no member"
+    for name in ("a.planner", "b.long.stage_worker"):
+        with pytest.raises(ProtocolError, match="b sent a message in the name of"):
+            send(name)
+    assert send("b.gateway") is not None
+
+
+def test_a_member_does_not_end_the_message_of_another(
+    nodes: tuple[Trust, Trust], closing: ExitStack
+) -> None:
+    a, b = nodes
+    pull = open_pull(closing, a)
+    own = open_push(closing, pull, "a", a)
+    tensors = (Tensor("int8", (1,)),)
+    own.send_first_part(STEP, 1, tensors)
+    first = pull.receive_part(WAIT_S)
+    assert isinstance(first, Message)
+    forged = open_push(closing, pull, "a", b)
+    forged._partial_name = codec.message_name(first.envelope)  # type: ignore[reportPrivateUsage]
+    forged.send_rest(1, (b"x",))
+    with pytest.raises(ProtocolError, match="second part"):
+        pull.receive_part(WAIT_S)
 
 
 def test_a_flood_of_half_open_handshakes_keeps_no_member_out(

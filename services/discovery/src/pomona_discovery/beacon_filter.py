@@ -9,7 +9,8 @@ counted by reason:
 - ``echo``: sent by this node and returned by a peer, for example when a node is its own peer;
 - ``duplicate_node``: sent by a peer that has this node's name;
 - ``too_many_names``: of a new service of a node that has, or had within a minute, very many;
-- ``impostor``: in the name of a node whose key did not send it, or of one that is not a member;
+- ``impostor``: in the name of a node whose key did not send it, or of one that is not a member, or
+  of a service of another node;
 - ``unauthorised``: a plan of a node that may not plan.
 """
 
@@ -99,6 +100,8 @@ class BeaconFilter:
         if (roster := self._roster()) is not None:
             if origin == "peer" and not _is_own(roster, sender, beacon.node):
                 return Dropped("impostor", f"{beacon.name} was not sent by {beacon.node}")
+            if origin == "peer" and not self._may_use_name(roster, beacon):
+                return Dropped("impostor", f"{beacon.node} uses the name {beacon.name} of another")
             if beacon.facts.service == "planner" and not _may_plan(roster, beacon.node):
                 return Dropped("unauthorised", f"{beacon.node} is not a head: it may not plan")
         if origin == "local":
@@ -162,6 +165,15 @@ class BeaconFilter:
             return False
         names[beacon.name] = now
         return True
+
+    def _may_use_name(self, roster: Roster, beacon: Beacon) -> bool:
+        """Tests whether a name is free, or of the beacon's node: a newer boot under the name of
+        another node is not believed."""
+        owner = roster.owner_of(beacon.name)
+        if owner is not None and owner.name != beacon.node:
+            return False
+        lease = self._leases.get(beacon.name)
+        return lease is None or lease.beacon.node == beacon.node
 
     def _check_conflict(self, beacon: Beacon, now: float) -> None:
         accepted = self._accepted.get(beacon.name)

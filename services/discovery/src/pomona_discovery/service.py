@@ -170,6 +170,7 @@ class Discovery:
             asyncio.create_task(self._proxy.drain_subscriptions()),
             asyncio.create_task(self._expire_periodically()),
             asyncio.create_task(self._follow_roster_file()),
+            asyncio.create_task(self._connect_refused_again()),
         ]
         for task in tasks:
             task.add_done_callback(on_done)
@@ -186,6 +187,16 @@ class Discovery:
         while self._trust is not None:
             self._trust.reload()
             await asyncio.sleep(ROSTER_POLL_S)
+
+    async def _connect_refused_again(self) -> None:
+        """Connects again to peers that have refused this node, as they may not have had the newest
+        roster."""
+        while True:
+            refused = await self._proxy.refused()
+            connected = self._peers.connected()
+            # An endpoint with a host name is reported by its address.
+            for endpoint in [refused] if refused in connected else connected:
+                self._links.search_again(endpoint)
 
     def _on_roster(self, before: Roster, after: Roster) -> None:
         """Closes the connections of revoked nodes, and tells everybody."""

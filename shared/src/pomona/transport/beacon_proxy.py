@@ -38,6 +38,7 @@ class BeaconProxy:
         for socket in self._sockets:
             configure(socket, CONTROL_HIGH_WATER_MARK, MAX_BEACON_BYTES)
         self._listeners: list[Listener] = []
+        self._refusals: zmq.asyncio.Socket | None = None
         places: tuple[tuple[zmq.asyncio.Socket, str, str, Audience], ...] = (
             (self._local_in, publish, "POMONA_CONTROL_PUBLISH", "node"),
             (self._local_out, subscribe, "POMONA_CONTROL_SUBSCRIBE", "node"),
@@ -50,6 +51,7 @@ class BeaconProxy:
         except LinkError:
             self.close()
             raise
+        self._refusals = self._peer_out.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         # An XSUB subscribes by sending a subscription message; this one matches all topics.
         self._local_in.send(b"\x01")
         self._peer_in.setsockopt(zmq.SUBSCRIBE, b"")
@@ -69,6 +71,15 @@ class BeaconProxy:
         """
         frames = await self._peer_in.recv_multipart(copy=False)
         return [frame.bytes for frame in frames], sender_of(frames[0])
+
+    async def refused(self) -> str:
+        """Returns the endpoint of a peer that has refused this node; libzmq gives such a connection
+        up.
+
+        Only one task may call it, and it must not be cancelled before shutdown.
+        """
+        assert self._refusals is not None
+        return (await self._refusals.recv_multipart())[1].decode("ascii", "replace")
 
     async def drain_subscriptions(self) -> None:
         """Discards the subscription messages that XPUB receives. Runs until cancelled."""
@@ -105,5 +116,8 @@ class BeaconProxy:
     def close(self) -> None:
         for listener in self._listeners:
             listener.close()
+        if self._refusals is not None:
+            self._peer_out.disable_monitor()
+            self._refusals.close(linger=0)
         for socket in self._sockets:
             socket.close(linger=CLOSE_LINGER_MS)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,13 +26,17 @@ from pomona.messages.codec import Buffer, Message, MessageRest
 from pomona.messages.limits import MAX_TENSOR_BYTES
 from pomona.messages.pipeline import Body, Envelope, Tensor
 from pomona.transport import curve
-from pomona.transport.sockets import configure, context
+from pomona.transport.senders import Senders
+from pomona.transport.sockets import configure, context, event_of
 from pomona.transport.unix_sockets import private_socket_path
 from pomona.trust import Trust
 
 log = logging.getLogger(__name__)
 
 DATA_HIGH_WATER_MARK: Final = 4096
+FIRST_RETRY_S: Final = 0.05
+MAX_RETRY_S: Final = 1.0
+"""Pause before a refused link connects again, doubled each time."""
 COPY_BYTES: Final = 65536
 """Smaller frames are copied when sent, like pyzmq's own default."""
 
@@ -48,6 +54,9 @@ class Identity:
 
 class Push:
     """Sending end of a link, connected to one PULL. Not thread-safe.
+
+    A link that the other end does not admit connects again while messages are sent: that end may
+    not have the newest roster yet, and libzmq itself does not try again.
 
     Args:
         deadline_s: longest wait for the peer in :meth:`send`, seconds.
@@ -82,11 +91,16 @@ class Push:
         self._socket = context().socket(zmq.PUSH)
         configure(self._socket, DATA_HIGH_WATER_MARK, MAX_TENSOR_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 0 if queue_when_disconnected else 1)
-        self._socket.setsockopt(zmq.SNDTIMEO, int(deadline_s * 1000))
         self._connections = 0
+        self._retry_s = FIRST_RETRY_S
+        self._retry_at: float | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        if monitored:
-            self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._named_endpoint = endpoint
+        is_secure = self._trust is not None and not endpoint.startswith(IPC_PREFIX)
+        if monitored or is_secure:
+            self._monitor = self._socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            )
         try:
             self.endpoint = curve.connect(self._socket, endpoint, self._trust)
         except LinkError:
@@ -140,13 +154,46 @@ class Push:
         What was under way when it was lost has not arrived, and its receiver cannot tell before
         the next message.
         """
+        self._read_events()
+        return self._connections > 1
+
+    def _read_events(self) -> None:
+        """Counts connections, and notes a refused one."""
         while self._monitor is not None:
             try:
-                self._monitor.recv_multipart(zmq.DONTWAIT)
+                event = event_of(self._monitor.recv_multipart(zmq.DONTWAIT))
             except zmq.Again:
-                break
-            self._connections += 1
-        return self._connections > 1
+                return
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connections += 1
+                self._retry_s, self._retry_at = FIRST_RETRY_S, None
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._retry_at = time.monotonic() + self._retry_s
+                self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
+
+    def _wait_until_writable(self, deadline_s: float) -> bool:
+        """Waits for the peer, and connects again when it has refused this node."""
+        ends_at = time.monotonic() + deadline_s
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLOUT)
+        if self._monitor is not None:
+            poller.register(self._monitor, zmq.POLLIN)
+        while True:
+            self._read_events()
+            now = time.monotonic()
+            if self._retry_at is not None and now >= self._retry_at:
+                self._connect_again()
+            until = ends_at if self._retry_at is None else min(ends_at, self._retry_at)
+            if self._socket in dict(poller.poll(math.ceil(max(0.0, until - now) * 1000))):
+                return True
+            if now >= ends_at:
+                return False
+
+    def _connect_again(self) -> None:
+        self._retry_at = None
+        with suppress(zmq.ZMQError):  # libzmq may have forgotten the endpoint already
+            self._socket.disconnect(self.endpoint)
+        curve.connect(self._socket, self._named_endpoint, self._trust)
 
     def _envelope(
         self,
@@ -181,14 +228,20 @@ class Push:
         """
         if self._trust is not None and self._trust.roster is not self._roster:
             self._check_membership()
-        flags = 0 if wait else zmq.DONTWAIT
+        deadline_s = self._deadline_s if wait else 0.0
         last = len(frames) - 1
         try:
             for index, frame in enumerate(frames):
-                more = zmq.SNDMORE if index < last else 0
-                self._socket.send(frame, flags | more, copy=len(frame) < COPY_BYTES)
+                flags = zmq.DONTWAIT | (zmq.SNDMORE if index < last else 0)
+                try:
+                    self._socket.send(frame, flags, copy=len(frame) < COPY_BYTES)
+                except zmq.Again:
+                    # A message that has begun goes to the same peer at once.
+                    if index or not self._wait_until_writable(deadline_s):
+                        raise
+                    self._socket.send(frame, flags, copy=len(frame) < COPY_BYTES)
         except zmq.Again as error:
-            raise LinkBusyError(self.endpoint, self._deadline_s if wait else 0.0) from error
+            raise LinkBusyError(self.endpoint, deadline_s) from error
 
     def _check_membership(self) -> None:
         """Raises LinkError when the node of the endpoint was revoked."""
@@ -236,6 +289,7 @@ class Pull:
         self._close_wakers: list[Callable[[], None]] = []
         # Before the socket is a CURVE server: the file system admits to this one.
         self.local_endpoint = self._bind_unix_socket(local_folder) if local_folder else ""
+        self._senders = Senders(trust or curve.installed())
         self._refresh_lock = threading.Lock()
         self._wake_to_refresh = self.waker()
         try:
@@ -254,24 +308,36 @@ class Pull:
     def receive(self, timeout_s: float) -> Message | None:
         """Returns the next message, or None at the timeout or when a waker was called.
 
-        Raises ProtocolError for bytes that are not a whole message; the next call continues
-        with the next one.
+        Raises ProtocolError for bytes that are not a whole message, and for a message in the name
+        of another node than the one that sent it; the next call continues with the next one.
         """
-        frames = self._receive_frames(timeout_s)
-        return codec.decode_message(frames) if frames else None
+        frames, node = self._receive_frames(timeout_s)
+        if not frames:
+            return None
+        message = codec.decode_message(frames)
+        self._senders.check(message.envelope, node)
+        return message
 
     def receive_part(self, timeout_s: float) -> Message | MessageRest | None:
         """Like :meth:`receive`, but accepts partial messages. A first part is a message without its
         last ``envelope.later`` buffers."""
-        frames = self._receive_frames(timeout_s)
+        frames, node = self._receive_frames(timeout_s)
         if not frames:
             return None
         if codec.is_rest(frames):
-            return codec.decode_rest(frames)
-        return codec.decode_part(frames)
+            rest = codec.decode_rest(frames)
+            self._senders.check_rest(rest.name, node)
+            return rest
+        message = codec.decode_part(frames)
+        self._senders.check(message.envelope, node)
+        return message
 
-    def _receive_frames(self, timeout_s: float) -> list[Buffer]:
-        """Returns no frames at the timeout or when a waker was called."""
+    def _receive_frames(self, timeout_s: float) -> tuple[list[Buffer], str]:
+        """Returns the frames of a message and the id of the node whose connection brought it.
+
+        Returns no frames at the timeout or when a waker was called. The id is empty for a local
+        socket.
+        """
         if self._listener.is_due:
             self._listener.refresh()
         timeout_ms = int(timeout_s * 1000)
@@ -283,10 +349,11 @@ class Pull:
             while frames[-1].more:
                 frames.append(self._socket.recv(copy=False))
         except zmq.Again:
-            return []
+            return [], ""
         if len(frames) == 1 and not len(frames[0].buffer):
-            return []
-        return [frame.buffer for frame in frames]
+            return [], ""
+        node = curve.sender_of(frames[0]) if self._senders.are_checked else ""
+        return [frame.buffer for frame in frames], node
 
     def _bind_unix_socket(self, folder: Path) -> str:
         try:

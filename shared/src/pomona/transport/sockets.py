@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import zmq
@@ -36,6 +38,11 @@ def terminate(deadline_s: float = 2 * CLOSE_LINGER_MS / 1000) -> None:
     thread = threading.Thread(target=context().term, name="zmq-term", daemon=True)
     thread.start()
     thread.join(deadline_s)
+
+
+def event_of(frames: Sequence[bytes]) -> int:
+    """Returns the event number of a message of a socket monitor."""
+    return int.from_bytes(frames[0][:2], sys.byteorder)
 
 
 def configure(socket: zmq.Socket[Any], high_water_mark: int, max_bytes: int) -> None:

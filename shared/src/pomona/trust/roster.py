@@ -99,6 +99,11 @@ class Roster:
     def by_name(self, name: str) -> Member | None:
         return next((x for x in self.members if x.name == name), None)
 
+    def owner_of(self, service: str) -> Member | None:
+        """Returns the member with whose name that of a service begins; the longest such name."""
+        found = [x for x in self.members if service.startswith(f"{x.name}.")]
+        return max(found, key=lambda member: len(member.name), default=None)
+
 
 _ROSTER = TypeAdapter(Roster)
 
