@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pomona.leases import LEASE_S
-from pomona.messages.control import Alert, Pipeline, StageStatus
+from pomona.messages.control import Alert, FalseWeights, Pipeline, StageStatus
 from pomona_discovery.local_network import denial
 from pomona_health_watcher.advice import advice_of
 from pomona_health_watcher.conditions import AlertThresholds
@@ -40,6 +40,18 @@ def test_memory_pressure_follows_its_thresholds(
     cluster.run(3)
     found = [(x.key, x.severity) for x in cluster.conditions()]
     assert found == ([("memory/mac.stage_worker", severity)] if severity else [])
+
+
+def test_a_peer_that_sends_false_weights_is_an_alert_with_its_name_and_the_file() -> None:
+    cluster = WatchedCluster()
+    false = FalseWeights("ben.stage_worker", "ben", "m", "a.safetensors")
+    cluster.add("stage_worker", facts={"false_weights": (false,)})
+    cluster.run(3)
+    (condition,) = cluster.conditions()
+    assert (condition.key, condition.severity) == ("false_weights/ben.stage_worker", "critical")
+    assert "on node ben sent other bytes of a.safetensors of m" in condition.summary
+    alert = Alert(condition.key, condition.severity, condition.summary, 0.0)
+    assert "pomona revoke" in advice_of(alert).action
 
 
 @pytest.mark.parametrize(

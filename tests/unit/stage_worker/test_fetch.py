@@ -165,6 +165,9 @@ class CountingSource:
     def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         return self._source_.held_ranges(manifest, file)
 
+    def header_bytes(self, manifest: Manifest, file: str) -> int:
+        return self._source_.header_bytes(manifest, file)
+
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         content = self._source_.read(manifest, file, begin, end)
         self.read_bytes += len(content)

@@ -139,6 +139,9 @@ class PeerWithOtherPath:
     def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         return self._peer.held_ranges(replace(manifest, source=self._there), file)
 
+    def header_bytes(self, manifest: Manifest, file: str) -> int:
+        return 0
+
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         content = self._peer.read(replace(manifest, source=self._there), file, begin, end)
         self.read_bytes += len(content)

@@ -86,6 +86,11 @@ _BY_KIND: Final[dict[str, Advice]] = {
         "Lower POMONA_STAGE_WORKER_MEMORY_BYTES there and restart the worker; `pomona doctor` "
         "checks the limits.",
     ),
+    "false_weights": Advice(
+        "Answers go on: the bytes were refused and read from another source.",
+        "Run `pomona models pull` on the head, or revoke that machine (`pomona revoke NODE`) if "
+        "you do not trust it; else check its disk.",
+    ),
     "memory": Advice(
         "Answers go on; new requests may wait for memory.",
         "Unload a model (`pomona models unload NAME`), or add a node.",

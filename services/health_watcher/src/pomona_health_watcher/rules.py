@@ -99,6 +99,14 @@ class HealthRules:
                         f"{beacon.name}.stalls.json is deleted from its state folder and it is "
                         "restarted.",
                     )
+                for false in facts.false_weights:
+                    yield Condition(
+                        f"false_weights/{false.peer}"[:1024],
+                        "critical",
+                        f"stage worker {false.peer} on node {false.node} sent other bytes of "
+                        f"{false.file} of {false.model} than those of the plan. {title_of(beacon)} "
+                        "refused them and reads from other sources.",
+                    )
                 yield from self._memory(beacon.name, title_of(beacon), facts)
                 if facts.panicked_at:
                     yield Condition(

@@ -48,6 +48,7 @@ from pomona_planner.control.state_files import (
     PlacementFile,
     PlanFile,
 )
+from pomona_planner.control.weight_digests import WeightDigests
 from pomona_planner.settings import PlannerSettings
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Planner:
         self._placement_file = PlacementFile(settings.state_dir)
         self._placement = self._placement_file.read()
         self._plan.place(self._placement)
+        self._digests = WeightDigests(settings.node, self._control.publish_now)
         self._unreadable: dict[str, tuple[str, float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         for source in self._desired.loaded:
@@ -126,6 +128,7 @@ class Planner:
         finally:
             for task in self._reading.values():
                 task.cancel()
+            self._digests.stop()
             metrics.close()
 
     def _facts(self) -> PlannerFacts:
@@ -138,7 +141,8 @@ class Planner:
             Pipeline(self._desired.models[source].name, source, 0, 0, "impossible", reason=reason)
             for source, (reason, _) in self._unreadable.items()
         )
-        return (*self._plan.pipelines(), *unreadable)
+        planned = map(self._digests.added_to, self._plan.pipelines())
+        return (*planned, *unreadable)
 
     def _on_beacon(self, beacon: Beacon) -> None:
         if isinstance(beacon.facts, StageWorkerFacts):
@@ -279,6 +283,8 @@ class Planner:
             leases, time.monotonic(), not self._reading, drained=in_force(self._drains)
         )
         self._control.state = "ready" if self._plan.leads else "starting"
+        if self._plan.leads:
+            self._digests.update(self._plan.pipelines())
 
     def _decide_drains(self) -> None:
         """Decides on requests to drain nodes, and notes how far drains are."""

@@ -12,14 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pomona.addresses import LinksByNode, at_node, best_address
 from pomona.errors import PomonaError
 from pomona.messages.control import Beacon, GatewayFacts, Pipeline, PlannerFacts, StageWorkerFacts
-from pomona.messages.discovery import DiscoveryFacts
 from pomona.messages.limits import MAX_EPOCH
 from pomona.metrics_server import MetricsServer
 from pomona.models.sources import limit_paths
-from pomona.models.store.peer_source import PeerSource
 from pomona.models.store.remote_source import RemoteSource
 from pomona.service import ControlPlane
 from pomona.stalls import WINDOW_S, read_stalls
@@ -35,6 +32,7 @@ from pomona_stage_worker.hardware.panic_guard import PanicGuard, Share
 from pomona_stage_worker.loaded_stage import MAX_ERROR_CHARACTERS, LoadedStage
 from pomona_stage_worker.loading import StageWeights
 from pomona_stage_worker.loading.file_server import FileServer
+from pomona_stage_worker.loading.peer_fetching import PeerFetching
 from pomona_stage_worker.loading.readable_folders import ReadableFolders
 from pomona_stage_worker.loading.resident_weights import ResidentWeights
 from pomona_stage_worker.mapped_number import MappedNumber
@@ -86,6 +84,7 @@ class StageWorker:
         self._prefills = PrefillRecord(settings.state_dir, settings.instance, time.time())
         self._speed = Speed()
         self._sources: frozenset[str] = frozenset()
+        self._fetching = PeerFetching(self._settings.node)
         self._folders = ReadableFolders(settings.model_folders)
         limit_paths(self._folders.may_open)
         self._rates: list[tuple[float, int]] = []
@@ -246,6 +245,7 @@ class StageWorker:
             unusable_reason=self._unusable_reason,
             prompt_limit=prompt_limit(self._prefills.deaths, time.time()),
             stalled_at=tuple(at for at in self._stalled_at if time.time() - at < WINDOW_S),
+            false_weights=self._fetching.false_weights(time.monotonic()),
         )
 
     def _token_rate(self, tokens: int) -> float:
@@ -271,6 +271,7 @@ class StageWorker:
         if (highest := max(self._obeyed.values(), default=0)) > self._saved_epoch.value:
             self._saved_epoch.store(highest)
         self._sources = frozenset(pipeline.source for pipeline in pipelines)
+        self._fetching.on_plan(beacon.node, pipelines)
         if beacon.node == self._settings.node:
             self._folders.on_plan(self._sources)
         wanted = wanted_stages(pipelines, self._settings.instance, self._endpoint)
@@ -437,33 +438,20 @@ class StageWorker:
         return await asyncio.get_running_loop().run_in_executor(
             self._loader,
             self._backend.read, pipeline.source, layers.start, layers.stop, stage.report_progress,
-            self._resident_weights.take(), self._file_peers(),
+            self._resident_weights.take(), self._file_peers(pipeline),
         )  # fmt: skip
 
     def _served_sources(self) -> frozenset[str]:
         """Returns the planned models whose files may be served from where they are."""
         return frozenset(x for x in self._sources if self._folders.may_open(Path(x).expanduser()))
 
-    def _file_peers(self) -> list[RemoteSource]:
+    def _file_peers(self, pipeline: Pipeline) -> list[RemoteSource]:
         """Returns the other workers that serve model files, those of this node first."""
-        others = [
-            beacon
-            for beacon in self._control.leases.of_service("stage_worker")
-            if beacon.name != self._control.identity.name and "files" in beacon.endpoints
-        ]
-        others.sort(key=lambda beacon: beacon.node != self._settings.node)
-        links = {
-            beacon.node: beacon.facts.links
-            for beacon in self._control.leases.of_service("discovery")
-            if isinstance(beacon.facts, DiscoveryFacts)
-        }
-        return [PeerSource(x.name, self._file_endpoint(x, links)) for x in others]
-
-    def _file_endpoint(self, other: Beacon, links: LinksByNode) -> str:
-        """Returns where this node reaches another worker's files."""
-        endpoint = other.endpoints["files"]
-        best = best_address(endpoint, other.node, self._settings.node, links)
-        return at_node(best or endpoint, other.node)
+        own = self._control.identity.name
+        workers = [x for x in self._control.leases.of_service("stage_worker") if x.name != own]
+        return self._fetching.peers(
+            pipeline, workers, self._control.leases.of_service("discovery"), time.monotonic()
+        )
 
     async def _start_runner(self, install: Install, weights: StageWeights) -> StageRunner:
         """Assembles the stage in the step thread, the only one that may use it."""

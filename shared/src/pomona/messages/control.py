@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.messages.limits import (
     MAX_ALERTS,
     MAX_ENDPOINTS,
+    MAX_FALSE_WEIGHTS,
     MAX_MODELS,
     MAX_NODES,
     MAX_PIPELINES,
@@ -122,6 +123,9 @@ class Pipeline:
             run; empty when there is none.
         prompt_limit: most tokens of a prompt, because a stage's process died of longer ones; 0 for
             no limit. ``prompt_limit_reason`` explains it.
+        digest: SHA-256 of the table of digests of the model's files
+            (:mod:`pomona.models.store.weight_digests`); empty while it is computed, or when no
+            stage is on another machine than the planner.
     """
 
     model: Text
@@ -139,6 +143,7 @@ class Pipeline:
     proposal: Text = ""
     prompt_limit: Count = 0
     prompt_limit_reason: Text = ""
+    digest: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +272,21 @@ class StageStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FalseWeights:
+    """A stage worker that sent other bytes of a model's file than those of the plan.
+
+    Attributes:
+        peer: name of the sender.
+        node: its node.
+    """
+
+    peer: Text
+    node: Text
+    model: Text
+    file: Text
+
+
+@dataclass(frozen=True, slots=True)
 class StageWorkerFacts:
     """Attributes:
     device: ``metal``, ``cuda`` or ``cpu``.
@@ -306,6 +326,7 @@ class StageWorkerFacts:
         same layers with the same limits; 0 without one.
     prefix_bytes: the part of ``cache_bytes`` for cached prefixes.
     compute_us: microseconds that the steps of its stages have computed so far.
+    false_weights: peers that sent other bytes than the plan's within the last ten minutes.
     """
 
     service: Literal["stage_worker"] = field(default="stage_worker", kw_only=True)
@@ -344,6 +365,7 @@ class StageWorkerFacts:
     )
     pipelines: Annotated[tuple[Pipeline, ...], Field(max_length=MAX_PIPELINES)] = ()
     stalled_at: Annotated[tuple[Rate, ...], Field(max_length=MAX_STALLS)] = ()
+    false_weights: Annotated[tuple[FalseWeights, ...], Field(max_length=MAX_FALSE_WEIGHTS)] = ()
 
 
 @dataclass(frozen=True, slots=True)

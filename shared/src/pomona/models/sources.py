@@ -13,6 +13,7 @@ from pomona.models.fact_ranges import check_facts
 from pomona.models.facts import ModelFacts
 from pomona.models.formats.gguf_file import read_gguf_facts
 from pomona.models.formats.hf_folder import read_folder_facts
+from pomona.models.store.checked_source import last_resorts
 from pomona.models.store.hub_id import is_hub_id
 from pomona.models.store.hub_source import HubSource
 from pomona.models.store.remote_source import RemoteSource
@@ -154,7 +155,7 @@ def read_facts(source: str) -> ModelFacts:
 def _copy(source: str, peers: Sequence[RemoteSource]) -> SparseCopy | None:
     copy = SparseCopy.find(source)
     if is_hub_id(source):
-        return copy or SparseCopy.create(source, [*peers, HubSource()])
+        return copy or SparseCopy.create(source, [*peers, HubSource(), *last_resorts(peers)])
     if not peers or not Path(source).is_absolute():
         return copy
     try:  # the peer's file may have changed

@@ -3,7 +3,8 @@
 A request is one of these paths: ``/manifest?source=`` lists a model's files;
 ``/held?source=&version=&file=`` lists the byte ranges of a file on disk;
 ``/bytes?source=&version=&file=&begin=&end=`` returns a range. The answer is its size and SHA-256,
-then its bytes in parts, or one empty message for a missing file. Only weight files and small
+then its bytes in parts, or one empty message for a missing file. ``/digests?source=&digest=``
+returns the table of digests that the plan names. Only weight files and small
 files of models that the plan names, or that have a managed copy here, are served. Files are looked
 up by name in the manifest: a path from a peer is never opened.
 """
@@ -12,21 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
 from pomona.errors import ModelError
+from pomona.models.store.digest_files import kept_table
+from pomona.models.store.local_manifest import Stamp, local_files, local_manifest, model_folder
 from pomona.models.store.peer_source import PART_BYTES
-from pomona.models.store.remote_source import (
-    Manifest,
-    Range,
-    RemoteFile,
-    is_small_file,
-    is_weight_file,
-)
+from pomona.models.store.remote_source import Manifest, Range, is_small_file, is_weight_file
 from pomona.models.store.sparse_copy import CHUNK_BYTES, SparseCopy
 from pomona.transport import Replier
 
@@ -54,7 +51,7 @@ class FileServer:
     ) -> None:
         self._find = find
         self._sources = sources
-        self._versions: dict[str, tuple[tuple[tuple[str, int, int], ...], str]] = {}
+        self._manifests: dict[str, tuple[dict[str, Stamp], Manifest]] = {}
         self._replier = Replier(
             host, port, "POMONA_STAGE_WORKER_FILES_PORT", self._reply, threads=THREADS
         )
@@ -84,6 +81,8 @@ class FileServer:
         manifest = self._manifest(source)
         if manifest is None:
             return None
+        if path == "/digests":
+            return kept_table(source, query.get("digest", ""))
         if path == "/manifest":
             return orjson.dumps(manifest)
         known = manifest.files.get(file)
@@ -118,42 +117,12 @@ class FileServer:
         if folder is None:
             copy = self._find(source)
             return copy.manifest if copy else None
-        files: dict[str, RemoteFile] = {}
-        stamps: list[tuple[str, int, int]] = []
-        alone = Path(source).expanduser()
-        for file in [alone] if alone.is_file() else sorted(folder.rglob("*")):
-            name, stat = file.relative_to(folder).as_posix(), file.stat()
-            wanted = is_weight_file(name) or is_small_file(name, stat.st_size)
-            if wanted and file.is_file() and (file == alone or _is_inside(file, folder)):
-                files[name] = RemoteFile(stat.st_size)
-                stamps.append((name, stat.st_size, stat.st_mtime_ns))
-        known = self._versions.get(source)
-        if known is None or known[0] != tuple(stamps):
-            known = self._versions[source] = (tuple(stamps), _version(folder, files))
-        return Manifest(source, known[1], files)
+        files = local_files(source, folder)
+        known = self._manifests.get(source)
+        if known is None or known[0] != files:
+            known = self._manifests[source] = (files, local_manifest(source, folder, files))
+        return known[1]
 
     def _own_folder(self, source: str) -> Path | None:
         """Returns the folder that the plan names, or the folder of the GGUF file that it names."""
-        path = Path(source).expanduser()
-        if source not in self._sources() or not path.is_absolute():
-            return None
-        if path.is_file() and path.suffix == ".gguf":
-            return path.parent
-        return path if path.is_dir() else None
-
-
-def _is_inside(file: Path, folder: Path) -> bool:
-    """Returns whether a file resolves into the model's folder or the hub cache's blobs."""
-    home = folder.resolve()
-    homes = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
-    return any(file.resolve().is_relative_to(place) for place in homes)
-
-
-def _version(folder: Path, files: Mapping[str, RemoteFile]) -> str:
-    """Returns a digest of file names, sizes and headers."""
-    digest = hashlib.sha256()
-    for name, file in files.items():
-        digest.update(f"{name} {file.size} ".encode())
-        with (folder / name).open("rb") as opened:
-            digest.update(opened.read(1 << 16 if is_weight_file(name) else file.size))
-    return digest.hexdigest()
+        return model_folder(source) if source in self._sources() else None

@@ -102,7 +102,8 @@ def _fetch_header(name: str, file: RemoteFile, manifest: Manifest, remote: Remot
     available = _leading_bytes(remote.held_ranges(manifest, name))
     if not available:
         raise ModelError(f"{remote.name} does not have the beginning of {name}")
-    head = remote.read(manifest, name, 0, min(available, _FIRST_READ_BYTES))
+    first = remote.header_bytes(manifest, name) or _FIRST_READ_BYTES
+    head = remote.read(manifest, name, 0, min(available, first))
     while (end := header_end(Path(name), head, file.size)) is None or end > len(head):
         target = min(end or 4 * len(head), len(head) + _MAX_READ_BYTES)
         if end is None:

@@ -65,6 +65,9 @@ class HubSource:
     def held_ranges(self, manifest: Manifest, file: str) -> Sequence[Range]:
         return [(0, manifest.files[file].size)]
 
+    def header_bytes(self, manifest: Manifest, file: str) -> int:
+        return 0
+
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pomona.errors import LinkError, ModelError, ModelNotFoundError
 from pomona.models.store.remote_source import Manifest, Range, check_manifest
+from pomona.models.store.weight_digests import MAX_TABLE_BYTES, DigestTable, decode_table
 from pomona.transport import Requester
 
 DEADLINE_S = 10.0
@@ -55,12 +56,20 @@ class PeerSource:
         size = manifest.files[file].size
         return ranges if all(0 <= begin <= end <= size for begin, end in ranges) else ()
 
+    def header_bytes(self, manifest: Manifest, file: str) -> int:
+        return 0
+
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         query = f"{_query(manifest, file)}&begin={begin}&end={end}"
         content, digest = self._get(f"/bytes?{query}", end - begin)
         if len(content) != end - begin or hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"what {self.name} sent of {file} does not have the hash it states")
         return content
+
+    def digest_table(self, source: str, digest: str) -> DigestTable:
+        """Returns the table of digests that the plan names. Raises ModelError."""
+        query = urlencode({"source": source, "digest": digest})
+        return decode_table(self._get(f"/digests?{query}", MAX_TABLE_BYTES)[0], digest)
 
     def _get(self, path: str, most: int = MAX_LIST_BYTES) -> tuple[bytes, str]:
         """Returns the content and its SHA-256 as the peer states it.

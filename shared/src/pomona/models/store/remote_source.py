@@ -83,6 +83,10 @@ class RemoteSource(Protocol):
         """Returns the ranges of a file that the source holds; none when it is unreachable."""
         ...
 
+    def header_bytes(self, manifest: Manifest, file: str) -> int:
+        """Returns the length of a weight file's header; 0 when the source does not know it."""
+        ...
+
     def read(self, manifest: Manifest, file: str, begin: int, end: int) -> bytes:
         """Reads and verifies a range. Raises ModelError when the source does not have it."""
         ...
