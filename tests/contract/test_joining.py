@@ -6,6 +6,7 @@ a loopback address.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -192,8 +193,38 @@ def test_a_member_with_the_exported_key_becomes_a_head(
     assert head.run("cluster", "export", str(file)).returncode == 0
     assert file.stat().st_mode & 0o077 == 0
     assert head.run("cluster", "export", str(file)).returncode == 78, "nothing is overwritten"
-    assert stranger.run("cluster", "import", str(file)).returncode != 0
+    without_node = json.loads(file.read_bytes()) | {"node_public": "", "roster": ""}
+    old_file = tmp_path / "old.key"
+    old_file.write_text(json.dumps(without_node))
+    assert stranger.run("cluster", "import", str(old_file)).returncode == 78
     assert studio.run("cluster", "import", str(file)).returncode == 0
     assert studio.trust().has_cluster_key
     assert studio.run("revoke", "head").returncode == 0
     assert studio.members() == {"studio"}
+
+
+def test_a_new_machine_takes_the_place_of_a_head_that_is_lost(
+    tmp_path: Path, machine: Callable[[str], Machine]
+) -> None:
+    head, studio, spare = machine("head"), machine("studio"), machine("spare")
+    file = tmp_path / "cluster.key"
+    with head.discovery():
+        wait_until(lambda: door_answers(head), "the doorstep is open")
+        assert studio.run("join", line_of(head)).returncode == 0
+        with studio.discovery():
+            assert head.run("cluster", "export", str(file)).returncode == 0
+    version = head.trust().roster.version
+    assert spare.json("cluster", "import", str(file))["version"] == version
+    spare.variables |= {"POMONA_DISCOVERY_PEERS": studio.peer}
+    with studio.discovery(), spare.discovery():
+        wait_until(lambda: "spare" in studio.members(), "the member takes its new name", 60)
+        assert spare.members() == {"spare", "studio"}
+        mini = machine("mini")
+        wait_until(lambda: door_answers(spare), "the doorstep is open")
+        assert mini.run("join", line_of(spare)).returncode == 0
+        wait_until(lambda: "mini" in studio.members(), "members follow the new head", 60)
+    use(None)
+    tiny = machine("tiny")
+    other = json.loads(file.read_bytes()) | {"node_public": "0" * 64}
+    file.write_text(json.dumps(other))
+    assert tiny.run("cluster", "import", str(file)).returncode != 0

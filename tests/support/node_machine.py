@@ -38,6 +38,7 @@ class Machine:
         self.door = free_port()
         self._log = folder / f"{name}.log"
         publish, subscribe, peer = free_port(), free_port(), free_port()
+        self.peer = f"tcp://127.0.0.1:{peer}"
         self.variables = {
             "POMONA_NODE": name,
             "POMONA_STATE_DIR": str(self.state),

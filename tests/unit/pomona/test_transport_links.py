@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import zmq
 
-from pomona.errors import ProtocolError
+from pomona.errors import AddressInUseError, ProtocolError
 from pomona.messages import codec
 from pomona.messages.codec import Message, MessageRest
 from pomona.messages.pipeline import Step, Tensor
@@ -57,6 +58,19 @@ def test_a_receiver_of_whole_messages_rejects_parts_and_continues(link: tuple[Pu
     assert whole.envelope.body == STEP
 
 
+def pull_at(port: int) -> Pull:
+    """Binds a port whose listener ends at this moment, in a thread of libzmq."""
+    found: list[Pull] = []
+
+    def bind() -> bool:
+        with suppress(AddressInUseError):
+            found.append(Pull("127.0.0.1", port))
+        return bool(found)
+
+    wait_until(bind, "the port is free")
+    return found[0]
+
+
 def test_a_link_tells_when_its_connection_was_lost_and_made_again() -> None:
     identity = Identity("pomona", "mac.stage_worker.0", "boot")
     pull = Pull("127.0.0.1")
@@ -66,7 +80,7 @@ def test_a_link_tells_when_its_connection_was_lost_and_made_again() -> None:
     assert pull.receive(WAIT_S) is not None
     assert not push.has_reconnected()
     pull.close()
-    again = Pull("127.0.0.1", port)
+    again = pull_at(port)
     wait_until(push.has_reconnected, "the link has reconnected")
     push.send(STEP, 7)
     assert again.receive(WAIT_S) is not None

@@ -14,8 +14,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from pomona.errors import LinkError
+from pomona.errors import LinkError, ProtocolError
 from pomona.leases import LEASE_S
+from pomona.messages import codec
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import DiscoveryFacts, Hardware, NodeFacts
 from pomona.messages.limits import MAX_TROUBLES
@@ -365,6 +366,8 @@ class Discovery:
         if isinstance(verdict, Dropped):
             metrics.DROPPED.labels(origin, verdict.reason).inc()
             log.debug("beacon dropped: %s", verdict.detail, extra={"reason": verdict.reason})
+            if verdict.reason == "impostor" and sender:
+                self._take_roster(frames)
             return None
         if verdict.facts.service == "planner":
             self._planners[verdict.name] = time.monotonic()
@@ -372,6 +375,14 @@ class Discovery:
             self._busy[verdict.node] = time.monotonic()
         metrics.FORWARDED.labels(verdict.facts.service, origin).inc()
         return verdict
+
+    def _take_roster(self, frames: list[bytes]) -> None:
+        """Takes the roster of a member under another name than this node knows, which may be newer:
+        the holder of the cluster's key may change its name."""
+        with suppress(ProtocolError):
+            facts = codec.decode_beacon(frames).facts
+            if self._trust is not None and isinstance(facts, DiscoveryFacts):
+                self._trust.offer_text(facts.roster)
 
     def _apply(self, instructions: list[PeerInstruction], node: str = "") -> None:
         """Carries out instructions. ``node`` is expected at the endpoints, if known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -19,7 +20,13 @@ from pydantic import TypeAdapter, ValidationError
 from pomona.errors import ConfigurationError, TrustError
 from pomona.private_files import make_folder, write_privately
 from pomona.trust import roster as rosters
-from pomona.trust.node_keys import NodeKeys, new_node_keys, read_node_keys, write_node_keys
+from pomona.trust.node_keys import (
+    NodeKeys,
+    machine_digest,
+    new_node_keys,
+    read_node_keys,
+    write_node_keys,
+)
 from pomona.trust.roster import Key, Member, Roster
 from pomona.trust.signing import new_signing_key, public_signing_key
 
@@ -120,6 +127,32 @@ class Trust:
             secret = _read_secret(folder, roster)
             if secret is None:
                 (folder / CLUSTER_KEY_FILE).unlink(missing_ok=True)
+            _write_roster(folder, roster)
+        return cls(folder, keys, roster)
+
+    @classmethod
+    def replace_head(
+        cls, state_dir: Path, public: str, secret: str, roster: Roster, cluster_secret: str
+    ) -> Trust:
+        """Makes a new machine take the place of a head that is lost, with its keys.
+
+        Members admit it, because they know the key. Raises TrustError when the roster is not valid,
+        or the keys are not those of a head in it.
+        """
+        folder = state_dir / FOLDER
+        rosters.check(roster)
+        member = roster.by_key(public)
+        if (
+            member is None
+            or member.role != "head"
+            or public_signing_key(cluster_secret) != roster.key
+        ):
+            raise TrustError(f"not the keys of a head of {roster.name}")
+        keys = NodeKeys(public, secret, machine_digest(), socket.gethostname()[:256])
+        make_folder(folder)
+        with _locked(folder):
+            write_node_keys(folder, keys)
+            _write_secret(folder, cluster_secret)
             _write_roster(folder, roster)
         return cls(folder, keys, roster)
 
