@@ -97,6 +97,8 @@ def test_metrics_of_real_traffic_have_vllms_names_and_buckets(
     assert post(gateway, temperature=-1).status_code == 400
     assert post(gateway, prompt=[10**6]).status_code == 400
     wait_until(lambda: Page(gateway).value("kv_cache_usage_perc") == 0.25, "the KV use")
+    # A probe of the pipeline is a sequence too.
+    wait_until(lambda: Page(gateway).value("num_requests_running") == 0, "no sequence runs")
     page = Page(gateway)
 
     names = {x.removeprefix("pomona_") for x in page.families if not x.endswith("_created")}

@@ -95,6 +95,8 @@ class Metrics:
         self.refused = counter(
             "request_refused", "Requests answered with an error", (*_MODEL, "status", "code")
         )
+        # A rate needs a first sample; this is the error that clients meet most often.
+        self.refused.labels("", "503", "model_loading")
         self.key_requests = counter("key_requests", "Requests answered, by key", ("key",))
         self.key_tokens = counter(
             "key_tokens", "Tokens of prompts and replies, by key", ("key", "kind")
