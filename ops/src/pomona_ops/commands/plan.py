@@ -11,6 +11,7 @@ import orjson
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import ModelFacts, read_facts
 from pomona.models.published import published_facts, published_names
+from pomona_ops.commands.plan_group import group_line, plan_group
 from pomona_ops.units import in_bytes
 from pomona_planner.cluster.from_spec import (
     HypotheticalMachine,
@@ -146,6 +147,7 @@ def make_plan(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, A
     }
     choice = choose(problem, Aim(options.objective, stages=options.stages))
     result["notes"] = _port_notes(cluster, options.link)
+    result["group"] = plan_group(problem, cluster)
     if isinstance(choice, Infeasible):
         slowest = min(machine.kind.bandwidth for machine in cluster)
         ceiling = nominal_ceiling(facts, (0, facts.layer_count), [slowest])
@@ -293,6 +295,7 @@ def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:
         for remedy in plan["would_fit"]:
             console.print(f"  would fit: {remedy}", soft_wrap=True)
         console.print(f"ceiling {plan['ceiling_tokens_per_second']:.1f} tok/s for one user")
+        _print_group(console, plan)
         _print_notes(console, plan)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -323,7 +326,13 @@ def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:
         f"{plan['price_of_used_dollars']:,.0f} dollars of machines; "
         f"{plan['dollars_per_million_tokens']:.2f} dollars a million tokens"
     )
+    _print_group(console, plan)
     _print_notes(console, plan)
+
+
+def _print_group(console: Console, plan: dict[str, Any]) -> None:
+    if line := group_line(plan):
+        console.print(line, markup=False)
 
 
 def _print_notes(console: Console, plan: dict[str, Any]) -> None:
