@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +19,7 @@ from pomona.errors import RequestError
 from pomona_gateway.grammar.compile_process import CODE, SHAPES
 from pomona_gateway.grammar.reply import ReplyGrammar
 from pomona_gateway.grammar.shapes import ChoiceShape, GrammarShape, JsonShape, RegexShape, Shape
+from pomona_gateway.module_command import module_command
 from pomona_gateway.settings import GatewaySettings
 from pomona_gateway.text import LanguageModel
 
@@ -261,7 +261,7 @@ class _CompileProcess:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-I", "-m", "pomona_gateway.grammar.compile_process"),
+                    *module_command("grammar.compile_process"),
                     *self._arguments,
                 ],
                 stdin=theirs.fileno(),

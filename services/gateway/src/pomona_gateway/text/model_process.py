@@ -25,6 +25,7 @@ from pomona.models.formats.chat_templates import read_chat_templates
 from pomona.models.formats.gguf_header import read_gguf_header
 from pomona.models.formats.hf_folder import read_json
 from pomona.plain_text import plain_text
+from pomona_gateway.module_command import module_command
 from pomona_gateway.text.prompt_process import limit_memory
 from pomona_gateway.text.tokenizer import Tokenizer, read_tokenizer
 from pomona_gateway.text.vocabulary import VocabularyTable
@@ -69,7 +70,7 @@ def describe_model(source: str, path: Path) -> ModelDescription:
     Raises:
         ModelError: a file is missing or invalid, or takes too long or too much memory to read.
     """
-    command = [sys.executable, "-I", "-m", "pomona_gateway.text.model_process", source, str(path)]
+    command = module_command("text.model_process", source, str(path))
     limits = (
         f"the files of {path} took longer than {DEADLINE_S:g} s or more than "
         f"{MAX_BYTES >> 30} GB of memory to read"

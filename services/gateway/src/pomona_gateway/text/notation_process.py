@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from pydantic import TypeAdapter
 
+from pomona_gateway.module_command import module_command
 from pomona_gateway.parsers.derivation.known_notations import known_notation
 from pomona_gateway.parsers.derivation.template_notation import derive_notation
 from pomona_gateway.parsers.notation import ReplyNotation
@@ -39,7 +40,7 @@ def _load(source: str, special: tuple[tuple[str, str], ...]) -> ReplyNotation:
     if not any(sign in source for sign in ("tool_calls", "reasoning", "think")):
         return known_notation(source)
     asked = json.dumps({"template": source, "special_tokens": dict(special)})
-    command = [sys.executable, "-I", "-m", "pomona_gateway.text.notation_process"]
+    command = module_command("text.notation_process")
     try:
         done = subprocess.run(
             command,

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import threading
 from array import array
 from collections.abc import Generator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pomona.errors import RequestError
+from pomona_gateway.module_command import module_command
 from pomona_gateway.tenant import current_tenant
 from pomona_gateway.text.chat_template import ChatTemplate
 from pomona_gateway.text.fair_turns import FairTurns
@@ -292,7 +292,7 @@ class _PromptProcess:
             raise RuntimeError(f"the prompter of {self._path} is closed")
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "pomona_gateway.text.prompt_process", str(self._path)],
+                module_command("text.prompt_process", str(self._path)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=PIPE_BYTES,
