@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from pomona.messages.control import Alert
+from pomona_health_watcher import notifier as notifier_module
 from pomona_health_watcher.alert_deduplication import Notice
 from pomona_health_watcher.notice_queue import NoticeQueue
 from pomona_health_watcher.notifier import Notifier
@@ -215,6 +216,19 @@ def test_a_full_queue_counts_dropped_alerts() -> None:
         run_notifier(slack, body, size=2)
         assert summaries(slack) == ["n3", "n4"]
     assert posts("dropped") == before + 3
+
+
+def test_the_post_past_the_limit_of_a_minute_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifier_module, "MAX_POSTS", 3)
+
+    async def body(notifier: Notifier) -> None:
+        notifier.submit([notice(number) for number in range(1, 5)])
+        await wait_until_async(lambda: len(notifier.unresolved()) == 3, "three are posted")
+        assert len(notifier._queue) == 1  # type: ignore[reportPrivateUsage]
+
+    with Slack() as slack:
+        run_notifier(slack, body)
+        assert summaries(slack) == ["n1", "n2", "n3"]
 
 
 def test_draining_ends_at_its_deadline_though_slack_is_down() -> None:

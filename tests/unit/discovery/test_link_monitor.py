@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import Interface, LinkFacts, NodeFacts
-from pomona_discovery.link_monitor import LinkMonitor
+from pomona_discovery.link_monitor import MIN_INTERVAL_S, LinkMonitor
 from pomona_discovery.link_probe import LinkMeasurement, ProbeServer
 from support.beacons import beacon_of
 from support.waiting import wait_until_async
@@ -84,6 +85,25 @@ def test_own_addresses_are_not_measured_for_another_machine() -> None:
     )
     monitor.on_beacon(beacon)
     assert monitor.addresses("b") == ("10.0.0.2",)
+
+
+def test_at_most_sixteen_addresses_of_a_node_are_measured_once_a_second() -> None:
+    many = tuple(Interface(f"en{n}", "ethernet", f"10.1.0.{n}") for n in range(1, 18))
+    monitor = LinkMonitor("a", lambda: INTERFACES, lambda: None, interval_s=60)
+    beacon = beacon_of(
+        "discovery",
+        "b",
+        endpoints={"probe": "tcp://0.0.0.0:9"},
+        facts={"machine": NodeFacts(interfaces=many)},
+    )
+    monitor.on_beacon(beacon)
+    assert len(monitor.addresses("b")) == 16
+    measured_at = monitor._measured_at  # type: ignore[reportPrivateUsage]
+    assert monitor._may_measure("b")  # type: ignore[reportPrivateUsage]
+    measured_at["b"] = time.monotonic() + 60
+    assert not monitor._may_measure("b"), "too soon"  # type: ignore[reportPrivateUsage]
+    measured_at["b"] = time.monotonic() - MIN_INTERVAL_S
+    assert monitor._may_measure("b")  # type: ignore[reportPrivateUsage]
 
 
 def test_both_ends_use_the_pair_of_addresses_that_the_first_name_chose() -> None:
