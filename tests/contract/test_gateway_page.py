@@ -160,6 +160,13 @@ def test_now_shows_figures_and_charts_with_their_units(page: Page) -> None:
         assert wanted.lower() in text.lower()
 
 
+def test_an_axis_without_a_value_above_zero_ends_at_one(page: Page) -> None:
+    tops = page.evaluate(
+        "import('/dashboard/chart.js').then((x) => [0, null, 20].map((high) => x.topOf(high)))"
+    )
+    assert tops == [1, 1, pytest.approx(22)]
+
+
 def test_models_show_what_loads_and_what_can_be_done(page: Page) -> None:
     show(page, "models")
     page.wait_for_text("3.6 GB of 9 GB in memory")

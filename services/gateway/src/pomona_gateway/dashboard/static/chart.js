@@ -63,6 +63,13 @@ export function Chart({ title, unit, times, series }) {
 }
 
 /**
+ * Returns the upper end of an axis. Without a value above 0 it is 1: smaller ticks would all read 0.
+ *
+ * @param {number | null} high
+ */
+export const topOf = (high) => (high && high > 0 ? high * 1.1 : 1);
+
+/**
  * Describes values in words: the latest, and the range of the hour.
  *
  * @param {(number | null)[]} values
@@ -105,7 +112,7 @@ function newPlot(box, unit, series, times) {
       cursor: { points: { size: 7 } },
       scales: {
         x: { range: (_, low, high) => [Math.min(low, high - HOUR_S), high] },
-        y: { range: (_, __, high) => [0, Math.max(high * 1.1, 1e-3)] },
+        y: { range: (_, __, high) => [0, topOf(high)] },
       },
       axes: [
         { ...axis, size: 32, values: (_, ticks) => ticks.map(hourAndMinute) },
