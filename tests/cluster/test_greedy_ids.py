@@ -18,6 +18,7 @@ from pomona_ops.bench.clusters import running_baseline
 from pomona_ops.bench.driver import Driver, Reply, active_pipeline
 from pomona_ops.cluster.ports import LOOPBACK
 from support.clusters import ANSWER, MODEL, Cluster
+from support.waiting import wait_until
 
 REPLY = 8
 CONCURRENCY = 7
@@ -62,7 +63,8 @@ def expected(prompts: list[list[int]]) -> list[list[int]]:
 def test_greedy_ids_equal_those_of_mlx_lm(
     stages: int, prompts: list[list[int]], expected: list[list[int]], tmp_path: Path
 ) -> None:
-    cluster = Cluster.start(tmp_path, stages=stages)
+    variables = {"POMONA_PLANNER_DRAFT_MODEL": MODEL} if stages == 2 else {}
+    cluster = Cluster.start(tmp_path, stages=stages, variables=variables)
     try:
         cluster.wait_ready()
         endpoint = f"tcp://{LOOPBACK}:{cluster.ports.control_subscribe}"
@@ -81,6 +83,11 @@ def test_greedy_ids_equal_those_of_mlx_lm(
                 driver.submit(ids, greedy, share="together") for ids in prompts[:CONCURRENCY]
             ]
             driver.collect(together)
+            guessed: list[Reply] = []
+            if variables:
+                wait_until(lambda: _runs_draft_model(cluster), "the draft model runs", 120.0)
+                guessed = [driver.submit(x, greedy, speculative=True) for x in prompts[:1]]
+                driver.collect(guessed)
         assert cluster.chat() == ANSWER
         (planned,) = cluster.status()["pipelines"]
         assert len(planned["stages"]) == stages
@@ -89,3 +96,11 @@ def test_greedy_ids_equal_those_of_mlx_lm(
         cluster.destroy()
     assert [reply.tokens for reply in one_by_one] == expected
     assert [reply.tokens for reply in together] == expected[:CONCURRENCY]
+    assert [reply.tokens for reply in guessed] == expected[: len(guessed)]
+
+
+def _runs_draft_model(cluster: Cluster) -> bool:
+    """Returns whether the head has loaded the draft model."""
+    (pipeline,) = cluster.status()["pipelines"]
+    guesses = pipeline["speculation"]
+    return bool(guesses) and guesses["off"] == "" and set(guesses["unused"]) == {"prediction heads"}

@@ -299,6 +299,20 @@ def plan(
         int,
         typer.Option(min=0, max=95, help="Share of memory that MLX may use; 0: macOS's default."),
     ] = 0,
+    draft: Annotated[
+        str,
+        typer.Option(
+            help="Small model that guesses tokens: a known name, folder, file, hub id or auto."
+        ),
+    ] = "",
+    acceptance: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of right guesses, as pomona status shows it; 0: 0.6 for a draft model.",
+        ),
+    ] = 0.0,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with other clusters.")
     ] = False,
@@ -329,6 +343,8 @@ def plan(
         bits=bits,
         stages=stages,
         wired_percent=wired_percent,
+        draft=draft,
+        acceptance=acceptance,
         compare=compare,
         as_json=as_json,
     )

@@ -17,6 +17,8 @@ class OracleSource:
     """
 
     name = "oracle"
+    guess_us = 0.0
+    failure = ""
     priors = (0.6,)
 
     def __init__(self, acceptance: float, seed: int = 0, wrong: int = 0) -> None:
@@ -31,6 +33,8 @@ class OracleSource:
 
 
 class OracleDrafter:
+    offers = 0
+
     def __init__(self, source: OracleSource, prompt: int, prediction: Sequence[int]) -> None:
         self._source = source
         self._prompt = prompt
@@ -42,6 +46,8 @@ class OracleDrafter:
         return [Proposal(self._guess(index), OracleSource.name) for index in known]
 
     def missed(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def _guess(self, index: int) -> int:
         right, source = self._reply[index], self._source

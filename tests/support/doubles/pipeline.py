@@ -62,6 +62,7 @@ class InProcessPipeline:
     Attributes:
         now: time for the scheduler, seconds; moved by the test only.
         steps: all steps that were issued.
+        stage_us: compute time of each stage that the head is told, microseconds.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class InProcessPipeline:
         self.scheduler = Scheduler(limits, sources)
         self.clients: dict[str, Client] = {}
         self.now = 0.0
+        self.stage_us = 1000
         self.steps: list[Step] = []
         self._inboxes: list[deque[tuple[Step, StepInput]]] = [deque() for _ in stages]
         self._done: deque[tuple[int, list[SampledToken]]] = deque()
@@ -173,7 +175,7 @@ class InProcessPipeline:
 
     def _deliver(self) -> None:
         step, sampled = self._done.popleft()
-        elapsed_us = tuple(1000 for _ in self.stages)
+        elapsed_us = tuple(self.stage_us for _ in self.stages)
         self._execute(self.scheduler.step_done(step, sampled, elapsed_us))
 
     def _token(self, token: Token) -> None:

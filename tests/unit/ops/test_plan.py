@@ -13,8 +13,8 @@ from pomona_planner.cluster.from_spec import parse_cluster
 from pomona_planner.cluster.machine_catalog import load_machine_catalog
 
 
-def plan(model: str, cluster: str, **options: int | str) -> dict[str, object]:
-    arguments = PlanOptions(model, cluster, **options)  # type: ignore[arg-type]  # as the test says
+def plan(model: str, cluster: str, **options: Any) -> dict[str, object]:
+    arguments = PlanOptions(model, cluster, **options)
     return make_plan(model_facts(model, 4.5), cluster, arguments)
 
 
@@ -140,3 +140,32 @@ def test_a_plan_names_the_sources_and_the_unsure_figures_of_its_machines() -> No
     assert any("github.com" in url for url in measured["sources"])  # type: ignore[attr-defined]  # a list
     assert measured["unsure"] == []
     assert estimated["unsure"] == ["busy_watts", "idle_watts", "teraflops_fp16"]
+
+
+def test_a_draft_model_is_planned_with_and_without() -> None:
+    options: dict[str, Any] = {"stages": 4, "draft": "qwen3-0.6b"}
+    found: dict[str, Any] = plan("qwen3-32b", "4x:m4-pro-64gb", **options)
+    plain: dict[str, Any] = plan("qwen3-32b", "4x:m4-pro-64gb", stages=4)
+    assert found["tokens_per_second"] == plain["tokens_per_second"]
+    assert found["guessed_tokens_per_second"] > 1.3 * found["tokens_per_second"]
+    assert found["acceptance"] == 0.6
+    assert found["cache_tokens"] <= plain["cache_tokens"]
+    assert plain["guessed_tokens_per_second"] == 0
+    assert "--draft names none" in plain["unused_drafts"]["draft model"]
+    better: dict[str, Any] = plan("qwen3-32b", "4x:m4-pro-64gb", acceptance=0.9, **options)
+    assert better["guessed_tokens_per_second"] > found["guessed_tokens_per_second"]
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused_with_the_sizes() -> None:
+    found: dict[str, Any] = plan("qwen3-32b", "4x:m4-pro-64gb", draft="SmolLM2-135M-Instruct")
+    assert "49152 tokens, not 151936" in found["unused_drafts"]["draft model"]
+    assert found["draft_model"] == ""
+
+
+def test_the_speed_with_guesses_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    options = PlanOptions("qwen3-32b", "4x:m4-pro-64gb", stages=4, draft="qwen3-0.6b")
+    assert run_plan(options) == 0
+    printed = capsys.readouterr().out
+    assert "with guesses" in printed
+    assert "by qwen3-0.6b" in printed
+    assert run_plan(PlanOptions("qwen3-32b", "m4-pro-64gb", draft="/no/such/model")) == 2

@@ -42,6 +42,9 @@ async def running_cluster(
     hold_ms: float | None = None,
     worker_environment: dict[str, str] | None = None,
     one_core: bool = False,
+    *,
+    computes: bool = False,
+    draft_model: str = "",
 ) -> AsyncGenerator[ClusterOptions]:
     """Runs a ready cluster with its own ports and folder until the block ends.
 
@@ -52,6 +55,8 @@ async def running_cluster(
         hold_ms: run emulated stage workers whose steps take this long.
         worker_environment: additional variables of the stage workers.
         one_core: give each stage worker one core and one BLAS thread, not its share of all.
+        computes: with ``hold_ms``, the workers compute the model's steps and then wait.
+        draft_model: model that guesses tokens on the head.
     """
     folder = Path(tempfile.mkdtemp(prefix="pomona-bench-"))
     options = replace(
@@ -59,10 +64,15 @@ async def running_cluster(
         state_dir=folder,
     )
     use(Trust.open(folder, options.node, options.cluster))
+    double = None if hold_ms is None else "slowed" if computes else "emulated"
+    environment = dict(worker_environment or {})
+    if hold_ms is not None:
+        environment["POMONA_STAGE_WORKER_HOLD_MS"] = str(hold_ms)
     specs = [
-        _adapted(spec, hold_ms, worker_environment or {}, one_core)
+        _with_draft_model(spec, draft_model) if spec.name == "planner"
+        else _adapted(spec, double, environment, one_core)
         for spec in service_specs(options)
-    ]
+    ]  # fmt: skip
     exits: list[str] = []
 
     def on_event(event: SupervisorEvent) -> None:
@@ -87,21 +97,30 @@ def _can_pin() -> bool:
 
 def _adapted(
     spec: ServiceSpec,
-    hold_ms: float | None,
+    double: str | None,
     worker_environment: dict[str, str],
     one_core: bool,
 ) -> ServiceSpec:
+    """Args: double: module that runs in place of the stage worker."""
     if not spec.name.startswith("stage_worker"):
         return spec
     environment = {**spec.environment, **worker_environment}
     if one_core:
         environment |= blas_threads(1)
         spec = replace(spec, cores=frozenset(sorted(spec.cores)[:1]))
-    if hold_ms is None:
+    if double is None:
         return replace(spec, environment=environment)
-    environment |= {"POMONA_STAGE_WORKER_HOLD_MS": str(hold_ms), "LD_PRELOAD": ""}
-    command = (sys.executable, "-I", "-m", "pomona_stage_worker.testing.emulated")
+    if double == "emulated":
+        environment["LD_PRELOAD"] = ""
+    command = (sys.executable, "-I", "-m", f"pomona_stage_worker.testing.{double}")
     return replace(spec, command=command, environment=environment)
+
+
+def _with_draft_model(spec: ServiceSpec, source: str) -> ServiceSpec:
+    if not source:
+        return spec
+    environment = {**spec.environment, "POMONA_PLANNER_DRAFT_MODEL": source}
+    return replace(spec, environment=environment)
 
 
 def free_ports(stages: int) -> int:

@@ -106,12 +106,14 @@ def plan(
 def speculation(
     model: ModelOption = EMBEDDED_MODEL,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements of each row.")] = 3,
-    part: Annotated[str, typer.Option(help="all, real or emulated.")] = "all",
+    part: Annotated[str, typer.Option(help="all, real, draft or emulated.")] = "all",
     as_json: JsonOption = False,
 ) -> None:
     """Guessed tokens in idle stages against plain decoding, in the same pipeline."""
-    if part not in ("all", "real", "emulated"):
-        raise typer.BadParameter(f"{part!r} is not a valid part: choose all, real or emulated")
+    if part not in ("all", "real", "draft", "emulated"):
+        raise typer.BadParameter(
+            f"{part!r} is not a valid part: choose all, real, draft or emulated"
+        )
     _report(run_speculation(model, rounds, part), as_json)
 
 

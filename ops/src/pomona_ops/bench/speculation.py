@@ -18,6 +18,9 @@ from pomona_ops.bench.prompts import HARBOUR, chat_text
 REST_S = 0.3
 PROMPT_TOKENS = 32
 HOLD_MS = 10.0
+DRAFT_STAGES, DRAFT_HOLD_MS, DRAFT_TOKENS = 4, 200.0, 48
+DRAFT_LOAD_S = 10.0
+"""Time for the draft model to be read, which happens beside the first requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,44 @@ async def run_speculation(model: str, rounds: int, part: str) -> dict[str, Any]:
     if part in ("all", "real"):
         for stages in (2, 1):
             results |= await _measure_real(model, rounds, stages)
+    if part in ("all", "draft"):
+        results |= await _measure_draft(model, rounds)
     return results
+
+
+async def _measure_draft(model: str, rounds: int) -> dict[str, Any]:
+    """Measures stages that wait as those of a larger model, whose tokens the model itself guesses:
+    the likeliest token, while the reply is sampled.
+
+    ``formula`` is what the guesses that were right are worth if each saves all stages but one.
+    """
+    prompt = read_vocabulary(read_facts(model).path).encode(REAL_ROWS[-1].prompt).ids
+    plain: list[list[Reply]] = []
+    guessed: list[list[Reply]] = []
+    async with running_cluster(
+        model, DRAFT_STAGES, DRAFT_HOLD_MS, one_core=True, computes=True, draft_model=model
+    ) as options:
+        with await connect(options) as driver:
+            await asyncio.sleep(DRAFT_LOAD_S)
+            for number in range(rounds):
+                sampling = Sampling(max_tokens=DRAFT_TOKENS, temperature=1.0, seed=number)
+                for side, speculative in ((plain, False), (guessed, True)):
+                    await asyncio.sleep(REST_S)
+                    tenant = f"{number}/{speculative}"
+                    reply = driver.submit(prompt, sampling, tenant, speculative)
+                    driver.collect([reply])
+                    side.append([reply])
+    measured = _compare(plain, guessed, 1.0)
+    worth = 1 - 1 / DRAFT_STAGES
+    formula = median(
+        [len(x.intervals) / (len(x.intervals) - x.accepted * worth) for (x,) in guessed]
+    )
+    measured["acceptance"] = median([x.accepted / len(x.intervals) for (x,) in guessed])
+    measured |= {"formula": formula, "of the formula": measured["ratio"] / formula}
+    measured["same_tokens"] = all(
+        a[0].tokens == b[0].tokens for a, b in zip(plain, guessed, strict=True)
+    )
+    return {f"a draft model, {DRAFT_STAGES} stages of {DRAFT_HOLD_MS:g} ms": measured}
 
 
 async def _measure_real(model: str, rounds: int, stages: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import orjson
 from pomona.errors import ConfigurationError, ModelError
 from pomona.models import ModelFacts, read_facts
 from pomona.models.published import published_facts, published_names
+from pomona_ops.commands.plan_draft import PlannedDraft, planned_draft, print_guesses
 from pomona_ops.commands.plan_group import group_line, plan_group
 from pomona_ops.units import in_bytes
 from pomona_planner.cluster.from_spec import (
@@ -51,6 +52,8 @@ class PlanOptions:
             the context if that is less.
         wired_percent: share of memory that the operator lets the GPU use; 0 for macOS's
             default.
+        draft: small model that guesses tokens on the head; ``auto`` for one of the table.
+        acceptance: share of right guesses; 0 for the usual one of a draft model.
     """
 
     model: str
@@ -63,6 +66,8 @@ class PlanOptions:
     bits: float = 0.0
     stages: int = 0
     wired_percent: int = 0
+    draft: str = ""
+    acceptance: float = 0.0
     compare: bool = False
     as_json: bool = False
 
@@ -99,7 +104,8 @@ def run_plan(options: PlanOptions) -> int:
     try:
         facts = model_facts(options.model, options.bits)
         specs = [options.cluster] if not options.compare else [options.cluster, *COMPARED]
-        plans = [make_plan(facts, spec, options) for spec in dict.fromkeys(specs)]
+        draft = planned_draft(options.draft, facts)
+        plans = [make_plan(facts, spec, options, draft) for spec in dict.fromkeys(specs)]
     except ConfigurationError as error:
         print(f"pomona plan: {error}", file=sys.stderr)
         return 2
@@ -113,7 +119,9 @@ def run_plan(options: PlanOptions) -> int:
     return 0 if plans[0]["fits"] else 1
 
 
-def make_plan(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, Any]:
+def make_plan(
+    facts: ModelFacts, spec: str, options: PlanOptions, draft: PlannedDraft | None = None
+) -> dict[str, Any]:
     """Plans a model on a cluster spec. Returns the object that ``--json`` prints.
 
     Raises:
@@ -123,7 +131,12 @@ def make_plan(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, A
     link = link_by_name(options.link)
     context, prompt = _context_and_prompt(facts, options)
     demand = Demand(context, options.users, prompt_tokens=prompt)
-    problem = hypothetical_problem(facts, cluster, link, demand, options.wired_share)
+    draft = draft or planned_draft(options.draft, facts)
+    problem = replace(
+        hypothetical_problem(facts, cluster, link, demand, options.wired_share),
+        draft=draft.facts,
+        acceptance=options.acceptance or None,
+    )
     result: dict[str, Any] = {
         "model": facts.name,
         "weights_bytes": facts.stored_bytes,
@@ -143,6 +156,8 @@ def make_plan(facts: ModelFacts, spec: str, options: PlanOptions) -> dict[str, A
             }
             | {facts.source} - {""}
         ),
+        "draft_model": "" if draft.facts is None else draft.facts.name,
+        "unused_drafts": draft.unused,
         "unsure": sorted({figure for machine in cluster for figure in machine.kind.unsure}),
     }
     choice = choose(problem, Aim(options.objective, stages=options.stages))
@@ -231,6 +246,9 @@ def _chosen_plan(
         "tokens_per_second": round(prediction.tokens_per_second, 2),
         "ceiling_tokens_per_second": round(ceiling, 2),
         "users_tokens_per_second": round(prediction.users_tokens_per_second, 2),
+        "acceptance": prediction.acceptance,
+        "guess_milliseconds": round(prediction.guess_us / 1000, 3),
+        "guessed_tokens_per_second": round(prediction.guessed_tokens_per_second, 2),
         "prompt_tokens": prediction.prompt_tokens,
         "first_token_s": round(prediction.first_token_s, 2),
         "cache_tokens": prediction.cache_tokens,
@@ -314,6 +332,7 @@ def _print(facts: ModelFacts, plan: dict[str, Any]) -> None:
         f"one user      {plan['tokens_per_second']:.1f} tok/s "
         f"(ceiling {plan['ceiling_tokens_per_second']:.1f}: weights read at full bandwidth)"
     )
+    print_guesses(console, plan)
     if plan["users"] > 1:
         console.print(f"{plan['users']:>2} users      {plan['users_tokens_per_second']:.1f} tok/s")
     console.print(

@@ -318,10 +318,16 @@ def _pipeline(pipeline: PipelineReport) -> list[Part]:
             if prediction.users > 1
             else ""
         )
+        guessed = (
+            f"; with {prediction.acceptance:.0%} of guesses right: "
+            f"{prediction.guessed_tokens_per_second:.1f}"
+            if prediction.guessed_tokens_per_second
+            else ""
+        )
         text = (
             f"  one user: predicted {prediction.tokens_per_second:.1f} tok/s "
             f"(ceiling {prediction.ceiling_tokens_per_second:.1f}), "
-            f"{f'measured {measured:.1f}' if measured else 'not measured yet'}{several}; "
+            f"{f'measured {measured:.1f}' if measured else 'not measured yet'}{guessed}{several}; "
             f"first token after a prompt of {prediction.prompt_tokens}: "
             f"{prediction.first_token_s:.1f} s"
         )
@@ -340,10 +346,10 @@ def _guesses(status: SpeculationStatus) -> str:
     """Says how many guesses were right and where they came from, or why there are none."""
     if status.off:
         return f"none; {status.off}"
-    if not status.drafted:
-        return "none were worth sending yet"
-    sources = ", ".join(f"{count} from {name}" for name, count in status.sources.items())
     unused = "".join(f"; no {name}: {reason}" for name, reason in status.unused.items())
+    if not status.drafted:
+        return f"none were worth sending yet{unused}"
+    sources = ", ".join(f"{count} from {name}" for name, count in status.sources.items())
     return (
         f"{status.accepted / status.drafted:.0%} right ({sources or 'none'}), "
         f"{status.tokens_per_round:.2f} tokens a round{unused}"

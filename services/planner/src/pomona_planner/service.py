@@ -49,6 +49,7 @@ from pomona_planner.control.state_files import (
     PlanFile,
 )
 from pomona_planner.control.weight_digests import WeightDigests
+from pomona_planner.draft_choice import DraftChoice, choose_draft
 from pomona_planner.settings import PlannerSettings
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ class Planner:
         self._reading: dict[str, asyncio.Task[None]] = {}
         for source in self._desired.loaded:
             if source in settings.models:
-                self._add_model(source, _configured_facts(source))
+                facts = _configured_facts(source)
+                self._add_model(source, facts, choose_draft(settings.draft_model, facts))
         self._active_since: dict[str, float] = {}
         self._changes = 0
         self._control.on_beacon(self._on_beacon)
@@ -210,8 +212,10 @@ class Planner:
     async def _read(self, source: str) -> None:
         try:
             facts = await asyncio.to_thread(_servable_facts, source)
+            wanted = self._settings.draft_model
+            draft = await asyncio.to_thread(choose_draft, wanted, facts)
             if source in self._desired.loaded:
-                self._add_model(source, facts)
+                self._add_model(source, facts, draft)
         except Exception as error:  # whatever its files contain, the other models go on
             self._fail(source, "cannot be read", error)
         else:
@@ -231,7 +235,7 @@ class Planner:
         self._unreadable[source] = (plain_text(reason), time.monotonic() + READ_RETRY_S)
         self._control.publish_now()
 
-    def _add_model(self, source: str, facts: ModelFacts) -> None:
+    def _add_model(self, source: str, facts: ModelFacts, draft: DraftChoice) -> None:
         settings = self._settings
         spec = PipelineSpec(
             source=pinned_source(source),
@@ -250,6 +254,9 @@ class Planner:
             replan_gain=settings.replan_gain,
             replan=settings.replan,
             review_interval_s=settings.look_interval_s,
+            draft=draft.facts,
+            draft_source=draft.source,
+            unused_drafts=draft.unused,
         )
         self._plan.add(source, spec, facts)
 

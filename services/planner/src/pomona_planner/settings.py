@@ -30,6 +30,9 @@ class PlannerSettings(ServiceSettings):
     """Maximum tokens of prompt and reply together, 0 to 2^24. 0: the model's own limit."""
     cache_bits: Literal[0, 2, 3, 4, 6, 8] = 0
     """Bits of quantised keys and values; such sequences run one to a lane. 0: not quantised."""
+    draft_model: str = ""
+    """Small model of the same vocabulary that guesses tokens on the head: a hub id, a folder, a
+    GGUF file or an embedded name; ``auto`` takes one from a table. Empty: none."""
     aim: Literal["latency", "throughput"] = "latency"
     """Objective of a plan: the speed of one user, or of all promised users together."""
     floor: float = Field(default=0.25, ge=0, le=1)

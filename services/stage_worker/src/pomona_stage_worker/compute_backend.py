@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from pomona.messages.control import Pipeline
 from pomona.models.store.remote_source import RemoteSource
@@ -15,6 +16,8 @@ from pomona_stage_worker.hardware.process_memory import ProcessMemory, process_m
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.model.mlx_stage import Stage
 from pomona_stage_worker.speculation.draft import DraftSource
+
+DraftReader: TypeAlias = Callable[[str, Sequence[RemoteSource]], StageWeights]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class ComputeBackend:
         draft_sources: sources of guesses in place of the usual ones, in benchmarks.
         process_memory: returns the memory that this process takes.
         warmth: keeps the GPU warm between requests; None on other devices.
+        read_draft: reads a whole draft model into memory, in the loader thread; None where none
+            can be run.
     """
 
     device: str
@@ -43,6 +48,7 @@ class ComputeBackend:
     draft_sources: tuple[DraftSource, ...] | None = None
     process_memory: Callable[[], ProcessMemory] = process_memory
     warmth: GpuWarmth | None = None
+    read_draft: DraftReader | None = None
 
     def release_memory(self) -> None:
         """Returns the memory that MLX's allocator keeps, on Metal."""

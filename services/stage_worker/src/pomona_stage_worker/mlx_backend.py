@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ import mlx.core as mx
 import psutil
 
 from pomona.messages.control import Pipeline
-from pomona.models import resolve
+from pomona.models import read_facts, resolve
+from pomona.models.store.remote_source import RemoteSource
 from pomona_stage_worker.compute_backend import ComputeBackend
 from pomona_stage_worker.hardware.benchmark import (
     Speed,
@@ -107,12 +109,18 @@ def mlx_backend(
             lambda: measure_speed(device == "metal", cpu_kernels),
         )
 
+    read = partial(read_weights, cpu_layout=cpu_kernels)
+
+    def read_draft(source: str, peers: Sequence[RemoteSource]) -> StageWeights:
+        resolve(source, peers)  # fetches the small files, of which the facts are read
+        layers = read_facts(source).layer_count
+        return read(source, 0, layers, lambda done, total, fetching=False: None, None, peers)
+
     memory = warmth = None
     if device == "metal":
         total = psutil.virtual_memory().total
         memory = MetalMemory(mx, this.working_set_bytes, total, wires_weights)
         warmth = GpuWarmth(tiny_product, keep_warm_s, is_on_battery)
-    read = partial(read_weights, cpu_layout=cpu_kernels)
     return ComputeBackend(
         device,
         measure,
@@ -121,4 +129,5 @@ def mlx_backend(
         memory,
         process_memory=partial(process_memory, mx),
         warmth=warmth,
+        read_draft=read_draft,
     )

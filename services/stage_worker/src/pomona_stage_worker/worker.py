@@ -8,6 +8,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from pomona.service import ControlPlane
 from pomona.stalls import WINDOW_S, read_stalls
 from pomona.transport import Pull
 from pomona_stage_worker.compute_backend import ComputeBackend
+from pomona_stage_worker.drafting.loaded_drafts import LoadedDrafts
 from pomona_stage_worker.engine.prefill_record import PrefillRecord, prompt_limit
 from pomona_stage_worker.engine.stage_runner import RunnerLoad, StageRunner
 from pomona_stage_worker.engine.step_loop import StepLoop
@@ -109,6 +111,7 @@ class StageWorker:
         )
         on_idle = backend.warmth.rest if backend.warmth is not None else None
         self._loop = StepLoop(self._control.identity, pull, backend.release_memory, on_idle)
+        self._drafts = LoadedDrafts(backend.read_draft, self._loader, self._loop)
         self._watchdog = Watchdog(self._loop, settings.state_dir, settings.instance)
         self._control.on_beacon(self._on_beacon)
 
@@ -138,6 +141,7 @@ class StageWorker:
         finally:
             for task in self._tasks:
                 task.cancel()
+            self._drafts.close_all()
             self._loader.shutdown(wait=False, cancel_futures=True)
             if not self._loop.stop(STOP_DEADLINE_S):
                 log.error("a step did not end within %g s; stopping without it", STOP_DEADLINE_S)
@@ -270,7 +274,8 @@ class StageWorker:
         pipelines, self._obeyed = accept_plan(beacon.facts.pipelines, self._obeyed, present)
         if (highest := max(self._obeyed.values(), default=0)) > self._saved_epoch.value:
             self._saved_epoch.store(highest)
-        self._sources = frozenset(pipeline.source for pipeline in pipelines)
+        drafts = {pipeline.draft_source for pipeline in pipelines} - {""}
+        self._sources = frozenset(pipeline.source for pipeline in pipelines) | drafts
         self._fetching.on_plan(beacon.node, pipelines)
         if beacon.node == self._settings.node:
             self._folders.on_plan(self._sources)
@@ -320,6 +325,7 @@ class StageWorker:
 
     def _remove(self, epoch: int) -> None:
         stage = self._stages.pop(epoch)
+        self._drafts.close(epoch)
         if stage.weights is not None:
             self._resident_weights.put(stage.weights)
         runner = stage.runner
@@ -356,7 +362,8 @@ class StageWorker:
         memory = self._backend.memory
         if memory is not None:
             stages = list(self._stages.values())
-            memory.set_weights(sum(x.weights.nbytes for x in stages if x.weights is not None))
+            nbytes = sum(x.weights.nbytes for x in stages if x.weights is not None)
+            memory.set_weights(nbytes + self._drafts.nbytes)
             memory.release()
             self._wired_record.hold(memory.wired_bytes)
 
@@ -411,6 +418,12 @@ class StageWorker:
             self._loop.call(self._update_memory)
             log.info("ready: %d MB", weights.nbytes >> 20, extra={"epoch": epoch})
         self._control.publish_now()
+        if stage.runner is not None:
+            pipeline = stage.install.pipeline
+            # The plan has no digest of the draft model, so only the planner's machine is believed.
+            draft = replace(pipeline, source=pipeline.draft_source, digest="")
+            await self._drafts.load(stage.install, stage.runner, self._file_peers(draft))
+            self._loop.call(self._update_memory)
 
     def _share(self, install: Install) -> Share:
         layers = install.pipeline.stages[install.position]

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.messages.limits import (
     MAX_ALERTS,
+    MAX_DRAFT_SOURCES,
     MAX_ENDPOINTS,
     MAX_FALSE_WEIGHTS,
     MAX_MODELS,
@@ -84,6 +85,11 @@ class Prediction:
         link_correction: the same factor, applied to ``link_us``.
         joules_per_token: energy per token with ``users`` requests; 0 when power is unknown.
         notes: remarks about the plan for the operator.
+        acceptance: share of right guesses that ``guessed_tokens_per_second`` assumes; 0 without a
+            source of which it is known.
+        guess_us: time of a guess of the draft model on the head, microseconds; 0 without one.
+        guessed_tokens_per_second: decode rate of one user alone whose tokens are guessed; 0 while
+            ``acceptance`` is not known.
     """
 
     tokens_per_second: Rate
@@ -101,6 +107,9 @@ class Prediction:
     link_correction: Rate = 1.0
     joules_per_token: Rate = 0.0
     notes: Annotated[tuple[Text, ...], Field(max_length=MAX_PLAN_NOTES)] = ()
+    acceptance: Rate = 0.0
+    guess_us: Rate = 0.0
+    guessed_tokens_per_second: Rate = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,8 @@ class Pipeline:
         vocab_size: number of token ids; 0 when unknown.
         proposal: description of a sufficiently better plan, which is not applied while requests
             run; empty when there is none.
+        draft_source: where the head finds the small model that guesses tokens; empty for none.
+        unused_drafts: why sources of guesses are not used, by name.
         prompt_limit: most tokens of a prompt, because a stage's process died of longer ones; 0 for
             no limit. ``prompt_limit_reason`` explains it.
         digest: SHA-256 of the table of digests of the model's files
@@ -144,6 +155,10 @@ class Pipeline:
     prompt_limit: Count = 0
     prompt_limit_reason: Text = ""
     digest: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    draft_source: Text = ""
+    unused_drafts: Annotated[dict[Text, Text], Field(max_length=MAX_DRAFT_SOURCES)] = field(
+        default_factory=dict[str, str]
+    )
 
 
 @dataclass(frozen=True, slots=True)

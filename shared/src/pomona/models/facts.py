@@ -96,6 +96,8 @@ class ModelFacts:
             example ``lasttoken``; empty for other models.
         normalized: whether embeddings are scaled to length 1.
         unused_code: files with custom code of the model, which is never run.
+        next_token_layers: layers that guess further tokens, by the configuration.
+        has_next_token_weights: whether the files have the weights of such layers.
         source: origin of published figures; empty when they come from files.
         computed: names of the figures that were computed, not published.
     """
@@ -122,6 +124,8 @@ class ModelFacts:
     pooling: str = ""
     normalized: bool = False
     unused_code: tuple[str, ...] = ()
+    next_token_layers: int = 0
+    has_next_token_weights: bool = False
     source: str = ""
     computed: tuple[str, ...] = ()
 

@@ -324,6 +324,8 @@ class PipelineController:
                 cache_bits=spec.cache_bits,  # type: ignore[arg-type]  # the settings check it
                 reason=reason,
                 prediction=proposal.prediction,
+                draft_source=spec.draft_source if proposal.has_draft else "",
+                unused_drafts=spec.why_unused(proposal.has_draft),
                 prompt_limit=limit,
                 prompt_limit_reason=f"{limited_by} died of longer ones" if limit else "",
             )

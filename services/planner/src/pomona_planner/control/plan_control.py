@@ -120,7 +120,9 @@ class PlanControl:
         pause_s = 0.0
         for source, model in self._models.items():
             placed = [
-                PlacedModel(pipelines[other], self._models[other].facts)
+                PlacedModel(
+                    pipelines[other], self._models[other].facts, self._models[other].spec.draft
+                )
                 for other in self._models
                 if other != source and pipelines[other].stages
             ]
@@ -186,7 +188,7 @@ class PlanControl:
 
     def _placed_models(self, without: str = "") -> list[PlacedModel]:
         return [
-            PlacedModel(model.controller.pipeline, model.facts)
+            PlacedModel(model.controller.pipeline, model.facts, model.spec.draft)
             for source, model in self._models.items()
             if model.controller.pipeline.stages and source != without
         ]

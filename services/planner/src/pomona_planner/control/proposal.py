@@ -8,6 +8,7 @@ from typing import Literal
 
 from pomona.messages.control import Beacon, Prediction, Stage, StageWorkerFacts
 from pomona.models import ModelFacts
+from pomona.models.draft_models import DRAFT_MODEL
 from pomona_planner.cluster import from_beacons
 from pomona_planner.cluster.worker_address import data_address
 from pomona_planner.control.pins import Pin
@@ -47,6 +48,9 @@ class PipelineSpec:
         replan: ``propose`` a better plan only, apply it when the model is ``idle``, or
             ``always``.
         review_interval_s: seconds between comparisons with the best plan.
+        draft: small model that guesses tokens on the head; None for none.
+        draft_source: name of it that means the same on every node.
+        unused_drafts: why other sources of guesses are not used, by name.
     """
 
     source: str
@@ -66,15 +70,34 @@ class PipelineSpec:
     replan_gain: float = 0.2
     replan: Replan = "propose"
     review_interval_s: float = 30.0
+    draft: ModelFacts | None = None
+    draft_source: str = ""
+    unused_drafts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def why_unused(self, has_draft: bool) -> dict[str, str]:
+        """Returns why sources of guesses are not used, by name.
+
+        Args:
+            has_draft: the draft model fits beside the head's stage.
+        """
+        if self.draft is None or has_draft:
+            return dict(self.unused_drafts)
+        reason = f"{self.draft_source}: no machine has the memory for it beside the first stage"
+        return {**self.unused_drafts, DRAFT_MODEL: reason}
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Stages for a new epoch, or the reason why there are none."""
+    """Stages for a new epoch, or the reason why there are none.
+
+    Attributes:
+        has_draft: whether the draft model fits beside the head's stage.
+    """
 
     stages: tuple[Stage, ...]
     prediction: Prediction | None = None
     reason: str = ""
+    has_draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +144,8 @@ class Proposer:
             unload = [f"unload {' or '.join(self.other_models)}"] if self.other_models else []
             return Proposal((), reason=_joined(choice.reason, [*unload, *choice.remedies]))
         kept = self._kept(problem, choice, held, keep_gain)
-        return self._proposal(self._candidates(usable), kept or choice)
+        chosen = self._proposal(self._candidates(usable), kept or choice)
+        return replace(chosen, has_draft=problem.draft is not None)
 
     def aim(self) -> Aim:
         return Aim(self.spec.aim, self.spec.floor, self.spec.stages)
@@ -129,17 +153,20 @@ class Proposer:
     def best(self, usable: Sequence[Beacon]) -> tuple[Problem, OptimizedPlan | Infeasible]:
         """Returns the planning problem of the workers that are ready, and its best plan.
 
-        Where not every machine can hold a stage, the fastest plan is best.
+        Where not every machine can hold a stage, the fastest plan is best; where the draft model
+        does not fit beside the head's stage, a plan without it.
         """
-        if self.spec.spread:
-            problem = self._problem(usable, spread=True)
+        spec = self.spec
+        wishes = [(spec.spread, spec.draft), (spec.spread, None), (False, spec.draft)]
+        for spread, draft in [wish for wish in wishes if any(wish)]:
+            problem = self._problem(usable, spread, draft)
             choice = choose(problem, self.aim())
             if isinstance(choice, OptimizedPlan):
                 return problem, choice
-        problem = self._problem(usable)
+        problem = self._problem(usable, spread=False, draft=None)
         return problem, choose(problem, self.aim())
 
-    def _problem(self, usable: Sequence[Beacon], spread: bool = False) -> Problem:
+    def _problem(self, usable: Sequence[Beacon], spread: bool, draft: ModelFacts | None) -> Problem:
         spec, facts = self.spec, self.facts
         workers = self._candidates(usable)
         pins = {
@@ -158,6 +185,8 @@ class Proposer:
                 w.name for w in workers if spread or w.name in pins or is_named(w, spec.required)
             ),
             pins=pins,
+            draft=draft,
+            acceptance=self.calibration.acceptance,
         )
 
     def complete(self, prediction: Prediction) -> Prediction:

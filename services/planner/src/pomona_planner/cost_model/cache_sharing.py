@@ -15,6 +15,7 @@ from pomona_planner.cost_model.memory import (
     FULL_CACHE_SHARE,
     WORKSPACE_BYTES,
     cache_bytes_per_token,
+    draft_bytes,
     usable_bytes,
     weight_bytes,
 )
@@ -25,10 +26,15 @@ MIN_CACHE_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class PlacedModel:
-    """A model with stages on the workers."""
+    """A model with stages on the workers.
+
+    Attributes:
+        draft: small model on the head that guesses its tokens; None for none.
+    """
 
     pipeline: Pipeline
     facts: ModelFacts
+    draft: ModelFacts | None = None
 
 
 def subtract_placed_models(
@@ -80,6 +86,8 @@ def _usage_by_node(
         full = isinstance(worker.facts, StageWorkerFacts) and worker.facts.device != "metal"
         weights, per_token = usage.get(worker.node, (0, 0.0))
         weights += weight_bytes(model.facts, stage.start, stage.stop, full)
+        if stage.start == 0 and model.draft is not None and model.pipeline.draft_source:
+            weights += draft_bytes(model.draft, full)
         per_token += cache_bytes_per_token(
             model.facts, stage.start, stage.stop, full, model.pipeline.cache_bits
         )

@@ -9,6 +9,8 @@ from pomona.messages.control import Pipeline, StageStatus
 
 NEW_WEIGHT = 0.5
 """Weight of a new measurement in the moving average."""
+MIN_GUESSES = 64
+"""Guesses that were sent before their acceptance counts."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,11 +21,13 @@ class Calibration:
         stages: by the name of the worker.
         tail: further factor of the vocabulary head and the sampler; None before a measurement.
         links: factor of all links of a pipeline together.
+        acceptance: share of right guesses; None before enough were made.
     """
 
     stages: dict[str, float] = field(default_factory=dict[str, float])
     tail: float | None = None
     links: float = 1.0
+    acceptance: float | None = None
 
     def update(self, pipeline: Pipeline, statuses: Sequence[StageStatus | None]) -> None:
         """Adjusts the factors to a pipeline's measured step times.
@@ -34,6 +38,7 @@ class Calibration:
         Args:
             statuses: one for each stage; None where the worker has not reported it.
         """
+        self._observe_guesses(statuses)
         prediction = pipeline.prediction
         measured = [status for status in statuses if status is not None and status.decode_us > 0]
         if prediction is None or len(measured) < len(pipeline.stages):
@@ -55,6 +60,12 @@ class Calibration:
         if measured[0].token_us > steps_us and predicted_us > 0:
             factor = (measured[0].token_us - steps_us) / predicted_us
             self.links = _averaged(self.links, factor)
+
+    def _observe_guesses(self, statuses: Sequence[StageStatus | None]) -> None:
+        head = statuses[0] if statuses else None
+        guesses = None if head is None else head.speculation
+        if guesses is not None and guesses.drafted >= MIN_GUESSES:
+            self.acceptance = guesses.accepted / guesses.drafted
 
 
 def _averaged(old: float | None, new: float) -> float:

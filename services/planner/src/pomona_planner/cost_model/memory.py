@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pomona.messages.control import StageWorkerFacts
 from pomona.models import ModelFacts
+from pomona.models.draft_models import DRAFT_CONTEXT, DRAFT_SEQUENCES
 from pomona_planner.cost_model.problem import Problem
 
 WORKSPACE_BYTES = 256 << 20
@@ -60,6 +61,15 @@ def cache_bytes_per_sequence(
     states = sum(layer.state_values for layer in layers)
     state_bits = 32 if full_precision else 16
     return windows * bits_per_value(full_precision, cache_bits) / 8 + states * state_bits / 8
+
+
+def draft_bytes(draft: ModelFacts, full_precision: bool) -> int:
+    """Returns the bytes of a draft model's weights and caches, on the head."""
+    count = draft.layer_count
+    per_token = cache_bytes_per_token(draft, 0, count, full_precision, 0)
+    per_sequence = cache_bytes_per_sequence(draft, 0, count, full_precision, 0)
+    caches = DRAFT_SEQUENCES * (2 * DRAFT_CONTEXT * per_token + per_sequence)
+    return weight_bytes(draft, 0, count, full_precision) + int(caches)
 
 
 def cache_tokens(
@@ -125,4 +135,6 @@ def _stage_bytes(problem: Problem, full_precision: bool) -> NDArray[Any]:
     total[:, -1] += head_bytes
     if facts.tied_embedding:
         total[0, -1] -= head_bytes
+    if problem.draft is not None:
+        total[0, :] += draft_bytes(problem.draft, full_precision)
     return total

@@ -9,11 +9,13 @@ from math import ceil
 
 from pomona.messages.control import Prediction
 from pomona.models import ModelFacts
+from pomona.models.draft_models import DRAFT_CONTEXT
 from pomona_planner.cost_model.cost_arrays import Costs, link_occupancy, step_costs
-from pomona_planner.cost_model.memory import cache_tokens
-from pomona_planner.cost_model.problem import Problem
+from pomona_planner.cost_model.memory import cache_tokens, draft_bytes
+from pomona_planner.cost_model.problem import Demand, Machine, Problem
 from pomona_planner.cost_model.roofline import read_seconds
 from pomona_planner.cost_model.running_costs import joules_per_token
+from pomona_planner.cost_model.speculation import USUAL_ACCEPTANCE, guessed_tokens_per_second
 
 PREFILL_CHUNK = 512
 """Prompt tokens of one prefill chunk."""
@@ -67,6 +69,10 @@ def predict(problem: Problem, plan: Plan) -> Prediction:
     lanes, rows = lanes_and_rows(demand.users, len(plan.nodes))
     batch_stages, _ = _stage_and_link_seconds(problem, plan, step_costs(problem, rows))
     machines = [problem.machines[node] for node in plan.nodes]
+    guess_s = _guess_seconds(problem, machines[0])
+    acceptance = problem.acceptance
+    if acceptance is None:
+        acceptance = 0.0 if problem.draft is None else USUAL_ACCEPTANCE
     return Prediction(
         tokens_per_second=1 / (sum(stages) + sum(links)),
         ceiling_tokens_per_second=1 / _reading_seconds(problem, plan),
@@ -83,6 +89,11 @@ def predict(problem: Problem, plan: Plan) -> Prediction:
         joules_per_token=joules_per_token(
             zip(machines, batch_stages, strict=True), lanes, cycle_s, demand.users
         ),
+        acceptance=acceptance,
+        guess_us=guess_s * 1e6,
+        guessed_tokens_per_second=guessed_tokens_per_second(stages, links, acceptance, guess_s)
+        if acceptance
+        else 0.0,
     )
 
 
@@ -122,18 +133,29 @@ def _cache_tokens(problem: Problem, plan: Plan) -> int:
     tokens: list[int] = []
     for node, start, stop in plan.stages():
         machine = problem.machines[node]
+        memory = machine.memory_bytes
+        if start == 0 and problem.draft is not None:
+            memory -= draft_bytes(problem.draft, machine.full_precision)
         tokens.append(
             cache_tokens(
                 problem.facts,
                 start,
                 stop,
-                machine.memory_bytes,
+                memory,
                 machine.full_precision,
                 demand.cache_bits,
                 demand.users,
             )
         )
     return max(min(tokens), 0)
+
+
+def _guess_seconds(problem: Problem, head: Machine) -> float:
+    """Returns the time of a token of the draft model on the head; 0 without one."""
+    if problem.draft is None:
+        return 0.0
+    alone = Problem(problem.draft, (head,), demand=Demand(context=DRAFT_CONTEXT), cuts=())
+    return float(step_costs(alone, 1).stage[0, 0, -1])
 
 
 def _first_token_seconds(problem: Problem, plan: Plan) -> float:

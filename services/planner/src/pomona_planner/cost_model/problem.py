@@ -108,6 +108,8 @@ class Problem:
         required: names of machines that must hold a stage.
         pins: layer range ``(start, stop)`` by machine name; such a machine holds exactly
             this range or nothing.
+        draft: small model that guesses tokens on the head; None for none.
+        acceptance: measured or given share of right guesses; None when it is not known.
     """
 
     facts: ModelFacts
@@ -117,6 +119,8 @@ class Problem:
     cuts: tuple[int, ...] | None = None
     required: frozenset[str] = frozenset()
     pins: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    draft: ModelFacts | None = None
+    acceptance: float | None = None
 
     def link(self, sender: str, receiver: str) -> Link:
         return self.links.get((sender, receiver), UNMEASURED)

@@ -125,6 +125,8 @@ class StageRunner:
         self._prefills = prefills
         self.step_activity: Activity | None = None
         self.scheduler = Scheduler(limits(pipeline, stage), sources) if self.is_head else None
+        if self.scheduler is not None:
+            self.scheduler.speculator.unused = dict(pipeline.unused_drafts)
         previous = pipeline.stages[position - 1]
         self._source = (previous.worker, previous.boot)
         self._idle_load = RunnerLoad()
@@ -210,6 +212,16 @@ class StageRunner:
         """Changes the most tokens of a step with guesses, on the head."""
         if self.scheduler is not None:
             self.scheduler.speculator.max_width = tokens
+
+    def add_source(self, source: DraftSource) -> None:
+        """Adds a source of guesses, on the head."""
+        if self.scheduler is not None:
+            self.scheduler.speculator.add_source(source)
+
+    def refuse_source(self, name: str, reason: str) -> None:
+        """Records why a source of guesses is not used, on the head."""
+        if self.scheduler is not None:
+            self.scheduler.speculator.unused[name] = reason
 
     def prepare(self) -> bool:
         """Does work in advance while no message waits. Returns False when there is none."""

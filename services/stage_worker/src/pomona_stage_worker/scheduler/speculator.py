@@ -21,12 +21,10 @@ _BLEND = 0.12
 """Weight of a guess in the rates of its request."""
 _COMMON_BLEND = 0.02
 """Weight of a guess in the rates with which requests begin."""
-
-
-UNUSED_SOURCES = {
-    "prediction heads": "this version does not load the prediction heads of a model",
-    "draft model": "this version does not run a draft model",
-}
+COSTLY_TRIAL = 16
+"""Costly guesses of a request that are compared in a row although sending them does not pay."""
+COSTLY_REST = 128
+"""Tokens of a reply for which no costly source is asked after that."""
 
 
 @dataclass(slots=True)
@@ -57,6 +55,7 @@ class Speculator:
 
     Attributes:
         can_guess: False if no step can carry a guess.
+        unused: why sources that could be there are not used, by name.
     """
 
     def __init__(
@@ -67,14 +66,23 @@ class Speculator:
         self.policy = DepthPolicy(limits.stages)
         self.max_width = limits.max_width
         self._stages = limits.stages
-        self._sources = sources
+        self._limits = limits
+        self._is_enabled = enabled
+        self._sources = list(sources)
+        self.unused: dict[str, str] = {}
         self._off = _reason_off(limits, sources, enabled)
         self.can_guess = not self._off
-        self._rates = {
-            (source.name, number): prior
-            for source in sources
-            for number, prior in enumerate(source.priors)
-        }
+        self._rates: dict[tuple[str, int], float] = {}
+        for source in sources:
+            self._add_rates(source)
+
+    def add_source(self, source: DraftSource) -> None:
+        """Adds a source that is asked after all others, for the sequences from now on."""
+        self._sources.append(source)
+        self._add_rates(source)
+        self.unused.pop(source.name, None)
+        self._off = _reason_off(self._limits, self._sources, self._is_enabled)
+        self.can_guess = not self._off
 
     def status(self) -> SpeculationStatus:
         """Returns the counters, for the beacon."""
@@ -85,7 +93,7 @@ class Speculator:
             accepted=counts.accepted,
             tokens_per_round=round(counts.tokens / max(counts.rounds, 1), 3) or 1.0,
             sources=dict(self.accepted_by_source),
-            unused=UNUSED_SOURCES if self.can_guess else {},
+            unused=self._unused() if self.can_guess else {},
         )
 
     def depth_and_width(self, sequence: Sequence, lanes: int) -> tuple[int, int]:
@@ -100,7 +108,9 @@ class Speculator:
         if proposal is None:
             return 1, 1
         most = max(self._stages - lanes + 1, 1)
-        return self.policy.choose(self._rate(sequence, proposal), most, self.max_width)
+        guess_us = self._guess_us(proposal)
+        rate = self._rate(sequence, proposal)
+        return self.policy.choose(rate, most, self.max_width, guess_us)
 
     def take(self, sequence: Sequence, count: int) -> list[int]:
         """Returns up to ``count`` guesses to issue after those in flight.
@@ -135,6 +145,7 @@ class Speculator:
         is_right = proposal is not None and proposal.token == token
         if proposal is not None:
             self._observe(sequence, proposal, is_right)
+            self._rest(sequence, proposal, was_sent=issued > 0)
         self.counts.tokens += 1
         if is_right and issued:
             self.counts.accepted += 1
@@ -171,17 +182,43 @@ class Speculator:
             ]
         while len(draft.chain) < count:
             length = len(sequence.tokens) + len(draft.chain)
-            if draft.asked_at == length:
+            if draft.asked_at == (length, draft.offers):
                 return
+            offers = draft.offers
             guesses = [proposal.token for proposal in draft.chain]
             missing = count - len(guesses)
-            for drafter in draft.drafters:
+            is_resting = sequence.reply_length < draft.rest_until
+            for source, drafter in zip(self._sources, draft.drafters, strict=False):
+                if is_resting and source.guess_us:
+                    continue
                 found = drafter.propose(sequence.tokens, guesses, missing)
                 if found:
                     draft.chain.extend(found)
                     break
             else:
-                draft.asked_at = length
+                draft.asked_at = length, offers
+
+    def _add_rates(self, source: DraftSource) -> None:
+        self._rates |= {(source.name, n): prior for n, prior in enumerate(source.priors)}
+
+    def _unused(self) -> dict[str, str]:
+        """Returns why sources are not used, or no more."""
+        failed = {source.name: source.failure for source in self._sources if source.failure}
+        return self.unused | failed
+
+    def _guess_us(self, proposal: Proposal) -> float:
+        return max((x.guess_us for x in self._sources if x.name == proposal.source), default=0.0)
+
+    def _rest(self, sequence: Sequence, proposal: Proposal, was_sent: bool) -> None:
+        """Lets costly sources rest when their guesses are compared but not worth sending."""
+        draft = sequence.draft
+        if was_sent or not self._guess_us(proposal):
+            draft.unworthy = 0
+            return
+        draft.unworthy += 1
+        if draft.unworthy >= COSTLY_TRIAL:
+            draft.unworthy = 0
+            draft.rest_until = sequence.reply_length + COSTLY_REST
 
     def _rate(self, sequence: Sequence, proposal: Proposal) -> float:
         key = proposal.source, proposal.confidence

@@ -41,6 +41,8 @@ class SuffixSource:
     """
 
     name = NAME
+    guess_us = 0.0
+    failure = ""
     priors = (0.3, 0.4, 0.6, 0.85)
     """After an edit; matches of at least ``MIN_MATCH``, 6 and 16 tokens."""
 
@@ -55,6 +57,8 @@ class SuffixSource:
 
 class SuffixDrafter:
     """Follows the text that the sequence repeats."""
+
+    offers = 0
 
     def __init__(
         self, prefixes: Callable[[], Sequence[Tokens]], prediction: Sequence[int] = ()
@@ -89,6 +93,8 @@ class SuffixDrafter:
         if self._text is not None:
             self._left = self._text, self._next
         self._text = None
+
+    def close(self) -> None: ...
 
     @property
     def _end(self) -> int:

@@ -166,6 +166,8 @@ class ForcedSource:
     """
 
     name = "forced"
+    guess_us = 0.0
+    failure = ""
     priors = (0.5,)
 
     def __init__(self, acceptance: float) -> None:
@@ -180,6 +182,8 @@ class ForcedSource:
 class ForcedDrafter:
     """Guesses the tokens of one sequence."""
 
+    offers = 0
+
     def __init__(self, acceptance: float, seq: int, prompt: int) -> None:
         self._acceptance = acceptance
         self._seq = seq
@@ -190,6 +194,8 @@ class ForcedDrafter:
         return [Proposal(self._guess(first + n), ForcedSource.name) for n in range(count)]
 
     def missed(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def _guess(self, index: int) -> int:
         is_right = uniform(self._seq, index) < self._acceptance

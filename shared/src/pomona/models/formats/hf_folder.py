@@ -31,6 +31,8 @@ _NOT_TEXT = re.compile(r"vision|visual|audio|projector|image|vit\.")
 _ROUTED = re.compile(r"\bexperts\.|switch_mlp\.|block_sparse_moe\.experts")
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "fp8"}
 _GROUP_SIZES = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
+_NEXT_TOKEN = re.compile(r"(?:^|\.)(?:mtp|mtp_layers)\.|\.(?:eh_proj|enorm|hnorm)\.weight$")
+_NEXT_TOKEN_COUNTS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 _CODE_KEYS = {"auto_map", "custom_pipelines", "trust_remote_code"}
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 DEFAULT_POSITIONS = 4096
@@ -105,6 +107,8 @@ def read_folder_facts(path: Path) -> ModelFacts:
         pooling=pooling,
         normalized=normalized,
         unused_code=_unused_code(path),
+        next_token_layers=text.number(*_NEXT_TOKEN_COUNTS, default=0),
+        has_next_token_weights=any(_NEXT_TOKEN.search(name) for name in places),
     )
 
 

@@ -1,0 +1,1 @@
+"""A small model on the head that guesses tokens for the large one."""
