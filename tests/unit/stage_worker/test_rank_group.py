@@ -128,6 +128,9 @@ def test_a_killed_or_stopped_rank_ends_the_group_and_leaves_no_process(
         tokens_of([stage])
     assert time.monotonic() - began < END_DEADLINE_S
     wait_until(lambda: not any(map(psutil.Process.is_running, processes)), "the ranks are gone")
+    # The step thread still asks for these when it is idle.
+    assert set(stage.table()) == {"sequences", "lanes", "branches", "prefixes"}
+    assert stage.cache_bytes() >= stage.prefix_bytes()
     # The next epoch reads the weights into new ranks.
     assert weights.children.failure is not None
 

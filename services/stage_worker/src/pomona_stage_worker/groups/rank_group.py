@@ -11,7 +11,7 @@ import orjson
 from pomona.messages.codec import Buffer
 from pomona.messages.control import Pipeline
 from pomona.messages.pipeline import Step, Tensor
-from pomona_stage_worker.groups.rank_children import RankChildren
+from pomona_stage_worker.groups.rank_children import GroupError, RankChildren
 from pomona_stage_worker.groups.rank_messages import (
     AskState,
     Assemble,
@@ -37,6 +37,9 @@ PREFILL_DEADLINE_S: Final = 8.0
 """Least deadlines of a step; the watchdog of the worker waits longer."""
 SLOWER: Final = 4.0
 """A step may take this many times as long as the longest one so far, by token."""
+
+
+EMPTY_TABLE: Final = '{"sequences":{},"lanes":{},"branches":{},"prefixes":{}}'
 
 
 class StepDeadlines:
@@ -111,6 +114,7 @@ class RankGroup:
         self._is_tail = is_tail
         self._done: Done | None = None
         self._state: CacheState | None = None
+        self._last_state = CacheState(EMPTY_TABLE, 0, 0)
         children.send(Assemble(pipeline, chunk))
         ready = [
             children.receive(rank, Ready, WARMUP_DEADLINE_S)[0] for rank in range(children.size)
@@ -150,7 +154,8 @@ class RankGroup:
         return False
 
     def table(self) -> dict[str, Any]:
-        """Returns the cache table. Raises GroupError when the ranks disagree about it."""
+        """Returns the cache table; the last one known when the group has ended, whose next step
+        raises."""
         return cast("dict[str, Any]", orjson.loads(self._cache_state().table))
 
     def cache_bytes(self) -> int:
@@ -171,23 +176,30 @@ class RankGroup:
                 raise self._children.end(f"rank {rank} sampled other tokens than rank 0")
 
     def _cache_state(self) -> CacheState:
-        """Asks all ranks once after a step."""
+        """Asks all ranks once after a step. The step thread calls it when idle, outside of what
+        fails an epoch, so it does not raise."""
         if self._state is None:
-            self._compare_digests()
-            self._children.send(AskState())
-            states = [
-                self._children.receive(rank, CacheState, PREFILL_DEADLINE_S)[0]
-                for rank in range(self._children.size)
-            ]
-            tables = {state.table for state in states}
-            if len(tables) > 1:
-                raise self._children.end("the cache tables of its ranks differ")
-            self._state = CacheState(
-                states[0].table,
-                sum(state.cache_bytes for state in states),
-                sum(state.prefix_bytes for state in states),
-            )
+            try:
+                self._state = self._last_state = self._ask_state()
+            except GroupError:
+                self._state = self._last_state
         return self._state
+
+    def _ask_state(self) -> CacheState:
+        self._compare_digests()
+        self._children.send(AskState())
+        states = [
+            self._children.receive(rank, CacheState, PREFILL_DEADLINE_S)[0]
+            for rank in range(self._children.size)
+        ]
+        tables = {state.table for state in states}
+        if len(tables) > 1:
+            raise self._children.end("the cache tables of its ranks differ")
+        return CacheState(
+            states[0].table,
+            sum(state.cache_bytes for state in states),
+            sum(state.prefix_bytes for state in states),
+        )
 
 
 def _output(done: Done, buffers: Sequence[Buffer]) -> StepOutput:
