@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -98,6 +99,15 @@ def test_clients_wait_while_the_gateway_is_restarted(cluster: Cluster) -> None:
         assert client.get("/health").is_success
     cluster.wait_ready()
     assert cluster.chat() == ANSWER
+
+
+def test_every_line_of_the_logs_is_json(cluster: Cluster) -> None:
+    logs = sorted((cluster.output_path.parent / "state" / "logs").glob("*.log"))
+    assert len(logs) >= 6
+    for log in logs:
+        for line in log.read_text().splitlines():
+            assert line.startswith("{"), f"{log.name}: {line}"
+            assert json.loads(line)["event"]
 
 
 def test_a_killed_up_leaves_its_ports_to_the_next_one(tmp_path: Path) -> None:
