@@ -39,7 +39,7 @@ def service_managers(folder: Path) -> Generator[dict[str, str]]:
         for pid in known(folder).get("pids", []):
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                if str(folder) in "".join(process.environ().values()):
+                if str(folder.parent) in "".join(process.environ().values()):
                     process.send_signal(signal.SIGKILL)
 
 
