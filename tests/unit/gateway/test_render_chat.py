@@ -118,6 +118,13 @@ def test_text_beside_a_call_is_in_the_prompt(name: str) -> None:
     assert places == sorted(places), text
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("content", ["", None, []])
+def test_a_conversation_that_ends_with_calls_may_have_no_words(name: str, content: Any) -> None:
+    messages = [{"role": "user", "content": content}, assistant("Let me look.")]
+    assert "Let me look." in render_chat(TEMPLATES[name], messages, TOOLS)
+
+
 THINKS = """{%- for m in messages %}<|im_start|>{{ m.role }}
 {% if m.reasoning_content %}<think>
 {{ m.reasoning_content }}

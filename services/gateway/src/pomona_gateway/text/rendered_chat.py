@@ -113,8 +113,9 @@ def _shows_last_call(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
     calls = messages[-1].get("tool_calls") if messages else None
     if not calls:
         return True
-    users = [message["content"] for message in messages if message["role"] == "user"]
-    after = text.rpartition(users[-1])[2] if users and isinstance(users[-1], str) else text
+    users = [message.get("content") for message in messages if message["role"] == "user"]
+    asked = users[-1] if users else None
+    after = text.rpartition(asked)[2] if asked and isinstance(asked, str) else text
     return calls[0]["function"]["name"] in after
 
 

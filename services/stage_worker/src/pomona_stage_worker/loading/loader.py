@@ -222,8 +222,8 @@ class _FolderReader:
         sizes = {name: int(array.nbytes) for name, array in wanted.items()}
         total, done = sum(sizes.values()), 0
         arrays: dict[str, mx.array] = {}
-        absent = [array for name, array in wanted.items() if not loaded_parts(held, name)]
-        self._fetch(lazy, absent, progress)
+        # No list of them may stay: an array that is referenced keeps what it read.
+        self._fetch(lazy, [x for n, x in wanted.items() if not loaded_parts(held, n)], progress)
         transposed = transposed_parameters(model) if self._cpu_layout else {}
         del model, lazy
         for name in _largest_first(sizes):
