@@ -74,6 +74,7 @@ def test_a_head_with_another_key_gets_nothing() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_half_open_connections_are_few_and_end_soon() -> None:
     async def main() -> None:
         async with doorstep() as gatekeeper:

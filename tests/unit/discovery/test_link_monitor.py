@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from pomona.messages.control import Beacon
 from pomona.messages.discovery import Interface, LinkFacts, NodeFacts
 from pomona_discovery.link_monitor import MIN_INTERVAL_S, LinkMonitor
@@ -48,6 +50,7 @@ def test_a_link_uses_the_address_that_answers_and_reports_the_dead_one() -> None
     asyncio.run(body())
 
 
+@pytest.mark.slow
 def test_a_link_that_the_other_end_reports_dead_is_measured_again_at_once() -> None:
     async def body() -> None:
         server = ProbeServer("boot1")

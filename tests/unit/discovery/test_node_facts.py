@@ -28,6 +28,7 @@ def test_macmon_without_a_measurement_is_rejected() -> None:
         parse_macmon("command not found")
 
 
+@pytest.mark.slow
 def test_the_facts_of_a_mac_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     be_a_mac(
         monkeypatch,
@@ -90,6 +91,7 @@ def test_what_a_command_prints_has_a_length_and_a_deadline(
         answer("exec sleep 60")
 
 
+@pytest.mark.slow
 def test_a_mac_whose_commands_fail_has_empty_facts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_grammars_pass_or_name_their_fault(language: LanguageModel) -> None:
     run(work)
 
 
+@pytest.mark.slow
 def test_a_bomb_is_ended_and_costs_its_own_key_only(language: LanguageModel) -> None:
     async def work(checker: GrammarChecker) -> None:
         good = body_grammar(RegexShape("a+", "regex"))

@@ -172,6 +172,7 @@ def test_a_text_that_cannot_fit_is_refused_by_its_length(prompter: Prompter) -> 
         assert caught.value.prompt_tokens >= 10
 
 
+@pytest.mark.slow
 def test_a_short_prompt_does_not_wait_for_a_long_one(prompter: Prompter) -> None:
     async def scenario() -> None:
         long = asyncio.create_task(prompter.encode(JUST_BELOW * 10_000))

@@ -104,6 +104,7 @@ def test_attempts_are_further_apart_after_every_failure(
     assert attempts == [0, 10, 30, 70]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -123,6 +124,7 @@ def test_every_published_form_of_a_chat_template_is_read(
     assert language.facts.has_chat_template
 
 
+@pytest.mark.slow
 def test_a_reply_ends_at_the_end_tokens_of_every_file_and_of_the_template(tmp_path: Path) -> None:
     source = TEMPLATE.replace("'<|end|>'", "'<|begin|>'")
     folder = write_tiny_model(tmp_path / MODEL, source)
@@ -141,6 +143,7 @@ def test_a_reply_ends_at_the_end_tokens_of_every_file_and_of_the_template(tmp_pa
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / MODEL)
     config = json.loads((folder / "config.json").read_text())

@@ -32,6 +32,7 @@ def sampling(folder: Path, **parameters: Any) -> tuple[float, float, int, float]
     return found.temperature, found.top_p, found.top_k, found.repetition_penalty
 
 
+@pytest.mark.slow
 def test_request_beats_makers_recommendation_beats_default(
     folder: Path,
 ) -> None:

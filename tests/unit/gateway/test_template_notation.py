@@ -128,6 +128,7 @@ calls = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=40, deadline=None)
 @given(calls, st.just("") | plain, st.just("") | plain, st.integers(1, 40))
@@ -341,6 +342,7 @@ def test_what_models_get_wrong_is_read_all_the_same(name: str, size: int) -> Non
     assert read(template, reply, size, prompt) == expected
 
 
+@pytest.mark.slow
 def test_a_notation_is_derived_in_a_process_that_a_template_cannot_hold_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -39,6 +39,7 @@ def known_bytes() -> frozenset[int]:
     return frozenset(token[0] for token in tokens if len(token) == 1)
 
 
+@pytest.mark.slow
 def test_the_default_model_gets_the_prompt_of_its_training() -> None:
     language = smollm()
     prompt = language.templates["default"].render(
@@ -87,6 +88,7 @@ def test_a_folder_is_read_from_its_tokenizer_json(tmp_path: Path) -> None:
     assert list(tokenizer.encode("<|begin|>hello", chat=False)) == [260, 259]
 
 
+@pytest.mark.slow
 def test_a_decoder_with_a_regular_expression_is_not_supported(tmp_path: Path) -> None:
     rules = write_tiny_model(tmp_path / "tiny") / "tokenizer.json"
     backend = Backend.from_file(str(rules))

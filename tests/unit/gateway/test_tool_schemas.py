@@ -84,6 +84,7 @@ def size(a: Any) -> dict[str, Any]:
 SOURCES = {**TYPED_TOOLS, "objects in tags": TEMPLATES["objects in tags"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @settings(max_examples=40, deadline=None)
 @given(parameters, st.none() | texts)

@@ -96,6 +96,7 @@ def test_a_tokenizer_that_is_too_large_or_slow_to_read_fails_with_its_reason(
         load_language_model(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff" * 100, b'{"model": 7}'])
 def test_a_broken_tokenizer_fails_the_model(tmp_path: Path, content: bytes) -> None:
     folder = write_tiny_model(tmp_path / "tiny")

@@ -31,6 +31,7 @@ def paths(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 COMMANDS = paths(typer.main.get_command(app))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_has_a_short_and_a_long_option_for_help(path: tuple[str, ...]) -> None:
     for option in ("-h", "--help"):
@@ -38,6 +39,7 @@ def test_every_command_has_a_short_and_a_long_option_for_help(path: tuple[str, .
         assert (code, "Usage: pomona" in output) == (0, True), output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_flags_are_shown_without_a_type(path: tuple[str, ...]) -> None:
     assert "<bool>" not in run(*path, "--help")[1]
@@ -47,6 +49,7 @@ def test_the_version_is_printed() -> None:
     assert run("--version") == (0, f"pomona {__version__}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_topic_is_explained_within_80_columns(topic: str) -> None:
     for name in (topic, topic.upper(), f"{topic}s"):

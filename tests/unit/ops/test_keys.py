@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from pomona.auth.api_keys import KeyLimits, KeyStore
 from pomona.auth.key_usage import UsageStore
 from support.clusters import run_pomona
 
 
+@pytest.mark.slow
 def test_a_key_is_created_listed_and_revoked(tmp_path: Path) -> None:
     state = str(tmp_path)
     made = run_pomona(
@@ -37,6 +40,7 @@ def test_a_key_is_created_listed_and_revoked(tmp_path: Path) -> None:
     assert "no key 'me'" in revoked.stderr
 
 
+@pytest.mark.slow
 def test_keys_are_in_the_gateways_state_folder_of_the_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     for content, folder in (

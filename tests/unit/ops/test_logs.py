@@ -59,6 +59,7 @@ def test_a_service_a_process_a_level_and_a_time_select_lines(tmp_path: Path) -> 
     assert logs(tmp_path, "--since", "10m") == ""
 
 
+@pytest.mark.slow
 def test_a_rotated_log_is_read_from_its_older_half_on(tmp_path: Path) -> None:
     path = write(tmp_path, "gateway", ("01", "info", "older"))
     path.rename(path.with_name("gateway.log.1"))

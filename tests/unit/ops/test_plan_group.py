@@ -26,6 +26,7 @@ def test_equal_macs_with_thunderbolt_5_have_a_predicted_group_and_what_it_needs(
         assert need in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cluster", "reason"),
     [

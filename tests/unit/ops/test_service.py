@@ -165,6 +165,7 @@ def test_the_units_bind_the_address_of_the_settings_file(tmp_path: Path) -> None
         gateway_address(path)
 
 
+@pytest.mark.slow
 def test_units_run_the_installed_version_and_are_the_same_on_every_run(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:

@@ -92,6 +92,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Machin
         yield Machine(tmp_path, variables, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_second_install_changes_nothing_and_a_changed_unit_is_loaded_again(
     machine: Machine, system: str
@@ -112,6 +113,7 @@ def test_a_second_install_changes_nothing_and_a_changed_unit_is_loaded_again(
     assert is_gone(first["discovery"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_uninstall_ends_every_process_and_leaves_nothing(machine: Machine, system: str) -> None:
     pids = machine.install(system, "head")
@@ -127,6 +129,7 @@ def test_uninstall_ends_every_process_and_leaves_nothing(machine: Machine, syste
         install.states(machine.layout)
 
 
+@pytest.mark.slow
 def test_the_data_is_kept_when_that_is_asked(machine: Machine) -> None:
     machine.install("systemd")
     (machine.layout.state / "node.json").write_text("{}")
@@ -136,6 +139,7 @@ def test_the_data_is_kept_when_that_is_asked(machine: Machine) -> None:
     assert not machine.layout.versions.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_another_version_runs_under_the_same_path_and_rollback_goes_back(
     machine: Machine, system: str
@@ -159,6 +163,7 @@ def test_another_version_runs_under_the_same_path_and_rollback_goes_back(
     assert machine.layout.version("previous") == "9.9.9"
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_stay_is_named_with_its_last_words(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +185,7 @@ def test_a_service_that_does_not_stay_is_named_with_its_last_words(
     assert machine.run("status").exit_code == 1
 
 
+@pytest.mark.slow
 def test_the_keys_of_an_earlier_cluster_are_taken_over_once(
     machine: Machine, tmp_path: Path
 ) -> None:
@@ -199,6 +205,7 @@ def test_the_keys_of_an_earlier_cluster_are_taken_over_once(
     assert (machine.layout.settings.stat().st_mode & 0o077) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_account_is_made_with_a_free_id_and_removed(machine: Machine, system: str) -> None:
     assert ids_of("_pomona") is None

@@ -91,6 +91,7 @@ def test_a_healthy_pipeline_keeps_its_epoch_whatever_happens_to_planners(
         assert any(x.plan.pipelines()[0].epoch == epoch for x in world.planners.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(ACTIONS, max_size=8), st.sampled_from(WORKERS))
 def test_after_any_faults_a_lost_worker_is_planned_around_under_a_higher_epoch(

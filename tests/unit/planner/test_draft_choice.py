@@ -58,6 +58,7 @@ def test_the_reason_is_told_when_there_is_none(wanted: str, reason: str) -> None
     assert reason in choice.unused["draft model"]
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_refused_with_the_first_token_that_differs(tmp_path: Path) -> None:
     same = vocabulary_folder(tmp_path / "same", {})
     assert vocabulary_difference(FACTS.path, same) == ""

@@ -93,6 +93,7 @@ def test_no_partial_plan_is_bounded_above_its_cheapest_completion(
             assert lowest <= actual + ROUNDING * (1 + abs(actual)), (part, lowest, actual)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(queries())
 def test_the_bound_of_all_plans_never_exceeds_the_cheapest_one(query: SolverQuery) -> None:

@@ -101,6 +101,7 @@ def test_no_plan_has_a_higher_throughput(block: int) -> None:
         ), seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equal", "mixed", "different", "tight"])
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
 def test_the_order_of_sixteen_machines_makes_no_difference(kind: str, objective: Objective) -> None:

@@ -48,6 +48,7 @@ def test_a_wrong_setting_is_not_tried_again(variables: dict[str, str], expected:
     assert ended.returncode == expected, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_service_that_is_ended_is_started_again_by_launchd(tmp_path: Path) -> None:
     node = Node("mac", tmp_path)
     log = tmp_path / "discovery.log"

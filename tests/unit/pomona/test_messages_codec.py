@@ -52,6 +52,7 @@ def envelope_of(**fields: Any) -> Envelope:
 # Beacons -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(BEACONS)
 def test_a_beacon_survives_encoding_and_decoding(beacon: Beacon) -> None:
@@ -80,6 +81,7 @@ def test_random_frames_are_not_a_beacon(frames: list[bytes]) -> None:
         codec.decode_beacon(frames)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(BEACONS, st.data())
 def test_a_damaged_beacon_is_rejected_or_still_valid(beacon: Beacon, data: st.DataObject) -> None:
@@ -91,6 +93,7 @@ def test_a_damaged_beacon_is_rejected_or_still_valid(beacon: Beacon, data: st.Da
         assert isinstance(codec.decode_beacon([topic, damaged]), Beacon)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(BEACONS, st.data())
 def test_a_truncated_beacon_is_rejected(beacon: Beacon, data: st.DataObject) -> None:

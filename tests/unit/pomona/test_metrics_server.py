@@ -20,6 +20,7 @@ def settings(tmp_path: Path, **fields: object) -> ServiceSettings:
     return ServiceSettings.model_validate({"state_dir": tmp_path, "node": "mac", **fields})
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_served_as_soon_as_it_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

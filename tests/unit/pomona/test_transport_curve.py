@@ -84,6 +84,7 @@ def test_a_member_gets_through(nodes: tuple[Trust, Trust], closing: ExitStack) -
     assert message.envelope.body == STEP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["no key", "own key", "key of another cluster"])
 def test_a_stranger_sends_nothing(
     who: str, nodes: tuple[Trust, Trust], stranger: Trust, closing: ExitStack

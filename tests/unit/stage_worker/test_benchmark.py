@@ -20,6 +20,7 @@ from pomona_stage_worker.hardware.benchmark import (
 from pomona_stage_worker.hardware.device import Device
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_metal_reads_several_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "METAL_WARMUP_S", 0.0)
     multiply, wait = mx.quantized_matmul, mx.eval

@@ -19,6 +19,7 @@ from pomona_stage_worker.hardware.cpu_blocked_linear import (
 SHAPES = [(576, 576), (192, 576), (576, 1536), (1536, 576)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [(1,), (1, 1), (4, 1), (2, 9), (1, 128)])
 def test_a_blocked_product_is_as_exact_as_that_of_the_whole_matrix(

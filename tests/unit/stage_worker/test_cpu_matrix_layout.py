@@ -39,6 +39,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch, layout: str) -> list[tuple[str, list
     return timed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 8, 9, 16, 33, 128])
 def test_adjacent_outputs_do_not_change_a_product(shape: tuple[int, int], rows: int) -> None:

@@ -83,6 +83,7 @@ def alone(prompt: Sequence[int]) -> tuple[Client, list[tuple[int, int]]]:
     return client, line.shapes("r")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_reply_is_the_same_to_the_bit_beside_any_others(seed: int) -> None:
     choice = random.Random(seed)

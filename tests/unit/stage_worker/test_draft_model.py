@@ -108,6 +108,7 @@ def run(pipeline: InProcessPipeline, source: DraftModelSource, seed: int) -> Non
     pipeline.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED])
 def test_replies_are_those_of_plain_decoding(sampling: Sampling) -> None:
     texts = prompts(2)

@@ -209,6 +209,7 @@ def test_a_range_with_a_wrong_hash_is_refused(
     assert SparseCopy.create(str(original), [DamagingPeer("damaging", peer._endpoint), peer])  # type: ignore[reportPrivateUsage]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target",
     [

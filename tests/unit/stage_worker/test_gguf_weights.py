@@ -115,6 +115,7 @@ def test_quantisation_is_the_files_own_or_that_of_most_tensors(
     assert read_facts(str(path)).quantization == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_0", "F16", "BF16"])
 def test_quantised_matrices_equal_the_files(
     kind: str, tmp_path: Path, as_on_metal: None, caplog: pytest.LogCaptureFixture

@@ -80,6 +80,7 @@ def test_a_resumed_reply_continues_from_its_grammar_state() -> None:
         constraint.accept(token)
 
 
+@pytest.mark.slow
 def test_a_complete_grammar_allows_only_stop_ids() -> None:
     op = Open(1, "a", 1, "tcp://g", sampling(LLMatcher.grammar_from_regex("a")))
     constraint = GrammarCompiler(FACTS.path, FACTS.vocab_size).constraint_for(op)
@@ -93,6 +94,7 @@ BOMB = LLMatcher.grammar_from_json_schema(
 )
 
 
+@pytest.mark.slow
 def test_a_grammar_that_takes_too_much_ends_its_own_reply_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_grammar_that_takes_too_much_ends_its_own_reply_only(
     assert constraint.allowed().sum() > len(STOP)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_read_in_a_process_that_ends_with_the_compiler(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     process = GrammarProcess(tmp_path, 100)

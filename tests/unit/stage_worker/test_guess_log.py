@@ -47,6 +47,7 @@ def feed(cache: Any, token: int) -> list[mx.array]:
     return [mx.array(array) for array in flat]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("confirmed", [1, 5, 7, 8, 9, 20])
 @pytest.mark.parametrize("right", [0, 1, 3])

@@ -29,6 +29,7 @@ from support.models.random_llama import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", CUTS)
 def test_concurrent_requests_get_the_ids_of_lone_requests(bounds: tuple[int, ...]) -> None:
     pipeline = llama_pipeline(bounds)

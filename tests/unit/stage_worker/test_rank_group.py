@@ -90,6 +90,7 @@ def tokens_of(stages: list[Stage]) -> list[list[int]]:
     return [client.tokens for client in clients]
 
 
+@pytest.mark.slow
 def test_two_stages_of_which_one_is_a_group_give_the_tokens_of_one_process(
     group: GroupWeights,
 ) -> None:
@@ -106,6 +107,7 @@ def test_two_stages_of_which_one_is_a_group_give_the_tokens_of_one_process(
     assert tokens_of([MlxStage(slice_model(unsliced, 0, CUT)), again]) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "signal_name"),
     [
@@ -135,6 +137,7 @@ def test_a_killed_or_stopped_rank_ends_the_group_and_leaves_no_process(
     assert weights.children.failure is not None
 
 
+@pytest.mark.slow
 def test_ranks_end_with_their_weights(source: str, tmp_path: Path) -> None:
     weights = read(source, 0, LAYERS, 2, tmp_path)
     processes = [psutil.Process(pid) for pid in weights.children.pids]

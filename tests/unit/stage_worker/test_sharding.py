@@ -79,6 +79,7 @@ def test_the_table_of_families_is_up_to_date() -> None:
     assert [line for line in lines() if line not in table] == []
 
 
+@pytest.mark.slow
 def test_ranks_compute_the_logits_of_the_whole_model_with_caches_of_their_heads(
     tmp_path: Path,
 ) -> None:
@@ -119,6 +120,7 @@ def peak_of_part(source: str, group: Ranks, start: int, stop: int) -> tuple[int,
     return weights.nbytes, (mx.get_peak_memory() - before) / weights.nbytes
 
 
+@pytest.mark.slow
 def test_a_rank_reads_and_holds_little_more_than_its_part_of_a_gguf_file() -> None:
     part, peak = peak_of_part(EMBEDDED_MODEL, Ranks(3, 1), 0, 30)
     layers = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536) * 4

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from pomona.messages.pipeline import Cancel
 from pomona.transport import Identity, Pull, Push
 from pomona_stage_worker.engine.step_loop import IDLE_POLL_S, StepLoop
 from support.waiting import wait_until
 
 
+@pytest.mark.slow
 def test_freed_memory_is_given_back_once_after_each_busy_time() -> None:
     calls: list[float] = []
     identity = Identity("pomona", "a.stage_worker", "boot")

@@ -142,6 +142,7 @@ def test_first_part_of_a_lone_lane_is_sent_just_before_the_end_once_it_is_measur
         assert buffers == [b"\5\0\0\0", bytes(4 * WIDTH)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [(1, 2), (None, None), (1, None)])
 def test_first_part_of_other_steps_is_sent_at_once(
     middle: MiddleStage, lanes: tuple[int | None, ...]
