@@ -1,4 +1,5 @@
-"""The page on a real cluster: an answer outlives its worker, and ten open pages cost nothing."""
+"""The page and the dashboards on a real cluster: an answer outlives its worker, ten open pages
+cost nothing, and every panel has data."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import signal
 from collections.abc import Generator
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import psutil
@@ -14,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.chromium import Chromium, Page
 from support.clusters import Cluster, serving
-from support.dashboards import used_metrics
+from support.dashboards import panel_expressions, used_metrics
+from support.prometheus import find_prometheus, prometheus
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -88,6 +91,30 @@ def test_every_metric_of_a_dashboard_or_a_rule_is_there_from_the_start(cluster: 
         for sample in family.samples
     }
     assert used_metrics() - exposed == set()
+
+
+def test_every_panel_has_data_and_no_rule_fires_when_all_is_well(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    program = find_prometheus()
+    if program is None:
+        pytest.skip("no Prometheus is installed: `apt install prometheus`")
+    with prometheus(program, cluster, tmp_path) as running:
+
+        def empty_panels() -> list[str]:
+            return [text for text in panel_expressions("30s") if not running.query(text)]
+
+        def has_data() -> bool:
+            cluster.chat(max_tokens=2)
+            return not empty_panels()
+
+        try:
+            wait_until(has_data, "data in every panel", poll_s=0.5)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; without data: {empty_panels()}") from error
+        rules = running.rules()
+        assert len(rules) > 3
+        assert {(rule["health"], rule["state"]) for rule in rules} == {("ok", "inactive")}
 
 
 def test_ten_open_streams_leave_the_gateways_memory_flat(cluster: Cluster) -> None:

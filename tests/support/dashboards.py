@@ -29,3 +29,19 @@ def used_metrics() -> set[str]:
     for dashboard in dashboards():
         expressions += [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
     return {name for text in expressions for name in METRIC.findall(text)}
+
+
+def panel_expressions(rate_interval: str) -> list[str]:
+    """Returns the query of every panel for all models, without the zero that stands in for
+    missing series.
+
+    Args:
+        rate_interval: value of Grafana's ``$__rate_interval``.
+    """
+    texts = [t["expr"] for board in dashboards() for x in board["panels"] for t in x["targets"]]
+    return [
+        text.replace("$model", ".*")
+        .replace("$__rate_interval", rate_interval)
+        .removesuffix(" or on() vector(0)")
+        for text in texts
+    ]
