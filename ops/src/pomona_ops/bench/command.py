@@ -18,6 +18,7 @@ from pomona.errors import PomonaError
 from pomona.models import EMBEDDED_MODEL
 from pomona_ops.bench.concurrency import measure_emulated, measure_real, run_engine
 from pomona_ops.bench.decode import run_decode
+from pomona_ops.bench.group import run_group
 from pomona_ops.bench.prediction import run_plan
 from pomona_ops.bench.published_report import (
     compare_published,
@@ -71,6 +72,20 @@ def engine(
     if part not in measurements:
         raise typer.BadParameter(f"{part!r} is not a valid part: choose {', '.join(measurements)}")
     _report(measurements[part](model, rounds), as_json)
+
+
+@command()
+def group(
+    ranks: Annotated[
+        list[int] | None, typer.Option(min=2, max=4, help="Ranks, repeatable; default: 2, 3, 4.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=8, help="Decode steps of each round.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side.")] = 5,
+    hold_ms: Annotated[float, typer.Option(min=0, max=1000, help="Time of a step.")] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """What a tensor group adds to a step beside its collectives, with emulated ranks."""
+    _report(run_group(tuple(ranks or (2, 3, 4)), steps, rounds, hold_ms), as_json)
 
 
 @command()

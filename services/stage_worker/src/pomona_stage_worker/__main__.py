@@ -23,7 +23,7 @@ def main() -> None:
         keep_warm_s=settings.keep_warm_s,
     )
     if settings.group > 1:
-        backend = grouped(backend, settings.group, settings.state_dir)
+        backend = grouped(backend, settings.group)
     run_service(settings.instance, settings, lambda stop: StageWorker(settings, backend).run(stop))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import mlx.nn as nn
@@ -17,6 +16,7 @@ from pomona_stage_worker.compute_backend import ComputeBackend
 from pomona_stage_worker.groups.rank_children import RankChildren
 from pomona_stage_worker.groups.rank_group import RankGroup, load_group
 from pomona_stage_worker.groups.rank_messages import Load
+from pomona_stage_worker.hardware.device import this_device
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.loading.loader import fetch_for_ranks
 from pomona_stage_worker.model.mlx_stage import Stage
@@ -44,13 +44,10 @@ class GroupWeights(StageWeights):
         return {}
 
 
-def grouped(backend: ComputeBackend, size: int, folder: Path) -> ComputeBackend:
+def grouped(backend: ComputeBackend, size: int) -> ComputeBackend:
     """Returns the backend with every stage split over ``size`` rank processes.
 
     A model that cannot be split is refused before anything is loaded.
-
-    Args:
-        folder: state folder of the node.
     """
 
     def read(
@@ -67,8 +64,8 @@ def grouped(backend: ComputeBackend, size: int, folder: Path) -> ComputeBackend:
                 return have
             have.surrender(source)
         fetch_for_ranks(source, start, stop, progress, peers, size)
-        load = Load(source, start, stop)
-        children = RankChildren(size, folder)
+        load = Load(source, start, stop, spins=this_device().kind != "cpu")
+        children = RankChildren(size)
         try:
             held = load_group(children, load, progress)
         except BaseException:

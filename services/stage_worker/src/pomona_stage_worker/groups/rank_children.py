@@ -32,6 +32,7 @@ from pomona_stage_worker.groups.rank_messages import (
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
+MODULE: Final = "pomona_stage_worker.groups.rank_process"
 LOOPBACK: Final = "127.0.0.1"
 LISTEN_S: Final = 0.02
 """Time for which one rank is listened to before the others are checked."""
@@ -49,20 +50,21 @@ class RankChildren:
 
     Args:
         size: number of ranks.
-        folder: state folder of the node, for the Unix sockets.
     """
 
-    def __init__(self, size: int, folder: Path) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
         self.failure: str | None = None
+        self.spins = False
         self._files = tempfile.TemporaryDirectory(prefix="pomona-group-")
-        self._channels = [Channel.listen(folder) for _ in range(size)]
+        pairs = [Channel.pair(f"rank {rank}") for rank in range(size)]
+        self._channels = [own for own, _ in pairs]
         self._read_end, self._lifeline = os.pipe()
         hosts = Path(self._files.name) / "hosts.json"
-        hosts.write_bytes(orjson.dumps([[f"{LOOPBACK}:{port}"] for port in _free_ports(size)]))
+        hosts.write_bytes(orjson.dumps([[f"{LOOPBACK}:{port}"] for port in free_ports(size)]))
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "pomona_stage_worker.groups.rank_process", x.endpoint],
+                [sys.executable, "-m", MODULE, str(end.fileno())],
                 env={
                     **os.environ,
                     **_blas_threads(size),
@@ -70,11 +72,13 @@ class RankChildren:
                     "MLX_HOSTFILE": str(hosts),
                     LIFELINE_VARIABLE: str(self._read_end),
                 },
-                pass_fds=(self._read_end,),
+                pass_fds=(self._read_end, end.fileno()),
                 stdin=subprocess.DEVNULL,
             )
-            for rank, x in enumerate(self._channels)
+            for rank, (_, end) in enumerate(pairs)
         ]
+        for _, end in pairs:
+            end.close()
 
     @property
     def pids(self) -> list[int]:
@@ -96,13 +100,15 @@ class RankChildren:
         rank: int,
         kind: type[R],
         deadline_s: float,
-    ) -> tuple[R, list[bytes]]:
+        spin_s: float = 0.0,
+    ) -> tuple[R, list[Buffer]]:
         """Returns the next report of ``kind`` from a rank, and its buffers.
 
         The other ranks are only checked to be alive.
 
         Args:
             deadline_s: seconds from now; after it the group is ended.
+            spin_s: seconds of that in which it polls first.
 
         Raises:
             GroupError: a rank failed, ended, or did not report in time.
@@ -110,7 +116,8 @@ class RankChildren:
         ends_at = time.monotonic() + deadline_s
         while True:
             left = ends_at - time.monotonic()
-            frames = self._channels[rank].receive(max(min(LISTEN_S, left), 0.0))
+            frames = self._receive(rank, max(min(LISTEN_S, left), 0.0), spin_s)
+            spin_s = 0.0
             if frames is not None:
                 report = self._decode(rank, frames)
                 if not isinstance(report, kind):
@@ -119,6 +126,10 @@ class RankChildren:
             self._check()
             if left <= 0:
                 raise self.end(f"rank {rank} made no progress for {deadline_s:.1f} s")
+
+    def wait(self, rank: int, timeout_s: float) -> None:
+        """Waits until a rank has reported, at most ``timeout_s`` seconds, in whole milliseconds."""
+        self._channels[rank].wait(timeout_s)
 
     def close(self) -> None:
         """Ends all ranks, also those that are stopped or hang in a collective."""
@@ -145,6 +156,15 @@ class RankChildren:
         self.close()
         return GroupError(f"the group is ended: {reason}")
 
+    def _receive(self, rank: int, timeout_s: float, spin_s: float = 0.0) -> list[Buffer] | None:
+        """Returns a message, or None at the timeout or when the rank has closed its end."""
+        try:
+            return self._channels[rank].receive(timeout_s, spin_s)
+        except ConnectionError:
+            with suppress(subprocess.TimeoutExpired):
+                self._processes[rank].wait(timeout_s)
+            return None
+
     def _decode(self, rank: int, frames: Sequence[Buffer]) -> Report:
         report = decode_report(frames)
         if isinstance(report, Failed):
@@ -159,7 +179,7 @@ class RankChildren:
         if not ended:
             return
         for rank in ended:
-            while (frames := self._channels[rank].receive(0)) is not None:
+            while (frames := self._receive(rank, 0.0)) is not None:
                 self._decode(rank, frames)
         status = self._processes[ended[0]].returncode
         raise self.end(f"the process of rank {ended[0]} ended with status {status}")
@@ -173,8 +193,8 @@ def _blas_threads(size: int) -> dict[str, str]:
     return dict.fromkeys(names, str(max(threads // size, 1)))
 
 
-def _free_ports(count: int) -> list[int]:
-    """Returns ports of loopback that are free now."""
+def free_ports(count: int) -> list[int]:
+    """Returns different ports of loopback that are free now."""
     sockets = [bind_free_port(_bound) for _ in range(count)]
     ports = [int(held.getsockname()[1]) for held in sockets]
     for held in sockets:

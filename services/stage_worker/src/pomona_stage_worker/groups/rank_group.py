@@ -22,6 +22,7 @@ from pomona_stage_worker.groups.rank_messages import (
     Ready,
     RunStep,
     Started,
+    StepDigest,
 )
 from pomona_stage_worker.loading import Progress as ProgressCall
 from pomona_stage_worker.model.mlx_stage import Computation, StepOutput
@@ -35,6 +36,10 @@ WARMUP_DEADLINE_S: Final = 110.0
 DECODE_DEADLINE_S: Final = 4.0
 PREFILL_DEADLINE_S: Final = 8.0
 """Least deadlines of a step; the watchdog of the worker waits longer."""
+EARLY_S: Final = 0.0003
+"""How long before and after the expected end of a step the parent polls."""
+WAKE_S: Final = 0.001
+MAX_SPIN_S: Final = 0.002
 SLOWER: Final = 4.0
 """A step may take this many times as long as the longest one so far, by token."""
 
@@ -76,6 +81,7 @@ def load_group(children: RankChildren, load: Load, progress: ProgressCall) -> in
     """
     for rank in range(children.size):
         children.receive(rank, Progress, LOAD_DEADLINE_S)
+    children.spins = load.spins
     children.send(load)
     held = 0
     for rank in range(children.size):
@@ -93,7 +99,7 @@ class RankGroup:
     """A stage whose ranks are child processes of this one. Used by one thread.
 
     Every step goes to all ranks. Rank 0 answers with the results; the others with a digest of the
-    sampled tokens, which is compared when the next step starts.
+    sampled tokens, which is compared while the next step is computed.
 
     Args:
         children: ranks that have loaded.
@@ -113,6 +119,7 @@ class RankGroup:
         self._children = children
         self._is_tail = is_tail
         self._done: Done | None = None
+        self._last_s = 0.0
         self._state: CacheState | None = None
         self._last_state = CacheState(EMPTY_TABLE, 0, 0)
         children.send(Assemble(pipeline, chunk))
@@ -131,10 +138,11 @@ class RankGroup:
     def start_step(
         self, step: Step, tensors: Sequence[Tensor], buffers: Sequence[Buffer]
     ) -> Computation:
-        self._compare_digests()
         self._state = None
         began = time.monotonic()
         self._children.send(RunStep(step, tuple(tensors)), buffers)
+        # The last step's, while the ranks compute this one.
+        self._compare_digests()
         rows, length = tensors[0].shape[:2] if tensors and step.rows else (1, 1)
         ends_at = began + self._deadlines.deadline_s(rows, length)
         described: tuple[Tensor, ...] = ()
@@ -143,12 +151,28 @@ class RankGroup:
             described = self._children.receive(0, Started, left_s)[0].tensors
 
         def finish() -> StepOutput:
+            spin_s = self._sleep_before(began) if length == 1 else 0.0
             left_s = max(ends_at - time.monotonic(), 0.0)
-            self._done, buffers = self._children.receive(0, Done, left_s)
-            self._deadlines.add(rows, length, time.monotonic() - began)
+            self._done, buffers = self._children.receive(0, Done, left_s, spin_s)
+            took_s = time.monotonic() - began
+            self._deadlines.add(rows, length, took_s)
+            if length == 1:
+                self._last_s = took_s
             return _output(self._done, buffers)
 
         return Computation(described, time.monotonic_ns(), finish, is_async=True)
+
+    def _sleep_before(self, began: float) -> float:
+        """Sleeps until shortly before a decode step will end, as the last one took.
+
+        Returns seconds to poll from then on; a sleeping thread would wake up too late.
+        """
+        if not self._children.spins or not self._last_s:
+            return 0.0
+        left_s = began + self._last_s - EARLY_S - time.monotonic()
+        if left_s >= WAKE_S:
+            self._children.wait(0, left_s)
+        return min(max(began + self._last_s + EARLY_S - time.monotonic(), 0.0), MAX_SPIN_S)
 
     def prebuild(self) -> bool:
         return False
@@ -171,7 +195,7 @@ class RankGroup:
         if done is None:
             return
         for rank in range(1, self._children.size):
-            other, _ = self._children.receive(rank, Done, DECODE_DEADLINE_S)
+            other, _ = self._children.receive(rank, StepDigest, DECODE_DEADLINE_S)
             if (other.step, other.digest) != (done.step, done.digest):
                 raise self._children.end(f"rank {rank} sampled other tokens than rank 0")
 

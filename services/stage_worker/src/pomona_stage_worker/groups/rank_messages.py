@@ -27,6 +27,9 @@ class Load:
     Attributes:
         backend: backend of ``mx.distributed``.
         hold_us: duration of every step of an emulated rank, microseconds; None computes.
+        width: float32 activations of a token that an emulated rank sends.
+        spins: whether the processes may poll around the end of a step, because other devices than
+            the polling cores compute it.
     """
 
     kind: Literal["load"] = field(default="load", kw_only=True)
@@ -35,6 +38,8 @@ class Load:
     stop: int
     backend: Literal["ring", "jaccl"] = "ring"
     hold_us: int | None = None
+    width: int = 576
+    spins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Reports a finished step. Only rank 0 sends results.
+    """Reports a finished step of rank 0 with its results.
 
     Attributes:
         digest: of the step's number and its sampled tokens, on which all ranks must agree.
@@ -129,6 +134,15 @@ class Done:
     sampled: tuple[Sampled, ...] = ()
     prompt: PromptHeader | None = None
     tensors: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepDigest:
+    """Reports a finished step of a rank other than 0; ``digest`` as in :class:`Done`."""
+
+    kind: Literal["digest"] = field(default="digest", kw_only=True)
+    step: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,7 @@ class Failed:
 
 
 Command: TypeAlias = Load | Assemble | RunStep | AskState
-Report: TypeAlias = Progress | Ready | Started | Done | CacheState | Failed
+Report: TypeAlias = Progress | Ready | Started | Done | StepDigest | CacheState | Failed
 
 M = TypeVar("M")
 

@@ -1,4 +1,4 @@
-"""``python -m pomona_stage_worker.groups.rank_process ENDPOINT``: one rank of a tensor group.
+"""``python -m pomona_stage_worker.groups.rank_process DESCRIPTOR``: one rank of a tensor group.
 
 A child of a stage worker, which owns the deadlines: a collective hangs when another rank stops,
 and then only the parent can end this process. Every rank runs the same steps in the same order,
@@ -40,6 +40,7 @@ from pomona_stage_worker.groups.rank_messages import (  # noqa: E402
     RunStep,
     Sampled,
     Started,
+    StepDigest,
     decode_command,
     encode,
 )
@@ -53,6 +54,8 @@ from pomona_stage_worker.testing.emulated import EmulatedStage  # noqa: E402
 
 IDLE_S = 3600.0
 PROGRESS_INTERVAL_S = 0.5
+SPIN_S = 0.0005
+"""Time after a step in which the next one is awaited without sleeping."""
 
 
 class RankProcess:
@@ -66,9 +69,11 @@ class RankProcess:
         self._channel = channel
         self._rank = int(os.environ["MLX_RANK"])
         self._weights: StageWeights | None = None
-        self._hold_us: int | None = None
+        self._emulated: Load | None = None
         self._stage: Stage | None = None
         self._reported_at = 0.0
+        self._spins = False
+        self._spin_s = 0.0
 
     def run(self) -> None:
         while True:
@@ -76,7 +81,8 @@ class RankProcess:
             if frames is None:
                 if self._stage is not None and self._stage.prebuild():
                     continue
-                frames = self._channel.receive(IDLE_S)
+                frames = self._channel.receive(IDLE_S, self._spin_s)
+                self._spin_s = 0.0
             if frames is not None:
                 self._obey(frames)
 
@@ -88,8 +94,9 @@ class RankProcess:
                 assert self._weights is not None, "a rank assembles what it has loaded"
                 self._stage = None
                 is_tail = self._weights.stop == pipeline.layer_count
-                if self._hold_us is not None:
-                    self._stage = EmulatedStage(self._hold_us / 1e6, 576, is_tail)
+                if self._emulated is not None:
+                    hold_us, width = self._emulated.hold_us or 0, self._emulated.width
+                    self._stage = EmulatedStage(hold_us / 1e6, width, is_tail)
                 else:
                     model = assemble(self._weights)
                     grammars = None
@@ -113,6 +120,7 @@ class RankProcess:
                 self._report(CacheState(table, stage.cache_bytes(), stage.prefix_bytes()))
 
     def _load(self, load: Load) -> None:
+        self._spins = load.spins
         if load.hold_us is None:
             group = mx.distributed.init(strict=True, backend=load.backend)
             if this_device().kind == "cpu":
@@ -125,20 +133,21 @@ class RankProcess:
             def no_model() -> object:
                 raise ProtocolError("an emulated rank has no model")
 
-            self._hold_us = load.hold_us
+            self._emulated = load
             self._weights = StageWeights(load.source, load.start, load.stop, no_model, {})  # type: ignore[arg-type]  # never called
         held = self._weights.nbytes
         self._report(Progress(held, held, is_done=True))
 
     def _run_step(self, run: RunStep, buffers: Sequence[Buffer]) -> None:
         is_first = self._rank == 0
+        self._spin_s = SPIN_S if self._spins else 0.0
         computation = self._assembled().start_step(run.step, run.tensors, buffers)
         if is_first and computation.tensors:
             self._report(Started(computation.tensors))
         output = computation.finish()
         digest = _digest(run.step.step, output)
         if not is_first:
-            self._report(Done(run.step.step, digest))
+            self._report(StepDigest(run.step.step, digest))
             return
         sampled = tuple(Sampled(x.reply, x.sampled.seq, x.token) for x in output.token_results)
         prompt, tensors, sent = None, computation.tensors, output.buffers
@@ -170,13 +179,13 @@ def _digest(step: int, output: StepOutput) -> str:
 
 def main() -> None:
     watch_parent()
-    channel = Channel.connect(sys.argv[1])
+    channel = Channel.inherited(int(sys.argv[1]))
     try:
         channel.send(encode(Progress(0, 0)))
         RankProcess(channel).run()
     except Exception as error:
         channel.send(encode(Failed(f"{type(error).__name__}: {error}"[:2000])))
-        channel.close(linger_s=1.0)
+        channel.close()
         sys.exit(1)
 
 
