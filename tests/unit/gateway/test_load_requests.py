@@ -59,3 +59,15 @@ def test_requests_are_bounded() -> None:
     full.request("m7", True)
     with pytest.raises(RequestError, match=str(MAX_KNOWN_MODELS)):
         full.request("owner/more", True)
+
+
+def test_unloaded_models_are_listed_only_where_a_request_loads_them() -> None:
+    known = (
+        WantedModel("here", "a/here", loaded=True),
+        WantedModel("away", "a/away", loaded=False),
+    )
+    requests, strict = LoadRequests(), LoadRequests(load_on_request=False)
+    for each in (requests, strict):
+        hear(each, *known)
+    assert requests.loadable() == {"away": "a/away"}
+    assert strict.loadable() == {}

@@ -114,3 +114,28 @@ def test_wrapping_keeps_every_word_and_the_width(text: str, width: int, size: in
     assert found == wrapped(text, width)
     assert "".join(found.split()) == "".join(text.split())
     assert all(get_cwidth(line) <= width + 1 for line in found.split("\n"))
+
+
+def test_a_question_waits_until_its_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    gateway, refused = Gateway(), 0
+
+    def load_first(request: httpx.Request) -> httpx.Response:
+        nonlocal refused
+        if request.url.path == "/v1/chat/completions" and refused < 2:
+            refused += 1
+            error = {"code": "model_loading", "message": "tiny is being loaded"}
+            return httpx.Response(503, json={"error": error}, headers={"retry-after": "0"})
+        return gateway(request)
+
+    client = httpx.Client(base_url="http://gateway", transport=httpx.MockTransport(load_first))
+    with client:
+        assert "".join(Chat(client, ChatOptions(1)).ask("Hi")) == "an answer"
+    assert refused == 2
+    assert capsys.readouterr().err == "pomona: tiny is being loaded\n"
+
+
+def test_a_model_that_is_ready_is_chosen_before_one_that_is_not() -> None:
+    models = [{"id": "away", "ready": False}, {"id": "here", "ready": True}]
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": models}))
+    with httpx.Client(base_url="http://gateway", transport=answer) as client:
+        assert Chat(client, ChatOptions(1)).model == "here"

@@ -92,6 +92,25 @@ def test_a_narrow_table_leaves_out_numbers_and_cuts_none(width: int) -> None:
     assert "kept" not in row
 
 
+@pytest.mark.parametrize("width", range(62, 132))
+def test_no_heading_and_no_number_of_a_stage_is_cut(width: int) -> None:
+    status = StageStatus(
+        "tiny", 7, 0, 16, "ready", 354 * 10**6, 354 * 10**6, decode_us=54321.0
+    )  # fmt: skip
+    facts = StageWorkerFacts(
+        "cpu", 10**10, 561 * 10**6, (status,), cache_bytes=67 * 10**5,
+        active_bytes=360 * 10**6, cached_bytes=21 * 10**6,
+    )  # fmt: skip
+    lines = _lines(rendered(_report(w0=node_beacon("w0", facts))), width)
+    (heading,) = (line for line in lines if line.lstrip().startswith("layers"))
+    (row,) = (line for line in lines if line.lstrip().startswith("0..16"))
+    assert set(heading.split()) <= {
+        "layers", "stage", "worker", "state", "weights", "memory", "MLX", "caches", "ms",
+        "planned", "measured",
+    }  # fmt: skip
+    assert ("measured" in heading) == ("54.3" in row)
+
+
 @pytest.mark.parametrize("height", [4, 10, 16, 24, 40, 100])
 @pytest.mark.parametrize("width", [60, 80, 132])
 def test_a_watched_report_fits_the_screen_and_says_what_it_leaves_out(

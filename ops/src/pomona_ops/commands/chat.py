@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from pomona_ops.cluster.api_url import api_url
 
 CONNECT_S = 5.0
 NEXT_TOKEN_S = 900.0
+LOADING_S = 900.0
+"""Seconds for which a question waits for its model to load."""
+LOADING_CODES = ("model_loading", "model_not_ready")
 
 EXIT_FAILED = 1
 EXIT_NO_CLUSTER = 2
@@ -27,6 +31,18 @@ Message = dict[str, str]
 
 class ChatError(PomonaError):
     """The gateway rejected the request or ended the answer early. The message is its own."""
+
+
+class ModelLoadingError(ChatError):
+    """The model is being loaded.
+
+    Attributes:
+        retry_after_s: seconds after which to ask again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NoGatewayError(PomonaError):
@@ -109,14 +125,19 @@ class Chat:
         self._messages = [x for x in self._messages if x["role"] == "system"]
 
     def models(self) -> list[str]:
-        """Returns the names of the gateway's models. Raises ChatError and NoGatewayError."""
+        """Returns the names of the gateway's models, those that are ready first.
+
+        Raises ChatError and NoGatewayError.
+        """
         try:
             answer = self._client.get("/v1/models")
         except httpx.HTTPError as error:
             raise NoGatewayError(str(self._client.base_url)) from error
         if answer.status_code != 200:
             raise ChatError(_message(answer.content, answer.status_code))
-        return [str(model["id"]) for model in orjson.loads(answer.content)["data"]]
+        models: list[dict[str, Any]] = orjson.loads(answer.content)["data"]
+        models.sort(key=lambda model: not model.get("ready", False))
+        return [str(model["id"]) for model in models]
 
     def ask(self, text: str) -> Generator[str]:
         """Yields the answer in pieces, as they arrive.
@@ -127,7 +148,7 @@ class Chat:
         question: Message = {"role": "user", "content": text}
         pieces: list[str] = []
         try:
-            for piece in self._stream([*self._messages, question]):
+            for piece in self._when_loaded([*self._messages, question]):
                 pieces.append(piece)
                 yield piece
         finally:
@@ -140,6 +161,22 @@ class Chat:
             raise ChatError("the cluster has no model yet; see `pomona status` for the reason")
         return models[0]
 
+    def _when_loaded(self, messages: list[Message]) -> Iterator[str]:
+        """Yields the answer's pieces. Asks again while the model is being loaded."""
+        deadline = time.monotonic() + LOADING_S
+        told = ""
+        while True:
+            try:
+                yield from self._stream(messages)
+                return
+            except ModelLoadingError as error:
+                if time.monotonic() + error.retry_after_s > deadline:
+                    raise
+                if str(error) != told:
+                    told = str(error)
+                    print(f"pomona: {told}", file=sys.stderr)
+                time.sleep(error.retry_after_s)
+
     def _stream(self, messages: list[Message]) -> Iterator[str]:
         body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": True}
         if self._options.temperature is not None:
@@ -147,7 +184,7 @@ class Chat:
         try:
             with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 if answer.status_code != 200:
-                    raise ChatError(_message(answer.read(), answer.status_code))
+                    raise _refusal(answer)
                 yield from _pieces(answer.iter_lines())
         except httpx.ConnectError as error:
             raise NoGatewayError(str(self._client.base_url)) from error
@@ -178,6 +215,16 @@ def _pieces(lines: Iterator[str]) -> Iterator[str]:
             if piece:
                 yield piece
     raise ChatError("the answer is incomplete: the gateway ended the stream early")
+
+
+def _refusal(answer: httpx.Response) -> ChatError:
+    """Returns the error of a response that is no answer."""
+    body = answer.read()
+    message = _message(body, answer.status_code)
+    with suppress(orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        if orjson.loads(body)["error"]["code"] in LOADING_CODES:
+            return ModelLoadingError(message, float(answer.headers["retry-after"]))
+    return ChatError(message)
 
 
 def _message(body: bytes, status: int) -> str:

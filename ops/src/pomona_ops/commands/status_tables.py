@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MIN_NAME: Final = 16
 """Fewest columns of a name that is cut."""
+GAP: Final = 2
+"""Characters between two columns, and at the edges together."""
 MAX_WORD: Final = 12
 """Most columns that a text needs; longer words are broken."""
 Kind = Literal["name", "text", "number"]
@@ -171,7 +173,7 @@ class FittedTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         kept = [name for name in self.columns if self._is_needed(name)]
         for name in self.optional:
-            if sum(self._least(x) + 1 for x in kept) <= options.max_width:
+            if sum(self._least(x) + GAP for x in kept) <= options.max_width:
                 break
             kept = [x for x in kept if x != name]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -339,12 +339,11 @@ class Planner:
             CHANGES.labels(after.model).inc()
         EPOCH.labels(after.model).set(after.epoch)
         ACTIVE.labels(after.model).set(after.state == "active")
-        log.info(
-            "%s is %s: %s%s",
-            after.model,
-            after.state,
-            ", ".join(f"{s.worker} [{s.start}, {s.stop})" for s in after.stages) or "no stages",
-            f" ({after.reason})" if after.reason else "",
-            extra={"epoch": after.epoch},
-        )
+        stages = ", ".join(f"{s.worker} [{s.start}, {s.stop})" for s in after.stages)
+        # A plan keeps the reason for which there was none before it.
+        reason = after.reason if after.reason != before.reason else ""
+        text = f"is {after.state}: {stages}" if stages else "has no plan"
+        if reason:
+            text += f" ({reason})" if stages else f": {reason}"
+        log.info("%s %s", after.model, text, extra={"epoch": after.epoch})
         self._control.publish_now()

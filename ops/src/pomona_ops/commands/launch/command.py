@@ -137,7 +137,10 @@ def choose_model(models: Sequence[dict[str, Any]], wanted: str | None) -> dict[s
     for model in models:
         if model["id"].lower() == wanted.lower():
             if not model["ready"]:
-                raise NotLaunchedError(f"{model['id']} is not ready yet; see `pomona status`")
+                reason = f": {model['reason']}" if model.get("reason") else ""
+                raise NotLaunchedError(
+                    f"{model['id']} is not ready yet{reason}; see `pomona status`"
+                )
             return model
     names = ", ".join(str(model["id"]) for model in models) or "none"
     raise NotLaunchedError(

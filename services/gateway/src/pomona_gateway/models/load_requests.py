@@ -126,6 +126,12 @@ class LoadRequests:
         found = find_name(name, sources, {})
         return next((model for model in self._known if model.name == found), None)
 
+    def loadable(self) -> dict[str, str]:
+        """Returns the sources of the unloaded models that a request would load, by name."""
+        if not self._load_on_request:
+            return {}
+        return {model.name: model.source for model in self._known if not model.loaded}
+
     def load_unplanned(self, name: str) -> None:
         """Requests a known model that has no pipeline.
 

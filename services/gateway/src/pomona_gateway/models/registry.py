@@ -111,11 +111,18 @@ class ModelRegistry:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def names(self) -> list[str]:
-        """Returns the names of all planned models, sorted."""
-        return sorted(self._routes.pipelines)
+        """Returns the names of all planned models and of those that a request loads, sorted."""
+        return sorted({*self._routes.pipelines, *self._requests.loadable()})
+
+    def source(self, model: str) -> str:
+        """Returns the source of one of ``names()``."""
+        pipeline = self._routes.pipelines.get(model)
+        return pipeline.source if pipeline else self._requests.loadable().get(model, "")
 
     def created(self, model: str) -> int:
         """Returns the Unix time at which this gateway first knew a model; 0 if it does not."""
+        if model in self._requests.loadable():
+            self._created.setdefault(model, int(time.time()))
         return self._created.get(model, 0)
 
     def context_length(self, model: str) -> int | None:

@@ -64,7 +64,8 @@ async def metrics(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    """Lists all models of the cluster, including those that are loading."""
+    """Lists all models of the cluster, including those that are loading, and unloaded ones that
+    a request loads."""
     gateway = gateway_of(request)
     names = gateway.models.names()
     if dialect_of(request.scope) == "anthropic":
@@ -98,18 +99,24 @@ def anthropic_model(gateway: Gateway, name: str) -> dict[str, Any]:
 def openai_model(gateway: Gateway, name: str) -> dict[str, Any]:
     """Returns OpenAI's model object, with readiness and context length.
 
-    ``state`` is ``ready``, ``loading`` or ``failed``, with its reason unless it is ready.
+    ``state`` is ``ready``, ``loading``, ``failed`` or ``unloaded``, with its reason unless it is
+    ready.
     """
     problem = gateway.models.problem(name)
     ready = name in gateway.verified_routes.epochs() and not problem
-    failed = gateway.models.has_failed(name)
+    if name not in gateway.route_table.pipelines:
+        state, reason = "unloaded", "the next request loads it"
+    else:
+        failed = gateway.models.has_failed(name)
+        state = "ready" if ready else "failed" if failed else "loading"
+        reason = "" if ready else problem or gateway.route_table.reason(name)
     return {
         "id": name,
         "object": "model",
         "created": gateway.models.created(name),
         "owned_by": "pomona",
         "ready": ready,
-        "state": "ready" if ready else "failed" if failed else "loading",
-        "reason": "" if ready else problem or gateway.route_table.reason(name),
+        "state": state,
+        "reason": reason,
         "context_length": gateway.models.context_length(name),
     }

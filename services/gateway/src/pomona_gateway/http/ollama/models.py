@@ -100,14 +100,14 @@ def _size(gateway: Gateway, name: str) -> int:
 
 
 def _entry(gateway: Gateway, name: str) -> dict[str, Any]:
-    pipeline = gateway.route_table.pipelines[name]
+    source = gateway.models.source(name)
     details = _details(gateway.models.facts(name))
     return {
         "name": name,
         "model": name,
         "modified_at": timestamp(gateway.models.created(name)),
         "size": _size(gateway, name),
-        "digest": hashlib.sha256(f"{name} {pipeline.source}".encode()).hexdigest(),
+        "digest": hashlib.sha256(f"{name} {source}".encode()).hexdigest(),
         "details": {
             **details,
             "families": [details["family"]] if details["family"] else [],
