@@ -95,13 +95,21 @@ def up(
             help="Same reply whatever runs beside it; slower with several users.",
         ),
     ] = False,
+    group: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=8, help="Processes of this machine that split each stage; for tests."
+        ),
+    ] = None,
 ) -> None:
     """Run a whole cluster on this machine until Ctrl-C, or this machine's part of the one that it
     has joined."""
     from pomona_ops.cluster.processes import cluster_options
     from pomona_ops.up.command import run_up
 
-    raise typer.Exit(run_up(lambda: cluster_options(model, stages, port, pin, deterministic)))
+    raise typer.Exit(
+        run_up(lambda: cluster_options(model, stages, port, pin, deterministic, group))
+    )
 
 
 @command()

@@ -15,6 +15,7 @@ from pomona.messages.control import (
     Alert,
     Beacon,
     GatewayFacts,
+    GroupStatus,
     HealthWatcherFacts,
     NodeDrain,
     Pipeline,
@@ -126,6 +127,7 @@ class StageReport:
         fetched_bytes, fetch_bytes: weights that were missing on the machine: fetched, and in all.
         predicted_us, decode_us: time of one token of one user in this stage, microseconds,
             predicted by the planner and measured; 0 when unknown.
+        group: ranks, backend and memory of the tensor group that holds it; None without one.
     """
 
     worker: str
@@ -146,6 +148,7 @@ class StageReport:
     footprint_bytes: int = 0
     active_bytes: int = 0
     cached_bytes: int = 0
+    group: GroupStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +432,7 @@ def _stage(stage: Stage, number: int, pipeline: Pipeline, beacons: Iterable[Beac
             footprint_bytes=facts.footprint_bytes or facts.resident_bytes,
             active_bytes=facts.active_bytes,
             cached_bytes=facts.cached_bytes,
+            group=status.group if status else None,
         )
     return StageReport(stage.worker, "", 0, stage.start, stage.stop, "lost", 0, 0, 0, 0, "")
 

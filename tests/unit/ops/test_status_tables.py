@@ -14,9 +14,11 @@ from pomona.cluster_report import ClusterReport, cluster_report
 from pomona.messages.control import (
     Beacon,
     GatewayFacts,
+    GroupStatus,
     HealthWatcherFacts,
     PlannerFacts,
     Prediction,
+    RankStatus,
     RequestProgress,
     StageStatus,
     StageWorkerFacts,
@@ -152,3 +154,16 @@ def test_a_cluster_without_a_planner_shows_what_its_heads_serve() -> None:
     assert [pipeline.model for pipeline in report.pipelines] == ["tiny"]
     (trouble,) = report.troubles
     assert trouble.startswith("no beacon from any planner: answers go on")
+
+
+def test_a_stage_that_a_group_holds_names_its_ranks_and_their_backend() -> None:
+    beacon = worker_beacon("w0", 0, 16)
+    assert isinstance(beacon.facts, StageWorkerFacts)
+    ranks = tuple(RankStatus("w0", 10 + n, 5, 100) for n in range(3))
+    group = GroupStatus("ring", ranks, 300)
+    stages = tuple(replace(stage, group=group) for stage in beacon.facts.stages)
+    report = _report(w0=replace(beacon, facts=replace(beacon.facts, stages=stages)))
+    held, other = report.pipelines[0].stages
+    assert held.group == group
+    assert other.group is None
+    assert "3 ranks (ring)" in "\n".join(_lines(rendered(report), width=160))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Generator
 
@@ -15,6 +17,7 @@ import pytest
 from pomona.messages.control import Pipeline
 from pomona.messages.control import Stage as Place
 from pomona.messages.sampling import Sampling
+from pomona_stage_worker.engine.progress_watch import Activity, ProgressWatch
 from pomona_stage_worker.groups.group_backend import GroupWeights, grouped
 from pomona_stage_worker.groups.rank_children import GroupError
 from pomona_stage_worker.groups.rank_group import StepDeadlines
@@ -33,6 +36,17 @@ CUT = 3
 DRAWN = Sampling(max_tokens=12, temperature=0.8, seed=5, top_p=0.9)
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
 END_DEADLINE_S = 30.0
+STOPPED = """
+import os, signal, time
+from pomona_stage_worker.groups.rank_children import RankChildren
+from pomona_stage_worker.groups.rank_group import load_group
+from pomona_stage_worker.groups.rank_messages import Load
+children = RankChildren(2)
+load_group(children, Load("m", 0, 1, hold_us=0), lambda done, total, fetching=False: None)
+os.kill(children.pids[0], signal.SIGSTOP)
+print(*children.pids, flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +150,16 @@ def test_a_killed_or_stopped_rank_ends_the_group_and_leaves_no_process(
     assert weights.children.failure is not None
 
 
+def test_the_status_of_a_group_has_its_ranks_in_order_and_the_smallest_memory(
+    group: GroupWeights,
+) -> None:
+    status = group.group("mac.stage_worker.0", usable_bytes=1001)
+    assert [rank.pid for rank in status.ranks] == group.children.pids
+    assert [rank.usable_bytes for rank in status.ranks] == [500, 500]
+    assert (status.backend, status.usable_bytes) == ("ring", 1000)
+    assert sum(rank.weight_bytes for rank in status.ranks) == group.nbytes > 0
+
+
 @pytest.mark.slow
 def test_ranks_end_with_their_weights(source: str) -> None:
     weights = read(source, 0, LAYERS, 2)
@@ -153,9 +177,31 @@ def test_a_model_that_cannot_be_split_is_refused_before_a_rank_is_started(
     assert set(psutil.Process().children()) <= before
 
 
-def test_deadlines_follow_the_longest_steps() -> None:
-    deadlines = StepDeadlines(decode_s=2.0)
-    assert deadlines.deadline_s(1, 1) == 8.0
-    assert deadlines.deadline_s(4, 1) == 32.0
-    deadlines.add(1, 512, 512.0)
-    assert deadlines.deadline_s(1, 256) == 1024.0
+def test_deadlines_follow_the_longest_steps_and_end_before_the_watchdog_ends_the_worker() -> None:
+    deadlines, watchdog = StepDeadlines(decode_s=2.0), ProgressWatch(decode_s=2.0)
+    assert deadlines.deadline_s(1) == 8.0
+    deadlines.add(512, 1024.0 + 512)
+    assert deadlines.deadline_s(256) == 4 * 3 * 256
+    for length in (1, 2, 512):
+        kind = "decode" if length == 1 else "prefill"
+        limit_s = watchdog.limit_s(Activity(kind, 0.0, length))
+        assert StepDeadlines(2.0).deadline_s(length) < limit_s
+        assert StepDeadlines().deadline_s(length) < ProgressWatch().limit_s(Activity(kind, 0.0))
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_ends_with_a_killed_stage_worker() -> None:
+    worker = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    ranks = [psutil.Process(int(pid)) for pid in worker.stdout.readline().split()]
+    assert len(ranks) == 2
+    worker.kill()
+    worker.communicate()
+    wait_until(lambda: not any(map(_runs, ranks)), "the ranks are gone", END_DEADLINE_S)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

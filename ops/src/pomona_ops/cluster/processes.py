@@ -68,6 +68,7 @@ class ClusterOptions:
         role: ``worker`` for a machine whose head is another one.
         shared: other machines may be members, and every worker gets a stage.
         deterministic: replies do not depend on the requests beside them.
+        group: rank processes that hold each stage of this machine together; None for the setting.
     """
 
     model: str
@@ -80,6 +81,7 @@ class ClusterOptions:
     role: Role = "head"
     shared: bool = False
     deterministic: bool = False
+    group: int | None = None
 
 
 Role = Literal["head", "worker"]
@@ -91,11 +93,13 @@ def cluster_options(
     port: int,
     pin: bool = False,
     deterministic: bool = False,
+    group: int | None = None,
 ) -> ClusterOptions:
     """Completes the command's arguments from the settings and the state folder.
 
     Args:
-        stages: None for one stage worker where other machines have theirs, else two.
+        stages: None for one stage worker where other machines have theirs, else two; one of a
+            group.
 
     Raises ConfigurationError.
     """
@@ -103,7 +107,8 @@ def cluster_options(
     settings = read_settings(DiscoverySettings, state_dir=folder)
     shared = not settings.is_local
     # In a cluster of several machines, each has one stage worker.
-    stages = 1 if shared else DEFAULT_STAGES if stages is None else stages
+    default = DEFAULT_STAGES if group is None else 1
+    stages = 1 if shared else default if stages is None else stages
     if not 1 <= stages <= MAX_STAGES:
         raise ConfigurationError(
             f"{stages} is not a valid number of stages: choose 1 to {MAX_STAGES}"
@@ -129,6 +134,7 @@ def cluster_options(
         role=role,
         shared=shared,
         deterministic=deterministic,
+        group=group,
     )
 
 
@@ -238,6 +244,7 @@ def _stage_worker(options: ClusterOptions, index: int, common: dict[str, str]) -
         common
         | stage_worker_environment(options.stages)
         | deterministic
+        | ({} if options.group is None else {"POMONA_STAGE_WORKER_GROUP": str(options.group)})
         | {
             "POMONA_STAGE_WORKER_NAME": f"{options.node}.stage_worker.{index}",
             "POMONA_STAGE_WORKER_METRICS_PORT": str(options.ports.stage_worker_metrics(index)),

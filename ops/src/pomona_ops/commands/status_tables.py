@@ -265,6 +265,8 @@ def _links(report: ClusterReport) -> FittedTable:
 
 
 def _state(stage: StageReport) -> str:
+    if stage.state == "ready" and stage.group is not None:
+        return f"ready, {len(stage.group.ranks)} ranks ({stage.group.backend})"
     if stage.state == "loading" and stage.fetch_bytes and not stage.total_bytes:
         return f"fetching {100 * stage.fetched_bytes // stage.fetch_bytes}%"
     if stage.state == "loading" and stage.total_bytes:

@@ -147,7 +147,9 @@ class _Up:
             return f"{options.node}, a member of {options.cluster}"
         if options.shared:
             return f"{options.model} on every machine of {options.cluster}"
-        return f"{options.model} in {options.stages} stages"
+        held = f", each held by {options.group} ranks" if (options.group or 1) > 1 else ""
+        stages = "1 stage" if options.stages == 1 else f"{options.stages} stages"
+        return f"{options.model} in {stages}{held}"
 
     async def _watch_place(self) -> None:
         """Returns when this node's place in its cluster has changed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from pomona.messages.control import StageStatus
+from pomona.messages.control import GroupStatus, StageStatus
 from pomona_stage_worker.engine.stage_runner import StageRunner
 from pomona_stage_worker.loading import StageWeights
 from pomona_stage_worker.reconcile import Install
@@ -73,8 +73,11 @@ class LoadedStage:
         else:
             self._status = replace(status, loaded_bytes=done, total_bytes=total)
 
-    def set_ready(self, nbytes: int) -> None:
-        self._status = replace(self._new_status("ready"), loaded_bytes=nbytes, total_bytes=nbytes)
+    def set_ready(self, nbytes: int, group: GroupStatus | None = None) -> None:
+        """Sets the bytes of the weights, and the ranks that hold them."""
+        self._status = replace(
+            self._new_status("ready"), loaded_bytes=nbytes, total_bytes=nbytes, group=group
+        )
 
     def set_failed(self, error: str) -> None:
         self._status = replace(self._new_status("failed"), error=error[:MAX_ERROR_CHARACTERS])

@@ -414,7 +414,8 @@ class StageWorker:
             stage.set_failed(f"{type(error).__name__}: {error}")
             log.exception("cannot load the stage", extra={"epoch": epoch})
         else:
-            stage.set_ready(weights.nbytes)
+            group = weights.group(self._settings.instance, self._usable_bytes)
+            stage.set_ready(weights.nbytes, group)
             self._loop.call(self._update_memory)
             log.info("ready: %d MB", weights.nbytes >> 20, extra={"epoch": epoch})
         self._control.publish_now()

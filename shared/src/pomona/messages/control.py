@@ -21,6 +21,7 @@ from pomona.messages.limits import (
     MAX_NODES,
     MAX_PIPELINES,
     MAX_PLAN_NOTES,
+    MAX_RANKS,
     MAX_REPORTED_REQUESTS,
     MAX_STAGES,
     MAX_STALLS,
@@ -244,6 +245,37 @@ class SpeculationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RankStatus:
+    """A rank of a tensor group, in rank order in its :class:`GroupStatus`.
+
+    Attributes:
+        worker: stage worker on whose machine it runs.
+        pid: its process.
+        weight_bytes: its part of the stage's weights.
+        usable_bytes: memory available to its weights and caches.
+    """
+
+    worker: Text
+    pid: Count
+    weight_bytes: Count = 0
+    usable_bytes: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """The tensor group that holds a stage.
+
+    Attributes:
+        backend: backend of ``mx.distributed``.
+        usable_bytes: memory of the smallest rank times the number of ranks.
+    """
+
+    backend: Literal["ring", "jaccl"]
+    ranks: Annotated[tuple[RankStatus, ...], Field(max_length=MAX_RANKS)]
+    usable_bytes: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StageStatus:
     """State of one stage, reported by its worker. Times are measured, in microseconds.
 
@@ -264,6 +296,7 @@ class StageStatus:
             caches, measured when the stage was assembled; 0 where it is not measured.
         speculation: guessed tokens; head only.
         max_width: most tokens of a step with guesses that gives the bits of single steps.
+        group: the processes that hold the stage together; None when the worker holds it itself.
     """
 
     model: Text
@@ -284,6 +317,7 @@ class StageStatus:
     workspace_bytes: Count = 0
     speculation: SpeculationStatus | None = None
     max_width: StepWidth = 1
+    group: GroupStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

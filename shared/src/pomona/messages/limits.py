@@ -28,6 +28,7 @@ MAX_ROWS = 4096
 MAX_OPS = 65536
 """Cache ops of one step."""
 MAX_STAGES = 64
+MAX_RANKS = 8
 MAX_STEP_WIDTH = 64
 """Tokens of a step with guesses."""
 MAX_LAYERS = 4096

@@ -8,15 +8,17 @@ from dataclasses import replace
 from typing import Final
 
 import mlx.nn as nn
+import psutil
 
 from pomona.errors import ModelError
-from pomona.messages.control import Pipeline
+from pomona.messages.control import GroupStatus, Pipeline, RankStatus
 from pomona.models.store.remote_source import RemoteSource
 from pomona_stage_worker.compute_backend import ComputeBackend
 from pomona_stage_worker.groups.rank_children import RankChildren
 from pomona_stage_worker.groups.rank_group import RankGroup, load_group
 from pomona_stage_worker.groups.rank_messages import Load
 from pomona_stage_worker.hardware.device import this_device
+from pomona_stage_worker.hardware.process_memory import ProcessMemory
 from pomona_stage_worker.loading import Progress, StageWeights
 from pomona_stage_worker.loading.loader import fetch_for_ranks
 from pomona_stage_worker.model.mlx_stage import Stage
@@ -28,15 +30,25 @@ WARMUP_CHUNK: Final = 16
 class GroupWeights(StageWeights):
     """Weights in the memory of rank processes, which end with this object."""
 
-    def __init__(self, load: Load, children: RankChildren, held: int) -> None:
+    def __init__(self, load: Load, children: RankChildren, held: Sequence[int]) -> None:
         super().__init__(load.source, load.start, load.stop, _no_model, {})
         self.children = children
-        self._held = held
+        self._load = load
+        self._held = tuple(held)
         self._close = weakref.finalize(self, children.close)
 
     @property
     def nbytes(self) -> int:
-        return self._held
+        return sum(self._held)
+
+    def group(self, worker: str, usable_bytes: int) -> GroupStatus:
+        """Returns the ranks, which share the memory of this machine."""
+        share = usable_bytes // self.children.size
+        ranks = tuple(
+            RankStatus(worker, pid, held, share)
+            for pid, held in zip(self.children.pids, self._held, strict=True)
+        )
+        return GroupStatus(self._load.backend, ranks, share * len(ranks))
 
     def surrender(self, source: str) -> dict[str, object]:  # type: ignore[override]  # nothing is handed over
         """Ends the ranks; nothing of them can be used again."""
@@ -49,6 +61,13 @@ def grouped(backend: ComputeBackend, size: int) -> ComputeBackend:
 
     A model that cannot be split is refused before anything is loaded.
     """
+
+    groups: weakref.WeakSet[RankChildren] = weakref.WeakSet()
+
+    def memory() -> ProcessMemory:
+        own = backend.process_memory()
+        ranks = sum(_resident(pid) for group in groups for pid in group.pids)
+        return replace(own, resident=own.resident + ranks, footprint=own.footprint + ranks)
 
     def read(
         source: str,
@@ -66,6 +85,7 @@ def grouped(backend: ComputeBackend, size: int) -> ComputeBackend:
         fetch_for_ranks(source, start, stop, progress, peers, size)
         load = Load(source, start, stop, spins=this_device().kind != "cpu")
         children = RankChildren(size)
+        groups.add(children)
         try:
             held = load_group(children, load, progress)
         except BaseException:
@@ -79,7 +99,15 @@ def grouped(backend: ComputeBackend, size: int) -> ComputeBackend:
         is_tail = weights.stop == pipeline.layer_count
         return RankGroup(weights.children, pipeline, is_tail, WARMUP_CHUNK)
 
-    return replace(backend, read=read, assemble=make)
+    return replace(backend, read=read, assemble=make, process_memory=memory)
+
+
+def _resident(pid: int) -> int:
+    """Returns the resident bytes of a process; 0 when it has ended."""
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def _no_model() -> nn.Module:

@@ -46,7 +46,8 @@ class GroupError(PomonaError):
 class RankChildren:
     """The rank processes of one group, connected by mlx's ring on loopback.
 
-    They end with this object, or with this process.
+    They end with this object, or with this process: they are a process group, which every rank
+    kills when this process has ended. A stopped rank could not end itself.
 
     Args:
         size: number of ranks.
@@ -62,8 +63,9 @@ class RankChildren:
         self._read_end, self._lifeline = os.pipe()
         hosts = Path(self._files.name) / "hosts.json"
         hosts.write_bytes(orjson.dumps([[f"{LOOPBACK}:{port}"] for port in free_ports(size)]))
-        self._processes = [
-            subprocess.Popen(
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for rank, (_, end) in enumerate(pairs):
+            process = subprocess.Popen(
                 [sys.executable, "-m", MODULE, str(end.fileno())],
                 env={
                     **os.environ,
@@ -74,9 +76,9 @@ class RankChildren:
                 },
                 pass_fds=(self._read_end, end.fileno()),
                 stdin=subprocess.DEVNULL,
+                process_group=self._processes[0].pid if rank else 0,
             )
-            for rank, (_, end) in enumerate(pairs)
-        ]
+            self._processes.append(process)
         for _, end in pairs:
             end.close()
 

@@ -41,7 +41,9 @@ EARLY_S: Final = 0.0003
 WAKE_S: Final = 0.001
 MAX_SPIN_S: Final = 0.002
 SLOWER: Final = 4.0
-"""A step may take this many times as long as the longest one so far, by token."""
+"""A step may take this many times as long as the longest one so far, a chunk by token.
+
+The watchdog of the worker, which would end it and not only the group, permits more of the same."""
 
 
 EMPTY_TABLE: Final = '{"sequences":{},"lanes":{},"branches":{},"prefixes":{}}'
@@ -55,26 +57,30 @@ class StepDeadlines:
     """
 
     def __init__(self, decode_s: float = 0.0) -> None:
-        self._longest = {True: 0.0, False: decode_s}
+        self._decode_s = decode_s
+        self._token_s = decode_s
 
-    def deadline_s(self, rows: int, length: int) -> float:
-        """Returns seconds for a step of ``length`` tokens in each of ``rows`` rows."""
-        least = PREFILL_DEADLINE_S if length > 1 else DECODE_DEADLINE_S
-        return max(least, SLOWER * self._longest[length > 1] * rows * length)
+    def deadline_s(self, length: int) -> float:
+        """Returns seconds for a step of ``length`` tokens a row."""
+        if length == 1:
+            return max(DECODE_DEADLINE_S, SLOWER * self._decode_s)
+        return max(PREFILL_DEADLINE_S, SLOWER * self._token_s * length)
 
-    def add(self, rows: int, length: int, seconds: float) -> None:
-        is_prefill = length > 1
-        self._longest[is_prefill] = max(self._longest[is_prefill], seconds / (rows * length))
+    def add(self, length: int, seconds: float) -> None:
+        if length == 1:
+            self._decode_s = max(self._decode_s, seconds)
+        else:
+            self._token_s = max(self._token_s, seconds / length)
 
 
-def load_group(children: RankChildren, load: Load, progress: ProgressCall) -> int:
+def load_group(children: RankChildren, load: Load, progress: ProgressCall) -> list[int]:
     """Forms the group and lets every rank read its part.
 
     Args:
         progress: receives the bytes that rank 0 has loaded.
 
     Returns:
-        Bytes of all ranks' weights.
+        Bytes of each rank's weights.
 
     Raises:
         GroupError: the group could not be formed, or a rank could not load.
@@ -83,12 +89,12 @@ def load_group(children: RankChildren, load: Load, progress: ProgressCall) -> in
         children.receive(rank, Progress, LOAD_DEADLINE_S)
     children.spins = load.spins
     children.send(load)
-    held = 0
+    held: list[int] = []
     for rank in range(children.size):
         while True:
             report, _ = children.receive(rank, Progress, LOAD_DEADLINE_S)
             if report.is_done:
-                held += report.done
+                held.append(report.done)
                 break
             if rank == 0:
                 progress(report.done * children.size, report.total * children.size)
@@ -143,8 +149,8 @@ class RankGroup:
         self._children.send(RunStep(step, tuple(tensors)), buffers)
         # The last step's, while the ranks compute this one.
         self._compare_digests()
-        rows, length = tensors[0].shape[:2] if tensors and step.rows else (1, 1)
-        ends_at = began + self._deadlines.deadline_s(rows, length)
+        length = tensors[0].shape[1] if tensors and step.rows else 1
+        ends_at = began + self._deadlines.deadline_s(length)
         described: tuple[Tensor, ...] = ()
         if step.rows and not self._is_tail:
             left_s = ends_at - time.monotonic()
@@ -155,7 +161,7 @@ class RankGroup:
             left_s = max(ends_at - time.monotonic(), 0.0)
             self._done, buffers = self._children.receive(0, Done, left_s, spin_s)
             took_s = time.monotonic() - began
-            self._deadlines.add(rows, length, took_s)
+            self._deadlines.add(length, took_s)
             if length == 1:
                 self._last_s = took_s
             return _output(self._done, buffers)

@@ -13,7 +13,9 @@ from pomona_stage_worker.hardware.mlx_lm_import import import_mlx_lm
 import_mlx_lm()
 
 import os  # noqa: E402 - what follows imports parts of mlx-lm
+import signal  # noqa: E402
 import sys  # noqa: E402
+import threading  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from hashlib import blake2b  # noqa: E402
@@ -24,7 +26,7 @@ import orjson  # noqa: E402
 from pomona.errors import ProtocolError  # noqa: E402
 from pomona.messages.codec import Buffer  # noqa: E402
 from pomona.models import resolve  # noqa: E402
-from pomona.parent_watch import watch_parent  # noqa: E402
+from pomona.parent_watch import LIFELINE_VARIABLE  # noqa: E402
 from pomona.transport.channels import Channel  # noqa: E402
 from pomona_stage_worker.groups.rank_messages import (  # noqa: E402
     AskState,
@@ -177,8 +179,15 @@ def _digest(step: int, output: StepOutput) -> str:
     return blake2b(repr((step, tokens)).encode(), digest_size=8).hexdigest()
 
 
+def _end_with_parent(lifeline: int) -> None:
+    """Kills all ranks when the stage worker ends, however it does; a stopped rank too."""
+    os.read(lifeline, 1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
 def main() -> None:
-    watch_parent()
+    lifeline = int(os.environ.pop(LIFELINE_VARIABLE))
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     channel = Channel.inherited(int(sys.argv[1]))
     try:
         channel.send(encode(Progress(0, 0)))

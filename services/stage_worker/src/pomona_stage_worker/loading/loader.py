@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from pomona.errors import ModelError
+from pomona.messages.control import GroupStatus
 from pomona.models import resolve
 from pomona.models.store.remote_source import RemoteSource
 from pomona_stage_worker.hardware.cpu_blocked_linear import SUFFIX, replace_layers
@@ -66,6 +67,15 @@ class StageWeights:
     @property
     def nbytes(self) -> int:
         return sum(int(array.nbytes) for array in self.arrays.values())
+
+    def group(self, worker: str, usable_bytes: int) -> GroupStatus | None:
+        """Returns the ranks that hold the weights; None when this process does.
+
+        Args:
+            worker: name of this stage worker.
+            usable_bytes: memory that it may use.
+        """
+        return None
 
     def surrender(self, source: str) -> dict[str, mx.array]:
         """Empties these weights. Returns the arrays if they are of ``source``; else frees them."""
