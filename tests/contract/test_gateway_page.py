@@ -410,8 +410,8 @@ def test_axe_finds_nothing_serious(page: Page) -> None:
         pytest.skip(f"{AXE} is not installed; `make lint` installs it")
     page.evaluate((ROOT / AXE).read_text())
     found: dict[str, Any] = {}
-    for dark in (False, True):
-        page.resize(1440, 900, dark)
+    for width, dark in ((1440, False), (1440, True), (390, False), (390, True)):
+        page.resize(width, 900, dark)
         for panel in PANELS:
             show(page, panel)
             violations = page.evaluate(
@@ -420,7 +420,7 @@ def test_axe_finds_nothing_serious(page: Page) -> None:
                 ".map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 120)).slice(0, 3)]))"
             )
             if violations:
-                found[f"{panel} {'dark' if dark else 'light'}"] = violations
+                found[f"{panel} {width} {'dark' if dark else 'light'}"] = violations
     page.resize(1440, 900)
     assert not found, json.dumps(found, indent=1)
 

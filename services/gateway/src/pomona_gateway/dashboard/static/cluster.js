@@ -169,7 +169,8 @@ function Links({ report }) {
   <//>`;
 }
 
-/** Shows the changes, newest first. They stand still while someone points at them. */
+/** Shows the changes, newest first. They stand still while someone points at them or has the focus
+ * there. */
 function Changes() {
   const { changes } = live();
   const held = useRef(/** @type {import("./report.js").Change[] | null} */ (null));
@@ -184,11 +185,15 @@ function Changes() {
     ${!shown.length && html`<p class="empty">Nothing has changed since the gateway started.</p>`}
     <ol
       class="changes"
+      tabindex="0"
+      aria-label="Changes, newest first"
       onMouseEnter=${hold(true)}
       onMouseLeave=${hold(false)}
+      onFocus=${hold(true)}
+      onBlur=${hold(false)}
     >
       ${more > 0 &&
-      html`<li class="muted">${counted(more, "newer change")}: move the pointer away to see</li>`}
+      html`<li class="muted">${counted(more, "newer change")}: move away to see</li>`}
       ${[...shown].reverse().map(
         (change, index) => html`<li key=${shown.length - index} class=${change.severity}>
           <time>${clock(change.at)}</time> <i class=${`dot ${change.severity}`} />
