@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -201,8 +202,7 @@ def _unplanned(
     name: str, source: str, state: str, report: ClusterReport, disk: dict[str, DiskModel]
 ) -> ModelEntry:
     on_disk = _on_disk(source, disk)
-    usable = sum(worker.usable_bytes for worker in report.workers)
-    free = sum(max(0, worker.usable_bytes - worker.weight_bytes) for worker in report.workers)
+    usable, free = _memory(report)
     needs, fits = on_disk.needs_bytes, ""
     if needs and usable:
         fits = "now" if needs <= free else "after unloading" if needs <= usable else "no"
@@ -217,3 +217,17 @@ def _unplanned(
         max(0, needs - usable) if fits == "no" else 0,
         on_disk.reason,
     )
+
+
+def _memory(report: ClusterReport) -> tuple[int, int]:
+    """Returns the usable bytes of all machines, and those that hold no weights.
+
+    Workers of one machine share its memory, and each reports all of it.
+    """
+    usable: dict[str, int] = {}
+    weights: Counter[str] = Counter()
+    for worker in report.workers:
+        usable[worker.node] = max(usable.get(worker.node, 0), worker.usable_bytes)
+        weights[worker.node] += worker.weight_bytes
+    free = (max(0, total - weights[node]) for node, total in usable.items())
+    return sum(usable.values()), sum(free)

@@ -14,7 +14,8 @@ import { Badge, Bar, html, Progress } from "./ui.js";
 export function Machine({ node, report, work }) {
   const { hardware, machine } = node;
   const workers = report.workers.filter((worker) => worker.node === node.name);
-  const usable = sum(workers.map((worker) => worker.usable_bytes));
+  // Workers of one machine share its memory, and each reports all of it.
+  const usable = Math.max(0, ...workers.map((worker) => worker.usable_bytes));
   const weights = sum(workers.map((worker) => worker.weight_bytes));
   const prefixes = sum(workers.map((worker) => worker.prefix_bytes));
   const caches = sum(workers.map((worker) => worker.cache_bytes)) - prefixes;
