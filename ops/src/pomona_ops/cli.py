@@ -361,6 +361,10 @@ def plan(
 
 @command()
 def doctor(
+    topic: Annotated[
+        str | None,
+        typer.Argument(help="rdma: what the Macs lack for a tensor group; default: all else."),
+    ] = None,
     port: PortOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -368,8 +372,10 @@ def doctor(
     from pomona_ops.cluster.started import find_target
     from pomona_ops.doctor.command import run_doctor
 
+    if topic not in (None, "rdma"):
+        raise typer.BadParameter(f"{topic!r} is not a topic: choose rdma, or give none")
     target = find_target(port)
-    raise typer.Exit(run_doctor(target, as_json))
+    raise typer.Exit(run_doctor(target, as_json, rdma=topic == "rdma"))
 
 
 @command()

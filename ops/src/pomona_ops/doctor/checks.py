@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pomona_ops.doctor.bridge_loops import BRIDGE_CHECKS
@@ -52,11 +53,14 @@ def openblas(advice: str, remedy: str) -> Finding:
     return Finding("openblas", "ok", "the CPU's matrix library is the fast one")
 
 
-def diagnose(snapshot: Snapshot) -> list[Finding]:
-    """Runs every check. A check without a fault yields one ``ok`` finding, which says so or says
-    why the check did not apply."""
+def diagnose(snapshot: Snapshot, checks: Mapping[str, Check] | None = None) -> list[Finding]:
+    """Runs the checks, by default :data:`CHECKS`.
+
+    A check without a fault yields one ``ok`` finding, which says so or says why the check did not
+    apply.
+    """
     findings: list[Finding] = []
-    for name, check in CHECKS.items():
+    for name, check in (CHECKS if checks is None else checks).items():
         faults = [Finding(name, f.severity, f.description, f.remedy) for f in check.find(snapshot)]
         missing = snapshot.missing(check.needs)
         passed = f"not checked: {missing}" if missing else check.passed

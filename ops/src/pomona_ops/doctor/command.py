@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from textwrap import fill
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -21,6 +21,7 @@ from pomona_ops.cluster.blas import OPENBLAS_REMEDY, missing_openblas
 from pomona_ops.cluster.ports import ClusterPorts, is_free
 from pomona_ops.cluster.started import Target
 from pomona_ops.doctor.checks import Finding, diagnose, openblas
+from pomona_ops.doctor.rdma import NOT_RUN, RDMA_CHECKS, rdma_machines
 from pomona_ops.doctor.snapshot import Node, Severity, Snapshot, nodes_of, pipelines_of
 
 EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "critical": 2}
@@ -30,16 +31,27 @@ _STYLES: Final[dict[Severity, str]] = {
 }  # fmt: skip
 
 
-def run_doctor(target: Target, as_json: bool) -> int:
-    """Prints the findings. Returns the exit code: 0 well, 1 warnings, 2 something critical."""
+def run_doctor(target: Target, as_json: bool, rdma: bool = False) -> int:
+    """Prints the findings. Returns the exit code: 0 well, 1 warnings, 2 something critical.
+
+    Args:
+        rdma: run the checks for a tensor group over RDMA in place of the usual ones.
+    """
     snapshot = take_snapshot(target)
-    findings = [*diagnose(snapshot), openblas(missing_openblas(), OPENBLAS_REMEDY)]
+    extra: dict[str, Any] = {}
+    if rdma:
+        findings = diagnose(snapshot, RDMA_CHECKS)
+        extra = {"machines": rdma_machines(snapshot), "note": NOT_RUN}
+    else:
+        findings = [*diagnose(snapshot), openblas(missing_openblas(), OPENBLAS_REMEDY)]
     worst: Severity = max(findings, key=lambda finding: EXIT_CODES[finding.severity]).severity
     if as_json:
-        content = {"worst": worst, "findings": findings}
+        content = {"worst": worst, "findings": findings, **extra}
         sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         _print(snapshot, findings)
+        if rdma:
+            print(NOT_RUN)
     return EXIT_CODES[worst]
 
 
