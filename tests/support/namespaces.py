@@ -95,6 +95,7 @@ class Network:
         join(folder, settings.get("CLUSTER", self.tag), node, folder / node)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("POMONA_")}
         environment |= {
+            "POMONA_HEALTH_WATCHER_DISK_FREE_WARNING": "0",
             "POMONA_NODE": node,
             "POMONA_CLUSTER": self.tag,
             "POMONA_STATE_DIR": str(folder / node),

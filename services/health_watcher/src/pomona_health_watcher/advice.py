@@ -107,6 +107,18 @@ _BY_KIND: Final[dict[str, Advice]] = {
         "Requests for this model get 503 until it fits; other models go on.",
         "Bring back or add a node; `pomona plan MODEL` shows what the model needs.",
     ),
+    "version_skew": Advice(
+        "Answers go on; services of different versions are not tried together.",
+        "Install the same version on every node (`pomona service install`).",
+    ),
+    "macos_skew": Advice(
+        "Answers go on; speed and memory limits may differ between the nodes.",
+        "Update the others one at a time: `pomona drain NODE --until-back`, then update macOS.",
+    ),
+    "disk": Advice(
+        "Answers go on; models and logs may soon not be written.",
+        "Delete files there; `pomona models list` shows the models on a machine.",
+    ),
     "local_network": Advice(
         "The two nodes do not share a model until it is allowed.",
         "On that Mac open System Settings, Privacy & Security, Local Network, and allow the "

@@ -37,6 +37,7 @@ class AlertThresholds:
     memory_warning: float = 0.90
     memory_critical: float = 0.97
     impossible_after_s: float = 10.0
+    disk_free_warning: float = 0.10
 
 
 def service_title(service: str, name: str) -> str:

@@ -18,7 +18,7 @@ from pomona.messages.control import (
     StageStatus,
     StageWorkerFacts,
 )
-from pomona.messages.discovery import DiscoveryFacts, Hardware
+from pomona.messages.discovery import DiscoveryFacts, Hardware, NodeFacts
 from pomona_health_watcher.alert_deduplication import Notice
 from pomona_health_watcher.conditions import AlertThresholds, Condition
 from pomona_health_watcher.rules import HealthRules
@@ -28,6 +28,7 @@ _GIB: Final = 1 << 30
 _MODEL: Final = "Qwen3-30B-A3B-4bit"
 _WATCHER: Final = "studio.health_watcher"
 _LONG_S: Final = 30
+_LONGEST_S: Final = 600
 _MACHINE: Final = Hardware("Apple M3 Ultra", 28, 64 * _GIB, 48 * _GIB, "macOS", "26.2")
 
 
@@ -65,6 +66,11 @@ def _faults() -> Iterator[tuple[str, Condition]]:
     yield "a model fits on no nodes", _of(PlannerFacts((pipeline,)))
     denied = "macOS denies Pomona the Local Network: mini at 192.168.1.7 is refused"
     yield "macOS denies the local network", _of(DiscoveryFacts(_MACHINE, troubles=(denied,)))
+    full_disk = NodeFacts(disk_free_bytes=41 * 10**9, disk_bytes=994 * 10**9)
+    yield "a disk is nearly full", _of(DiscoveryFacts(_MACHINE, machine=full_disk))
+    yield "nodes have different versions of Pomona", _with_another_version()
+    updated = DiscoveryFacts(replace(_MACHINE, os_version="26.3"))
+    yield "nodes have different versions of macOS", _of(updated)
 
 
 def _stage(**fields: object) -> StageWorkerFacts:
@@ -110,7 +116,7 @@ class _Rules:
 
     def first(self, beacons: dict[str, Beacon]) -> Condition:
         """Returns the first condition while ``beacons`` are all that arrives."""
-        for _ in range(_LONG_S):
+        for _ in range(_LONGEST_S):
             if found := self.second(beacons):
                 return found[0]
         raise AssertionError("the rules found nothing")
@@ -166,6 +172,13 @@ def _in_a_crash_loop(name: str) -> Condition:
 def _not_serving(name: str) -> Condition:
     starting = replace(_successor(_cluster()[name], "second"), state="starting")
     return _after(_cluster() | {name: starting})
+
+
+def _with_another_version() -> Condition:
+    cluster = _cluster()
+    for name in ("mini.discovery", "mini.stage_worker.0"):
+        cluster[name] = replace(cluster[name], version="2")
+    return _after(cluster)
 
 
 def _successor(former: Beacon, boot: str) -> Beacon:

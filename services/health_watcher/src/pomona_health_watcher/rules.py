@@ -15,6 +15,7 @@ from pomona.stalls import SET_ASIDE_AFTER
 from pomona_health_watcher.conditions import AlertThresholds, Condition, Severity, title_of
 from pomona_health_watcher.drained_nodes import DrainedNodes
 from pomona_health_watcher.loss_rules import KnownService, LossRules
+from pomona_health_watcher.node_rules import NodeRules
 from pomona_health_watcher.restart_rules import RestartRules
 from pomona_health_watcher.stall_rules import stall_of
 
@@ -44,6 +45,7 @@ class HealthRules:
         self._losses = LossRules(name, boot, node, now, known)
         self._restarts = RestartRules()
         self._drained = DrainedNodes()
+        self._nodes = NodeRules(thresholds.disk_free_warning)
         self._memory_severity: dict[str, Severity] = {}
         self._impossible_since: dict[str, float] = {}
         self._started_at = now
@@ -70,6 +72,7 @@ class HealthRules:
         found += [x for x in self._restarts.conditions(now) if x.key not in lost]
         for lease in leases:
             found += self._conditions_of(lease)
+        found += self._nodes.evaluate(self._losses.live().values(), now)
         nodes = {lease.beacon.name: lease.beacon.node for lease in leases}
         return [x for x in found if not self._drained.is_expected(x, nodes)]
 

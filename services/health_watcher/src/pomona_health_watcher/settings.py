@@ -50,6 +50,8 @@ class HealthWatcherSettings(ServiceSettings):
     impossible_after_s: float = Field(default=10.0, ge=0, le=3600)
     """Seconds for which a pipeline may be impossible before that is an alert. While a cluster
     starts, the planner is often ready before the stage workers."""
+    disk_free_warning: float = Field(default=0.10, ge=0, le=1)
+    """Free share of a node's disk below which it is a warning; 0 for none."""
 
     @field_validator("slack_webhook_url")
     @classmethod
@@ -72,4 +74,5 @@ class HealthWatcherSettings(ServiceSettings):
             memory_warning=self.memory_warning,
             memory_critical=self.memory_critical,
             impossible_after_s=self.impossible_after_s,
+            disk_free_warning=self.disk_free_warning,
         )

@@ -30,6 +30,9 @@ TITLES: Final = {
     "set_aside": "Stage worker set aside",
     "panic": "Mac panicked",
     "local_network": "Local network denied",
+    "version_skew": "Versions differ",
+    "macos_skew": "macOS versions differ",
+    "disk": "Disk nearly full",
 }
 _SIGNS: Final = {"critical": ":red_circle:", "warning": ":large_orange_circle:"}
 _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
