@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.chromium import Chromium, Page
-from support.clusters import Cluster, serving
+from support.clusters import MODEL, Cluster, serving
 from support.dashboards import panel_expressions, used_metrics
 from support.prometheus import find_prometheus, prometheus
 from support.waiting import wait_until
@@ -67,6 +67,21 @@ def test_the_state_is_that_of_pomona_status(cluster: Cluster) -> None:
             x["name"] if isinstance(x, dict) else x for x in printed[key]
         ]
     assert served["workers"][0]["weight_bytes"] == printed["workers"][0]["weight_bytes"] > 0
+
+
+def test_a_question_loads_an_unloaded_model(browser: Chromium, cluster: Cluster) -> None:
+    page = browser.open(f"{cluster.url}/#/chat")
+    page.wait_for_text("Ask something")
+    with cluster.client() as client:
+        body = {"model": MODEL}
+        client.post("/v1/models/unload", json=body).raise_for_status()
+        wait_until(lambda: not client.get("/readyz").json()["models"], "the model is unloaded")
+    page.evaluate("document.querySelector('#question').focus()")
+    page.type("Say hello.")
+    page.press("Enter")
+    page.wait_for_text("The model is being loaded.")
+    page.wait_for_text("first token after")
+    page.close()
 
 
 def test_workers_state_what_they_have_computed(cluster: Cluster) -> None:

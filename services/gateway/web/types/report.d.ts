@@ -107,6 +107,8 @@ export interface Report {
     endpoints: Record<string, string>;
   }[];
   pipelines: Pipeline[];
+  /** Models that a question loads. */
+  unloaded: string[];
   alerts: { key: string; severity: "warning" | "critical"; summary: string; since: number }[];
   users: number;
   tokens_per_second: number;

@@ -71,7 +71,9 @@ export function Chat() {
   useEffect(() => {
     if (follow.current && chat.abort) end.current?.scrollIntoView({ block: "end" });
   });
-  const models = (live().report?.pipelines ?? []).map((pipeline) => pipeline.model);
+  const { report } = live();
+  // A question loads an unloaded model.
+  const models = [...(report?.pipelines ?? []).map((x) => x.model), ...(report?.unloaded ?? [])];
   if (!models.includes(chat.settings.model) && models[0]) chat.settings.model = models[0];
   const change = (/** @type {Partial<typeof chat.settings>} */ part) => {
     Object.assign(chat.settings, part);
@@ -109,7 +111,8 @@ export function Chat() {
     if (event.key === "Escape") chat.abort?.abort();
   };
   const writing = chat.abort !== null;
-  const why = models.length ? "" : "No model is loaded: see Models.";
+  const none = report ? "No model is loaded: see Models." : "Connecting to the cluster.";
+  const why = models.length ? "" : none;
   return html`<div class="chat">
     <div class="conversations">
       <button type="button" onClick=${() => show(newConversation())}>New conversation</button>

@@ -22,7 +22,7 @@ export function ChatSettings({ settings, models, onChange }) {
       value=${settings.model}
       onChange=${(/** @type {any} */ event) => onChange({ model: event.target.value })}
     >
-      ${!models.length && html`<option value="">none is loaded</option>`}
+      ${!models.length && html`<option value="">none yet</option>`}
       ${models.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
     </select></label>
     <details>

@@ -1,10 +1,12 @@
 /** Runs one chat completion, and keeps count of what a person sees of it. */
 
-import { send, serverEvents } from "./api.js";
+import { ApiError, send, serverEvents } from "./api.js";
 import { live } from "./live.js";
 
 const PAUSE_MS = 1500;
 const CHECK_MS = 250;
+const LOADING_MS = 3000;
+const LOADING_CODES = ["model_loading", "model_not_ready"];
 
 /**
  * @typedef {object} ToolCall
@@ -15,7 +17,7 @@ const CHECK_MS = 250;
  * @property {string} text
  * @property {string} reasoning
  * @property {ToolCall[]} calls
- * @property {"sent" | "queued" | "prompt" | "writing" | "paused" | "done" | "stopped" | "failed"
+ * @property {"sent" | "loading" | "queued" | "prompt" | "writing" | "paused" | "done" | "stopped" | "failed"
  *   } status
  * @property {string} problem why it failed
  * @property {string} finish reason of the end
@@ -97,9 +99,8 @@ export async function complete(settings, messages, answer, changed, signal) {
     if (waits || answer.status === "paused") changed();
   }, CHECK_MS);
   try {
-    const response = await send("v1/chat/completions", {
-      body: requestBody(settings, messages), signal,
-    });
+    const body = requestBody(settings, messages);
+    const response = await sendWhenLoaded(body, answer, changed, signal);
     for await (const { data, comment } of serverEvents(response)) {
       if (comment) {
         onComment(answer, comment);
@@ -130,6 +131,31 @@ export async function complete(settings, messages, answer, changed, signal) {
   } finally {
     clearInterval(timer);
     changed();
+  }
+}
+
+/**
+ * Sends the request, and again while its model is being loaded.
+ *
+ * @param {unknown} body
+ * @param {Answer} answer
+ * @param {() => void} changed
+ * @param {AbortSignal} signal
+ */
+async function sendWhenLoaded(body, answer, changed, signal) {
+  for (;;) {
+    try {
+      return await send("v1/chat/completions", { body, signal });
+    } catch (error) {
+      if (!(error instanceof ApiError && LOADING_CODES.includes(error.code))) throw error;
+    }
+    answer.status = "loading";
+    changed();
+    await new Promise((resolve) => {
+      setTimeout(resolve, LOADING_MS);
+      signal.addEventListener("abort", resolve, { once: true });
+    });
+    signal.throwIfAborted();
   }
 }
 

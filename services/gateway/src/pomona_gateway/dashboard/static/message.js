@@ -66,7 +66,7 @@ function addCopyButtons(box) {
 
 /** @param {{question: string, answer: Answer, model: string, number: number}} props */
 export function Message({ question, answer, model, number }) {
-  const waits = ["sent", "queued", "prompt"].includes(answer.status);
+  const waits = ["sent", "loading", "queued", "prompt"].includes(answer.status);
   return html`<li>
     <div class="question">
       <h2 class="who">You</h2>
@@ -112,6 +112,7 @@ export function Message({ question, answer, model, number }) {
 
 /** @param {{answer: Answer}} props */
 function Waiting({ answer }) {
+  if (answer.status === "loading") return html`<p class="muted">The model is being loaded.</p>`;
   if (answer.status === "queued") {
     return html`<p class="muted">In the queue, at place ${answer.position}.</p>`;
   }
