@@ -265,3 +265,19 @@ def test_without_a_webhook_alerts_are_logged(tmp_path: Path) -> None:
         run(lambda: body(watcher))
         assert watcher.stop() == 0
         assert PATH not in watcher.logged()
+
+
+def test_heartbeats_are_posted_at_the_interval_of_the_setting(tmp_path: Path) -> None:
+    node = Node("mac", tmp_path)
+
+    async def body(slack: Slack) -> None:
+        await wait_until_async(lambda: len(slack.texts) >= 3, "three heartbeats in Slack")
+        assert all(text.startswith("[heartbeat] ") for text in slack.texts)
+
+    with Slack() as slack, node.discovery():
+        watcher = node.health_watcher(
+            POMONA_HEALTH_WATCHER_SLACK_WEBHOOK_URL=slack.url,
+            POMONA_HEALTH_WATCHER_HEARTBEAT_S="0.5",
+        )
+        with watcher:
+            run(lambda: body(slack))

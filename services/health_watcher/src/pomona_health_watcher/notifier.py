@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 from pomona.messages.control import Alert
 from pomona_health_watcher import metrics
@@ -92,6 +93,12 @@ class Notifier:
             return True
         await asyncio.sleep(POSTS_WINDOW_S - (now - self._posted_at[0]) + 0.01)
         return False
+
+    async def post_heartbeat(self, message: dict[str, Any]) -> None:
+        """Posts a heartbeat. Skips it while alerts are queued, which show as much."""
+        if self._webhook is None or len(self._queue) or not await self._may_post():
+            return
+        metrics.POSTS.labels(await self._webhook.post(message)).inc()
 
     async def drain(self, deadline_s: float) -> None:
         """Returns when the queue is empty or the deadline has passed."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pomona.leases import Lease
-from pomona.messages.control import PlannerFacts, StageWorkerFacts
+from pomona.messages.control import Beacon, PlannerFacts, StageWorkerFacts
 from pomona.messages.discovery import DiscoveryFacts
 from pomona.stalls import SET_ASIDE_AFTER
 from pomona_health_watcher.conditions import AlertThresholds, Condition, Severity, title_of
@@ -83,6 +83,10 @@ class HealthRules:
     def known_services(self) -> list[KnownService]:
         """Returns the services for the state file, by name."""
         return self._losses.known_services()
+
+    def live_services(self) -> list[Beacon]:
+        """Returns the newest beacon of every service that is not lost."""
+        return list(self._losses.live().values())
 
     def _conditions_of(self, lease: Lease) -> Iterator[Condition]:
         beacon = lease.beacon

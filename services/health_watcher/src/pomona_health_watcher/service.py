@@ -22,6 +22,7 @@ from pomona_health_watcher.notice_queue import NoticeQueue
 from pomona_health_watcher.notifier import Notifier
 from pomona_health_watcher.rules import HealthRules
 from pomona_health_watcher.settings import HealthWatcherSettings
+from pomona_health_watcher.slack_message import heartbeat_message
 from pomona_health_watcher.slack_webhook import SlackWebhook
 from pomona_health_watcher.state_file import WatcherState, read_state, write_state
 
@@ -79,11 +80,13 @@ class HealthWatcher:
     async def run(self, stop: asyncio.Event) -> None:
         """Watches until ``stop`` is set, then posts queued messages."""
         self._save(clean=False)
-        posting = asyncio.create_task(self._notifier.run())
+        tasks = [asyncio.create_task(self._notifier.run())]
         try:
             async with self.control.running():
                 self.control.state = "ready"
                 log.info("health watcher is ready", extra={"slack": self._webhook is not None})
+                if self._webhook is not None and self._settings.heartbeat_s:
+                    tasks.append(asyncio.create_task(self._post_heartbeats()))
                 while not stop.is_set():
                     self._evaluate()
                     self._save(clean=False)
@@ -92,8 +95,9 @@ class HealthWatcher:
                             await stop.wait()
             await self._notifier.drain(self._settings.drain_deadline_s)
         finally:
-            posting.cancel()
-            await asyncio.gather(posting, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self._save(clean=True)
 
     def _on_beacon(self, beacon: Beacon) -> None:
@@ -113,6 +117,22 @@ class HealthWatcher:
         for severity in ("warning", "critical"):
             count = sum(alert.severity == severity for alert in active)
             metrics.ACTIVE.labels(severity).set(count)
+
+    async def _post_heartbeats(self) -> None:
+        """Posts a heartbeat every ``heartbeat_s`` until cancelled."""
+        while True:
+            live = self._rules.live_services()
+            message = heartbeat_message(
+                self._settings.cluster,
+                len({beacon.node for beacon in live}),
+                len(live),
+                len(self._alerts.active()),
+            )
+            try:
+                await self._notifier.post_heartbeat(message)
+            except Exception:
+                log.exception("heartbeat cannot be posted")
+            await asyncio.sleep(self._settings.heartbeat_s)
 
     def _save(self, clean: bool) -> None:
         """Writes the state file after every change, and every STATE_INTERVAL_S.

@@ -50,6 +50,9 @@ class HealthWatcherSettings(ServiceSettings):
     impossible_after_s: float = Field(default=10.0, ge=0, le=3600)
     """Seconds for which a pipeline may be impossible before that is an alert. While a cluster
     starts, the planner is often ready before the stage workers."""
+    heartbeat_s: float = Field(default=0.0, ge=0, le=604800)
+    """Seconds between two messages to Slack that say that the watcher runs, so that the silence of
+    a dead one is noticed; 0 for none. The first is posted when the watcher is ready."""
     disk_free_warning: float = Field(default=0.10, ge=0, le=1)
     """Free share of a node's disk below which it is a warning; 0 for none."""
 

@@ -83,6 +83,13 @@ def slack_message(notice: Notice, cluster: str) -> dict[str, Any]:
     }
 
 
+def heartbeat_message(cluster: str, nodes: int, services: int, alerts: int) -> dict[str, Any]:
+    """Returns the JSON body of a message that says that the watcher runs and what it sees."""
+    what = "no alert is active" if not alerts else f"active alerts: {alerts}"
+    text = f"[heartbeat] {escape(cluster, 100)}: nodes: {nodes}, services: {services}, {what}."
+    return {"text": text}
+
+
 def escape(text: str, limit: int) -> str:
     """Escapes Slack's control characters. Cuts the result to ``limit`` characters."""
     escaped = [_ESCAPES.get(character, character) for character in text]
