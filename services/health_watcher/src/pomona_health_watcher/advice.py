@@ -108,7 +108,7 @@ _BY_KIND: Final[dict[str, Advice]] = {
         "Bring back or add a node; `pomona plan MODEL` shows what the model needs.",
     ),
     "version_skew": Advice(
-        "Answers go on; services of different versions are not tried together.",
+        "Answers go on, but a mix of versions is not tested.",
         "Install the same version on every node (`pomona service install`).",
     ),
     "macos_skew": Advice(
