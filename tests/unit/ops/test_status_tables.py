@@ -94,10 +94,12 @@ def test_a_narrow_table_leaves_out_numbers_and_cuts_none(width: int) -> None:
     assert "kept" not in row
 
 
-@pytest.mark.parametrize("width", range(62, 132))
-def test_no_heading_and_no_number_of_a_stage_is_cut(width: int) -> None:
+@pytest.mark.parametrize("ranks", [0, 3])
+@pytest.mark.parametrize("width", range(62, 132, 3))
+def test_no_heading_and_no_number_of_a_stage_is_cut(width: int, ranks: int) -> None:
+    group = GroupStatus("ring", (RankStatus("w0", 1),) * ranks) if ranks else None
     status = StageStatus(
-        "tiny", 7, 0, 16, "ready", 354 * 10**6, 354 * 10**6, decode_us=54321.0
+        "tiny", 7, 0, 16, "ready", 354 * 10**6, 354 * 10**6, decode_us=54321.0, group=group
     )  # fmt: skip
     facts = StageWorkerFacts(
         "cpu", 10**10, 561 * 10**6, (status,), cache_bytes=67 * 10**5,

@@ -177,13 +177,10 @@ class FittedTable:
                 break
             kept = [x for x in kept if x != name]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in kept:
+        for name, width in self._widths(kept, options.max_width).items():
             is_number = self.columns[name] == "number"
             table.add_column(
-                name,
-                justify="right" if is_number else "left",
-                no_wrap=is_number,
-                min_width=self._least(name),
+                name, justify="right" if is_number else "left", no_wrap=is_number, width=width
             )
         for row in self.rows:
             cells = dict(zip(self.columns, row, strict=True))
@@ -194,6 +191,17 @@ class FittedTable:
                 )
             )
         yield table
+
+    def _widths(self, kept: Sequence[str], room: int) -> dict[str, int]:
+        """Returns the width of each column: the widest of names and texts give way first."""
+        widths = {name: max(map(len, (name, *self._cells(name)))) for name in kept}
+        excess = sum(widths.values()) + GAP * len(kept) - room
+        for _ in range(excess):
+            flexible = [name for name in kept if widths[name] > self._least(name)]
+            if not flexible:
+                break
+            widths[max(flexible, key=widths.__getitem__)] -= 1
+        return widths
 
     def _cells(self, name: str) -> list[str]:
         number = list(self.columns).index(name)
