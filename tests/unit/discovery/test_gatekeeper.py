@@ -65,6 +65,7 @@ def test_a_request_arrives_with_the_key_that_its_sender_has_proven() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_head_with_another_key_gets_nothing() -> None:
     async def main() -> None:
         async with doorstep() as gatekeeper:

@@ -68,6 +68,7 @@ def _compiling() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_grammars_pass_or_name_their_fault(language: LanguageModel) -> None:
     async def work(checker: GrammarChecker) -> None:
         good = body_grammar(JsonShape({"type": "object"}, "here"))
@@ -107,6 +108,7 @@ def test_a_bomb_is_ended_and_costs_its_own_key_only(language: LanguageModel) -> 
     run(work)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
 def test_a_grammar_that_nobody_waits_for_is_ended(language: LanguageModel) -> None:
     async def work(checker: GrammarChecker) -> None:

@@ -16,6 +16,7 @@ from pomona_gateway.http.descriptors import DescriptorReserve
 CLIENTS = 30
 
 
+@pytest.mark.slow
 def test_connections_without_a_descriptor_get_503_and_one_line_of_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -42,6 +42,7 @@ def test_body_in_any_pieces_is_inflated(encoding: str, packed: bytes, cuts: list
     inflate.end()
 
 
+@pytest.mark.slow
 def test_bomb_is_not_inflated_beyond_the_limit() -> None:
     bomb = gzip.compress(bytes(256 << 20))
     tracemalloc.start()

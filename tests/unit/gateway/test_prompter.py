@@ -133,6 +133,7 @@ def test_concurrent_requests_each_get_their_own_prompt(prompter: Prompter) -> No
     assert [text for text, _ in asyncio.run(render_all())] == [str(n) for n in range(50)]
 
 
+@pytest.mark.slow
 def test_a_template_is_killed_even_when_its_gateway_is_gone(tmp_path: Path) -> None:
     request = {
         "template": ENDLESS,

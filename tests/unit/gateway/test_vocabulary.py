@@ -37,6 +37,7 @@ def pieces_backend(kind: str) -> Backend:
     return backend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece", "none"])
 @given(ids=st.lists(st.integers(-1, len(PIECES) + 5), max_size=12), skip=st.booleans())
 def test_decoding_equals_the_tokenizers(kind: str, ids: list[int], skip: bool) -> None:
@@ -105,6 +106,7 @@ def test_a_broken_tokenizer_fails_the_model(tmp_path: Path, content: bytes) -> N
         load_language_model(str(folder))
 
 
+@pytest.mark.slow
 def test_end_tokens_beyond_the_vocabulary_are_left_out(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text())

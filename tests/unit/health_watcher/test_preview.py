@@ -50,6 +50,7 @@ def test_every_kind_of_alert_has_advice(kind: str) -> None:
     assert "unknown" not in advice_of(Alert(f"{kind}/mac.x", "critical", "", 0.0)).effect
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_text() -> None:
     done = run_pomona("alerts", "preview", "--json", POMONA_CLUSTER="home")
     assert {x["fault"]: x["text"] for x in json.loads(done.stdout)} == TEXTS

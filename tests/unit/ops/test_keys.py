@@ -53,6 +53,7 @@ def test_keys_are_in_the_gateways_state_folder_of_the_settings_file(tmp_path: Pa
         assert KeyStore(tmp_path / folder).find(made.stdout.strip())
 
 
+@pytest.mark.slow
 def test_usage_is_listed_and_a_new_key_of_the_same_name_starts_at_zero(
     tmp_path: Path,
 ) -> None:

@@ -230,6 +230,7 @@ def test_a_client_that_is_not_installed_is_said(tmp_path: Path, gateway: str) ->
     assert "npm install -g @openai/codex" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("programs")
 def test_a_model_with_too_little_room_is_said_with_the_numbers(
     tmp_path: Path, gateway: str
@@ -247,6 +248,7 @@ def test_a_wrong_key_is_said(tmp_path: Path, gateway: str) -> None:
     assert "pomona keys create" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("programs")
 def test_a_missing_gateway_is_said(tmp_path: Path) -> None:
     done = _launch(tmp_path, "claude", "--url", f"http://127.0.0.1:{free_port()}")

@@ -67,6 +67,7 @@ def test_a_rotated_log_is_read_from_its_older_half_on(tmp_path: Path) -> None:
     assert logs(tmp_path).index("older") < logs(tmp_path).index("newer")
 
 
+@pytest.mark.slow
 def test_text_that_is_not_json_keeps_its_place(tmp_path: Path) -> None:
     path = write(tmp_path, "gateway", ("01", "info", "before"))
     with path.open("ab") as file:
@@ -84,6 +85,7 @@ def test_an_unknown_service_is_refused_with_those_that_exist(tmp_path: Path) -> 
         log_files(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_follow_prints_new_lines_across_a_rotation(tmp_path: Path) -> None:
     path = write(tmp_path, "gateway", ("01", "info", "one"))
     output = tmp_path / "output"

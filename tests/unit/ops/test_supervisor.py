@@ -228,6 +228,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_service_ends_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-I", "-c", SUPERVISOR, str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -34,6 +34,7 @@ def test_launchd_is_told_what_to_start_again(
     assert exit_status(code) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variables", "expected"), [({}, EXIT_CONFIGURATION), (LAUNCHD, 0)])
 def test_a_wrong_setting_is_not_tried_again(variables: dict[str, str], expected: int) -> None:
     wrong = {"POMONA_DISCOVERY_PEER_PORT": "many"}

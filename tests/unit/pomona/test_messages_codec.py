@@ -59,6 +59,7 @@ def test_a_beacon_survives_encoding_and_decoding(beacon: Beacon) -> None:
     assert codec.decode_beacon(codec.encode_beacon(beacon)) == beacon
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ENVELOPES, st.integers(1, 4))
 def test_a_first_part_is_not_accepted_as_a_whole_message(envelope: Envelope, later: int) -> None:

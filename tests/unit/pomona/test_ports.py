@@ -76,6 +76,7 @@ def test_a_free_port_that_is_taken_meanwhile_is_not_an_error(
         pull.close()
 
 
+@pytest.mark.slow
 def test_a_port_that_a_connection_holds_is_waited_for() -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as server:

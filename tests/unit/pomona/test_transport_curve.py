@@ -252,6 +252,7 @@ def test_every_handshake_is_answered_with_200_or_400(request: list[bytes], valid
         own.term()
 
 
+@pytest.mark.slow
 def test_a_link_that_was_refused_connects_when_the_other_side_knows_the_new_member(
     nodes: tuple[Trust, Trust], tmp_path: Path, closing: ExitStack
 ) -> None:

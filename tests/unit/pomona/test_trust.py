@@ -52,6 +52,7 @@ def test_the_next_start_finds_the_same_key_and_roster(tmp_path: Path) -> None:
     assert Trust.load(tmp_path / "elsewhere") is None
 
 
+@pytest.mark.slow
 def test_services_that_start_at_once_get_one_key(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pomona.trust import Trust\n"

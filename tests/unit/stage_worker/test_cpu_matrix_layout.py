@@ -50,6 +50,7 @@ def test_adjacent_outputs_do_not_change_a_product(shape: tuple[int, int], rows: 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [WIDE, {**MOE, **WIDE}], ids=["dense", "experts"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_stage_loads_the_fastest_layout_and_computes_the_same(

@@ -101,6 +101,7 @@ def test_a_reply_is_the_same_to_the_bit_beside_any_others(seed: int) -> None:
         assert client.chances == wanted.chances
 
 
+@pytest.mark.slow
 def test_a_reply_that_goes_on_repeats_the_steps_of_the_first_attempt() -> None:
     prompt = prompt_of(2)
     wanted, shapes = alone(prompt)
@@ -129,6 +130,7 @@ def test_only_whole_chunks_of_an_earlier_prompt_are_reused() -> None:
     assert second.chances == alone(turn)[0].chances
 
 
+@pytest.mark.slow
 def test_a_preempted_reply_is_the_same_to_the_bit() -> None:
     line = pipeline(cache_tokens=110)
     clients = [line.submit(f"r{n}", prompt_of(n), SAMPLING) for n in range(3)]

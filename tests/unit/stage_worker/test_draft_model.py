@@ -149,6 +149,7 @@ def test_a_model_that_agrees_with_the_large_one_fills_the_pipeline() -> None:
         assert source.guess_us > 0
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_as_long_as_a_round_rests() -> None:
     with running(same_model) as source:
         pipeline = pipeline_with(source)
@@ -163,6 +164,7 @@ def test_a_model_that_takes_as_long_as_a_round_rests() -> None:
         assert 0 < drafter.offers < 40
 
 
+@pytest.mark.slow
 def test_two_users_and_a_cancelled_one_are_drafted_at_once() -> None:
     texts = prompts(3)
     plain = pipeline_with(None)

@@ -204,6 +204,7 @@ def test_loading_reads_and_holds_little_more_than_the_stages_bytes(
     assert seen["rss"] <= 1.15 * seen["held"] + COLD_BYTES + (8 << 20)
 
 
+@pytest.mark.slow
 def test_weights_in_memory_are_reused_and_those_of_other_layers_freed(tmp_path: Path) -> None:
     write_folder(tmp_path, tensors_of(random_model()))
     first = read_weights(str(tmp_path), 0, 4, ignore_progress, cpu_layout=True)
@@ -320,6 +321,7 @@ def _set(folder: Path, **values: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -94,6 +94,7 @@ def test_lanes_even_out_after_requests_ended(seed: int) -> None:
     assert max(found[2 * len(found) // 5 : -len(found) // 10]) == -(-stayed // 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_no_row_is_decoded_twice_before_another_once_while_lanes_change(seed: int) -> None:
     chance = random.Random(seed)

@@ -116,6 +116,7 @@ def test_tokens_of_no_measurable_cost_do_not_overflow(chunks: int) -> None:
     cycles_for(budget, 500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [1, 2, 4, 8])
 @pytest.mark.parametrize("per_token", [0.01, 0.1])
 @pytest.mark.parametrize("crowd", [False, True], ids=["lone", "crowd"])

@@ -27,6 +27,7 @@ def scores(prompt: Sequence[int]) -> list[float]:
     return [float(row[token]) for row, token in zip(logprobs(prompt), prompt[1:], strict=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", CUTS)
 def test_every_token_but_the_first_is_scored_in_every_cut(bounds: tuple[int, ...]) -> None:
     pipeline = llama_pipeline(bounds, chunk=16)

@@ -35,6 +35,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @patch.multiple(lane_count, TRIAL_ROUNDS=1, RETRIAL_ROUNDS=1, MAX_RETRIAL_ROUNDS=1)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(

@@ -29,6 +29,7 @@ def test_a_longer_context_takes_more_workspace(bits: int) -> None:
     assert long >= scores, "a CPU has no fused attention: the scores of a layer are in memory"
 
 
+@pytest.mark.slow
 def test_a_trial_that_takes_too_long_is_continued_as_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
