@@ -127,6 +127,10 @@ def test_every_panel_has_data_and_no_rule_fires_when_all_is_well(
             wait_until(has_data, "data in every panel", poll_s=0.5)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; without data: {empty_panels()}") from error
+        wait_until(
+            lambda: all(rule["health"] != "unknown" for rule in running.rules()),
+            "every rule is evaluated",
+        )
         rules = running.rules()
         assert len(rules) > 3
         assert {(rule["health"], rule["state"]) for rule in rules} == {("ok", "inactive")}

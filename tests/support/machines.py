@@ -62,6 +62,7 @@ class Machine:
             **clean,
             "HOME": str(self.home),
             "POMONA_NODE": self.name,
+            "POMONA_HEALTH_WATCHER_DISK_FREE_WARNING": "0",
             "POMONA_STAGE_WORKER_SPECULATION": "false",
             "POMONA_DISCOVERY_PROBE_PORT": str(PROBE_PORT),
             "POMONA_DISCOVERY_PROBE_INTERVAL_S": "600",

@@ -47,7 +47,11 @@ def find_prometheus() -> str | None:
 def prometheus(program: str, cluster: Cluster, folder: Path) -> Generator[Prometheus]:
     """Runs Prometheus with ``ops/prometheus`` and the targets of a cluster."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-    config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
+    config["global"] |= {
+        "scrape_interval": "1s",
+        "scrape_timeout": "1s",
+        "evaluation_interval": "1s",
+    }
     config["rule_files"] = [str(PROMETHEUS / "rules.yml")]
     (job,) = config["scrape_configs"]
     addresses = _addresses(cluster)

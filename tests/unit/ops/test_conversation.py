@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from pomona_ops.commands.chat import Chat, ChatOptions
+from pomona_ops.commands.chat import Chat, ChatError, ChatOptions
 from pomona_ops.commands.conversation import Conversation, WordWrapper, prompt_session
 
 PASTE = "\x1b[200~{}\x1b[201~"
@@ -118,12 +118,13 @@ def test_wrapping_keeps_every_word_and_the_width(text: str, width: int, size: in
 
 def test_a_question_waits_until_its_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     gateway, refused = Gateway(), 0
+    codes = ("model_loading", "model_not_ready")
 
     def load_first(request: httpx.Request) -> httpx.Response:
         nonlocal refused
         if request.url.path == "/v1/chat/completions" and refused < 2:
+            error = {"code": codes[refused], "message": "tiny is being loaded"}
             refused += 1
-            error = {"code": "model_loading", "message": "tiny is being loaded"}
             return httpx.Response(503, json={"error": error}, headers={"retry-after": "0"})
         return gateway(request)
 
@@ -132,6 +133,17 @@ def test_a_question_waits_until_its_model_is_loaded(capsys: pytest.CaptureFixtur
         assert "".join(Chat(client, ChatOptions(1)).ask("Hi")) == "an answer"
     assert refused == 2
     assert capsys.readouterr().err == "pomona: tiny is being loaded\n"
+
+
+def test_a_question_does_not_wait_for_a_model_that_nothing_loads() -> None:
+    error = {"code": "model_not_ready", "message": "tiny fits on no nodes"}
+    answer = httpx.Response(503, json={"error": error}, headers={"retry-after": "0"})
+    with httpx.Client(
+        base_url="http://gateway", transport=httpx.MockTransport(lambda _: answer)
+    ) as client:
+        chat = Chat(client, ChatOptions(1, model="tiny"))
+        with pytest.raises(ChatError, match="fits on no nodes"):
+            list(chat.ask("Hi"))
 
 
 def test_a_model_that_is_ready_is_chosen_before_one_that_is_not() -> None:

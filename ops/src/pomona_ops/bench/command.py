@@ -84,7 +84,7 @@ def group(
     hold_ms: Annotated[float, typer.Option(min=0, max=1000, help="Time of a step.")] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """What a tensor group adds to a step beside its collectives, with emulated ranks."""
+    """Cost of a tensor group in a step beside its collectives, with emulated ranks."""
     _report(run_group(tuple(ranks or (2, 3, 4)), steps, rounds, hold_ms), as_json)
 
 

@@ -20,7 +20,8 @@ CONNECT_S = 5.0
 NEXT_TOKEN_S = 900.0
 LOADING_S = 900.0
 """Seconds for which a question waits for its model to load."""
-LOADING_CODES = ("model_loading", "model_not_ready")
+LOADING_CODE = "model_loading"
+NOT_READY_CODE = "model_not_ready"
 
 EXIT_FAILED = 1
 EXIT_NO_CLUSTER = 2
@@ -33,15 +34,17 @@ class ChatError(PomonaError):
     """The gateway rejected the request or ended the answer early. The message is its own."""
 
 
-class ModelLoadingError(ChatError):
-    """The model is being loaded.
+class NotReadyError(ChatError):
+    """The model does not answer yet.
 
     Attributes:
+        is_loading: the question loads it. Otherwise it may have no pipeline for good.
         retry_after_s: seconds after which to ask again.
     """
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, is_loading: bool, retry_after_s: float) -> None:
         super().__init__(message)
+        self.is_loading = is_loading
         self.retry_after_s = retry_after_s
 
 
@@ -162,15 +165,16 @@ class Chat:
         return models[0]
 
     def _when_loaded(self, messages: list[Message]) -> Iterator[str]:
-        """Yields the answer's pieces. Asks again while the model is being loaded."""
+        """Yields the answer's pieces. Asks again while the model is loaded for this question."""
         deadline = time.monotonic() + LOADING_S
-        told = ""
+        told, loads = "", False
         while True:
             try:
                 yield from self._stream(messages)
                 return
-            except ModelLoadingError as error:
-                if time.monotonic() + error.retry_after_s > deadline:
+            except NotReadyError as error:
+                loads = loads or error.is_loading
+                if not loads or time.monotonic() + error.retry_after_s > deadline:
                     raise
                 if str(error) != told:
                     told = str(error)
@@ -222,8 +226,10 @@ def _refusal(answer: httpx.Response) -> ChatError:
     body = answer.read()
     message = _message(body, answer.status_code)
     with suppress(orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        if orjson.loads(body)["error"]["code"] in LOADING_CODES:
-            return ModelLoadingError(message, float(answer.headers["retry-after"]))
+        code = orjson.loads(body)["error"]["code"]
+        if code in (LOADING_CODE, NOT_READY_CODE):
+            retry_after_s = float(answer.headers["retry-after"])
+            return NotReadyError(message, code == LOADING_CODE, retry_after_s)
     return ChatError(message)
 
 

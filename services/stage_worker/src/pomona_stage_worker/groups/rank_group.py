@@ -37,9 +37,11 @@ DECODE_DEADLINE_S: Final = 4.0
 PREFILL_DEADLINE_S: Final = 8.0
 """Least deadlines of a step; the watchdog of the worker waits longer."""
 EARLY_S: Final = 0.0003
-"""How long before and after the expected end of a step the parent polls."""
+"""Seconds before and after the expected end of a step in which the parent polls."""
 WAKE_S: Final = 0.001
+"""Shortest sleep, seconds: what is left is shorter than the timer's step."""
 MAX_SPIN_S: Final = 0.002
+"""Most seconds of polling."""
 SLOWER: Final = 4.0
 """A step may take this many times as long as the longest one so far, a chunk by token.
 
@@ -50,7 +52,7 @@ EMPTY_TABLE: Final = '{"sequences":{},"lanes":{},"branches":{},"prefixes":{}}'
 
 
 class StepDeadlines:
-    """How long a step may take, from the longest steps so far.
+    """Deadlines of steps, from the longest steps so far.
 
     Args:
         decode_s: a decode step of one sequence, by the warm-up.

@@ -71,7 +71,7 @@ class GroupCost:
         decode_middle: 16 KiB in, 16 KiB out.
         prefill_tail: 8 MiB in.
         ring_16_kib_us, ring_8_mib_us: the same bytes from rank 0 to the others by a sum of mlx's
-            ring in place of ZeroMQ.
+            ring in place of the parent's sockets.
     """
 
     ranks: int

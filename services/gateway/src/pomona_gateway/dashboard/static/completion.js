@@ -6,7 +6,7 @@ import { live } from "./live.js";
 const PAUSE_MS = 1500;
 const CHECK_MS = 250;
 const LOADING_MS = 3000;
-const LOADING_CODES = ["model_loading", "model_not_ready"];
+const LOADING_DEADLINE_MS = 900_000;
 
 /**
  * @typedef {object} ToolCall
@@ -135,7 +135,7 @@ export async function complete(settings, messages, answer, changed, signal) {
 }
 
 /**
- * Sends the request, and again while its model is being loaded.
+ * Sends the request, and again while its model is loaded for it.
  *
  * @param {unknown} body
  * @param {Answer} answer
@@ -143,11 +143,14 @@ export async function complete(settings, messages, answer, changed, signal) {
  * @param {AbortSignal} signal
  */
 async function sendWhenLoaded(body, answer, changed, signal) {
+  const deadline = Date.now() + LOADING_DEADLINE_MS;
   for (;;) {
     try {
       return await send("v1/chat/completions", { body, signal });
     } catch (error) {
-      if (!(error instanceof ApiError && LOADING_CODES.includes(error.code))) throw error;
+      const code = error instanceof ApiError ? error.code : "";
+      const loads = answer.status === "loading" && code === "model_not_ready";
+      if (!(loads || code === "model_loading") || Date.now() > deadline) throw error;
     }
     answer.status = "loading";
     changed();
