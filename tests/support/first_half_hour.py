@@ -144,6 +144,7 @@ def record() -> str:
             run("models", "unload", MODEL)
             wait_until(lambda: "is unloaded" in up.text[shown_until:], "unloaded", READY_S)
             run("status")
+            wait_until(lambda: "idle:" in up.text[shown_until:], "idle", READY_S)
             ask()
             wait_until(lambda: ask() == 200, "an answer", READY_S)
             wait_until(lambda: "a model is loaded" in up.text[shown_until:], "loaded", READY_S)
